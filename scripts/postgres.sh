@@ -1,0 +1,34 @@
+# Sourced by the other scripts: finds PostgreSQL's programs, and installs them where that is allowed. Sets `bin`, their
+# directory, and `as`, what a command must be run with (as root PostgreSQL runs as its own user).
+
+newest_postgres() {
+    for candidate in "$(dirname "$(readlink -f "$(command -v initdb)" 2>/dev/null)" 2>/dev/null)" \
+        "$(pg_config --bindir 2>/dev/null)" \
+        $(ls -d /usr/lib/postgresql/*/bin /opt/homebrew/opt/postgresql*/bin /usr/local/opt/postgresql*/bin 2>/dev/null | sort -rV); do
+        if [ -x "$candidate/initdb" ] && [ -x "$candidate/postgres" ]; then
+            echo "$candidate"
+            return
+        fi
+    done
+}
+
+bin=$(newest_postgres)
+if [ -z "$bin" ]; then
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+        echo "PostgreSQL is not installed. Install it, for example with: sudo apt-get install postgresql" >&2
+        exit 1
+    fi
+    echo "PostgreSQL is not installed: installing Debian's package" >&2
+    # We run our own; the package need not start one.
+    mkdir -p /etc/postgresql-common
+    [ -e /etc/postgresql-common/createcluster.conf ] ||
+        echo "create_main_cluster = false" >/etc/postgresql-common/createcluster.conf
+    apt-get update -q >&2
+    DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends postgresql >&2
+    bin=$(newest_postgres)
+fi
+
+as=
+if [ "$(id -u)" = 0 ]; then
+    as="setpriv --reuid=postgres --regid=postgres --clear-groups"
+fi

@@ -1,0 +1,3 @@
+//! Operations on calling cards.
+
+pub mod sell;

@@ -1,0 +1,76 @@
+//! The audit rows of refusals (`data.md`, "Audit"). Rows for changes are written in the change's own transaction, beside
+//! its SQL.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use sqlx::PgPool;
+use tokio::sync::mpsc::{self, Receiver, Sender};
+
+/// Rows that may wait to be written. Beyond it, under a flood of refusals, rows are dropped and counted.
+const WAITING: usize = 10_000;
+const AT_ONCE: usize = 500;
+
+/// A refused request, for the table `actions`.
+#[derive(Debug)]
+pub struct Refusal {
+    /// What happened, in MOR's words.
+    pub what: &'static str,
+    /// The URL, secrets masked.
+    pub url: String,
+    /// The client's address.
+    pub address: String,
+    /// The names of the parameters.
+    pub parameters: String,
+}
+
+/// Gathers refusals; [`Audit::write`] puts them into the database in the background.
+#[derive(Debug)]
+pub struct Audit {
+    waiting: Sender<Refusal>,
+    dropped: AtomicU64,
+}
+
+impl Audit {
+    /// The audit, and what its writer reads from.
+    pub fn new() -> (Self, Receiver<Refusal>) {
+        let (waiting, rows) = mpsc::channel(WAITING);
+        (Self { waiting, dropped: AtomicU64::new(0) }, rows)
+    }
+
+    /// Takes a refusal down without waiting for anything.
+    pub fn note(&self, refusal: Refusal) {
+        if self.waiting.try_send(refusal).is_err() {
+            let dropped = self.dropped.fetch_add(1, Ordering::Relaxed) + 1;
+            if dropped.is_power_of_two() {
+                tracing::warn!(dropped, "more refusals than can be written down: audit rows are missing");
+            }
+        }
+    }
+
+    /// Writes until every [`Audit`] that notes is gone and all it noted is written.
+    pub async fn write(pool: PgPool, mut rows: Receiver<Refusal>) {
+        let mut batch = Vec::new();
+        while rows.recv_many(&mut batch, AT_ONCE).await > 0 {
+            if let Err(error) = insert(&pool, &batch).await {
+                tracing::warn!(%error, rows = batch.len(), "audit rows of refusals are lost");
+            }
+            batch.clear();
+        }
+    }
+}
+
+/// Writes refusals, in the order given.
+pub async fn insert(pool: &PgPool, refusals: &[Refusal]) -> sqlx::Result<()> {
+    let column = |of: fn(&Refusal) -> &str| refusals.iter().map(|row| of(row).to_owned()).collect::<Vec<_>>();
+    sqlx::query!(
+        "insert into actions (user_id, action, data, data2, data3, data4)
+         select -1, 'error', * from unnest($1::text[], $2::text[], $3::text[], $4::text[])",
+        &column(|row| row.what),
+        &column(|row| &row.url),
+        &column(|row| &row.address),
+        &column(|row| &row.parameters)
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,153 @@
+//! Who asks, and may they (`http.md`, "Admission"): the checks in the contract's order, from top to bottom.
+
+use std::sync::Arc;
+
+use axum::http::Method;
+
+use crate::api::Call;
+use crate::audit::{self, Refusal};
+use crate::directory::{Settings, User, UserType};
+use crate::fault::Fault;
+
+/// Somebody whose request was admitted. There is no other way to come by one, so having it is the proof.
+#[derive(Debug, Clone)]
+pub struct Caller(Arc<User>);
+
+impl Caller {
+    /// The user's id, for audit rows.
+    pub fn id(&self) -> i32 {
+        self.0.id
+    }
+
+    /// Whose settings count and whose card groups are the caller's: an admin's and an accountant's are owner 0's, a reseller's
+    /// the reseller's own, anyone else's their owner's.
+    pub fn owner(&self) -> i32 {
+        match self.0.usertype {
+            UserType::Admin | UserType::Accountant => 0,
+            UserType::Reseller => self.0.id,
+            UserType::User | UserType::Partner => self.0.owner_id,
+        }
+    }
+
+    /// The id of the user's own currency.
+    pub fn currency(&self) -> Option<i32> {
+        self.0.currency_id
+    }
+
+    fn is_reseller(&self) -> bool {
+        self.0.usertype == UserType::Reseller
+    }
+
+    fn may_use_calling_cards(&self) -> bool {
+        match self.0.usertype {
+            UserType::Admin => true,
+            UserType::Accountant => self.0.right("callingcard_manage") > 0,
+            UserType::Reseller => self.0.right("calling_cards") == 2,
+            UserType::User | UserType::Partner => false,
+        }
+    }
+}
+
+/// Admission to the "strict" operations: all five steps.
+pub async fn admit(call: &Call) -> Result<Caller, Fault> {
+    let user = known_user(call).await?.ok_or(Fault::BadLogin)?;
+    let caller = Caller(user);
+    let system = call.app.directory.settings(0).await?;
+    let own = call.app.directory.settings(caller.owner()).await?;
+    let reseller = caller.is_reseller();
+
+    if !(own.on("Allow_API") || reseller && system.on("Allow_API")) {
+        return Err(Fault::ApiDisabled);
+    }
+    let is_get = call.method == Method::GET || call.method == Method::HEAD && call.dialect().head_is_get();
+    if is_get && !system.on("Allow_GET_API") {
+        return Err(Fault::GetDisabled);
+    }
+    check_hash(call, &caller, &own, &system).await?;
+    if !caller.may_use_calling_cards() {
+        return Err(Fault::AccessDenied);
+    }
+    limited_version(call, &system).await?;
+    Ok(caller)
+}
+
+/// The user named by `u`, if the password is right where one is asked for.
+async fn known_user(call: &Call) -> Result<Option<Arc<User>>, Fault> {
+    let app = &call.app;
+    let Some(name) = call.params.get("u") else { return Ok(None) };
+    let Some(user) = app.directory.user(name).await? else { return Ok(None) };
+    if user.shut_out && call.dialect().refuses_blocked_users() {
+        return Ok(None);
+    }
+    let required = app.config.require_password;
+    let right = match call.params.get("p") {
+        None => !required,
+        Some(_) if !required && !call.dialect().checks_sent_password() => true,
+        Some(password) => app.passwords.is_right(&app.pool, &user, password).await?,
+    };
+    Ok(right.then_some(user))
+}
+
+/// Step 4. A reseller's own key counts, and the system's as well while the system's API is on.
+async fn check_hash(call: &Call, caller: &Caller, own: &Settings, system: &Settings) -> Result<(), Fault> {
+    let dialect = call.dialect();
+    let shared = (caller.is_reseller() && system.on("Allow_API")).then_some(system);
+    if own.on("API_Disable_hash_checking") || shared.is_some_and(|system| system.on("API_Disable_hash_checking")) {
+        return Ok(());
+    }
+    let own_counts = own.on("Allow_API") || dialect.takes_key_of_switched_off_reseller();
+    let keys: Vec<&str> = [own_counts.then_some(own), shared]
+        .into_iter()
+        .flatten()
+        .filter_map(|settings| settings.text("API_Secret_Key"))
+        .collect();
+    let signed = call.operation.hashed.of(&call.params);
+    let hash = call.params.get("hash").unwrap_or_default();
+    // Every key is tried, so that the time taken doesn't say which was right.
+    if keys.iter().fold(false, |right, key| signed.is_right(hash, key, dialect) | right) {
+        return Ok(());
+    }
+    let what = if keys.is_empty() { "API : API must have Secret key" } else { "API : Incorrect hash" };
+    tracing::warn!(
+        user = caller.id(),
+        operation = call.operation.name,
+        client = %call.client,
+        hashed = signed.names(),
+        "{what}. The hash is the SHA-1 of these parameters' values in this order, then the secret key"
+    );
+    note(call, what).await?;
+    if keys.is_empty() && !(caller.is_reseller() && dialect.hides_missing_key_from_resellers()) {
+        Err(Fault::NoSecretKey)
+    } else {
+        Err(Fault::IncorrectHash)
+    }
+}
+
+async fn note(call: &Call, what: &'static str) -> Result<(), Fault> {
+    let refusal = Refusal {
+        what,
+        url: call.masked_url(),
+        address: call.client.to_string(),
+        parameters: call.params.names().collect::<Vec<_>>().join(", ").chars().take(255).collect(),
+    };
+    if call.app.directory.remembers() {
+        call.app.audit.note(refusal);
+    } else {
+        audit::insert(&call.app.pool, &[refusal]).await?;
+    }
+    Ok(())
+}
+
+/// What MOR sells without the calling-card add-on: groups of ten cards (`x7.md`, "Admission").
+async fn limited_version(call: &Call, system: &Settings) -> Result<(), Fault> {
+    if !call.dialect().has_limited_version() || system.on("CC_Active") || call.params.get("cardgroup_id").is_none() {
+        return Ok(());
+    }
+    let cards = sqlx::query_scalar!(
+        r#"select count(*) as "count!" from (select from cards where cardgroup_id = $1 limit 11) few"#,
+        i32::try_from(call.params.integer("cardgroup_id")).unwrap_or(-1)
+    )
+    .fetch_one(&call.app.pool)
+    .await?;
+    if cards > 10 { Err(Fault::LimitedVersion) } else { Ok(()) }
+}

@@ -1,0 +1,226 @@
+//! The settings: `config/mortise.toml` at their defaults, then the operator's file, the environment, the command line.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use toml::{Table, Value};
+
+use crate::dialect::Dialect;
+
+/// The commented file of defaults, as it is shipped: the one place where a setting's default stands.
+pub const DEFAULTS: &str = include_str!("../config/mortise.toml");
+
+/// Read where it stands in the working directory, when no file is named.
+const USUAL_FILE: &str = "config/mortise.toml";
+
+/// Every setting, checked. `config/mortise.toml` says what each means.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "config/mortise.toml documents each setting, once")]
+pub struct Config {
+    pub listen: SocketAddr,
+    #[serde(deserialize_with = "prefix")]
+    pub prefix: String,
+    pub dialect: Dialect,
+    pub database_url: Secret,
+    pub data_dir: PathBuf,
+    pub database_connections: std::num::NonZero<u32>,
+    #[serde(rename = "database_wait_ms", deserialize_with = "milliseconds")]
+    pub database_wait: Duration,
+    pub cache: Switch,
+    pub require_password: bool,
+    pub max_body: usize,
+    pub max_parameters: usize,
+    pub max_quantity: u32,
+    #[serde(rename = "drain_ms", deserialize_with = "milliseconds")]
+    pub drain: Duration,
+    pub log: String,
+    pub log_format: LogFormat,
+}
+
+/// A setting that is `on` or `off`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Switch {
+    On,
+    Off,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum LogFormat {
+    Auto,
+    Human,
+    Json,
+}
+
+/// Text that never shows in a log or an error.
+#[derive(Clone, Default, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text itself. Mind where it goes.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_empty() { "\"\"" } else { "(hidden)" })
+    }
+}
+
+/// Why a start was stopped by its settings.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum ConfigError {
+    #[error("cannot read {}: {source}", path.display())]
+    Unreadable { path: PathBuf, source: std::io::Error },
+    #[error("{}: {message}", path.display())]
+    Malformed { path: PathBuf, message: String },
+    #[error("unknown setting {0}: config/mortise.toml lists all of them")]
+    Unknown(String),
+    #[error("the setting {name} (from {origin}) {problem}")]
+    Invalid { name: String, origin: String, problem: String },
+}
+
+/// A setting given as text, by the environment or the command line: its name, its value, and who said so.
+#[derive(Debug, Clone)]
+pub struct Override {
+    name: String,
+    value: String,
+    origin: String,
+}
+
+impl Override {
+    /// `origin` is what the operator would look for: a variable's name, an option.
+    pub fn new(name: &str, value: &str, origin: &str) -> Self {
+        Self { name: name.into(), value: value.into(), origin: origin.into() }
+    }
+}
+
+impl Config {
+    /// Lays the operator's file (`file`, else the usual one where it stands), `environment` and `options` over the
+    /// defaults, in that order.
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl Iterator<Item = (String, String)>,
+        options: &[Override],
+    ) -> Result<Self, ConfigError> {
+        let mut table = table(DEFAULTS, Path::new(USUAL_FILE))?;
+        let usual = Path::new(USUAL_FILE);
+        if let Some(path) = file.or_else(|| usual.exists().then_some(usual)) {
+            let text = read(path)?;
+            for (name, value) in self::table(&text, path)? {
+                put(&mut table, &name, value, &path.display().to_string())?;
+            }
+        }
+        for given in from_environment(environment)?.iter().chain(options) {
+            let known = table.get(&given.name).ok_or_else(|| Override::unknown(given))?;
+            let value = typed_like(known, given)?;
+            put(&mut table, &given.name, value, &given.origin)?;
+        }
+        Value::Table(table).try_into().map_err(|error: toml::de::Error| ConfigError::Malformed {
+            path: "settings".into(),
+            message: error.message().to_owned(),
+        })
+    }
+}
+
+impl Override {
+    fn unknown(given: &Override) -> ConfigError {
+        ConfigError::Unknown(given.origin.clone())
+    }
+
+    fn invalid(&self, problem: impl Into<String>) -> ConfigError {
+        ConfigError::Invalid { name: self.name.clone(), origin: self.origin.clone(), problem: problem.into() }
+    }
+}
+
+fn read(path: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: path.into(), source })
+}
+
+fn table(text: &str, path: &Path) -> Result<Table, ConfigError> {
+    text.parse().map_err(|error: toml::de::Error| ConfigError::Malformed {
+        path: path.into(),
+        message: error.to_string().trim_end().to_owned(),
+    })
+}
+
+/// Sets one setting, checked by itself so that the message names it and where it came from.
+fn put(table: &mut Table, name: &str, value: Value, origin: &str) -> Result<(), ConfigError> {
+    if !table.contains_key(name) {
+        return Err(ConfigError::Unknown(format!("{name} (in {origin})")));
+    }
+    table.insert(name.to_owned(), value);
+    Value::Table(table.clone()).try_into::<Config>().map(drop).map_err(|error| ConfigError::Invalid {
+        name: name.to_owned(),
+        origin: origin.to_owned(),
+        problem: format!("doesn't fit: {}", error.message()),
+    })
+}
+
+/// Text becomes what the setting's default is: a number, a truth value or text.
+fn typed_like(known: &Value, given: &Override) -> Result<Value, ConfigError> {
+    match known {
+        Value::Integer(_) => given
+            .value
+            .trim()
+            .parse()
+            .map(Value::Integer)
+            .map_err(|_| given.invalid(format!("wants a whole number, not {:?}", given.value))),
+        Value::Boolean(_) => given
+            .value
+            .trim()
+            .parse()
+            .map(Value::Boolean)
+            .map_err(|_| given.invalid(format!("wants true or false, not {:?}", given.value))),
+        _ => Ok(Value::String(given.value.clone())),
+    }
+}
+
+/// `MORTISE_KEY`, `DATABASE_URL`, and both with `_FILE` behind them; by name, so that the order is always the same.
+fn from_environment(variables: impl Iterator<Item = (String, String)>) -> Result<Vec<Override>, ConfigError> {
+    let mut found = Vec::new();
+    for (variable, value) in variables {
+        let name = match variable.strip_prefix("MORTISE_") {
+            Some(key) => key.to_ascii_lowercase(),
+            None if matches!(variable.as_str(), "DATABASE_URL" | "DATABASE_URL_FILE") => variable.to_ascii_lowercase(),
+            None => continue,
+        };
+        found.push(match name.strip_suffix("_file") {
+            Some(name) => Override::new(name, read(Path::new(&value))?.trim_end(), &variable),
+            None => Override::new(&name, &value, &variable),
+        });
+    }
+    found.sort_by(|one, other| one.origin.cmp(&other.origin));
+    Ok(found)
+}
+
+fn milliseconds<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Duration, D::Error> {
+    u64::deserialize(value).map(Duration::from_millis)
+}
+
+fn prefix<'de, D: serde::Deserializer<'de>>(value: D) -> Result<String, D::Error> {
+    let text = String::deserialize(value)?;
+    let prefix = text.trim_end_matches('/');
+    let plain = prefix.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/-_.~".contains(&byte));
+    if !plain || !(prefix.is_empty() || prefix.starts_with('/')) {
+        return Err(serde::de::Error::custom("it must look like /billing"));
+    }
+    Ok(prefix.to_owned())
+}

@@ -1,0 +1,476 @@
+//! A local PostgreSQL of our own, for those who give us none: made, started, taken up again after a crash, stopped.
+//!
+//! It listens on a Unix socket only. What belongs to it stands in the data directory:
+//!
+//! | name | what |
+//! | --- | --- |
+//! | `lock` | held by the Mortise that runs; its process id |
+//! | `postgres/` | the cluster |
+//! | `run/` | the socket (in `/tmp` where this path would be too long for one) |
+//! | `postgres.log` | what PostgreSQL has to say |
+//! | `superuser_password`, `password` | of the roles `postgres` and `mortise` |
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use sha2::{Digest, Sha256};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, Connection};
+
+const ROLE: &str = "mortise";
+const SUPERUSER: &str = "postgres";
+/// A socket's path has 107 bytes; its own name takes 15.
+const LONGEST_SOCKET_DIRECTORY: usize = 90;
+const LOOK: Duration = Duration::from_millis(20);
+/// How long PostgreSQL may take to come up or go down before the operator hears about it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Why PostgreSQL isn't there.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum ManagedError {
+    #[error(
+        "no PostgreSQL is installed (looked in PATH, pg_config --bindir, /usr/lib/postgresql/*/bin and Homebrew): \
+         install it, for example with `apt-get install postgresql`, or set DATABASE_URL to a database of yours"
+    )]
+    NoBinaries,
+    #[error("{} was made by PostgreSQL {made}, and only {installed} is installed: install PostgreSQL {made}", cluster.display())]
+    OtherVersion { cluster: PathBuf, made: String, installed: String },
+    #[error("another Mortise (process {pid}) runs on {}: stop it, or give this one a data_dir of its own", data.display())]
+    InUse { data: PathBuf, pid: String },
+    #[error("PostgreSQL refuses to run as root, and there is no user postgres or nobody to run it as")]
+    NoAccount,
+    #[error("the user {account} that PostgreSQL runs as can't reach {}: choose another data_dir", data.display())]
+    OutOfReach { data: PathBuf, account: String },
+    #[error("cannot write to {}: {source}", path.display())]
+    Files { path: PathBuf, source: io::Error },
+    #[error("initdb failed: {0}")]
+    Initdb(String),
+    #[error("PostgreSQL doesn't come up; the end of {}:\n{end}", log.display())]
+    DoesNotStart { log: PathBuf, end: String },
+    #[error("the database can't be set up: {0}")]
+    SetUp(sqlx::Error),
+}
+
+/// Puts the path to what went wrong with it.
+fn at(path: &Path) -> impl FnOnce(io::Error) -> ManagedError {
+    move |source| ManagedError::Files { path: path.into(), source }
+}
+
+/// Where the database lives when nobody says: as `config/mortise.toml` has it.
+pub fn usual_data_dir() -> PathBuf {
+    if rustix::process::geteuid().is_root() {
+        return "/var/lib/mortise".into();
+    }
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let home = || set("HOME").unwrap_or_else(std::env::temp_dir).join(".local/share");
+    set("XDG_DATA_HOME").unwrap_or_else(home).join("mortise")
+}
+
+/// The user that PostgreSQL runs as: ourselves (`None`), or somebody unprivileged when we are root.
+#[derive(Debug, Clone)]
+pub struct Account {
+    name: String,
+    uid: u32,
+    gid: u32,
+}
+
+impl Account {
+    /// Looks in `/etc/passwd`, where both names stand on every system that has them.
+    pub fn find() -> Result<Option<Self>, ManagedError> {
+        if !rustix::process::geteuid().is_root() {
+            return Ok(None);
+        }
+        let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
+        let find = |name: &str| {
+            let fields: Vec<&str> =
+                users.lines().map(|line| line.split(':').collect()).find(|f: &Vec<_>| f[0] == name)?;
+            Some(Self { name: name.into(), uid: fields.get(2)?.parse().ok()?, gid: fields.get(3)?.parse().ok()? })
+        };
+        find("postgres").or_else(|| find("nobody")).map(Some).ok_or(ManagedError::NoAccount)
+    }
+
+    /// Makes a file or directory the account's.
+    pub fn give(&self, path: &Path) -> Result<(), ManagedError> {
+        chown(path, Some(self.uid), Some(self.gid)).map_err(at(path))
+    }
+}
+
+/// A command run as the account, from a directory that it can enter, without our environment's ideas of PostgreSQL.
+pub fn command(program: &Path, account: Option<&Account>) -> Command {
+    use std::os::unix::process::CommandExt;
+    let mut command = Command::new(program);
+    command.current_dir("/").stdin(Stdio::null());
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"PG")) {
+        command.env_remove(name);
+    }
+    if let Some(account) = account {
+        command.uid(account.uid).gid(account.gid).env("HOME", "/").env("USER", &account.name);
+    }
+    // Ctrl-C is for us: we stop serving first, and PostgreSQL then.
+    command.process_group(0);
+    command
+}
+
+/// The newest PostgreSQL installed; where `cluster` exists already, one of its version.
+pub fn find_binaries(cluster: &Path) -> Result<PathBuf, ManagedError> {
+    let made = fs::read_to_string(cluster.join("PG_VERSION")).ok().map(|version| version.trim().to_owned());
+    let mut installed: Vec<(u32, PathBuf)> =
+        candidates().into_iter().filter_map(|directory| Some((version(&directory)?, directory))).collect();
+    installed.sort();
+    let Some((newest, _)) = installed.last() else { return Err(ManagedError::NoBinaries) };
+    let newest = newest.to_string();
+    let wanted = made.as_ref().unwrap_or(&newest).clone();
+    match installed.into_iter().rev().find(|(version, _)| version.to_string() == wanted) {
+        Some((_, directory)) => Ok(directory),
+        None => Err(ManagedError::OtherVersion { cluster: cluster.into(), made: wanted, installed: newest }),
+    }
+}
+
+fn candidates() -> Vec<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let in_path = std::env::split_paths(&path)
+        // What stands in PATH is often a link to one of several versions.
+        .filter_map(|directory| directory.join("initdb").canonicalize().ok()?.parent().map(Path::to_path_buf));
+    let told = Command::new("pg_config").arg("--bindir").stderr(Stdio::null()).output().ok();
+    let told = told.map(|output| PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()));
+    let below = |parent: &str, start: &str, rest: &str| {
+        let (start, rest) = (start.to_owned(), rest.to_owned());
+        let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+        entries
+            .filter(move |entry| entry.file_name().to_string_lossy().starts_with(&start))
+            .map(move |entry| entry.path().join(&rest))
+    };
+    in_path
+        .chain(told)
+        .chain(below("/usr/lib/postgresql", "", "bin"))
+        .chain(below("/opt/homebrew/opt", "postgresql", "bin"))
+        .chain(below("/usr/local/opt", "postgresql", "bin"))
+        .filter(|directory| directory.join("initdb").exists() && directory.join("postgres").exists())
+        .collect()
+}
+
+fn version(directory: &Path) -> Option<u32> {
+    let output = Command::new(directory.join("postgres")).arg("--version").output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.split_whitespace().find_map(|word| word.split('.').next()?.parse().ok())
+}
+
+/// Makes a cluster in `cluster`, whose parent directory must exist: all of it or nothing, so that a crash half way leaves
+/// nothing that looks like one.
+pub fn initdb(binaries: &Path, cluster: &Path, account: Option<&Account>, password: &str) -> Result<(), ManagedError> {
+    let unfinished = cluster.with_extension("new");
+    if unfinished.exists() {
+        fs::remove_dir_all(&unfinished).map_err(at(&unfinished))?;
+    }
+    make_directory(&unfinished, 0o700, account)?;
+    let pwfile = cluster.with_extension("pwfile");
+    write_private(&pwfile, password, account)?;
+    let output = command(&binaries.join("initdb"), account)
+        .arg("--pgdata")
+        .arg(&unfinished)
+        .arg("--pwfile")
+        .arg(&pwfile)
+        .args(["--username", SUPERUSER, "--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C.UTF-8"])
+        .output();
+    fs::remove_file(&pwfile).map_err(at(&pwfile))?;
+    let output = output.map_err(at(binaries))?;
+    if !output.status.success() {
+        return Err(ManagedError::Initdb(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
+    }
+    fs::rename(&unfinished, cluster).map_err(at(cluster))
+}
+
+/// The options that any PostgreSQL of ours runs with: no network, and no secrets in its log.
+pub fn server_arguments(cluster: &Path, socket: &Path) -> Vec<String> {
+    let path = |path: &Path| path.display().to_string();
+    let mut arguments = vec!["-D".to_owned(), path(cluster), "-k".to_owned(), path(socket)];
+    for setting in [
+        "listen_addresses=",
+        "unix_socket_permissions=0700",
+        // A refused row's detail quotes PINs.
+        "log_error_verbosity=terse",
+        "log_min_error_statement=panic",
+        // Sold cards leave dead entries at the head of the stock: sweep often.
+        "autovacuum_naptime=5s",
+    ] {
+        arguments.extend(["-c".to_owned(), setting.to_owned()]);
+    }
+    arguments
+}
+
+/// The PostgreSQL that runs for this process.
+#[derive(Debug)]
+pub struct Managed {
+    data: PathBuf,
+    socket: PathBuf,
+    binaries: PathBuf,
+    account: Option<Account>,
+    password: String,
+    /// Ours as long as the file is open.
+    _lock: File,
+    child: Mutex<Option<std::process::Child>>,
+}
+
+impl Managed {
+    /// Takes the data directory, makes the cluster where there is none, and starts PostgreSQL or takes up the one that a
+    /// crash of ours left running.
+    pub async fn start(data: &Path) -> Result<Self, ManagedError> {
+        let account = Account::find()?;
+        let data = std::path::absolute(data).map_err(at(data))?;
+        make_directory(&data, 0o755, None)?;
+        let lock = lock(&data)?;
+        reachable(&data, account.as_ref())?;
+        let cluster = data.join("postgres");
+        let binaries = find_binaries(&cluster)?;
+        let superuser_password = password(&data.join("superuser_password"))?;
+        if !cluster.join("PG_VERSION").exists() {
+            tracing::info!(data = %data.display(), "making a database");
+            initdb(&binaries, &cluster, account.as_ref(), &superuser_password)?;
+        }
+        let managed = Self {
+            socket: socket_directory(&data, account.as_ref())?,
+            password: password(&data.join("password"))?,
+            binaries,
+            account,
+            _lock: lock,
+            child: Mutex::new(None),
+            data,
+        };
+        managed.come_up(&superuser_password).await?;
+        Ok(managed)
+    }
+
+    /// How the server connects: as a role without special powers.
+    pub fn options(&self) -> PgConnectOptions {
+        self.options_of(ROLE, &self.password, ROLE)
+    }
+
+    fn options_of(&self, role: &str, password: &str, database: &str) -> PgConnectOptions {
+        PgConnectOptions::new_without_pgpass()
+            .socket(&self.socket)
+            .username(role)
+            .password(password)
+            .database(database)
+            .disable_statement_logging()
+    }
+
+    async fn come_up(&self, superuser_password: &str) -> Result<(), ManagedError> {
+        if self.running().is_some() {
+            tracing::info!(data = %self.data.display(), "taking up the database that is still running");
+        } else {
+            self.spawn()?;
+        }
+        let superuser = self.options_of(SUPERUSER, superuser_password, SUPERUSER);
+        let mut since = Instant::now();
+        loop {
+            let refused = match self.options().connect().await {
+                Ok(connection) => {
+                    let _ = connection.close().await;
+                    return Ok(());
+                }
+                // PostgreSQL is up, but doesn't know our role or database: the first start, or one that was cut short.
+                Err(sqlx::Error::Database(error))
+                    if matches!(error.code().as_deref(), Some("28P01" | "28000" | "3D000")) =>
+                {
+                    self.set_up(&superuser).await.map_err(ManagedError::SetUp)?;
+                    continue;
+                }
+                Err(error) => error,
+            };
+            if self.running().is_none() && self.has_ended() {
+                return Err(self.does_not_start());
+            }
+            if since.elapsed() > PATIENCE {
+                tracing::warn!(%refused, "still waiting for PostgreSQL, which may be recovering from a crash");
+                since = Instant::now();
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    fn spawn(&self) -> Result<(), ManagedError> {
+        let path = self.log();
+        let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(at(&path))?;
+        let errors = log.try_clone().map_err(at(&path))?;
+        let child = command(&self.binaries.join("postgres"), self.account.as_ref())
+            .args(server_arguments(&self.data.join("postgres"), &self.socket))
+            .stdout(log)
+            .stderr(errors)
+            .spawn()
+            .map_err(at(&self.binaries))?;
+        *self.child.lock().unwrap_or_else(PoisonError::into_inner) = Some(child);
+        Ok(())
+    }
+
+    async fn set_up(&self, superuser: &PgConnectOptions) -> sqlx::Result<()> {
+        let mut connection = superuser.connect().await?;
+        // The password is ours, letters and digits; a role's can't be a parameter.
+        let role =
+            sqlx::query("select 1 from pg_roles where rolname = $1").bind(ROLE).fetch_optional(&mut connection).await?;
+        let verb = if role.is_none() { "create" } else { "alter" };
+        let statement = format!("{verb} role {ROLE} login nosuperuser password '{}'", self.password);
+        sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&mut connection).await?;
+        let made = sqlx::query("select 1 from pg_database where datname = $1")
+            .bind(ROLE)
+            .fetch_optional(&mut connection)
+            .await?;
+        if made.is_none() {
+            sqlx::raw_sql("create database mortise owner mortise").execute(&mut connection).await?;
+        }
+        connection.close().await
+    }
+
+    /// Starts PostgreSQL again whenever it ends without being told to. Run it beside the server.
+    pub async fn keep_alive(&self) {
+        loop {
+            tokio::time::sleep(Duration::from_millis(250)).await;
+            if self.has_ended() && self.running().is_none() {
+                tracing::error!(log = %self.log().display(), "PostgreSQL ended by itself: starting it again");
+                if let Err(error) = self.spawn() {
+                    tracing::error!(%error, "PostgreSQL can't be started");
+                }
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+
+    /// Stops PostgreSQL, whoever started it: open transactions are rolled back, everything committed is on disk.
+    pub async fn stop(self) {
+        let Some(pid) = self.running() else { return };
+        if let Err(error) = kill_process(pid, Signal::INT) {
+            tracing::error!(%error, "PostgreSQL can't be stopped");
+        }
+        let since = Instant::now();
+        while !self.has_ended() || self.running().is_some() {
+            if since.elapsed() > PATIENCE {
+                tracing::error!("PostgreSQL takes long to stop: leaving it to finish by itself");
+                return;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// The process that runs on our cluster, as PostgreSQL itself notes it.
+    fn running(&self) -> Option<Pid> {
+        let note = fs::read_to_string(self.data.join("postgres/postmaster.pid")).ok()?;
+        let pid = Pid::from_raw(note.lines().next()?.trim().parse().ok()?)?;
+        // The number may have gone to somebody else since a crash; a postmaster runs in its cluster's directory.
+        let directory = fs::read_link(format!("/proc/{}/cwd", pid.as_raw_nonzero())).ok();
+        let ours = directory == self.data.join("postgres").canonicalize().ok() || !Path::new("/proc/self").exists();
+        (ours && test_kill_process(pid).is_ok()).then_some(pid)
+    }
+
+    /// Whether the process that we started has ended, if we started one.
+    fn has_ended(&self) -> bool {
+        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+        child.as_mut().is_none_or(|child| !matches!(child.try_wait(), Ok(None)))
+    }
+
+    fn log(&self) -> PathBuf {
+        self.data.join("postgres.log")
+    }
+
+    fn does_not_start(&self) -> ManagedError {
+        let log = fs::read_to_string(self.log()).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        let end = lines[lines.len().saturating_sub(5)..].join("\n");
+        ManagedError::DoesNotStart { log: self.log(), end }
+    }
+}
+
+/// Takes the data directory for this process. The system lets go of it when the process ends, however it ends.
+fn lock(data: &Path) -> Result<File, ManagedError> {
+    let path = data.join("lock");
+    let mut file =
+        OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path).map_err(at(&path))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let pid = fs::read_to_string(&path).unwrap_or_default().trim().to_owned();
+            return Err(ManagedError::InUse { data: data.into(), pid });
+        }
+        Err(TryLockError::Error(source)) => return Err(at(&path)(source)),
+    }
+    file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(at(&path))?;
+    Ok(file)
+}
+
+/// The account must be able to enter every directory on the way.
+fn reachable(data: &Path, account: Option<&Account>) -> Result<(), ManagedError> {
+    let Some(account) = account else { return Ok(()) };
+    for directory in data.ancestors() {
+        let metadata = fs::metadata(directory).map_err(at(directory))?;
+        let shift = match (metadata.uid() == account.uid, metadata.gid() == account.gid) {
+            (true, _) => 6,
+            (false, true) => 3,
+            (false, false) => 0,
+        };
+        if metadata.mode() >> shift & 1 == 0 {
+            return Err(ManagedError::OutOfReach { data: data.into(), account: account.name.clone() });
+        }
+    }
+    Ok(())
+}
+
+/// A directory short enough for a socket, which nobody else can have prepared.
+fn socket_directory(data: &Path, account: Option<&Account>) -> Result<PathBuf, ManagedError> {
+    let usual = data.join("run");
+    let directory = if usual.as_os_str().len() <= LONGEST_SOCKET_DIRECTORY {
+        usual
+    } else {
+        let mark = hex::encode(&Sha256::digest(usual.as_os_str().as_encoded_bytes())[..8]);
+        PathBuf::from(format!("/tmp/mortise-{mark}"))
+    };
+    make_directory(&directory, 0o700, account)?;
+    let metadata = fs::symlink_metadata(&directory).map_err(at(&directory))?;
+    let owner = account.map_or(rustix::process::geteuid().as_raw(), |account| account.uid);
+    if !metadata.is_dir() || metadata.uid() != owner || metadata.permissions().mode() & 0o077 != 0 {
+        return Err(at(&directory)(io::Error::other("it belongs to somebody else")));
+    }
+    Ok(directory)
+}
+
+/// Makes a directory, and those above it, unless it is there; it belongs to the account.
+fn make_directory(path: &Path, mode: u32, account: Option<&Account>) -> Result<(), ManagedError> {
+    if path.exists() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent() {
+        DirBuilder::new().recursive(true).mode(0o755).create(parent).map_err(at(parent))?;
+    }
+    DirBuilder::new().mode(mode).create(path).map_err(at(path))?;
+    account.map_or(Ok(()), |account| account.give(path))
+}
+
+fn write_private(path: &Path, text: &str, account: Option<&Account>) -> Result<(), ManagedError> {
+    let _ = fs::remove_file(path);
+    let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(path).map_err(at(path))?;
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(at(path))?;
+    account.map_or(Ok(()), |account| account.give(path))
+}
+
+/// The password that the file holds; a new random one where there is no file yet.
+fn password(path: &Path) -> Result<String, ManagedError> {
+    match fs::read_to_string(path) {
+        Ok(password) if !password.trim().is_empty() => Ok(password.trim().to_owned()),
+        _ => {
+            let password = random_text().map_err(|error| at(path)(io::Error::other(error)))?;
+            write_private(path, &password, None)?;
+            Ok(password)
+        }
+    }
+}
+
+/// 192 random bits from the operating system, as text.
+pub fn random_text() -> Result<String, getrandom::Error> {
+    let mut bytes = [0; 24];
+    getrandom::fill(&mut bytes)?;
+    Ok(hex::encode(bytes))
+}

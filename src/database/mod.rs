@@ -1,0 +1,71 @@
+//! The database: connections as the statements need them, the schema, and a PostgreSQL of our own where none is given.
+
+use std::str::FromStr;
+
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{ConnectOptions, PgPool};
+
+use crate::config::Config;
+
+pub mod managed;
+pub mod world;
+
+static MIGRATOR: Migrator = sqlx::migrate!();
+
+/// Why there is no database to work on.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum DatabaseError {
+    #[error("database_url can't be read as postgres://user:password@host/database")]
+    BadUrl,
+    #[error("cannot reach the database: {0}")]
+    Unreachable(sqlx::Error),
+    #[error("the database was last used by a newer Mortise (it has migration {0}): update this one")]
+    Newer(i64),
+    #[error("the database can't be brought up to date: {0}")]
+    Migration(MigrateError),
+    #[error("the first start failed: {0}")]
+    FirstStart(sqlx::Error),
+}
+
+/// Where an external database is. The error doesn't quote the URL: a password is in it.
+pub fn external(url: &str) -> Result<PgConnectOptions, DatabaseError> {
+    PgConnectOptions::from_str(url).map_err(|_| DatabaseError::BadUrl)
+}
+
+/// The pool that requests are served from: `database_connections` for them and one that listens for changes.
+///
+/// The plans of the large statements are what their speed rests on. Planned anew each time the sale runs at a third of
+/// its speed, and with JIT at a hundredth, so every connection fixes both.
+pub async fn connect(options: PgConnectOptions, config: &Config) -> Result<PgPool, DatabaseError> {
+    let options = tuned(options);
+    PgPoolOptions::new()
+        .max_connections(config.database_connections.get().saturating_add(1))
+        .acquire_timeout(config.database_wait)
+        .test_before_acquire(false)
+        .connect_with(options)
+        .await
+        .map_err(DatabaseError::Unreachable)
+}
+
+/// The settings that every connection must have.
+pub fn tuned(options: PgConnectOptions) -> PgConnectOptions {
+    options
+        .application_name("mortise")
+        .options([
+            ("jit", "off"),
+            ("plan_cache_mode", "force_generic_plan"),
+            ("TimeZone", "UTC"),
+            ("idle_in_transaction_session_timeout", "60s"),
+        ])
+        .disable_statement_logging()
+}
+
+/// Brings the schema up to date, under a lock that several servers starting at once respect.
+pub async fn migrate(pool: &PgPool) -> Result<(), DatabaseError> {
+    MIGRATOR.run(pool).await.map_err(|error| match error {
+        MigrateError::VersionMissing(version) => DatabaseError::Newer(version),
+        error => DatabaseError::Migration(error),
+    })
+}

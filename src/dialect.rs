@@ -1,0 +1,93 @@
+//! Where the published pages and the servers in the field part ways, all of it on one page: what each dialect does is data
+//! here, and the code that asks is the same for both. An error's words in each dialect are in [`crate::fault`].
+
+use serde::Deserialize;
+
+/// Whose manners the server has (the spec's README).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dialect {
+    /// What the published pages say.
+    Documented,
+    /// What a MOR X7 server sends, byte for byte (`x7.md`).
+    X7,
+}
+
+impl Dialect {
+    fn x7(self) -> bool {
+        self == Self::X7
+    }
+
+    /// What may stand behind an operation's name in the path and is ignored.
+    pub fn suffixes(self) -> &'static [&'static str] {
+        match self {
+            Self::Documented => &["xml", "json", "csv"],
+            Self::X7 => &["xml", "json", "csv", "html"],
+        }
+    }
+
+    /// With `test=1`, a suffix or `format=` chooses the content type.
+    pub fn format_chooses_type(self) -> bool {
+        self.x7()
+    }
+
+    /// `Allow_GET_API` is asked about HEAD as well.
+    pub fn head_is_get(self) -> bool {
+        !self.x7()
+    }
+
+    /// A blocked or hidden user is refused like an unknown one.
+    pub fn refuses_blocked_users(self) -> bool {
+        !self.x7()
+    }
+
+    /// The parameter `p` is checked where it is sent, though nothing demands it.
+    pub fn checks_sent_password(self) -> bool {
+        !self.x7()
+    }
+
+    /// A hash may be written in capitals.
+    pub fn takes_upper_case_hash(self) -> bool {
+        !self.x7()
+    }
+
+    /// A reseller's own key counts even while the reseller's own `Allow_API` is off.
+    pub fn takes_key_of_switched_off_reseller(self) -> bool {
+        !self.x7()
+    }
+
+    /// A reseller without a usable key hears of a wrong hash, not of a missing key.
+    pub fn hides_missing_key_from_resellers(self) -> bool {
+        self.x7()
+    }
+
+    /// Without `CC_Active`, a group of more than ten cards is out of bounds.
+    pub fn has_limited_version(self) -> bool {
+        self.x7()
+    }
+
+    /// Amounts are multiplied by the caller's currency rate (while labelled with the system currency).
+    pub fn shows_callers_currency(self) -> bool {
+        self.x7()
+    }
+
+    /// A sale's payment is in the group's currency, and `curr` is ignored.
+    pub fn pays_in_groups_currency(self) -> bool {
+        self.x7()
+    }
+
+    /// A card that breaks MOR's rules isn't sold, but named as an error among the others.
+    pub fn refuses_unsound_cards(self) -> bool {
+        self.x7()
+    }
+
+    /// A group without its tax row is given one.
+    pub fn repairs_taxes(self) -> bool {
+        self.x7()
+    }
+
+    /// An `email` that is sent empty writes the order rows all the same.
+    pub fn orders_for_blank_email(self) -> bool {
+        self.x7()
+    }
+}

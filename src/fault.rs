@@ -1,0 +1,146 @@
+//! Every refusal that a client can see: its status, where its words stand in the document, and the words in each dialect.
+
+use axum::http::StatusCode;
+
+use crate::dialect::Dialect;
+use crate::document::Document;
+
+/// A refusal. Those that every operation shares come first, in the order in which they are looked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// No operation has this name.
+    UnknownOperation,
+    /// Neither GET, POST nor HEAD.
+    MethodNotAllowed,
+    /// The request can't be read; says why.
+    BadRequest(&'static str),
+    /// The body is over the limit.
+    BodyTooLarge,
+    /// The database is away, or no connection was free in time; nothing was done.
+    Unavailable,
+
+    /// No such user, or not that user's password.
+    BadLogin,
+    /// `Allow_API` is off.
+    ApiDisabled,
+    /// `Allow_GET_API` is off.
+    GetDisabled,
+    /// No secret key is set.
+    NoSecretKey,
+    /// The hash isn't right.
+    IncorrectHash,
+    /// The user may not use calling cards.
+    AccessDenied,
+    /// Ten cards are the limit without `CC_Active`.
+    LimitedVersion,
+
+    /// No such card group, or not the caller's.
+    CardgroupNotFound,
+    /// No card to sell.
+    FreeCardsNotFound,
+    /// The card named is sold.
+    CardAlreadySold,
+    /// No such active currency.
+    CurrencyNotFound,
+    /// What the pages have no words for.
+    TransactionFailed,
+}
+
+/// Where the words stand.
+#[derive(Clone, Copy)]
+enum Form {
+    /// `<status><error>…`
+    Status,
+    /// `<page><status><error>…`
+    PageStatus,
+}
+
+impl Fault {
+    /// The HTTP status: 200 for whatever an operation itself answers, as MOR's clients expect.
+    pub fn status(&self, dialect: Dialect) -> StatusCode {
+        match self {
+            Self::UnknownOperation if dialect == Dialect::Documented => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::OK,
+        }
+    }
+
+    /// The whole reply.
+    pub fn document(&self) -> Document {
+        let (form, words) = self.words();
+        match form {
+            Form::Status => Document::new("status", |status| status.text("error", words)),
+            Form::PageStatus => Document::new("page", |page| {
+                page.element("status", |status| status.text("error", words));
+            }),
+        }
+    }
+
+    fn words(&self) -> (Form, &'static str) {
+        use Form::{PageStatus, Status};
+        match self {
+            Self::UnknownOperation => (Status, "There is no such API"),
+            Self::MethodNotAllowed => (Status, "Method is not allowed"),
+            Self::BadRequest(why) => (Status, why),
+            Self::BodyTooLarge => (Status, "Request is too large"),
+            Self::Unavailable => (Status, "Service is temporarily unavailable"),
+            Self::BadLogin => (Status, "Bad login"),
+            Self::ApiDisabled => (Status, "API Requests are disabled"),
+            Self::GetDisabled => (Status, "GET Requests are disabled"),
+            Self::NoSecretKey => (Status, "API must have Secret Key"),
+            Self::IncorrectHash => (Status, "Incorrect hash"),
+            Self::AccessDenied => (Status, "Access Denied"),
+            Self::LimitedVersion => (Status, "This is a limited version. You can have only 10 Cards."),
+            Self::CardgroupNotFound => (PageStatus, "Cardgroup was not found"),
+            Self::FreeCardsNotFound => (PageStatus, "Free cards was not found"),
+            Self::CardAlreadySold => (PageStatus, "Card is already sold"),
+            Self::CurrencyNotFound => (PageStatus, "Currency was not found"),
+            Self::TransactionFailed => (PageStatus, "Failed to make transaction"),
+        }
+    }
+}
+
+/// What the database refuses by its own rules failed as a transaction; anything else means that it can't be reached. The
+/// error itself goes to the log; it names rules and tables, and its detail, which may quote a row, stays out.
+impl From<sqlx::Error> for Fault {
+    fn from(error: sqlx::Error) -> Self {
+        match &error {
+            sqlx::Error::Database(refusal) if is_about_the_data(refusal.code().as_deref()) => {
+                tracing::error!(
+                    code = refusal.code().as_deref(),
+                    message = refusal.message(),
+                    "the database refused a change"
+                );
+                Self::TransactionFailed
+            }
+            sqlx::Error::Database(trouble) => {
+                tracing::error!(
+                    code = trouble.code().as_deref(),
+                    message = trouble.message(),
+                    "the database is in trouble"
+                );
+                Self::Unavailable
+            }
+            sqlx::Error::PoolTimedOut => {
+                tracing::warn!("no database connection was free in time");
+                Self::Unavailable
+            }
+            sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) | sqlx::Error::PoolClosed => {
+                tracing::error!(%error, "the database is away");
+                Self::Unavailable
+            }
+            _ => {
+                tracing::error!(%error, "a query failed");
+                Self::TransactionFailed
+            }
+        }
+    }
+}
+
+/// SQLSTATE classes of data exceptions (22) and broken constraints (23, 44).
+fn is_about_the_data(code: Option<&str>) -> bool {
+    code.is_some_and(|code| ["22", "23", "44"].iter().any(|class| code.starts_with(class)))
+}

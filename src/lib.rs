@@ -1,0 +1,24 @@
+//! Mortise answers the HTTP API of the MOR billing system on PostgreSQL, so that clients written for MOR go on working.
+//!
+//! A request's way: [`routes`] → [`params`] → [`caller`] → an operation in [`api`] → [`document`] → [`reply`]. A refusal
+//! anywhere is a [`fault::Fault`], which [`reply`] renders. `docs/architecture.md` is the map.
+
+pub mod api;
+pub mod app;
+pub mod audit;
+pub mod caller;
+pub mod config;
+pub mod database;
+pub mod dialect;
+pub mod directory;
+pub mod document;
+pub mod fault;
+pub mod money;
+pub mod number;
+pub mod params;
+pub mod passwords;
+pub mod reply;
+pub mod routes;
+pub mod server;
+pub mod signature;
+pub mod store;

@@ -1,0 +1,26 @@
+//! Exact amounts of money (`data.md`, "Money").
+
+use bigdecimal::BigDecimal;
+
+/// An amount, exact: as many digits as `numeric(30,15)` and its products have. There is no way in from a binary float.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, sqlx::Type)]
+#[sqlx(transparent)]
+pub struct Money(BigDecimal);
+
+impl From<BigDecimal> for Money {
+    fn from(amount: BigDecimal) -> Self {
+        Self(amount)
+    }
+}
+
+impl Money {
+    /// Printed "plain": all digits, trailing zeros dropped, at least one decimal. The database's function `plain` prints
+    /// the same.
+    pub fn plain(&self) -> String {
+        let mut text = self.0.normalized().to_plain_string();
+        if !text.contains('.') {
+            text.push_str(".0");
+        }
+        text
+    }
+}

@@ -1,0 +1,149 @@
+//! A request's parameters, read from the query string and the body as the original reads them (`http.md`, "Parameters").
+
+use std::convert::Infallible;
+
+use axum::body::Bytes;
+use axum::http::{HeaderMap, header};
+use futures_util::stream;
+use percent_encoding::percent_decode;
+
+use crate::fault::Fault;
+use crate::number;
+
+/// The parameters: each name once, text without NUL.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Params(Vec<(String, String)>);
+
+impl Params {
+    /// Reads the query string, then the body by its content type; the path's `id` goes before any other. What the query
+    /// string names, the body can't change; in one place the last one counts.
+    pub async fn read(
+        path_id: Option<String>,
+        query: &str,
+        headers: &HeaderMap,
+        body: Bytes,
+        most: usize,
+    ) -> Result<Self, Fault> {
+        let mut params = Self::default();
+        params.take_all(path_id.map(|id| ("id".to_owned(), id)).into_iter().collect(), most)?;
+        params.take_all(pairs(query.as_bytes())?, most)?;
+        params.take_all(from_body(headers, body, most).await?, most)?;
+        Ok(params)
+    }
+
+    /// The value of a parameter that was sent, be it empty.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The value of a parameter that was sent and isn't blank.
+    pub fn filled(&self, name: &str) -> Option<&str> {
+        self.get(name).filter(|value| !value.trim().is_empty())
+    }
+
+    /// The whole number that a parameter reads as; 0 where it wasn't sent.
+    pub fn integer(&self, name: &str) -> i64 {
+        self.get(name).map_or(0, number::integer)
+    }
+
+    /// The names, in the order in which they were sent.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// Adds what one place of the request says; places read before it go first.
+    fn take_all(&mut self, place: Vec<(String, String)>, most: usize) -> Result<(), Fault> {
+        let earlier = self.0.len();
+        for (name, value) in place {
+            if name.contains('\0') || value.contains('\0') {
+                return Err(Fault::BadRequest("A NUL character is not allowed in parameters"));
+            }
+            match self.0.iter().position(|(known, _)| *known == name) {
+                Some(place) if place < earlier => {}
+                Some(place) => self.0[place].1 = value,
+                None if self.0.len() == most => return Err(Fault::BadRequest("Too many parameters")),
+                None => self.0.push((name, value)),
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn from_body(headers: &HeaderMap, body: Bytes, most: usize) -> Result<Vec<(String, String)>, Fault> {
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    match essence.as_str() {
+        _ if body.is_empty() => Ok(Vec::new()),
+        // Like MOR's framework, take a body without a type for a form.
+        "" | "application/x-www-form-urlencoded" => pairs(&body),
+        "multipart/form-data" => multipart(content_type, body, most).await,
+        "application/json" => json(&body),
+        _ => Ok(Vec::new()),
+    }
+}
+
+/// `name=value` pairs between `&` or `;`, with `+` and `%xx`.
+fn pairs(text: &[u8]) -> Result<Vec<(String, String)>, Fault> {
+    text.split(|byte| matches!(byte, b'&' | b';'))
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| {
+            let split = pair.iter().position(|byte| *byte == b'=');
+            let (name, value) = split.map_or((pair, &b""[..]), |at| (&pair[..at], &pair[at + 1..]));
+            Ok((decoded(name)?, decoded(value)?))
+        })
+        .collect()
+}
+
+fn decoded(text: &[u8]) -> Result<String, Fault> {
+    let spaced: Vec<u8> = text.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect();
+    unescaped(&spaced)
+}
+
+/// Text with its `%xx` resolved.
+pub fn unescaped(text: &[u8]) -> Result<String, Fault> {
+    let whole = text
+        .iter()
+        .enumerate()
+        .filter(|(_, byte)| **byte == b'%')
+        .all(|(at, _)| text.get(at + 1..at + 3).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit)));
+    if !whole {
+        return Err(Fault::BadRequest("Parameters have a malformed % escape"));
+    }
+    String::from_utf8(percent_decode(text).collect()).map_err(|_| Fault::BadRequest("Parameters are not valid UTF-8"))
+}
+
+/// The text fields of a form; files are passed over.
+async fn multipart(content_type: &str, body: Bytes, most: usize) -> Result<Vec<(String, String)>, Fault> {
+    const MALFORMED: Fault = Fault::BadRequest("Multipart body is malformed");
+    let boundary = multer::parse_boundary(content_type).map_err(|_| MALFORMED)?;
+    let mut form = multer::Multipart::new(stream::iter([Ok::<_, Infallible>(body)]), boundary);
+    let mut fields = Vec::new();
+    while let Some(field) = form.next_field().await.map_err(|_| MALFORMED)? {
+        let name = field.name().filter(|_| field.file_name().is_none()).map(str::to_owned);
+        let bytes = field.bytes().await.map_err(|_| MALFORMED)?;
+        if let Some(name) = name {
+            let text =
+                String::from_utf8(bytes.into()).map_err(|_| Fault::BadRequest("Parameters are not valid UTF-8"))?;
+            fields.push((name, text));
+        }
+        if fields.len() > most {
+            break;
+        }
+    }
+    Ok(fields)
+}
+
+/// A flat object. Numbers and truth values count as their text; null, lists and objects as absent.
+fn json(body: &[u8]) -> Result<Vec<(String, String)>, Fault> {
+    use serde_json::Value;
+    let Ok(Value::Object(object)) = serde_json::from_slice(body) else {
+        return Err(Fault::BadRequest("JSON body is malformed: it must be an object"));
+    };
+    let text = |value| match value {
+        Value::String(text) => Some(text),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Bool(truth) => Some(truth.to_string()),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
+    };
+    Ok(object.into_iter().filter_map(|(name, value)| Some((name, text(value)?))).collect())
+}

@@ -1,0 +1,115 @@
+//! The parameter `p`: checking it against what MOR stores (SHA-1) or, once it was right, against something better
+//! (`http.md`, "Admission").
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use argon2::Argon2;
+use argon2::password_hash::{PasswordHasher, PasswordVerifier};
+use hmac::{Hmac, KeyInit, Mac};
+use sha1::{Digest, Sha1};
+use sha2::Sha256;
+use sqlx::PgPool;
+use subtle::ConstantTimeEq;
+use tokio::sync::Semaphore;
+
+use crate::directory::User;
+
+/// How long a password that was right is known to be.
+const REMEMBERED: Duration = Duration::from_secs(300);
+/// Checks that may run at once; each takes 19 MiB and a good part of a core for some hundredths of a second.
+const AT_ONCE: usize = 2;
+
+type Mark = [u8; 32];
+
+/// Checks passwords, and remembers for a while which were right: not the passwords, but marks made from them with a key
+/// that is drawn at the start and never leaves.
+pub struct Passwords {
+    key: [u8; 64],
+    right: Mutex<HashMap<Mark, Instant>>,
+    turns: Semaphore,
+}
+
+impl std::fmt::Debug for Passwords {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Passwords")
+    }
+}
+
+impl Passwords {
+    /// With a key from the operating system's random source.
+    pub fn new() -> Result<Self, getrandom::Error> {
+        let mut key = [0; 64];
+        getrandom::fill(&mut key)?;
+        Ok(Self { key, right: Mutex::default(), turns: Semaphore::new(AT_ONCE) })
+    }
+
+    /// Whether `password` is the user's. The first right answer against MOR's SHA-1 writes an argon2id hash, which counts
+    /// from then on.
+    pub async fn is_right(&self, pool: &PgPool, user: &User, password: &str) -> sqlx::Result<bool> {
+        let mark = self.mark(user, password);
+        if self.remembers(&mark) {
+            return Ok(true);
+        }
+        let Ok(_turn) = self.turns.acquire().await else { return Ok(false) };
+        let right = match &user.password_argon2 {
+            Some(hash) => matches_argon2(hash.reveal().to_owned(), password.to_owned()).await,
+            None => {
+                let right = matches_sha1(user.password.reveal(), password);
+                if right {
+                    strengthen(pool, user, password.to_owned()).await?;
+                }
+                right
+            }
+        };
+        if right {
+            let mut known = self.right.lock().unwrap_or_else(PoisonError::into_inner);
+            known.retain(|_, since| since.elapsed() < REMEMBERED);
+            known.insert(mark, Instant::now());
+        }
+        Ok(right)
+    }
+
+    fn remembers(&self, mark: &Mark) -> bool {
+        let known = self.right.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(mark).is_some_and(|since| since.elapsed() < REMEMBERED)
+    }
+
+    /// Made from the stored SHA-1 hash as well, so that a new password in the database makes the old mark worthless.
+    fn mark(&self, user: &User, password: &str) -> Mark {
+        let mut mac = Hmac::<Sha256>::new(&self.key.into());
+        mac.update(&user.id.to_be_bytes());
+        mac.update(user.password.reveal().as_bytes());
+        mac.update(&[0]);
+        mac.update(password.as_bytes());
+        mac.finalize().into_bytes().into()
+    }
+}
+
+fn matches_sha1(stored: &str, password: &str) -> bool {
+    let given = hex::encode(Sha1::digest(password));
+    stored.to_ascii_lowercase().as_bytes().ct_eq(given.as_bytes()).into()
+}
+
+/// On a thread of its own: it is slow by design, and other requests go on meanwhile.
+async fn matches_argon2(hash: String, password: String) -> bool {
+    let check = move || Argon2::default().verify_password(password.as_bytes(), hash.as_str()).is_ok();
+    tokio::task::spawn_blocking(check).await.unwrap_or(false)
+}
+
+async fn strengthen(pool: &PgPool, user: &User, password: String) -> sqlx::Result<()> {
+    let hash = move || Argon2::default().hash_password(password.as_bytes()).map(|hash| hash.to_string());
+    if let Ok(Ok(hash)) = tokio::task::spawn_blocking(hash).await {
+        // Only beside the very hash that was checked: somebody may have set another password meanwhile.
+        sqlx::query!(
+            "update users set password_argon2 = $1 where id = $2 and password = $3 and password_argon2 is null",
+            hash,
+            user.id,
+            user.password.reveal()
+        )
+        .execute(pool)
+        .await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,94 @@
+//! The reply as MOR's clients know it: XML that calls itself HTML, with the headers of a download (`http.md`, "Reply").
+
+use axum::body::Body;
+use axum::http::header::{ALLOW, CONTENT_DISPOSITION, CONTENT_TYPE, HeaderName, RETRY_AFTER};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::Response;
+
+use crate::dialect::Dialect;
+use crate::document::Document;
+use crate::fault::Fault;
+
+/// How the client and the operator want the reply to look.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Presentation {
+    /// The parameter `test` is 1: shown in a browser instead of downloaded.
+    pub test: bool,
+    /// The setting `XML_API_Extension`.
+    pub xml_extension: bool,
+    /// The format that a suffix or the parameter `format` names, where it chooses the type.
+    pub format: Option<Format>,
+}
+
+/// A content type that a client can choose together with `test=1` (`x7.md`, "Requests").
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Format {
+    Json,
+    Xml,
+    Csv,
+}
+
+impl Format {
+    /// By its name in a suffix.
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "json" => Some(Self::Json),
+            "xml" => Some(Self::Xml),
+            "csv" => Some(Self::Csv),
+            _ => None,
+        }
+    }
+}
+
+impl Presentation {
+    fn content_type(self) -> &'static str {
+        match (self.test, self.xml_extension, self.format) {
+            (false, false, _) => "text/html",
+            (false, true, _) => "text/xml",
+            (true, true, _) | (true, false, Some(Format::Xml)) => "application/xml; charset=utf-8",
+            (true, false, Some(Format::Json)) => "application/json; charset=utf-8",
+            (true, false, Some(Format::Csv)) => "text/csv; charset=utf-8",
+            (true, false, None) => "text/html; charset=utf-8",
+        }
+    }
+
+    fn disposition(self) -> Option<&'static str> {
+        match (self.test, self.xml_extension) {
+            (true, _) => None,
+            (false, false) => Some("attachment; filename=\"mor_api_response.html\""),
+            (false, true) => Some("attachment; filename=\"mor_api_response.xml\""),
+        }
+    }
+}
+
+/// The response to what came of a request.
+pub fn response(result: Result<Document, Fault>, presentation: Presentation, dialect: Dialect) -> Response {
+    match result {
+        Ok(document) => with_headers(StatusCode::OK, document, presentation),
+        Err(fault) => {
+            let mut response = with_headers(fault.status(dialect), fault.document(), presentation);
+            match fault {
+                Fault::MethodNotAllowed => put(&mut response, ALLOW, "GET, HEAD, POST"),
+                Fault::Unavailable => put(&mut response, RETRY_AFTER, "1"),
+                _ => {}
+            }
+            response
+        }
+    }
+}
+
+fn with_headers(status: StatusCode, document: Document, presentation: Presentation) -> Response {
+    let mut response = Response::new(Body::from(document.into_string()));
+    *response.status_mut() = status;
+    put(&mut response, CONTENT_TYPE, presentation.content_type());
+    if let Some(disposition) = presentation.disposition() {
+        put(&mut response, CONTENT_DISPOSITION, disposition);
+        put(&mut response, HeaderName::from_static("content-transfer-encoding"), "binary");
+    }
+    response
+}
+
+fn put(response: &mut Response, name: HeaderName, value: &'static str) {
+    response.headers_mut().insert(name, HeaderValue::from_static(value));
+}

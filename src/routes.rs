@@ -1,0 +1,156 @@
+//! The whole API on one page: its operations, and the way of a request to one of them and back.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::header::{CACHE_CONTROL, CONTENT_LENGTH, HOST, HeaderName, X_CONTENT_TYPE_OPTIONS};
+use axum::http::{HeaderValue, Method, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
+use tower_http::set_header::SetResponseHeaderLayer;
+
+use crate::api::{Call, Operation, card};
+use crate::app::App;
+use crate::document::Document;
+use crate::fault::Fault;
+use crate::params::{self, Params};
+use crate::reply::{self, Format, Presentation};
+
+/// Every operation; its file says the rest.
+pub const OPERATIONS: &[Operation] = &[card::sell::OPERATION];
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The router: the API under the prefix and under `/api`, and `/livez`.
+pub fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/livez", get(|| async { "ok\n" }))
+        .fallback(api)
+        .with_state(app)
+        .layer(CatchPanicLayer::custom(|_| {
+            tracing::error!("a request made the server panic");
+            (StatusCode::INTERNAL_SERVER_ERROR, Fault::TransactionFailed.document().into_string()).into_response()
+        }))
+        .layer(SetResponseHeaderLayer::overriding(CACHE_CONTROL, HeaderValue::from_static("no-store")))
+        .layer(SetResponseHeaderLayer::overriding(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")))
+        .layer(PropagateRequestIdLayer::new(REQUEST_ID))
+        .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid))
+}
+
+/// A request to the API, from its bytes to the bytes of the reply.
+async fn api(State(app): State<Arc<App>>, request: Request) -> Response {
+    let dialect = app.config.dialect;
+    let is_head = request.method() == Method::HEAD;
+    let path = Path::read(request.uri().path(), &app.config.prefix, dialect.suffixes());
+    let incoming = Incoming::read(&app, &path, request).await;
+    let presentation = presentation(&app, &path, incoming.as_ref().ok()).await;
+    let response = reply::response(answer(app, &path, incoming).await, presentation, dialect);
+    if is_head { without_body(response) } else { response }
+}
+
+async fn answer(app: Arc<App>, path: &Path, incoming: Result<Incoming, Fault>) -> Result<Document, Fault> {
+    let operation = path.operation.ok_or(Fault::UnknownOperation)?;
+    let Incoming { params, method, uri, host, client } = incoming?;
+    (operation.handler)(Call { app, operation, params, method, uri, host, client }).await
+}
+
+/// What a path says: `/billing/api/card_group_get.xml`, `/api/card_group_get/6`.
+#[derive(Debug)]
+struct Path {
+    operation: Option<&'static Operation>,
+    /// The segment behind the name, as sent.
+    id: Option<String>,
+    format: Option<Format>,
+}
+
+impl Path {
+    fn read(path: &str, prefix: &str, suffixes: &[&str]) -> Self {
+        let name = path.strip_prefix(prefix).and_then(|path| path.strip_prefix("/api/"));
+        let rest = name.or_else(|| path.strip_prefix("/api/")).unwrap_or_default();
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        let (rest, suffix) = match rest.rsplit_once('.') {
+            Some((rest, suffix)) if suffixes.contains(&suffix) => (rest, Some(suffix)),
+            _ => (rest, None),
+        };
+        let (name, id) = rest.split_once('/').map_or((rest, None), |(name, id)| (name, Some(id.to_owned())));
+        let deeper = id.as_deref().is_some_and(|id| id.contains('/'));
+        let operation = OPERATIONS.iter().find(|operation| operation.name == name || operation.aliases.contains(&name));
+        Self { operation: operation.filter(|_| !deeper), id, format: suffix.and_then(Format::named) }
+    }
+}
+
+/// What a request says besides its path.
+struct Incoming {
+    params: Params,
+    method: Method,
+    uri: axum::http::Uri,
+    host: String,
+    client: IpAddr,
+}
+
+impl Incoming {
+    async fn read(app: &App, path: &Path, request: Request) -> Result<Self, Fault> {
+        if ![Method::GET, Method::POST, Method::HEAD].contains(request.method()) {
+            return Err(Fault::MethodNotAllowed);
+        }
+        let (parts, body) = request.into_parts();
+        let body = whole(body, app.config.max_body).await?;
+        let id = path.id.as_deref().map(|id| params::unescaped(id.as_bytes())).transpose()?;
+        let query = parts.uri.query().unwrap_or_default();
+        let params = Params::read(id, query, &parts.headers, body, app.config.max_parameters).await?;
+        let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
+        Ok(Self {
+            params,
+            method: parts.method,
+            uri: parts.uri,
+            host: parts
+                .headers
+                .get(HOST)
+                .map(|host| String::from_utf8_lossy(host.as_bytes()).into())
+                .unwrap_or_default(),
+            client: peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip().to_canonical()),
+        })
+    }
+}
+
+/// The body, if it keeps to the limit.
+async fn whole(body: Body, most: usize) -> Result<Bytes, Fault> {
+    axum::body::to_bytes(body, most).await.map_err(|error| {
+        let source = std::error::Error::source(&error);
+        match source.is_some_and(|source| source.is::<http_body_util::LengthLimitError>()) {
+            true => Fault::BodyTooLarge,
+            false => Fault::BadRequest("Request body is incomplete"),
+        }
+    })
+}
+
+async fn presentation(app: &App, path: &Path, incoming: Option<&Incoming>) -> Presentation {
+    let params = incoming.map(|incoming| &incoming.params);
+    let test = params.is_some_and(|params| params.integer("test") == 1);
+    let chooses = app.config.dialect.format_chooses_type();
+    // An X7 server shows this one answer as HTML whatever the settings say.
+    if path.operation.is_none() && test && chooses {
+        return Presentation { test, ..Presentation::default() };
+    }
+    let named = || params.and_then(|params| params.get("format")).and_then(Format::named);
+    Presentation {
+        test,
+        // With the database away the reply is a 503, whose looks don't matter.
+        xml_extension: app.directory.settings(0).await.is_ok_and(|system| system.on("XML_API_Extension")),
+        format: if chooses { path.format.or_else(named) } else { None },
+    }
+}
+
+/// The same headers, and no body.
+fn without_body(response: Response) -> Response {
+    let (mut parts, body) = response.into_parts();
+    if let Some(length) = axum::body::HttpBody::size_hint(&body).exact() {
+        parts.headers.insert(CONTENT_LENGTH, length.into());
+    }
+    Response::from_parts(parts, Body::empty())
+}

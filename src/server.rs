@@ -1,0 +1,173 @@
+//! From settings to a running server, and back to a clean stop.
+
+use std::future::IntoFuture;
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::serve::ListenerExt;
+use sqlx::PgPool;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::app::App;
+use crate::audit::Audit;
+use crate::config::{Config, LogFormat};
+use crate::database::managed::{Managed, ManagedError, usual_data_dir};
+use crate::database::world::FirstStart;
+use crate::database::{self, DatabaseError, world};
+use crate::directory::Directory;
+use crate::passwords::Passwords;
+use crate::routes;
+
+/// Why the server stopped before its time.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum ServerError {
+    #[error("the setting log doesn't fit: {0}")]
+    Log(tracing_subscriber::filter::ParseError),
+    #[error(transparent)]
+    Managed(#[from] ManagedError),
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    #[error("cannot listen on {0}: {1}")]
+    Listen(SocketAddr, std::io::Error),
+    #[error("the operating system gives no random numbers: {0}")]
+    Random(#[from] getrandom::Error),
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}
+
+/// Log lines as the settings want them, on standard error.
+pub fn log(config: &Config) -> Result<(), ServerError> {
+    let targets: Targets = config.log.parse().map_err(ServerError::Log)?;
+    let human = match config.log_format {
+        LogFormat::Human => true,
+        LogFormat::Json => false,
+        LogFormat::Auto => std::io::stderr().is_terminal(),
+    };
+    let registry = tracing_subscriber::registry().with(targets);
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    if human {
+        registry.with(layer.with_ansi(std::io::stderr().is_terminal())).init();
+    } else {
+        registry.with(layer.json()).init();
+    }
+    Ok(())
+}
+
+/// Serves until it is told to stop (SIGTERM, SIGINT), then finishes what it is at, and the database.
+pub async fn serve(config: Config, demo: bool) -> Result<(), ServerError> {
+    let stop = told_to_stop()?;
+    let managed = match config.database_url.reveal() {
+        "" => Some(Managed::start(&data_dir(&config)).await?),
+        _ => None,
+    };
+    let served = match &managed {
+        // Whatever goes wrong from here on, a database of ours is stopped below.
+        Some(managed) => tokio::select! {
+            served = serve_on(managed.options(), config, demo, stop) => served,
+            () = managed.keep_alive() => Ok(()),
+        },
+        None => serve_on(database::external(config.database_url.reveal())?, config, demo, stop).await,
+    };
+    if let Some(managed) = managed {
+        managed.stop().await;
+    }
+    served
+}
+
+fn data_dir(config: &Config) -> std::path::PathBuf {
+    if config.data_dir.as_os_str().is_empty() { usual_data_dir() } else { config.data_dir.clone() }
+}
+
+async fn serve_on(
+    options: sqlx::postgres::PgConnectOptions,
+    config: Config,
+    demo: bool,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), ServerError> {
+    let pool = database::connect(options, &config).await?;
+    database::migrate(&pool).await?;
+    announce(&pool, demo).await?;
+    let result = run(pool.clone(), config, stop).await;
+    pool.close().await;
+    result
+}
+
+async fn announce(pool: &PgPool, demo: bool) -> Result<(), ServerError> {
+    match world::fill_if_empty(pool, demo).await? {
+        Some(FirstStart { username, key }) => {
+            // The one time that the key is shown; on standard output, where no log is kept.
+            println!("First start. User: {username}  API secret key: {}", key.reveal());
+        }
+        None if demo => tracing::info!("somebody is in the database already: --demo adds nothing to it"),
+        None => {}
+    }
+    if !demo && world::has_public_key(pool).await.map_err(DatabaseError::FirstStart)? {
+        tracing::warn!("the API secret key is that of the demo, which everybody knows: set another one");
+    }
+    Ok(())
+}
+
+/// The parts that requests share, with what has to run beside them.
+pub fn app(config: Config, pool: PgPool) -> Result<(Arc<App>, impl Future<Output = ()> + Send), ServerError> {
+    let (audit, refusals) = Audit::new();
+    let directory = Directory::new(pool.clone(), config.cache);
+    let app = Arc::new(App { config, pool: pool.clone(), directory, passwords: Passwords::new()?, audit });
+    Ok((app, Audit::write(pool, refusals)))
+}
+
+async fn run(pool: PgPool, config: Config, stop: impl Future<Output = ()> + Send + 'static) -> Result<(), ServerError> {
+    let (listen, drain) = (config.listen, config.drain);
+    let (app, audit) = app(config, pool)?;
+    let audit = tokio::spawn(audit);
+    let directory = tokio::spawn({
+        let app = app.clone();
+        async move { app.directory.listen().await }
+    });
+    let listener = TcpListener::bind(listen).await.map_err(|error| ServerError::Listen(listen, error))?;
+    tracing::info!("listening on http://{}{}/api/", listener.local_addr()?, app.config.prefix);
+    let listener = listener.tap_io(|connection| {
+        // Replies are small and whole; waiting to fill a packet only delays them.
+        let _ = connection.set_nodelay(true);
+    });
+
+    let (stopping, stopped) = tokio::sync::oneshot::channel();
+    let service = routes::router(app).into_make_service_with_connect_info::<SocketAddr>();
+    let serving = axum::serve(listener, service).with_graceful_shutdown(async move {
+        stop.await;
+        tracing::info!("stopping: finishing the requests that are being answered");
+        let _ = stopping.send(());
+    });
+    let overdue = async {
+        let _ = stopped.await;
+        tokio::time::sleep(drain).await;
+    };
+    let served = tokio::select! {
+        served = serving.into_future() => served,
+        () = overdue => {
+            tracing::warn!("requests still being answered after {drain:?} are dropped");
+            Ok(())
+        }
+    };
+    directory.abort();
+    // The listener's task held the last share of the audit; without it the writer ends when all is written.
+    let _ = directory.await;
+    let _ = tokio::time::timeout(drain, audit).await;
+    Ok(served?)
+}
+
+fn told_to_stop() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}

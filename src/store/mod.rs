@@ -1,0 +1,3 @@
+//! SQL that more than one operation needs.
+
+pub mod tax;

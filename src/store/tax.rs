@@ -1,0 +1,41 @@
+//! Tax rows that are missing (`x7.md`, "Repairs"). What taxes amount to is the database's function `tax_share`.
+
+use sqlx::PgConnection;
+
+/// Gives a group without its tax row one, a copy of its owner's; an owner without one gets a copy of the defaults first.
+pub async fn repair(connection: &mut PgConnection, group: i32) -> sqlx::Result<()> {
+    if has_taxes(connection, group).await? {
+        return Ok(());
+    }
+    // Two that come at once must not both do it: the second looks again when the first is done.
+    sqlx::query!("select id from cardgroups where id = $1 for update", group).fetch_optional(&mut *connection).await?;
+    if has_taxes(connection, group).await? {
+        return Ok(());
+    }
+    sqlx::query!(
+        "update users set tax_id = copy_taxes(default_taxes())
+         where id = (select owner_id from cardgroups where id = $1) and not exists (select from taxes where id = users.tax_id)",
+        group
+    )
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query!(
+        "update cardgroups set tax_id = coalesce(
+             (select copy_taxes(t) from taxes t join users u on u.tax_id = t.id where u.id = cardgroups.owner_id),
+             copy_taxes(default_taxes()))
+         where id = $1",
+        group
+    )
+    .execute(&mut *connection)
+    .await?;
+    Ok(())
+}
+
+async fn has_taxes(connection: &mut PgConnection, group: i32) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"select exists (select from cardgroups g join taxes t on t.id = g.tax_id where g.id = $1) as "exists!""#,
+        group
+    )
+    .fetch_one(connection)
+    .await
+}

@@ -1,0 +1,165 @@
+//! What tests need: a database each, a server on it, requests as a client writes them, replies as a client reads them.
+
+pub mod postgres;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use axum::http::{HeaderMap, Method, Request, StatusCode};
+use mortise::app::App;
+use mortise::config::{Config, Override};
+use mortise::{routes, server};
+use sha1::{Digest, Sha1};
+use sqlx::PgPool;
+use tower::ServiceExt;
+
+/// The world that most tests live in.
+pub const WORLD: &str = include_str!("world.sql");
+
+/// A server on a database of its own.
+pub struct Server {
+    pub app: Arc<App>,
+    pub pool: PgPool,
+    pub router: Router,
+}
+
+/// A server in the world of `world.sql`, with every setting at its default but the cache.
+pub async fn server() -> Server {
+    server_with(&[]).await
+}
+
+/// The same in the dialect of the servers in the field.
+pub async fn x7() -> Server {
+    server_with(&[("dialect", "x7")]).await
+}
+
+/// The same with other settings.
+pub async fn server_with(settings: &[(&str, &str)]) -> Server {
+    let database = postgres::database(WORLD).await;
+    server_on(&database, settings).await
+}
+
+/// A server on a database that exists.
+pub async fn server_on(database: &str, settings: &[(&str, &str)]) -> Server {
+    let settings = [&[("cache", "off"), ("database_connections", "4")], settings].concat();
+    let options: Vec<_> = settings.iter().map(|(name, value)| Override::new(name, value, "the test")).collect();
+    let config = Config::load(None, std::iter::empty(), &options).unwrap();
+    let pool = mortise::database::connect(postgres::options(database).await, &config).await.unwrap();
+    let (app, audit) = server::app(config, pool.clone()).unwrap();
+    tokio::spawn(audit);
+    tokio::spawn({
+        let app = app.clone();
+        async move { app.directory.listen().await }
+    });
+    Server { router: routes::router(app.clone()), app, pool }
+}
+
+/// A reply, as a client gets it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: String,
+}
+
+impl Reply {
+    /// The reply's document must be this one. Indentation and the declaration are added here, so that tests stay readable:
+    /// the exact bytes are compared.
+    #[track_caller]
+    pub fn is(&self, body: &str) {
+        let expected = format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n{}\n", unindented(body));
+        assert_eq!(self.body, expected, "status {}", self.status);
+    }
+
+    /// The reply must be a refusal that is the whole document.
+    #[track_caller]
+    pub fn is_status_error(&self, words: &str) {
+        self.is(&format!("<status>\n  <error>{words}</error>\n</status>"));
+    }
+
+    /// The reply must be a refusal of the operation's own.
+    #[track_caller]
+    pub fn is_page_error(&self, words: &str) {
+        self.is(&format!("<page>\n  <status>\n    <error>{words}</error>\n  </status>\n</page>"));
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+
+    /// The texts of all elements of that name.
+    pub fn all(&self, element: &str) -> Vec<&str> {
+        let (open, close) = (format!("<{element}>"), format!("</{element}>"));
+        self.body.split(open.as_str()).skip(1).map(|rest| rest.split(close.as_str()).next().unwrap()).collect()
+    }
+}
+
+/// Takes off the indentation that a raw string has in a test.
+fn unindented(text: &str) -> String {
+    let lines: Vec<&str> = text.trim_matches('\n').lines().filter(|line| !line.trim().is_empty()).collect();
+    let margin = lines.iter().map(|line| line.len() - line.trim_start().len()).min().unwrap_or(0);
+    lines.iter().map(|line| &line[margin..]).collect::<Vec<_>>().join("\n")
+}
+
+impl Server {
+    /// POST with a form.
+    pub async fn post(&self, operation: &str, form: &str) -> Reply {
+        self.send(
+            Request::post(format!("/billing/api/{operation}"))
+                .header("content-type", "application/x-www-form-urlencoded")
+                .body(Body::from(form.to_owned())),
+        )
+        .await
+    }
+
+    /// GET with a query string.
+    pub async fn get(&self, path_and_query: &str) -> Reply {
+        self.send(Request::get(path_and_query).body(Body::empty())).await
+    }
+
+    /// POST with a form, and the hash of what is given as hashed, with the admin's key.
+    pub async fn signed(&self, operation: &str, form: &str, hashed: &str) -> Reply {
+        self.post(operation, &format!("{form}&hash={}", hash(hashed, "secret"))).await
+    }
+
+    /// Any request.
+    pub async fn send(&self, request: axum::http::Result<Request<Body>>) -> Reply {
+        let mut request = request.unwrap();
+        request.headers_mut().entry("host").or_insert("shop.test".parse().unwrap());
+        request.extensions_mut().insert(ConnectInfo(SocketAddr::from(([192, 0, 2, 7], 4711))));
+        let method = request.method().clone();
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+        assert!(method != Method::HEAD || body.is_empty());
+        Reply { status: parts.status, headers: parts.headers, body: String::from_utf8(body.into()).unwrap() }
+    }
+
+    /// Runs statements.
+    pub async fn sql(&self, statements: &str) {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(statements.to_owned())).execute(&self.pool).await.unwrap();
+    }
+
+    /// The rows of a query, as `psql -At` would print them.
+    pub async fn rows(&self, query: &str) -> Vec<String> {
+        let query = format!(
+            "select array_to_string(array(select coalesce(value, '∅') from json_each_text(row_to_json(row)) with ordinality
+            as field (name, value, place) order by place), '|') from ({query}) row");
+        sqlx::query_scalar(sqlx::AssertSqlSafe(query)).fetch_all(&self.pool).await.unwrap()
+    }
+
+    /// What the rows of a query must be.
+    #[track_caller]
+    pub fn has<'a>(&'a self, query: &'a str, expected: &'a [&'a str]) -> impl Future<Output = ()> + 'a {
+        let at = std::panic::Location::caller();
+        async move { assert_eq!(self.rows(query).await, expected, "{query}\nat {at}") }
+    }
+}
+
+/// The request hash, as a client's script makes it.
+pub fn hash(values: &str, key: &str) -> String {
+    hex::encode(Sha1::digest(format!("{values}{key}")))
+}

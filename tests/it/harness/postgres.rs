@@ -1,0 +1,112 @@
+//! One PostgreSQL for all tests. It is the child of a small shell that stops it, and removes its files, when the shell's
+//! standard input closes: when the tests end, however they end.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use mortise::database::{self, managed};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
+use tokio::sync::{Mutex, OnceCell};
+
+const SUPERVISOR: &str = r#"
+    exec 3<&0
+    "$@" </dev/null &
+    cat <&3 >/dev/null
+    kill -QUIT $!
+    wait $!
+    rm -rf "$DIRECTORY"
+"#;
+
+struct Postgres {
+    socket: PathBuf,
+    /// Databases that others are made from, by the SQL that fills them.
+    templates: Mutex<HashMap<String, String>>,
+    /// Open as long as the tests run.
+    _shell: std::process::Child,
+}
+
+static POSTGRES: OnceCell<Postgres> = OnceCell::const_new();
+static COUNT: AtomicUsize = AtomicUsize::new(0);
+
+fn next_name() -> String {
+    format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// A new database with the schema and what `sql` puts into it; its name.
+pub async fn database(sql: &str) -> String {
+    let postgres = POSTGRES.get_or_init(start).await;
+    let template = postgres.template(sql).await;
+    let name = next_name();
+    postgres.admin(&format!("create database {name} template {template}")).await;
+    name
+}
+
+/// How to connect to a database.
+pub async fn options(name: &str) -> PgConnectOptions {
+    POSTGRES.get_or_init(start).await.options(name)
+}
+
+impl Postgres {
+    fn options(&self, database: &str) -> PgConnectOptions {
+        PgConnectOptions::new_without_pgpass().socket(&self.socket).username("postgres").database(database)
+    }
+
+    async fn admin(&self, statement: &str) {
+        let mut connection = self.options("postgres").connect().await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(statement.to_owned())).execute(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+    }
+
+    async fn template(&self, sql: &str) -> String {
+        let mut templates = self.templates.lock().await;
+        if let Some(name) = templates.get(sql) {
+            return name.clone();
+        }
+        let name = next_name();
+        self.admin(&format!("create database {name}")).await;
+        let pool = sqlx::PgPool::connect_with(self.options(&name)).await.unwrap();
+        database::migrate(&pool).await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&pool).await.unwrap();
+        pool.close().await;
+        templates.insert(sql.to_owned(), name.clone());
+        name
+    }
+}
+
+async fn start() -> Postgres {
+    let account = managed::Account::find().unwrap();
+    let directory = std::env::temp_dir().join(format!("mortise-test-{}", std::process::id()));
+    std::fs::create_dir(&directory).unwrap();
+    if let Some(account) = &account {
+        account.give(&directory).unwrap();
+    }
+    let cluster = directory.join("cluster");
+    let binaries = managed::find_binaries(&cluster).expect("PostgreSQL must be installed");
+    managed::initdb(&binaries, &cluster, account.as_ref(), "unused").unwrap();
+    std::fs::write(cluster.join("pg_hba.conf"), "local all all trust\n").unwrap();
+
+    let shell = managed::command("/bin/sh".as_ref(), account.as_ref())
+        .args(["-c", SUPERVISOR, "sh"])
+        .arg(binaries.join("postgres"))
+        .args(managed::server_arguments(&cluster, &directory))
+        // Nothing here outlives the tests, so nothing need reach the disk.
+        .args(["-c", "fsync=off", "-c", "full_page_writes=off", "-c", "max_connections=400"])
+        .env("DIRECTORY", &directory)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(std::fs::File::create(directory.join("log")).unwrap())
+        .spawn()
+        .unwrap();
+
+    let postgres = Postgres { socket: directory, templates: Mutex::default(), _shell: shell };
+    let since = Instant::now();
+    while let Err(error) = postgres.options("postgres").connect().await {
+        assert!(since.elapsed() < Duration::from_secs(60), "PostgreSQL doesn't come up: {error}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    postgres
+}

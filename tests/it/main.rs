@@ -1,0 +1,7 @@
+//! All tests run in one binary, through the real router against a real PostgreSQL, which the first of them starts.
+
+mod harness;
+
+mod admission;
+mod card_from_group_sell;
+mod requests;

@@ -1,0 +1,1 @@
+//! Paths, methods, parameters and the reply's form (`http.md`).
