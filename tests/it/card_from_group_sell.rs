@@ -1,6 +1,6 @@
 //! `card_from_group_sell` (`endpoints/card_from_group_sell.md`).
 
-use crate::harness::{Server, hash, server, server_with, x7};
+use crate::harness::{hash, server, server_with, x7};
 
 const SELL: &str = "card_from_group_sell";
 
@@ -379,7 +379,7 @@ async fn a_card_that_is_being_sold_is_waited_for_only_when_it_is_the_last() {
         .unwrap();
     assert_eq!(server.signed(SELL, "u=admin&id=6", "6").await.all("number"), ["1111111002"]);
     // Now none is free, and the buyer waits for what becomes of the others.
-    let router = Server { app: server.app.clone(), pool: server.pool.clone(), router: server.router.clone() };
+    let router = server.clone();
     let waiting = tokio::spawn(async move { router.signed(SELL, "u=admin&id=6&quantity=9", "69").await });
     while server
         .rows("select pid from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()")

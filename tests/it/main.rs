@@ -4,4 +4,10 @@ mod harness;
 
 mod admission;
 mod card_from_group_sell;
+mod config;
+mod conformance;
+mod contention;
+mod directory;
+mod properties;
 mod requests;
+mod stock;

@@ -1,1 +1,325 @@
-//! Paths, methods, parameters and the reply's form (`http.md`).
+//! Paths, methods, parameters and the form of the reply (`http.md`).
+
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+
+use crate::harness::{Reply, Server, hash, server, server_with, x7};
+
+const DECLARATION: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n";
+
+/// A signed question for group 11, which is answered with `Free cards was not found` when everything was understood.
+fn question() -> String {
+    format!("u=admin&id=11&hash={}", hash("11", "secret"))
+}
+
+async fn body(server: &Server, content_type: &str, body: impl Into<Vec<u8>>) -> Reply {
+    let request = Request::post("/billing/api/card_from_group_sell").header("content-type", content_type);
+    server.send(request.body(Body::from(body.into()))).await
+}
+
+#[tokio::test]
+async fn every_name_and_path_leads_to_the_operation() {
+    let server = server().await;
+    for path in [
+        "/billing/api/card_from_group_sell",
+        "/api/card_from_group_sell",
+        "/billing/api/buy_card_from_callingroup",
+        "/api/buy_card_from_callingroup",
+        "/billing/api/card_from_group_sell/",
+        "/billing/api/card_from_group_sell.xml",
+        "/billing/api/card_from_group_sell.json",
+        "/billing/api/card_from_group_sell.csv",
+    ] {
+        server.get(&format!("{path}?{}", question())).await.is_page_error("Free cards was not found");
+    }
+}
+
+#[tokio::test]
+async fn a_segment_behind_the_name_is_the_id_before_any_other() {
+    let server = server().await;
+    let rest = format!("u=admin&hash={}", hash("11", "secret"));
+    for id in ["11", "11.xml", "11/", "%31%31"] {
+        let uri = format!("/billing/api/card_from_group_sell/{id}?id=6&{rest}");
+        server.get(&uri).await.is_page_error("Free cards was not found");
+    }
+    let reply = server.get(&format!("/api/card_from_group_sell/11/12?{rest}")).await;
+    assert_eq!(reply.status, StatusCode::NOT_FOUND);
+    let reply = server.get(&format!("/api/card_from_group_sell/%FF?{rest}")).await;
+    assert_eq!(reply.status, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn the_prefix_is_a_setting() {
+    for (prefix, path) in [("/shop/", "/shop/api/"), ("", "/api/")] {
+        let server = server_with(&[("prefix", prefix)]).await;
+        let reply = server.get(&format!("{path}card_from_group_sell?{}", question())).await;
+        reply.is_page_error("Free cards was not found");
+        let reply = server.get(&format!("/billing/api/card_from_group_sell?{}", question())).await;
+        reply.is_status_error("There is no such API");
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_operation_is_not_found_but_an_x7_server_says_so_with_200() {
+    let (server, x7) = (server().await, x7().await);
+    for path in [
+        "/billing/api/nosuch",
+        "/api/",
+        "/api",
+        "/",
+        "/billing",
+        "/billing/api/Card_from_group_sell",
+        "/api/card_from_group_sell.pdf",
+    ] {
+        let reply = server.get(path).await;
+        reply.is_status_error("There is no such API");
+        assert_eq!(reply.status, StatusCode::NOT_FOUND);
+        let reply = x7.get(path).await;
+        reply.is_status_error("There is no such API");
+        assert_eq!(reply.status, StatusCode::OK);
+    }
+    let html = format!("/api/card_from_group_sell.html?{}", question());
+    server.get(&html).await.is_status_error("There is no such API");
+    x7.get(&html).await.is_page_error("Free cards was not found");
+}
+
+#[tokio::test]
+async fn other_methods_are_refused_with_those_that_are_not() {
+    let server = server().await;
+    for method in ["PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "BREW"] {
+        let request = Request::builder().method(method).uri(format!("/api/card_from_group_sell?{}", question()));
+        let reply = server.send(request.body(Body::empty())).await;
+        assert_eq!(reply.status, StatusCode::METHOD_NOT_ALLOWED);
+        assert_eq!(reply.header("allow"), Some("GET, HEAD, POST"));
+        reply.is_status_error("Method is not allowed");
+    }
+}
+
+#[tokio::test]
+async fn head_is_answered_like_get_without_the_body() {
+    let server = server().await;
+    let uri = format!("/billing/api/card_from_group_sell?{}", question());
+    let get = server.get(&uri).await;
+    let head = server.send(Request::head(&uri).body(Body::empty())).await;
+    assert_eq!(head.body, "");
+    assert_eq!(head.header("content-length"), Some(get.body.len().to_string().as_str()));
+    assert_eq!(head.header("content-type"), get.header("content-type"));
+}
+
+#[tokio::test]
+async fn parameters_come_from_query_and_body_together() {
+    let server = server().await;
+    let hash = hash("11", "secret");
+    let post = async |uri: &str, form: &str| {
+        let request = Request::post(uri).header("content-type", "application/x-www-form-urlencoded; charset=UTF-8");
+        server.send(request.body(Body::from(form.to_owned()))).await
+    };
+    let uri = "/billing/api/card_from_group_sell?u=admin&id=11";
+    post(uri, &format!("hash={hash}")).await.is_page_error("Free cards was not found");
+    // The query string wins; in one place the last wins.
+    post(uri, &format!("u=nobody&id=6&hash={hash}")).await.is_page_error("Free cards was not found");
+    post("/billing/api/card_from_group_sell?u=nobody&u=admin", &format!("id=6&id=11&hash=x&hash={hash}"))
+        .await
+        .is_page_error("Free cards was not found");
+    // A body without a type is a form; one of another type is none of our business.
+    let untyped = Request::post(uri).body(Body::from(format!("hash={hash}")));
+    server.send(untyped).await.is_page_error("Free cards was not found");
+    body(&server, "application/xml", "<x/>").await.is_status_error("Bad login");
+    body(&server, "text/plain", question()).await.is_status_error("Bad login");
+}
+
+#[tokio::test]
+async fn a_query_string_is_read_as_the_original_reads_it() {
+    let server = server().await;
+    let hash = hash("a b+c;&11", "secret");
+    for (query, refusal) in [
+        (format!("u=admin;id=11;email=a+b%2Bc%3B%26;hash={hash}"), None),
+        (format!("&&u=admin&;id=11&email=a%20b%2bc%3b%26&hash={hash}&"), None),
+        (format!("u=admin&id=11&email=a+b%2Bc%3B%26&hash={hash}&zz=%C3%A9&q&=w"), None),
+        (format!("u[]=admin&id=11&email=a+b%2Bc%3B%26&hash={hash}"), Some("Bad login")),
+        (format!("?u=admin&id=11&email=a+b%2Bc%3B%26&hash={hash}"), Some("Bad login")),
+        (format!("u=admin&id=11&email=a+b%2Bc%3B%26&hash[]={hash}"), Some("Incorrect hash")),
+    ] {
+        let reply = server.get(&format!("/api/card_from_group_sell?{query}")).await;
+        match refusal {
+            None => reply.is_page_error("Free cards was not found"),
+            Some(words) => reply.is_status_error(words),
+        }
+    }
+}
+
+#[tokio::test]
+async fn multipart_fields_are_parameters_and_files_are_not() {
+    let server = server().await;
+    let form = |fields: &[(&str, &str)]| {
+        let parts = fields
+            .iter()
+            .map(|(head, value)| format!("--X\r\nContent-Disposition: form-data; {head}\r\n\r\n{value}\r\n"));
+        parts.collect::<String>() + "--X--\r\n"
+    };
+    let hash = hash("11", "secret");
+    let fields = [("name=\"u\"", "admin"), ("name=\"id\"", "11"), ("name=\"hash\"", hash.as_str())];
+    body(&server, "multipart/form-data; boundary=X", form(&fields)).await.is_page_error("Free cards was not found");
+    let file = ("name=\"u\"; filename=\"u.txt\"", "admin");
+    body(&server, "multipart/form-data; boundary=X", form(&[file])).await.is_status_error("Bad login");
+    for (content_type, text) in [
+        ("multipart/form-data", form(&fields)),
+        ("multipart/form-data; boundary=Y", form(&fields)),
+        ("multipart/form-data; boundary=X", form(&fields).replace("--X--", "")),
+        ("multipart/form-data; boundary=X", "--X\r\nnonsense".to_owned()),
+    ] {
+        let reply = body(&server, content_type, text).await;
+        assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{content_type}");
+        reply.is_status_error("Multipart body is malformed");
+    }
+}
+
+#[tokio::test]
+async fn a_flat_json_object_is_parameters() {
+    let server = server().await;
+    let json = "application/json; charset=utf-8";
+    let hash = hash("1.5011true", "secret");
+    let ask = async |id: &str, rest: &str| {
+        let text = format!(r#"{{"u": "admin", "id": {id}, "hash": "{hash}"{rest}}}"#);
+        body(&server, json, text).await
+    };
+    // Numbers count as they were written, truth values as their names.
+    ask("11", r#", "email": 1.50, "status": true"#).await.is_page_error("Free cards was not found");
+    ask("11", r#", "email": "1.50", "status": "true", "quantity": null, "name": [1], "pin": {}"#)
+        .await
+        .is_page_error("Free cards was not found");
+    ask("11", r#", "email": 1.5, "status": true"#).await.is_status_error("Incorrect hash");
+    for malformed in ["[1]", "{", "7", "null", "{\"u\":\"\u{1}", "\"u=admin\""] {
+        let reply = body(&server, json, malformed).await;
+        assert_eq!(reply.status, StatusCode::BAD_REQUEST);
+        reply.is_status_error("JSON body is malformed: it must be an object");
+    }
+    body(&server, json, "").await.is_status_error("Bad login");
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_refused_in_so_many_words_and_changes_nothing() {
+    let server = server_with(&[("max_parameters", "50"), ("max_body", "1000")]).await;
+    let form = "application/x-www-form-urlencoded";
+    let sale = format!("u=admin&id=6&hash={}", hash("6", "secret"));
+    for (text, status, words) in [
+        (format!("{sale}&curr=%00"), 400, "A NUL character is not allowed in parameters"),
+        (format!("{sale}&cu%00rr=1"), 400, "A NUL character is not allowed in parameters"),
+        (format!("{sale}&curr=%ff%fe"), 400, "Parameters are not valid UTF-8"),
+        (format!("{sale}&curr=%f"), 400, "Parameters have a malformed % escape"),
+        (format!("{sale}&curr=50%"), 400, "Parameters have a malformed % escape"),
+        (format!("{sale}&curr=%zz"), 400, "Parameters have a malformed % escape"),
+        (format!("{sale}{}", (0..50).map(|i| format!("&x{i}=")).collect::<String>()), 400, "Too many parameters"),
+        (format!("{sale}&x={}", "y".repeat(1000)), 413, "Request is too large"),
+    ] {
+        let reply = body(&server, form, text).await;
+        reply.is_status_error(words);
+        assert_eq!(reply.status.as_u16(), status);
+    }
+    server.has("select count(*) from payments", &["0"]).await;
+    // As many as the limit allows, and names that come twice count once.
+    let most: String = (0..47).map(|i| format!("&x{i}=")).collect();
+    assert_eq!(body(&server, form, format!("{sale}{most}&u=admin&x1=2")).await.all("pin").len(), 1);
+}
+
+#[tokio::test]
+async fn control_characters_and_other_alphabets_do_no_harm() {
+    let server = server().await;
+    let odd = "%01%0D%0ASet-Cookie:%20x%3C%26%22'%3B--%E6%BC%A2%F0%9F%92%B3";
+    let hashed = format!("\u{1}\r\nSet-Cookie: x<&\"';--漢💳6");
+    let reply = server.signed("card_from_group_sell", &format!("u=admin&id=6&email={odd}"), &hashed).await;
+    assert_eq!(reply.all("pin"), ["0042"]);
+    assert_eq!(reply.header("set-cookie"), None);
+    server.has("select email = E'\\x01\\r\\nSet-Cookie: x<&\"'';--漢💳' as same from ccorders", &["true"]).await;
+}
+
+#[tokio::test]
+async fn the_reply_has_the_headers_of_mors() {
+    let (server, x7) = (server().await, x7().await);
+    let download = |kind: &str| Some(format!("attachment; filename=\"mor_api_response.{kind}\""));
+    for (server, extension, extra, content_type, disposition) in [
+        (&server, "0", "", "text/html", download("html")),
+        (&server, "0", "&test=0", "text/html", download("html")),
+        (&server, "0", "&test=abc", "text/html", download("html")),
+        (&server, "0", "&test=2", "text/html", download("html")),
+        (&server, "0", "&test=1", "text/html; charset=utf-8", None),
+        (&server, "0", "&test=%201x", "text/html; charset=utf-8", None),
+        (&server, "1", "", "text/xml", download("xml")),
+        (&server, "1", "&test=1", "application/xml; charset=utf-8", None),
+        (&server, "0", "&test=1&format=json", "text/html; charset=utf-8", None),
+        (&x7, "0", "&test=1&format=json", "application/json; charset=utf-8", None),
+        (&x7, "0", "&test=1&format=csv", "text/csv; charset=utf-8", None),
+        (&x7, "0", "&test=1&format=xml", "application/xml; charset=utf-8", None),
+        (&x7, "0", "&test=1&format=pdf", "text/html; charset=utf-8", None),
+        (&x7, "0", "&format=json", "text/html", download("html")),
+    ] {
+        server
+            .sql(&format!("delete from conflines where name = 'XML_API_Extension'; insert into conflines (name, value) values ('XML_API_Extension', '{extension}')"))
+            .await;
+        // Refusals look like any other reply.
+        for question in [question(), "u=nobody".to_owned()] {
+            let reply = server.get(&format!("/billing/api/card_from_group_sell?{question}{extra}")).await;
+            assert_eq!(reply.header("content-type"), Some(content_type), "{extra}");
+            assert_eq!(reply.header("content-disposition"), disposition.as_deref(), "{extra}");
+            assert_eq!(reply.header("content-transfer-encoding"), disposition.as_ref().map(|_| "binary"));
+            assert_eq!(reply.header("cache-control"), Some("no-store"));
+            assert_eq!(reply.header("x-content-type-options"), Some("nosniff"));
+            assert!(reply.header("x-request-id").is_some_and(|id| !id.is_empty()));
+        }
+    }
+    let reply = x7.get(&format!("/billing/api/card_from_group_sell.json?{}&test=1", question())).await;
+    assert_eq!(reply.header("content-type"), Some("application/json; charset=utf-8"));
+}
+
+#[tokio::test]
+async fn an_x7_server_shows_an_unknown_api_as_html_whatever_the_settings() {
+    let (server, x7) = (server().await, x7().await);
+    for (server, shown) in [(&server, "application/xml; charset=utf-8"), (&x7, "text/html; charset=utf-8")] {
+        server.sql("insert into conflines (name, value) values ('XML_API_Extension', '1')").await;
+        assert_eq!(server.get("/billing/api/nosuch?test=1&format=json").await.header("content-type"), Some(shown));
+        assert_eq!(server.get("/billing/api/nosuch").await.header("content-type"), Some("text/xml"));
+    }
+}
+
+#[tokio::test]
+async fn a_request_id_is_kept() {
+    let server = server().await;
+    let request = Request::get("/api/nosuch").header("x-request-id", "shop-17");
+    assert_eq!(server.send(request.body(Body::empty())).await.header("x-request-id"), Some("shop-17"));
+}
+
+#[tokio::test]
+async fn livez_answers_without_the_database() {
+    let server = server().await;
+    server.pool.close().await;
+    let reply = server.get("/livez").await;
+    assert_eq!((reply.status, reply.body.as_str()), (StatusCode::OK, "ok\n"));
+}
+
+#[tokio::test]
+async fn without_the_database_the_client_is_told_to_come_back() {
+    let server = server().await;
+    server.pool.close().await;
+    let reply = server.get(&format!("/billing/api/card_from_group_sell?{}", question())).await;
+    assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(reply.header("retry-after"), Some("1"));
+    reply.is_status_error("Service is temporarily unavailable");
+}
+
+#[tokio::test]
+async fn a_full_pool_is_waited_for_as_long_as_the_setting_says() {
+    let server = server_with(&[("database_connections", "1"), ("database_wait_ms", "50")]).await;
+    let held = [server.pool.acquire().await.unwrap(), server.pool.acquire().await.unwrap()];
+    let reply = server.get(&format!("/billing/api/card_from_group_sell?{}", question())).await;
+    assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
+    drop(held);
+    let reply = server.get(&format!("/billing/api/card_from_group_sell?{}", question())).await;
+    reply.is_page_error("Free cards was not found");
+}
+
+#[tokio::test]
+async fn the_reply_is_the_same_to_the_byte() {
+    let server = server().await;
+    let reply = server.get("/api/card_from_group_sell?u=nobody").await;
+    assert_eq!(reply.body, format!("{DECLARATION}<status>\n  <error>Bad login</error>\n</status>\n"));
+}

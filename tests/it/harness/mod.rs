@@ -1,27 +1,27 @@
 //! What tests need: a database each, a server on it, requests as a client writes them, replies as a client reads them.
 
 pub mod postgres;
+pub mod proxy;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
-use mortise::app::App;
 use mortise::config::{Config, Override};
 use mortise::{routes, server};
 use sha1::{Digest, Sha1};
 use sqlx::PgPool;
+use sqlx::postgres::PgConnectOptions;
 use tower::ServiceExt;
 
 /// The world that most tests live in.
 pub const WORLD: &str = include_str!("world.sql");
 
 /// A server on a database of its own.
+#[derive(Clone)]
 pub struct Server {
-    pub app: Arc<App>,
     pub pool: PgPool,
     pub router: Router,
 }
@@ -44,17 +44,22 @@ pub async fn server_with(settings: &[(&str, &str)]) -> Server {
 
 /// A server on a database that exists.
 pub async fn server_on(database: &str, settings: &[(&str, &str)]) -> Server {
+    server_through(postgres::options(database).await, settings).await
+}
+
+/// A server that reaches its database by these options.
+pub async fn server_through(database: PgConnectOptions, settings: &[(&str, &str)]) -> Server {
     let settings = [&[("cache", "off"), ("database_connections", "4")], settings].concat();
     let options: Vec<_> = settings.iter().map(|(name, value)| Override::new(name, value, "the test")).collect();
     let config = Config::load(None, std::iter::empty(), &options).unwrap();
-    let pool = mortise::database::connect(postgres::options(database).await, &config).await.unwrap();
+    let pool = mortise::database::connect(database, &config).await.unwrap();
     let (app, audit) = server::app(config, pool.clone()).unwrap();
     tokio::spawn(audit);
     tokio::spawn({
         let app = app.clone();
         async move { app.directory.listen().await }
     });
-    Server { router: routes::router(app.clone()), app, pool }
+    Server { router: routes::router(app), pool }
 }
 
 /// A reply, as a client gets it.

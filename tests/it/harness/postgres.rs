@@ -50,6 +50,11 @@ pub async fn options(name: &str) -> PgConnectOptions {
     POSTGRES.get_or_init(start).await.options(name)
 }
 
+/// Where its socket is.
+pub async fn socket() -> PathBuf {
+    POSTGRES.get_or_init(start).await.socket.clone()
+}
+
 impl Postgres {
     fn options(&self, database: &str) -> PgConnectOptions {
         PgConnectOptions::new_without_pgpass().socket(&self.socket).username("postgres").database(database)

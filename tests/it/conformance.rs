@@ -1,0 +1,301 @@
+//! Recorded requests to a MOR X7 server and its replies, one JSON object a line, where the folder with them stands: beside
+//! the project, or where `MORTISE_CONFORMANCE` says. Each case has a database of its own.
+//!
+//! `conformance_known.json` lists the cases that can't match, with the reason for each.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::http::Request;
+use bigdecimal::BigDecimal;
+use mortise::routes::OPERATIONS;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::harness::{Reply, Server, postgres, server_on};
+
+const KNOWN: &str = include_str!("conformance_known.json");
+/// The tables whose rows are compared.
+const WATCHED: [&str; 10] =
+    ["users", "cards", "cardgroups", "taxes", "tariffs", "payments", "actions", "ccorders", "cclineitems", "vouchers"];
+/// What the clock, chance or MOR's odd rounding decides.
+const NOT_COMPARED: [&str; 11] =
+    ["id", "pin", "number", "date", "data", "data2", "data3", "data4", "target_id", "payment_id", "tax_id"];
+
+#[derive(Deserialize)]
+struct Case {
+    id: String,
+    endpoint: String,
+    path: String,
+    method: String,
+    query: Value,
+    form: Value,
+    raw_query: Option<String>,
+    raw_body: Option<String>,
+    #[serde(default)]
+    req_headers: HashMap<String, String>,
+    #[serde(default)]
+    setup_sql: Vec<String>,
+    headers: HashMap<String, String>,
+    body: String,
+    effects: BTreeMap<String, Vec<Effect>>,
+    #[serde(default)]
+    random: Vec<String>,
+}
+
+#[derive(Deserialize, Clone, PartialEq, Debug)]
+struct Effect {
+    op: String,
+    row: Map<String, Value>,
+}
+
+#[derive(Deserialize)]
+struct Table {
+    columns: Vec<String>,
+    rows: Vec<Vec<Value>>,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn recorded_replies_come_again() {
+    let folder = std::env::var_os("MORTISE_CONFORMANCE").map_or("../shared/conformance".into(), PathBuf::from);
+    let Ok(files) = std::fs::read_dir(&folder) else {
+        println!("skipped: there are no recorded cases in {}", folder.display());
+        return;
+    };
+    let mut cases = Vec::new();
+    for file in files.map(|file| file.unwrap().path()).filter(|path| path.extension().is_some_and(|it| it == "jsonl")) {
+        let text = std::fs::read_to_string(file).unwrap();
+        cases.extend(text.lines().map(|line| serde_json::from_str::<Case>(line).unwrap()));
+    }
+    // Operations that don't exist yet are judged when they do.
+    let ours =
+        |case: &Case| case.endpoint == "nosuch" || OPERATIONS.iter().any(|operation| operation.name == case.endpoint);
+    cases.retain(ours);
+
+    let state = std::fs::read_to_string(folder.join("base_state.json")).unwrap();
+    let base = Arc::new(base(&serde_json::from_str(&state).unwrap()).await);
+    let known: BTreeMap<String, String> = serde_json::from_str(KNOWN).unwrap();
+    let turns = Arc::new(Semaphore::new(4));
+    let mut running = JoinSet::new();
+    let count = cases.len();
+    for case in cases {
+        let (base, turns) = (base.clone(), turns.clone());
+        running.spawn(async move {
+            let _turn = turns.acquire().await.unwrap();
+            let differences = differences(&case, &base).await;
+            (case.id, differences)
+        });
+    }
+    let mut failures = Vec::new();
+    let mut refused = 0;
+    while let Some(done) = running.join_next().await {
+        let (id, differences) = done.unwrap();
+        match (differences, known.contains_key(&id)) {
+            (Outcome::SetUpRefused, _) => refused += 1,
+            (Outcome::Same, false) | (Outcome::Differs(_), true) => {}
+            (Outcome::Same, true) => failures.push(format!("{id} matches: take it off conformance_known.json")),
+            (Outcome::Differs(how), false) => failures.push(format!("{id}: {how}")),
+        }
+    }
+    println!("{count} recorded cases; the database refused the set-up of {refused}");
+    failures.sort();
+    assert!(failures.is_empty(), "{} of {count} differ:\n{}", failures.len(), failures.join("\n"));
+}
+
+enum Outcome {
+    Same,
+    Differs(String),
+    /// The set-up breaks a rule that our database has and MOR's hasn't.
+    SetUpRefused,
+}
+
+async fn differences(case: &Case, base: &str) -> Outcome {
+    let database = postgres::database(base).await;
+    let server = server_on(&database, &[("dialect", "x7"), ("database_connections", "1")]).await;
+    for statement in &case.setup_sql {
+        let statement = sqlx::AssertSqlSafe(statement.replace('`', "\""));
+        if sqlx::raw_sql(statement).execute(&server.pool).await.is_err() {
+            return Outcome::SetUpRefused;
+        }
+    }
+    let before = snapshot(&server).await;
+    let reply = server.send(request(case)).await;
+    let after = snapshot(&server).await;
+    server.pool.close().await;
+    let how = [body(case, &reply), headers(case, &reply), effects(case, &before, &after)];
+    let how: Vec<String> = how.into_iter().flatten().collect();
+    if how.is_empty() { Outcome::Same } else { Outcome::Differs(how.join("\n    ")) }
+}
+
+fn request(case: &Case) -> axum::http::Result<Request<Body>> {
+    let query = case.raw_query.clone().unwrap_or_else(|| pairs(&case.query));
+    let uri = if query.is_empty() { case.path.clone() } else { format!("{}?{query}", case.path) };
+    let mut request = Request::builder().method(case.method.as_str()).uri(uri);
+    for (name, value) in &case.req_headers {
+        request = request.header(name, value);
+    }
+    let form = pairs(&case.form);
+    match &case.raw_body {
+        Some(body) => request.body(body.clone().into()),
+        None => request.header("content-type", "application/x-www-form-urlencoded").body(form.into()),
+    }
+}
+
+/// A JSON object, or list of pairs, as a query string.
+fn pairs(value: &Value) -> String {
+    let text = |value: &Value| {
+        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        percent_encoding::utf8_percent_encode(&text, percent_encoding::NON_ALPHANUMERIC).to_string()
+    };
+    let pairs: Vec<String> = match value {
+        Value::Object(object) => {
+            object.iter().map(|(name, value)| format!("{}={}", text(&name.as_str().into()), text(value))).collect()
+        }
+        Value::Array(pairs) => pairs.iter().map(|pair| format!("{}={}", text(&pair[0]), text(&pair[1]))).collect(),
+        _ => Vec::new(),
+    };
+    pairs.join("&")
+}
+
+fn body(case: &Case, reply: &Reply) -> Option<String> {
+    let mask = |body: &str| {
+        let leaves = case.random.iter().filter_map(|path| path.rsplit('/').next()?.split('[').next());
+        leaves.fold(body.to_owned(), |body, leaf| {
+            let (open, close) = (format!("<{leaf}>"), format!("</{leaf}>"));
+            let mut parts = body.split(open.as_str());
+            let first = parts.next().unwrap_or_default().to_owned();
+            parts.fold(first, |masked, part| {
+                format!("{masked}{open}*{close}{}", part.split_once(close.as_str()).unwrap_or((part, "")).1)
+            })
+        })
+    };
+    let (expected, got) = (mask(&case.body), mask(&reply.body));
+    (!same_text(&expected, &got)).then(|| format!("body\n      want {expected:?}\n      got  {} {got:?}", reply.status))
+}
+
+/// The same text; decimals may differ by what MOR's short division loses.
+fn same_text(one: &str, other: &str) -> bool {
+    let words = |text: &str| -> Vec<String> { text.split_inclusive(['<', '>']).map(str::to_owned).collect() };
+    let (one, other) = (words(one), words(other));
+    one.len() == other.len() && one.iter().zip(&other).all(|(one, other)| one == other || {
+        let number = |word: &str| word.trim_end_matches('<').contains('.').then(|| word.trim_end_matches('<').parse::<BigDecimal>().ok()).flatten();
+        matches!((number(one), number(other)), (Some(one), Some(other)) if (&one - &other).abs() <= one.abs().max(1.into()) * BigDecimal::new(1.into(), 9))
+    })
+}
+
+fn headers(case: &Case, reply: &Reply) -> Option<String> {
+    let wrong: Vec<String> = case
+        .headers
+        .iter()
+        // Ours says no-store, since replies carry PINs.
+        .filter(|(name, value)| *name != "cache-control" && reply.header(name) != Some(value))
+        .map(|(name, value)| format!("header {name}: want {value:?}, got {:?}", reply.header(name)))
+        .collect();
+    (!wrong.is_empty()).then(|| wrong.join("\n    "))
+}
+
+type Rows = BTreeMap<&'static str, BTreeMap<i64, Map<String, Value>>>;
+
+async fn snapshot(server: &Server) -> Rows {
+    let mut tables = Rows::new();
+    for table in WATCHED {
+        let sql = format!("select row_to_json(row)::text from {table} row");
+        let rows: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).fetch_all(&server.pool).await.unwrap();
+        let rows = rows.iter().map(|row| serde_json::from_str::<Map<String, Value>>(row).unwrap());
+        tables.insert(table, rows.map(|row| (row["id"].as_i64().unwrap(), row)).collect());
+    }
+    tables
+}
+
+fn effects(case: &Case, before: &Rows, after: &Rows) -> Option<String> {
+    let mut wrong = Vec::new();
+    for table in WATCHED {
+        let got = changes(&before[table], &after[table]);
+        let want = case.effects.get(table).cloned().unwrap_or_default();
+        if got.len() != want.len() {
+            wrong.push(format!("{table}: {} rows changed, want {}", got.len(), want.len()));
+            continue;
+        }
+        for (want, got) in want.iter().zip(&got) {
+            for (column, value) in &want.row {
+                let Some(new) = got.row.get(column) else { continue };
+                if !NOT_COMPARED.contains(&column.as_str()) && normal(value) != normal(new) {
+                    wrong.push(format!("{table}.{column}: want {value}, got {new}"));
+                }
+            }
+            if want.op != got.op {
+                wrong.push(format!("{table}: {}, want {}", got.op, want.op));
+            }
+        }
+    }
+    (!wrong.is_empty()).then(|| wrong.join("\n    "))
+}
+
+fn changes(before: &BTreeMap<i64, Map<String, Value>>, after: &BTreeMap<i64, Map<String, Value>>) -> Vec<Effect> {
+    let effect = |op: &str, row: &Map<String, Value>| Effect { op: op.to_owned(), row: row.clone() };
+    let mut changes: Vec<Effect> = after
+        .iter()
+        .filter(|(id, row)| before.get(id) != Some(row))
+        .map(|(id, row)| effect(if before.contains_key(id) { "update" } else { "insert" }, row))
+        .collect();
+    changes.extend(before.iter().filter(|(id, _)| !after.contains_key(id)).map(|(_, row)| effect("delete", row)));
+    changes
+}
+
+/// Numbers to nine decimals, times as times, nothing as nothing.
+fn normal(value: &Value) -> String {
+    let text = match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let is_date = text.len() >= 10
+        && text.as_bytes()[4] == b'-'
+        && text.as_bytes()[7] == b'-'
+        && text.starts_with(|first: char| first.is_ascii_digit());
+    match text.parse::<BigDecimal>() {
+        Ok(number) => number.round(9).normalized().to_plain_string(),
+        Err(_) if is_date => "a time".to_owned(),
+        Err(_) => text,
+    }
+}
+
+/// The recorded state as SQL for the columns that we have. Old data breaks foreign keys, so they are off while it is loaded.
+async fn base(state: &BTreeMap<String, Table>) -> String {
+    let empty = server_on(&postgres::database("").await, &[("database_connections", "1")]).await;
+    let ours = empty
+        .rows("select table_name, column_name from information_schema.columns where table_schema = 'public' and is_generated = 'NEVER'")
+        .await;
+    empty.pool.close().await;
+    let has = |table: &str, column: &str| ours.contains(&format!("{table}|{column}"));
+    let mut sql = "set session_replication_role = replica;\n".to_owned();
+    for (table, Table { columns, rows }) in state.iter().filter(|(table, _)| has(table, "id")) {
+        let kept: Vec<usize> = (0..columns.len()).filter(|at| has(table, &columns[*at])).collect();
+        let names: Vec<String> = kept.iter().map(|at| format!("\"{}\"", columns[*at])).collect();
+        for row in rows {
+            let values: Vec<String> = kept.iter().map(|at| literal(&row[*at])).collect();
+            sql += &format!(
+                "insert into {table} ({}) overriding system value values ({});\n",
+                names.join(", "),
+                values.join(", ")
+            );
+        }
+        sql += &format!(
+            "select setval(pg_get_serial_sequence('{table}', 'id'), (select coalesce(max(id), 0) + 1 from {table}), false);\n"
+        );
+    }
+    sql + "set session_replication_role = origin;\n"
+}
+
+fn literal(value: &Value) -> String {
+    match value {
+        Value::Null => "null".to_owned(),
+        Value::String(text) if text.starts_with("0000-00-00") => "null".to_owned(),
+        Value::String(text) => format!("'{}'", text.replace('\'', "''")),
+        other => format!("'{other}'"),
+    }
+}

@@ -1,0 +1,104 @@
+//! What is kept in memory, and how soon it is forgotten. No test looks at a clock: what never comes true never ends.
+
+use crate::harness::proxy::Tap;
+use crate::harness::{Server, WORLD, hash, postgres, server_on, server_through};
+
+const ON: &[(&str, &str)] = &[("cache", "on")];
+
+async fn ask(server: &Server, user: &str, key: &str) -> String {
+    let form = format!("u={user}&id=11&hash={}", hash("11", key));
+    server.post("card_from_group_sell", &form).await.all("error").concat()
+}
+
+/// Asks until the answer is this one.
+async fn until(server: &Server, user: &str, key: &str, words: &str) {
+    while ask(server, user, key).await != words {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn the_common_sale_is_one_round_trip() {
+    let tap = Tap::new().await;
+    let server = server_through(tap.options(&postgres::database(WORLD).await), ON).await;
+    server.sql("insert into cards (cardgroup_id, number, pin) select 11, i::text, i::text from generate_series(500000, 500999) i").await;
+    // The listening connection asks for a sign of life now and then: one that falls into the sale is one too many, once.
+    let mut fewest = usize::MAX;
+    for _ in 0..20 {
+        let before = tap.count();
+        let reply = server.signed("card_from_group_sell", "u=accountant&id=11&quantity=7&email=a", "a117").await;
+        assert_eq!(reply.all("pin").len(), 7, "{before} {}", reply.body);
+        fewest = fewest.min(tap.count());
+    }
+    assert_eq!(fewest, 1);
+}
+
+#[tokio::test]
+async fn every_server_hears_of_a_change() {
+    let database = postgres::database(WORLD).await;
+    let servers = [server_on(&database, ON).await, server_on(&database, ON).await];
+    for (change, user, key, words) in [
+        (
+            "update conflines set value = 'new' where name = 'API_Secret_Key'",
+            "admin",
+            "new",
+            "Free cards was not found",
+        ),
+        ("update acc_group_rights set value = 0 where acc_group_id = 1", "accountant", "new", "Access Denied"),
+        ("update users set blocked = 1 where id = 7", "accountant_read", "new", "Bad login"),
+        ("update users set acc_group_id = 4 where id = 4", "reseller_read", "new", "Cardgroup was not found"),
+        ("update users set username = 'someone' where id = 0", "admin", "new", "Bad login"),
+        (
+            "insert into users (username, usertype) values ('admin', 'admin')",
+            "admin",
+            "new",
+            "Free cards was not found",
+        ),
+        ("delete from acc_rights where id = 2", "reseller_read", "new", "Access Denied"),
+        ("truncate conflines", "admin", "new", "API Requests are disabled"),
+    ] {
+        for server in &servers {
+            ask(server, user, key).await;
+        }
+        servers[0].sql(change).await;
+        for server in &servers {
+            until(server, user, key, words).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_change_under_a_replica_role_is_heard_too() {
+    let server = server_on(&postgres::database(WORLD).await, ON).await;
+    ask(&server, "admin", "secret").await;
+    server.sql("set session_replication_role = replica; update conflines set value = 'new' where name = 'API_Secret_Key'; set session_replication_role = origin").await;
+    until(&server, "admin", "new", "Free cards was not found").await;
+}
+
+#[tokio::test]
+async fn a_servers_listening_connection_may_be_cut() {
+    let server = server_on(&postgres::database(WORLD).await, ON).await;
+    for key in ["one", "two", "three"] {
+        until(&server, "admin", "secret", "Free cards was not found").await;
+        server
+            .sql(&format!(
+                "select pg_terminate_backend(pid) from pg_stat_activity
+                 where datname = current_database() and pid <> pg_backend_pid() and query in ('LISTEN \"mortise_changes\"', 'select 1');
+                 update conflines set value = '{key}' where name = 'API_Secret_Key'"
+            ))
+            .await;
+        until(&server, "admin", key, "Free cards was not found").await;
+        server.sql("update conflines set value = 'secret' where name = 'API_Secret_Key'").await;
+    }
+}
+
+#[tokio::test]
+async fn a_users_balance_is_nobodys_news() {
+    let database = postgres::database(WORLD).await;
+    let server = server_on(&database, &[]).await;
+    let mut listener = sqlx::postgres::PgListener::connect_with(&server.pool).await.unwrap();
+    listener.listen("mortise_changes").await.unwrap();
+    server.sql("update users set balance = balance + 1, credit = 5").await;
+    server.sql("update currencies set exchange_rate = 2 where id = 2").await;
+    assert_eq!(listener.recv().await.unwrap().payload(), "currencies");
+}

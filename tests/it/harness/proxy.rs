@@ -1,0 +1,72 @@
+//! A wire tap between the server and PostgreSQL, which counts round trips.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+
+use crate::harness::postgres;
+
+/// Connections through it are counted.
+pub struct Tap {
+    directory: tempfile::TempDir,
+    round_trips: Arc<AtomicUsize>,
+}
+
+impl Tap {
+    pub async fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(directory.path().join(".s.PGSQL.5432")).unwrap();
+        let round_trips = Arc::new(AtomicUsize::new(0));
+        let target = postgres::socket().await;
+        tokio::spawn({
+            let round_trips = round_trips.clone();
+            async move {
+                while let Ok((client, _)) = listener.accept().await {
+                    tokio::spawn(relay(client, target.clone(), round_trips.clone()));
+                }
+            }
+        });
+        Self { directory, round_trips }
+    }
+
+    pub fn options(&self, database: &str) -> PgConnectOptions {
+        // The answer to an offer of TLS isn't a message like the others.
+        PgConnectOptions::new_without_pgpass()
+            .socket(self.directory.path())
+            .username("postgres")
+            .database(database)
+            .ssl_mode(PgSslMode::Disable)
+    }
+
+    /// Round trips since the last time this was asked.
+    pub fn count(&self) -> usize {
+        self.round_trips.swap(0, Ordering::SeqCst)
+    }
+}
+
+/// PostgreSQL ends each of its turns with a message of the kind `Z`. A turn that consists of nothing else is the pool
+/// making sure of a connection that a request has given back: no request waits for it, so it doesn't count.
+async fn relay(client: UnixStream, target: PathBuf, round_trips: Arc<AtomicUsize>) -> std::io::Result<()> {
+    let server = UnixStream::connect(target.join(".s.PGSQL.5432")).await?;
+    let (mut from_client, mut to_client) = client.into_split();
+    let (mut from_server, mut to_server) = server.into_split();
+    tokio::spawn(async move { tokio::io::copy(&mut from_client, &mut to_server).await });
+    let mut said_something = false;
+    loop {
+        let kind = from_server.read_u8().await?;
+        let length = from_server.read_u32().await?;
+        let mut message = vec![0; length as usize - 4];
+        from_server.read_exact(&mut message).await?;
+        if kind == b'Z' && said_something {
+            round_trips.fetch_add(1, Ordering::SeqCst);
+        }
+        said_something = kind != b'Z';
+        to_client.write_u8(kind).await?;
+        to_client.write_u32(length).await?;
+        to_client.write_all(&message).await?;
+    }
+}

@@ -1,0 +1,221 @@
+//! Rules that hold for whatever comes: reading numbers, the hash, XML, money.
+
+use std::str::FromStr;
+
+use axum::body::Bytes;
+use axum::http::HeaderMap;
+use bigdecimal::BigDecimal;
+use mortise::document::Document;
+use mortise::money::Money;
+use mortise::number::{digits, integer};
+use mortise::params::Params;
+use mortise::signature::Hashed;
+use proptest::prelude::*;
+use quick_xml::events::Event;
+
+use crate::harness::{hash, server};
+
+#[test]
+fn numbers_are_read_as_the_contract_says() {
+    for (text, number) in [
+        ("VFT", 0),
+        ("1.9", 1),
+        (" 3", 3),
+        ("12abc", 12),
+        ("", 0),
+        ("-", 0),
+        ("+", 0),
+        ("-7", -7),
+        ("+7", 7),
+        ("- 7", 0),
+        ("--7", 0),
+        ("\t\n 7", 7),
+        ("007", 7),
+        ("1_000", 1000),
+        ("1__000", 1),
+        ("_1", 0),
+        ("1_", 1),
+        ("0_8", 8),
+        ("0x10", 0),
+        ("1e2", 1),
+        ("٣", 0),
+        ("\u{a0}3", 0),
+        ("9223372036854775807", i64::MAX),
+        ("9223372036854775808", i64::MAX),
+        ("-99999999999999999999", -i64::MAX),
+    ] {
+        assert_eq!(integer(text), number, "{text:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_number_is_read_back_whatever_stands_behind_it(number: i32, zeros in 0..5usize, rest in "([^0-9_].*)?") {
+        let text = format!(" {}{}{}{rest}", if number < 0 { "-" } else { "" }, "0".repeat(zeros), number.unsigned_abs());
+        prop_assert_eq!(integer(&text), i64::from(number));
+    }
+
+    #[test]
+    fn reading_a_number_never_fails(text: String) {
+        let _ = (integer(&text), digits(&text));
+    }
+
+    /// The hash changes when a hashed value changes, and doesn't when another one does.
+    #[test]
+    fn the_hash_covers_what_it_should(
+        email in "[a-z]{1,9}", id in "[0-9]{1,4}", quantity in "[0-9]{1,4}", number in "[0-9]{1,4}", curr in "[A-Z]{3}",
+        which in 0..5usize, other in "[a-z]{1,5}x",
+    ) {
+        let names = ["email", "id", "quantity", "number", "curr"];
+        let mut values = [email, id, quantity, number, curr];
+        let digest = |values: &[String; 5]| {
+            let pairs = names.iter().zip(values).map(|(name, value)| format!("{name}={value}"));
+            let query = pairs.collect::<Vec<_>>().join("&");
+            Hashed { without: &["number"] }.of(&params(&query)).digest("key")
+        };
+        let before = digest(&values);
+        prop_assert_eq!(hex::encode(before), hash(&values[..3].concat(), "key"));
+        values[which] = other;
+        prop_assert_eq!(before != digest(&values), which < 3);
+    }
+
+    /// Any text comes back from the document as it went in, but for what XML forbids.
+    #[test]
+    fn xml_is_well_formed_whatever_it_holds(texts in proptest::collection::vec(any::<String>(), 0..5)) {
+        let document = Document::new("page", |page| {
+            for text in &texts {
+                page.element("card", |card| card.text("name", text));
+            }
+        });
+        let xml = document.into_string();
+        let allowed = |char: char| matches!(char, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..);
+        prop_assert!(xml.chars().all(allowed));
+        let expected: Vec<String> = texts
+            .iter()
+            .map(|text| text.chars().map(|char| if allowed(char) { char } else { '\u{fffd}' }).collect())
+            .collect();
+        prop_assert_eq!(names(&xml), expected);
+    }
+
+    /// Plain: the same number, at least one decimal, no zero at the end that means nothing.
+    #[test]
+    fn money_prints_plain(unscaled: i128, scale in 0i64..30) {
+        let amount = BigDecimal::new(unscaled.into(), scale);
+        let text = Money::from(amount.clone()).plain();
+        prop_assert_eq!(BigDecimal::from_str(&text).unwrap(), amount);
+        let (_, decimals) = text.split_once('.').unwrap();
+        prop_assert!(decimals == "0" || !decimals.ends_with('0'), "{}", text);
+        prop_assert!(text.chars().all(|char| char.is_ascii_digit() || "-.".contains(char)), "{}", text);
+    }
+}
+
+/// A query string as parameters.
+fn params(query: &str) -> Params {
+    let headers = HeaderMap::new();
+    let read = Params::read(None, query, &headers, Bytes::new(), 100);
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(read).unwrap()
+}
+
+fn names(xml: &str) -> Vec<String> {
+    let mut reader = quick_xml::Reader::from_str(xml);
+    let mut names = Vec::new();
+    let mut name = None;
+    loop {
+        match reader.read_event().unwrap() {
+            Event::Start(start) if start.name().as_ref() == "name" => name = Some(String::new()),
+            Event::End(end) if end.name().as_ref() == "name" => names.extend(name.take()),
+            Event::Text(text) => {
+                if let Some(name) = &mut name {
+                    name.push_str(&text);
+                }
+            }
+            Event::GeneralRef(entity) => {
+                if let Some(name) = &mut name {
+                    name.push_str(match entity.as_ref() {
+                        "amp" => "&",
+                        "lt" => "<",
+                        "gt" => ">",
+                        other => panic!("{other:?}"),
+                    });
+                }
+            }
+            Event::Eof => return names,
+            _ => {}
+        }
+    }
+}
+
+/// The statement prints amounts for audit rows, the reply prints them for clients: there is one rule.
+#[tokio::test]
+async fn the_database_prints_money_as_the_reply_does() {
+    let server = server().await;
+    for amount in
+        ["0", "10", "10.50", "-3", "0.000000000000001", "123456789012345.123456789012345", "1e20", "-0.10", "100"]
+    {
+        let amount = BigDecimal::from_str(amount).unwrap();
+        let printed: String =
+            sqlx::query_scalar("select plain($1)").bind(&amount).fetch_one(&server.pool).await.unwrap();
+        assert_eq!(printed, Money::from(amount).plain());
+    }
+}
+
+/// Hashes from outside: the published pages', the contract's.
+#[test]
+fn the_literal_hashes() {
+    for (query, key, golden) in [
+        ("id=6&quantity=2", "456789", "37086d860581fabc278413cd1a417d5c079f6eba"),
+        ("callerid=123", "456789", "f7c3bc1d808e04732adf679965ccc34ca7ae3441"),
+        ("", "secret", "e5e9fa1ba31ecd1ae84f75caaa474f3a663f05f4"),
+        ("id=6", "456789", "67df827dec80a7241fb3fc4de22a90e62c5e8d93"),
+        ("id=1", "secret", "bc2f114099d16656d37e45fd9e8744cb9386d462"),
+        ("cardgroup_id=1&callerid=4444&amount=100", "secret", "c30c6ca5d3f0e1376203f74ea0b2a3a89993fe33"),
+        ("amount=300&callerid=5555&cardgroup_id=3", "secret", "42b0789fa7083868af5c190da673cc9669e5c92f"),
+        ("amount=150&callerid=6666&cardgroup_id=1&pin=6930", "secret", "fb64c251c3d9ecc8572583030ed5be468474cbc8"),
+        ("pin=7856&amount=100&callerid=4444&cardgroup_id=3", "secret", "5006db8b8561ba1d8ecc855f811661133b0c095d"),
+        (
+            "period_end=1266537599&s_user=0&period_start=1136073600",
+            "secret",
+            "31b1c56a63668aee98bbf5c9b52b8f43eaacf5a2",
+        ),
+        (
+            "user_id=123&period_start=125245&period_end=4580&calltype=answered&q=1",
+            "Very Sercet Key",
+            "b93c35d5c6183288322122561a3da7e09abb63b7",
+        ),
+    ] {
+        assert_eq!(hex::encode(Hashed { without: &[] }.of(&params(query)).digest(key)), golden, "{query}");
+    }
+}
+
+/// Some parameters count only in a proper form (`hash-parameters.md`).
+#[test]
+fn improper_forms_stay_out_of_the_hash() {
+    for (query, hashed) in [
+        ("user_id=007", "7"),
+        ("user_id=000", "0"),
+        ("user_id=7x", ""),
+        ("tariff_id=", ""),
+        ("only_did=-1", ""),
+        ("mtype=007", "007"),
+        ("mtype=all", ""),
+        ("device=all", "all"),
+        ("s_hgc=12", "12"),
+        ("s_did=ALL", ""),
+        ("balance=-1.5", "-1.5"),
+        ("balance=1e5", ""),
+        ("direction=outgoing", "outgoing"),
+        ("direction=sideways", ""),
+        ("users=1,2", "1,2"),
+        ("users=prepaid", "prepaid"),
+        ("users=nobody", ""),
+        ("block=untrue", "untrue"),
+        ("block=1", ""),
+        ("calltype=missed_inc_all", "missed_inc_all"),
+        ("calltype=lost", ""),
+        ("email=", ""),
+        ("unknown=1", ""),
+        ("quantity=2&id=6&email=a@b.c", "a@b.c62"),
+    ] {
+        assert_eq!(hex::encode(Hashed { without: &[] }.of(&params(query)).digest("k")), hash(hashed, "k"), "{query}");
+    }
+}

@@ -1,0 +1,64 @@
+//! `card_stock` says which cards can be sold, whoever writes to `cards` and however.
+
+use crate::harness::{WORLD, postgres, server, server_on};
+
+#[tokio::test]
+async fn every_way_of_writing_keeps_the_stock_true() {
+    let server = server().await;
+    for change in [
+        "insert into cards (cardgroup_id, number, pin, sold, hidden) values (6, '1', '1', 0, 0), (6, '2', '2', 1, 0), (6, '3', '3', 0, 1), (6, null, '4', 0, 0)",
+        "update cards set sold = 1 where number in ('1', '2')",
+        "update cards set sold = 0 where number in ('1', '2')",
+        "update cards set hidden = 1 - hidden",
+        "update cards set hidden = 1 - hidden",
+        "update cards set retired_at = now() where id % 2 = 0",
+        "update cards set retired_at = null",
+        "update cards set number = 'x' || number where hidden = 0",
+        "update cards set cardgroup_id = 7 where cardgroup_id = 6",
+        "update cards set id = id + 1000, sold = 0 where number is not null",
+        "update cards set balance = 1",
+        "delete from cards where id % 3 = 0",
+        "set session_replication_role = replica; update cards set sold = 1 where id % 5 = 0; delete from cards where id % 7 = 0;
+         insert into cards (cardgroup_id, number, pin) values (6, '8', '8'); set session_replication_role = origin",
+        "truncate cards cascade",
+    ] {
+        server.sql(change).await;
+        assert!(server.rows("select * from card_stock_differences").await.is_empty(), "after {change}");
+    }
+    server.has("select count(*) from card_stock", &["0"]).await;
+}
+
+#[tokio::test]
+async fn the_audit_sees_a_stock_that_is_not_true() {
+    let server = server().await;
+    server.sql("delete from card_stock where card_id = 1; insert into card_stock values (6, '1111111000', 4)").await;
+    server.has("select * from card_stock_differences order by 1", &["1|true", "4|false"]).await;
+}
+
+/// What MOR leaves to chance.
+#[tokio::test]
+async fn the_database_refuses_what_must_not_be() {
+    let server = server_on(&postgres::database(WORLD).await, &[]).await;
+    for (statement, rule) in [
+        ("update cards set sold = 2 where id = 1", "cards_sold"),
+        ("update cards set pin = '1001' where id = 1", "cards_pin"),
+        ("update cards set number = '1111111001' where id = 1", "cards_group_number"),
+        ("update cards set number = '700001' where id = 1", "cards_number"),
+        ("update cards set callerid = '3701111' where id = 1", "cards_callerid"),
+        ("update cards set cardgroup_id = 999 where id = 1", "cards_cardgroup_id_fkey"),
+        ("insert into tariffs (name, owner_id) values ('a', 1), ('a', 1)", "tariffs_owner_name"),
+        ("insert into cardgroups (name) values ('hidden')", "cardgroups_name"),
+        ("insert into currencies (id, name) values (90, 'EUR')", "currencies_name_key"),
+        ("insert into currencies (id, name) values (90, 'TOOLONG')", "currencies_name_check"),
+        ("insert into payments (kind) values ('gift')", "payments_kind_check"),
+        ("insert into payments (kind, user_id) values ('sale', 1), ('sale', 1)", "payments_one_sale_a_card"),
+        ("insert into acc_rights (id, name) values (90, 'CALLING_CARDS')", "acc_rights_name"),
+        ("insert into cclineitems (card_id) values (999)", "cclineitems_card_id_fkey"),
+    ] {
+        let error = sqlx::raw_sql(statement).execute(&server.pool).await.unwrap_err();
+        assert_eq!(error.as_database_error().and_then(|error| error.constraint()), Some(rule), "{statement}");
+    }
+    // And takes what may.
+    server.sql("update cards set pin = '', callerid = '' where id in (1, 2); update cards set pin = null, callerid = null where id in (1, 2)").await;
+    server.sql("update cards set number = '700001' where id = 5").await;
+}
