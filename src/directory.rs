@@ -2,7 +2,7 @@
 //! needs them, so they are kept in memory, and forgotten as soon as the database says that one of them changed.
 //!
 //! What is remembered counts only while the database's word can be relied on: a listening connection is asked for a sign
-//! of life several times a second, and without one for [`TRUST`] everything is read anew for each request.
+//! of life several times a second; when it is silent for most of a second, everything is read anew for each request.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -9,7 +9,7 @@ use subtle::ConstantTimeEq;
 use crate::dialect::Dialect;
 use crate::params::Params;
 
-/// An operation's rule: every parameter of [`ORDER`] that the request carries, in that order, but for those named here.
+/// An operation's rule: every parameter of the long list (`hash-parameters.md`) that the request carries, in that order, but for those named here.
 #[derive(Debug, Clone, Copy)]
 pub struct Hashed {
     /// Left out, though they stand in the list.

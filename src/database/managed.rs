@@ -23,11 +23,14 @@ use sha2::{Digest, Sha256};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection};
 
+use crate::config::Secret;
+
 const ROLE: &str = "mortise";
 const SUPERUSER: &str = "postgres";
 /// A socket's path has 107 bytes; its own name takes 15.
 const LONGEST_SOCKET_DIRECTORY: usize = 90;
 const LOOK: Duration = Duration::from_millis(20);
+const LINGERING: Duration = Duration::from_secs(4);
 /// How long PostgreSQL may take to come up or go down before the operator hears about it.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -96,6 +99,16 @@ impl Account {
         find("postgres").or_else(|| find("nobody")).map(Some).ok_or(ManagedError::NoAccount)
     }
 
+    /// Its number in the system.
+    pub fn uid(&self) -> u32 {
+        self.uid
+    }
+
+    /// Its group's.
+    pub fn gid(&self) -> u32 {
+        self.gid
+    }
+
     /// Makes a file or directory the account's.
     pub fn give(&self, path: &Path) -> Result<(), ManagedError> {
         chown(path, Some(self.uid), Some(self.gid)).map_err(at(path))
@@ -120,9 +133,13 @@ pub fn command(program: &Path, account: Option<&Account>) -> Command {
 
 /// The newest PostgreSQL installed; where `cluster` exists already, one of its version.
 pub fn find_binaries(cluster: &Path) -> Result<PathBuf, ManagedError> {
+    let versions = candidates().into_iter().filter_map(|directory| Some((version(&directory)?, directory)));
+    choose(versions.collect(), cluster)
+}
+
+/// Of the versions installed, the one for `cluster`.
+pub fn choose(mut installed: Vec<(u32, PathBuf)>, cluster: &Path) -> Result<PathBuf, ManagedError> {
     let made = fs::read_to_string(cluster.join("PG_VERSION")).ok().map(|version| version.trim().to_owned());
-    let mut installed: Vec<(u32, PathBuf)> =
-        candidates().into_iter().filter_map(|directory| Some((version(&directory)?, directory))).collect();
     installed.sort();
     let Some((newest, _)) = installed.last() else { return Err(ManagedError::NoBinaries) };
     let newest = newest.to_string();
@@ -212,7 +229,7 @@ pub struct Managed {
     socket: PathBuf,
     binaries: PathBuf,
     account: Option<Account>,
-    password: String,
+    password: Secret,
     /// Ours as long as the file is open.
     _lock: File,
     child: Mutex<Option<std::process::Child>>,
@@ -236,7 +253,7 @@ impl Managed {
         }
         let managed = Self {
             socket: socket_directory(&data, account.as_ref())?,
-            password: password(&data.join("password"))?,
+            password: password(&data.join("password"))?.into(),
             binaries,
             account,
             _lock: lock,
@@ -249,7 +266,7 @@ impl Managed {
 
     /// How the server connects: as a role without special powers.
     pub fn options(&self) -> PgConnectOptions {
-        self.options_of(ROLE, &self.password, ROLE)
+        self.options_of(ROLE, self.password.reveal(), ROLE)
     }
 
     fn options_of(&self, role: &str, password: &str, database: &str) -> PgConnectOptions {
@@ -268,7 +285,8 @@ impl Managed {
             self.spawn()?;
         }
         let superuser = self.options_of(SUPERUSER, superuser_password, SUPERUSER);
-        let mut since = Instant::now();
+        let begun = Instant::now();
+        let mut since = begun;
         loop {
             let refused = match self.options().connect().await {
                 Ok(connection) => {
@@ -285,7 +303,12 @@ impl Managed {
                 Err(error) => error,
             };
             if self.running().is_none() && self.has_ended() {
-                return Err(self.does_not_start());
+                // Of one that was killed a process may linger for a moment, and PostgreSQL won't start beside it.
+                if begun.elapsed() > LINGERING {
+                    return Err(self.does_not_start());
+                }
+                tokio::time::sleep(LINGERING / 20).await;
+                self.spawn()?;
             }
             if since.elapsed() > PATIENCE {
                 tracing::warn!(%refused, "still waiting for PostgreSQL, which may be recovering from a crash");
@@ -315,7 +338,7 @@ impl Managed {
         let role =
             sqlx::query("select 1 from pg_roles where rolname = $1").bind(ROLE).fetch_optional(&mut connection).await?;
         let verb = if role.is_none() { "create" } else { "alter" };
-        let statement = format!("{verb} role {ROLE} login nosuperuser password '{}'", self.password);
+        let statement = format!("{verb} role {ROLE} login nosuperuser password '{}'", self.password.reveal());
         sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&mut connection).await?;
         let made = sqlx::query("select 1 from pg_database where datname = $1")
             .bind(ROLE)

@@ -1,5 +1,7 @@
 //! All tests run in one binary, through the real router against a real PostgreSQL, which the first of them starts.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 mod harness;
 
 mod admission;
@@ -8,6 +10,7 @@ mod config;
 mod conformance;
 mod contention;
 mod directory;
+mod managed;
 mod properties;
 mod requests;
 mod stock;

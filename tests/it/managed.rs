@@ -1,0 +1,246 @@
+//! The program as an operator runs it: on a PostgreSQL of its own, killed and started again.
+
+use std::fs::Permissions;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+use mortise::database::managed::{self, Managed, ManagedError};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+
+/// The published page's own request.
+const PAGE: &str = "u=username&id=6&quantity=2&hash=37086d860581fabc278413cd1a417d5c079f6eba";
+
+/// A data directory that the user whom PostgreSQL runs as can reach.
+fn data() -> tempfile::TempDir {
+    tempfile::Builder::new().permissions(Permissions::from_mode(0o755)).tempdir().unwrap()
+}
+
+struct Running {
+    child: Child,
+    address: SocketAddr,
+    output: String,
+}
+
+fn command(data: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mortise"));
+    command.args(["serve", "--demo", "--listen", "127.0.0.1:0"]).current_dir("/");
+    command.env("MORTISE_DATA_DIR", data).env("MORTISE_LOG_FORMAT", "json").env_remove("DATABASE_URL");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Waits until the server listens; what it printed until then.
+fn start(mut command: Command) -> Running {
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap());
+    let mut output = String::new();
+    let address = loop {
+        let at = output.len();
+        assert!(lines.read_line(&mut output).unwrap() > 0, "the server ended: {output}");
+        if let Some((_, rest)) = output[at..].split_once("listening on http://") {
+            break rest.split('/').next().unwrap().parse().unwrap();
+        }
+    };
+    // Whatever else it says must find room.
+    std::thread::spawn(move || std::io::copy(&mut lines, &mut std::io::sink()));
+    Running { child, address, output }
+}
+
+impl Running {
+    async fn buy(&self) -> String {
+        let client = Client::builder(TokioExecutor::new()).build_http::<Full<axum::body::Bytes>>();
+        let request =
+            axum::http::Request::post(format!("http://{}/billing/api/buy_card_from_callingroup", self.address))
+                .header("content-type", "application/x-www-form-urlencoded")
+                .body(Full::from(PAGE))
+                .unwrap();
+        let body = client.request(request).await.unwrap().into_body().collect().await.unwrap();
+        String::from_utf8(body.to_bytes().into()).unwrap()
+    }
+
+    /// What it printed on standard output, once it has ended as it should.
+    fn stop(mut self) -> String {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        let mut printed = String::new();
+        self.child.stdout.take().unwrap().read_to_string(&mut printed).unwrap();
+        assert!(self.child.wait().unwrap().success());
+        printed
+    }
+
+    fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+/// A test that failed leaves nothing running.
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
+            let _ = self.child.wait();
+        }
+    }
+}
+
+fn numbers(reply: &str) -> Vec<&str> {
+    reply.split("<number>").skip(1).map(|rest| rest.split('<').next().unwrap()).collect()
+}
+
+fn postmaster(data: &Path) -> Option<Pid> {
+    let note = std::fs::read_to_string(data.join("postgres/postmaster.pid")).ok()?;
+    Pid::from_raw(note.lines().next()?.parse().ok()?)
+}
+
+/// The whole of it in one test, since each start makes a database: the page's example, `kill -9`, a second server, a clean stop.
+#[tokio::test]
+async fn killed_and_started_again_nothing_is_lost() {
+    let data = data();
+    let first = start(command(data.path()));
+    let reply = first.buy().await;
+    assert_eq!(numbers(&reply), ["1111111000", "1111111001"], "{reply}");
+    let pins: Vec<&str> = reply.split("<pin>").skip(1).map(|rest| &rest[..8]).collect();
+    let card = |pin, number| {
+        format!(
+            "    <card>\n      <pin>{pin}</pin>\n      <number>{number}</number>\n      <balance_without_vat>8.403361344537815</balance_without_vat>\n      \
+             <currency>USD</currency>\n    </card>\n"
+        )
+    };
+    let cards = card(pins[0], "1111111000") + &card(pins[1], "1111111001");
+    assert_eq!(
+        reply,
+        format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<page>\n  <cards>\n{cards}  </cards>\n</page>\n")
+    );
+
+    let second = command(data.path()).output().unwrap();
+    assert!(!second.status.success());
+    let said = String::from_utf8(second.stderr).unwrap();
+    assert!(said.contains(&format!("another Mortise (process {}) runs on", first.child.id())), "{said}");
+
+    let postgres = postmaster(data.path()).unwrap();
+    first.kill();
+    test_kill_process(postgres).unwrap();
+    let again = start(command(data.path()));
+    assert!(again.output.contains("taking up the database that is still running"), "{}", again.output);
+    assert_eq!(numbers(&again.buy().await), ["1111111002", "1111111003"]);
+
+    // PostgreSQL killed too: it recovers by itself.
+    again.kill();
+    kill_process(postgres, Signal::KILL).unwrap();
+    let again = start(command(data.path()));
+    assert_eq!(numbers(&again.buy().await), ["1111111004", "1111111005"]);
+
+    // A clean stop stops both, and tells no secret a second time.
+    let postgres = postmaster(data.path()).unwrap();
+    let printed = again.stop();
+    assert!(!printed.contains("456789"), "{printed}");
+    assert!(test_kill_process(postgres).is_err());
+    assert_eq!(postmaster(data.path()), None);
+
+    let log = std::fs::read_to_string(data.path().join("postgres.log")).unwrap();
+    assert!(pins.iter().all(|pin| !log.contains(pin)));
+}
+
+#[tokio::test]
+async fn a_postgres_that_dies_is_started_again() {
+    let data = data();
+    let server = start(command(data.path()));
+    server.buy().await;
+    kill_process(postmaster(data.path()).unwrap(), Signal::KILL).unwrap();
+    let mut reply = server.buy().await;
+    while numbers(&reply).is_empty() {
+        assert!(reply.contains("temporarily unavailable"), "{reply}");
+        reply = server.buy().await;
+    }
+    server.stop();
+}
+
+#[tokio::test]
+async fn the_first_start_prints_a_key_that_works_once() {
+    let data = data();
+    let without_demo = || {
+        let mut command = command(data.path());
+        command.env_clear().env("PATH", std::env::var("PATH").unwrap()).env("MORTISE_DATA_DIR", data.path());
+        command.env("MORTISE_LISTEN", "127.0.0.1:0");
+        let mut plain = Command::new(command.get_program());
+        plain.arg("serve").envs(command.get_envs().filter_map(|(name, value)| Some((name, value?)))).current_dir("/");
+        plain.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        plain
+    };
+    let printed = start(without_demo()).stop();
+    let key = printed.trim().strip_prefix("First start. User: admin  API secret key: ").unwrap().to_owned();
+    assert_eq!(key.len(), 48, "{key}");
+    let again = start(without_demo());
+    assert!(!again.output.contains(&key));
+    assert_eq!(again.stop(), "");
+}
+
+/// As root the tests can try both kinds of user; as anybody else the other tests are this one.
+#[tokio::test]
+async fn an_ordinary_user_has_a_database_too() {
+    let Some(account) = managed::Account::find().unwrap() else { return };
+    let data = data();
+    account.give(data.path()).unwrap();
+    let mut command = command(&data.path().join("deep/er"));
+    command.env_remove("MORTISE_DATA_DIR").env("XDG_DATA_HOME", data.path());
+    // The program must be where that user can run it.
+    let program = data.path().join("program");
+    std::fs::copy(env!("CARGO_BIN_EXE_mortise"), &program).unwrap();
+    let mut plain = Command::new(&program);
+    plain.args(command.get_args()).envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    plain.env_remove("MORTISE_DATA_DIR").current_dir("/").uid(account.uid()).gid(account.gid());
+    plain.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let server = start(plain);
+    assert_eq!(numbers(&server.buy().await).len(), 2);
+    assert!(postmaster(&data.path().join("mortise")).is_some());
+    server.stop();
+}
+
+#[tokio::test]
+async fn a_long_path_has_its_socket_elsewhere() {
+    let data = data();
+    let long = data.path().join("x".repeat(120));
+    let server = start(command(&long));
+    assert_eq!(numbers(&server.buy().await).len(), 2);
+    server.stop();
+}
+
+#[tokio::test]
+async fn a_directory_that_postgres_cannot_reach_is_named() {
+    if managed::Account::find().unwrap().is_none() {
+        return;
+    }
+    let data = tempfile::Builder::new().permissions(Permissions::from_mode(0o700)).tempdir().unwrap();
+    let error = Managed::start(&data.path().join("inner")).await.unwrap_err();
+    assert!(matches!(error, ManagedError::OutOfReach { .. }), "{error}");
+    assert!(error.to_string().contains("choose another data_dir"));
+}
+
+#[test]
+fn the_right_postgres_is_chosen_and_a_missing_one_is_named() {
+    let cluster = tempfile::tempdir().unwrap();
+    let installed = || vec![(9, PathBuf::from("/nine")), (17, "/seventeen".into()), (15, "/fifteen".into())];
+    let error = managed::choose(Vec::new(), cluster.path()).unwrap_err();
+    assert!(error.to_string().contains("install it, for example with `apt-get install postgresql`"));
+    assert_eq!(managed::choose(installed(), cluster.path()).unwrap(), Path::new("/seventeen"));
+    std::fs::write(cluster.path().join("PG_VERSION"), "15\n").unwrap();
+    assert_eq!(managed::choose(installed(), cluster.path()).unwrap(), Path::new("/fifteen"));
+    std::fs::write(cluster.path().join("PG_VERSION"), "16\n").unwrap();
+    let error = managed::choose(installed(), cluster.path()).unwrap_err();
+    assert!(error.to_string().ends_with("was made by PostgreSQL 16, and only 17 is installed: install PostgreSQL 16"));
+}
+
+#[test]
+fn a_wrong_setting_stops_the_start_in_one_line() {
+    let output = Command::new(env!("CARGO_BIN_EXE_mortise")).arg("serve").env("MORTISE_PORT", "1").output().unwrap();
+    assert!(!output.status.success());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(said, "mortise: unknown setting MORTISE_PORT: config/mortise.toml lists all of them\n");
+}
