@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use axum::http::Method;
 
-use crate::api::Call;
 use crate::audit::{self, Refusal};
+use crate::call::Call;
 use crate::directory::{Settings, User, UserType};
 use crate::fault::Fault;
 

@@ -1,5 +1,5 @@
 //! Where the published pages and the servers in the field part ways, all of it on one page: what each dialect does is data
-//! here, and the code that asks is the same for both. An error's words in each dialect are in [`crate::fault`].
+//! here, and the code that asks is the same for both. An error's words in each dialect are in `fault.rs`.
 
 use serde::Deserialize;
 

@@ -6,6 +6,7 @@
 pub mod api;
 pub mod app;
 pub mod audit;
+pub mod call;
 pub mod caller;
 pub mod config;
 pub mod database;

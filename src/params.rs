@@ -11,8 +11,15 @@ use crate::fault::Fault;
 use crate::number;
 
 /// The parameters: each name once, text without NUL.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Params(Vec<(String, String)>);
+
+/// The names alone: passwords and PINs are among the values.
+impl std::fmt::Debug for Params {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.names()).finish()
+    }
+}
 
 impl Params {
     /// Reads the query string, then the body by its content type; the path's `id` goes before any other. What the query

@@ -14,8 +14,9 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
 
-use crate::api::{Call, Operation, card};
+use crate::api::card;
 use crate::app::App;
+use crate::call::{Call, Operation};
 use crate::document::Document;
 use crate::fault::Fault;
 use crate::params::{self, Params};

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::serve::ListenerExt;
+use futures_util::FutureExt;
 use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -61,22 +62,24 @@ pub fn log(config: &Config) -> Result<(), ServerError> {
 
 /// Serves until it is told to stop (SIGTERM, SIGINT), then finishes what it is at, and the database.
 pub async fn serve(config: Config, demo: bool) -> Result<(), ServerError> {
-    let stop = told_to_stop()?;
-    let managed = match config.database_url.reveal() {
-        "" => Some(Managed::start(&data_dir(&config)).await?),
-        _ => None,
-    };
-    let served = match &managed {
-        // Whatever goes wrong from here on, a database of ours is stopped below.
-        Some(managed) => tokio::select! {
-            served = serve_on(managed.options(), config, demo, stop) => served,
-            () = managed.keep_alive() => Ok(()),
-        },
-        None => serve_on(database::external(config.database_url.reveal())?, config, demo, stop).await,
-    };
-    if let Some(managed) = managed {
-        managed.stop().await;
+    let stop = told_to_stop()?.shared();
+    let url = config.database_url.reveal();
+    if !url.is_empty() {
+        return serve_on(database::external(url)?, config, demo, stop).await;
     }
+    let managed = Managed::prepare(&data_dir(&config))?;
+    let served = tokio::select! {
+        started = managed.start() => match started {
+            Ok(()) => tokio::select! {
+                served = serve_on(managed.options(), config, demo, stop) => served,
+                () = managed.keep_alive() => Ok(()),
+            },
+            Err(error) => Err(error.into()),
+        },
+        () = stop.clone() => Ok(()),
+    };
+    // However it went, a database of ours doesn't outlive us.
+    managed.stop().await;
     served
 }
 

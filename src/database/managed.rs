@@ -230,15 +230,15 @@ pub struct Managed {
     binaries: PathBuf,
     account: Option<Account>,
     password: Secret,
+    superuser_password: Secret,
     /// Ours as long as the file is open.
     _lock: File,
     child: Mutex<Option<std::process::Child>>,
 }
 
 impl Managed {
-    /// Takes the data directory, makes the cluster where there is none, and starts PostgreSQL or takes up the one that a
-    /// crash of ours left running.
-    pub async fn start(data: &Path) -> Result<Self, ManagedError> {
+    /// Takes the data directory, and makes the cluster where there is none.
+    pub fn prepare(data: &Path) -> Result<Self, ManagedError> {
         let account = Account::find()?;
         let data = std::path::absolute(data).map_err(at(data))?;
         make_directory(&data, 0o755, None)?;
@@ -251,17 +251,16 @@ impl Managed {
             tracing::info!(data = %data.display(), "making a database");
             initdb(&binaries, &cluster, account.as_ref(), &superuser_password)?;
         }
-        let managed = Self {
+        Ok(Self {
             socket: socket_directory(&data, account.as_ref())?,
             password: password(&data.join("password"))?.into(),
             binaries,
             account,
             _lock: lock,
+            superuser_password: superuser_password.into(),
             child: Mutex::new(None),
             data,
-        };
-        managed.come_up(&superuser_password).await?;
-        Ok(managed)
+        })
     }
 
     /// How the server connects: as a role without special powers.
@@ -278,13 +277,14 @@ impl Managed {
             .disable_statement_logging()
     }
 
-    async fn come_up(&self, superuser_password: &str) -> Result<(), ManagedError> {
+    /// Starts PostgreSQL, or takes up the one that a crash of ours left running, and waits until it can be used.
+    pub async fn start(&self) -> Result<(), ManagedError> {
         if self.running().is_some() {
             tracing::info!(data = %self.data.display(), "taking up the database that is still running");
         } else {
             self.spawn()?;
         }
-        let superuser = self.options_of(SUPERUSER, superuser_password, SUPERUSER);
+        let superuser = self.options_of(SUPERUSER, self.superuser_password.reveal(), SUPERUSER);
         let begun = Instant::now();
         let mut since = begun;
         loop {

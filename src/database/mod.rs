@@ -1,15 +1,19 @@
 //! The database: connections as the statements need them, the schema, and a PostgreSQL of our own where none is given.
 
 use std::str::FromStr;
+use std::time::Duration;
 
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, PgPool};
+use sqlx::{ConnectOptions, Connection, PgPool};
 
 use crate::config::Config;
 
 pub mod managed;
 pub mod world;
+
+/// After how long an idle connection is asked for a sign of life before it is used.
+const IDLE: Duration = Duration::from_secs(1);
 
 static MIGRATOR: Migrator = sqlx::migrate!();
 
@@ -44,6 +48,10 @@ pub async fn connect(options: PgConnectOptions, config: &Config) -> Result<PgPoo
         .max_connections(config.database_connections.get().saturating_add(1))
         .acquire_timeout(config.database_wait)
         .test_before_acquire(false)
+        .before_acquire(|connection, state| {
+            // A connection that has lain idle may have been cut meanwhile; one in use tells us by itself.
+            Box::pin(async move { Ok(state.idle_for < IDLE || connection.ping().await.is_ok()) })
+        })
         .connect_with(options)
         .await
         .map_err(DatabaseError::Unreachable)

@@ -1,5 +1,5 @@
 //! Recorded requests to a MOR X7 server and its replies, one JSON object a line, where the folder with them stands: beside
-//! the project, or where `MORTISE_CONFORMANCE` says. Each case has a database of its own.
+//! the project, or where `CONFORMANCE` says. Each case has a database of its own.
 //!
 //! `conformance_known.json` lists the cases that can't match, with the reason for each.
 
@@ -61,7 +61,7 @@ struct Table {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn recorded_replies_come_again() {
-    let folder = std::env::var_os("MORTISE_CONFORMANCE").map_or("../shared/conformance".into(), PathBuf::from);
+    let folder = std::env::var_os("CONFORMANCE").map_or("../shared/conformance".into(), PathBuf::from);
     let Ok(files) = std::fs::read_dir(&folder) else {
         println!("skipped: there are no recorded cases in {}", folder.display());
         return;

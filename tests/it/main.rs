@@ -10,6 +10,7 @@ mod config;
 mod conformance;
 mod contention;
 mod directory;
+mod house;
 mod managed;
 mod properties;
 mod requests;

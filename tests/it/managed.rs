@@ -212,13 +212,13 @@ async fn a_long_path_has_its_socket_elsewhere() {
     server.stop();
 }
 
-#[tokio::test]
-async fn a_directory_that_postgres_cannot_reach_is_named() {
+#[test]
+fn a_directory_that_postgres_cannot_reach_is_named() {
     if managed::Account::find().unwrap().is_none() {
         return;
     }
     let data = tempfile::Builder::new().permissions(Permissions::from_mode(0o700)).tempdir().unwrap();
-    let error = Managed::start(&data.path().join("inner")).await.unwrap_err();
+    let error = Managed::prepare(&data.path().join("inner")).unwrap_err();
     assert!(matches!(error, ManagedError::OutOfReach { .. }), "{error}");
     assert!(error.to_string().contains("choose another data_dir"));
 }

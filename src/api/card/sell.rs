@@ -4,7 +4,7 @@
 use bigdecimal::BigDecimal;
 use sqlx::{PgConnection, PgExecutor};
 
-use crate::api::{Call, Operation};
+use crate::call::{Call, Operation};
 use crate::caller::{self, Caller};
 use crate::directory::Currencies;
 use crate::document::Document;
@@ -132,14 +132,12 @@ impl Terms {
 }
 
 /// A line of the reply.
-#[derive(Debug)]
 enum Line {
     Sold(Card),
     /// A card that an X7 server wouldn't sell stands among the others as an error.
     Refused,
 }
 
-#[derive(Debug)]
 struct Card {
     number: String,
     pin: String,
@@ -155,7 +153,7 @@ struct Candidate {
 }
 
 /// The common case in one round trip: the next free cards, as many as asked, sold by one statement that waits for nobody.
-/// None: it isn't that simple, and nothing was changed.
+/// None sold: it isn't that simple, and nothing was changed.
 async fn at_once(call: &Call, caller: &Caller, wish: &Wish, terms: Option<&Terms>) -> Result<Vec<Card>, Fault> {
     match (terms, &wish.which) {
         (Some(terms), Which::Next(quantity)) if *quantity <= call.app.config.max_quantity => {

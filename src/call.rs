@@ -1,0 +1,78 @@
+//! A request to an operation: what an operation is, and what it is given.
+
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use axum::http::{Method, Uri};
+
+use crate::app::App;
+use crate::dialect::Dialect;
+use crate::document::Document;
+use crate::fault::Fault;
+use crate::params::Params;
+use crate::signature::Hashed;
+
+/// An operation of the API: what it is called, what its hash covers, what it does.
+#[derive(Debug, Clone, Copy)]
+pub struct Operation {
+    /// The current name.
+    pub name: &'static str,
+    /// Names of earlier days, which go on working.
+    pub aliases: &'static [&'static str],
+    /// Which parameters the hash covers.
+    pub hashed: Hashed,
+    /// Admits, does and answers, in the order in which the contract checks things.
+    pub handler: fn(Call) -> Answer,
+}
+
+/// What comes of a call.
+pub type Answer = Pin<Box<dyn Future<Output = Result<Document, Fault>> + Send>>;
+
+/// One request to one operation.
+#[derive(Debug)]
+pub struct Call {
+    /// Database, settings and what is remembered.
+    pub app: Arc<App>,
+    /// Which operation.
+    pub operation: &'static Operation,
+    /// Its parameters.
+    pub params: Params,
+    /// GET, POST or HEAD.
+    pub method: Method,
+    /// As sent.
+    pub uri: Uri,
+    /// The `Host` header, for audit rows.
+    pub host: String,
+    /// Where the request came from.
+    pub client: IpAddr,
+}
+
+impl Call {
+    /// Whose manners the server has.
+    pub fn dialect(&self) -> Dialect {
+        self.app.config.dialect
+    }
+
+    /// The URL, up to 256 characters, without the hash, passwords and PINs.
+    pub fn masked_url(&self) -> String {
+        let query = self.uri.query().unwrap_or_default();
+        let masked: Vec<String> = query.split_inclusive(['&', ';']).map(masked).collect();
+        let question = if query.is_empty() { "" } else { "?" };
+        format!("http://{}{}{question}{}", self.host, self.uri.path(), masked.concat()).chars().take(256).collect()
+    }
+}
+
+/// A `name=value` pair, its value hidden where it is a secret. Names may be escaped, so they are read as parameters are.
+fn masked(pair: &str) -> String {
+    const SECRETS: [&str; 4] = ["hash", "p", "pin", "pswd"];
+    let Some((name, value)) = pair.split_once('=') else { return pair.to_owned() };
+    let read = crate::params::unescaped(name.as_bytes()).unwrap_or_default();
+    let plain = read.split('[').next().unwrap_or_default();
+    if SECRETS.contains(&plain) || plain.contains("password") {
+        let separator = value.chars().last().filter(|last| matches!(last, '&' | ';'));
+        format!("{name}=***{}", separator.map(String::from).unwrap_or_default())
+    } else {
+        pair.to_owned()
+    }
+}
