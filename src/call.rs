@@ -11,7 +11,7 @@ use crate::dialect::Dialect;
 use crate::document::Document;
 use crate::fault::Fault;
 use crate::params::Params;
-use crate::signature::Hashed;
+use crate::signature::Rule;
 
 /// An operation of the API: what it is called, what its hash covers, what it does.
 #[derive(Debug, Clone, Copy)]
@@ -20,8 +20,8 @@ pub struct Operation {
     pub name: &'static str,
     /// Names of earlier days, which go on working.
     pub aliases: &'static [&'static str],
-    /// Which parameters the hash covers.
-    pub hashed: Hashed,
+    /// What the hash may cover.
+    pub hashed: &'static [Rule],
     /// Admits, does and answers, in the order in which the contract checks things.
     pub handler: fn(Call) -> Answer,
 }
@@ -36,6 +36,8 @@ pub struct Call {
     pub app: Arc<App>,
     /// Which operation.
     pub operation: &'static Operation,
+    /// The name by which the client called it.
+    pub called: String,
     /// Its parameters.
     pub params: Params,
     /// GET, POST or HEAD.

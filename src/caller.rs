@@ -8,6 +8,7 @@ use crate::audit::{self, Refusal};
 use crate::call::Call;
 use crate::directory::{Settings, User, UserType};
 use crate::fault::Fault;
+use crate::signature::Signed;
 
 /// Somebody whose request was admitted. There is no other way to come by one, so having it is the proof.
 #[derive(Debug, Clone)]
@@ -34,6 +35,16 @@ impl Caller {
         self.0.currency_id
     }
 
+    /// What kind of user.
+    pub fn usertype(&self) -> UserType {
+        self.0.usertype
+    }
+
+    /// The value of a right, by its name in lower case: 0 none, 1 read, 2 edit.
+    pub fn right(&self, name: &str) -> i16 {
+        self.0.right(name)
+    }
+
     fn is_reseller(&self) -> bool {
         self.0.usertype == UserType::Reseller
     }
@@ -49,8 +60,18 @@ impl Caller {
 }
 
 /// Admission to the "strict" operations: all five steps.
-pub async fn admit(call: &Call) -> Result<Caller, Fault> {
-    let user = known_user(call).await?.ok_or(Fault::BadLogin)?;
+pub async fn admit_strictly(call: &Call) -> Result<Caller, Fault> {
+    let caller = admit(call).await?.ok_or(Fault::BadLogin)?;
+    if !caller.may_use_calling_cards() {
+        return Err(Fault::AccessDenied);
+    }
+    limited_version(call).await?;
+    Ok(caller)
+}
+
+/// Admission to the other operations: an unknown user passes (`None`), and is refused by the operation in its own words.
+pub async fn admit(call: &Call) -> Result<Option<Caller>, Fault> {
+    let Some(user) = known_user(call).await? else { return Ok(None) };
     let caller = Caller(user);
     let system = call.app.directory.settings(0).await?;
     let own = call.app.directory.settings(caller.owner()).await?;
@@ -64,11 +85,7 @@ pub async fn admit(call: &Call) -> Result<Caller, Fault> {
         return Err(Fault::GetDisabled);
     }
     check_hash(call, &caller, &own, &system).await?;
-    if !caller.may_use_calling_cards() {
-        return Err(Fault::AccessDenied);
-    }
-    limited_version(call, &system).await?;
-    Ok(caller)
+    Ok(Some(caller))
 }
 
 /// The user named by `u`, if the password is right where one is asked for.
@@ -101,10 +118,23 @@ async fn check_hash(call: &Call, caller: &Caller, own: &Settings, system: &Setti
         .flatten()
         .filter_map(|settings| settings.text("API_Secret_Key"))
         .collect();
-    let signed = call.operation.hashed.of(&call.params);
+    let legacy = call.app.config.legacy_hashes;
+    let signed: Vec<Signed<'_>> =
+        call.operation.hashed.iter().flat_map(|rule| rule.of(&call.params, &call.called)).collect();
     let hash = call.params.get("hash").unwrap_or_default();
-    // Every key is tried, so that the time taken doesn't say which was right.
-    if keys.iter().fold(false, |right, key| signed.is_right(hash, key, dialect) | right) {
+    let is_right = |signed: &&Signed<'_>| {
+        // Every key is tried, so that the time taken doesn't say which was right.
+        keys.iter().fold(false, |right, key| signed.is_right(hash, key, dialect) | right)
+    };
+    if let Some(right) = signed.iter().filter(|signed| legacy || !signed.legacy).find(is_right) {
+        if right.legacy {
+            tracing::warn!(
+                user = caller.id(),
+                client = %call.client,
+                hashed = right.names(),
+                "a hash by the older rule, which leaves the amount unsigned; the setting legacy_hashes refuses such"
+            );
+        }
         return Ok(());
     }
     let what = if keys.is_empty() { "API : API must have Secret key" } else { "API : Incorrect hash" };
@@ -112,7 +142,7 @@ async fn check_hash(call: &Call, caller: &Caller, own: &Settings, system: &Setti
         user = caller.id(),
         operation = call.operation.name,
         client = %call.client,
-        hashed = signed.names(),
+        hashed = signed.first().map(Signed::names),
         "{what}. The hash is the SHA-1 of these parameters' values in this order, then the secret key"
     );
     note(call, what).await?;
@@ -139,8 +169,11 @@ async fn note(call: &Call, what: &'static str) -> Result<(), Fault> {
 }
 
 /// What MOR sells without the calling-card add-on: groups of ten cards (`x7.md`, "Admission").
-async fn limited_version(call: &Call, system: &Settings) -> Result<(), Fault> {
-    if !call.dialect().has_limited_version() || system.on("CC_Active") || call.params.get("cardgroup_id").is_none() {
+async fn limited_version(call: &Call) -> Result<(), Fault> {
+    if !call.dialect().has_limited_version() || call.params.get("cardgroup_id").is_none() {
+        return Ok(());
+    }
+    if call.app.directory.settings(0).await?.on("CC_Active") {
         return Ok(());
     }
     let cards = sqlx::query_scalar!(

@@ -31,6 +31,7 @@ pub struct Config {
     pub database_wait: Duration,
     pub cache: Switch,
     pub require_password: bool,
+    pub legacy_hashes: bool,
     pub max_body: usize,
     pub max_parameters: usize,
     pub max_quantity: u32,

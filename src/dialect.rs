@@ -86,6 +86,26 @@ impl Dialect {
         self.x7()
     }
 
+    /// Text longer than MOR's column is cut, as MySQL cuts it; else it is refused.
+    pub fn cuts_long_texts(self) -> bool {
+        self.x7()
+    }
+
+    /// An accountant's tariffs are the accountant's own, not owner 0's.
+    pub fn gives_tariffs_to_accountants(self) -> bool {
+        self.x7()
+    }
+
+    /// A tariff's currency may be any text, and none when it isn't sent.
+    pub fn takes_any_tariff_currency(self) -> bool {
+        self.x7()
+    }
+
+    /// A change of a tariff changes its `last_update_date`.
+    pub fn dates_tariff_updates(self) -> bool {
+        !self.x7()
+    }
+
     /// An `email` that is sent empty writes the order rows all the same.
     pub fn orders_for_blank_email(self) -> bool {
         self.x7()

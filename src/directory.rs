@@ -116,6 +116,11 @@ impl Currencies {
         self.0.iter().find(|currency| currency.id == id)
     }
 
+    /// The currency of a user who has this id as `currency_id`.
+    pub fn of_user(&self, currency_id: Option<i32>) -> Option<&Currency> {
+        currency_id.and_then(|id| self.by_id(id))
+    }
+
     /// By name, in any letter case, trailing spaces ignored.
     pub fn by_name(&self, name: &str) -> Option<&Currency> {
         let name = name.trim_end_matches(' ').to_lowercase();

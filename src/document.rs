@@ -57,6 +57,11 @@ impl Element<'_> {
         self.text.push('\n');
     }
 
+    /// An element of that name for each text.
+    pub fn texts(&mut self, name: &'static str, values: &[impl AsRef<str>]) {
+        values.iter().for_each(|value| self.text(name, value));
+    }
+
     fn indent(&mut self) {
         for _ in 0..self.depth {
             self.text.push_str("  ");

@@ -1,5 +1,7 @@
 //! Every refusal that a client can see: its status, where its words stand in the document, and the words in each dialect.
 
+use std::borrow::Cow;
+
 use axum::http::StatusCode;
 
 use crate::dialect::Dialect;
@@ -44,6 +46,13 @@ pub enum Fault {
     CurrencyNotFound,
     /// What the pages have no words for.
     TransactionFailed,
+
+    /// Unknown, or not allowed to: `tariff_wholesale_update`'s word for both.
+    BadLoginOnPage,
+    /// No such wholesale tariff, or not the caller's.
+    TariffNotFound,
+    /// All that is wrong with a tariff.
+    TariffNotSaved(Vec<&'static str>),
 }
 
 /// Where the words stand.
@@ -51,8 +60,14 @@ pub enum Fault {
 enum Form {
     /// `<status><error>…`
     Status,
+    /// `<page><error>…`
+    Page,
     /// `<page><status><error>…`
     PageStatus,
+    /// `<page><error><message>…`, a message each
+    PageMessages,
+    /// `<response><error><message>…`, a message each
+    ResponseMessages,
 }
 
 impl Fault {
@@ -69,22 +84,29 @@ impl Fault {
     }
 
     /// The whole reply.
-    pub fn document(&self) -> Document {
-        let (form, words) = self.words();
-        match form {
-            Form::Status => Document::new("status", |status| status.text("error", words)),
-            Form::PageStatus => Document::new("page", |page| {
-                page.element("status", |status| status.text("error", words));
-            }),
-        }
+    pub fn document(&self, dialect: Dialect) -> Document {
+        let (form, words) = self.words(dialect);
+        let (root, inner, leaf) = match form {
+            Form::Status => ("status", None, "error"),
+            Form::Page => ("page", None, "error"),
+            Form::PageStatus => ("page", Some("status"), "error"),
+            Form::PageMessages => ("page", Some("error"), "message"),
+            Form::ResponseMessages => ("response", Some("error"), "message"),
+        };
+        Document::new(root, |root| match inner {
+            None => root.texts(leaf, &words),
+            Some(inner) => root.element(inner, |inner| inner.texts(leaf, &words)),
+        })
     }
 
-    fn words(&self) -> (Form, &'static str) {
-        use Form::{PageStatus, Status};
-        match self {
+    /// Its words, and where they stand. Where the dialects differ, both are here.
+    fn words(&self, dialect: Dialect) -> (Form, Vec<Cow<'static, str>>) {
+        use Form::{Page, PageMessages, PageStatus, ResponseMessages, Status};
+        let x7 = dialect == Dialect::X7;
+        let (form, words) = match self {
             Self::UnknownOperation => (Status, "There is no such API"),
             Self::MethodNotAllowed => (Status, "Method is not allowed"),
-            Self::BadRequest(why) => (Status, why),
+            Self::BadRequest(why) => (Status, *why),
             Self::BodyTooLarge => (Status, "Request is too large"),
             Self::Unavailable => (Status, "Service is temporarily unavailable"),
             Self::BadLogin => (Status, "Bad login"),
@@ -99,7 +121,14 @@ impl Fault {
             Self::CardAlreadySold => (PageStatus, "Card is already sold"),
             Self::CurrencyNotFound => (PageStatus, "Currency was not found"),
             Self::TransactionFailed => (PageStatus, "Failed to make transaction"),
-        }
+            Self::BadLoginOnPage => (Page, "Bad login"),
+            Self::TariffNotFound => (Page, "Tariff not found"),
+            Self::TariffNotSaved(messages) => {
+                let form = if x7 { PageMessages } else { ResponseMessages };
+                return (form, messages.iter().map(|message| Cow::Borrowed(*message)).collect());
+            }
+        };
+        (form, vec![words.into()])
     }
 }
 
@@ -137,6 +166,14 @@ impl From<sqlx::Error> for Fault {
                 Self::TransactionFailed
             }
         }
+    }
+}
+
+/// What a broken constraint of that name means to the client: the database decides who came first.
+pub fn on_constraint(name: &'static str, fault: Fault) -> impl FnOnce(sqlx::Error) -> Fault {
+    move |error| match error.as_database_error().and_then(|error| error.constraint()) {
+        Some(constraint) if constraint == name => fault,
+        _ => error.into(),
     }
 }
 

@@ -67,7 +67,7 @@ pub fn response(result: Result<Document, Fault>, presentation: Presentation, dia
     match result {
         Ok(document) => with_headers(StatusCode::OK, document, presentation),
         Err(fault) => {
-            let mut response = with_headers(fault.status(dialect), fault.document(), presentation);
+            let mut response = with_headers(fault.status(dialect), fault.document(dialect), presentation);
             match fault {
                 Fault::MethodNotAllowed => put(&mut response, ALLOW, "GET, HEAD, POST"),
                 Fault::Unavailable => put(&mut response, RETRY_AFTER, "1"),

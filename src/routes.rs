@@ -14,7 +14,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
 
-use crate::api::card;
+use crate::api::{card, tariff};
 use crate::app::App;
 use crate::call::{Call, Operation};
 use crate::document::Document;
@@ -23,19 +23,25 @@ use crate::params::{self, Params};
 use crate::reply::{self, Format, Presentation};
 
 /// Every operation; its file says the rest.
-pub const OPERATIONS: &[Operation] = &[card::sell::OPERATION];
+#[rustfmt::skip]
+pub const OPERATIONS: &[Operation] = &[
+    card::sell::OPERATION,
+    tariff::wholesale_update::OPERATION,
+];
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The router: the API under the prefix and under `/api`, and `/livez`.
 pub fn router(app: Arc<App>) -> Router {
+    let dialect = app.config.dialect;
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .fallback(api)
         .with_state(app)
-        .layer(CatchPanicLayer::custom(|_| {
+        .layer(CatchPanicLayer::custom(move |_: Box<dyn std::any::Any + Send>| {
             tracing::error!("a request made the server panic");
-            (StatusCode::INTERNAL_SERVER_ERROR, Fault::TransactionFailed.document().into_string()).into_response()
+            (StatusCode::INTERNAL_SERVER_ERROR, Fault::TransactionFailed.document(dialect).into_string())
+                .into_response()
         }))
         .layer(SetResponseHeaderLayer::overriding(CACHE_CONTROL, HeaderValue::from_static("no-store")))
         .layer(SetResponseHeaderLayer::overriding(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")))
@@ -57,13 +63,15 @@ async fn api(State(app): State<Arc<App>>, request: Request) -> Response {
 async fn answer(app: Arc<App>, path: &Path, incoming: Result<Incoming, Fault>) -> Result<Document, Fault> {
     let operation = path.operation.ok_or(Fault::UnknownOperation)?;
     let Incoming { params, method, uri, host, client } = incoming?;
-    (operation.handler)(Call { app, operation, params, method, uri, host, client }).await
+    (operation.handler)(Call { app, operation, called: path.called.clone(), params, method, uri, host, client }).await
 }
 
 /// What a path says: `/billing/api/card_group_get.xml`, `/api/card_group_get/6`.
 #[derive(Debug)]
 struct Path {
     operation: Option<&'static Operation>,
+    /// The name by which it was called.
+    called: String,
     /// The segment behind the name, as sent.
     id: Option<String>,
     format: Option<Format>,
@@ -81,7 +89,12 @@ impl Path {
         let (name, id) = rest.split_once('/').map_or((rest, None), |(name, id)| (name, Some(id.to_owned())));
         let deeper = id.as_deref().is_some_and(|id| id.contains('/'));
         let operation = OPERATIONS.iter().find(|operation| operation.name == name || operation.aliases.contains(&name));
-        Self { operation: operation.filter(|_| !deeper), id, format: suffix.and_then(Format::named) }
+        Self {
+            operation: operation.filter(|_| !deeper),
+            called: name.to_owned(),
+            id,
+            format: suffix.and_then(Format::named),
+        }
     }
 }
 

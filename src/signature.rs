@@ -9,22 +9,50 @@ use subtle::ConstantTimeEq;
 use crate::dialect::Dialect;
 use crate::params::Params;
 
-/// An operation's rule: every parameter of the long list (`hash-parameters.md`) that the request carries, in that order, but for those named here.
+/// One of the ways in which a request may be signed. Every operation has one or more.
 #[derive(Debug, Clone, Copy)]
-pub struct Hashed {
-    /// Left out, though they stand in the list.
-    pub without: &'static [&'static str],
+pub enum Rule {
+    /// Every parameter of the long list that the request carries, in the list's order, but for those named here.
+    Listed(Except),
+    /// These, in whichever order.
+    AnyOrder([&'static str; 3]),
+    /// Exactly these, a missing one counting as empty.
+    Exactly(&'static [&'static str]),
+    /// What clients of an earlier name sent: these, under that name, unless the setting `legacy_hashes` is off.
+    Legacy(&'static str, &'static [&'static str]),
 }
+
+/// Names that are left out though they stand in the list.
+pub type Except = &'static [&'static str];
 
 /// The parameters of one request that are hashed, in order.
 #[derive(Debug)]
-pub struct Signed<'a>(Vec<(&'static str, Cow<'a, str>)>);
+pub struct Signed<'a> {
+    values: Vec<(&'static str, Cow<'a, str>)>,
+    /// Whether the rule leaves something unsigned that should be.
+    pub legacy: bool,
+}
 
-impl Hashed {
-    /// What of `params` enters the hash.
-    pub fn of<'a>(&self, params: &'a Params) -> Signed<'a> {
-        let listed = ORDER.iter().filter(|name| !self.without.contains(name));
-        Signed(listed.filter_map(|name| Some((*name, entering(name, params.get(name)?)?))).collect())
+impl Rule {
+    /// What of `params` enters the hash; for a request that came under the name `called`. More than one where the order
+    /// is the client's choice, none where the rule isn't for that request.
+    pub fn of<'a>(&self, params: &'a Params, called: &str) -> Vec<Signed<'a>> {
+        let sent = |names: &[&'static str]| -> Vec<_> {
+            names.iter().filter_map(|name| Some((*name, entering(name, params.get(name)?)?))).collect()
+        };
+        let signed = |values| Signed { values, legacy: false };
+        match self {
+            Self::Listed(except) => {
+                let listed: Vec<_> = ORDER.iter().copied().filter(|name| !except.contains(name)).collect();
+                vec![signed(sent(&listed))]
+            }
+            Self::AnyOrder([a, b, c]) => [[a, b, c], [a, c, b], [b, a, c], [b, c, a], [c, a, b], [c, b, a]]
+                .map(|order| signed(sent(&order.map(|name| *name))))
+                .into(),
+            Self::Exactly(names) => vec![signed(sent(names))],
+            Self::Legacy(name, names) if *name == called => vec![Signed { values: sent(names), legacy: true }],
+            Self::Legacy(..) => Vec::new(),
+        }
     }
 }
 
@@ -32,7 +60,7 @@ impl Signed<'_> {
     /// The SHA-1 of the values, joined without separators, and the key behind them.
     pub fn digest(&self, key: &str) -> [u8; 20] {
         let mut sha1 = Sha1::new();
-        for (_, value) in &self.0 {
+        for (_, value) in &self.values {
             sha1.update(value.as_bytes());
         }
         sha1.update(key.as_bytes());
@@ -49,7 +77,7 @@ impl Signed<'_> {
 
     /// The names in order, for people who look for the mistake in their client. Never the values: a PIN may be among them.
     pub fn names(&self) -> String {
-        self.0.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+        self.values.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
     }
 }
 

@@ -1,3 +1,4 @@
 //! The operations, one file each. `routes` lists them.
 
 pub mod card;
+pub mod tariff;

@@ -15,3 +15,4 @@ mod managed;
 mod properties;
 mod requests;
 mod stock;
+mod tariff_wholesale_update;

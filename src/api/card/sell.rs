@@ -12,19 +12,19 @@ use crate::fault::Fault;
 use crate::money::Money;
 use crate::number::{self, Sign};
 use crate::params::Params;
-use crate::signature::Hashed;
+use crate::signature::Rule;
 use crate::store;
 
 /// The operation. (`email`, `id` and `quantity` are hashed, and what else of the long list a client sends.)
 pub const OPERATION: Operation = Operation {
     name: "card_from_group_sell",
     aliases: &["buy_card_from_callingroup"],
-    hashed: Hashed { without: &["number"] },
+    hashed: &[Rule::Listed(&["number"])],
     handler: |call| Box::pin(answer(call)),
 };
 
 async fn answer(call: Call) -> Result<Document, Fault> {
-    let caller = caller::admit(&call).await?;
+    let caller = caller::admit_strictly(&call).await?;
     let wish = Wish::read(&call.params);
     let currencies = call.app.directory.currencies().await?;
     let terms = Terms::of(&call, &caller, &currencies, &wish);
@@ -100,7 +100,7 @@ impl Terms {
         let email = email.map(|email| email.chars().take(255).collect());
 
         if dialect.pays_in_groups_currency() {
-            let own = caller.currency().and_then(|id| currencies.by_id(id));
+            let own = currencies.of_user(caller.currency());
             let own_rate = own.map_or(one, |currency| currency.exchange_rate.clone());
             return Some(Self {
                 currency: None,

@@ -1,0 +1,3 @@
+//! Operations on tariffs.
+
+pub mod wholesale_update;

@@ -1,0 +1,150 @@
+//! `tariff_wholesale_update` (`wholesale_tariff`): makes or changes a wholesale tariff.
+//! The spec's page: `endpoints/tariff_wholesale_update.md`; the published one: `source/tariff_wholesale_update.txt`.
+
+use sqlx::PgPool;
+
+use crate::call::{Call, Operation};
+use crate::caller::{self, Caller};
+use crate::directory::UserType;
+use crate::document::Document;
+use crate::fault::{Fault, on_constraint};
+use crate::signature::Rule;
+
+/// The operation.
+pub const OPERATION: Operation = Operation {
+    name: "tariff_wholesale_update",
+    aliases: &["wholesale_tariff"],
+    hashed: &[Rule::Listed(&[]), Rule::AnyOrder(["id", "name", "currency"])],
+    handler: |call| Box::pin(answer(call)),
+};
+
+/// MOR's column.
+const LONGEST_NAME: usize = 255;
+
+async fn answer(call: Call) -> Result<Document, Fault> {
+    let caller = caller::admit(&call).await?.filter(may_manage_tariffs).ok_or(Fault::BadLoginOnPage)?;
+    let owner = owner(&call, &caller);
+    let id = call.params.integer("id");
+    if id != 0 {
+        find(&call.app.pool, id, owner).await?;
+    }
+    let wish = Wish::read(&call, &caller, (id != 0).then_some(id), owner).await?;
+    match id {
+        0 => create(&call.app.pool, owner, &wish).await.map(created),
+        id => update(&call, id, &wish).await.map(|()| updated()),
+    }
+}
+
+fn may_manage_tariffs(caller: &Caller) -> bool {
+    match caller.usertype() {
+        UserType::Admin | UserType::Reseller => true,
+        UserType::Accountant => caller.right("tariff_manage") == 2,
+        UserType::User | UserType::Partner => false,
+    }
+}
+
+/// Whose tariffs the caller's are.
+fn owner(call: &Call, caller: &Caller) -> i32 {
+    if call.dialect().gives_tariffs_to_accountants() { caller.id() } else { caller.owner() }
+}
+
+async fn find(pool: &PgPool, id: i64, owner: i32) -> Result<(), Fault> {
+    sqlx::query!("select id from tariffs where id = $1 and owner_id = $2 and purpose = 'user_wholesale'", id, owner)
+        .fetch_optional(pool)
+        .await?
+        .map(drop)
+        .ok_or(Fault::TariffNotFound)
+}
+
+/// What the tariff is to be called and counted in. Unsent stays as it is.
+#[derive(Debug)]
+struct Wish {
+    name: Option<String>,
+    currency: Option<String>,
+}
+
+impl Wish {
+    /// `id`: of the tariff that is changed; none when one is made. Everything that is wrong is said at once.
+    async fn read(call: &Call, caller: &Caller, id: Option<i64>, owner: i32) -> Result<Self, Fault> {
+        let mut flaws = Vec::new();
+        let mut name = call.params.get("name").map(str::to_owned).or_else(|| id.is_none().then(String::new));
+        if call.dialect().cuts_long_texts() {
+            name = name.map(|name| name.chars().take(LONGEST_NAME).collect());
+        }
+        match &name {
+            None => {}
+            Some(name) if name.trim().is_empty() => flaws.push("Name cannot be blank"),
+            Some(name) if name.chars().count() > LONGEST_NAME => flaws.push("Name is too long"),
+            Some(name) if is_taken(&call.app.pool, name, id, owner).await? => flaws.push(NOT_UNIQUE),
+            Some(_) => {}
+        }
+        let currencies = call.app.directory.currencies().await?;
+        let currency = match call.params.get("currency") {
+            Some(any) if call.dialect().takes_any_tariff_currency() => Some(any.to_owned()),
+            Some(name) => {
+                let currency = currencies.by_name(name).filter(|currency| currency.active);
+                if currency.is_none() {
+                    flaws.push("Currency was not found");
+                }
+                currency.map(|currency| currency.name.clone())
+            }
+            None if id.is_some() || call.dialect().takes_any_tariff_currency() => None,
+            None => currencies.of_user(caller.currency()).map(|currency| currency.name.clone()),
+        };
+        if flaws.is_empty() { Ok(Self { name, currency }) } else { Err(Fault::TariffNotSaved(flaws)) }
+    }
+}
+
+const NOT_UNIQUE: &str = "Name must be unique";
+
+/// An owner's tariff names are unique, whatever their purpose.
+async fn is_taken(pool: &PgPool, name: &str, id: Option<i64>, owner: i32) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"select exists (select from tariffs where owner_id = $1 and name = $2 and id is distinct from $3) as "taken!""#,
+        owner,
+        name,
+        id
+    )
+    .fetch_one(pool)
+    .await
+}
+
+async fn create(pool: &PgPool, owner: i32, wish: &Wish) -> Result<i64, Fault> {
+    sqlx::query_scalar!(
+        "insert into tariffs (name, purpose, owner_id, currency, last_update_date)
+         values ($1, 'user_wholesale', $2, $3, now() at time zone 'utc') returning id",
+        wish.name.as_deref().unwrap_or_default(),
+        owner,
+        wish.currency
+    )
+    .fetch_one(pool)
+    .await
+    .map_err(on_constraint("tariffs_owner_name", Fault::TariffNotSaved(vec![NOT_UNIQUE])))
+}
+
+async fn update(call: &Call, id: i64, wish: &Wish) -> Result<(), Fault> {
+    sqlx::query!(
+        "update tariffs set name = coalesce($2, name), currency = coalesce($3, currency),
+             last_update_date = case when $4 then now() at time zone 'utc' else last_update_date end
+         where id = $1",
+        id,
+        wish.name,
+        wish.currency,
+        call.dialect().dates_tariff_updates()
+    )
+    .execute(&call.app.pool)
+    .await
+    .map_err(on_constraint("tariffs_owner_name", Fault::TariffNotSaved(vec![NOT_UNIQUE])))?;
+    Ok(())
+}
+
+fn created(id: i64) -> Document {
+    Document::new("page", |page| {
+        page.text("status", "ok");
+        page.text("tariff_id", id.to_string());
+    })
+}
+
+fn updated() -> Document {
+    Document::new("page", |page| page.text("status", "ok"))
+}

@@ -1,0 +1,251 @@
+//! `tariff_wholesale_update` (`endpoints/tariff_wholesale_update.md`).
+
+use crate::harness::{Reply, Server, hash, server, x7};
+
+const UPDATE: &str = "tariff_wholesale_update";
+const TARIFFS: &str = "select id, name, purpose, owner_id, currency, code_deck_id from tariffs order by id";
+
+async fn world(server: &Server) {
+    server
+        .sql(
+            "insert into tariffs (id, name, purpose, owner_id, currency, last_update_date) values
+                 (1, 'retail', 'user', 0, 'USD', '2020-01-01'), (2, 'wholesale', 'user_wholesale', 0, 'EUR', '2020-01-01'),
+                 (3, 'wholesale', 'user_wholesale', 3, 'USD', '2020-01-01'), (4, 'accountant''s', 'user_wholesale', 6, 'USD', null);
+             insert into acc_rights (id, name) values (3, 'Tariff_manage');
+             insert into acc_group_rights (acc_group_id, acc_right_id, value) values (1, 3, 2), (2, 3, 1);
+             select setval('tariffs_id_seq', 100)",
+        )
+        .await;
+}
+
+/// Asks with the hash over name, then currency, then id, as the long list has it.
+async fn ask(server: &Server, user: &str, id: &str, name: &str, currency: &str) -> Reply {
+    let mut form = format!("u={user}");
+    let mut hashed = String::new();
+    for (parameter, value) in [("name", name), ("id", id), ("currency", currency)] {
+        if value != "-" {
+            form += &format!("&{parameter}={value}");
+        }
+    }
+    for value in [name, id, currency].into_iter().filter(|value| *value != "-") {
+        hashed += value;
+    }
+    server
+        .post(UPDATE, &format!("{form}&hash={}", hash(&hashed, if user == "reseller" { "reskey" } else { "secret" })))
+        .await
+}
+
+fn is_created(reply: &Reply) {
+    let id = reply.all("tariff_id")[0];
+    reply.is(&format!("<page>\n  <status>ok</status>\n  <tariff_id>{id}</tariff_id>\n</page>"));
+}
+
+#[track_caller]
+fn is_updated(reply: &Reply) {
+    reply.is("<page>\n  <status>ok</status>\n</page>");
+}
+
+#[track_caller]
+fn is_error(reply: &Reply, words: &str) {
+    reply.is(&format!("<page>\n  <error>{words}</error>\n</page>"));
+}
+
+#[tokio::test]
+async fn a_tariff_is_made() {
+    let server = server().await;
+    world(&server).await;
+    is_created(&ask(&server, "admin", "-", "new", "eur").await);
+    is_created(&ask(&server, "reseller", "0", "new", "-").await);
+    is_created(&ask(&server, "accountant", "", "Neu", "USD").await);
+    is_created(&ask(&server, "admin", "VFT", "A", "-").await);
+    server
+        .has(
+            "select name, purpose, owner_id, currency, code_deck_id, last_update_date > now() - interval '1 minute' as now
+             from tariffs where id > 100 order by id",
+            &[
+                "new|user_wholesale|0|EUR|1|true",
+                // The reseller's own currency.
+                "new|user_wholesale|3|EUR|1|true",
+                "Neu|user_wholesale|0|USD|1|true",
+                "A|user_wholesale|0|USD|1|true",
+            ],
+        )
+        .await;
+}
+
+#[tokio::test]
+async fn a_tariff_is_changed() {
+    let server = server().await;
+    world(&server).await;
+    is_updated(&ask(&server, "admin", "2", "other", "-").await);
+    is_updated(&ask(&server, "accountant", "2", "-", "USD").await);
+    is_updated(&ask(&server, "reseller", "3", "other", "LTL").await);
+    is_updated(&ask(&server, "reseller", "3", "other", "-").await);
+    server
+        .has(
+            "select name, currency, last_update_date > now() - interval '1 minute' as now from tariffs where id in (2, 3) order by id",
+            &["other|USD|true", "other|LTL|true"],
+        )
+        .await;
+}
+
+#[tokio::test]
+async fn the_hash_may_have_its_three_in_any_order() {
+    let server = server().await;
+    world(&server).await;
+    for (place, values) in ["2aUSD", "2USDa", "a2USD", "aUSD2", "USD2a", "USDa2"].iter().enumerate() {
+        let reply = server.signed(UPDATE, "u=admin&id=2&name=a&currency=USD", values).await;
+        is_updated(&reply);
+        assert_eq!(server.rows("select count(*) from actions").await, ["0"], "{place}");
+    }
+    server.signed(UPDATE, "u=admin&id=2&name=a&currency=USD", "2a").await.is_status_error("Incorrect hash");
+    // By the long list, what else is sent counts.
+    let reply = server.signed("wholesale_tariff", "u=admin&id=2&name=a&currency=USD&email=e", "ea2USD").await;
+    is_updated(&reply);
+}
+
+#[tokio::test]
+async fn who_may_and_who_may_not() {
+    let server = server().await;
+    world(&server).await;
+    for user in ["user", "partner", "nobody", "accountant_none", "accountant_read", "accountant_zero"] {
+        is_error(&ask(&server, user, "-", "new", "-").await, "Bad login");
+    }
+    is_error(&server.post(UPDATE, "name=new").await, "Bad login");
+    // A reseller needs no right for it.
+    let reply = server.post(UPDATE, &format!("u=reseller_none&name=new&hash={}", hash("new", "secret"))).await;
+    is_created(&reply);
+    // A known user's hash is looked at first.
+    server.post(UPDATE, "u=user&name=new").await.is_status_error("Incorrect hash");
+    server.sql("update conflines set value = '0' where name = 'Allow_GET_API'").await;
+    server.get("/api/tariff_wholesale_update?u=user").await.is_status_error("GET Requests are disabled");
+}
+
+#[tokio::test]
+async fn a_tariff_must_be_wholesale_and_the_callers() {
+    let (server, x7) = (server().await, x7().await);
+    for server in [&server, &x7] {
+        world(server).await;
+        for (user, id) in [
+            ("admin", "1"),
+            ("admin", "3"),
+            ("admin", "99"),
+            ("admin", "-2"),
+            ("reseller", "2"),
+            ("admin", "99999999999999999999"),
+        ] {
+            is_error(&ask(server, user, id, "new", "-").await, "Tariff not found");
+        }
+        server
+            .has(
+                TARIFFS,
+                &[
+                    "1|retail|user|0|USD|1",
+                    "2|wholesale|user_wholesale|0|EUR|1",
+                    "3|wholesale|user_wholesale|3|USD|1",
+                    "4|accountant's|user_wholesale|6|USD|1",
+                ],
+            )
+            .await;
+    }
+    // To an x7 server an accountant is an owner like any other.
+    is_error(&ask(&server, "accountant", "4", "new", "-").await, "Tariff not found");
+    is_error(&ask(&x7, "accountant", "2", "new", "-").await, "Tariff not found");
+    is_updated(&ask(&x7, "accountant", "4", "new", "-").await);
+}
+
+#[tokio::test]
+async fn what_cannot_be_saved_is_all_named() {
+    let (server, x7) = (server().await, x7().await);
+    let long = "x".repeat(256);
+    for server in [&server, &x7] {
+        world(server).await;
+    }
+    let message =
+        |words: &[&str]| words.iter().map(|words| format!("    <message>{words}</message>\n")).collect::<String>();
+    for (id, name, currency, words) in [
+        ("-", "-", "-", vec!["Name cannot be blank"]),
+        ("-", "++", "-", vec!["Name cannot be blank"]),
+        ("2", "", "-", vec!["Name cannot be blank"]),
+        ("-", "wholesale", "-", vec!["Name must be unique"]),
+        ("-", "retail", "USD", vec!["Name must be unique"]),
+        ("2", "retail", "-", vec!["Name must be unique"]),
+        ("-", "new", "XXX", vec!["Currency was not found"]),
+        ("-", "new", "JPY", vec!["Currency was not found"]),
+        ("2", "-", "", vec!["Currency was not found"]),
+        ("-", "", "XXX", vec!["Name cannot be blank", "Currency was not found"]),
+        ("-", long.as_str(), "-", vec!["Name is too long"]),
+    ] {
+        let sent = name.replace('+', "%20");
+        let hashed = [name.replace('+', " ").as_str(), id, currency]
+            .iter()
+            .filter(|value| **value != "-")
+            .copied()
+            .collect::<String>();
+        let form: String = [("name", sent.as_str()), ("id", id), ("currency", currency)]
+            .iter()
+            .filter(|(_, value)| *value != "-")
+            .map(|(name, value)| format!("&{name}={value}"))
+            .collect();
+        let reply = server.signed(UPDATE, &format!("u=admin{form}"), &hashed).await;
+        reply.is(&format!("<response>\n  <error>\n{}  </error>\n</response>", message(&words)));
+        if words == ["Name cannot be blank"] || words == ["Name must be unique"] {
+            let reply = x7.signed(UPDATE, &format!("u=admin{form}"), &hashed).await;
+            reply.is(&format!("<page>\n  <error>\n{}  </error>\n</page>", message(&words)));
+        }
+    }
+    server.has("select count(*) from tariffs", &["4"]).await;
+    x7.has("select count(*) from tariffs", &["4"]).await;
+}
+
+#[tokio::test]
+async fn an_x7_server_takes_what_comes() {
+    let server = x7().await;
+    world(&server).await;
+    is_created(&ask(&server, "admin", "-", "none", "-").await);
+    is_created(&ask(&server, "admin", "-", "blank", "").await);
+    is_created(&ask(&server, "admin", "-", "any", "xxx").await);
+    is_created(&ask(&server, "accountant", "-", &"x".repeat(300), "jpy").await);
+    is_updated(&ask(&server, "admin", "2", "-", "jpy").await);
+    server
+        .has(
+            "select left(name, 5) as name, length(name), owner_id, currency, last_update_date > '2021-01-01' as dated from tariffs where id = 2 or id > 100 order by id",
+            &["whole|9|0|jpy|false", "none|4|0|∅|true", "blank|5|0||true", "any|3|0|xxx|true", "xxxxx|255|6|jpy|true"],
+        )
+        .await;
+}
+
+#[tokio::test]
+async fn names_in_any_alphabet_and_letter_case() {
+    let server = server().await;
+    world(&server).await;
+    is_created(&ask(&server, "admin", "-", "Wholesale", "-").await);
+    is_created(
+        &server
+            .signed(UPDATE, "u=admin&name=A+%26+%3Cb%3E+%22q%22+'é'+漢💳%0A--%3B", "A & <b> \"q\" 'é' 漢💳\n--;")
+            .await,
+    );
+    server.has("select name = E'A & <b> \"q\" ''é'' 漢💳\\n--;' as same from tariffs where id > 101", &["true"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_who_want_one_name_one_gets_it() {
+    let server = server().await;
+    let tasks: Vec<_> = (0..16)
+        .map(|_| {
+            let server = server.clone();
+            tokio::spawn(async move { ask(&server, "admin", "-", "wanted", "-").await })
+        })
+        .collect();
+    let mut created = 0;
+    for task in tasks {
+        let reply = task.await.unwrap();
+        match reply.all("message")[..] {
+            [] => created += 1,
+            [message] => assert_eq!(message, "Name must be unique"),
+            _ => panic!("{}", reply.body),
+        }
+    }
+    assert_eq!(created, 1);
+    server.has("select count(*) from tariffs", &["1"]).await;
+}
