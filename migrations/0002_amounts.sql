@@ -5,6 +5,11 @@ create function plain(amount numeric) returns text
     language sql immutable strict parallel safe
     return case when scale(trim_scale(amount)) = 0 then trim_scale(amount)::text || '.0' else trim_scale(amount)::text end;
 
+-- One amount divided by another, to the 15 decimals that amounts are stored with; 0 where there is nothing to divide by.
+create function quotient(amount numeric, divisor numeric) returns numeric
+    language sql immutable strict parallel safe
+    return case when divisor = 0 then 0 else round(round(amount, 40) / divisor, 15) end;
+
 -- What is added to 1 as tax: 0.19 for 19 %. The first tax always counts, the others when they are enabled; compound taxes
 -- are taken on top of each other.
 create function tax_share(t taxes) returns numeric

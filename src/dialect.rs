@@ -91,6 +91,31 @@ impl Dialect {
         self.x7()
     }
 
+    /// Defaults are fixed ids and moments: tariff and LCR 1, valid till now; a reseller's location is a setting.
+    pub fn has_fixed_defaults(self) -> bool {
+        self.x7()
+    }
+
+    /// A new card group's amounts are whatever number can be read from them.
+    pub fn takes_any_amount(self) -> bool {
+        self.x7()
+    }
+
+    /// A new card group's price is stored without its taxes.
+    pub fn takes_taxes_off_prices(self) -> bool {
+        !self.x7()
+    }
+
+    /// A card group's currency may be one that isn't active.
+    pub fn takes_inactive_currencies(self) -> bool {
+        self.x7()
+    }
+
+    /// For card groups an accountant needs `see_financial_data`, and not `callingcard_manage` besides.
+    pub fn asks_for_financial_data_alone(self) -> bool {
+        self.x7()
+    }
+
     /// An accountant's tariffs are the accountant's own, not owner 0's.
     pub fn gives_tariffs_to_accountants(self) -> bool {
         self.x7()

@@ -24,8 +24,15 @@ const SIGN_OF_LIFE: Duration = Duration::from_millis(250);
 const MOST_USERS: usize = 10_000;
 
 /// The settings that Mortise reads from `conflines`.
-const SETTINGS: [&str; 6] =
-    ["Allow_API", "Allow_GET_API", "API_Secret_Key", "API_Disable_hash_checking", "XML_API_Extension", "CC_Active"];
+const SETTINGS: [&str; 7] = [
+    "Allow_API",
+    "Allow_GET_API",
+    "API_Secret_Key",
+    "API_Disable_hash_checking",
+    "XML_API_Extension",
+    "CC_Active",
+    "Default_device_location_id",
+];
 
 /// A user, as far as admission and the operations need one.
 #[derive(Debug)]

@@ -47,6 +47,45 @@ pub enum Fault {
     /// What the pages have no words for.
     TransactionFailed,
 
+    /// Nobody that operations without strict admission know.
+    UserUnknown,
+    /// Simple users and partners.
+    AccessDeniedOnPage,
+    /// An accountant or reseller without the right.
+    NotAuthorized,
+    /// Neither 0 nor 1.
+    CompoundTaxFormat,
+    /// Neither 0 nor 1: the switch of the tax with this number.
+    TaxSwitchFormat(usize),
+    /// A card group must have a name.
+    CardGroupWithoutName,
+    /// The parameter that these words name isn't in its format.
+    IncorrectFormat(&'static str),
+    /// The text that these words name is longer than MOR's column.
+    TooLong(&'static str),
+    /// Not a moment between 1970 and 2100.
+    InvalidDateFrom,
+    /// Likewise.
+    InvalidDateTill,
+    /// Valid from later than till.
+    DateFromAfterTill,
+    /// No tariff was asked for, and there is none that the caller may use.
+    NoTariffAtAll,
+    /// What these words name isn't there, or isn't the caller's to use.
+    NotFound(&'static str),
+    /// An amount that is none, in these words.
+    Invalid(&'static str),
+    /// Another card group has the name.
+    CardGroupNameTaken,
+    /// The PIN length isn't a number.
+    PinLengthNotDigits,
+    /// The PIN length is 0.
+    PinLengthZero,
+    /// The PIN length is beyond 30.
+    PinLengthOutOfRange,
+    /// The number length isn't a number from 1 to 30.
+    NumberLengthOutOfRange,
+
     /// Unknown, or not allowed to: `tariff_wholesale_update`'s word for both.
     BadLoginOnPage,
     /// No such wholesale tariff, or not the caller's.
@@ -64,6 +103,8 @@ enum Form {
     Page,
     /// `<page><status><error>…`
     PageStatus,
+    /// `<page><status><status>…`
+    PageStatusStatus,
     /// `<page><error><message>…`, a message each
     PageMessages,
     /// `<response><error><message>…`, a message each
@@ -90,6 +131,7 @@ impl Fault {
             Form::Status => ("status", None, "error"),
             Form::Page => ("page", None, "error"),
             Form::PageStatus => ("page", Some("status"), "error"),
+            Form::PageStatusStatus => ("page", Some("status"), "status"),
             Form::PageMessages => ("page", Some("error"), "message"),
             Form::ResponseMessages => ("response", Some("error"), "message"),
         };
@@ -101,7 +143,7 @@ impl Fault {
 
     /// Its words, and where they stand. Where the dialects differ, both are here.
     fn words(&self, dialect: Dialect) -> (Form, Vec<Cow<'static, str>>) {
-        use Form::{Page, PageMessages, PageStatus, ResponseMessages, Status};
+        use Form::{Page, PageMessages, PageStatus, PageStatusStatus, ResponseMessages, Status};
         let x7 = dialect == Dialect::X7;
         let (form, words) = match self {
             Self::UnknownOperation => (Status, "There is no such API"),
@@ -121,6 +163,31 @@ impl Fault {
             Self::CardAlreadySold => (PageStatus, "Card is already sold"),
             Self::CurrencyNotFound => (PageStatus, "Currency was not found"),
             Self::TransactionFailed => (PageStatus, "Failed to make transaction"),
+            Self::UserUnknown => (if x7 { Page } else { PageStatus }, "Access Denied"),
+            Self::AccessDeniedOnPage => (PageStatus, "Access Denied"),
+            Self::NotAuthorized => (PageStatus, "You are not authorized to use this functionality"),
+            Self::CompoundTaxFormat => (PageStatus, "Compound TAX enabling value is incorrect format"),
+            Self::TaxSwitchFormat(number) => {
+                return (PageStatus, vec![format!("TAX {number} enabling value is incorrect format").into()]);
+            }
+            Self::CardGroupWithoutName if x7 => (PageStatusStatus, "Card Group must have name"),
+            Self::CardGroupWithoutName => (PageStatus, "Card Group must have name"),
+            Self::IncorrectFormat(what) => return (PageStatus, vec![format!("{what} is incorrect format").into()]),
+            Self::TooLong(what) => return (PageStatus, vec![format!("{what} is too long").into()]),
+            Self::InvalidDateFrom if x7 => (PageStatus, "Date from is incorrect format"),
+            Self::InvalidDateFrom => (PageStatus, "Invalid date from"),
+            Self::InvalidDateTill if x7 => (PageStatus, "Time till is incorrect format"),
+            Self::InvalidDateTill => (PageStatus, "Invalid date till"),
+            Self::DateFromAfterTill => (PageStatus, "Date from is greater than date till"),
+            Self::NoTariffAtAll if x7 => (PageStatus, "Card Group must have name"),
+            Self::NoTariffAtAll => (PageStatus, "Tariff was not found"),
+            Self::NotFound(what) => return (PageStatus, vec![format!("{what} was not found").into()]),
+            Self::Invalid(words) => (PageStatus, *words),
+            Self::CardGroupNameTaken => (PageStatus, "Card Group name must be unique"),
+            Self::PinLengthNotDigits => (PageStatus, "PIN length must consist only of digits"),
+            Self::PinLengthZero => (PageStatus, "PIN length must be greater than 0"),
+            Self::PinLengthOutOfRange => (PageStatus, "PIN length can be between 1 and 30"),
+            Self::NumberLengthOutOfRange => (PageStatus, "Number length can be between 1 and 30"),
             Self::BadLoginOnPage => (Page, "Bad login"),
             Self::TariffNotFound => (Page, "Tariff not found"),
             Self::TariffNotSaved(messages) => {

@@ -1,29 +1,17 @@
 //! Numbers as the original reads them from text: as far as the digits go, and the rest ignored (`http.md`, "Parameters").
 
+use bigdecimal::BigDecimal;
+
+/// More digits than any column has: a number is cut there, so that reading it costs nothing.
+const MOST_DIGITS: usize = 60;
+
 /// The sign and the leading digits of `text`, without leading zeros (empty: zero): white space and a sign may stand before
 /// them, one `_` may stand between two of them; ASCII digits only. `None` where there is no digit at all.
 pub fn digits(text: &str) -> Option<(Sign, String)> {
-    let text = text.trim_start_matches([' ', '\t', '\n', '\u{b}', '\u{c}', '\r']);
-    let (sign, text) = match text.as_bytes().first() {
-        Some(b'-') => (Sign::Minus, &text[1..]),
-        Some(b'+') => (Sign::Plus, &text[1..]),
-        _ => (Sign::Plus, text),
-    };
-    let mut digits = String::new();
-    let mut bytes = text.bytes().peekable();
-    let mut any = false;
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'0' if digits.is_empty() => any = true,
-            b'0'..=b'9' => {
-                any = true;
-                digits.push(char::from(byte));
-            }
-            b'_' if any && bytes.peek().is_some_and(u8::is_ascii_digit) => {}
-            _ => break,
-        }
-    }
-    any.then_some((sign, digits))
+    let (minus, text) = signed(text.trim_start_matches(WHITE));
+    let (digits, _) = run(text);
+    let sign = if minus { Sign::Minus } else { Sign::Plus };
+    (!digits.is_empty()).then(|| (sign, digits.trim_start_matches('0').to_owned()))
 }
 
 /// What stood before the digits.
@@ -42,4 +30,96 @@ pub fn integer(text: &str) -> i64 {
         Sign::Plus => size,
         Sign::Minus => -size,
     }
+}
+
+/// A decimal number: `"1.5x"` is 1.5, `"abc"` is 0, `"1e2"` is 100. What is beyond every column stays beyond it.
+pub fn decimal(text: &str) -> BigDecimal {
+    Decimal::read(text).map_or_else(|| BigDecimal::from(0), |decimal| decimal.value())
+}
+
+/// Whether the text is a decimal number and nothing else.
+pub fn is_decimal(text: &str) -> bool {
+    Decimal::read(text).is_some_and(|decimal| decimal.rest.trim().is_empty())
+}
+
+/// The parts of a decimal number in text.
+struct Decimal<'a> {
+    minus: bool,
+    whole: String,
+    fraction: String,
+    exponent: i64,
+    rest: &'a str,
+}
+
+impl<'a> Decimal<'a> {
+    fn read(text: &'a str) -> Option<Self> {
+        let (minus, text) = signed(text.trim_start_matches(WHITE));
+        let (whole, mut rest) = run(text);
+        let mut fraction = String::new();
+        if let Some(behind) = rest.strip_prefix('.') {
+            let (digits, further) = run(behind);
+            // A point without a digit behind it is part of nothing, unless it ends the number.
+            if !digits.is_empty() || further.trim().is_empty() {
+                (fraction, rest) = (digits, further);
+            }
+        }
+        if whole.is_empty() && fraction.is_empty() {
+            return None;
+        }
+        let mut exponent = 0;
+        if let Some(behind) = rest.strip_prefix(['e', 'E']) {
+            let (minus, digits) = signed(behind);
+            let (digits, further) = run(digits);
+            if !digits.is_empty() {
+                let size = digits.parse().unwrap_or(i64::MAX);
+                (exponent, rest) = (if minus { -size } else { size }, further);
+            }
+        }
+        Some(Self { minus, whole, fraction, exponent, rest })
+    }
+
+    fn value(&self) -> BigDecimal {
+        let whole = self.whole.trim_start_matches('0');
+        let most = i64::try_from(MOST_DIGITS).unwrap_or(i64::MAX);
+        let digits: String = whole.chars().chain(self.fraction.chars()).collect();
+        let point = i64::try_from(whole.len()).unwrap_or(most).saturating_add(self.exponent);
+        let zero = digits.bytes().all(|digit| digit == b'0');
+        let value = if zero || point < -most {
+            BigDecimal::from(0)
+        } else if point > most {
+            BigDecimal::new(1.into(), -most)
+        } else {
+            let kept: String = digits.chars().take(2 * MOST_DIGITS).collect();
+            let scale = i64::try_from(kept.len()).unwrap_or(most) - point;
+            BigDecimal::new(kept.parse().unwrap_or_default(), scale)
+        };
+        if self.minus { -value } else { value }
+    }
+}
+
+const WHITE: [char; 6] = [' ', '\t', '\n', '\u{b}', '\u{c}', '\r'];
+
+/// Whether a minus stands in front, and what is behind the sign.
+fn signed(text: &str) -> (bool, &str) {
+    match text.as_bytes().first() {
+        Some(b'-') => (true, &text[1..]),
+        Some(b'+') => (false, &text[1..]),
+        _ => (false, text),
+    }
+}
+
+/// The digits in front, one `_` between two of them skipped, and what is behind.
+fn run(text: &str) -> (String, &str) {
+    let bytes = text.as_bytes();
+    let mut digits = String::new();
+    let mut at = 0;
+    while let Some(byte) = bytes.get(at) {
+        match byte {
+            b'0'..=b'9' => digits.push(char::from(*byte)),
+            b'_' if !digits.is_empty() && bytes.get(at + 1).is_some_and(u8::is_ascii_digit) => {}
+            _ => break,
+        }
+        at += 1;
+    }
+    (digits, &text[at..])
 }

@@ -14,7 +14,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
 
-use crate::api::{card, tariff};
+use crate::api::{card, card_group, tariff};
 use crate::app::App;
 use crate::call::{Call, Operation};
 use crate::document::Document;
@@ -26,6 +26,7 @@ use crate::reply::{self, Format, Presentation};
 #[rustfmt::skip]
 pub const OPERATIONS: &[Operation] = &[
     card::sell::OPERATION,
+    card_group::create::OPERATION,
     tariff::wholesale_update::OPERATION,
 ];
 

@@ -6,6 +6,7 @@ mod harness;
 
 mod admission;
 mod card_from_group_sell;
+mod cc_group_create;
 mod config;
 mod conformance;
 mod contention;

@@ -1,0 +1,3 @@
+//! Operations on card groups.
+
+pub mod create;
