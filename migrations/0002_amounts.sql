@@ -55,6 +55,22 @@ create function default_taxes() returns taxes
             coalesce((select (value = '1')::integer::smallint from line where name = 'Tax_compound'), 1::smallint);
     end;
 
+-- A user's tax share, and a card group's: their own row's, where it is missing the owner's, else the defaults'.
+create function user_tax_share(u users) returns numeric
+    language sql stable parallel safe
+    return coalesce(
+        (select tax_share(t) from taxes t where t.id = u.tax_id),
+        (select tax_share(t) from taxes t join users owner on owner.tax_id = t.id where owner.id = u.owner_id),
+        (select tax_share(default_taxes()))
+    );
+create function group_tax_share(g cardgroups) returns numeric
+    language sql stable parallel safe
+    return coalesce(
+        (select tax_share(t) from taxes t where t.id = g.tax_id),
+        (select tax_share(t) from taxes t join users u on u.tax_id = t.id where u.id = g.owner_id),
+        (select tax_share(default_taxes()))
+    );
+
 -- A tax row of its own with the same values; its id.
 create function copy_taxes(t taxes) returns integer
     language sql

@@ -128,6 +128,11 @@ impl Currencies {
         currency_id.and_then(|id| self.by_id(id))
     }
 
+    /// What an X7 server multiplies the amounts by that it shows to such a user (`x7.md`, "Values printed").
+    pub fn rate_of_user(&self, currency_id: Option<i32>) -> BigDecimal {
+        self.of_user(currency_id).map_or(BigDecimal::from(1), |currency| currency.exchange_rate.clone())
+    }
+
     /// By name, in any letter case, trailing spaces ignored.
     pub fn by_name(&self, name: &str) -> Option<&Currency> {
         let name = name.trim_end_matches(' ').to_lowercase();

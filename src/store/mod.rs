@@ -1,3 +1,4 @@
 //! SQL that more than one operation needs.
 
+pub mod sale;
 pub mod tax;
