@@ -217,7 +217,8 @@ create table payments (
     bill_nr text,
     description text,
     provider_id integer default -1,
-    kind text check (kind in ('sale', 'top_up', 'refill'))  -- ours: rows that came from MOR have none
+    -- Ours: rows that came from MOR have none. A transfer pays a user with a card's funds: no new money.
+    kind text check (kind in ('sale', 'top_up', 'refill', 'transfer'))
 );
 -- A card is sold once, ever: the last line of defence.
 create unique index payments_one_sale_a_card on payments (user_id) where kind = 'sale';

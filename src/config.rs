@@ -32,6 +32,7 @@ pub struct Config {
     pub cache: Switch,
     pub require_password: bool,
     pub legacy_hashes: bool,
+    pub match_partial_callerids: bool,
     pub max_body: usize,
     pub max_parameters: usize,
     pub max_quantity: u32,

@@ -131,6 +131,41 @@ impl Dialect {
         !self.x7()
     }
 
+    /// A caller id belongs to a device when one of the device's contains it, whatever the setting says.
+    pub fn matches_partial_callerids(self) -> bool {
+        self.x7()
+    }
+
+    /// A `cardgroup_id` that is sent blank names a group, and there is none of that name.
+    pub fn takes_blank_group_for_unknown(self) -> bool {
+        self.x7()
+    }
+
+    /// A new card's one payment is for its whole balance, be it moved or added; else what is added is a top-up.
+    pub fn pays_new_cards_at_once(self) -> bool {
+        self.x7()
+    }
+
+    /// A top-up by nothing is a payment too.
+    pub fn pays_nothing(self) -> bool {
+        self.x7()
+    }
+
+    /// An amount in a currency that nobody knows counts as nothing; else it is refused.
+    pub fn loses_unknown_currencies(self) -> bool {
+        self.x7()
+    }
+
+    /// A user's payment carries the user's first and last name.
+    pub fn names_refilled_users(self) -> bool {
+        self.x7()
+    }
+
+    /// The reply of `card_by_cli_update` stands in a `<response>`, with the balance with taxes.
+    pub fn wraps_in_response(self) -> bool {
+        self.x7()
+    }
+
     /// An `email` that is sent empty writes the order rows all the same.
     pub fn orders_for_blank_email(self) -> bool {
         self.x7()

@@ -24,7 +24,7 @@ const SIGN_OF_LIFE: Duration = Duration::from_millis(250);
 const MOST_USERS: usize = 10_000;
 
 /// The settings that Mortise reads from `conflines`.
-const SETTINGS: [&str; 7] = [
+const SETTINGS: [&str; 8] = [
     "Allow_API",
     "Allow_GET_API",
     "API_Secret_Key",
@@ -32,6 +32,7 @@ const SETTINGS: [&str; 7] = [
     "XML_API_Extension",
     "CC_Active",
     "Default_device_location_id",
+    "Nice_Number_Digits",
 ];
 
 /// A user, as far as admission and the operations need one.
@@ -89,6 +90,12 @@ impl Settings {
     /// Whether a switch is on.
     pub fn on(&self, name: &str) -> bool {
         self.text(name).is_some_and(|value| number::integer(value) == 1)
+    }
+
+    /// How many decimals a "nice" amount has (`data.md`, "Money"): 2 where nothing is set.
+    pub fn nice_digits(&self) -> usize {
+        self.text("Nice_Number_Digits")
+            .map_or(2, |digits| usize::try_from(number::integer(digits)).unwrap_or(0).min(100))
     }
 
     /// A setting's text, where it isn't empty.

@@ -86,6 +86,32 @@ pub enum Fault {
     /// The number length isn't a number from 1 to 30.
     NumberLengthOutOfRange,
 
+    /// `card_by_cli_update`'s words for [`Fault::TransactionFailed`].
+    CallerIdFailed,
+    /// No caller id.
+    CallerIdMissing,
+    /// The caller id's device is a provider's.
+    CallerIdOfProvider,
+    /// The caller id's device is another owner's.
+    CallerIdOfOthersDevice,
+    /// The card is another owner's.
+    CardOfAnotherOwner,
+    /// No card has the PIN, or it is the caller's own.
+    PinNotFound,
+    /// There is nothing to move.
+    PinBalanceZero,
+    /// The PIN's card is sold.
+    PinAlreadySold,
+    /// The group named isn't the owner's.
+    GroupNotTheOwners {
+        /// The words differ by it.
+        card_found: bool,
+    },
+    /// Nothing has the caller id, and no group was named for a new card.
+    NothingFound,
+    /// A card that an X7 server can't save, and why.
+    CardUnsound(String),
+
     /// Unknown, or not allowed to: `tariff_wholesale_update`'s word for both.
     BadLoginOnPage,
     /// No such wholesale tariff, or not the caller's.
@@ -103,6 +129,8 @@ enum Form {
     Page,
     /// `<page><status><error>…`
     PageStatus,
+    /// `<page><error><error>…`
+    PageErrorError,
     /// `<page><status><status>…`
     PageStatusStatus,
     /// `<page><error><message>…`, a message each
@@ -131,6 +159,7 @@ impl Fault {
             Form::Status => ("status", None, "error"),
             Form::Page => ("page", None, "error"),
             Form::PageStatus => ("page", Some("status"), "error"),
+            Form::PageErrorError => ("page", Some("error"), "error"),
             Form::PageStatusStatus => ("page", Some("status"), "status"),
             Form::PageMessages => ("page", Some("error"), "message"),
             Form::ResponseMessages => ("response", Some("error"), "message"),
@@ -143,7 +172,7 @@ impl Fault {
 
     /// Its words, and where they stand. Where the dialects differ, both are here.
     fn words(&self, dialect: Dialect) -> (Form, Vec<Cow<'static, str>>) {
-        use Form::{Page, PageMessages, PageStatus, PageStatusStatus, ResponseMessages, Status};
+        use Form::{Page, PageErrorError, PageMessages, PageStatus, PageStatusStatus, ResponseMessages, Status};
         let x7 = dialect == Dialect::X7;
         let (form, words) = match self {
             Self::UnknownOperation => (Status, "There is no such API"),
@@ -188,6 +217,28 @@ impl Fault {
             Self::PinLengthZero => (PageStatus, "PIN length must be greater than 0"),
             Self::PinLengthOutOfRange => (PageStatus, "PIN length can be between 1 and 30"),
             Self::NumberLengthOutOfRange => (PageStatus, "Number length can be between 1 and 30"),
+            Self::CallerIdFailed => (Page, "Failed to make transaction"),
+            Self::CallerIdMissing => (Page, "Callerid must be specified"),
+            Self::CallerIdOfProvider | Self::CallerIdOfOthersDevice if x7 => {
+                (Page, "You do not have permission to add to user's balance")
+            }
+            Self::CallerIdOfProvider => (Page, "Callerid belongs to provider"),
+            Self::CallerIdOfOthersDevice => {
+                (Page, "Device allready have such callerid, but you do not have permission to change user's balance")
+            }
+            Self::CardOfAnotherOwner => (Page, "You do not have permission to access card"),
+            Self::PinNotFound if x7 => (Page, "PIN number not found"),
+            Self::PinNotFound => (Page, "Card was not found"),
+            Self::PinBalanceZero => (Page, "PIN number balance is zero"),
+            Self::PinAlreadySold if x7 => (PageErrorError, "Cannot sell already sold card"),
+            Self::PinAlreadySold => (Page, "PIN number already sold"),
+            Self::GroupNotTheOwners { card_found: true } if x7 => {
+                (Page, "You do not have permission to access cardgroup")
+            }
+            Self::GroupNotTheOwners { .. } => (Page, "Supplied Cardgroup_id is invalid"),
+            Self::NothingFound if x7 => (Page, "Supplied Cardgroup_id is invalid"),
+            Self::NothingFound => (Page, "Card was not found"),
+            Self::CardUnsound(flaw) => return (PageErrorError, vec![flaw.clone().into()]),
             Self::BadLoginOnPage => (Page, "Bad login"),
             Self::TariffNotFound => (Page, "Tariff not found"),
             Self::TariffNotSaved(messages) => {

@@ -23,4 +23,11 @@ impl Money {
         }
         text
     }
+
+    /// Printed "nice": fixed decimals, as C's `%.Nf` prints the nearest double (so that 0.125 gives 0.12).
+    pub fn nice(&self, digits: usize) -> String {
+        // A detour over text: it rounds to the nearest double, and no other way into one is open.
+        let double: f64 = self.0.to_plain_string().parse().unwrap_or_default();
+        format!("{double:.digits$}")
+    }
 }

@@ -26,6 +26,7 @@ use crate::reply::{self, Format, Presentation};
 #[rustfmt::skip]
 pub const OPERATIONS: &[Operation] = &[
     card::sell::OPERATION,
+    card::by_cli::OPERATION,
     card_group::create::OPERATION,
     tariff::wholesale_update::OPERATION,
 ];

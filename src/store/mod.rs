@@ -1,4 +1,6 @@
 //! SQL that more than one operation needs.
 
+pub mod card;
+pub mod draw;
 pub mod sale;
 pub mod tax;

@@ -8,7 +8,9 @@ pub async fn repair(connection: &mut PgConnection, group: i32) -> sqlx::Result<(
         return Ok(());
     }
     // Two that come at once must not both do it: the second looks again when the first is done.
-    sqlx::query!("select id from cardgroups where id = $1 for update", group).fetch_optional(&mut *connection).await?;
+    sqlx::query!("select id from cardgroups where id = $1 for no key update", group)
+        .fetch_optional(&mut *connection)
+        .await?;
     if has_taxes(connection, group).await? {
         return Ok(());
     }
@@ -27,6 +29,20 @@ pub async fn repair(connection: &mut PgConnection, group: i32) -> sqlx::Result<(
         group
     )
     .execute(&mut *connection)
+    .await?;
+    Ok(())
+}
+
+/// Gives a user without a tax row one, likewise.
+pub async fn repair_user(connection: &mut PgConnection, user: i32) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update users set tax_id = coalesce(
+             (select copy_taxes(t) from taxes t join users owner on owner.tax_id = t.id where owner.id = users.owner_id),
+             copy_taxes(default_taxes()))
+         where id = $1 and not exists (select from taxes where id = users.tax_id)",
+        user
+    )
+    .execute(connection)
     .await?;
     Ok(())
 }

@@ -5,6 +5,7 @@
 mod harness;
 
 mod admission;
+mod card_by_cli_update;
 mod card_from_group_sell;
 mod cc_group_create;
 mod config;
@@ -13,6 +14,7 @@ mod contention;
 mod directory;
 mod house;
 mod managed;
+mod money;
 mod properties;
 mod requests;
 mod stock;

@@ -1,3 +1,4 @@
 //! Operations on calling cards.
 
+pub mod by_cli;
 pub mod sell;

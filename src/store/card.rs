@@ -1,0 +1,138 @@
+//! One card and its group, and what more than one operation does to them: topping up, moving balances, retiring.
+//!
+//! Cards are locked by number, then by id, always; their users after them.
+
+use bigdecimal::BigDecimal;
+use sqlx::PgConnection;
+
+use crate::money::Money;
+
+/// A card and what counts of its group, locked.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "MOR's own column names")]
+pub struct Card {
+    pub id: i64,
+    pub cardgroup_id: i32,
+    pub owner_id: i32,
+    pub sold: bool,
+    pub callerid: Option<String>,
+    pub pin: Option<String>,
+    pub balance: BigDecimal,
+    /// The group isn't hidden.
+    pub in_open_group: bool,
+    /// Why MOR wouldn't save the card, if it wouldn't.
+    pub flaw: Option<String>,
+    /// From the system's currency to the group's; 0 where nobody knows that.
+    pub rate: BigDecimal,
+}
+
+/// The cards that have the caller id or the PIN, and can be used: not hidden, and with a PIN not retired.
+pub async fn lock(connection: &mut PgConnection, callerid: &str, pin: Option<&str>) -> sqlx::Result<Vec<Card>> {
+    sqlx::query_as!(
+        Card,
+        r#"select c.id, c.cardgroup_id, coalesce(c.owner_id, 0) as "owner_id!", c.sold = 1 as "sold!", c.callerid, c.pin,
+               coalesce(c.balance, 0) as "balance!", g.hidden = 0 as "in_open_group!",
+               case
+                   when length(c.number) is distinct from g.number_length then 'Bad number length should be: ' || g.number_length
+                   when btrim(coalesce(c.pin, '')) = '' then 'Card PIN is blank'
+                   when length(c.pin) <> g.pin_length then 'Bad PIN length should be: ' || g.pin_length
+                   when c.min_balance < 0 then 'Bad minimal balance'
+               end as flaw,
+               system_rate_to(g.tell_balance_in_currency) as "rate!"
+           from cards c join cardgroups g on g.id = c.cardgroup_id
+           where c.hidden = 0 and c.id = any (array(
+               select id from cards where callerid <> '' and callerid = $1
+               union all
+               select id from cards where pin <> '' and pin = $2 and retired_at is null))
+           order by c.number collate "C", c.id
+           for no key update of c"#,
+        callerid,
+        pin
+    )
+    .fetch_all(connection)
+    .await
+}
+
+/// How amounts become balances and payments.
+#[derive(Debug, Clone)]
+pub struct Conversion {
+    /// The caller's id, for audit rows.
+    pub caller: i32,
+    /// The caller's currency rate where the dialect multiplies by it, else 1.
+    pub rate: BigDecimal,
+    /// Decimals of a "nice" amount.
+    pub digits: usize,
+}
+
+/// Adds an amount in the group's currency, tax included, to the card's balance, and writes the payment.
+pub async fn top_up(
+    connection: &mut PgConnection,
+    card: i64,
+    amount: &BigDecimal,
+    conversion: &Conversion,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "with cardgroup as materialized (
+             select g.owner_id, coalesce(g.tell_balance_in_currency, '') as currency, group_tax_share(g) as tax_share,
+                 system_rate_to(g.tell_balance_in_currency) as rate
+             from cards c join cardgroups g on g.id = c.cardgroup_id where c.id = $1
+         ), topped_up as (
+             update cards set balance = coalesce(balance, 0)
+                 + quotient($2, (1 + cardgroup.tax_share) * cardgroup.rate * $3::numeric)
+             from cardgroup where cards.id = $1
+         ), payment as (
+             insert into payments (paymenttype, kind, amount, currency, tax, user_id, owner_id, card, completed, date_added, shipped_at, description)
+             select 'Card', 'top_up', quotient($2, 1 + tax_share), currency, quotient($2, 1 + tax_share) * tax_share, $1, owner_id,
+                 1, 1, now() at time zone 'utc', now() at time zone 'utc', ''
+             from cardgroup
+             returning id, amount, currency
+         )
+         insert into actions (user_id, action, target_type, target_id, data, data2, data3)
+         select $4, 'card_payment_created', 'Payment', id, $1::bigint::text, plain(amount), currency from payment",
+        card,
+        amount,
+        conversion.rate,
+        conversion.caller
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Changes a card's balance by funds that come from, or go to, another place in the database.
+pub async fn move_balance(connection: &mut PgConnection, card: i64, change: &BigDecimal) -> sqlx::Result<()> {
+    sqlx::query!("update cards set balance = coalesce(balance, 0) + $2 where id = $1", card, change)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// The audit row of such a change.
+pub async fn note_move(
+    connection: &mut PgConnection,
+    card: i64,
+    change: &BigDecimal,
+    conversion: &Conversion,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "insert into actions (user_id, action, target_type, target_id, data) values ($1, 'Added to cards balance', 'card', $2, $3)",
+        conversion.caller,
+        card,
+        Money::from(change * &conversion.rate).nice(conversion.digits)
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Empties a card whose balance was moved away, and takes it out of use: it never goes on sale again, and no caller id
+/// leads to it.
+pub async fn retire(connection: &mut PgConnection, card: i64) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update cards set balance = 0, sold = 0, callerid = null, retired_at = now() at time zone 'utc' where id = $1",
+        card
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}

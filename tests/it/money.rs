@@ -1,0 +1,194 @@
+//! Money is neither made nor lost, whatever operations follow each other, or meet.
+
+use std::str::FromStr;
+
+use bigdecimal::{BigDecimal, RoundingMode};
+use proptest::prelude::*;
+
+use crate::harness::{Server, hash, server_with};
+
+/// Groups of the world with what an amount is divided by to become a balance: taxes, and the group's currency.
+const GROUPS: [(i32, &str); 4] = [(6, "1.19"), (7, "0.85943550"), (9, "1.26"), (11, "1.0")];
+const CALLERIDS: [&str; 6] = ["700", "701", "702", "703", "555", "556"];
+const PINS: [&str; 8] = ["", "", "1001", "1002", "1003", "0042", "7001", "9001"];
+const AMOUNTS: [&str; 7] = ["0", "1", "0.01", "19.99", "0.000000000000007", "33.333333333333333", "123456.789"];
+const MONEY: &str = "select ((select sum(balance) from cards) + (select sum(balance) from users))::text as money";
+
+#[derive(Debug, Clone)]
+enum Request {
+    ByCallerId { callerid: usize, pin: usize, group: Option<usize>, amount: usize },
+    Sell { group: usize, quantity: u8 },
+    MakeGroup,
+    MakeTariff,
+}
+
+fn request() -> impl Strategy<Value = Request> {
+    let group = proptest::option::of(0..GROUPS.len());
+    let by_callerid = (0..CALLERIDS.len(), 0..PINS.len(), group, 0..AMOUNTS.len());
+    prop_oneof![
+        12 => by_callerid.prop_map(|(callerid, pin, group, amount)| Request::ByCallerId { callerid, pin, group, amount }),
+        2 => (0..GROUPS.len(), 1..4u8).prop_map(|(group, quantity)| Request::Sell { group, quantity }),
+        1 => Just(Request::MakeGroup),
+        1 => Just(Request::MakeTariff),
+    ]
+}
+
+async fn world(connections: &str) -> Server {
+    let server = server_with(&[("database_connections", connections)]).await;
+    server
+        .sql(
+            "insert into devices (id, name, user_id) values (1, '101', 2);
+             insert into callerids (cli, device_id) values ('555', 1), ('556', 1);
+             insert into tariffs (name) values ('one'); insert into lcrs (name) values ('one');
+             update users set tax_id = 3, currency_id = 4 where id = 2;
+             update cards set balance = coalesce(balance, 0)",
+        )
+        .await;
+    server
+}
+
+/// Sends a request; what it added to all balances, by our own arithmetic.
+async fn send(server: &Server, request: &Request, number: usize) -> BigDecimal {
+    let nothing = BigDecimal::from(0);
+    match request {
+        Request::ByCallerId { callerid, pin, group, amount } => {
+            let (callerid, pin, amount) = (CALLERIDS[*callerid], PINS[*pin], AMOUNTS[*amount]);
+            let group = group.map(|group| GROUPS[group].0.to_string()).unwrap_or_default();
+            let form = format!("u=admin&callerid={callerid}&amount={amount}&pin={pin}&cardgroup_id={group}");
+            let hashed = format!("{pin}{amount}{callerid}{group}");
+            let reply = server.post("card_by_cli_update", &format!("{form}&hash={}", hash(&hashed, "secret"))).await;
+            assert_eq!(reply.status, 200, "{}", reply.body);
+            if reply.body.contains("<error>") || !pin.is_empty() {
+                return nothing;
+            }
+            let divisor = match reply.all("cardgroup_id")[..] {
+                [group] => GROUPS.iter().find(|(id, _)| id.to_string() == group).unwrap().1,
+                _ => "1.155",
+            };
+            let added = BigDecimal::from_str(amount).unwrap().with_scale(60) / BigDecimal::from_str(divisor).unwrap();
+            added.with_scale_round(15, RoundingMode::HalfUp)
+        }
+        Request::Sell { group, quantity } => {
+            let group = GROUPS[*group].0;
+            server
+                .signed(
+                    "card_from_group_sell",
+                    &format!("u=admin&id={group}&quantity={quantity}"),
+                    &format!("{group}{quantity}"),
+                )
+                .await;
+            nothing
+        }
+        Request::MakeGroup => {
+            let name = format!("group {number}");
+            let reply = server
+                .signed("cc_group_create", &format!("u=admin&name=group+{number}&price_with_vat=10"), &name)
+                .await;
+            assert!(reply.body.contains("successfully"), "{}", reply.body);
+            nothing
+        }
+        Request::MakeTariff => {
+            let name = format!("tariff {number}");
+            let reply = server.signed("tariff_wholesale_update", &format!("u=admin&name=tariff+{number}"), &name).await;
+            assert_eq!(reply.all("status"), ["ok"]);
+            nothing
+        }
+    }
+}
+
+async fn money(server: &Server) -> BigDecimal {
+    BigDecimal::from_str(&server.rows(MONEY).await.concat()).unwrap()
+}
+
+/// An auditor that knows nothing of the operations.
+async fn audit(server: &Server, added: &BigDecimal) {
+    server.has("select * from card_stock_differences", &[]).await;
+    server.has("select user_id from payments where kind = 'sale' group by user_id having count(*) > 1", &[]).await;
+    server.has("select id from cards where sold = 1 and id not in (select user_id from payments where kind = 'sale') and id <> 4", &[]).await;
+    server
+        .has(
+            "select id from cards where retired_at is not null and (balance <> 0 or sold = 1 or callerid is not null)",
+            &[],
+        )
+        .await;
+    // What the payments say came in, back in the system's currency: each is rounded once.
+    let paid = server
+        .rows(
+            "select coalesce(sum(amount / system_rate_to(currency)), 0)::text as paid, count(*) from payments where kind in ('top_up', 'refill')",
+        )
+        .await
+        .concat();
+    let (paid, count) = paid.split_once('|').unwrap();
+    let difference = (BigDecimal::from_str(paid).unwrap() - added).abs();
+    let tolerance = BigDecimal::new((i64::from_str(count).unwrap() + 1).into(), 15) * 2;
+    assert!(difference <= tolerance, "payments say {paid}, balances grew by {added}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, max_shrink_iters: 40, ..ProptestConfig::default() })]
+
+    #[test]
+    fn balances_change_by_what_was_paid_to_the_last_decimal(requests in proptest::collection::vec(request(), 1..50)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let server = world("2").await;
+            let mut expected = money(&server).await;
+            let mut added = BigDecimal::from(0);
+            for (number, request) in requests.iter().enumerate() {
+                let plus = send(&server, request, number).await;
+                expected += &plus;
+                added += &plus;
+                assert_eq!(money(&server).await, expected.with_scale(15), "after {request:?}, number {number}");
+            }
+            audit(&server, &added).await;
+            server.pool.close().await;
+        });
+    }
+}
+
+/// Hundreds of pairs of requests for one caller id, or for each other's cards, at the same moment.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_at_once_never_make_two_cards_lose_money_or_lock_each_other_out() {
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::TestRunner;
+
+    let mut runner = TestRunner::default();
+    let server = world("8").await;
+    let mut expected = money(&server).await;
+    let mut added = BigDecimal::from(0);
+    for number in 0..300 {
+        let one = request().new_tree(&mut runner).unwrap().current();
+        let other = request().new_tree(&mut runner).unwrap().current();
+        let (one, other) = match (one, other) {
+            // Mostly the same caller id; now and then two whose cards are each other's.
+            (
+                Request::ByCallerId { callerid, pin, group, amount },
+                Request::ByCallerId { pin: second, amount: more, .. },
+            ) if number % 4 > 0 => (
+                Request::ByCallerId { callerid, pin, group, amount },
+                Request::ByCallerId { callerid, pin: second, group, amount: more },
+            ),
+            pair => pair,
+        };
+        let (first, second) = (server.clone(), server.clone());
+        let first = tokio::spawn(async move { send(&first, &one, 2 * number).await });
+        let second = tokio::spawn(async move { send(&second, &other, 2 * number + 1).await });
+        let plus = first.await.unwrap() + second.await.unwrap();
+        expected += &plus;
+        added += &plus;
+        // Fresh stock and fresh PINs, so that no row of the tables runs dry.
+        server
+            .sql(
+                "update cards set callerid = null where callerid is not null and random() < 0.2;
+                 insert into cards (cardgroup_id, number, pin, balance)
+                 select g.id, lpad((nextval('tariffs_id_seq') + 2000)::text, g.number_length, '9'), p.pin, 0
+                 from cardgroups g, unnest(array['1001', '1002', '1003', '0042', '7001', '9001']) p (pin)
+                 where g.id = (select (array[6, 7, 9, 11])[1 + floor(random() * 4)]) and not exists (select from cards where pin = p.pin)",
+            )
+            .await;
+        server.sql("update cards set pin = null where retired_at is not null").await;
+    }
+    assert_eq!(money(&server).await, expected.with_scale(15));
+    audit(&server, &added).await;
+    server.has("select callerid from cards where callerid <> '' group by callerid having count(*) > 1", &[]).await;
+}
