@@ -10,6 +10,12 @@ create function quotient(amount numeric, divisor numeric) returns numeric
     language sql immutable strict parallel safe
     return case when divisor = 0 then 0 else round(round(amount, 40) / divisor, 15) end;
 
+-- An amount in another currency. A rate that had to be divided has more decimals than any that is stored: what comes of it
+-- is rounded as stored amounts are. Other products keep all their digits.
+create function times(amount numeric, rate numeric) returns numeric
+    language sql immutable strict parallel safe
+    return case when scale(trim_scale(rate)) > 15 then round(amount * rate, 15) else amount * rate end;
+
 -- What is added to 1 as tax: 0.19 for 19 %. The first tax always counts, the others when they are enabled; compound taxes
 -- are taken on top of each other.
 create function tax_share(t taxes) returns numeric

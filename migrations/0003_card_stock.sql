@@ -16,6 +16,12 @@ create function is_in_stock(card cards) returns boolean
     language sql immutable parallel safe
     return card.sold = 0 and card.hidden = 0 and card.retired_at is null and card.number is not null;
 
+-- A card is sold once, ever. One whose sale was paid stays out of stock, though somebody wrote sold = 0 into it: offered
+-- again, it would be refused by payments_one_sale_a_card, and stand in the way of all the others.
+create function was_sold(card cards) returns boolean
+    language sql stable parallel safe
+    return exists (select from payments where kind = 'sale' and user_id = card.id);
+
 -- Whether MOR would save the card; an X7 server doesn't sell one that it can't save (x7.md). The duplicates that it looks
 -- for besides can't be in the database.
 create function is_sound(card cards, cardgroup cardgroups) returns boolean
@@ -27,7 +33,8 @@ create function card_stock_add() returns trigger language plpgsql as $$
 begin
     insert into card_stock (cardgroup_id, number, card_id)
     select added.cardgroup_id, added.number, added.id from added
-    where added.sold = 0 and added.hidden = 0 and added.retired_at is null and added.number is not null;
+    where added.sold = 0 and added.hidden = 0 and added.retired_at is null and added.number is not null
+        and not exists (select from payments where kind = 'sale' and user_id = added.id);
     return null;
 end $$;
 
@@ -37,7 +44,7 @@ begin
         delete from card_stock
         where cardgroup_id = old.cardgroup_id and number = old.number and card_id = old.id;
     end if;
-    if tg_op = 'UPDATE' and is_in_stock(new) then
+    if tg_op = 'UPDATE' and is_in_stock(new) and not was_sold(new) then
         insert into card_stock (cardgroup_id, number, card_id) values (new.cardgroup_id, new.number, new.id);
     end if;
     return null;
@@ -71,6 +78,6 @@ alter table cards
 create view card_stock_differences as
     select coalesce(stock.card_id, card.id) as card_id, stock.card_id is null as missing
     from card_stock stock
-    full join (select id, cardgroup_id, number from cards where is_in_stock(cards)) card
+    full join (select id, cardgroup_id, number from cards where is_in_stock(cards) and not was_sold(cards)) card
         on card.id = stock.card_id and card.cardgroup_id = stock.cardgroup_id and card.number = stock.number
     where stock.card_id is null or card.id is null;

@@ -8,6 +8,7 @@ use axum::http::{Method, Uri};
 
 use crate::app::App;
 use crate::dialect::Dialect;
+use crate::directory::Settings;
 use crate::document::Document;
 use crate::fault::Fault;
 use crate::params::Params;
@@ -40,6 +41,8 @@ pub struct Call {
     pub called: String,
     /// Its parameters.
     pub params: Params,
+    /// Owner 0's settings.
+    pub system: Arc<Settings>,
     /// GET, POST or HEAD.
     pub method: Method,
     /// As sent.
@@ -67,11 +70,11 @@ impl Call {
 
 /// A `name=value` pair, its value hidden where it is a secret. Names may be escaped, so they are read as parameters are.
 fn masked(pair: &str) -> String {
-    const SECRETS: [&str; 4] = ["hash", "p", "pin", "pswd"];
+    const SECRETS: [&str; 3] = ["hash", "p", "pswd"];
     let Some((name, value)) = pair.split_once('=') else { return pair.to_owned() };
     let read = crate::params::unescaped(name.as_bytes()).unwrap_or_default();
     let plain = read.split('[').next().unwrap_or_default();
-    if SECRETS.contains(&plain) || plain.contains("password") {
+    if SECRETS.contains(&plain) || ["pin", "pass", "secret", "key"].iter().any(|part| plain.contains(part)) {
         let separator = value.chars().last().filter(|last| matches!(last, '&' | ';'));
         format!("{name}=***{}", separator.map(String::from).unwrap_or_default())
     } else {

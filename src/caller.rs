@@ -73,7 +73,7 @@ pub async fn admit_strictly(call: &Call) -> Result<Caller, Fault> {
 pub async fn admit(call: &Call) -> Result<Option<Caller>, Fault> {
     let Some(user) = known_user(call).await? else { return Ok(None) };
     let caller = Caller(user);
-    let system = call.app.directory.settings(0).await?;
+    let system = &call.system;
     let own = call.app.directory.settings(caller.owner()).await?;
     let reseller = caller.is_reseller();
 
@@ -84,7 +84,7 @@ pub async fn admit(call: &Call) -> Result<Option<Caller>, Fault> {
     if is_get && !system.on("Allow_GET_API") {
         return Err(Fault::GetDisabled);
     }
-    check_hash(call, &caller, &own, &system).await?;
+    check_hash(call, &caller, &own, system).await?;
     Ok(Some(caller))
 }
 
@@ -170,10 +170,8 @@ async fn note(call: &Call, what: &'static str) -> Result<(), Fault> {
 
 /// What MOR sells without the calling-card add-on: groups of ten cards (`x7.md`, "Admission").
 async fn limited_version(call: &Call) -> Result<(), Fault> {
-    if !call.dialect().has_limited_version() || call.params.get("cardgroup_id").is_none() {
-        return Ok(());
-    }
-    if call.app.directory.settings(0).await?.on("CC_Active") {
+    if !call.dialect().has_limited_version() || call.system.on("CC_Active") || call.params.get("cardgroup_id").is_none()
+    {
         return Ok(());
     }
     let cards = sqlx::query_scalar!(

@@ -1,11 +1,13 @@
 //! The settings: `config/mortise.toml` at their defaults, then the operator's file, the environment, the command line.
 
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
 use toml::{Table, Value};
+use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use crate::dialect::Dialect;
 
@@ -26,19 +28,21 @@ pub struct Config {
     pub dialect: Dialect,
     pub database_url: Secret,
     pub data_dir: PathBuf,
-    pub database_connections: std::num::NonZero<u32>,
+    #[serde(deserialize_with = "connections")]
+    pub database_connections: u32,
     #[serde(rename = "database_wait_ms", deserialize_with = "milliseconds")]
     pub database_wait: Duration,
     pub cache: Switch,
     pub require_password: bool,
     pub legacy_hashes: bool,
     pub match_partial_callerids: bool,
-    pub max_body: usize,
-    pub max_parameters: usize,
-    pub max_quantity: u32,
+    pub max_body: NonZero<usize>,
+    pub max_parameters: NonZero<usize>,
+    pub max_quantity: NonZero<u32>,
     #[serde(rename = "drain_ms", deserialize_with = "milliseconds")]
     pub drain: Duration,
-    pub log: String,
+    #[serde(deserialize_with = "log")]
+    pub log: Targets,
     pub log_format: LogFormat,
 }
 
@@ -100,7 +104,7 @@ pub enum ConfigError {
 }
 
 /// A setting given as text, by the environment or the command line: its name, its value, and who said so.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Override {
     name: String,
     value: String,
@@ -156,10 +160,12 @@ fn read(path: &Path) -> Result<String, ConfigError> {
     std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: path.into(), source })
 }
 
+/// The error names the line and doesn't quote it: a password may stand there.
 fn table(text: &str, path: &Path) -> Result<Table, ConfigError> {
-    text.parse().map_err(|error: toml::de::Error| ConfigError::Malformed {
-        path: path.into(),
-        message: error.to_string().trim_end().to_owned(),
+    text.parse().map_err(|error: toml::de::Error| {
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        ConfigError::Malformed { path: path.into(), message: format!("line {line}: {}", error.message()) }
     })
 }
 
@@ -215,6 +221,24 @@ fn from_environment(variables: impl Iterator<Item = (String, String)>) -> Result
 
 fn milliseconds<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Duration, D::Error> {
     u64::deserialize(value).map(Duration::from_millis)
+}
+
+fn connections<'de, D: serde::Deserializer<'de>>(value: D) -> Result<u32, D::Error> {
+    match u32::deserialize(value)? {
+        connections @ 1..=1000 => Ok(connections),
+        _ => Err(serde::de::Error::custom("it must be from 1 to 1000")),
+    }
+}
+
+/// Levels, and modules with levels. A word that is neither would be taken for a module whose lines are all wanted.
+fn log<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Targets, D::Error> {
+    let text = String::deserialize(value)?;
+    let is_level = |word: &str| word.trim().parse::<LevelFilter>().is_ok();
+    let known = text.split(',').all(|part| is_level(part.split_once('=').map_or(part, |(_, level)| level)));
+    match text.parse() {
+        Ok(targets) if known => Ok(targets),
+        _ => Err(serde::de::Error::custom("it must look like info,sqlx=warn")),
+    }
 }
 
 fn prefix<'de, D: serde::Deserializer<'de>>(value: D) -> Result<String, D::Error> {

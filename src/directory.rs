@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use bigdecimal::BigDecimal;
+use bigdecimal::{BigDecimal, RoundingMode};
 use sqlx::PgPool;
 use sqlx::postgres::PgListener;
 
@@ -20,6 +20,8 @@ const CHANNEL: &str = "mortise_changes";
 /// the connection is cut without a word.
 const TRUST: Duration = Duration::from_millis(800);
 const SIGN_OF_LIFE: Duration = Duration::from_millis(250);
+/// Everything is read anew after this time, whatever is said.
+const OLDEST: Duration = Duration::from_secs(30);
 /// Users that are remembered at most; beyond it all are forgotten and the busy ones are soon back.
 const MOST_USERS: usize = 10_000;
 
@@ -153,7 +155,9 @@ impl Currencies {
             Some(system) if system.name == currency.name => one,
             Some(system) if system.exchange_rate == 0 => BigDecimal::from(0),
             Some(system) if system.exchange_rate == one => currency.exchange_rate.clone(),
-            Some(system) => (&currency.exchange_rate / &system.exchange_rate).with_scale(30),
+            Some(system) => {
+                (&currency.exchange_rate / &system.exchange_rate).with_scale_round(30, RoundingMode::HalfUp)
+            }
             None => BigDecimal::from(0),
         }
     }
@@ -201,7 +205,8 @@ impl Directory {
 
     /// The user of that name: the lowest id, letter case and trailing spaces aside.
     pub async fn user(&self, name: &str) -> sqlx::Result<Option<Arc<User>>> {
-        let key = name.trim_end_matches(' ').to_lowercase();
+        // As it was sent: what the database folds together is its own business.
+        let key = name.to_owned();
         let forgotten = match self.look(|memory| memory.users.get(&key).cloned()) {
             Ok(user) => return Ok(Some(user)),
             Err(forgotten) => forgotten,
@@ -262,6 +267,14 @@ impl Directory {
         Ok(settings)
     }
 
+    /// An owner's settings, if they can be had without waiting for the database.
+    pub async fn settings_at_hand(&self, owner: i32) -> Option<Arc<Settings>> {
+        match self.cache {
+            Switch::On => self.look(|memory| memory.settings.get(&owner).cloned()).ok(),
+            Switch::Off => self.settings(owner).await.ok(),
+        }
+    }
+
     /// All currencies.
     pub async fn currencies(&self) -> sqlx::Result<Arc<Currencies>> {
         let forgotten = match self.look(|memory| memory.currencies.clone()) {
@@ -318,6 +331,7 @@ impl Directory {
         let mut listener = PgListener::connect_with(&self.pool).await?;
         listener.listen(CHANNEL).await?;
         self.memory().forget();
+        let mut since = Instant::now();
         loop {
             let asked = Instant::now();
             tokio::time::timeout(TRUST, sqlx::query("select 1").execute(&mut listener))
@@ -329,12 +343,16 @@ impl Directory {
             }
             {
                 let mut memory = self.memory();
-                if changed {
+                // A restored dump brings its rows before its triggers: nothing is told of those.
+                if changed || since.elapsed() > OLDEST {
                     memory.forget();
+                    since = Instant::now();
                 }
                 // What changed before the question was asked has been heard with the answer.
                 memory.trusted = Some(asked + TRUST);
             }
+            // For refusals that don't wait for the database.
+            self.settings(0).await?;
             match tokio::time::timeout(SIGN_OF_LIFE, listener.try_recv()).await {
                 Err(_) => {}
                 Ok(Ok(Some(_))) => self.memory().forget(),

@@ -57,6 +57,20 @@ impl Element<'_> {
         self.text.push('\n');
     }
 
+    /// An element that holds text, or none at all: `<name/>`.
+    pub fn value(&mut self, name: &'static str, value: Option<&str>) {
+        match value {
+            Some(value) => self.text(name, value),
+            None => {
+                self.indent();
+                self.tag("<", name);
+                // The bracket just written closes the element as well.
+                self.text.insert(self.text.len() - 1, '/');
+                self.text.push('\n');
+            }
+        }
+    }
+
     /// An element of that name for each text.
     pub fn texts(&mut self, name: &'static str, values: &[impl AsRef<str>]) {
         values.iter().for_each(|value| self.text(name, value));

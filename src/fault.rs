@@ -21,6 +21,9 @@ pub enum Fault {
     /// The database is away, or no connection was free in time; nothing was done.
     Unavailable,
 
+    /// The database was lost while it committed: the request was carried out wholly or not at all, and nobody can say which.
+    OutcomeUnknown,
+
     /// No such user, or not that user's password.
     BadLogin,
     /// `Allow_API` is off.
@@ -147,7 +150,7 @@ impl Fault {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unavailable | Self::OutcomeUnknown => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::OK,
         }
     }
@@ -180,6 +183,9 @@ impl Fault {
             Self::BadRequest(why) => (Status, *why),
             Self::BodyTooLarge => (Status, "Request is too large"),
             Self::Unavailable => (Status, "Service is temporarily unavailable"),
+            Self::OutcomeUnknown => {
+                (Status, "The database was lost during the request, which may have been carried out")
+            }
             Self::BadLogin => (Status, "Bad login"),
             Self::ApiDisabled => (Status, "API Requests are disabled"),
             Self::GetDisabled => (Status, "GET Requests are disabled"),
@@ -258,7 +264,7 @@ impl From<sqlx::Error> for Fault {
             sqlx::Error::Database(refusal) if is_about_the_data(refusal.code().as_deref()) => {
                 tracing::error!(
                     code = refusal.code().as_deref(),
-                    message = refusal.message(),
+                    refusal = refusal.message(),
                     "the database refused a change"
                 );
                 Self::TransactionFailed
@@ -266,7 +272,7 @@ impl From<sqlx::Error> for Fault {
             sqlx::Error::Database(trouble) => {
                 tracing::error!(
                     code = trouble.code().as_deref(),
-                    message = trouble.message(),
+                    trouble = trouble.message(),
                     "the database is in trouble"
                 );
                 Self::Unavailable
@@ -287,11 +293,28 @@ impl From<sqlx::Error> for Fault {
     }
 }
 
+impl Fault {
+    /// Of a statement that commits. A connection that breaks then leaves it open what became of the change; whatever else
+    /// goes wrong, it wasn't made.
+    pub fn of_commit(error: sqlx::Error) -> Self {
+        let lost = match &error {
+            sqlx::Error::Io(_) | sqlx::Error::Protocol(_) => true,
+            // The server process was told to stop, or another one crashed: perhaps after it had committed.
+            sqlx::Error::Database(error) => matches!(error.code().as_deref(), Some("57P01" | "57P02")),
+            _ => false,
+        };
+        match Self::from(error) {
+            Self::Unavailable if lost => Self::OutcomeUnknown,
+            fault => fault,
+        }
+    }
+}
+
 /// What a broken constraint of that name means to the client: the database decides who came first.
 pub fn on_constraint(name: &'static str, fault: Fault) -> impl FnOnce(sqlx::Error) -> Fault {
     move |error| match error.as_database_error().and_then(|error| error.constraint()) {
         Some(constraint) if constraint == name => fault,
-        _ => error.into(),
+        _ => Fault::of_commit(error),
     }
 }
 

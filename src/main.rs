@@ -71,8 +71,13 @@ fn main() -> ExitCode {
 }
 
 fn serve(options: &Serve) -> Result<(), Box<dyn std::error::Error>> {
-    let config = Config::load(options.config.as_deref(), std::env::vars(), &options.overrides())?;
-    server::log(&config)?;
+    let config = Config::load(options.config.as_deref(), environment(), &options.overrides())?;
+    server::log(&config);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     Ok(runtime.block_on(server::serve(config, options.demo))?)
+}
+
+/// The environment as text; what isn't is none of our settings, or a wrong one.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
 }

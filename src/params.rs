@@ -33,7 +33,7 @@ impl Params {
     ) -> Result<Self, Fault> {
         let mut params = Self::default();
         params.take_all(path_id.map(|id| ("id".to_owned(), id)).into_iter().collect(), most)?;
-        params.take_all(pairs(query.as_bytes())?, most)?;
+        params.take_all(pairs(query.as_bytes(), most)?, most)?;
         params.take_all(from_body(headers, body, most).await?, most)?;
         Ok(params)
     }
@@ -60,6 +60,9 @@ impl Params {
 
     /// Adds what one place of the request says; places read before it go first.
     fn take_all(&mut self, place: Vec<(String, String)>, most: usize) -> Result<(), Fault> {
+        if self.0.len() + place.len() > most {
+            return Err(TOO_MANY);
+        }
         let earlier = self.0.len();
         for (name, value) in place {
             if name.contains('\0') || value.contains('\0') {
@@ -68,7 +71,6 @@ impl Params {
             match self.0.iter().position(|(known, _)| *known == name) {
                 Some(place) if place < earlier => {}
                 Some(place) => self.0[place].1 = value,
-                None if self.0.len() == most => return Err(Fault::BadRequest("Too many parameters")),
                 None => self.0.push((name, value)),
             }
         }
@@ -82,17 +84,23 @@ async fn from_body(headers: &HeaderMap, body: Bytes, most: usize) -> Result<Vec<
     match essence.as_str() {
         _ if body.is_empty() => Ok(Vec::new()),
         // Like MOR's framework, take a body without a type for a form.
-        "" | "application/x-www-form-urlencoded" => pairs(&body),
+        "" | "application/x-www-form-urlencoded" => pairs(&body, most),
         "multipart/form-data" => multipart(content_type, body, most).await,
         "application/json" => json(&body),
         _ => Ok(Vec::new()),
     }
 }
 
-/// `name=value` pairs between `&` or `;`, with `+` and `%xx`.
-fn pairs(text: &[u8]) -> Result<Vec<(String, String)>, Fault> {
-    text.split(|byte| matches!(byte, b'&' | b';'))
-        .filter(|pair| !pair.is_empty())
+const TOO_MANY: Fault = Fault::BadRequest("Too many parameters");
+
+/// `name=value` pairs between `&` or `;`, with `+` and `%xx`. What comes twice counts twice against the limit, since it costs
+/// as much.
+fn pairs(text: &[u8], most: usize) -> Result<Vec<(String, String)>, Fault> {
+    let pairs = || text.split(|byte| matches!(byte, b'&' | b';')).filter(|pair| !pair.is_empty());
+    if pairs().take(most + 1).count() > most {
+        return Err(TOO_MANY);
+    }
+    pairs()
         .map(|pair| {
             let split = pair.iter().position(|byte| *byte == b'=');
             let (name, value) = split.map_or((pair, &b""[..]), |at| (&pair[..at], &pair[at + 1..]));

@@ -14,6 +14,7 @@ use sqlx::PgPool;
 use subtle::ConstantTimeEq;
 use tokio::sync::Semaphore;
 
+use crate::config::Secret;
 use crate::directory::User;
 
 /// How long a password that was right is known to be.
@@ -76,12 +77,14 @@ impl Passwords {
         known.get(mark).is_some_and(|since| since.elapsed() < REMEMBERED)
     }
 
-    /// Made from the stored SHA-1 hash as well, so that a new password in the database makes the old mark worthless.
+    /// Made from what is stored as well, so that a new password in the database makes the old mark worthless.
     fn mark(&self, user: &User, password: &str) -> Mark {
         let mut mac = Hmac::<Sha256>::new(&self.key.into());
         mac.update(&user.id.to_be_bytes());
-        mac.update(user.password.reveal().as_bytes());
-        mac.update(&[0]);
+        for stored in [user.password.reveal(), user.password_argon2.as_ref().map_or("", Secret::reveal)] {
+            mac.update(stored.as_bytes());
+            mac.update(&[0]);
+        }
         mac.update(password.as_bytes());
         mac.finalize().into_bytes().into()
     }

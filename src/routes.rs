@@ -17,7 +17,7 @@ use tower_http::set_header::SetResponseHeaderLayer;
 use crate::api::{card, card_group, tariff};
 use crate::app::App;
 use crate::call::{Call, Operation};
-use crate::document::Document;
+use crate::dialect::Dialect;
 use crate::fault::Fault;
 use crate::params::{self, Params};
 use crate::reply::{self, Format, Presentation};
@@ -57,15 +57,31 @@ async fn api(State(app): State<Arc<App>>, request: Request) -> Response {
     let is_head = request.method() == Method::HEAD;
     let path = Path::read(request.uri().path(), &app.config.prefix, dialect.suffixes());
     let incoming = Incoming::read(&app, &path, request).await;
-    let presentation = presentation(&app, &path, incoming.as_ref().ok()).await;
-    let response = reply::response(answer(app, &path, incoming).await, presentation, dialect);
+    let params = incoming.as_ref().ok().map(|incoming| &incoming.params);
+    let mut presentation = presentation(dialect, &path, params);
+    let result = match (path.operation, incoming) {
+        (Some(operation), Ok(incoming)) => match app.directory.settings(0).await {
+            Ok(system) => {
+                presentation.xml_extension = system.on("XML_API_Extension");
+                let Incoming { params, method, uri, host, client } = incoming;
+                let called = path.called;
+                (operation.handler)(Call { app, operation, called, params, system, method, uri, host, client }).await
+            }
+            Err(error) => Err(error.into()),
+        },
+        // A refusal that needs no database doesn't wait for it.
+        (operation, incoming) => {
+            presentation.xml_extension =
+                app.directory.settings_at_hand(0).await.is_some_and(|system| system.on("XML_API_Extension"));
+            Err(operation.and(incoming.err()).unwrap_or(Fault::UnknownOperation))
+        }
+    };
+    // An X7 server shows this one answer as HTML whatever the settings say.
+    if path.operation.is_none() && presentation.test && dialect.format_chooses_type() {
+        presentation = Presentation { test: true, ..Presentation::default() };
+    }
+    let response = reply::response(result, presentation, dialect);
     if is_head { without_body(response) } else { response }
-}
-
-async fn answer(app: Arc<App>, path: &Path, incoming: Result<Incoming, Fault>) -> Result<Document, Fault> {
-    let operation = path.operation.ok_or(Fault::UnknownOperation)?;
-    let Incoming { params, method, uri, host, client } = incoming?;
-    (operation.handler)(Call { app, operation, called: path.called.clone(), params, method, uri, host, client }).await
 }
 
 /// What a path says: `/billing/api/card_group_get.xml`, `/api/card_group_get/6`.
@@ -89,6 +105,7 @@ impl Path {
             _ => (rest, None),
         };
         let (name, id) = rest.split_once('/').map_or((rest, None), |(name, id)| (name, Some(id.to_owned())));
+        let id = id.filter(|id| !id.is_empty());
         let deeper = id.as_deref().is_some_and(|id| id.contains('/'));
         let operation = OPERATIONS.iter().find(|operation| operation.name == name || operation.aliases.contains(&name));
         Self {
@@ -115,10 +132,10 @@ impl Incoming {
             return Err(Fault::MethodNotAllowed);
         }
         let (parts, body) = request.into_parts();
-        let body = whole(body, app.config.max_body).await?;
+        let body = whole(body, app.config.max_body.get()).await?;
         let id = path.id.as_deref().map(|id| params::unescaped(id.as_bytes())).transpose()?;
         let query = parts.uri.query().unwrap_or_default();
-        let params = Params::read(id, query, &parts.headers, body, app.config.max_parameters).await?;
+        let params = Params::read(id, query, &parts.headers, body, app.config.max_parameters.get()).await?;
         let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
         Ok(Self {
             params,
@@ -145,20 +162,13 @@ async fn whole(body: Body, most: usize) -> Result<Bytes, Fault> {
     })
 }
 
-async fn presentation(app: &App, path: &Path, incoming: Option<&Incoming>) -> Presentation {
-    let params = incoming.map(|incoming| &incoming.params);
-    let test = params.is_some_and(|params| params.integer("test") == 1);
-    let chooses = app.config.dialect.format_chooses_type();
-    // An X7 server shows this one answer as HTML whatever the settings say.
-    if path.operation.is_none() && test && chooses {
-        return Presentation { test, ..Presentation::default() };
-    }
+/// How the request wants the reply to look; what the settings say of it comes later.
+fn presentation(dialect: Dialect, path: &Path, params: Option<&Params>) -> Presentation {
     let named = || params.and_then(|params| params.get("format")).and_then(Format::named);
     Presentation {
-        test,
-        // With the database away the reply is a 503, whose looks don't matter.
-        xml_extension: app.directory.settings(0).await.is_ok_and(|system| system.on("XML_API_Extension")),
-        format: if chooses { path.format.or_else(named) } else { None },
+        test: params.is_some_and(|params| params.integer("test") == 1),
+        xml_extension: false,
+        format: if dialect.format_chooses_type() { path.format.or_else(named) } else { None },
     }
 }
 

@@ -1,16 +1,16 @@
 //! From settings to a running server, and back to a clean stop.
 
 use std::future::IntoFuture;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::serve::ListenerExt;
 use futures_util::FutureExt;
 use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -24,12 +24,13 @@ use crate::directory::Directory;
 use crate::passwords::Passwords;
 use crate::routes;
 
+/// How long the end waits for what has no one waiting for it: queued audit rows, connections to close.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
 /// Why the server stopped before its time.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum ServerError {
-    #[error("the setting log doesn't fit: {0}")]
-    Log(tracing_subscriber::filter::ParseError),
     #[error(transparent)]
     Managed(#[from] ManagedError),
     #[error(transparent)]
@@ -43,24 +44,22 @@ pub enum ServerError {
 }
 
 /// Log lines as the settings want them, on standard error.
-pub fn log(config: &Config) -> Result<(), ServerError> {
-    let targets: Targets = config.log.parse().map_err(ServerError::Log)?;
+pub fn log(config: &Config) {
     let human = match config.log_format {
         LogFormat::Human => true,
         LogFormat::Json => false,
         LogFormat::Auto => std::io::stderr().is_terminal(),
     };
-    let registry = tracing_subscriber::registry().with(targets);
+    let registry = tracing_subscriber::registry().with(config.log.clone());
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     if human {
         registry.with(layer.with_ansi(std::io::stderr().is_terminal())).init();
     } else {
         registry.with(layer.json()).init();
     }
-    Ok(())
 }
 
-/// Serves until it is told to stop (SIGTERM, SIGINT), then finishes what it is at, and the database.
+/// Serves until it is told to stop (SIGTERM, SIGINT, SIGHUP), then finishes what it is at, and the database.
 pub async fn serve(config: Config, demo: bool) -> Result<(), ServerError> {
     let stop = told_to_stop()?.shared();
     let url = config.database_url.reveal();
@@ -91,29 +90,33 @@ async fn serve_on(
     options: sqlx::postgres::PgConnectOptions,
     config: Config,
     demo: bool,
-    stop: impl Future<Output = ()> + Send + 'static,
+    stop: impl Future<Output = ()> + Clone + Send + 'static,
 ) -> Result<(), ServerError> {
-    let pool = database::connect(options, &config).await?;
-    database::migrate(&pool).await?;
-    announce(&pool, demo).await?;
+    let pool = tokio::select! {
+        pool = ready(options, &config, demo) => pool?,
+        () = stop.clone() => return Ok(()),
+    };
     let result = run(pool.clone(), config, stop).await;
-    pool.close().await;
+    // A database that doesn't answer must not keep us.
+    let _ = tokio::time::timeout(LAST_WORDS, pool.close()).await;
     result
 }
 
-async fn announce(pool: &PgPool, demo: bool) -> Result<(), ServerError> {
-    match world::fill_if_empty(pool, demo).await? {
-        Some(FirstStart { username, key }) => {
-            // The one time that the key is shown; on standard output, where no log is kept.
-            println!("First start. User: {username}  API secret key: {}", key.reveal());
-        }
-        None if demo => tracing::info!("somebody is in the database already: --demo adds nothing to it"),
-        None => {}
+/// A database that is up to date, with somebody in it.
+async fn ready(options: sqlx::postgres::PgConnectOptions, config: &Config, demo: bool) -> Result<PgPool, ServerError> {
+    let pool = database::connect(options, config).await?;
+    database::migrate(&pool).await?;
+    let tell = |first: &FirstStart| {
+        // The one time that the key is shown; on standard output, where no log is kept.
+        writeln!(std::io::stdout(), "First start. User: {}  API secret key: {}", first.username, first.key.reveal())
+    };
+    if !world::fill_if_empty(&pool, demo, tell).await? && demo {
+        tracing::info!("somebody is in the database already: --demo adds nothing to it");
     }
-    if !demo && world::has_public_key(pool).await.map_err(DatabaseError::FirstStart)? {
+    if !demo && world::has_public_key(&pool).await.map_err(DatabaseError::FirstStart)? {
         tracing::warn!("the API secret key is that of the demo, which everybody knows: set another one");
     }
-    Ok(())
+    Ok(pool)
 }
 
 /// The parts that requests share, with what has to run beside them.
@@ -160,17 +163,19 @@ async fn run(pool: PgPool, config: Config, stop: impl Future<Output = ()> + Send
     directory.abort();
     // The listener's task held the last share of the audit; without it the writer ends when all is written.
     let _ = directory.await;
-    let _ = tokio::time::timeout(drain, audit).await;
+    let _ = tokio::time::timeout(LAST_WORDS, audit).await;
     Ok(served?)
 }
 
 fn told_to_stop() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     Ok(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+            _ = hangup.recv() => {}
         }
     })
 }

@@ -6,7 +6,7 @@
 //! | --- | --- |
 //! | `lock` | held by the Mortise that runs; its process id |
 //! | `postgres/` | the cluster |
-//! | `run/` | the socket (in `/tmp` where this path would be too long for one) |
+//! | `run/` | the socket (in `/tmp` where this path would be too long or too strange for one) |
 //! | `postgres.log` | what PostgreSQL has to say |
 //! | `superuser_password`, `password` | of the roles `postgres` and `mortise` |
 
@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use sha2::{Digest, Sha256};
-use sqlx::postgres::PgConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::{ConnectOptions, Connection};
 
 use crate::config::Secret;
@@ -182,12 +182,15 @@ fn version(directory: &Path) -> Option<u32> {
 /// Makes a cluster in `cluster`, whose parent directory must exist: all of it or nothing, so that a crash half way leaves
 /// nothing that looks like one.
 pub fn initdb(binaries: &Path, cluster: &Path, account: Option<&Account>, password: &str) -> Result<(), ManagedError> {
-    let unfinished = cluster.with_extension("new");
-    if unfinished.exists() {
-        fs::remove_dir_all(&unfinished).map_err(at(&unfinished))?;
+    // An initdb whose Mortise was killed may still be writing to its own: leave room for both, and sweep up what is left.
+    let own = std::process::id();
+    let unfinished = cluster.with_extension(format!("new-{own}"));
+    let leftovers = cluster.parent().and_then(|parent| fs::read_dir(parent).ok()).into_iter().flatten().flatten();
+    for leftover in leftovers.filter(|entry| entry.file_name().to_string_lossy().starts_with("postgres.new-")) {
+        let _ = fs::remove_dir_all(leftover.path());
     }
     make_directory(&unfinished, 0o700, account)?;
-    let pwfile = cluster.with_extension("pwfile");
+    let pwfile = cluster.with_extension(format!("pwfile-{own}"));
     write_private(&pwfile, password, account)?;
     let output = command(&binaries.join("initdb"), account)
         .arg("--pgdata")
@@ -207,7 +210,8 @@ pub fn initdb(binaries: &Path, cluster: &Path, account: Option<&Account>, passwo
 /// The options that any PostgreSQL of ours runs with: no network, and no secrets in its log.
 pub fn server_arguments(cluster: &Path, socket: &Path) -> Vec<String> {
     let path = |path: &Path| path.display().to_string();
-    let mut arguments = vec!["-D".to_owned(), path(cluster), "-k".to_owned(), path(socket)];
+    let mut arguments =
+        vec!["-D".to_owned(), path(cluster), "-k".to_owned(), path(socket), "-p".to_owned(), "5432".to_owned()];
     for setting in [
         "listen_addresses=",
         "unix_socket_permissions=0700",
@@ -269,8 +273,11 @@ impl Managed {
     }
 
     fn options_of(&self, role: &str, password: &str, database: &str) -> PgConnectOptions {
+        // Said in full, or PG… variables in the environment would have a say.
         PgConnectOptions::new_without_pgpass()
             .socket(&self.socket)
+            .port(5432)
+            .ssl_mode(PgSslMode::Disable)
             .username(role)
             .password(password)
             .database(database)
@@ -282,6 +289,7 @@ impl Managed {
         if self.running().is_some() {
             tracing::info!(data = %self.data.display(), "taking up the database that is still running");
         } else {
+            self.tear_up_strange_note();
             self.spawn()?;
         }
         let superuser = self.options_of(SUPERUSER, self.superuser_password.reveal(), SUPERUSER);
@@ -366,7 +374,10 @@ impl Managed {
 
     /// Stops PostgreSQL, whoever started it: open transactions are rolled back, everything committed is on disk.
     pub async fn stop(self) {
-        let Some(pid) = self.running() else { return };
+        // One that we have just started hasn't noted itself yet.
+        let child = self.child.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(Pid::from_child);
+        let started = child.filter(|_| !self.has_ended());
+        let Some(pid) = started.or_else(|| self.running()) else { return };
         if let Err(error) = kill_process(pid, Signal::INT) {
             tracing::error!(%error, "PostgreSQL can't be stopped");
         }
@@ -378,16 +389,36 @@ impl Managed {
             }
             tokio::time::sleep(LOOK).await;
         }
+        if self.socket.starts_with("/tmp") {
+            let _ = fs::remove_dir(&self.socket);
+        }
     }
 
     /// The process that runs on our cluster, as PostgreSQL itself notes it.
     fn running(&self) -> Option<Pid> {
+        self.noted().filter(|pid| self.is_ours(*pid))
+    }
+
+    /// The process that `postmaster.pid` names, if it lives.
+    fn noted(&self) -> Option<Pid> {
         let note = fs::read_to_string(self.data.join("postgres/postmaster.pid")).ok()?;
         let pid = Pid::from_raw(note.lines().next()?.trim().parse().ok()?)?;
-        // The number may have gone to somebody else since a crash; a postmaster runs in its cluster's directory.
+        test_kill_process(pid).is_ok().then_some(pid)
+    }
+
+    /// The number may have gone to somebody else since a crash; a postmaster runs in its cluster's directory.
+    fn is_ours(&self, pid: Pid) -> bool {
         let directory = fs::read_link(format!("/proc/{}/cwd", pid.as_raw_nonzero())).ok();
-        let ours = directory == self.data.join("postgres").canonicalize().ok() || !Path::new("/proc/self").exists();
-        (ours && test_kill_process(pid).is_ok()).then_some(pid)
+        directory == self.data.join("postgres").canonicalize().ok() || !Path::new("/proc/self").exists()
+    }
+
+    /// A note that names a stranger would keep PostgreSQL from starting as long as the stranger lives. That none of the old
+    /// PostgreSQL's processes still uses the cluster, the new one makes sure of by other means (its shared memory).
+    fn tear_up_strange_note(&self) {
+        if self.noted().is_some_and(|pid| !self.is_ours(pid)) {
+            tracing::warn!("postmaster.pid names a process that isn't PostgreSQL: removing it");
+            let _ = fs::remove_file(self.data.join("postgres/postmaster.pid"));
+        }
     }
 
     /// Whether the process that we started has ended, if we started one.
@@ -442,10 +473,13 @@ fn reachable(data: &Path, account: Option<&Account>) -> Result<(), ManagedError>
     Ok(())
 }
 
-/// A directory short enough for a socket, which nobody else can have prepared.
+/// A directory that a socket can stand in, which nobody else can have prepared.
 fn socket_directory(data: &Path, account: Option<&Account>) -> Result<PathBuf, ManagedError> {
     let usual = data.join("run");
-    let directory = if usual.as_os_str().len() <= LONGEST_SOCKET_DIRECTORY {
+    // PostgreSQL takes commas and quotes in it for a list.
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-".contains(byte);
+    let bytes = usual.as_os_str().as_encoded_bytes();
+    let directory = if bytes.len() <= LONGEST_SOCKET_DIRECTORY && bytes.iter().all(plain) {
         usual
     } else {
         let mark = hex::encode(&Sha256::digest(usual.as_os_str().as_encoded_bytes())[..8]);
@@ -469,6 +503,8 @@ fn make_directory(path: &Path, mode: u32, account: Option<&Account>) -> Result<(
         DirBuilder::new().recursive(true).mode(0o755).create(parent).map_err(at(parent))?;
     }
     DirBuilder::new().mode(mode).create(path).map_err(at(path))?;
+    // Whatever the umask says.
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(at(path))?;
     account.map_or(Ok(()), |account| account.give(path))
 }
 

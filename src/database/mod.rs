@@ -12,6 +12,8 @@ use crate::config::Config;
 pub mod managed;
 pub mod world;
 
+const OLDEST_POSTGRES: u32 = 140_000;
+
 /// After how long an idle connection is asked for a sign of life before it is used.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -23,6 +25,8 @@ static MIGRATOR: Migrator = sqlx::migrate!();
 pub enum DatabaseError {
     #[error("database_url can't be read as postgres://user:password@host/database")]
     BadUrl,
+    #[error("PostgreSQL must be version 14 or newer")]
+    Old,
     #[error("cannot reach the database: {0}")]
     Unreachable(sqlx::Error),
     #[error("the database was last used by a newer Mortise (it has migration {0}): update this one")]
@@ -35,7 +39,8 @@ pub enum DatabaseError {
 
 /// Where an external database is. The error doesn't quote the URL: a password is in it.
 pub fn external(url: &str) -> Result<PgConnectOptions, DatabaseError> {
-    PgConnectOptions::from_str(url).map_err(|_| DatabaseError::BadUrl)
+    let ours = ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme));
+    PgConnectOptions::from_str(url).ok().filter(|_| ours).ok_or(DatabaseError::BadUrl)
 }
 
 /// The pool that requests are served from: `database_connections` for them and one that listens for changes.
@@ -43,9 +48,15 @@ pub fn external(url: &str) -> Result<PgConnectOptions, DatabaseError> {
 /// The plans of the large statements are what their speed rests on. Planned anew each time the sale runs at a third of
 /// its speed, and with JIT at a hundredth, so every connection fixes both.
 pub async fn connect(options: PgConnectOptions, config: &Config) -> Result<PgPool, DatabaseError> {
-    let options = tuned(options);
+    let options = tuned(options, config.database_wait);
+    // A pool only says that it waited in vain; a connection of our own says why.
+    let connection = options.connect().await.map_err(DatabaseError::Unreachable)?;
+    if connection.server_version_num().is_none_or(|version| version < OLDEST_POSTGRES) {
+        return Err(DatabaseError::Old);
+    }
+    connection.close().await.map_err(DatabaseError::Unreachable)?;
     PgPoolOptions::new()
-        .max_connections(config.database_connections.get().saturating_add(1))
+        .max_connections(config.database_connections + 1)
         .acquire_timeout(config.database_wait)
         .test_before_acquire(false)
         .before_acquire(|connection, state| {
@@ -57,8 +68,8 @@ pub async fn connect(options: PgConnectOptions, config: &Config) -> Result<PgPoo
         .map_err(DatabaseError::Unreachable)
 }
 
-/// The settings that every connection must have.
-pub fn tuned(options: PgConnectOptions) -> PgConnectOptions {
+/// The settings that every connection must have. A lock that somebody holds is waited for as long as a connection is.
+fn tuned(options: PgConnectOptions, wait: Duration) -> PgConnectOptions {
     options
         .application_name("mortise")
         .options([
@@ -66,6 +77,8 @@ pub fn tuned(options: PgConnectOptions) -> PgConnectOptions {
             ("plan_cache_mode", "force_generic_plan"),
             ("TimeZone", "UTC"),
             ("idle_in_transaction_session_timeout", "60s"),
+            ("lock_timeout", &format!("{}ms", wait.as_millis())),
+            ("statement_timeout", "120s"),
         ])
         .disable_statement_logging()
 }

@@ -21,18 +21,26 @@ pub struct FirstStart {
     pub key: Secret,
 }
 
-/// Fills a database in which there is nobody yet. `None`: there was somebody, and nothing was changed.
-pub async fn fill_if_empty(pool: &PgPool, demo: bool) -> Result<Option<FirstStart>, DatabaseError> {
-    fill(pool, demo).await.map_err(DatabaseError::FirstStart)
+/// Fills a database in which there is nobody yet, and tells the operator; if that fails nothing is filled. `false`: there
+/// was somebody, and nothing was changed.
+pub async fn fill_if_empty(
+    pool: &PgPool,
+    demo: bool,
+    tell: impl FnOnce(&FirstStart) -> std::io::Result<()>,
+) -> Result<bool, DatabaseError> {
+    fill(pool, demo, tell).await.map_err(DatabaseError::FirstStart)
 }
 
-async fn fill(pool: &PgPool, demo: bool) -> sqlx::Result<Option<FirstStart>> {
+async fn fill(pool: &PgPool, demo: bool, tell: impl FnOnce(&FirstStart) -> std::io::Result<()>) -> sqlx::Result<bool> {
     let mut transaction = pool.begin().await?;
     let connection = &mut *transaction;
+    if somebody_is_there(connection).await? {
+        return Ok(false);
+    }
     // Two servers that start on one new database: the second waits here, and then finds the first one's admin.
     sqlx::query!("lock table users in share row exclusive mode").execute(&mut *connection).await?;
-    if sqlx::query!("select id from users limit 1").fetch_optional(&mut *connection).await?.is_some() {
-        return Ok(None);
+    if somebody_is_there(connection).await? {
+        return Ok(false);
     }
     let first = match demo {
         true => FirstStart { username: "username", key: DEMO_KEY.to_owned().into() },
@@ -42,8 +50,13 @@ async fn fill(pool: &PgPool, demo: bool) -> sqlx::Result<Option<FirstStart>> {
     if demo {
         demo_world(connection).await?;
     }
+    tell(&first)?;
     transaction.commit().await?;
-    Ok(Some(first))
+    Ok(true)
+}
+
+async fn somebody_is_there(connection: &mut PgConnection) -> sqlx::Result<bool> {
+    Ok(sqlx::query!("select id from users limit 1").fetch_optional(connection).await?.is_some())
 }
 
 fn random() -> sqlx::Result<String> {

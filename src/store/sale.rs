@@ -44,8 +44,8 @@ pub struct Terms {
 pub struct SoldCard {
     /// Its number.
     pub number: String,
-    /// Its PIN.
-    pub pin: String,
+    /// Its PIN, if it has one.
+    pub pin: Option<String>,
     /// Its balance, multiplied by the rate at which it is shown.
     pub balance: Money,
 }
@@ -74,7 +74,7 @@ pub async fn sell(database: impl PgExecutor<'_>, sale: Sale<'_>) -> sqlx::Result
             select g.id, g.owner_id, g.disable_voucher, own.id is not null as has_taxes,
                 group_tax_share(g) as tax_share,
                 coalesce($6, g.tell_balance_in_currency, '') as currency,
-                case when $6 is not null then $7::numeric else $7::numeric * system_rate_to(g.tell_balance_in_currency) end as rate
+                case when $6 is not null then 1 else system_rate_to(g.tell_balance_in_currency) end as rate
             from cardgroups g left join taxes own on own.id = g.tax_id
             where g.id = $1 and g.owner_id = $2 and g.hidden = 0
         ), picked as materialized (
@@ -90,7 +90,7 @@ pub async fn sell(database: impl PgExecutor<'_>, sale: Sale<'_>) -> sqlx::Result
             where (select count(*) from picked) = $4
                 and not ($12 and ((select bool_or(not sound) from picked) or not (select has_taxes from cardgroup)))
             union all
-            select id, number, pin, balance from cards where id = any ($5)
+            select id, number, pin, balance from cards where id = any ($5) and exists (select from cardgroup)
         ), marked as (
             update cards set sold = 1, active = 1 where id = any (array(select id from chosen)) and sold = 0
             returning id
@@ -98,8 +98,8 @@ pub async fn sell(database: impl PgExecutor<'_>, sale: Sale<'_>) -> sqlx::Result
             select row_number() over (order by chosen.number collate "C", chosen.id) as line,
                 nextval('payments_id_seq') as payment_id,
                 case when $11::text is not null then nextval('ccorders_id_seq') end as ccorder_id,
-                chosen.id, chosen.number, coalesce(chosen.pin, '') as pin, coalesce(chosen.balance, 0) as balance,
-                coalesce(chosen.balance, 0) * cardgroup.rate as amount, cardgroup.id as cardgroup_id,
+                chosen.id, chosen.number, chosen.pin, coalesce(chosen.balance, 0) as balance,
+                times(times(coalesce(chosen.balance, 0), $7), cardgroup.rate) as amount, cardgroup.id as cardgroup_id,
                 cardgroup.owner_id, cardgroup.disable_voucher, cardgroup.tax_share, cardgroup.currency,
                 now() at time zone 'utc' as now
             from chosen, cardgroup
@@ -127,14 +127,14 @@ pub async fn sell(database: impl PgExecutor<'_>, sale: Sale<'_>) -> sqlx::Result
             order by sale.line, row.step
         ), ccorder as (
             insert into ccorders (id, amount, currency, ordertype, email, date_added, completed)
-            select ccorder_id, balance * $9::numeric, $10, 'unspecified', $11, now, 1
+            select ccorder_id, times(balance, $9), $10, 'unspecified', $11, now, 1
             from sale where $11 is not null order by line
         ), lineitem as (
             insert into cclineitems (cardgroup_id, quantity, ccorder_id, card_id, price)
-            select cardgroup_id, 1, ccorder_id, id, balance * $9::numeric
+            select cardgroup_id, 1, ccorder_id, id, times(balance, $9)
             from sale where $11 is not null order by line
         )
-        select number as "number!", pin as "pin!", balance * $8::numeric as "balance!: Money" from sale order by line"#,
+        select number as "number!", pin, times(balance, $8) as "balance!: Money" from sale order by line"#,
         group,
         owner,
         caller,

@@ -2,25 +2,19 @@
 
 use sqlx::PgConnection;
 
-/// Gives a group without its tax row one, a copy of its owner's; an owner without one gets a copy of the defaults first.
+/// Gives a group without its tax row one, a copy of its owner's, who may need one first.
 pub async fn repair(connection: &mut PgConnection, group: i32) -> sqlx::Result<()> {
     if has_taxes(connection, group).await? {
         return Ok(());
     }
-    // Two that come at once must not both do it: the second looks again when the first is done.
-    sqlx::query!("select id from cardgroups where id = $1 for no key update", group)
+    // Two that come at once must not both do it: the second looks again, in a statement of its own, when the first is done.
+    let owner = sqlx::query_scalar!("select owner_id from cardgroups where id = $1 for no key update", group)
         .fetch_optional(&mut *connection)
         .await?;
     if has_taxes(connection, group).await? {
         return Ok(());
     }
-    sqlx::query!(
-        "update users set tax_id = copy_taxes(default_taxes())
-         where id = (select owner_id from cardgroups where id = $1) and not exists (select from taxes where id = users.tax_id)",
-        group
-    )
-    .execute(&mut *connection)
-    .await?;
+    repair_user(connection, owner.flatten().unwrap_or(0)).await?;
     sqlx::query!(
         "update cardgroups set tax_id = coalesce(
              (select copy_taxes(t) from taxes t join users u on u.tax_id = t.id where u.id = cardgroups.owner_id),
@@ -35,6 +29,7 @@ pub async fn repair(connection: &mut PgConnection, group: i32) -> sqlx::Result<(
 
 /// Gives a user without a tax row one, likewise.
 pub async fn repair_user(connection: &mut PgConnection, user: i32) -> sqlx::Result<()> {
+    sqlx::query!("select id from users where id = $1 for no key update", user).fetch_optional(&mut *connection).await?;
     sqlx::query!(
         "update users set tax_id = coalesce(
              (select copy_taxes(t) from taxes t join users owner on owner.tax_id = t.id where owner.id = users.owner_id),

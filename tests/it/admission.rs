@@ -131,6 +131,17 @@ async fn a_new_password_in_mors_column_unseats_the_old_one() {
 }
 
 #[tokio::test]
+async fn a_changed_argon2_hash_ends_the_old_password() {
+    let server = server().await;
+    let ask = async || server.signed(SELL, "u=admin&id=11&p=secret+password", "11").await;
+    ask().await.is_page_error("Free cards was not found");
+    server.sql("update users set password = ''").await;
+    ask().await.is_page_error("Free cards was not found");
+    server.sql("update users set password_argon2 = null").await;
+    ask().await.is_status_error("Bad login");
+}
+
+#[tokio::test]
 async fn a_password_can_be_required_in_both_dialects_and_is_else_ignored_by_an_x7_server() {
     let x7 = x7().await;
     x7.signed(SELL, "u=admin&id=11&p=wrong", "11").await.is_page_error("Free cards was not found");
@@ -288,14 +299,14 @@ async fn without_the_add_on_an_x7_server_shuts_large_groups() {
 #[tokio::test]
 async fn a_wrong_hash_is_written_down_without_its_secrets() {
     let server = server().await;
-    let uri = format!("/billing/api/{SELL}?u=admin&p=secret+password&id=11&pin=1234&%68ash=abc&quantity=2");
+    let uri = format!("/billing/api/{SELL}?u=admin&p=secret+password&id=11&s_pin=1234&%68ash=abc&quantity=2");
     server.get(&uri).await.is_status_error("Incorrect hash");
     server
         .has(
             "select user_id, action, data, data2, data3, data4, target_type, target_id from actions",
             &["-1|error|API : Incorrect hash\
-               |http://shop.test/billing/api/card_from_group_sell?u=admin&p=***&id=11&pin=***&%68ash=***&quantity=2\
-               |192.0.2.7|u, p, id, pin, hash, quantity||∅"],
+               |http://shop.test/billing/api/card_from_group_sell?u=admin&p=***&id=11&s_pin=***&%68ash=***&quantity=2\
+               |192.0.2.7|u, p, id, s_pin, hash, quantity||∅"],
         )
         .await;
     // However long the request, the row keeps to MOR's columns.

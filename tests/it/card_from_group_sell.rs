@@ -152,7 +152,7 @@ async fn a_number_names_the_card_by_its_value() {
     assert_eq!(ask("+1111111003x").await.all("number"), ["1111111003"]);
     // As if absent: quantity counts.
     assert_eq!(ask("0").await.all("number"), ["1111111001", "1111111002"]);
-    server.sql("update cards set sold = 0, active = 0; delete from payments").await;
+    server.sql("delete from payments; update cards set sold = 0, active = 0").await;
     assert_eq!(ask("").await.all("number").len(), 2);
     assert_eq!(ask("x1").await.all("number").len(), 2);
     server.has("select count(*) from payments", &["4"]).await;
@@ -392,13 +392,101 @@ async fn a_card_that_is_being_sold_is_waited_for_only_when_it_is_the_last() {
     assert_eq!(waiting.await.unwrap().all("number"), ["0000000042", "1111111001", "1111111003"]);
 }
 
+/// Somebody writes sold = 0 into a sold card by hand.
 #[tokio::test]
-async fn the_database_refuses_a_second_sale_of_a_card() {
+async fn a_card_that_was_sold_is_never_offered_again() {
     let server = server().await;
     server.signed(SELL, "u=admin&id=6", "6").await;
-    // Somebody puts a sold card back by hand.
     server.sql("update cards set sold = 0 where id = 6").await;
-    server.signed(SELL, "u=admin&id=6", "6").await.is_page_error("Failed to make transaction");
-    server.has("select count(*) from payments", &["1"]).await;
-    server.has("select sold from cards where id = 6", &["0"]).await;
+    server.signed(SELL, "u=admin&id=6&number=42", "6").await.is_page_error("Card is already sold");
+    // And doesn't stand in the way of the others.
+    assert_eq!(server.signed(SELL, "u=admin&id=6&quantity=9", "69").await.all("number").len(), 3);
+    server.has("select count(*), count(distinct user_id) as cards from payments", &["4|4"]).await;
+    server.has("select * from card_stock_differences", &[]).await;
+}
+
+/// While a buyer waits for a card, its group is hidden: nothing of the sale may remain.
+#[tokio::test]
+async fn a_group_that_is_hidden_meanwhile_sells_nothing() {
+    let server = server().await;
+    for form in ["u=admin&id=6&number=42", "u=admin&id=6"] {
+        let mut other = server.pool.begin().await.unwrap();
+        sqlx::query("select id from cards where cardgroup_id = 6 for no key update")
+            .execute(&mut *other)
+            .await
+            .unwrap();
+        let buyer = server.clone();
+        let waiting = tokio::spawn(async move { buyer.signed(SELL, form, "6").await });
+        while server
+            .rows("select pid from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()")
+            .await
+            .is_empty()
+        {
+            tokio::task::yield_now().await;
+        }
+        server.sql("update cardgroups set hidden = 1 where id = 6").await;
+        other.rollback().await.unwrap();
+        waiting.await.unwrap().is_page_error("Failed to make transaction");
+        server.has(EVERYTHING, NOTHING).await;
+        server.sql("update cardgroups set hidden = 0 where id = 6").await;
+    }
+}
+
+/// A lock that somebody holds is waited for as long as the setting says, and costs others nothing.
+#[tokio::test]
+async fn a_lock_that_is_not_let_go_ends_in_503() {
+    let server = server_with(&[("database_wait_ms", "100")]).await;
+    let mut other = server.pool.begin().await.unwrap();
+    sqlx::query("select id from cards where id = 6 for no key update").execute(&mut *other).await.unwrap();
+    let reply = server.signed(SELL, "u=admin&id=6&number=42", "6").await;
+    assert_eq!((reply.status.as_u16(), reply.header("retry-after")), (503, Some("1")));
+    assert_eq!(server.signed(SELL, "u=admin&id=6", "6").await.all("number"), ["1111111001"]);
+    other.rollback().await.unwrap();
+    assert_eq!(server.signed(SELL, "u=admin&id=6&number=42", "6").await.all("number"), ["0000000042"]);
+}
+
+#[tokio::test]
+async fn a_card_without_a_pin_has_none() {
+    let server = server().await;
+    server.sql("update cards set pin = null where id = 6; update cards set pin = '' where id = 2").await;
+    let reply = server.signed(SELL, "u=admin&id=6&quantity=2", "62").await;
+    let pins: Vec<&str> = reply.body.lines().filter(|line| line.contains("pin")).map(str::trim).collect();
+    assert_eq!(pins, ["<pin/>", "<pin></pin>"]);
+}
+
+#[tokio::test]
+async fn a_long_number_is_found_by_its_value() {
+    let server = server().await;
+    let number = format!("0{}", "7".repeat(40));
+    server.sql(&format!("insert into cards (cardgroup_id, number, pin) values (11, '{number}', '5555')")).await;
+    assert_eq!(server.signed(SELL, &format!("u=admin&id=11&number={number}"), "11").await.all("pin"), ["5555"]);
+}
+
+/// Of a rate that has to be divided, fifteen decimals are printed and stored.
+#[tokio::test]
+async fn divided_amounts_are_rounded_to_fifteen_decimals() {
+    let server = server().await;
+    server.sql("update currencies set exchange_rate = 3 where id = 1; update currencies set exchange_rate = 2 where id = 2; update cards set balance = 10 where id in (2, 6)").await;
+    assert_eq!(
+        server.signed(SELL, "u=admin&id=6&curr=EUR", "6").await.all("balance_without_vat"),
+        ["6.666666666666667"]
+    );
+    server.has("select data2 from actions where data3 = 'EUR'", &["6.666666666666667"]).await;
+    assert_eq!(server.signed(SELL, "u=admin&id=6", "6").await.all("balance_without_vat"), ["10.0"]);
+}
+
+#[tokio::test]
+async fn a_reseller_without_taxes_gets_the_admins() {
+    let server = x7().await;
+    server.sql("update users set tax_id = 777 where id = 3; update users set tax_id = 2, currency_id = 1 where id = 0; update cardgroups set tax_id = 888 where id = 12").await;
+    server.post(SELL, &format!("u=reseller&id=12&hash={}", hash("12", "reskey"))).await;
+    server
+        .has("select t.tax1_value from users u join taxes t on t.id = u.tax_id where u.id = 3", &["19.000000000000000"])
+        .await;
+    server
+        .has(
+            "select t.tax1_value from cardgroups g join taxes t on t.id = g.tax_id where g.id = 12",
+            &["19.000000000000000"],
+        )
+        .await;
 }

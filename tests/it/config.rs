@@ -36,7 +36,7 @@ fn options_go_before_the_environment_and_that_before_the_file() {
     let config = load(Some(file.path()), &environment, &[("listen", "127.0.0.1:3")]).unwrap();
     assert_eq!(config.listen.port(), 3);
     assert_eq!(config.prefix, "/env");
-    assert_eq!(config.max_quantity, 7);
+    assert_eq!(config.max_quantity.get(), 7);
     assert!(config.require_password);
 }
 
@@ -82,16 +82,26 @@ fn what_makes_no_sense_stops_the_start_and_says_where_it_stands() {
     ] {
         assert_eq!(load(None, &[environment], &[]).unwrap_err(), message);
     }
-    let error = load(None, &[("MORTISE_DATABASE_CONNECTIONS", "0")], &[]).unwrap_err();
-    assert!(
-        error.starts_with("the setting database_connections (from MORTISE_DATABASE_CONNECTIONS) doesn't fit"),
-        "{error}"
-    );
-    for (text, message) in [
-        ("colour = 1", "unknown setting colour"),
-        ("listen = 1", "the setting listen"),
-        ("listen = ", "string values must be"),
+    for (name, value) in [
+        ("MORTISE_DATABASE_CONNECTIONS", "0"),
+        ("MORTISE_DATABASE_CONNECTIONS", "3000000000"),
+        ("MORTISE_MAX_BODY", "0"),
+        ("MORTISE_MAX_PARAMETERS", "0"),
+        ("MORTISE_MAX_QUANTITY", "0"),
+        ("MORTISE_LOG", "inf"),
+        ("MORTISE_LOG", "info,sqlx=loud"),
     ] {
+        let error = load(None, &[(name, value)], &[]).unwrap_err();
+        let setting = name.strip_prefix("MORTISE_").unwrap().to_lowercase();
+        assert!(error.starts_with(&format!("the setting {setting} (from {name}) doesn't fit")), "{error}");
+    }
+    // A line that can't be read may hold a password.
+    let broken = file("prefix = \"/x\"\ndatabase_url = \"postgres://u:hunter2@h/db\n");
+    let error = load(Some(broken.path()), &[], &[]).unwrap_err();
+    assert!(error.contains("line 2") && !error.contains("hunter2"), "{error}");
+    for (text, message) in
+        [("colour = 1", "unknown setting colour"), ("listen = 1", "the setting listen"), ("listen = ", "line 1: ")]
+    {
         let file = file(text);
         let error = load(Some(file.path()), &[], &[]).unwrap_err();
         assert!(error.contains(message) && error.contains(file.path().to_str().unwrap()), "{error}");

@@ -102,3 +102,26 @@ async fn a_users_balance_is_nobodys_news() {
     server.sql("update currencies set exchange_rate = 2 where id = 2").await;
     assert_eq!(listener.recv().await.unwrap().payload(), "currencies");
 }
+
+/// What the large statements' speed rests on.
+#[tokio::test]
+async fn every_connection_fixes_how_statements_are_planned() {
+    let server = server_on(&postgres::database(WORLD).await, &[("database_wait_ms", "1234")]).await;
+    for (setting, value) in
+        [("jit", "off"), ("plan_cache_mode", "force_generic_plan"), ("lock_timeout", "1234ms"), ("TimeZone", "UTC")]
+    {
+        let set: String =
+            sqlx::query_scalar("select current_setting($1)").bind(setting).fetch_one(&server.pool).await.unwrap();
+        assert_eq!(set, value, "{setting}");
+    }
+}
+
+/// Two names that one lower-casing takes for the same and another doesn't.
+#[tokio::test]
+async fn nobody_becomes_somebody_else_in_memory() {
+    let server = server_on(&postgres::database(WORLD).await, ON).await;
+    server.sql("update users set username = 'ασ' where id = 6; update users set username = 'ας' where id = 2").await;
+    until(&server, "ας", "secret", "Access Denied").await;
+    ask(&server, "ΑΣ", "secret").await;
+    assert_eq!(ask(&server, "ας", "secret").await, "Access Denied");
+}

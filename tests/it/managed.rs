@@ -1,8 +1,10 @@
 //! The program as an operator runs it: on a PostgreSQL of its own, killed and started again.
 
+use std::ffi::OsStr;
 use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -201,6 +203,42 @@ async fn an_ordinary_user_has_a_database_too() {
     assert_eq!(numbers(&server.buy().await).len(), 2);
     assert!(postmaster(&data.path().join("mortise")).is_some());
     server.stop();
+}
+
+/// Variables for other programs, a number that went to somebody else, a strange path, what a killed initdb left.
+#[tokio::test]
+async fn a_start_against_the_odds() {
+    let data = data();
+    let odd = data.path().join("da ta, \"x\"");
+    let mut first = command(&odd);
+    first
+        .env("PGPORT", "5433")
+        .env("PGSSLMODE", "require")
+        .env("PGHOST", "nowhere.test")
+        .env("NOT_TEXT", OsStr::from_bytes(b"\xff"));
+    std::fs::create_dir_all(odd.join("postgres.new-1/base")).unwrap();
+    let server = start(first);
+    assert_eq!(numbers(&server.buy().await).len(), 2);
+    server.stop();
+    assert!(!odd.join("postgres.new-1").exists());
+    std::fs::write(odd.join("postgres/postmaster.pid"), format!("{}\n", std::process::id())).unwrap();
+    let server = start(command(&odd));
+    assert_eq!(numbers(&server.buy().await).len(), 2);
+    server.stop();
+}
+
+/// A key that can't be shown is not kept.
+#[test]
+fn a_first_start_that_cannot_tell_its_key_fills_nothing() {
+    let data = data();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = command(data.path()).stdout(writer).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && said.contains("the first start failed"), "{said}");
+    assert_eq!(postmaster(data.path()), None);
+    let server = start(command(data.path()));
+    assert!(server.stop().contains("First start."));
 }
 
 #[tokio::test]

@@ -47,7 +47,7 @@ async fn serve(desk: &Desk<'_>, wish: &Wish) -> Result<Document, Fault> {
     let deed = Deed::choose(connection, desk, wish, found).await?;
     let outcome = deed.carry_out(connection, desk, wish).await?;
     let document = outcome.show(connection, desk, wish).await?;
-    transaction.commit().await?;
+    transaction.commit().await.map_err(Fault::of_commit)?;
     Ok(document)
 }
 
@@ -64,7 +64,7 @@ impl<'a> Desk<'a> {
         let currencies = call.app.directory.currencies().await?;
         let shows_own = call.dialect().shows_callers_currency();
         let rate = if shows_own { currencies.rate_of_user(caller.currency()) } else { BigDecimal::from(1) };
-        let digits = call.app.directory.settings(0).await?.nice_digits();
+        let digits = call.system.nice_digits();
         let terms = Terms {
             currency: None,
             rate: rate.clone(),
@@ -519,7 +519,7 @@ impl Outcome {
         match self {
             Self::Card(id) => {
                 let card = sqlx::query!(
-                    r#"select c.id, c.cardgroup_id, coalesce(c.pin, '') as "pin!", coalesce(c.number, '') as "number!",
+                    r#"select c.id, c.cardgroup_id, c.pin, c.number,
                            coalesce(c.balance, 0) * $2::numeric as "balance!: Money", coalesce(c.balance, 0) * $2::numeric * (1 + group_tax_share(g)) as "with_vat!: Money"
                        from cards c join cardgroups g on g.id = c.cardgroup_id where c.id = $1"#,
                     id,
@@ -537,8 +537,8 @@ impl Outcome {
                             element.text("balance_with_vat", nice(&card.with_vat));
                         }
                         element.text("callerid", &wish.callerid_sent);
-                        element.text("pin", &card.pin);
-                        element.text("number", &card.number);
+                        element.value("pin", card.pin.as_deref());
+                        element.value("number", card.number.as_deref());
                     });
                 }))
             }

@@ -118,10 +118,10 @@ struct Candidate {
 /// None sold: it isn't that simple, and nothing was changed.
 async fn at_once(call: &Call, caller: &Caller, wish: &Wish, terms: Option<&Terms>) -> Result<Vec<SoldCard>, Fault> {
     match (terms, &wish.which) {
-        (Some(terms), Which::Next(quantity)) if *quantity <= call.app.config.max_quantity => {
+        (Some(terms), Which::Next(quantity)) if *quantity <= call.app.config.max_quantity.get() => {
             let only_sound = call.dialect().refuses_unsound_cards();
             let take = Take { next: i64::from(*quantity), these: None, only_sound };
-            Ok(sell(&call.app.pool, sale(caller, wish, terms, take)).await?)
+            sell(&call.app.pool, sale(caller, wish, terms, take)).await.map_err(Fault::of_commit)
         }
         _ => Ok(Vec::new()),
     }
@@ -138,7 +138,9 @@ async fn step_by_step(call: &Call, caller: &Caller, wish: &Wish, terms: Option<&
     }
     let candidates = match &wish.which {
         Which::Number(digits) => vec![named(connection, wish.group, digits.as_deref()).await?],
-        Which::Next(quantity) if *quantity > call.app.config.max_quantity => return Err(Fault::TransactionFailed),
+        Which::Next(quantity) if *quantity > call.app.config.max_quantity.get() => {
+            return Err(Fault::TransactionFailed);
+        }
         Which::Next(quantity) => next_free(connection, wish.group, *quantity).await?,
     };
     let terms = terms.ok_or(Fault::CurrencyNotFound)?;
@@ -146,8 +148,13 @@ async fn step_by_step(call: &Call, caller: &Caller, wish: &Wish, terms: Option<&
     let sells = |candidate: &Candidate| candidate.sound || !call.dialect().refuses_unsound_cards();
     let these: Vec<i64> = candidates.iter().filter(|card| sells(card)).map(|card| card.id).collect();
     let take = Take { next: 0, these: Some(&these), only_sound: false };
-    let mut sold = sell(&mut *connection, sale(caller, wish, terms, take)).await?.into_iter();
-    transaction.commit().await?;
+    let sold = sell(&mut *connection, sale(caller, wish, terms, take)).await?;
+    if sold.len() != these.len() {
+        // The group was hidden, or given to somebody else, while we waited for its cards.
+        return Err(Fault::TransactionFailed);
+    }
+    transaction.commit().await.map_err(Fault::of_commit)?;
+    let mut sold = sold.into_iter();
     let line = |card: &Candidate| if sells(card) { sold.next().map(Line::Sold) } else { Some(Line::Refused) };
     Ok(candidates.iter().filter_map(line).collect())
 }
@@ -165,10 +172,10 @@ async fn find_group(connection: &mut PgConnection, caller: &Caller, group: i32) 
 async fn named(connection: &mut PgConnection, group: i32, digits: Option<&str>) -> Result<Candidate, Fault> {
     let card = sqlx::query_as!(
         Candidate,
-        r#"select c.id, c.sold = 1 as "sold!", is_sound(c, g) as "sound!"
+        r#"select c.id, c.sold = 1 or was_sold(c) as "sold!", is_sound(c, g) as "sound!"
            from cards c join cardgroups g on g.id = c.cardgroup_id
            where c.cardgroup_id = $1 and c.hidden = 0 and c.retired_at is null and c.number = any (
-               array(select lpad($2, length, '0') from generate_series(length($2), greatest(length($2), 30)) length))
+               array(select lpad($2, length, '0') from generate_series(length($2), greatest(length($2), 255)) length))
            order by c.id limit 1
            for no key update of c"#,
         group,
@@ -212,7 +219,7 @@ fn reply(lines: &[Line], currency: &str) -> Document {
             for line in lines {
                 match line {
                     Line::Sold(sold) => cards.element("card", |card| {
-                        card.text("pin", &sold.pin);
+                        card.value("pin", sold.pin.as_deref());
                         card.text("number", &sold.number);
                         card.text("balance_without_vat", sold.balance.plain());
                         card.text("currency", currency);

@@ -446,6 +446,6 @@ async fn create(call: &Call, group: &Group) -> Result<(), Fault> {
     .execute(&mut *transaction)
     .await
     .map_err(on_constraint("cardgroups_name", Fault::CardGroupNameTaken))?;
-    transaction.commit().await?;
+    transaction.commit().await.map_err(Fault::of_commit)?;
     Ok(())
 }
