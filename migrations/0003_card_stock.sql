@@ -10,7 +10,7 @@ create table card_stock (
     number text collate "C" not null,
     card_id bigint not null,
     primary key (cardgroup_id, number, card_id)
-) with (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000);
+) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000, autovacuum_vacuum_cost_delay = 0);
 
 create function is_in_stock(card cards) returns boolean
     language sql immutable parallel safe
