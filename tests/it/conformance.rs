@@ -1,11 +1,11 @@
 //! Recorded requests to a MOR X7 server and its replies, one JSON object a line, where the folder with them stands: beside
-//! the project, or where `CONFORMANCE` says. Each case has a database of its own.
+//! the project, or where `CONFORMANCE` says. Each case begins in the recorded base state.
 //!
 //! `conformance_known.json` lists the cases that can't match, with the reason for each.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use axum::body::Body;
 use axum::http::Request;
@@ -13,12 +13,12 @@ use bigdecimal::BigDecimal;
 use mortise::routes::OPERATIONS;
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::harness::{Reply, Server, postgres, server_on};
 
 const KNOWN: &str = include_str!("conformance_known.json");
+const WORKERS: usize = 4;
 /// The tables whose rows are compared.
 const WATCHED: [&str; 10] =
     ["users", "cards", "cardgroups", "taxes", "tariffs", "payments", "actions", "ccorders", "cclineitems", "vouchers"];
@@ -88,22 +88,16 @@ async fn recorded_replies_come_again() {
     let state = std::fs::read_to_string(folder.join("base_state.json")).unwrap();
     let base = Arc::new(base(&serde_json::from_str(&state).unwrap()).await);
     let known: BTreeMap<String, String> = serde_json::from_str(KNOWN).unwrap();
-    let turns = Arc::new(Semaphore::new(4));
-    let mut running = JoinSet::new();
     let count = cases.len();
-    for case in cases {
-        let (base, turns) = (base.clone(), turns.clone());
-        running.spawn(async move {
-            let _turn = turns.acquire().await.unwrap();
-            let differences = differences(&case, &base).await;
-            (case.id, differences)
-        });
+    let queue = Arc::new(Mutex::new(cases));
+    let mut running = JoinSet::new();
+    for _ in 0..WORKERS {
+        running.spawn(work(queue.clone(), base.clone()));
     }
     let mut failures = Vec::new();
     let mut refused = 0;
-    while let Some(done) = running.join_next().await {
-        let (id, differences) = done.unwrap();
-        match (differences, known.contains_key(&id)) {
+    for (id, outcome) in running.join_all().await.into_iter().flatten() {
+        match (outcome, known.contains_key(&id)) {
             (Outcome::SetUpRefused, _) => refused += 1,
             (Outcome::Same, false) | (Outcome::Differs(_), true) => {}
             (Outcome::Same, true) => failures.push(format!("{id} matches: take it off conformance_known.json")),
@@ -122,20 +116,28 @@ enum Outcome {
     SetUpRefused,
 }
 
-async fn differences(case: &Case, base: &str) -> Outcome {
-    let database = postgres::database(base).await;
-    let server = server_on(&database, &[("dialect", "x7"), ("database_connections", "1")]).await;
+/// Takes cases until there are none left, in a database of its own that is brought back to the base state for each.
+async fn work(queue: Arc<Mutex<Vec<Case>>>, base: Arc<String>) -> Vec<(String, Outcome)> {
+    let server = server_on(&postgres::database("").await, &[("dialect", "x7"), ("database_connections", "1")]).await;
+    let mut outcomes = Vec::new();
+    loop {
+        let Some(case) = queue.lock().unwrap().pop() else { return outcomes };
+        server.sql(&base).await;
+        let outcome = outcome(&case, &server).await;
+        outcomes.push((case.id, outcome));
+    }
+}
+
+async fn outcome(case: &Case, server: &Server) -> Outcome {
     for statement in &case.setup_sql {
         let statement = sqlx::AssertSqlSafe(statement.replace('`', "\""));
         if sqlx::raw_sql(statement).execute(&server.pool).await.is_err() {
             return Outcome::SetUpRefused;
         }
     }
-    let before = snapshot(&server).await;
+    let before = snapshot(server).await;
     let reply = server.send(request(case)).await;
-    let after = snapshot(&server).await;
-    server.pool.close().await;
-    postgres::drop(&database).await;
+    let after = snapshot(server).await;
     let how = [body(case, &reply), headers(case, &reply), effects(case, &before, &after)];
     let how: Vec<String> = how.into_iter().flatten().collect();
     if how.is_empty() { Outcome::Same } else { Outcome::Differs(how.join("\n    ")) }
@@ -292,7 +294,9 @@ async fn base(state: &BTreeMap<String, Table>) -> String {
         .await;
     empty.pool.close().await;
     let has = |table: &str, column: &str| ours.contains(&format!("{table}|{column}"));
-    let mut sql = "set session_replication_role = replica;\n".to_owned();
+    let tables: Vec<&str> = ours.iter().filter_map(|column| column.strip_suffix("|id")).collect();
+    let mut sql =
+        format!("set session_replication_role = replica;\ntruncate {} restart identity;\n", tables.join(", "));
     for (table, Table { columns, rows }) in state.iter().filter(|(table, _)| has(table, "id")) {
         let kept: Vec<usize> = (0..columns.len()).filter(|at| has(table, &columns[*at])).collect();
         let names: Vec<String> = kept.iter().map(|at| format!("\"{}\"", columns[*at])).collect();

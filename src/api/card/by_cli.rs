@@ -435,7 +435,9 @@ async fn new_card(
             "insert into cards (cardgroup_id, owner_id, number, pin, callerid, balance)
              select g.id, g.owner_id, $2, $3, $4, $5::numeric + case when $6 then
                  quotient($7, (1 + group_tax_share(g)) * system_rate_to(g.tell_balance_in_currency) * $8::numeric) else 0 end
-             from cardgroups g where g.id = $1
+             from cardgroups g
+             where g.id = $1 and not exists (select from cards where pin <> '' and pin = $3)
+                 and not exists (select from cards where number = $2 and (hidden = 0 or cardgroup_id = $1))
              on conflict do nothing returning id",
             group.id,
             store::draw::digits(group.number_length)?,

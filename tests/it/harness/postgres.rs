@@ -45,11 +45,6 @@ pub async fn database(sql: &str) -> String {
     name
 }
 
-/// Removes a database, where a test makes many.
-pub async fn drop(name: &str) {
-    POSTGRES.get_or_init(start).await.admin(&format!("drop database {name} with (force)")).await;
-}
-
 /// How to connect to a database.
 pub async fn options(name: &str) -> PgConnectOptions {
     POSTGRES.get_or_init(start).await.options(name)
