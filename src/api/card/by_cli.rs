@@ -437,7 +437,8 @@ async fn new_card(
                  quotient($7, (1 + group_tax_share(g)) * system_rate_to(g.tell_balance_in_currency) * $8::numeric) else 0 end
              from cardgroups g
              where g.id = $1 and not exists (select from cards where pin <> '' and pin = $3)
-                 and not exists (select from cards where number = $2 and (hidden = 0 or cardgroup_id = $1))
+                 and not exists (select from cards where number = $2 and hidden = 0)
+                 and not exists (select from cards where cardgroup_id = $1 and number = $2)
              on conflict do nothing returning id",
             group.id,
             store::draw::digits(group.number_length)?,
