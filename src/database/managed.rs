@@ -10,11 +10,10 @@
 //! | `postgres.log` | what PostgreSQL has to say |
 //! | `superuser_password`, `password` | of the roles `postgres` and `mortise` |
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -24,47 +23,17 @@ use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::{ConnectOptions, Connection};
 
 use crate::config::Secret;
+use crate::database::installation::{
+    Account, ManagedError, SUPERUSER, at, command, find_binaries, initdb, make_directory, write_private,
+};
 
 const ROLE: &str = "mortise";
-const SUPERUSER: &str = "postgres";
 /// A socket's path has 107 bytes; its own name takes 15.
 const LONGEST_SOCKET_DIRECTORY: usize = 90;
 const LOOK: Duration = Duration::from_millis(20);
 const LINGERING: Duration = Duration::from_secs(4);
 /// How long PostgreSQL may take to come up or go down before the operator hears about it.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Why PostgreSQL isn't there.
-#[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "the messages say it")]
-pub enum ManagedError {
-    #[error(
-        "no PostgreSQL is installed (looked in PATH, pg_config --bindir, /usr/lib/postgresql/*/bin and Homebrew): \
-         install it, for example with `apt-get install postgresql`, or set DATABASE_URL to a database of yours"
-    )]
-    NoBinaries,
-    #[error("{} was made by PostgreSQL {made}, and only {installed} is installed: install PostgreSQL {made}", cluster.display())]
-    OtherVersion { cluster: PathBuf, made: String, installed: String },
-    #[error("another Mortise (process {pid}) runs on {}: stop it, or give this one a data_dir of its own", data.display())]
-    InUse { data: PathBuf, pid: String },
-    #[error("PostgreSQL refuses to run as root, and there is no user postgres or nobody to run it as")]
-    NoAccount,
-    #[error("the user {account} that PostgreSQL runs as can't reach {}: choose another data_dir", data.display())]
-    OutOfReach { data: PathBuf, account: String },
-    #[error("cannot write to {}: {source}", path.display())]
-    Files { path: PathBuf, source: io::Error },
-    #[error("initdb failed: {0}")]
-    Initdb(String),
-    #[error("PostgreSQL doesn't come up; the end of {}:\n{end}", log.display())]
-    DoesNotStart { log: PathBuf, end: String },
-    #[error("the database can't be set up: {0}")]
-    SetUp(sqlx::Error),
-}
-
-/// Puts the path to what went wrong with it.
-fn at(path: &Path) -> impl FnOnce(io::Error) -> ManagedError {
-    move |source| ManagedError::Files { path: path.into(), source }
-}
 
 /// Where the database lives when nobody says: as `config/mortise.toml` has it.
 pub fn usual_data_dir() -> PathBuf {
@@ -74,137 +43,6 @@ pub fn usual_data_dir() -> PathBuf {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let home = || set("HOME").unwrap_or_else(std::env::temp_dir).join(".local/share");
     set("XDG_DATA_HOME").unwrap_or_else(home).join("mortise")
-}
-
-/// The user that PostgreSQL runs as: ourselves (`None`), or somebody unprivileged when we are root.
-#[derive(Debug, Clone)]
-pub struct Account {
-    name: String,
-    uid: u32,
-    gid: u32,
-}
-
-impl Account {
-    /// Looks in `/etc/passwd`, where both names stand on every system that has them.
-    pub fn find() -> Result<Option<Self>, ManagedError> {
-        if !rustix::process::geteuid().is_root() {
-            return Ok(None);
-        }
-        let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
-        let find = |name: &str| {
-            let fields: Vec<&str> =
-                users.lines().map(|line| line.split(':').collect()).find(|f: &Vec<_>| f[0] == name)?;
-            Some(Self { name: name.into(), uid: fields.get(2)?.parse().ok()?, gid: fields.get(3)?.parse().ok()? })
-        };
-        find("postgres").or_else(|| find("nobody")).map(Some).ok_or(ManagedError::NoAccount)
-    }
-
-    /// Its number in the system.
-    pub fn uid(&self) -> u32 {
-        self.uid
-    }
-
-    /// Its group's.
-    pub fn gid(&self) -> u32 {
-        self.gid
-    }
-
-    /// Makes a file or directory the account's.
-    pub fn give(&self, path: &Path) -> Result<(), ManagedError> {
-        chown(path, Some(self.uid), Some(self.gid)).map_err(at(path))
-    }
-}
-
-/// A command run as the account, from a directory that it can enter, without our environment's ideas of PostgreSQL.
-pub fn command(program: &Path, account: Option<&Account>) -> Command {
-    use std::os::unix::process::CommandExt;
-    let mut command = Command::new(program);
-    command.current_dir("/").stdin(Stdio::null());
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"PG")) {
-        command.env_remove(name);
-    }
-    if let Some(account) = account {
-        command.uid(account.uid).gid(account.gid).env("HOME", "/").env("USER", &account.name);
-    }
-    // Ctrl-C is for us: we stop serving first, and PostgreSQL then.
-    command.process_group(0);
-    command
-}
-
-/// The newest PostgreSQL installed; where `cluster` exists already, one of its version.
-pub fn find_binaries(cluster: &Path) -> Result<PathBuf, ManagedError> {
-    let versions = candidates().into_iter().filter_map(|directory| Some((version(&directory)?, directory)));
-    choose(versions.collect(), cluster)
-}
-
-/// Of the versions installed, the one for `cluster`.
-pub fn choose(mut installed: Vec<(u32, PathBuf)>, cluster: &Path) -> Result<PathBuf, ManagedError> {
-    let made = fs::read_to_string(cluster.join("PG_VERSION")).ok().map(|version| version.trim().to_owned());
-    installed.sort();
-    let Some((newest, _)) = installed.last() else { return Err(ManagedError::NoBinaries) };
-    let newest = newest.to_string();
-    let wanted = made.as_ref().unwrap_or(&newest).clone();
-    match installed.into_iter().rev().find(|(version, _)| version.to_string() == wanted) {
-        Some((_, directory)) => Ok(directory),
-        None => Err(ManagedError::OtherVersion { cluster: cluster.into(), made: wanted, installed: newest }),
-    }
-}
-
-fn candidates() -> Vec<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let in_path = std::env::split_paths(&path)
-        // What stands in PATH is often a link to one of several versions.
-        .filter_map(|directory| directory.join("initdb").canonicalize().ok()?.parent().map(Path::to_path_buf));
-    let told = Command::new("pg_config").arg("--bindir").stderr(Stdio::null()).output().ok();
-    let told = told.map(|output| PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()));
-    let below = |parent: &str, start: &str, rest: &str| {
-        let (start, rest) = (start.to_owned(), rest.to_owned());
-        let entries = fs::read_dir(parent).into_iter().flatten().flatten();
-        entries
-            .filter(move |entry| entry.file_name().to_string_lossy().starts_with(&start))
-            .map(move |entry| entry.path().join(&rest))
-    };
-    in_path
-        .chain(told)
-        .chain(below("/usr/lib/postgresql", "", "bin"))
-        .chain(below("/opt/homebrew/opt", "postgresql", "bin"))
-        .chain(below("/usr/local/opt", "postgresql", "bin"))
-        .filter(|directory| directory.join("initdb").exists() && directory.join("postgres").exists())
-        .collect()
-}
-
-fn version(directory: &Path) -> Option<u32> {
-    let output = Command::new(directory.join("postgres")).arg("--version").output().ok()?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    text.split_whitespace().find_map(|word| word.split('.').next()?.parse().ok())
-}
-
-/// Makes a cluster in `cluster`, whose parent directory must exist: all of it or nothing, so that a crash half way leaves
-/// nothing that looks like one.
-pub fn initdb(binaries: &Path, cluster: &Path, account: Option<&Account>, password: &str) -> Result<(), ManagedError> {
-    // An initdb whose Mortise was killed may still be writing to its own: leave room for both, and sweep up what is left.
-    let own = std::process::id();
-    let unfinished = cluster.with_extension(format!("new-{own}"));
-    let leftovers = cluster.parent().and_then(|parent| fs::read_dir(parent).ok()).into_iter().flatten().flatten();
-    for leftover in leftovers.filter(|entry| entry.file_name().to_string_lossy().starts_with("postgres.new-")) {
-        let _ = fs::remove_dir_all(leftover.path());
-    }
-    make_directory(&unfinished, 0o700, account)?;
-    let pwfile = cluster.with_extension(format!("pwfile-{own}"));
-    write_private(&pwfile, password, account)?;
-    let output = command(&binaries.join("initdb"), account)
-        .arg("--pgdata")
-        .arg(&unfinished)
-        .arg("--pwfile")
-        .arg(&pwfile)
-        .args(["--username", SUPERUSER, "--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C.UTF-8"])
-        .output();
-    fs::remove_file(&pwfile).map_err(at(&pwfile))?;
-    let output = output.map_err(at(binaries))?;
-    if !output.status.success() {
-        return Err(ManagedError::Initdb(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
-    }
-    fs::rename(&unfinished, cluster).map_err(at(cluster))
 }
 
 /// The options that any PostgreSQL of ours runs with: no network, and no secrets in its log.
@@ -461,13 +299,13 @@ fn reachable(data: &Path, account: Option<&Account>) -> Result<(), ManagedError>
     let Some(account) = account else { return Ok(()) };
     for directory in data.ancestors() {
         let metadata = fs::metadata(directory).map_err(at(directory))?;
-        let shift = match (metadata.uid() == account.uid, metadata.gid() == account.gid) {
+        let shift = match (metadata.uid() == account.uid(), metadata.gid() == account.gid()) {
             (true, _) => 6,
             (false, true) => 3,
             (false, false) => 0,
         };
         if metadata.mode() >> shift & 1 == 0 {
-            return Err(ManagedError::OutOfReach { data: data.into(), account: account.name.clone() });
+            return Err(ManagedError::OutOfReach { data: data.into(), account: account.name().to_owned() });
         }
     }
     Ok(())
@@ -487,32 +325,11 @@ fn socket_directory(data: &Path, account: Option<&Account>) -> Result<PathBuf, M
     };
     make_directory(&directory, 0o700, account)?;
     let metadata = fs::symlink_metadata(&directory).map_err(at(&directory))?;
-    let owner = account.map_or(rustix::process::geteuid().as_raw(), |account| account.uid);
+    let owner = account.map_or(rustix::process::geteuid().as_raw(), |account| account.uid());
     if !metadata.is_dir() || metadata.uid() != owner || metadata.permissions().mode() & 0o077 != 0 {
         return Err(at(&directory)(io::Error::other("it belongs to somebody else")));
     }
     Ok(directory)
-}
-
-/// Makes a directory, and those above it, unless it is there; it belongs to the account.
-fn make_directory(path: &Path, mode: u32, account: Option<&Account>) -> Result<(), ManagedError> {
-    if path.exists() {
-        return Ok(());
-    }
-    if let Some(parent) = path.parent() {
-        DirBuilder::new().recursive(true).mode(0o755).create(parent).map_err(at(parent))?;
-    }
-    DirBuilder::new().mode(mode).create(path).map_err(at(path))?;
-    // Whatever the umask says.
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(at(path))?;
-    account.map_or(Ok(()), |account| account.give(path))
-}
-
-fn write_private(path: &Path, text: &str, account: Option<&Account>) -> Result<(), ManagedError> {
-    let _ = fs::remove_file(path);
-    let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(path).map_err(at(path))?;
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(at(path))?;
-    account.map_or(Ok(()), |account| account.give(path))
 }
 
 /// The password that the file holds; a new random one where there is no file yet.

@@ -11,7 +11,7 @@ async fn world(server: &Server) {
     server
         .sql(
             "insert into devices (id, name, user_id) values (1, '101', 2), (2, '102', 11), (3, 'provider', 5), (4, 'provider', -1), (5, 'lost', 777);
-             insert into callerids (cli, device_id) values ('555', 1), ('556', 2), ('557', 3), ('558', 4), ('559', 5), ('55500', 1);
+             insert into callerids (cli, device_id) values ('555', 1), ('556', 2), ('557', 3), ('558', 4), ('559', 5), ('55500', 1), ('555', 0);
              insert into providers (name, device_id) values ('provider', 3);
              update users set tax_id = 2, balance = 1, currency_id = 2, first_name = 'First', last_name = 'Last' where id = 2;
              update cards set owner_id = 3 where cardgroup_id = 12;

@@ -13,7 +13,8 @@ use std::process::{Child, Command, Stdio};
 use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
-use mortise::database::managed::{self, Managed, ManagedError};
+use mortise::database::installation::{self, Account, ManagedError};
+use mortise::database::managed::Managed;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 /// The published page's own request.
@@ -187,7 +188,7 @@ async fn the_first_start_prints_a_key_that_works_once() {
 /// As root the tests can try both kinds of user; as anybody else the other tests are this one.
 #[tokio::test]
 async fn an_ordinary_user_has_a_database_too() {
-    let Some(account) = managed::Account::find().unwrap() else { return };
+    let Some(account) = Account::find().unwrap() else { return };
     let data = data();
     account.give(data.path()).unwrap();
     let mut command = command(&data.path().join("deep/er"));
@@ -252,7 +253,7 @@ async fn a_long_path_has_its_socket_elsewhere() {
 
 #[test]
 fn a_directory_that_postgres_cannot_reach_is_named() {
-    if managed::Account::find().unwrap().is_none() {
+    if Account::find().unwrap().is_none() {
         return;
     }
     let data = tempfile::Builder::new().permissions(Permissions::from_mode(0o700)).tempdir().unwrap();
@@ -265,13 +266,13 @@ fn a_directory_that_postgres_cannot_reach_is_named() {
 fn the_right_postgres_is_chosen_and_a_missing_one_is_named() {
     let cluster = tempfile::tempdir().unwrap();
     let installed = || vec![(9, PathBuf::from("/nine")), (17, "/seventeen".into()), (15, "/fifteen".into())];
-    let error = managed::choose(Vec::new(), cluster.path()).unwrap_err();
+    let error = installation::choose(Vec::new(), cluster.path()).unwrap_err();
     assert!(error.to_string().contains("install it, for example with `apt-get install postgresql`"));
-    assert_eq!(managed::choose(installed(), cluster.path()).unwrap(), Path::new("/seventeen"));
+    assert_eq!(installation::choose(installed(), cluster.path()).unwrap(), Path::new("/seventeen"));
     std::fs::write(cluster.path().join("PG_VERSION"), "15\n").unwrap();
-    assert_eq!(managed::choose(installed(), cluster.path()).unwrap(), Path::new("/fifteen"));
+    assert_eq!(installation::choose(installed(), cluster.path()).unwrap(), Path::new("/fifteen"));
     std::fs::write(cluster.path().join("PG_VERSION"), "16\n").unwrap();
-    let error = managed::choose(installed(), cluster.path()).unwrap_err();
+    let error = installation::choose(installed(), cluster.path()).unwrap_err();
     assert!(error.to_string().ends_with("was made by PostgreSQL 16, and only 17 is installed: install PostgreSQL 16"));
 }
 

@@ -186,8 +186,8 @@ async fn device(connection: &mut PgConnection, callerid: &str, partial: bool) ->
         r#"select d.id, d.user_id, d.user_id = -1 or exists (select from providers p where p.device_id = d.id) as "is_providers!",
                (select coalesce(u.owner_id, 0) from users u where u.id = d.user_id) as owner_id
            from devices d
-           where d.id = (select min(device_id) from callerids where cli = $1)
-               or $2 and d.id = (select min(device_id) from callerids where position($1 in cli) > 0)
+           where d.id = any (array(select device_id from callerids where cli = $1))
+               or $2 and d.id = any (array(select device_id from callerids where $2 and position($1 in cli) > 0))
            order by d.id limit 1"#,
         callerid,
         partial

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use mortise::database::{self, managed};
+use mortise::database::{self, installation, managed};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 use tokio::sync::{Mutex, OnceCell};
@@ -83,18 +83,18 @@ impl Postgres {
 }
 
 async fn start() -> Postgres {
-    let account = managed::Account::find().unwrap();
+    let account = installation::Account::find().unwrap();
     let directory = std::env::temp_dir().join(format!("mortise-test-{}", std::process::id()));
     std::fs::create_dir(&directory).unwrap();
     if let Some(account) = &account {
         account.give(&directory).unwrap();
     }
     let cluster = directory.join("cluster");
-    let binaries = managed::find_binaries(&cluster).expect("PostgreSQL must be installed");
-    managed::initdb(&binaries, &cluster, account.as_ref(), "unused").unwrap();
+    let binaries = installation::find_binaries(&cluster).expect("PostgreSQL must be installed");
+    installation::initdb(&binaries, &cluster, account.as_ref(), "unused").unwrap();
     std::fs::write(cluster.join("pg_hba.conf"), "local all all trust\n").unwrap();
 
-    let shell = managed::command("/bin/sh".as_ref(), account.as_ref())
+    let shell = installation::command("/bin/sh".as_ref(), account.as_ref())
         .args(["-c", SUPERVISOR, "sh"])
         .arg(binaries.join("postgres"))
         .args(managed::server_arguments(&cluster, &directory))
