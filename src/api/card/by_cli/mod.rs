@@ -1,0 +1,203 @@
+//! `card_by_cli_update` (`cc_by_cli`): makes and tops up cards, and moves funds, for a caller id.
+//! The spec's page: `endpoints/card_by_cli_update.md`; the published one: `source/card_by_cli_update.txt`.
+
+mod deed;
+mod found;
+mod work;
+
+use bigdecimal::BigDecimal;
+use sqlx::PgConnection;
+
+use self::deed::Deed;
+use self::found::{Device, Found};
+use crate::call::{Call, Operation};
+use crate::caller::{self, Caller};
+use crate::document::{Document, Element};
+use crate::fault::Fault;
+use crate::money::Money;
+use crate::number;
+use crate::params::Params;
+use crate::signature::Rule;
+use crate::store;
+use crate::store::card::Conversion;
+use crate::store::sale::{Sale, Take, Terms, sell};
+
+/// The operation. Under its old name the hash may follow the rule of 2012, which leaves `amount` out.
+pub const OPERATION: Operation = Operation {
+    name: "card_by_cli_update",
+    aliases: &["cc_by_cli"],
+    hashed: &[Rule::Listed(&[]), Rule::Legacy("cc_by_cli", &["user_id", "pin", "callerid"])],
+    handler: |call| Box::pin(answer(call)),
+};
+
+/// MOR's column.
+const LONGEST_CALLERID: usize = 30;
+
+async fn answer(call: Call) -> Result<Document, Fault> {
+    let caller = caller::admit_strictly(&call).await?;
+    let desk = Desk::new(&call, &caller).await?;
+    let wish = Wish::read(&call.params, &call)?;
+    serve(&desk, &wish).await.map_err(|fault| match fault {
+        Fault::TransactionFailed => Fault::CallerIdFailed,
+        fault => fault,
+    })
+}
+
+async fn serve(desk: &Desk<'_>, wish: &Wish) -> Result<Document, Fault> {
+    let mut transaction = desk.call.app.pool.begin().await?;
+    let connection = &mut *transaction;
+    take_turns(connection, &wish.callerid).await?;
+    let found = Found::look_up(connection, desk, wish).await?;
+    let deed = Deed::choose(connection, desk, wish, found).await?;
+    let outcome = deed.carry_out(connection, desk, wish).await?;
+    let document = outcome.show(connection, desk, wish).await?;
+    transaction.commit().await.map_err(Fault::of_commit)?;
+    Ok(document)
+}
+
+/// Who serves whom: the request, and how its amounts are counted.
+struct Desk<'a> {
+    call: &'a Call,
+    caller: &'a Caller,
+    conversion: Conversion,
+    terms: Terms,
+}
+
+impl<'a> Desk<'a> {
+    async fn new(call: &'a Call, caller: &'a Caller) -> Result<Self, Fault> {
+        let currencies = call.app.directory.currencies().await?;
+        let shows_own = call.dialect().shows_callers_currency();
+        let rate = if shows_own { currencies.rate_of_user(caller.currency()) } else { BigDecimal::from(1) };
+        let digits = call.system.nice_digits();
+        let terms = Terms {
+            currency: None,
+            rate: rate.clone(),
+            shown_rate: rate.clone(),
+            order_rate: rate.clone(),
+            system_currency: String::new(),
+            email: None,
+        };
+        Ok(Self { call, caller, conversion: Conversion { caller: caller.id(), rate, digits }, terms })
+    }
+
+    /// The group is the caller's owner's, or the card wouldn't have been found.
+    async fn sell(&self, connection: &mut PgConnection, card: i64, group: i32) -> Result<(), Fault> {
+        let take = Take { next: 0, these: Some(&[card]), only_sound: false };
+        let (caller, owner) = (self.caller.id(), self.caller.owner());
+        let sale = Sale { caller, owner, group, take, terms: &self.terms, over_api: false };
+        match sell(connection, sale).await?.len() {
+            1 => Ok(()),
+            _ => Err(Fault::TransactionFailed),
+        }
+    }
+
+    async fn repair(&self, connection: &mut PgConnection, group: i32) -> Result<(), Fault> {
+        if self.call.dialect().repairs_taxes() {
+            store::tax::repair(connection, group).await?;
+        }
+        Ok(())
+    }
+}
+
+/// What the client asks for.
+#[derive(Debug)]
+struct Wish {
+    /// As it is kept.
+    callerid: String,
+    /// As it was sent, for the reply.
+    callerid_sent: String,
+    pin: Option<String>,
+    /// Tax included. Unused when there is a PIN.
+    amount: BigDecimal,
+    /// The group named, by whatever number was read.
+    group: Option<i32>,
+}
+
+impl Wish {
+    fn read(params: &Params, call: &Call) -> Result<Self, Fault> {
+        let sent = params.filled("callerid").or(params.filled("calleridid")).ok_or(Fault::CallerIdMissing)?;
+        let callerid: String = sent.chars().take(LONGEST_CALLERID).collect();
+        if callerid != sent && !call.dialect().cuts_long_texts() {
+            return Err(Fault::CallerIdFailed);
+        }
+        let blank_counts = call.dialect().takes_blank_group_for_unknown() && params.get("cardgroup_id").is_some();
+        let group = params.filled("cardgroup_id").or(params.filled("cardgroup")).or(blank_counts.then_some(""));
+        Ok(Self {
+            callerid,
+            callerid_sent: sent.to_owned(),
+            pin: params.filled("pin").map(|pin| pin.trim_end_matches(' ').to_owned()),
+            amount: params.get("amount").map_or_else(|| BigDecimal::from(0), number::decimal),
+            group: group.map(|id| i32::try_from(number::integer(id)).unwrap_or(-1)),
+        })
+    }
+}
+
+/// Requests for one caller id run one after the other, so that two of them never make two cards.
+async fn take_turns(connection: &mut PgConnection, callerid: &str) -> sqlx::Result<()> {
+    sqlx::query!("select pg_advisory_xact_lock(hashtextextended('callerid ' || $1, 0))", callerid)
+        .fetch_one(connection)
+        .await
+        .map(drop)
+}
+
+/// Whom the reply shows.
+enum Outcome {
+    Card(i64),
+    User(Device),
+}
+
+impl Outcome {
+    async fn show(self, connection: &mut PgConnection, desk: &Desk<'_>, wish: &Wish) -> Result<Document, Fault> {
+        let rate = &desk.conversion.rate;
+        let nice = |amount: &Money| amount.nice(desk.conversion.digits);
+        let wrapped = desk.call.dialect().wraps_in_response();
+        match self {
+            Self::Card(id) => {
+                let card = sqlx::query!(
+                    r#"select c.id, c.cardgroup_id, c.pin, c.number,
+                           coalesce(c.balance, 0) * $2::numeric as "balance!: Money", coalesce(c.balance, 0) * $2::numeric * (1 + group_tax_share(g)) as "with_vat!: Money"
+                       from cards c join cardgroups g on g.id = c.cardgroup_id where c.id = $1"#,
+                    id,
+                    rate
+                )
+                .fetch_one(connection)
+                .await?;
+                Ok(reply(wrapped, |page| {
+                    page.text("status", "ok");
+                    page.element("card", |element| {
+                        element.text("id", card.id.to_string());
+                        element.text("cardgroup_id", card.cardgroup_id.to_string());
+                        element.text("balance", nice(&card.balance));
+                        if wrapped {
+                            element.text("balance_with_vat", nice(&card.with_vat));
+                        }
+                        element.text("callerid", &wish.callerid_sent);
+                        element.value("pin", card.pin.as_deref());
+                        element.value("number", card.number.as_deref());
+                    });
+                }))
+            }
+            Self::User(device) => {
+                let user = sqlx::query!(
+                    r#"select coalesce(balance, 0) * $2::numeric as "balance!: Money", coalesce(balance, 0) * $2::numeric * (1 + user_tax_share(users)) as "with_vat!: Money"
+                       from users where id = $1"#,
+                    device.user_id,
+                    rate
+                )
+                .fetch_one(connection)
+                .await?;
+                Ok(reply(wrapped, |page| {
+                    page.text("status", "ok");
+                    page.text("device_id", device.id.to_string());
+                    page.text("user_id", device.user_id.to_string());
+                    page.text("new_balance", nice(&user.balance));
+                    page.text("new_balance_with_vat", nice(&user.with_vat));
+                }))
+            }
+        }
+    }
+}
+
+fn reply(wrapped: bool, content: impl FnOnce(&mut Element<'_>)) -> Document {
+    Document::new("page", |page| if wrapped { page.element("response", content) } else { content(page) })
+}

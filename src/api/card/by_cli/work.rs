@@ -1,0 +1,203 @@
+//! The rows of the contract's tables, carried out.
+
+use bigdecimal::BigDecimal;
+use sqlx::PgConnection;
+
+use super::deed::Deed;
+use super::found::{Device, Group};
+use super::{Desk, Outcome, Wish};
+use crate::fault::Fault;
+use crate::store;
+use crate::store::card::Card;
+
+/// How often a number and PIN are drawn before a group counts as full.
+const DRAWS: usize = 100;
+
+impl Deed {
+    pub(super) async fn carry_out(
+        self,
+        connection: &mut PgConnection,
+        desk: &Desk<'_>,
+        wish: &Wish,
+    ) -> Result<Outcome, Fault> {
+        let conversion = &desk.conversion;
+        match self {
+            Self::RefillUser { device } => {
+                refill(connection, desk, &device, Funds::Paid(&wish.amount)).await?;
+                Ok(Outcome::User(device))
+            }
+            Self::TopUp { card } => {
+                desk.repair(connection, card.cardgroup_id).await?;
+                sell_if_unsold(connection, desk, &card).await?;
+                top_up(connection, desk, card.id, &wish.amount).await?;
+                Ok(Outcome::Card(card.id))
+            }
+            Self::Replace { card, group } => {
+                store::card::retire(connection, card.id).await?;
+                store::card::note_move(connection, card.id, &-&card.balance, conversion).await?;
+                let new = new_card(connection, desk, wish, &group, &card.balance).await?;
+                Ok(Outcome::Card(new))
+            }
+            Self::Create { group } => {
+                let new = new_card(connection, desk, wish, &group, &BigDecimal::from(0)).await?;
+                Ok(Outcome::Card(new))
+            }
+            Self::PinToUser { device, pin_card } => {
+                store::card::retire(connection, pin_card.id).await?;
+                store::card::note_move(connection, pin_card.id, &-&pin_card.balance, conversion).await?;
+                refill(connection, desk, &device, Funds::Moved(&pin_card.balance)).await?;
+                Ok(Outcome::User(device))
+            }
+            Self::PinToCard { card, pin_card } => {
+                desk.repair(connection, card.cardgroup_id).await?;
+                store::card::retire(connection, pin_card.id).await?;
+                store::card::note_move(connection, pin_card.id, &-&pin_card.balance, conversion).await?;
+                sell_if_unsold(connection, desk, &card).await?;
+                store::card::move_balance(connection, card.id, &pin_card.balance).await?;
+                store::card::note_move(connection, card.id, &pin_card.balance, conversion).await?;
+                Ok(Outcome::Card(card.id))
+            }
+            Self::PinTakesOver { card, pin_card } => {
+                desk.repair(connection, pin_card.cardgroup_id).await?;
+                if desk.call.dialect().refuses_unsound_cards() {
+                    // An X7 server sells the caller's card first, though it is about to be emptied.
+                    desk.repair(connection, card.cardgroup_id).await?;
+                    sell_if_unsold(connection, desk, &card).await?;
+                }
+                sell_if_unsold(connection, desk, &pin_card).await?;
+                store::card::retire(connection, card.id).await?;
+                store::card::note_move(connection, card.id, &-&card.balance, conversion).await?;
+                give_callerid(connection, pin_card.id, &wish.callerid).await?;
+                store::card::move_balance(connection, pin_card.id, &card.balance).await?;
+                store::card::note_move(connection, pin_card.id, &card.balance, conversion).await?;
+                Ok(Outcome::Card(pin_card.id))
+            }
+            Self::PinSold { pin_card } => {
+                desk.repair(connection, pin_card.cardgroup_id).await?;
+                sell_if_unsold(connection, desk, &pin_card).await?;
+                give_callerid(connection, pin_card.id, &wish.callerid).await?;
+                Ok(Outcome::Card(pin_card.id))
+            }
+        }
+    }
+}
+
+async fn sell_if_unsold(connection: &mut PgConnection, desk: &Desk<'_>, card: &Card) -> Result<(), Fault> {
+    if card.sold { Ok(()) } else { desk.sell(connection, card.id, card.cardgroup_id).await }
+}
+
+async fn top_up(connection: &mut PgConnection, desk: &Desk<'_>, card: i64, amount: &BigDecimal) -> Result<(), Fault> {
+    if *amount != 0 || desk.call.dialect().pays_nothing() {
+        store::card::top_up(connection, card, amount, &desk.conversion).await?;
+    }
+    Ok(())
+}
+
+/// A card that was deleted may still have the caller id; it loses it.
+async fn give_callerid(connection: &mut PgConnection, card: i64, callerid: &str) -> Result<(), Fault> {
+    forget_deleted(connection, callerid).await?;
+    sqlx::query!("update cards set callerid = $2 where id = $1", card, callerid).execute(connection).await?;
+    Ok(())
+}
+
+async fn forget_deleted(connection: &mut PgConnection, callerid: &str) -> Result<(), Fault> {
+    sqlx::query!("update cards set callerid = null where callerid <> '' and callerid = $1 and hidden = 1", callerid)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// A new card of the group, sold, with what was moved to it and what is added.
+async fn new_card(
+    connection: &mut PgConnection,
+    desk: &Desk<'_>,
+    wish: &Wish,
+    group: &Group,
+    moved: &BigDecimal,
+) -> Result<i64, Fault> {
+    desk.repair(connection, group.id).await?;
+    forget_deleted(connection, &wish.callerid).await?;
+    let at_once = desk.call.dialect().pays_new_cards_at_once();
+    for _ in 0..DRAWS {
+        let card = sqlx::query_scalar!(
+            "insert into cards (cardgroup_id, owner_id, number, pin, callerid, balance)
+             select g.id, g.owner_id, $2, $3, $4, $5::numeric + case when $6 then
+                 quotient($7, (1 + group_tax_share(g)) * system_rate_to(g.tell_balance_in_currency) * $8::numeric) else 0 end
+             from cardgroups g
+             where g.id = $1 and not exists (select from cards where pin <> '' and pin = $3)
+                 and not exists (select from cards where number = $2 and hidden = 0)
+                 and not exists (select from cards where cardgroup_id = $1 and number = $2)
+             on conflict do nothing returning id",
+            group.id,
+            store::draw::digits(group.number_length)?,
+            store::draw::digits(group.pin_length)?,
+            wish.callerid,
+            moved,
+            at_once,
+            wish.amount,
+            desk.conversion.rate
+        )
+        .fetch_optional(&mut *connection)
+        .await?;
+        if let Some(card) = card {
+            desk.sell(connection, card, group.id).await?;
+            if !at_once {
+                top_up(connection, desk, card, &wish.amount).await?;
+            }
+            return Ok(card);
+        }
+    }
+    tracing::warn!(
+        group = group.id,
+        "no free number and PIN was found in {DRAWS} draws: the group's lengths are too short"
+    );
+    Err(Fault::CallerIdFailed)
+}
+
+/// What a user is topped up with.
+enum Funds<'a> {
+    /// An amount, tax included.
+    Paid(&'a BigDecimal),
+    /// A card's balance.
+    Moved(&'a BigDecimal),
+}
+
+async fn refill(
+    connection: &mut PgConnection,
+    desk: &Desk<'_>,
+    device: &Device,
+    funds: Funds<'_>,
+) -> Result<(), Fault> {
+    let dialect = desk.call.dialect();
+    if dialect.repairs_taxes() {
+        store::tax::repair_user(connection, device.user_id).await?;
+    }
+    let (amount, is_paid) = match funds {
+        Funds::Paid(amount) if *amount == 0 && !dialect.pays_nothing() => return Ok(()),
+        Funds::Paid(amount) => (amount, true),
+        Funds::Moved(balance) => (balance, false),
+    };
+    sqlx::query!(
+        "with refilled as (
+             update users set balance = coalesce(balance, 0)
+                 + case when $3 then quotient($2, (1 + user_tax_share(users)) * $4::numeric) else $2 end
+             where id = $1
+             returning id, owner_id, first_name, last_name, currency_id, user_tax_share(users) as tax_share
+         )
+         insert into payments (paymenttype, kind, amount, currency, user_id, owner_id, card, completed, date_added, shipped_at, description,
+             first_name, last_name)
+         select 'card_refill', case when $3 then 'refill' else 'transfer' end,
+             case when $3 then quotient($2, 1 + tax_share) else $2 * $4::numeric end * system_rate_to(c.name), coalesce(c.name, ''), r.id, r.owner_id, 0, 1,
+             now() at time zone 'utc', now() at time zone 'utc', '',
+             case when $5 then first_name end, case when $5 then last_name end
+         from refilled r left join currencies c on c.id = r.currency_id",
+        device.user_id,
+        amount,
+        is_paid,
+        desk.conversion.rate,
+        dialect.names_refilled_users()
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
