@@ -6,6 +6,7 @@ use crate::audit::Audit;
 use crate::config::Config;
 use crate::directory::Directory;
 use crate::passwords::Passwords;
+use crate::turns::Turns;
 
 /// The server's parts, made once at the start.
 #[derive(Debug)]
@@ -16,4 +17,5 @@ pub struct App {
     pub directory: Directory,
     pub passwords: Passwords,
     pub audit: Audit,
+    pub turns: Turns,
 }

@@ -318,7 +318,7 @@ pub fn on_constraint(name: &'static str, fault: Fault) -> impl FnOnce(sqlx::Erro
     }
 }
 
-/// SQLSTATE classes of data exceptions (22) and broken constraints (23, 44).
+/// SQLSTATE classes of data exceptions (22), broken constraints (23, 44), and values too large to be kept (54).
 fn is_about_the_data(code: Option<&str>) -> bool {
-    code.is_some_and(|code| ["22", "23", "44"].iter().any(|class| code.starts_with(class)))
+    code.is_some_and(|code| ["22", "23", "44", "54"].iter().any(|class| code.starts_with(class)))
 }

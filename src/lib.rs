@@ -23,3 +23,4 @@ pub mod routes;
 pub mod server;
 pub mod signature;
 pub mod store;
+pub mod turns;

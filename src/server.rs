@@ -24,6 +24,7 @@ use crate::database::{self, DatabaseError, world};
 use crate::directory::Directory;
 use crate::passwords::Passwords;
 use crate::routes;
+use crate::turns::Turns;
 
 /// How long the end waits for what has no one waiting for it: queued audit rows, connections to close.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -124,7 +125,14 @@ async fn ready(options: sqlx::postgres::PgConnectOptions, config: &Config, demo:
 pub fn app(config: Config, pool: PgPool) -> Result<(Arc<App>, impl Future<Output = ()> + Send), ServerError> {
     let (audit, refusals) = Audit::new();
     let directory = Directory::new(pool.clone(), config.cache);
-    let app = Arc::new(App { config, pool: pool.clone(), directory, passwords: Passwords::new()?, audit });
+    let app = Arc::new(App {
+        config,
+        pool: pool.clone(),
+        directory,
+        passwords: Passwords::new()?,
+        audit,
+        turns: Turns::default(),
+    });
     Ok((app, Audit::write(pool, refusals)))
 }
 

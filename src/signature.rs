@@ -50,7 +50,12 @@ impl Rule {
                 .map(|order| signed(sent(&order.map(|name| *name))))
                 .into(),
             Self::Exactly(names) => vec![signed(sent(names))],
-            Self::Legacy(name, names) if *name == called => vec![Signed { values: sent(names), legacy: true }],
+            // Without its last parameter it would be the key alone that is hashed, whatever the amount.
+            Self::Legacy(name, names)
+                if *name == called && names.last().is_some_and(|last| params.filled(last).is_some()) =>
+            {
+                vec![Signed { values: sent(names), legacy: true }]
+            }
             Self::Legacy(..) => Vec::new(),
         }
     }

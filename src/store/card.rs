@@ -24,9 +24,12 @@ pub struct Card {
     pub flaw: Option<String>,
     /// From the system's currency to the group's; 0 where nobody knows that.
     pub rate: BigDecimal,
+    /// What the group's taxes add to 1.
+    pub tax_share: BigDecimal,
 }
 
-/// The cards that have the caller id or the PIN, and can be used: not hidden, and with a PIN not retired.
+/// The cards that have the caller id or the PIN, and can be used: neither hidden nor retired. (Only what stands beside the
+/// inner selects is looked at again when a lock had to be waited for.)
 pub async fn lock(connection: &mut PgConnection, callerid: &str, pin: Option<&str>) -> sqlx::Result<Vec<Card>> {
     sqlx::query_as!(
         Card,
@@ -38,12 +41,12 @@ pub async fn lock(connection: &mut PgConnection, callerid: &str, pin: Option<&st
                    when length(c.pin) <> g.pin_length then 'Bad PIN length should be: ' || g.pin_length
                    when c.min_balance < 0 then 'Bad minimal balance'
                end as flaw,
-               system_rate_to(g.tell_balance_in_currency) as "rate!"
+               system_rate_to(g.tell_balance_in_currency) as "rate!", group_tax_share(g) as "tax_share!"
            from cards c join cardgroups g on g.id = c.cardgroup_id
-           where c.hidden = 0 and c.id = any (array(
+           where c.hidden = 0 and c.retired_at is null and c.id = any (array(
                select id from cards where callerid <> '' and callerid = $1
                union all
-               select id from cards where pin <> '' and pin = $2 and retired_at is null))
+               select id from cards where pin <> '' and pin = $2))
            order by c.number collate "C", c.id
            for no key update of c"#,
         callerid,

@@ -10,8 +10,8 @@ use crate::money::Money;
 pub struct Sale<'a> {
     /// The caller's id, for the audit rows.
     pub caller: i32,
-    /// The caller's owner, whose the group must be.
-    pub owner: i32,
+    /// Whose the group must be, and open. `None`: that was looked at, or doesn't matter.
+    pub owner: Option<i32>,
     /// The group.
     pub group: i32,
     /// Which of its cards.
@@ -76,7 +76,7 @@ pub async fn sell(database: impl PgExecutor<'_>, sale: Sale<'_>) -> sqlx::Result
                 coalesce($6, g.tell_balance_in_currency, '') as currency,
                 case when $6 is not null then 1 else system_rate_to(g.tell_balance_in_currency) end as rate
             from cardgroups g left join taxes own on own.id = g.tax_id
-            where g.id = $1 and g.owner_id = $2 and g.hidden = 0
+            where g.id = $1 and ($2::integer is null or g.owner_id = $2 and g.hidden = 0)
         ), picked as materialized (
             select c.id, c.number, c.pin, c.balance, is_sound(c, g) as sound
             from card_stock s join cards c on c.id = s.card_id join cardgroups g on g.id = c.cardgroup_id
@@ -92,7 +92,7 @@ pub async fn sell(database: impl PgExecutor<'_>, sale: Sale<'_>) -> sqlx::Result
             union all
             select id, number, pin, balance from cards where id = any ($5) and exists (select from cardgroup)
         ), marked as (
-            update cards set sold = 1, active = 1 where id = any (array(select id from chosen)) and sold = 0
+            update cards set sold = 1, active = 1 where id = any (array(select id from chosen)) and sold = 0 and hidden = 0 and retired_at is null
             returning id
         ), sale as materialized (
             select row_number() over (order by chosen.number collate "C", chosen.id) as line,

@@ -517,3 +517,139 @@ async fn money_is_conserved_in_every_row() {
         }
     }
 }
+
+/// Two requests with one PIN: one gets the card's funds, and the card that was emptied isn't sold to the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_card_that_is_retired_meanwhile_is_not_sold() {
+    let server = server_with(&[("database_connections", "8")]).await;
+    world(&server).await;
+    for number in 0..60 {
+        server
+            .sql(&format!(
+                "insert into cards (cardgroup_id, number, pin, balance, callerid) values (11, 'r{number}', 'r{number}', 1, 'r{number}'), (11, 'p{number}', 'p{number}', 4, null)"
+            ))
+            .await;
+        let (first, second) = (server.clone(), server.clone());
+        let feeds = tokio::spawn(async move { ask(&first, &format!("callerid=r{number}&pin=p{number}")).await });
+        let takes = tokio::spawn(async move { ask(&second, &format!("callerid=s{number}&pin=p{number}")).await });
+        let (feeds, takes) = (feeds.await.unwrap(), takes.await.unwrap());
+        assert!(feeds.body.contains("ok") || takes.body.contains("ok"), "{} {}", feeds.body, takes.body);
+    }
+    server
+        .has(
+            "select id from cards where retired_at is not null and (sold = 1 or balance <> 0 or callerid is not null)",
+            &[],
+        )
+        .await;
+    server.has("select sum(balance) from cards where cardgroup_id = 11", &["300.000000000000000"]).await;
+}
+
+#[tokio::test]
+async fn a_card_that_is_retired_while_it_is_waited_for_is_not_found() {
+    let server = server().await;
+    world(&server).await;
+    let mut other = server.pool.begin().await.unwrap();
+    sqlx::query("update cards set balance = 0, retired_at = now() where pin = '0042'")
+        .execute(&mut *other)
+        .await
+        .unwrap();
+    let waiting = server.clone();
+    let waiting = tokio::spawn(async move { ask(&waiting, "callerid=900&pin=0042").await });
+    while server
+        .rows("select pid from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()")
+        .await
+        .is_empty()
+    {
+        tokio::task::yield_now().await;
+    }
+    other.commit().await.unwrap();
+    is_error(&waiting.await.unwrap(), "Card was not found");
+}
+
+#[tokio::test]
+async fn the_older_hash_without_a_caller_id_is_the_key_alone_and_counts_for_nothing() {
+    let server = server().await;
+    world(&server).await;
+    let form = format!("u=admin&calleridid=900&amount=1000000&cardgroup=6&hash={}", hash("", "secret"));
+    server.post("cc_by_cli", &form).await.is_status_error("Incorrect hash");
+}
+
+#[tokio::test]
+async fn taxes_of_less_than_nothing_turn_no_money_round() {
+    let server = server().await;
+    world(&server).await;
+    server.sql("update taxes set tax1_value = -300 where id in (1, 2)").await;
+    is_error(&ask(&server, "callerid=900&cardgroup_id=11&amount=100").await, "Failed to make transaction");
+    is_error(&ask(&server, "callerid=555&amount=100").await, "Failed to make transaction");
+    server.has("select count(*) from payments", &["0"]).await;
+}
+
+#[tokio::test]
+async fn lengths_beyond_reason_make_no_card() {
+    let server = server().await;
+    for length in ["0", "-1", "256", "2147483647"] {
+        server.sql(&format!("update cardgroups set number_length = {length} where id = 11")).await;
+        is_error(&ask(&server, "callerid=900&cardgroup_id=11").await, "Failed to make transaction");
+    }
+    server.sql("update cardgroups set number_length = 255, pin_length = 255 where id = 11").await;
+    assert_eq!(ask(&server, "callerid=900&cardgroup_id=11").await.all("number")[0].len(), 255);
+}
+
+#[tokio::test]
+async fn the_last_free_number_and_pin_are_found() {
+    let server = server().await;
+    server.sql("update cardgroups set number_length = 3, pin_length = 3 where id = 11; insert into cards (cardgroup_id, number, pin) select 11, lpad(i::text, 3, '0'), lpad(i::text, 3, '0') from generate_series(0, 999) i where i <> 7").await;
+    let reply = ask(&server, "callerid=900&cardgroup_id=11").await;
+    assert_eq!((reply.all("number"), reply.all("pin")), (vec!["007"], vec!["007"]));
+}
+
+#[tokio::test]
+async fn a_card_is_its_own_owners_whosever_its_group_is() {
+    let server = server().await;
+    world(&server).await;
+    server.sql("update cards set owner_id = 0 where id = 13; update cardgroups set hidden = 1 where id = 7").await;
+    is_card(&ask(&server, "callerid=900&pin=1202").await, "13", "12", "0.00", "900");
+    // Unsold, in a group that was hidden since.
+    is_card(&ask(&server, "callerid=700&amount=0").await, "7", "7", "1.37", "700");
+    server.has("select user_id, owner_id from payments order by id", &["13|3", "7|0"]).await;
+}
+
+#[tokio::test]
+async fn a_user_without_a_currency_is_paid_in_the_systems() {
+    let server = server().await;
+    world(&server).await;
+    server.sql("update users set currency_id = 77 where id = 2").await;
+    ask(&server, "callerid=555&amount=11.9").await;
+    server.has("select amount, currency from payments", &["10.000000000000000|USD"]).await;
+}
+
+/// Those who wait for one caller id's turn hold no connection meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_for_one_caller_id_keeps_nobody_else_waiting() {
+    let server = server_with(&[("database_connections", "3")]).await;
+    world(&server).await;
+    let mut other = server.pool.begin().await.unwrap();
+    sqlx::query("select pg_advisory_xact_lock(hashtextextended('callerid 900', 0))")
+        .execute(&mut *other)
+        .await
+        .unwrap();
+    let queue: Vec<_> = (0..20)
+        .map(|_| {
+            let server = server.clone();
+            tokio::spawn(async move { ask(&server, "callerid=900&cardgroup_id=6&amount=1.19").await })
+        })
+        .collect();
+    while server
+        .rows("select pid from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()")
+        .await
+        .is_empty()
+    {
+        tokio::task::yield_now().await;
+    }
+    is_card(&ask(&server, "callerid=700&amount=0").await, "7", "7", "1.37", "700");
+    other.rollback().await.unwrap();
+    for task in queue {
+        assert!(task.await.unwrap().body.contains("ok"));
+    }
+    server.has("select balance from cards where callerid = '900'", &["20.000000000000000"]).await;
+}

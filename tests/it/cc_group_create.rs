@@ -333,6 +333,7 @@ async fn long_and_strange_values_are_kept_or_refused_whole() {
     ask(&server, "admin", &long, "").await.is_page_error("Card Group name is too long");
     ask(&server, "admin", "new", &format!("&description={long}")).await.is_page_error("Description is too long");
     ask(&server, "admin", "new", &format!("&tax3_name={long}")).await.is_page_error("TAX name is too long");
+    ask(&server, "admin", "new", "&tax1_value=-100").await.is_page_error("Invalid TAX value");
     // Beyond every column: an x7 server has no words for it.
     for beyond in ["1e15", "1e999999999", "9999999999999999", "-1e20"] {
         ask(&x7, "admin", "new", &format!("&price_with_vat={beyond}"))
@@ -350,6 +351,18 @@ async fn long_and_strange_values_are_kept_or_refused_whole() {
         &server.signed(CREATE, "u=admin&name='%3B+drop+table+cards%3B+--+%3C%26%3E%22+漢💳&description=%0A", odd).await,
     );
     server.has("select name = '''; drop table cards; -- <&>\" 漢💳' and description = E'\\n' as same from cardgroups where id > 100", &["true"]).await;
+}
+
+/// In a currency that is worth nothing no price can be said.
+#[tokio::test]
+async fn a_price_in_a_worthless_currency_is_refused() {
+    let server = server().await;
+    world(&server).await;
+    server
+        .sql("update currencies set exchange_rate = 0 where id = 2; update users set currency_id = 2 where id = 0")
+        .await;
+    ask(&server, "admin", "new", "&price_with_vat=50").await.is_page_error("Failed to make transaction");
+    is_created(&ask(&server, "admin", "new", "").await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

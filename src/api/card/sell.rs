@@ -133,9 +133,6 @@ async fn step_by_step(call: &Call, caller: &Caller, wish: &Wish, terms: Option<&
     let mut transaction = call.app.pool.begin().await?;
     let connection = &mut *transaction;
     find_group(connection, caller, wish.group).await?;
-    if call.dialect().repairs_taxes() {
-        store::tax::repair(connection, wish.group).await?;
-    }
     let candidates = match &wish.which {
         Which::Number(digits) => vec![named(connection, wish.group, digits.as_deref()).await?],
         Which::Next(quantity) if *quantity > call.app.config.max_quantity.get() => {
@@ -144,6 +141,9 @@ async fn step_by_step(call: &Call, caller: &Caller, wish: &Wish, terms: Option<&
         Which::Next(quantity) => next_free(connection, wish.group, *quantity).await?,
     };
     let terms = terms.ok_or(Fault::CurrencyNotFound)?;
+    if call.dialect().repairs_taxes() {
+        store::tax::repair(connection, wish.group).await?;
+    }
 
     let sells = |candidate: &Candidate| candidate.sound || !call.dialect().refuses_unsound_cards();
     let these: Vec<i64> = candidates.iter().filter(|card| sells(card)).map(|card| card.id).collect();
@@ -205,7 +205,7 @@ async fn next_free(connection: &mut PgConnection, group: i32, quantity: u32) -> 
 }
 
 fn sale<'a>(caller: &Caller, wish: &Wish, terms: &'a Terms, take: Take<'a>) -> Sale<'a> {
-    Sale { caller: caller.id(), owner: caller.owner(), group: wish.group, take, terms, over_api: true }
+    Sale { caller: caller.id(), owner: Some(caller.owner()), group: wish.group, take, terms, over_api: true }
 }
 
 /// The currency that balances are labelled with: the payment's, or the system's where that is the group's.

@@ -34,6 +34,9 @@ async fn answer(call: Call) -> Result<Document, Fault> {
     let currencies = call.app.directory.currencies().await?;
     let facts = Facts::look_up(&call, &caller).await?;
     let group = Group::read(&call, &caller, &currencies, &facts)?;
+    if group.would_lose_money() && !call.dialect().loses_unknown_currencies() {
+        return Err(Fault::TransactionFailed);
+    }
     create(&call, &group).await?;
     Ok(Document::new("page", |page| {
         page.element("status", |status| status.text("success", "Card Group was successfully created"));
@@ -203,6 +206,7 @@ impl Group {
             return Err(Fault::CardGroupNameTaken);
         }
         let own_currency = currencies.of_user(caller.currency());
+        let rate = own_currency.map_or(BigDecimal::from(1), |currency| currencies.rate_to(currency));
         Ok(Self {
             owner: caller.owner(),
             pin_length: pin_length(params, dialect)?,
@@ -212,7 +216,7 @@ impl Group {
             ghost_balance_perc: amount(params, dialect, "ghost_balance_perc", 100, "Invalid ghost balance perc")?,
             daily_charge: amount(params, dialect, "daily_charge", 0, "Invalid daily charge")?,
             valid_after_first_use: clamped(number::integer(valid_after)),
-            rate: own_currency.map_or(BigDecimal::from(1), |currency| currencies.rate_to(currency)),
+            rate,
             name,
             description,
             tax,
@@ -225,6 +229,13 @@ impl Group {
             currency,
             price,
         })
+    }
+}
+
+impl Group {
+    /// In a currency that is worth nothing no amount can be said.
+    fn would_lose_money(&self) -> bool {
+        self.rate == 0 && [&self.price, &self.setup_fee, &self.daily_charge].iter().any(|amount| **amount != 0)
     }
 }
 
@@ -324,10 +335,14 @@ impl Tax {
         let total = or(text("total_tax_name")?, "TAX");
         let first = or(text("tax1_name")?, &total);
         let value = |name| number::decimal(params.get(name).unwrap_or_default());
+        let values = ["tax1_value", "tax2_value", "tax3_value", "tax4_value"].map(value);
+        if values.iter().any(|value| *value < 0) && !dialect.takes_any_amount() {
+            return Err(Fault::Invalid("Invalid TAX value"));
+        }
         Ok(Self::Values(Box::new(TaxValues {
             total_name: total,
             names: [first, text("tax2_name")?, text("tax3_name")?, text("tax4_name")?],
-            values: ["tax1_value", "tax2_value", "tax3_value", "tax4_value"].map(value),
+            values,
             switches,
         })))
     }

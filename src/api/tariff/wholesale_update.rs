@@ -31,7 +31,7 @@ async fn answer(call: Call) -> Result<Document, Fault> {
     let wish = Wish::read(&call, &caller, (id != 0).then_some(id), owner).await?;
     match id {
         0 => create(&call.app.pool, owner, &wish).await.map(created),
-        id => update(&call, id, &wish).await.map(|()| updated()),
+        id => update(&call, id, owner, &wish).await.map(|()| updated()),
     }
 }
 
@@ -45,7 +45,8 @@ fn may_manage_tariffs(caller: &Caller) -> bool {
 
 /// Whose tariffs the caller's are.
 fn owner(call: &Call, caller: &Caller) -> i32 {
-    if call.dialect().gives_tariffs_to_accountants() { caller.id() } else { caller.owner() }
+    let own = caller.usertype() == UserType::Accountant && call.dialect().gives_tariffs_to_accountants();
+    if own { caller.id() } else { caller.owner() }
 }
 
 async fn find(pool: &PgPool, id: i64, owner: i32) -> Result<(), Fault> {
@@ -80,7 +81,7 @@ impl Wish {
         }
         let currencies = call.app.directory.currencies().await?;
         let currency = match call.params.get("currency") {
-            Some(any) if call.dialect().takes_any_tariff_currency() => Some(any.to_owned()),
+            Some(any) if call.dialect().takes_any_tariff_currency() => Some(any.chars().take(LONGEST_NAME).collect()),
             Some(name) => {
                 let currency = currencies.by_name(name).filter(|currency| currency.active);
                 if currency.is_none() {
@@ -122,20 +123,21 @@ async fn create(pool: &PgPool, owner: i32, wish: &Wish) -> Result<i64, Fault> {
     .map_err(on_constraint("tariffs_owner_name", Fault::TariffNotSaved(vec![NOT_UNIQUE])))
 }
 
-async fn update(call: &Call, id: i64, wish: &Wish) -> Result<(), Fault> {
-    sqlx::query!(
+async fn update(call: &Call, id: i64, owner: i32, wish: &Wish) -> Result<(), Fault> {
+    let changed = sqlx::query!(
         "update tariffs set name = coalesce($2, name), currency = coalesce($3, currency),
              last_update_date = case when $4 then now() at time zone 'utc' else last_update_date end
-         where id = $1",
+         where id = $1 and owner_id = $5 and purpose = 'user_wholesale'",
         id,
         wish.name,
         wish.currency,
-        call.dialect().dates_tariff_updates()
+        call.dialect().dates_tariff_updates(),
+        owner
     )
     .execute(&call.app.pool)
     .await
     .map_err(on_constraint("tariffs_owner_name", Fault::TariffNotSaved(vec![NOT_UNIQUE])))?;
-    Ok(())
+    if changed.rows_affected() == 1 { Ok(()) } else { Err(Fault::TariffNotFound) }
 }
 
 fn created(id: i64) -> Document {

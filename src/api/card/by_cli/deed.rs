@@ -68,14 +68,16 @@ impl Deed {
 
     /// What no row of the tables has words for: amounts that can't be added, cards that an X7 server can't save.
     pub(super) fn is_possible(&self, desk: &Desk<'_>, wish: &Wish) -> Result<(), Fault> {
-        // Of a currency that nobody knows the amount would be lost.
-        let lost = match self {
-            Self::TopUp { card } => card.rate == 0,
-            Self::Replace { group, .. } | Self::Create { group } => group.rate == 0,
-            _ => false,
-        } && wish.amount != 0
-            && !desk.call.dialect().loses_unknown_currencies();
-        if wish.pin.is_none() && (wish.amount < 0 || lost) {
+        // Of a currency that nobody knows the amount would be lost; taxes of less than nothing would turn it round.
+        let (rate, tax_share) = match self {
+            Self::TopUp { card } => (Some(&card.rate), Some(&card.tax_share)),
+            Self::Replace { group, .. } | Self::Create { group } => (Some(&group.rate), Some(&group.tax_share)),
+            Self::RefillUser { device } => (None, device.tax_share.as_ref()),
+            _ => (None, None),
+        };
+        let lost = rate.is_some_and(|rate| *rate == 0) && !desk.call.dialect().loses_unknown_currencies();
+        let turned = tax_share.is_some_and(|share| *share <= -1);
+        if wish.pin.is_none() && (wish.amount < 0 || wish.amount != 0 && (lost || turned)) {
             return Err(Fault::CallerIdFailed);
         }
         if !desk.call.dialect().refuses_unsound_cards() {

@@ -16,6 +16,8 @@ pub(super) struct Device {
     pub(super) is_providers: bool,
     /// The owner of the device's user, if there is such a user.
     pub(super) owner_id: Option<i32>,
+    /// What that user's taxes add to 1.
+    pub(super) tax_share: Option<BigDecimal>,
 }
 
 /// What has the caller id; devices go before cards.
@@ -60,7 +62,8 @@ pub(super) async fn device(
     sqlx::query_as!(
         Device,
         r#"select d.id, d.user_id, d.user_id = -1 or exists (select from providers p where p.device_id = d.id) as "is_providers!",
-               (select coalesce(u.owner_id, 0) from users u where u.id = d.user_id) as owner_id
+               (select coalesce(u.owner_id, 0) from users u where u.id = d.user_id) as owner_id,
+               (select user_tax_share(u) from users u where u.id = d.user_id) as tax_share
            from devices d
            where d.id = any (array(select device_id from callerids where cli = $1))
                or $2 and d.id = any (array(select device_id from callerids where $2 and position($1 in cli) > 0))
@@ -80,6 +83,8 @@ pub(super) struct Group {
     pub(super) pin_length: i32,
     /// From the system's currency to the group's.
     pub(super) rate: BigDecimal,
+    /// What its taxes add to 1.
+    pub(super) tax_share: BigDecimal,
 }
 
 pub(super) async fn named_group(
@@ -91,7 +96,8 @@ pub(super) async fn named_group(
     let Some(id) = wish.group else { return Ok(None) };
     let group = sqlx::query_as!(
         Group,
-        r#"select id, number_length, pin_length, system_rate_to(tell_balance_in_currency) as "rate!"
+        r#"select id, number_length, pin_length, system_rate_to(tell_balance_in_currency) as "rate!",
+               group_tax_share(cardgroups) as "tax_share!"
            from cardgroups where id = $1 and owner_id = $2 and hidden = 0"#,
         id,
         desk.caller.owner()

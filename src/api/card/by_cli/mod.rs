@@ -44,7 +44,10 @@ async fn answer(call: Call) -> Result<Document, Fault> {
 }
 
 async fn serve(desk: &Desk<'_>, wish: &Wish) -> Result<Document, Fault> {
-    let mut transaction = desk.call.app.pool.begin().await?;
+    let app = &desk.call.app;
+    let turn = tokio::time::timeout(app.config.database_wait, app.turns.of(&wish.callerid));
+    let _turn = turn.await.map_err(|_| Fault::Unavailable)?;
+    let mut transaction = app.pool.begin().await?;
     let connection = &mut *transaction;
     take_turns(connection, &wish.callerid).await?;
     let found = Found::look_up(connection, desk, wish).await?;
@@ -80,11 +83,10 @@ impl<'a> Desk<'a> {
         Ok(Self { call, caller, conversion: Conversion { caller: caller.id(), rate, digits }, terms })
     }
 
-    /// The group is the caller's owner's, or the card wouldn't have been found.
+    /// The card is the caller's owner's; whose its group is, and whether it is hidden, doesn't matter here.
     async fn sell(&self, connection: &mut PgConnection, card: i64, group: i32) -> Result<(), Fault> {
         let take = Take { next: 0, these: Some(&[card]), only_sound: false };
-        let (caller, owner) = (self.caller.id(), self.caller.owner());
-        let sale = Sale { caller, owner, group, take, terms: &self.terms, over_api: false };
+        let sale = Sale { caller: self.caller.id(), owner: None, group, take, terms: &self.terms, over_api: false };
         match sell(connection, sale).await?.len() {
             1 => Ok(()),
             _ => Err(Fault::TransactionFailed),
@@ -120,8 +122,11 @@ impl Wish {
         if callerid != sent && !call.dialect().cuts_long_texts() {
             return Err(Fault::CallerIdFailed);
         }
-        let blank_counts = call.dialect().takes_blank_group_for_unknown() && params.get("cardgroup_id").is_some();
-        let group = params.filled("cardgroup_id").or(params.filled("cardgroup")).or(blank_counts.then_some(""));
+        let blank_counts = call.dialect().takes_blank_group_for_unknown();
+        let group = match params.get("cardgroup_id") {
+            Some(group) if blank_counts => Some(group),
+            _ => params.filled("cardgroup_id").or(params.filled("cardgroup")),
+        };
         Ok(Self {
             callerid,
             callerid_sent: sent.to_owned(),
@@ -132,7 +137,7 @@ impl Wish {
     }
 }
 
-/// Requests for one caller id run one after the other, so that two of them never make two cards.
+/// Requests for one caller id run one after the other, on all servers, so that two of them never make two cards.
 async fn take_turns(connection: &mut PgConnection, callerid: &str) -> sqlx::Result<()> {
     sqlx::query!("select pg_advisory_xact_lock(hashtextextended('callerid ' || $1, 0))", callerid)
         .fetch_one(connection)

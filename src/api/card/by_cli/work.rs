@@ -10,8 +10,12 @@ use crate::fault::Fault;
 use crate::store;
 use crate::store::card::Card;
 
-/// How often a number and PIN are drawn before a group counts as full.
-const DRAWS: usize = 100;
+/// How often a number and PIN are drawn before the rest is looked through.
+const DRAWS: usize = 40;
+/// Of longer ones there are too many to look through.
+const MOST_DIGITS_LOOKED_THROUGH: u32 = 6;
+/// MOR's column.
+const LONGEST_NUMBER: i32 = 255;
 
 impl Deed {
     pub(super) async fn carry_out(
@@ -58,10 +62,13 @@ impl Deed {
                 Ok(Outcome::Card(card.id))
             }
             Self::PinTakesOver { card, pin_card } => {
-                desk.repair(connection, pin_card.cardgroup_id).await?;
+                // In one order, whoever's card is whose.
+                let groups =
+                    [card.cardgroup_id.min(pin_card.cardgroup_id), card.cardgroup_id.max(pin_card.cardgroup_id)];
                 if desk.call.dialect().refuses_unsound_cards() {
                     // An X7 server sells the caller's card first, though it is about to be emptied.
-                    desk.repair(connection, card.cardgroup_id).await?;
+                    desk.repair(connection, groups[0]).await?;
+                    desk.repair(connection, groups[1]).await?;
                     sell_if_unsold(connection, desk, &card).await?;
                 }
                 sell_if_unsold(connection, desk, &pin_card).await?;
@@ -118,7 +125,17 @@ async fn new_card(
     desk.repair(connection, group.id).await?;
     forget_deleted(connection, &wish.callerid).await?;
     let at_once = desk.call.dialect().pays_new_cards_at_once();
-    for _ in 0..DRAWS {
+    let (numbers, pins) = (group.number_length, group.pin_length);
+    if ![numbers, pins].iter().all(|length| (1..=LONGEST_NUMBER).contains(length)) {
+        return Err(Fault::CallerIdFailed);
+    }
+    for draw in 0..=DRAWS {
+        let (mut number, mut pin) = (store::draw::digits(numbers)?, store::draw::digits(pins)?);
+        if draw == DRAWS {
+            // Nearly all are in use: look for one that isn't, from there on.
+            number = unused(connection, Unused::Number(group.id), &number).await?;
+            pin = unused(connection, Unused::Pin, &pin).await?;
+        }
         let card = sqlx::query_scalar!(
             "insert into cards (cardgroup_id, owner_id, number, pin, callerid, balance)
              select g.id, g.owner_id, $2, $3, $4, $5::numeric + case when $6 then
@@ -129,8 +146,8 @@ async fn new_card(
                  and not exists (select from cards where cardgroup_id = $1 and number = $2)
              on conflict do nothing returning id",
             group.id,
-            store::draw::digits(group.number_length)?,
-            store::draw::digits(group.pin_length)?,
+            number,
+            pin,
             wish.callerid,
             moved,
             at_once,
@@ -147,11 +164,45 @@ async fn new_card(
             return Ok(card);
         }
     }
-    tracing::warn!(
-        group = group.id,
-        "no free number and PIN was found in {DRAWS} draws: the group's lengths are too short"
-    );
+    tracing::warn!(group = group.id, "no free number or PIN: the group's lengths are too short");
     Err(Fault::CallerIdFailed)
+}
+
+enum Unused {
+    /// Of this group.
+    Number(i32),
+    Pin,
+}
+
+/// The first that isn't in use from `start` on, or from the beginning; `start` itself where there are too many to look
+/// through. All have its length.
+async fn unused(connection: &mut PgConnection, what: Unused, start: &str) -> Result<String, Fault> {
+    let (Ok(length @ ..=MOST_DIGITS_LOOKED_THROUGH), Ok(first)) = (u32::try_from(start.len()), start.parse::<i32>())
+    else {
+        return Ok(start.to_owned());
+    };
+    let last = 10_i32.pow(length) - 1;
+    let group = match what {
+        Unused::Number(group) => Some(group),
+        Unused::Pin => None,
+    };
+    let found = sqlx::query_scalar!(
+        r#"select lpad(i::text, length($1), '0') as "text!" from (
+               select * from generate_series($2::integer, $3::integer) i union all select * from generate_series(0, $2::integer - 1)
+           ) all_of_them (i)
+           where case when $4::integer is null
+               then not exists (select from cards where pin <> '' and pin = lpad(i::text, length($1), '0'))
+               else not exists (select from cards where number = lpad(i::text, length($1), '0') and hidden = 0)
+                   and not exists (select from cards where cardgroup_id = $4 and number = lpad(i::text, length($1), '0'))
+           end limit 1"#,
+        start,
+        first,
+        last,
+        group
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(found.unwrap_or_else(|| start.to_owned()))
 }
 
 /// What a user is topped up with.
@@ -187,7 +238,8 @@ async fn refill(
          insert into payments (paymenttype, kind, amount, currency, user_id, owner_id, card, completed, date_added, shipped_at, description,
              first_name, last_name)
          select 'card_refill', case when $3 then 'refill' else 'transfer' end,
-             case when $3 then quotient($2, 1 + tax_share) else $2 * $4::numeric end * system_rate_to(c.name), coalesce(c.name, ''), r.id, r.owner_id, 0, 1,
+             case when $3 then quotient($2, 1 + tax_share) else $2 * $4::numeric end * case when c.id is null then 1 else system_rate_to(c.name) end,
+             coalesce(c.name, (select name from currencies where id = 1), ''), r.id, r.owner_id, 0, 1,
              now() at time zone 'utc', now() at time zone 'utc', '',
              case when $5 then first_name end, case when $5 then last_name end
          from refilled r left join currencies c on c.id = r.currency_id",
