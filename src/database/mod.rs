@@ -13,7 +13,7 @@ pub mod installation;
 pub mod managed;
 pub mod world;
 
-const OLDEST_POSTGRES: u32 = 140_000;
+const OLDEST_POSTGRES: u32 = 150_000;
 
 /// After how long an idle connection is asked for a sign of life before it is used.
 const IDLE: Duration = Duration::from_secs(1);
@@ -26,7 +26,7 @@ static MIGRATOR: Migrator = sqlx::migrate!();
 pub enum DatabaseError {
     #[error("database_url can't be read as postgres://user:password@host/database")]
     BadUrl,
-    #[error("PostgreSQL must be version 14 or newer")]
+    #[error("PostgreSQL must be version 15 or newer")]
     Old,
     #[error("cannot reach the database: {0}")]
     Unreachable(sqlx::Error),

@@ -555,13 +555,7 @@ async fn a_card_that_is_retired_while_it_is_waited_for_is_not_found() {
         .unwrap();
     let waiting = server.clone();
     let waiting = tokio::spawn(async move { ask(&waiting, "callerid=900&pin=0042").await });
-    while server
-        .rows("select pid from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()")
-        .await
-        .is_empty()
-    {
-        tokio::task::yield_now().await;
-    }
+    server.until_somebody_waits().await;
     other.commit().await.unwrap();
     is_error(&waiting.await.unwrap(), "Card was not found");
 }
@@ -639,13 +633,7 @@ async fn a_queue_for_one_caller_id_keeps_nobody_else_waiting() {
             tokio::spawn(async move { ask(&server, "callerid=900&cardgroup_id=6&amount=1.19").await })
         })
         .collect();
-    while server
-        .rows("select pid from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()")
-        .await
-        .is_empty()
-    {
-        tokio::task::yield_now().await;
-    }
+    server.until_somebody_waits().await;
     is_card(&ask(&server, "callerid=700&amount=0").await, "7", "7", "1.37", "700");
     other.rollback().await.unwrap();
     for task in queue {

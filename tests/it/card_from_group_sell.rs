@@ -381,13 +381,7 @@ async fn a_card_that_is_being_sold_is_waited_for_only_when_it_is_the_last() {
     // Now none is free, and the buyer waits for what becomes of the others.
     let router = server.clone();
     let waiting = tokio::spawn(async move { router.signed(SELL, "u=admin&id=6&quantity=9", "69").await });
-    while server
-        .rows("select pid from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()")
-        .await
-        .is_empty()
-    {
-        tokio::task::yield_now().await;
-    }
+    server.until_somebody_waits().await;
     other.rollback().await.unwrap();
     assert_eq!(waiting.await.unwrap().all("number"), ["0000000042", "1111111001", "1111111003"]);
 }
@@ -417,13 +411,7 @@ async fn a_group_that_is_hidden_meanwhile_sells_nothing() {
             .unwrap();
         let buyer = server.clone();
         let waiting = tokio::spawn(async move { buyer.signed(SELL, form, "6").await });
-        while server
-            .rows("select pid from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()")
-            .await
-            .is_empty()
-        {
-            tokio::task::yield_now().await;
-        }
+        server.until_somebody_waits().await;
         server.sql("update cardgroups set hidden = 1 where id = 6").await;
         other.rollback().await.unwrap();
         waiting.await.unwrap().is_page_error("Failed to make transaction");

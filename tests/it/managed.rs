@@ -9,6 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 
 use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
@@ -16,6 +17,9 @@ use hyper_util::rt::TokioExecutor;
 use mortise::database::installation::{self, Account, ManagedError};
 use mortise::database::managed::Managed;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use sqlx::ConnectOptions;
+
+use crate::harness::postgres;
 
 /// The published page's own request.
 const PAGE: &str = "u=username&id=6&quantity=2&hash=37086d860581fabc278413cd1a417d5c079f6eba";
@@ -29,6 +33,8 @@ struct Running {
     child: Child,
     address: SocketAddr,
     output: String,
+    /// What it said on standard error since.
+    log: Arc<Mutex<String>>,
 }
 
 fn command(data: &Path) -> Command {
@@ -51,19 +57,28 @@ fn start(mut command: Command) -> Running {
             break rest.split('/').next().unwrap().parse().unwrap();
         }
     };
-    // Whatever else it says must find room.
-    std::thread::spawn(move || std::io::copy(&mut lines, &mut std::io::sink()));
-    Running { child, address, output }
+    let log = Arc::new(Mutex::new(String::new()));
+    let later = log.clone();
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        while lines.read_line(&mut line).is_ok_and(|length| length > 0) {
+            later.lock().unwrap().push_str(&std::mem::take(&mut line));
+        }
+    });
+    Running { child, address, output, log }
 }
 
 impl Running {
     async fn buy(&self) -> String {
+        self.post("buy_card_from_callingroup", PAGE).await
+    }
+
+    async fn post(&self, operation: &str, form: &'static str) -> String {
         let client = Client::builder(TokioExecutor::new()).build_http::<Full<axum::body::Bytes>>();
-        let request =
-            axum::http::Request::post(format!("http://{}/billing/api/buy_card_from_callingroup", self.address))
-                .header("content-type", "application/x-www-form-urlencoded")
-                .body(Full::from(PAGE))
-                .unwrap();
+        let request = axum::http::Request::post(format!("http://{}/billing/api/{operation}", self.address))
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body(Full::from(form))
+            .unwrap();
         let body = client.request(request).await.unwrap().into_body().collect().await.unwrap();
         String::from_utf8(body.to_bytes().into()).unwrap()
     }
@@ -274,6 +289,63 @@ fn the_right_postgres_is_chosen_and_a_missing_one_is_named() {
     std::fs::write(cluster.path().join("PG_VERSION"), "16\n").unwrap();
     let error = installation::choose(installed(), cluster.path()).unwrap_err();
     assert!(error.to_string().ends_with("was made by PostgreSQL 16, and only 17 is installed: install PostgreSQL 16"));
+}
+
+#[tokio::test]
+async fn a_refused_hash_is_explained_in_the_log_without_its_secrets() {
+    let data = data();
+    let server = start(command(data.path()));
+    let form =
+        "u=username&p=hunter2&id=6&pin=97531&quantity=2&email=a@b.c&hash=0123456789012345678901234567890123456789";
+    let reply = server.post("card_from_group_sell", form).await;
+    assert!(reply.contains("Bad login"), "{reply}");
+    let form = "u=username&id=6&pin=97531&quantity=2&email=a@b.c&hash=0123456789012345678901234567890123456789";
+    assert!(server.post("card_from_group_sell", form).await.contains("Incorrect hash"));
+    let sold = server.buy().await;
+    let log = server.log.clone();
+    server.stop();
+    let log = log.lock().unwrap();
+    assert!(log.contains("API : Incorrect hash") && log.contains("\"email, pin, id, quantity\""), "{log}");
+    let pins = sold.split("<pin>").skip(1).map(|rest| &rest[..8]);
+    for secret in ["hunter2", "97531", "456789", "0123456789012345678901234567890123456789"].into_iter().chain(pins) {
+        assert!(!log.contains(secret), "{secret} is in the log: {log}");
+    }
+}
+
+#[tokio::test]
+async fn a_database_of_yours_is_used_instead() {
+    let database = postgres::database("").await;
+    let url = format!("postgres://postgres@localhost/{database}?host={}", postgres::socket().await.display());
+    let with_url = || {
+        let mut command = command(Path::new("/nowhere"));
+        command.env("DATABASE_URL", &url);
+        command
+    };
+    let server = start(with_url());
+    assert_eq!(numbers(&server.buy().await), ["1111111000", "1111111001"]);
+    server.stop();
+    // A second server on it finds everything in place; a schema from the future is refused.
+    let server = start(with_url());
+    assert_eq!(numbers(&server.buy().await), ["1111111002", "1111111003"]);
+    server.stop();
+    let mut connection = postgres::options(&database).await.connect().await.unwrap();
+    sqlx::raw_sql(
+        "update _sqlx_migrations set version = 9999 where version = (select max(version) from _sqlx_migrations)",
+    )
+    .execute(&mut connection)
+    .await
+    .unwrap();
+    let output = with_url().output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("last used by a newer Mortise (it has migration 9999)"), "{said}");
+    for (url, message) in [
+        ("mysql://u:hunter2@h/db", "can't be read as postgres://"),
+        ("postgres://u:hunter2@127.0.0.1:1/db", "cannot reach the database"),
+    ] {
+        let output = command(Path::new("/nowhere")).env("DATABASE_URL", url).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && said.contains(message) && !said.contains("hunter2"), "{said}");
+    }
 }
 
 #[test]

@@ -156,6 +156,15 @@ impl Server {
         sqlx::query_scalar(sqlx::AssertSqlSafe(query)).fetch_all(&self.pool).await.unwrap()
     }
 
+    /// Until a request waits for a lock in the database.
+    pub async fn until_somebody_waits(&self) {
+        let waiting =
+            "select pid from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()";
+        while self.rows(waiting).await.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// What the rows of a query must be.
     #[track_caller]
     pub fn has<'a>(&'a self, query: &'a str, expected: &'a [&'a str]) -> impl Future<Output = ()> + 'a {
