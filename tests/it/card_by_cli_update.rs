@@ -255,11 +255,26 @@ async fn every_row_for_accountant_and_reseller() {
     assert_eq!(accountant("callerid=900&cardgroup_id=11&amount=1").await.all("balance"), ["1.00"]);
     assert_eq!(accountant("callerid=555&pin=0042").await.all("new_balance"), ["12.08"]);
     assert_eq!(accountant("callerid=900&pin=1001").await.all("balance"), ["11.08"]);
+    // 900 has the card of PIN 1001 now: one of its own group feeds it, and another is bought with its PIN.
+    is_card(&accountant("callerid=900&pin=1003").await, "2", "6", "21.17", "900");
+    is_card(&accountant("callerid=903&pin=1002").await, "3", "6", "10.08", "903");
+
     // The customer's taxes are none, the reseller's group's 26 %, its currency the euro.
+    server
+        .sql(
+            "insert into cardgroups (id, name, owner_id, tax_id, tell_balance_in_currency, number_length, pin_length) values (14, 'dollars', 3, 1, 'USD', 6, 4);
+             insert into cards (cardgroup_id, owner_id, number, pin, balance) select 14, 3, i::text, i::text, 2 from generate_series(140001, 140004) i",
+        )
+        .await;
     assert_eq!(reseller("callerid=556&amount=2").await.all("new_balance"), ["5.00"]);
     is_card(&reseller("callerid=1200&amount=0.937566").await, "12", "12", "6.00", "1200");
+    assert_eq!(reseller("callerid=1200&cardgroup_id=14&amount=1").await.all("balance"), ["7.00"]);
     assert_eq!(reseller("callerid=901&cardgroup_id=12&amount=0.937566").await.all("balance"), ["1.00"]);
+    assert_eq!(reseller("callerid=556&pin=140001").await.all("new_balance"), ["7.00"]);
+    assert_eq!(reseller("callerid=1200&pin=140002").await.all("balance"), ["9.00"]);
+    assert_eq!(reseller("callerid=901&pin=140003").await.all("balance"), ["3.00"]);
     is_card(&reseller("callerid=902&pin=1202").await, "13", "12", "0.00", "902");
+    server.has("select distinct p.owner_id from payments p join cards c on c.id = p.user_id where p.card = 1 and c.owner_id = 3", &["3"]).await;
     server.has("select distinct owner_id from payments where user_id in (11, 12, 13)", &["3"]).await;
 }
 

@@ -409,4 +409,16 @@ async fn a_new_group_sells_cards_with_the_right_balance_and_taxes() {
             &["10.000000000000|EUR|2.100000000000"],
         )
         .await;
+
+    // And through a caller id: 12.1 euros of the group's currency, the reseller's own, are ten without their taxes.
+    let form = format!("u=reseller&callerid=900&cardgroup_id={group}&amount=12.1");
+    let reply =
+        server.post("card_by_cli_update", &format!("{form}&hash={}", hash(&format!("12.1900{group}"), "reskey"))).await;
+    assert_eq!(reply.all("balance"), ["13.44"]);
+    server
+        .has(
+            "select amount, currency, tax from payments where kind = 'top_up'",
+            &["10.000000000000000|EUR|2.100000000000000"],
+        )
+        .await;
 }

@@ -41,6 +41,7 @@ async fn world(connections: &str) -> Server {
              insert into callerids (cli, device_id) values ('555', 1), ('556', 1);
              insert into tariffs (name) values ('one'); insert into lcrs (name) values ('one');
              update users set tax_id = 3, currency_id = 4 where id = 2;
+             update users set currency_id = 2 where id = 0;
              update cards set balance = coalesce(balance, 0)",
         )
         .await;
