@@ -62,19 +62,12 @@ create function default_taxes() returns taxes
             coalesce((select (value = '1')::integer::smallint from line where name = 'Tax_compound'), 1::smallint);
     end;
 
--- A user's tax share, and a card group's: their own row's, where it is missing the owner's, else the defaults'.
-create function user_tax_share(u users) returns numeric
+-- The tax share of a user or a card group: its own row's, where that is missing its owner's, else the defaults'.
+create function tax_share_of(own_tax_id integer, owner_id integer) returns numeric
     language sql stable parallel safe
     return coalesce(
-        (select tax_share(t) from taxes t where t.id = u.tax_id),
-        (select tax_share(t) from taxes t join users owner on owner.tax_id = t.id where owner.id = u.owner_id),
-        (select tax_share(default_taxes()))
-    );
-create function group_tax_share(g cardgroups) returns numeric
-    language sql stable parallel safe
-    return coalesce(
-        (select tax_share(t) from taxes t where t.id = g.tax_id),
-        (select tax_share(t) from taxes t join users u on u.tax_id = t.id where u.id = g.owner_id),
+        (select tax_share(t) from taxes t where t.id = own_tax_id),
+        (select tax_share(t) from taxes t join users u on u.tax_id = t.id where u.id = tax_share_of.owner_id),
         (select tax_share(default_taxes()))
     );
 

@@ -310,11 +310,16 @@ impl Fault {
     }
 }
 
-/// What a broken constraint of that name means to the client: the database decides who came first.
-pub fn on_constraint(name: &'static str, fault: Fault) -> impl FnOnce(sqlx::Error) -> Fault {
+/// What a broken constraint of that name means to the client: the database decides who came first. Any other error goes to
+/// `otherwise`, which knows whether the statement commits.
+pub fn on_constraint(
+    name: &'static str,
+    fault: Fault,
+    otherwise: fn(sqlx::Error) -> Fault,
+) -> impl FnOnce(sqlx::Error) -> Fault {
     move |error| match error.as_database_error().and_then(|error| error.constraint()) {
         Some(constraint) if constraint == name => fault,
-        _ => Fault::of_commit(error),
+        _ => otherwise(error),
     }
 }
 

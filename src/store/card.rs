@@ -41,7 +41,7 @@ pub async fn lock(connection: &mut PgConnection, callerid: &str, pin: Option<&st
                    when length(c.pin) <> g.pin_length then 'Bad PIN length should be: ' || g.pin_length
                    when c.min_balance < 0 then 'Bad minimal balance'
                end as flaw,
-               system_rate_to(g.tell_balance_in_currency) as "rate!", group_tax_share(g) as "tax_share!"
+               system_rate_to(g.tell_balance_in_currency) as "rate!", tax_share_of(g.tax_id, g.owner_id) as "tax_share!"
            from cards c join cardgroups g on g.id = c.cardgroup_id
            where c.hidden = 0 and c.retired_at is null and c.id = any (array(
                select id from cards where callerid <> '' and callerid = $1
@@ -76,7 +76,7 @@ pub async fn top_up(
 ) -> sqlx::Result<()> {
     sqlx::query!(
         "with cardgroup as materialized (
-             select g.owner_id, coalesce(g.tell_balance_in_currency, '') as currency, group_tax_share(g) as tax_share,
+             select g.owner_id, coalesce(g.tell_balance_in_currency, '') as currency, tax_share_of(g.tax_id, g.owner_id) as tax_share,
                  system_rate_to(g.tell_balance_in_currency) as rate
              from cards c join cardgroups g on g.id = c.cardgroup_id where c.id = $1
          ), topped_up as (

@@ -72,7 +72,7 @@ pub async fn sell(database: impl PgExecutor<'_>, sale: Sale<'_>) -> sqlx::Result
         SoldCard,
         r#"with cardgroup as materialized (
             select g.id, g.owner_id, g.disable_voucher, own.id is not null as has_taxes,
-                coalesce(case when own.id is not null then tax_share(own) end, group_tax_share(g)) as tax_share,
+                coalesce(case when own.id is not null then tax_share(own) end, tax_share_of(g.tax_id, g.owner_id)) as tax_share,
                 coalesce($6, g.tell_balance_in_currency, '') as currency,
                 case when $6 is not null then 1 else system_rate_to(g.tell_balance_in_currency) end as rate
             from cardgroups g left join taxes own on own.id = g.tax_id

@@ -460,7 +460,7 @@ async fn create(call: &Call, group: &Group) -> Result<(), Fault> {
     )
     .execute(&mut *transaction)
     .await
-    .map_err(on_constraint("cardgroups_name", Fault::CardGroupNameTaken))?;
+    .map_err(on_constraint("cardgroups_name", Fault::CardGroupNameTaken, Fault::from))?;
     transaction.commit().await.map_err(Fault::of_commit)?;
     Ok(())
 }

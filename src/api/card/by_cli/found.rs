@@ -63,7 +63,7 @@ pub(super) async fn device(
         Device,
         r#"select d.id, d.user_id, d.user_id = -1 or exists (select from providers p where p.device_id = d.id) as "is_providers!",
                (select coalesce(u.owner_id, 0) from users u where u.id = d.user_id) as owner_id,
-               (select user_tax_share(u) from users u where u.id = d.user_id) as tax_share
+               (select tax_share_of(u.tax_id, u.owner_id) from users u where u.id = d.user_id) as tax_share
            from devices d
            where d.id = any (array(select device_id from callerids where cli = $1))
                or $2 and d.id = any (array(select device_id from callerids where $2 and position($1 in cli) > 0))
@@ -97,7 +97,7 @@ pub(super) async fn named_group(
     let group = sqlx::query_as!(
         Group,
         r#"select id, number_length, pin_length, system_rate_to(tell_balance_in_currency) as "rate!",
-               group_tax_share(cardgroups) as "tax_share!"
+               tax_share_of(tax_id, owner_id) as "tax_share!"
            from cardgroups where id = $1 and owner_id = $2 and hidden = 0"#,
         id,
         desk.caller.owner()

@@ -160,7 +160,7 @@ impl Outcome {
             Self::Card(id) => {
                 let card = sqlx::query!(
                     r#"select c.id, c.cardgroup_id, c.pin, c.number,
-                           coalesce(c.balance, 0) * $2::numeric as "balance!: Money", coalesce(c.balance, 0) * $2::numeric * (1 + group_tax_share(g)) as "with_vat!: Money"
+                           coalesce(c.balance, 0) * $2::numeric as "balance!: Money", coalesce(c.balance, 0) * $2::numeric * (1 + tax_share_of(g.tax_id, g.owner_id)) as "with_vat!: Money"
                        from cards c join cardgroups g on g.id = c.cardgroup_id where c.id = $1"#,
                     id,
                     rate
@@ -184,7 +184,7 @@ impl Outcome {
             }
             Self::User(device) => {
                 let user = sqlx::query!(
-                    r#"select coalesce(balance, 0) * $2::numeric as "balance!: Money", coalesce(balance, 0) * $2::numeric * (1 + user_tax_share(users)) as "with_vat!: Money"
+                    r#"select coalesce(balance, 0) * $2::numeric as "balance!: Money", coalesce(balance, 0) * $2::numeric * (1 + tax_share_of(users.tax_id, users.owner_id)) as "with_vat!: Money"
                        from users where id = $1"#,
                     device.user_id,
                     rate

@@ -139,7 +139,7 @@ async fn new_card(
         let card = sqlx::query_scalar!(
             "insert into cards (cardgroup_id, owner_id, number, pin, callerid, balance)
              select g.id, g.owner_id, $2, $3, $4, $5::numeric + case when $6 then
-                 quotient($7, (1 + group_tax_share(g)) * system_rate_to(g.tell_balance_in_currency) * $8::numeric) else 0 end
+                 quotient($7, (1 + tax_share_of(g.tax_id, g.owner_id)) * system_rate_to(g.tell_balance_in_currency) * $8::numeric) else 0 end
              from cardgroups g
              where g.id = $1 and not exists (select from cards where pin <> '' and pin = $3)
                  and not exists (select from cards where number = $2 and hidden = 0)
@@ -231,9 +231,9 @@ async fn refill(
     sqlx::query!(
         "with refilled as (
              update users set balance = coalesce(balance, 0)
-                 + case when $3 then quotient($2, (1 + user_tax_share(users)) * $4::numeric) else $2 end
+                 + case when $3 then quotient($2, (1 + tax_share_of(users.tax_id, users.owner_id)) * $4::numeric) else $2 end
              where id = $1
-             returning id, owner_id, first_name, last_name, currency_id, user_tax_share(users) as tax_share
+             returning id, owner_id, first_name, last_name, currency_id, tax_share_of(users.tax_id, users.owner_id) as tax_share
          )
          insert into payments (paymenttype, kind, amount, currency, user_id, owner_id, card, completed, date_added, shipped_at, description,
              first_name, last_name)
