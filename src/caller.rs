@@ -45,14 +45,23 @@ impl Caller {
         self.0.right(name)
     }
 
+    /// How operations that aren't strict refuse a user who lacks a right.
+    pub fn refusal(&self) -> Fault {
+        match self.0.usertype {
+            UserType::User | UserType::Partner => Fault::AccessDeniedOnPage,
+            UserType::Admin | UserType::Accountant | UserType::Reseller => Fault::NotAuthorized,
+        }
+    }
+
     fn is_reseller(&self) -> bool {
         self.0.usertype == UserType::Reseller
     }
 
-    fn may_use_calling_cards(&self) -> bool {
+    /// Whether the user may use calling cards; an accountant's `callingcard_manage` must be at least `manage`.
+    fn may_use_calling_cards(&self, manage: i16) -> bool {
         match self.0.usertype {
             UserType::Admin => true,
-            UserType::Accountant => self.0.right("callingcard_manage") > 0,
+            UserType::Accountant => self.0.right("callingcard_manage") >= manage,
             UserType::Reseller => self.0.right("calling_cards") == 2,
             UserType::User | UserType::Partner => false,
         }
@@ -62,11 +71,23 @@ impl Caller {
 /// Admission to the "strict" operations: all five steps.
 pub async fn admit_strictly(call: &Call) -> Result<Caller, Fault> {
     let caller = admit(call).await?.ok_or(Fault::BadLogin)?;
-    if !caller.may_use_calling_cards() {
+    if !caller.may_use_calling_cards(READ) {
         return Err(Fault::AccessDenied);
     }
     limited_version(call).await?;
     Ok(caller)
+}
+
+/// The values of a right.
+pub const READ: i16 = 1;
+/// Likewise.
+pub const EDIT: i16 = 2;
+
+/// Admission to the operations on calling cards that aren't strict. An accountant's `callingcard_manage` must be at least
+/// `manage`.
+pub async fn admit_to_calling_cards(call: &Call, manage: i16) -> Result<Caller, Fault> {
+    let caller = admit(call).await?.ok_or(Fault::AccessDeniedOnPage)?;
+    if caller.may_use_calling_cards(manage) { Ok(caller) } else { Err(caller.refusal()) }
 }
 
 /// Admission to the other operations: an unknown user passes (`None`), and is refused by the operation in its own words.

@@ -31,6 +31,12 @@ impl Dialect {
         self.x7()
     }
 
+    /// Whether a parameter that must be digits is. An X7 server is content when one of its lines is.
+    pub fn is_digits(self, text: &str) -> bool {
+        let is_digits = |line: &str| !line.is_empty() && line.bytes().all(|byte| byte.is_ascii_digit());
+        if self.x7() { text.split('\n').any(is_digits) } else { is_digits(text) }
+    }
+
     /// `Allow_GET_API` is asked about HEAD as well.
     pub fn head_is_get(self) -> bool {
         !self.x7()
@@ -71,6 +77,11 @@ impl Dialect {
         self.x7()
     }
 
+    /// The list of card groups says each group's currency.
+    pub fn labels_group_currency(self) -> bool {
+        !self.x7()
+    }
+
     /// A sale's payment is in the group's currency, and `curr` is ignored.
     pub fn pays_in_groups_currency(self) -> bool {
         self.x7()
@@ -83,6 +94,11 @@ impl Dialect {
 
     /// A group without its tax row is given one.
     pub fn repairs_taxes(self) -> bool {
+        self.x7()
+    }
+
+    /// A group that is given another's tax row shares it, and writes into it; else it gets a copy.
+    pub fn shares_tax_rows(self) -> bool {
         self.x7()
     }
 

@@ -13,6 +13,7 @@ use sqlx::PgPool;
 use sqlx::postgres::PgListener;
 
 use crate::config::{Secret, Switch};
+use crate::dialect::Dialect;
 use crate::number;
 
 const CHANNEL: &str = "mortise_changes";
@@ -137,9 +138,11 @@ impl Currencies {
         currency_id.and_then(|id| self.by_id(id))
     }
 
-    /// What an X7 server multiplies the amounts by that it shows to such a user (`x7.md`, "Values printed").
-    pub fn rate_of_user(&self, currency_id: Option<i32>) -> BigDecimal {
-        self.of_user(currency_id).map_or(BigDecimal::from(1), |currency| currency.exchange_rate.clone())
+    /// What the amounts are multiplied by that such a user is shown: 1, or by an X7 server the user's own currency's rate
+    /// (`x7.md`, "Values printed").
+    pub fn shown_rate(&self, currency_id: Option<i32>, dialect: Dialect) -> BigDecimal {
+        let own = self.of_user(currency_id).filter(|_| dialect.shows_callers_currency());
+        own.map_or(BigDecimal::from(1), |currency| currency.exchange_rate.clone())
     }
 
     /// By name, in any letter case, trailing spaces ignored.

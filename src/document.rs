@@ -1,10 +1,19 @@
 //! The XML that clients read, written byte for byte as MOR writes it (`http.md`, "Reply").
 
-const DECLARATION: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n";
+use async_stream::try_stream;
+use futures_util::stream::{self, BoxStream, Stream, StreamExt, TryStreamExt};
 
-/// A whole reply: the declaration, then one root element; two spaces a level, each element on its own line.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Document(String);
+const DECLARATION: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n";
+/// How much of a long list is gathered before it is sent, in bytes.
+const CHUNK: usize = 64 * 1024;
+
+/// A reply: the declaration, then one root element; two spaces a level, each element on its own line.
+pub enum Document {
+    /// All of it.
+    Whole(String),
+    /// A list that is written while its rows come.
+    Long(BoxStream<'static, sqlx::Result<String>>),
+}
 
 impl Document {
     /// Writes the document whose root element is `name`, with what `content` puts inside it.
@@ -12,12 +21,65 @@ impl Document {
         let mut text = String::with_capacity(512);
         text.push_str(DECLARATION);
         Element { text: &mut text, depth: 0 }.element(name, content);
-        Self(text)
+        Self::Whole(text)
     }
 
-    /// The bytes to send.
-    pub fn into_string(self) -> String {
-        self.0
+    /// A list of any length in little memory: in the root element `root` a `list` for each run of rows that have one `key`, and
+    /// in it what `write` makes of each row. `None` where there is no row.
+    ///
+    /// # Errors
+    ///
+    /// What goes wrong before the first chunk is full; later it breaks off the reply, which has begun by then.
+    pub async fn list<Row: Send + 'static, Key: PartialEq + Send + 'static>(
+        root: &'static str,
+        list: &'static str,
+        rows: impl Stream<Item = sqlx::Result<Row>> + Send + 'static,
+        key: fn(&Row) -> Key,
+        write: impl Fn(&mut Element<'_>, &Row) + Send + Sync + 'static,
+    ) -> sqlx::Result<Option<Self>> {
+        let mut chunks = try_stream! {
+            let mut rows = Box::pin(rows);
+            let mut text = String::with_capacity(CHUNK + CHUNK / 8);
+            let mut open = None;
+            while let Some(row) = rows.try_next().await? {
+                let own = Some(key(&row));
+                if open != own {
+                    match open {
+                        None => {
+                            text.push_str(DECLARATION);
+                            Element { text: &mut text, depth: 0 }.open(root);
+                        }
+                        Some(_) => Element { text: &mut text, depth: 1 }.close(list),
+                    }
+                    Element { text: &mut text, depth: 1 }.open(list);
+                    open = own;
+                }
+                write(&mut Element { text: &mut text, depth: 2 }, &row);
+                if text.len() >= CHUNK {
+                    yield std::mem::replace(&mut text, String::with_capacity(CHUNK + CHUNK / 8));
+                }
+            }
+            if open.is_some() {
+                Element { text: &mut text, depth: 1 }.close(list);
+                Element { text: &mut text, depth: 0 }.close(root);
+                yield text;
+            }
+        }
+        .boxed();
+        let Some(first) = chunks.try_next().await? else { return Ok(None) };
+        Ok(Some(match chunks.try_next().await? {
+            None => Self::Whole(first),
+            Some(second) => Self::Long(stream::iter([Ok(first), Ok(second)]).chain(chunks).boxed()),
+        }))
+    }
+}
+
+impl std::fmt::Debug for Document {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Whole(text) => write!(f, "a document of {} bytes", text.len()),
+            Self::Long(_) => f.write_str("a long document"),
+        }
     }
 }
 
@@ -31,13 +93,9 @@ pub struct Element<'a> {
 impl Element<'_> {
     /// An element that holds elements.
     pub fn element(&mut self, name: &'static str, content: impl FnOnce(&mut Element<'_>)) {
-        self.indent();
-        self.tag("<", name);
-        self.text.push('\n');
+        self.open(name);
         content(&mut Element { text: self.text, depth: self.depth + 1 });
-        self.indent();
-        self.tag("</", name);
-        self.text.push('\n');
+        self.close(name);
     }
 
     /// An element that holds text. Only `&`, `<` and `>` are escaped; characters that XML forbids become U+FFFD.
@@ -74,6 +132,18 @@ impl Element<'_> {
     /// An element of that name for each text.
     pub fn texts(&mut self, name: &'static str, values: &[impl AsRef<str>]) {
         values.iter().for_each(|value| self.text(name, value));
+    }
+
+    fn open(&mut self, name: &str) {
+        self.indent();
+        self.tag("<", name);
+        self.text.push('\n');
+    }
+
+    fn close(&mut self, name: &str) {
+        self.indent();
+        self.tag("</", name);
+        self.text.push('\n');
     }
 
     fn indent(&mut self) {

@@ -76,8 +76,8 @@ pub enum Fault {
     NoTariffAtAll,
     /// What these words name isn't there, or isn't the caller's to use.
     NotFound(&'static str),
-    /// An amount that is none, in these words.
-    Invalid(&'static str),
+    /// What an operation refuses in these words, in both dialects.
+    Refused(&'static str),
     /// Another card group has the name.
     CardGroupNameTaken,
     /// The PIN length isn't a number.
@@ -217,7 +217,7 @@ impl Fault {
             Self::NoTariffAtAll if x7 => (PageStatus, "Card Group must have name"),
             Self::NoTariffAtAll => (PageStatus, "Tariff was not found"),
             Self::NotFound(what) => return (PageStatus, vec![format!("{what} was not found").into()]),
-            Self::Invalid(words) => (PageStatus, *words),
+            Self::Refused(words) => (PageStatus, *words),
             Self::CardGroupNameTaken => (PageStatus, "Card Group name must be unique"),
             Self::PinLengthNotDigits => (PageStatus, "PIN length must consist only of digits"),
             Self::PinLengthZero => (PageStatus, "PIN length must be greater than 0"),

@@ -4,6 +4,7 @@ use axum::body::Body;
 use axum::http::header::{ALLOW, CONTENT_DISPOSITION, CONTENT_TYPE, HeaderName, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
+use futures_util::TryStreamExt;
 
 use crate::dialect::Dialect;
 use crate::document::Document;
@@ -79,7 +80,7 @@ pub fn response(result: Result<Document, Fault>, presentation: Presentation, dia
 }
 
 fn with_headers(status: StatusCode, document: Document, presentation: Presentation) -> Response {
-    let mut response = Response::new(Body::from(document.into_string()));
+    let mut response = Response::new(body(document));
     *response.status_mut() = status;
     put(&mut response, CONTENT_TYPE, presentation.content_type());
     if let Some(disposition) = presentation.disposition() {
@@ -87,6 +88,16 @@ fn with_headers(status: StatusCode, document: Document, presentation: Presentati
         put(&mut response, HeaderName::from_static("content-transfer-encoding"), "binary");
     }
     response
+}
+
+fn body(document: Document) -> Body {
+    match document {
+        Document::Whole(text) => Body::from(text),
+        Document::Long(chunks) => Body::from_stream(chunks.inspect_err(|error| {
+            // The reply has begun: all that is left is to break it off, which the client sees as an incomplete answer.
+            tracing::error!(%error, "a list broke off");
+        })),
+    }
 }
 
 fn put(response: &mut Response, name: HeaderName, value: &'static str) {

@@ -8,7 +8,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_LENGTH, HOST, HeaderName, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderValue, Method, StatusCode};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::get;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
@@ -28,6 +28,9 @@ pub const OPERATIONS: &[Operation] = &[
     card::sell::OPERATION,
     card::by_cli::OPERATION,
     card_group::create::OPERATION,
+    card_group::get::OPERATION,
+    card_group::list::OPERATION,
+    card_group::update::OPERATION,
     tariff::wholesale_update::OPERATION,
 ];
 
@@ -42,8 +45,9 @@ pub fn router(app: Arc<App>) -> Router {
         .with_state(app)
         .layer(CatchPanicLayer::custom(move |_: Box<dyn std::any::Any + Send>| {
             tracing::error!("a request made the server panic");
-            (StatusCode::INTERNAL_SERVER_ERROR, Fault::TransactionFailed.document(dialect).into_string())
-                .into_response()
+            let mut response = reply::response(Err(Fault::TransactionFailed), Presentation::default(), dialect);
+            *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+            response
         }))
         .layer(SetResponseHeaderLayer::overriding(CACHE_CONTROL, HeaderValue::from_static("no-store")))
         .layer(SetResponseHeaderLayer::overriding(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")))

@@ -42,6 +42,31 @@ pub async fn repair_user(connection: &mut PgConnection, user: i32) -> sqlx::Resu
     Ok(())
 }
 
+/// The id of a group's tax row, whether the row is there or not.
+pub async fn row_of(connection: &mut PgConnection, group: i32) -> sqlx::Result<i32> {
+    sqlx::query_scalar!("select tax_id from cardgroups where id = $1", group).fetch_one(connection).await
+}
+
+/// The id of a tax row with the group's taxes that nobody else has: the group's own, or a copy of it where it is shared, or of
+/// those that count where it is missing. The group must be locked.
+pub async fn own_row(connection: &mut PgConnection, group: i32) -> sqlx::Result<i32> {
+    sqlx::query_scalar!(
+        r#"select case
+               when t.id is null then coalesce(
+                   (select copy_taxes(o) from users u join taxes o on o.id = u.tax_id where u.id = g.owner_id),
+                   copy_taxes(default_taxes()))
+               when exists (select from cardgroups where tax_id = t.id and id <> g.id)
+                   or exists (select from users where tax_id = t.id) or exists (select from vouchers where tax_id = t.id)
+                   then copy_taxes(t)
+               else t.id
+           end as "id!"
+           from cardgroups g left join taxes t on t.id = g.tax_id where g.id = $1"#,
+        group
+    )
+    .fetch_one(connection)
+    .await
+}
+
 async fn has_taxes(connection: &mut PgConnection, group: i32) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         r#"select exists (select from cardgroups g join taxes t on t.id = g.tax_id where g.id = $1) as "exists!""#,

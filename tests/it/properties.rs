@@ -5,7 +5,8 @@ use std::str::FromStr;
 use axum::body::Bytes;
 use axum::http::HeaderMap;
 use bigdecimal::BigDecimal;
-use mortise::document::Document;
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use mortise::document::{Document, Element};
 use mortise::money::Money;
 use mortise::number::{digits, integer};
 use mortise::params::Params;
@@ -87,7 +88,7 @@ proptest! {
                 page.element("card", |card| card.text("name", text));
             }
         });
-        let xml = document.into_string();
+        let xml = text_of(document);
         let allowed = |char: char| matches!(char, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..);
         prop_assert!(xml.chars().all(allowed));
         let expected: Vec<String> = texts
@@ -95,6 +96,21 @@ proptest! {
             .map(|text| text.chars().map(|char| if allowed(char) { char } else { '\u{fffd}' }).collect())
             .collect();
         prop_assert_eq!(names(&xml), expected);
+    }
+
+    /// A list that is written while its rows come is what it would be written at once, however long.
+    #[test]
+    fn a_list_is_the_same_in_pieces(rows in proptest::collection::vec((0..3u8, text(), 0..20_000usize), 0..12)) {
+        let rows: Vec<_> = rows.into_iter().map(|(key, name, length)| (key, name.repeat(length / 10))).collect();
+        let show = |list: &mut Element<'_>, row: &(u8, String)| list.element("card", |card| card.text("name", &row.1));
+        let list = Document::list("page", "cards", stream::iter(rows.clone()).map(Ok), |row| row.0, show);
+        let list = now(list).unwrap();
+        let expected = Document::new("page", |page| {
+            for run in rows.chunk_by(|one, other| one.0 == other.0) {
+                page.element("cards", |cards| run.iter().for_each(|row| show(cards, row)));
+            }
+        });
+        prop_assert_eq!(list.map(text_of), (!rows.is_empty()).then(|| text_of(expected)));
     }
 
     /// Plain: the same number, at least one decimal, no zero at the end that means nothing.
@@ -109,6 +125,17 @@ proptest! {
     }
 }
 
+fn now<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+}
+
+fn text_of(document: Document) -> String {
+    match document {
+        Document::Whole(text) => text,
+        Document::Long(chunks) => now(chunks.try_collect()).unwrap(),
+    }
+}
+
 /// Text with control characters, and others that XML forbids, among all the rest.
 fn text() -> impl Strategy<Value = String> {
     let odd =
@@ -120,8 +147,7 @@ fn text() -> impl Strategy<Value = String> {
 /// A query string as parameters.
 fn params(query: &str) -> Params {
     let headers = HeaderMap::new();
-    let read = Params::read(None, query, &headers, Bytes::new(), 100);
-    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(read).unwrap()
+    now(Params::read(None, query, &headers, Bytes::new(), 100)).unwrap()
 }
 
 fn names(xml: &str) -> Vec<String> {

@@ -79,7 +79,7 @@ fn terms(call: &Call, caller: &Caller, currencies: &Currencies, wish: &Wish) -> 
     let email = email.map(|email| email.chars().take(255).collect());
 
     if dialect.pays_in_groups_currency() {
-        let own = currencies.rate_of_user(caller.currency());
+        let own = currencies.shown_rate(caller.currency(), dialect);
         return Some(Terms {
             currency: None,
             rate: own.clone(),

@@ -69,8 +69,7 @@ struct Desk<'a> {
 impl<'a> Desk<'a> {
     async fn new(call: &'a Call, caller: &'a Caller) -> Result<Self, Fault> {
         let currencies = call.app.directory.currencies().await?;
-        let shows_own = call.dialect().shows_callers_currency();
-        let rate = if shows_own { currencies.rate_of_user(caller.currency()) } else { BigDecimal::from(1) };
+        let rate = currencies.shown_rate(caller.currency(), call.dialect());
         let digits = call.system.nice_digits();
         let terms = Terms {
             currency: None,

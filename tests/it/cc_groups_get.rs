@@ -1,0 +1,146 @@
+//! `cc_groups_get` (`endpoints/cc_groups_get.md`).
+
+use crate::harness::proxy::Tap;
+use crate::harness::{Reply, Server, WORLD, hash, postgres, server, server_through, x7};
+
+const GET: &str = "cc_groups_get";
+
+async fn ask(server: &Server, user: &str, rest: &str) -> Reply {
+    let key = if user == "reseller" { "reskey" } else { "secret" };
+    server.post(GET, &format!("u={user}{rest}&hash={}", hash("", key))).await
+}
+
+async fn world(server: &Server) {
+    server
+        .sql(
+            "insert into tariffs (id, name, owner_id) values (1, 'Tariff <1>', 0), (2, 'Tariff 2', 3);
+             insert into lcrs (id, name, user_id) values (1, 'Primary', 0), (2, 'Second', 3);
+             update cardgroups set tariff_id = 1, lcr_id = 1, price = 10.084;
+             update cardgroups set tariff_id = 2, lcr_id = 2, description = 'of & for resellers' where id = 12",
+        )
+        .await;
+}
+
+#[tokio::test]
+async fn shows_all_there_is_to_a_group() {
+    let server = server().await;
+    world(&server).await;
+    ask(&server, "reseller", "").await.is(r"
+        <page>
+          <cc_groups>
+            <cc_group>
+              <group_id>12</group_id>
+              <group_image>example.jpg</group_image>
+              <group_name>the reseller's</group_name>
+              <group_description>of &amp; for resellers</group_description>
+              <group_number_pin_length>6/4</group_number_pin_length>
+              <group_tarrif>Tariff 2</group_tarrif>
+              <group_lcr>Second</group_lcr>
+              <group_price>12.70584</group_price>
+              <group_price_without_tax>10.084</group_price_without_tax>
+              <group_cards_count>2</group_cards_count>
+              <group_currency>EUR</group_currency>
+            </cc_group>
+          </cc_groups>
+        </page>
+    ");
+    // Sold and hidden cards count too.
+    assert_eq!(ask(&server, "admin", "&cc_group_id=6").await.all("group_cards_count"), ["6"]);
+}
+
+#[tokio::test]
+async fn the_admin_sees_every_group_and_others_their_owners() {
+    let (server, x7) = (server().await, x7().await);
+    for server in [&server, &x7] {
+        world(server).await;
+        for (user, groups) in [
+            ("admin", &["6", "7", "9", "10", "11", "12"][..]),
+            ("accountant", &["6", "7", "9", "10", "11"]),
+            ("accountant_read", &["6", "7", "9", "10", "11"]),
+            ("reseller", &["12"]),
+        ] {
+            assert_eq!(ask(server, user, "").await.all("group_id"), groups, "{user}");
+            assert_eq!(ask(server, user, "&cc_group_id=").await.all("group_id"), groups, "{user}");
+        }
+        for user in ["accountant_zero", "accountant_none", "reseller_read", "reseller_none"] {
+            ask(server, user, "").await.is_page_error("You are not authorized to use this functionality");
+        }
+        for user in ["user", "partner", "nobody", ""] {
+            ask(server, user, "").await.is_page_error("Access Denied");
+        }
+        server.post(GET, "u=user&cc_group_id=x").await.is_status_error("Incorrect hash");
+        // The LCR is named to whom it belongs: neither the reseller's to the admin, nor the admin's to an accountant.
+        assert_eq!(ask(server, "admin", "").await.all("group_lcr"), ["Primary"; 5]);
+        assert_eq!(ask(server, "accountant", "").await.all("group_lcr"), Vec::<&str>::new());
+    }
+    assert_eq!(ask(&x7, "admin", "").await.all("group_currency"), Vec::<&str>::new());
+    // The group without a tax row has one now.
+    x7.has("select tax_id from cardgroups where id = 10", &["101"]).await;
+    server.has("select tax_id from cardgroups where id = 10", &["999"]).await;
+}
+
+#[tokio::test]
+async fn one_group_by_its_id() {
+    let (server, x7) = (server().await, x7().await);
+    for server in [&server, &x7] {
+        assert_eq!(ask(server, "admin", "&cc_group_id=012").await.all("group_id"), ["12"]);
+        for id in ["abc", "1.5", "-6", "+6", "6x"] {
+            ask(server, "admin", &format!("&cc_group_id={id}")).await.is_page_error("Wrong Calling Cards Group ID");
+        }
+        for (user, id) in [
+            ("admin", "8"),
+            ("admin", "99"),
+            ("accountant", "12"),
+            ("reseller", "6"),
+            ("admin", "99999999999999999999"),
+        ] {
+            let reply = ask(server, user, &format!("&cc_group_id={id}")).await;
+            reply.is_page_error("Calling Cards Groups were not found");
+        }
+    }
+    // An X7 server is content with a line of digits.
+    ask(&server, "admin", "&cc_group_id=6%0Ax").await.is_page_error("Wrong Calling Cards Group ID");
+    assert_eq!(ask(&x7, "admin", "&cc_group_id=6%0Ax").await.all("group_id"), ["6"]);
+}
+
+/// Amounts are in the system's currency, whoever asks: an X7 server's too.
+#[tokio::test]
+async fn prices_are_plain_and_in_the_systems_currency() {
+    let (server, x7) = (server().await, x7().await);
+    for server in [&server, &x7] {
+        server
+            .sql("update users set currency_id = 2; update cardgroups set price = 1.366026910730141 where id = 7")
+            .await;
+        server.sql("update cardgroups set price = null, image = null where id = 6").await;
+        let reply = ask(server, "admin", "&cc_group_id=7").await;
+        assert_eq!(reply.all("group_price"), ["1.577761081893312855"]);
+        assert_eq!(reply.all("group_price_without_tax"), ["1.366026910730141"]);
+        let reply = ask(server, "admin", "&cc_group_id=6").await;
+        assert_eq!(reply.all("group_price"), ["0.0"]);
+        assert!(reply.body.contains("      <group_image/>\n      <group_name>"), "{}", reply.body);
+        assert!(reply.body.contains("      <group_tarrif/>\n      <group_price>"), "{}", reply.body);
+    }
+}
+
+/// Ten thousand groups and twice as many cards: one round trip, and the reply comes in pieces.
+#[tokio::test]
+async fn ten_thousand_groups_are_one_round_trip() {
+    let tap = Tap::new().await;
+    let server = server_through(tap.options(&postgres::database(WORLD).await), &[("cache", "on")]).await;
+    server
+        .sql(
+            "insert into cardgroups (id, name, tax_id) select 1000 + i, 'group ' || i, 2 from generate_series(1, 10000) i;
+             insert into cards (cardgroup_id, number, pin) select 1000 + i % 10000 + 1, 'n' || i, 'p' || i from generate_series(1, 20000) i;
+             analyze",
+        )
+        .await;
+    let ask = async || {
+        let reply = ask(&server, "admin", "").await;
+        let ids: Vec<i32> = reply.all("group_id").iter().map(|id| id.parse().unwrap()).collect();
+        assert_eq!(ids.len(), 10_006);
+        assert!(ids.is_sorted());
+        assert!(reply.all("group_cards_count")[6..].iter().all(|count| *count == "2"));
+        assert_eq!(reply.header("content-length"), None);
+    };
+    assert_eq!(tap.fewest(ask).await, 1);
+}
