@@ -39,6 +39,7 @@ pub struct Config {
     pub max_body: NonZero<usize>,
     pub max_parameters: NonZero<usize>,
     pub max_quantity: NonZero<u32>,
+    pub max_new_cards: NonZero<u32>,
     #[serde(rename = "drain_ms", deserialize_with = "milliseconds")]
     pub drain: Duration,
     #[serde(deserialize_with = "log")]

@@ -1,7 +1,10 @@
 //! Where the published pages and the servers in the field part ways, all of it on one page: what each dialect does is data
 //! here, and the code that asks is the same for both. An error's words in each dialect are in `fault.rs`.
 
+use bigdecimal::BigDecimal;
 use serde::Deserialize;
+
+use crate::number;
 
 /// Whose manners the server has (the spec's README).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -35,6 +38,28 @@ impl Dialect {
     pub fn is_digits(self, text: &str) -> bool {
         let is_digits = |line: &str| !line.is_empty() && line.bytes().all(|byte| byte.is_ascii_digit());
         if self.x7() { text.split('\n').any(is_digits) } else { is_digits(text) }
+    }
+
+    /// A text for a column of MOR's that holds `longest` characters. An X7 server cuts it, as MySQL does; else `None` where
+    /// it is longer.
+    pub fn fit(self, text: &str, longest: usize) -> Option<String> {
+        match self.x7() {
+            true => Some(text.chars().take(longest).collect()),
+            false => Some(text.to_owned()).filter(|text| text.chars().count() <= longest),
+        }
+    }
+
+    /// A text that is a number and nothing else. An X7 server takes hexadecimal digits too.
+    pub fn number(self, text: &str) -> Option<BigDecimal> {
+        let hexadecimal =
+            || text.trim().strip_prefix("0x").filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
+        match number::is_decimal(text) {
+            true => Some(number::decimal(text)),
+            false if self.x7() => {
+                hexadecimal().and_then(|digits| i128::from_str_radix(digits, 16).ok()).map(BigDecimal::from)
+            }
+            false => None,
+        }
     }
 
     /// `Allow_GET_API` is asked about HEAD as well.
@@ -74,6 +99,26 @@ impl Dialect {
 
     /// Amounts are multiplied by the caller's currency rate (while labelled with the system currency).
     pub fn shows_callers_currency(self) -> bool {
+        self.x7()
+    }
+
+    /// An accountant who isn't shown PINs can look for cards by them.
+    pub fn finds_by_hidden_pins(self) -> bool {
+        self.x7()
+    }
+
+    /// An amount that is searched for may be written with a comma.
+    pub fn takes_decimal_comma(self) -> bool {
+        self.x7()
+    }
+
+    /// The language `All` and the distributor -1 stand for every one.
+    pub fn has_words_for_everything(self) -> bool {
+        self.x7()
+    }
+
+    /// New cards belong to who makes them, not to whom their group belongs.
+    pub fn gives_cards_to_callers(self) -> bool {
         self.x7()
     }
 

@@ -89,6 +89,11 @@ pub enum Fault {
     /// The number length isn't a number from 1 to 30.
     NumberLengthOutOfRange,
 
+    /// There aren't as many PINs of the group's length.
+    PinTooShort,
+    /// More than this many new cards in one request.
+    TooManyCards(u32),
+
     /// `card_by_cli_update`'s words for [`Fault::TransactionFailed`].
     CallerIdFailed,
     /// No caller id.
@@ -223,6 +228,10 @@ impl Fault {
             Self::PinLengthZero => (PageStatus, "PIN length must be greater than 0"),
             Self::PinLengthOutOfRange => (PageStatus, "PIN length can be between 1 and 30"),
             Self::NumberLengthOutOfRange => (PageStatus, "Number length can be between 1 and 30"),
+            Self::PinTooShort => (PageStatus, "PIN is too short for this interval"),
+            Self::TooManyCards(most) => {
+                return (PageStatus, vec![format!("At most {most} cards can be created at once").into()]);
+            }
             Self::CallerIdFailed => (Page, "Failed to make transaction"),
             Self::CallerIdMissing => (Page, "Callerid must be specified"),
             Self::CallerIdOfProvider | Self::CallerIdOfOthersDevice if x7 => {

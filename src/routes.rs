@@ -27,6 +27,8 @@ use crate::reply::{self, Format, Presentation};
 pub const OPERATIONS: &[Operation] = &[
     card::sell::OPERATION,
     card::by_cli::OPERATION,
+    card::create::OPERATION,
+    card::list::OPERATION,
     card_group::create::OPERATION,
     card_group::get::OPERATION,
     card_group::list::OPERATION,

@@ -1,5 +1,7 @@
 //! Random numbers and PINs, from the operating system's source: the one door through which chance comes in.
 
+use std::collections::HashSet;
+
 use crate::fault::Fault;
 
 /// As many random digits.
@@ -14,4 +16,17 @@ pub fn digits(length: i32) -> Result<String, Fault> {
     }
     digits.truncate(usize::try_from(length).unwrap_or(0));
     Ok(digits)
+}
+
+/// Up to so many different PINs of a length: fewer where they are so short that one comes twice.
+pub fn pins(count: u32, length: i32) -> Result<Vec<String>, Fault> {
+    let mut seen = HashSet::new();
+    let mut pins = Vec::new();
+    for _ in 0..count {
+        let pin = digits(length)?;
+        if seen.insert(pin.clone()) {
+            pins.push(pin);
+        }
+    }
+    Ok(pins)
 }

@@ -5,6 +5,8 @@
 mod harness;
 
 mod admission;
+mod calling_cards_create;
+mod calling_cards_get;
 mod card_by_cli_update;
 mod card_from_group_sell;
 mod card_group_get;
@@ -17,6 +19,8 @@ mod contention;
 mod directory;
 mod house;
 mod managed;
+#[cfg(target_os = "linux")]
+mod memory;
 mod money;
 mod properties;
 mod requests;

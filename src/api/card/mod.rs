@@ -1,4 +1,6 @@
 //! Operations on calling cards.
 
 pub mod by_cli;
+pub mod create;
+pub mod list;
 pub mod sell;

@@ -4,6 +4,7 @@ pub mod postgres;
 pub mod proxy;
 
 use std::net::SocketAddr;
+use std::path::Path;
 
 use axum::Router;
 use axum::body::Body;
@@ -12,8 +13,8 @@ use axum::http::{HeaderMap, Method, Request, StatusCode};
 use mortise::config::{Config, Override};
 use mortise::{routes, server};
 use sha1::{Digest, Sha1};
-use sqlx::PgPool;
 use sqlx::postgres::PgConnectOptions;
+use sqlx::{PgPool, Row};
 use tower::ServiceExt;
 
 /// The world that most tests live in.
@@ -154,6 +155,24 @@ impl Server {
             "select array_to_string(array(select coalesce(value, '∅') from json_each_text(row_to_json(row)) with ordinality
             as field (name, value, place) order by place), '|') from ({query}) row");
         sqlx::query_scalar(sqlx::AssertSqlSafe(query)).fetch_all(&self.pool).await.unwrap()
+    }
+
+    /// How the database would carry out the one statement of the program that contains `part`.
+    pub async fn plan(&self, part: &str, plan_cache_mode: &str, values: &[&str]) -> String {
+        let statements = Path::new(env!("CARGO_MANIFEST_DIR")).join(".sqlx");
+        let mut queries = std::fs::read_dir(statements).unwrap().filter_map(|file| {
+            let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+            let query = serde_json::from_str::<serde_json::Value>(&text).unwrap()["query"].as_str().unwrap().to_owned();
+            query.contains(part).then_some(query)
+        });
+        let (query, None) = (queries.next().unwrap(), queries.next()) else { panic!("more than one has {part}") };
+        let mut connection = self.pool.acquire().await.unwrap();
+        let prepare = format!("set plan_cache_mode = {plan_cache_mode}; prepare statement as {query}");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(prepare)).execute(&mut *connection).await.unwrap();
+        let explain = format!("explain (costs off) execute statement ({})", values.join(", "));
+        let lines = sqlx::raw_sql(sqlx::AssertSqlSafe(explain)).fetch_all(&mut *connection).await.unwrap();
+        connection.close_on_drop();
+        lines.iter().map(|line| line.get::<String, _>(0)).collect::<Vec<_>>().join("\n")
     }
 
     /// Until a request waits for a lock in the database.

@@ -45,7 +45,7 @@ async fn answer(call: Call) -> Result<Document, Fault> {
 
 async fn serve(desk: &Desk<'_>, wish: &Wish) -> Result<Document, Fault> {
     let app = &desk.call.app;
-    let turn = tokio::time::timeout(app.config.database_wait, app.turns.of(&wish.callerid));
+    let turn = tokio::time::timeout(app.config.database_wait, app.turns.of_callerid(&wish.callerid));
     let _turn = turn.await.map_err(|_| Fault::Unavailable)?;
     let mut transaction = app.pool.begin().await?;
     let connection = &mut *transaction;

@@ -1,0 +1,302 @@
+//! `calling_cards_get` (`endpoints/calling_cards_get.md`).
+
+use axum::body::Body;
+use axum::http::Request;
+use futures_util::StreamExt;
+use tower::ServiceExt;
+
+use crate::harness::proxy::Tap;
+use crate::harness::{Reply, Server, WORLD, hash, postgres, server, server_through, server_with, x7};
+
+const GET: &str = "calling_cards_get";
+
+async fn ask(server: &Server, user: &str, rest: &str) -> Reply {
+    let key = if user == "reseller" { "reskey" } else { "secret" };
+    server.post(GET, &format!("u={user}{rest}&hash={}", hash("", key))).await
+}
+
+/// Whom is found, by id.
+async fn ids(server: &Server, user: &str, rest: &str) -> String {
+    let reply = ask(server, user, rest).await;
+    let ids = reply.all("card_id").join(" ");
+    if ids.is_empty() {
+        reply.is_page_error("Cards were not found");
+    }
+    ids
+}
+
+async fn world(server: &Server) {
+    server
+        .sql(
+            "insert into acc_rights (id, name) values (4, 'Callingcard_PIN');
+             insert into acc_group_rights (acc_group_id, acc_right_id, value) values (1, 4, 1), (2, 4, 0);
+             update users set first_name = 'Ann', last_name = 'O''Neil & Sons' where id = 11;
+             update cards set first_use = '2015-11-06 02:00:00.75', daily_charge_paid_till = '2031-02-03 23:59:59', user_id = 2, name = 'N <1>',
+                 batch_number = 'B1', min_balance = 0.5, language = 'lt' where id = 4;
+             update cards set user_id = 11, batch_number = 'b2%', callerid = 'Office_1' where id = 12;
+             update cards set language = 'All' where id = 7",
+        )
+        .await;
+}
+
+#[tokio::test]
+async fn shows_all_there_is_to_a_card() {
+    let server = server().await;
+    world(&server).await;
+    ask(&server, "admin", "&number=1111111000").await.is(r"
+        <page>
+          <cards>
+            <card>
+              <card_id>4</card_id>
+              <card_number>1111111000</card_number>
+              <card_name>N &lt;1&gt;</card_name>
+              <card_pin>1000</card_pin>
+              <card_batch_number>B1</card_batch_number>
+              <card_callerid>3701111</card_callerid>
+              <card_balance>10.0840336134454</card_balance>
+              <card_minimal_balance>0.5</card_minimal_balance>
+              <card_first_use>2015-11-06 02:00:00</card_first_use>
+              <card_daily_charge_paid_till>2031-02-03 23:59:59</card_daily_charge_paid_till>
+              <card_sold>1</card_sold>
+              <card_language>lt</card_language>
+              <card_distributor>user</card_distributor>
+            </card>
+          </cards>
+        </page>
+    ");
+    server.sql("update cards set name = null, pin = null, batch_number = null, language = null, min_balance = null where id = 13").await;
+    // A list of its own for each group; nothing at all where there is nothing.
+    ask(&server, "reseller", "").await.is(r"
+        <page>
+          <cards>
+            <card>
+              <card_id>12</card_id>
+              <card_number>120001</card_number>
+              <card_name></card_name>
+              <card_pin>1201</card_pin>
+              <card_batch_number>b2%</card_batch_number>
+              <card_callerid>Office_1</card_callerid>
+              <card_balance>5.0</card_balance>
+              <card_minimal_balance>0.0</card_minimal_balance>
+              <card_first_use></card_first_use>
+              <card_daily_charge_paid_till></card_daily_charge_paid_till>
+              <card_sold>0</card_sold>
+              <card_language>en</card_language>
+              <card_distributor>Ann O'Neil &amp; Sons</card_distributor>
+            </card>
+            <card>
+              <card_id>13</card_id>
+              <card_number>120002</card_number>
+              <card_name/>
+              <card_pin/>
+              <card_batch_number/>
+              <card_callerid/>
+              <card_balance>0.0</card_balance>
+              <card_minimal_balance>0.0</card_minimal_balance>
+              <card_first_use></card_first_use>
+              <card_daily_charge_paid_till></card_daily_charge_paid_till>
+              <card_sold>0</card_sold>
+              <card_language/>
+            </card>
+          </cards>
+        </page>
+    ");
+    let all = ask(&server, "admin", "").await;
+    assert_eq!(all.body.matches("<cards>").count(), 5);
+    // By group, then by number; without what is hidden, card or group.
+    assert_eq!(all.all("card_id").join(" "), "6 4 2 3 1 7 9 10 11 12 13");
+}
+
+#[tokio::test]
+async fn who_may_and_who_sees_what() {
+    let (server, x7) = (server().await, x7().await);
+    for server in [&server, &x7] {
+        world(server).await;
+        for (user, expected) in [
+            ("admin", "6 4 2 3 1 7 9 10 11 12 13"),
+            ("accountant", "6 4 2 3 1 7 9 10 11"),
+            ("accountant_read", "6 4 2 3 1 7 9 10 11"),
+            ("reseller", "12 13"),
+        ] {
+            assert_eq!(ids(server, user, "").await, expected, "{user}");
+        }
+        for user in ["accountant_zero", "accountant_none", "reseller_read", "reseller_none"] {
+            ask(server, user, "").await.is_page_error("You are not authorized to use this functionality");
+        }
+        for user in ["user", "partner", "nobody", ""] {
+            ask(server, user, "").await.is_page_error("Access Denied");
+        }
+        server.post(GET, "u=user").await.is_status_error("Incorrect hash");
+        assert_eq!(ask(server, "accountant", "&number=700001").await.all("card_pin"), ["7001"]);
+        assert_eq!(ask(server, "accountant_read", "&number=700001").await.all("card_pin"), Vec::<&str>::new());
+    }
+    // Who isn't shown PINs can't feel for them either; on an X7 server they can.
+    assert_eq!(ids(&server, "accountant", "&pin=70%25").await, "7");
+    for pin in ["7001", "70%25", "%25", ""] {
+        assert_eq!(
+            ids(&server, "accountant_read", &format!("&pin={pin}&number=700001")).await,
+            if pin.is_empty() { "7" } else { "" }
+        );
+    }
+    assert_eq!(ids(&x7, "accountant_read", "&pin=70%25").await, "7");
+}
+
+#[tokio::test]
+async fn what_is_searched_for() {
+    let (server, x7) = (server().await, x7().await);
+    const ALL: &str = "6 4 2 3 1 7 9 10 11 12 13";
+    for server in [&server, &x7] {
+        world(server).await;
+        for (rest, expected) in [
+            ("&number=700001", "7"),
+            ("&number=1111111%25", "4 2 3 1"),
+            ("&number=%250001", "7 9 11 12"),
+            ("&number=70000_", "7"),
+            ("&number=70000", ""),
+            ("&number=", ALL),
+            ("&number=+700001", ""),
+            ("&pin=0042", "6"),
+            ("&pin=%25", ALL),
+            ("&name=n+%3C1%3E", "4"),
+            ("&name=n%25", "4"),
+            ("&batch_number=b1", "4"),
+            ("&batch_number=b2%25", "12"),
+            ("&batch_number=b2%5C%25", "12"),
+            ("&batch_number=b_%5C%25", "12"),
+            ("&callerid=3701111", "4"),
+            ("&callerid=office%5C_1", "12"),
+            ("&callerid=office%5C_2", ""),
+            ("&min_balance=10.0840336134454", "6 4 2 3 1"),
+            ("&min_balance=5", "6 4 2 3 1 11 12"),
+            ("&min_balance=abc", ALL),
+            ("&max_balance=3", "7 9 10 13"),
+            ("&max_balance=abc", "13"),
+            ("&min_balance=1.5x&max_balance=5", "9 10 12"),
+            ("&min_balance=-1e99&max_balance=1e99", ALL),
+            ("&language=LT", "4"),
+            ("&language=l%25", ""),
+            ("&sold=yes", "4"),
+            ("&sold=no", "6 2 3 1 7 9 10 11 12 13"),
+            ("&sold=YES", ALL),
+            ("&distributor=2", "4"),
+            ("&distributor=11x", "12"),
+            ("&distributor=99999999999999999999", ""),
+            ("&number=1111111%25&sold=no&max_balance=11&language=en&pin=100%25&distributor=-1", "2 3 1"),
+            ("&number='%3B+drop+table+cards%3B+--", ""),
+        ] {
+            assert_eq!(ids(server, "admin", rest).await, expected, "{rest}");
+        }
+        assert_eq!(ids(server, "reseller", "&number=700001").await, "");
+    }
+    for (rest, documented, field) in [
+        ("&language=All", "7", ALL),
+        ("&distributor=-1", "6 2 3 1 7 9 10 11 13", ALL),
+        ("&min_balance=9,9&max_balance=10,09", "", "6 4 2 3 1"),
+        ("&max_balance=1,37", "13", "7 13"),
+    ] {
+        assert_eq!(ids(&server, "admin", rest).await, documented, "{rest}");
+        assert_eq!(ids(&x7, "admin", rest).await, field, "{rest}");
+    }
+}
+
+#[tokio::test]
+async fn a_page_at_a_time() {
+    let server = server().await;
+    for (rest, expected) in [
+        ("&per_page=3", "6 4 2"),
+        ("&per_page=3&page=1", "6 4 2"),
+        ("&per_page=3&page=2", "3 1 7"),
+        ("&per_page=3&page=4", "12 13"),
+        ("&per_page=3&page=5", ""),
+        ("&per_page=0&page=0", "6"),
+        ("&per_page=-5&page=2", "4"),
+        ("&page=1", "6 4 2 3 1 7 9 10 11 12 13"),
+        ("&page=2", ""),
+        ("&page=&per_page=", "6 4 2 3 1 7 9 10 11 12 13"),
+        ("&page=99999999999999999999&per_page=99999999999999999999", ""),
+    ] {
+        assert_eq!(ids(&server, "admin", rest).await, expected, "{rest}");
+    }
+}
+
+/// Balances are in the system's currency, whoever asks: an X7 server's too.
+#[tokio::test]
+async fn in_whose_currency() {
+    let (server, x7) = (server().await, x7().await);
+    for server in [&server, &x7] {
+        server.sql("update users set currency_id = 2").await;
+        assert_eq!(ask(server, "admin", "&number=100001").await.all("card_balance"), ["7.0"]);
+    }
+}
+
+/// Twenty thousand cards cost as many round trips as one: the transaction's two, and one for the cards.
+#[tokio::test]
+async fn one_query_however_many_cards() {
+    let tap = Tap::new().await;
+    let server = server_through(tap.options(&postgres::database(WORLD).await), &[("cache", "on")]).await;
+    server
+        .sql(
+            "insert into cards (cardgroup_id, number, pin)
+             select case when i % 2 = 0 then 7 else 11 end, (1000000 + i)::text, (5000000 + i)::text from generate_series(1, 20000) i;
+             analyze",
+        )
+        .await;
+    let many = async || {
+        let reply = ask(&server, "admin", "&number=1______").await;
+        let numbers = reply.all("card_number");
+        assert_eq!((numbers.len(), reply.header("content-length")), (20_000, None));
+        assert!(numbers[..10_000].is_sorted() && numbers[10_000..].is_sorted());
+        assert_eq!(reply.body.matches("<cards>").count(), 2);
+    };
+    let one = async || {
+        let reply = ask(&server, "admin", "&pin=5010000").await;
+        assert_eq!(reply.all("card_number"), ["1010000"]);
+        assert!(reply.header("content-length").is_some());
+    };
+    assert_eq!((tap.fewest(many).await, tap.fewest(one).await), (3, 3));
+}
+
+/// What is looked for by its number, PIN or caller id is found by an index; all cards come in the order of one, unsorted.
+#[tokio::test]
+async fn how_cards_are_found() {
+    let server = server().await;
+    server
+        .sql(
+            "insert into cards (cardgroup_id, number, pin, callerid)
+             select 11, (1000000 + i)::text, (5000000 + i)::text, (8000000 + i)::text from generate_series(1, 50000) i;
+             analyze",
+        )
+        .await;
+    let nothing = ["null"; 16];
+    for (place, index) in [(1, "cards_number"), (3, "cards_pin"), (5, "cards_callerid")] {
+        let mut search = nothing;
+        search[place] = "'1000500'";
+        let plan = server.plan("to_char(c.first_use", "force_custom_plan", &search).await;
+        assert!(plan.contains(&format!("Index Scan using {index} on cards")), "{plan}");
+    }
+    let plan = server.plan("to_char(c.first_use", "force_custom_plan", &nothing).await;
+    assert!(plan.contains("Index Scan using cards_group_number on cards"), "{plan}");
+    assert!(!plan.contains("Sort"), "{plan}");
+}
+
+/// A client that goes away leaves nothing running, and its connection to nobody.
+#[tokio::test]
+async fn a_client_may_stop_reading() {
+    let server = server_with(&[("database_connections", "1")]).await;
+    server
+        .sql("insert into cards (cardgroup_id, number, pin) select 11, (1000000 + i)::text, (5000000 + i)::text from generate_series(1, 50000) i")
+        .await;
+    for _ in 0..3 {
+        let form = format!("u=admin&hash={}", hash("", "secret"));
+        let request = Request::post(format!("/billing/api/{GET}")).body(Body::from(form)).unwrap();
+        let response = server.router.clone().oneshot(request).await.unwrap();
+        let mut body = response.into_body().into_data_stream();
+        assert!(!body.next().await.unwrap().unwrap().is_empty());
+        drop(body);
+        assert_eq!(ids(&server, "reseller", "").await, "12 13");
+    }
+    let running = "select pid from pg_stat_activity where datname = current_database() and state <> 'idle' and pid <> pg_backend_pid()";
+    while !server.rows(running).await.is_empty() {
+        tokio::task::yield_now().await;
+    }
+}
