@@ -1,6 +1,7 @@
 //! What every request shares.
 
 use sqlx::PgPool;
+use tokio::sync::MutexGuard;
 
 use crate::audit::Audit;
 use crate::config::Config;
@@ -18,4 +19,11 @@ pub struct App {
     pub passwords: Passwords,
     pub audit: Audit,
     pub turns: Turns,
+}
+
+impl App {
+    /// Waits for the caller id's turn within this server, as long as a request may wait for a connection. `None`: in vain.
+    pub async fn callerid_turn(&self, callerid: &str) -> Option<MutexGuard<'_, ()>> {
+        tokio::time::timeout(self.config.database_wait, self.turns.of_callerid(callerid)).await.ok()
+    }
 }

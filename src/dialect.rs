@@ -117,6 +117,26 @@ impl Dialect {
         self.x7()
     }
 
+    /// A card without a balance shows none; else it shows 0.
+    pub fn shows_missing_balance(self) -> bool {
+        self.x7()
+    }
+
+    /// Of a card that isn't there it is said that there is no such API.
+    pub fn denies_missing_cards(self) -> bool {
+        self.x7()
+    }
+
+    /// A card's dates may lie before 1970.
+    pub fn takes_negative_dates(self) -> bool {
+        self.x7()
+    }
+
+    /// To how many decimals a card's least balance is rounded.
+    pub fn decimals_of_min_balance(self) -> Option<i64> {
+        self.x7().then_some(9)
+    }
+
     /// New cards belong to who makes them, not to whom their group belongs.
     pub fn gives_cards_to_callers(self) -> bool {
         self.x7()

@@ -27,7 +27,7 @@ const OLDEST: Duration = Duration::from_secs(30);
 const MOST_USERS: usize = 10_000;
 
 /// The settings that Mortise reads from `conflines`.
-const SETTINGS: [&str; 8] = [
+const SETTINGS: [&str; 9] = [
     "Allow_API",
     "Allow_GET_API",
     "API_Secret_Key",
@@ -36,6 +36,7 @@ const SETTINGS: [&str; 8] = [
     "CC_Active",
     "Default_device_location_id",
     "Nice_Number_Digits",
+    "API_Allow_payments_ower_API",
 ];
 
 /// A user, as far as admission and the operations need one.

@@ -89,6 +89,12 @@ pub enum Fault {
     /// The number length isn't a number from 1 to 30.
     NumberLengthOutOfRange,
 
+    /// What an operation refuses in these words, without a `<status>` around them.
+    RefusedOnPage(&'static str),
+    /// A card's number hasn't its group's length.
+    NumberLength(i32),
+    /// Nor has its PIN.
+    PinLength(i32),
     /// There aren't as many PINs of the group's length.
     PinTooShort,
     /// More than this many new cards in one request.
@@ -228,6 +234,13 @@ impl Fault {
             Self::PinLengthZero => (PageStatus, "PIN length must be greater than 0"),
             Self::PinLengthOutOfRange => (PageStatus, "PIN length can be between 1 and 30"),
             Self::NumberLengthOutOfRange => (PageStatus, "Number length can be between 1 and 30"),
+            Self::RefusedOnPage(words) => (Page, *words),
+            Self::NumberLength(length) => {
+                return (PageStatus, vec![format!("Bad number length, should be: {length}").into()]);
+            }
+            Self::PinLength(length) => {
+                return (PageStatus, vec![format!("Bad PIN length, should be: {length}").into()]);
+            }
             Self::PinTooShort => (PageStatus, "PIN is too short for this interval"),
             Self::TooManyCards(most) => {
                 return (PageStatus, vec![format!("At most {most} cards can be created at once").into()]);
@@ -319,16 +332,16 @@ impl Fault {
     }
 }
 
-/// What a broken constraint of that name means to the client: the database decides who came first. Any other error goes to
-/// `otherwise`, which knows whether the statement commits.
-pub fn on_constraint(
-    name: &'static str,
-    fault: Fault,
+/// What a broken constraint of one of these names means to the client: the database decides who came first. Any other error
+/// goes to `otherwise`, which knows whether the statement commits.
+pub fn on_constraints<const N: usize>(
+    faults: [(&'static str, Fault); N],
     otherwise: fn(sqlx::Error) -> Fault,
 ) -> impl FnOnce(sqlx::Error) -> Fault {
-    move |error| match error.as_database_error().and_then(|error| error.constraint()) {
-        Some(constraint) if constraint == name => fault,
-        _ => otherwise(error),
+    move |error| {
+        let broken = error.as_database_error().and_then(|error| error.constraint());
+        let fault = faults.into_iter().find(|(name, _)| broken == Some(name)).map(|(_, fault)| fault);
+        fault.unwrap_or_else(|| otherwise(error))
     }
 }
 

@@ -2,6 +2,9 @@
 
 use bigdecimal::BigDecimal;
 
+/// Where `numeric(30,15)` ends: the least amount that it doesn't hold.
+pub const LARGEST_AMOUNT: i64 = 1_000_000_000_000_000;
+
 /// An amount, exact: as many digits as `numeric(30,15)` and its products have. There is no way in from a binary float.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, sqlx::Type)]
 #[sqlx(transparent)]
@@ -14,6 +17,11 @@ impl From<BigDecimal> for Money {
 }
 
 impl Money {
+    /// Nothing.
+    pub fn zero() -> Self {
+        Self(BigDecimal::from(0))
+    }
+
     /// Printed "plain": all digits, trailing zeros dropped, at least one decimal. The database's function `plain` prints
     /// the same.
     pub fn plain(&self) -> String {

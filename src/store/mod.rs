@@ -1,5 +1,6 @@
 //! SQL that more than one operation needs.
 
+pub mod callerid;
 pub mod card;
 pub mod draw;
 pub mod sale;

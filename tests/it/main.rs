@@ -5,11 +5,14 @@
 mod harness;
 
 mod admission;
+mod calling_card_update;
 mod calling_cards_create;
 mod calling_cards_get;
+mod card_balance_get;
 mod card_by_cli_update;
 mod card_from_group_sell;
 mod card_group_get;
+mod card_payment_add;
 mod cc_group_create;
 mod cc_group_update;
 mod cc_groups_get;

@@ -9,7 +9,7 @@ use crate::call::{Call, Operation};
 use crate::caller::{self, Caller};
 use crate::directory::UserType;
 use crate::document::Document;
-use crate::fault::{Fault, on_constraint};
+use crate::fault::{Fault, on_constraints};
 use crate::number;
 use crate::signature::Rule;
 
@@ -90,7 +90,7 @@ async fn create(call: &Call, caller: &Caller, wish: &Wish) -> Result<(), Fault> 
     )
     .execute(&mut *transaction)
     .await
-    .map_err(on_constraint("cardgroups_name", Fault::CardGroupNameTaken, Fault::from))?;
+    .map_err(on_constraints([("cardgroups_name", Fault::CardGroupNameTaken)], Fault::from))?;
     transaction.commit().await.map_err(Fault::of_commit)?;
     Ok(())
 }

@@ -9,13 +9,12 @@ use crate::caller::Caller;
 use crate::dialect::Dialect;
 use crate::directory::{Currencies, UserType};
 use crate::fault::Fault;
+use crate::money::LARGEST_AMOUNT;
 use crate::number;
 use crate::params::Params;
 
 /// MOR's columns for names and the description.
 const LONGEST_TEXT: usize = 255;
-/// Where `numeric(30,15)` ends.
-const LARGEST_AMOUNT: i64 = 1_000_000_000_000_000;
 const YEAR_2100: i64 = 4_102_444_800;
 const DAY: i64 = 86_400;
 

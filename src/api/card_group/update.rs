@@ -9,7 +9,7 @@ use crate::call::{Call, Operation};
 use crate::caller::{self, Caller};
 use crate::directory::UserType;
 use crate::document::Document;
-use crate::fault::{Fault, on_constraint};
+use crate::fault::{Fault, on_constraints};
 use crate::number;
 use crate::signature::Rule;
 use crate::store;
@@ -158,6 +158,6 @@ async fn change(connection: &mut PgConnection, call: &Call, group: i32, tax_id: 
     )
     .execute(connection)
     .await
-    .map_err(on_constraint("cardgroups_name", Fault::CardGroupNameTaken, Fault::from))?;
+    .map_err(on_constraints([("cardgroups_name", Fault::CardGroupNameTaken)], Fault::from))?;
     Ok(())
 }

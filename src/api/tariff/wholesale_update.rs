@@ -7,7 +7,7 @@ use crate::call::{Call, Operation};
 use crate::caller::{self, Caller};
 use crate::directory::UserType;
 use crate::document::Document;
-use crate::fault::{Fault, on_constraint};
+use crate::fault::{Fault, on_constraints};
 use crate::signature::Rule;
 
 /// The operation.
@@ -120,7 +120,7 @@ async fn create(pool: &PgPool, owner: i32, wish: &Wish) -> Result<i64, Fault> {
     )
     .fetch_one(pool)
     .await
-    .map_err(on_constraint("tariffs_owner_name", Fault::TariffNotSaved(vec![NOT_UNIQUE]), Fault::of_commit))
+    .map_err(on_constraints([("tariffs_owner_name", Fault::TariffNotSaved(vec![NOT_UNIQUE]))], Fault::of_commit))
 }
 
 async fn update(call: &Call, id: i64, owner: i32, wish: &Wish) -> Result<(), Fault> {
@@ -136,7 +136,7 @@ async fn update(call: &Call, id: i64, owner: i32, wish: &Wish) -> Result<(), Fau
     )
     .execute(&call.app.pool)
     .await
-    .map_err(on_constraint("tariffs_owner_name", Fault::TariffNotSaved(vec![NOT_UNIQUE]), Fault::of_commit))?;
+    .map_err(on_constraints([("tariffs_owner_name", Fault::TariffNotSaved(vec![NOT_UNIQUE]))], Fault::of_commit))?;
     if changed.rows_affected() == 1 { Ok(()) } else { Err(Fault::TariffNotFound) }
 }
 

@@ -30,9 +30,6 @@ pub const OPERATION: Operation = Operation {
     handler: |call| Box::pin(answer(call)),
 };
 
-/// MOR's column.
-const LONGEST_CALLERID: usize = 30;
-
 async fn answer(call: Call) -> Result<Document, Fault> {
     let caller = caller::admit_strictly(&call).await?;
     let desk = Desk::new(&call, &caller).await?;
@@ -45,11 +42,10 @@ async fn answer(call: Call) -> Result<Document, Fault> {
 
 async fn serve(desk: &Desk<'_>, wish: &Wish) -> Result<Document, Fault> {
     let app = &desk.call.app;
-    let turn = tokio::time::timeout(app.config.database_wait, app.turns.of_callerid(&wish.callerid));
-    let _turn = turn.await.map_err(|_| Fault::Unavailable)?;
+    let _turn = app.callerid_turn(&wish.callerid).await.ok_or(Fault::Unavailable)?;
     let mut transaction = app.pool.begin().await?;
     let connection = &mut *transaction;
-    take_turns(connection, &wish.callerid).await?;
+    store::callerid::take_turn(connection, &wish.callerid).await?;
     let found = Found::look_up(connection, desk, wish).await?;
     let deed = Deed::choose(connection, desk, wish, found).await?;
     let outcome = deed.carry_out(connection, desk, wish).await?;
@@ -117,7 +113,7 @@ struct Wish {
 impl Wish {
     fn read(params: &Params, call: &Call) -> Result<Self, Fault> {
         let sent = params.filled("callerid").or(params.filled("calleridid")).ok_or(Fault::CallerIdMissing)?;
-        let callerid: String = sent.chars().take(LONGEST_CALLERID).collect();
+        let callerid: String = sent.chars().take(store::callerid::LONGEST).collect();
         if callerid != sent && !call.dialect().cuts_long_texts() {
             return Err(Fault::CallerIdFailed);
         }
@@ -134,14 +130,6 @@ impl Wish {
             group: group.map(|id| i32::try_from(number::integer(id)).unwrap_or(-1)),
         })
     }
-}
-
-/// Requests for one caller id run one after the other, on all servers, so that two of them never make two cards.
-async fn take_turns(connection: &mut PgConnection, callerid: &str) -> sqlx::Result<()> {
-    sqlx::query!("select pg_advisory_xact_lock(hashtextextended('callerid ' || $1, 0))", callerid)
-        .fetch_one(connection)
-        .await
-        .map(drop)
 }
 
 /// Whom the reply shows.

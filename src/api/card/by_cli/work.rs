@@ -100,17 +100,9 @@ async fn top_up(connection: &mut PgConnection, desk: &Desk<'_>, card: i64, amoun
     Ok(())
 }
 
-/// A card that was deleted may still have the caller id; it loses it.
 async fn give_callerid(connection: &mut PgConnection, card: i64, callerid: &str) -> Result<(), Fault> {
-    forget_deleted(connection, callerid).await?;
+    store::callerid::forget_deleted(connection, callerid).await?;
     sqlx::query!("update cards set callerid = $2 where id = $1", card, callerid).execute(connection).await?;
-    Ok(())
-}
-
-async fn forget_deleted(connection: &mut PgConnection, callerid: &str) -> Result<(), Fault> {
-    sqlx::query!("update cards set callerid = null where callerid <> '' and callerid = $1 and hidden = 1", callerid)
-        .execute(connection)
-        .await?;
     Ok(())
 }
 
@@ -123,7 +115,7 @@ async fn new_card(
     moved: &BigDecimal,
 ) -> Result<i64, Fault> {
     desk.repair(connection, group.id).await?;
-    forget_deleted(connection, &wish.callerid).await?;
+    store::callerid::forget_deleted(connection, &wish.callerid).await?;
     let at_once = desk.call.dialect().pays_new_cards_at_once();
     let (numbers, pins) = (group.number_length, group.pin_length);
     if ![numbers, pins].iter().all(|length| (1..=LONGEST_NUMBER).contains(length)) {

@@ -1,0 +1,201 @@
+//! `card_payment_add`: tops up a sold card, by its number.
+//! The spec's page: `endpoints/card_payment_add.md`.
+
+use bigdecimal::BigDecimal;
+use sqlx::PgConnection;
+
+use crate::call::{Call, Operation};
+use crate::caller::{self, Caller};
+use crate::directory::{Currencies, UserType};
+use crate::document::Document;
+use crate::fault::Fault;
+use crate::money::{LARGEST_AMOUNT, Money};
+use crate::number;
+use crate::signature::Rule;
+use crate::store;
+
+/// The operation. (`description`, `number`, `amount` and `currency` are hashed, and what else of the long list is sent.)
+pub const OPERATION: Operation = Operation {
+    name: "card_payment_add",
+    aliases: &[],
+    hashed: &[Rule::Listed(&[])],
+    handler: |call| Box::pin(answer(call)),
+};
+
+/// MOR's column.
+const LONGEST_DESCRIPTION: usize = 255;
+
+async fn answer(call: Call) -> Result<Document, Fault> {
+    let caller = caller::admit(&call).await?;
+    let caller = may_pay(&call, caller)?;
+    let currencies = call.app.directory.currencies().await?;
+    let mut transaction = call.app.pool.begin().await?;
+    let card = Card::find(&mut transaction, &call, &caller).await?;
+    let payment = Payment::read(&call, &caller, &currencies)?;
+    if call.dialect().repairs_taxes() {
+        store::tax::repair(&mut transaction, card.cardgroup_id).await?;
+    }
+    let paid = pay(&mut transaction, &call, &card, &payment).await?;
+    transaction.commit().await.map_err(Fault::of_commit)?;
+    Ok(reply(&card, &payment, &paid))
+}
+
+fn may_pay(call: &Call, caller: Option<Caller>) -> Result<Caller, Fault> {
+    if !call.system.on("API_Allow_payments_ower_API") {
+        return Err(Fault::Refused("Feature Disabled"));
+    }
+    let caller = caller.ok_or(Fault::AccessDeniedOnPage)?;
+    match caller.usertype() {
+        UserType::Admin => Ok(caller),
+        UserType::Reseller if caller.right("calling_cards") > 0 => Ok(caller),
+        UserType::Reseller => Err(Fault::Refused("You are not authorized to use Calling Cards")),
+        UserType::Accountant | UserType::User | UserType::Partner => Err(Fault::AccessDeniedOnPage),
+    }
+}
+
+/// The card that is topped up, locked.
+#[derive(Debug)]
+struct Card {
+    id: i64,
+    number: String,
+    cardgroup_id: i32,
+    cardgroup_name: String,
+}
+
+impl Card {
+    /// One of the caller's own that is sold.
+    async fn find(connection: &mut PgConnection, call: &Call, caller: &Caller) -> Result<Self, Fault> {
+        let number = call.params.get("number").unwrap_or_default().trim_end_matches(' ');
+        sqlx::query_as!(
+            Card,
+            r#"select c.id, c.number as "number!", c.cardgroup_id, g.name as cardgroup_name
+               from cards c join cardgroups g on g.id = c.cardgroup_id
+               where c.number = $1 and c.hidden = 0 and c.owner_id = $2 and c.sold = 1 and c.retired_at is null
+               for no key update of c"#,
+            number,
+            caller.id()
+        )
+        .fetch_optional(connection)
+        .await?
+        .ok_or(Fault::NotFound("Calling Card"))
+    }
+}
+
+/// What is paid.
+#[derive(Debug)]
+struct Payment {
+    /// The caller's id, for the audit row.
+    caller: i32,
+    /// Tax included, in `currency`.
+    amount: BigDecimal,
+    currency: String,
+    /// From the system's currency to it, and the system's name; `None` where it is the system's.
+    conversion: Option<(BigDecimal, String)>,
+    description: String,
+    /// What balances are multiplied by to be shown.
+    shown_rate: BigDecimal,
+}
+
+impl Payment {
+    fn read(call: &Call, caller: &Caller, currencies: &Currencies) -> Result<Self, Fault> {
+        let (params, dialect) = (&call.params, call.dialect());
+        let system = currencies.system().ok_or(Fault::TransactionFailed)?;
+        let named = params.filled("currency").and_then(|name| currencies.by_name(name));
+        let currency = named.unwrap_or(system);
+        if !currency.active {
+            return Err(Fault::Refused("Currency disabled"));
+        }
+        let text = params.get("amount").unwrap_or_default();
+        let amount = number::decimal(text);
+        let proper = number::is_decimal(text) && amount > 0 && amount < LARGEST_AMOUNT;
+        if !proper && !dialect.takes_any_amount() {
+            return Err(Fault::Refused("Amount is incorrect"));
+        }
+        let rate = currencies.rate_to(currency);
+        if rate == 0 && !dialect.loses_unknown_currencies() {
+            return Err(Fault::TransactionFailed);
+        }
+        let description = dialect.fit(params.get("description").unwrap_or_default(), LONGEST_DESCRIPTION);
+        Ok(Self {
+            caller: caller.id(),
+            amount,
+            currency: currency.name.clone(),
+            conversion: (currency.id != system.id).then(|| (rate, system.name.clone())),
+            description: description.ok_or(Fault::TooLong("Description"))?,
+            shown_rate: currencies.shown_rate(caller.currency(), dialect),
+        })
+    }
+}
+
+/// What came of it, in the system's currency; the balances as they are shown.
+#[derive(Debug)]
+struct Paid {
+    current_balance: Money,
+    with_tax: Money,
+    without_tax: Money,
+    new_balance: Money,
+}
+
+/// Adds to the balance what is left without the group's taxes, and writes the payment and its audit row.
+async fn pay(connection: &mut PgConnection, call: &Call, card: &Card, payment: &Payment) -> Result<Paid, Fault> {
+    let one = BigDecimal::from(1);
+    let rate = payment.conversion.as_ref().map_or(&one, |(rate, _)| rate);
+    let paid = sqlx::query_as!(
+        Paid,
+        r#"with cardgroup as materialized (
+               select owner_id, tax_share_of(tax_id, owner_id) as tax_share from cardgroups where id = $2
+           ), added as materialized (
+               select quotient($3, $5::numeric) as with_tax, quotient($3, $5::numeric * (1 + tax_share)) as without_tax from cardgroup
+           ), card as (
+               update cards set balance = coalesce(balance, 0) + quotient(without_tax, $8::numeric) from added where id = $1
+               returning balance - quotient(without_tax, $8::numeric) as balance
+           ), payment as (
+               insert into payments (paymenttype, kind, amount, currency, tax, user_id, owner_id, card, completed, date_added, shipped_at, description)
+               select 'Card', 'top_up', $3, $4, $3 * tax_share, $1, owner_id, 1, 1, now() at time zone 'utc', now() at time zone 'utc', $6
+               from cardgroup where $9 or tax_share > -1
+               returning id, amount
+           ), action as (
+               insert into actions (user_id, action, target_type, target_id, data, data2, data3)
+               select $7, 'card_payment_created', 'Payment', id, $1::bigint::text, plain(amount), $4 from payment
+           )
+           select times(balance, $8) as "current_balance!: Money", with_tax as "with_tax!: Money", without_tax as "without_tax!: Money",
+               times(balance, $8) + without_tax as "new_balance!: Money"
+           from card, added, payment"#,
+        card.id,
+        card.cardgroup_id,
+        payment.amount,
+        payment.currency,
+        rate,
+        payment.description,
+        payment.caller,
+        payment.shown_rate,
+        call.dialect().takes_any_amount()
+    )
+    .fetch_optional(connection)
+    .await?;
+    // Taxes of less than nothing would turn the amount round.
+    paid.ok_or(Fault::TransactionFailed)
+}
+
+fn reply(card: &Card, payment: &Payment, paid: &Paid) -> Document {
+    Document::new("page", |page| {
+        page.element("status", |status| status.text("success", "Calling Card balance successfully updated"));
+        page.element("calling_card_group", |group| group.text("name", &card.cardgroup_name));
+        page.element("calling_card", |calling_card| calling_card.text("number", &card.number));
+        page.element("add_payment", |add_payment| {
+            add_payment.text("currency", &payment.currency);
+            add_payment.text("amount_with_tax", Money::from(payment.amount.clone()).plain());
+            add_payment.element("details", |details| {
+                details.text("current_balance", paid.current_balance.plain());
+                if let Some((rate, system)) = &payment.conversion {
+                    details.text("converted_to", system);
+                    details.text("exchange_rate", Money::from(rate.clone()).plain());
+                }
+                details.text("amount_with_tax", paid.with_tax.plain());
+                details.text("amount_without_tax", paid.without_tax.plain());
+                details.text("new_balance", paid.new_balance.plain());
+                details.text("description", &payment.description);
+            });
+        });
+    })
+}

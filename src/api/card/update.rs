@@ -1,0 +1,286 @@
+//! `calling_card_update`: changes a card; what isn't sent stays as it is.
+//! The spec's page: `endpoints/calling_card_update.md`.
+
+use bigdecimal::{BigDecimal, RoundingMode};
+use sqlx::PgConnection;
+
+use crate::call::{Call, Operation};
+use crate::caller::{self, Caller, EDIT};
+use crate::directory::UserType;
+use crate::document::Document;
+use crate::fault::{Fault, on_constraints};
+use crate::number;
+use crate::params::Params;
+use crate::signature::Rule;
+use crate::store;
+
+/// The operation.
+pub const OPERATION: Operation = Operation {
+    name: "calling_card_update",
+    aliases: &[],
+    hashed: &[Rule::Exactly(&["card_id"])],
+    handler: |call| Box::pin(answer(call)),
+};
+
+/// MOR's columns.
+const LONGEST_TEXT: usize = 255;
+const LONGEST_LANGUAGE: usize = 10;
+/// The last second of the year 9999, where MOR's dates end.
+const LAST_SECOND: i64 = 253_402_300_799;
+
+const NUMBER_TAKEN: Fault = Fault::Refused("Number is already taken");
+const PIN_TAKEN: Fault = Fault::Refused("PIN is already taken");
+const CALLERID_TAKEN: Fault = Fault::Refused("CallerID must be unique");
+
+async fn answer(call: Call) -> Result<Document, Fault> {
+    let caller = caller::admit_to_calling_cards(&call, EDIT).await?;
+    let id = call.params.filled("card_id").filter(|id| call.dialect().is_digits(id));
+    let id = id.map(number::integer).ok_or(Fault::Refused("Wrong Calling Card ID"))?;
+    // Whoever makes a card for the caller id at the same time goes before this request or after it.
+    let callerid = CallerId::read(&call);
+    let _turn = match callerid.kept() {
+        Some(callerid) => Some(call.app.callerid_turn(callerid).await.ok_or(Fault::Unavailable)?),
+        None => None,
+    };
+    let mut transaction = call.app.pool.begin().await?;
+    let connection = &mut *transaction;
+    if let Some(callerid) = callerid.kept() {
+        store::callerid::take_turn(connection, callerid).await?;
+    }
+    let card = Card::find(connection, &call, &caller, id, callerid.kept()).await?;
+    let wish = Wish::read(&call, &caller, &card, callerid)?;
+    change(connection, &caller, id, &wish).await?;
+    transaction.commit().await.map_err(Fault::of_commit)?;
+    Ok(Document::new("page", |page| {
+        page.element("status", |status| status.text("success", "Calling Card successfully updated"));
+    }))
+}
+
+/// The caller id that is sent. It is needed before its turn comes to be judged.
+enum CallerId {
+    Unsent,
+    TooLong,
+    /// As it is kept.
+    Kept(String),
+}
+
+impl CallerId {
+    fn read(call: &Call) -> Self {
+        let Some(sent) = call.params.filled("callerid") else { return Self::Unsent };
+        call.dialect().fit(sent, store::callerid::LONGEST).map_or(Self::TooLong, Self::Kept)
+    }
+
+    fn kept(&self) -> Option<&str> {
+        if let Self::Kept(callerid) = self { Some(callerid) } else { None }
+    }
+}
+
+/// The card that is changed, locked, and what the database has to say about the request.
+#[derive(Debug)]
+struct Card {
+    group_owner: i32,
+    number_length: i32,
+    pin_length: i32,
+    /// Another card has the number that was sent; so with the next two.
+    number_taken: bool,
+    pin_taken: bool,
+    callerid_taken: bool,
+}
+
+impl Card {
+    async fn find(
+        connection: &mut PgConnection,
+        call: &Call,
+        caller: &Caller,
+        id: i64,
+        callerid: Option<&str>,
+    ) -> Result<Self, Fault> {
+        let card = sqlx::query_as!(
+            Card,
+            r#"select coalesce(g.owner_id, 0) as "group_owner!", g.number_length, g.pin_length,
+                   exists (select from cards o where o.number = $2 and o.hidden = 0 and o.id <> c.id)
+                       or exists (select from cards o where o.cardgroup_id = c.cardgroup_id and o.number = $2 and o.id <> c.id)
+                       as "number_taken!",
+                   exists (select from cards o where o.pin <> '' and o.pin = $3 and o.id <> c.id) as "pin_taken!",
+                   exists (select from cards o where o.callerid <> '' and o.callerid = $4 and o.hidden = 0 and o.id <> c.id)
+                       as "callerid_taken!"
+               from cards c join cardgroups g on g.id = c.cardgroup_id
+               where c.id = $1 and c.retired_at is null
+               for no key update of c"#,
+            id,
+            call.params.filled("number"),
+            call.params.filled("pin"),
+            callerid
+        )
+        .fetch_optional(connection)
+        .await?;
+        let not_found = if call.dialect().denies_missing_cards() {
+            Fault::UnknownOperation
+        } else {
+            Fault::NotFound("Calling Card")
+        };
+        let card = card.ok_or(not_found)?;
+        let may = caller.usertype() == UserType::Admin || card.group_owner == caller.owner();
+        if may { Ok(card) } else { Err(Fault::NotFound("Calling Card")) }
+    }
+}
+
+/// What is to be changed.
+#[derive(Debug)]
+struct Wish {
+    number: Option<String>,
+    name: Option<String>,
+    batch_number: Option<String>,
+    language: Option<String>,
+    pin: Option<String>,
+    callerid: Option<String>,
+    min_balance: Option<BigDecimal>,
+    /// Seconds since 1970.
+    daily_charge_paid_till: Option<i64>,
+    first_use: Option<FirstUse>,
+    /// Whether there is such a user is seen when the card is changed.
+    distributor: Option<i64>,
+}
+
+#[derive(Debug)]
+enum FirstUse {
+    /// The card counts as unused again.
+    Never,
+    /// Seconds since 1970.
+    At(i64),
+}
+
+impl Wish {
+    /// The parameters in the published order; the first that is wrong is the answer.
+    fn read(call: &Call, caller: &Caller, card: &Card, callerid: CallerId) -> Result<Self, Fault> {
+        let (params, dialect) = (&call.params, call.dialect());
+        let number = params.filled("number");
+        if let Some(number) = number {
+            if !dialect.is_digits(number) {
+                return Err(Fault::Refused("Calling Card number must be numerical"));
+            }
+            if card.number_taken {
+                return Err(NUMBER_TAKEN);
+            }
+            has_length(number, card.number_length).map_err(Fault::NumberLength)?;
+        }
+        let text = |name, what| {
+            let fitting = |text| dialect.fit(text, LONGEST_TEXT).ok_or(Fault::TooLong(what));
+            params.filled(name).map(fitting).transpose()
+        };
+        let name = text("name", "Name")?;
+        let batch_number = text("batch_number", "Batch number")?;
+        // Who may not change a PIN hears nothing of it, not even that it is in use.
+        let may_change_pin = caller.usertype() != UserType::Accountant || caller.right("callingcard_pin") == EDIT;
+        let pin = params.get("pin").filter(|_| may_change_pin);
+        if let Some(pin) = pin {
+            if pin.trim().is_empty() {
+                return Err(Fault::Refused("Card PIN is blank"));
+            }
+            has_length(pin, card.pin_length).map_err(Fault::PinLength)?;
+            if card.pin_taken {
+                return Err(PIN_TAKEN);
+            }
+        }
+        let callerid = match callerid {
+            CallerId::Unsent => None,
+            CallerId::TooLong => return Err(Fault::TooLong("CallerID")),
+            CallerId::Kept(_) if card.callerid_taken => return Err(CALLERID_TAKEN),
+            CallerId::Kept(callerid) => Some(callerid),
+        };
+        Ok(Self {
+            number: number.map(str::to_owned),
+            name,
+            batch_number,
+            language: params.filled("language").map(|language| language.chars().take(LONGEST_LANGUAGE).collect()),
+            pin: pin.map(str::to_owned),
+            callerid,
+            min_balance: min_balance(call)?,
+            daily_charge_paid_till: moment(call, "daily_charge_paid_till")?,
+            first_use: match params.filled("first_use") {
+                Some("-1") => Some(FirstUse::Never),
+                _ => moment(call, "first_use")?.map(FirstUse::At),
+            },
+            distributor: distributor(params)?,
+        })
+    }
+}
+
+/// Whether a text has the length that its group asks for; that length, where it hasn't.
+fn has_length(text: &str, length: i32) -> Result<(), i32> {
+    if i32::try_from(text.chars().count()) == Ok(length) { Ok(()) } else { Err(length) }
+}
+
+fn min_balance(call: &Call) -> Result<Option<BigDecimal>, Fault> {
+    let dialect = call.dialect();
+    let Some(text) = call.params.filled("min_balance") else { return Ok(None) };
+    let amount = dialect.number(text).ok_or(Fault::Refused("Balance is not a numerical value"))?;
+    if amount <= 0 {
+        return Err(Fault::Refused("Bad minimal balance"));
+    }
+    let rounded = dialect.decimals_of_min_balance().map(|digits| amount.with_scale_round(digits, RoundingMode::HalfUp));
+    Ok(Some(rounded.unwrap_or(amount)))
+}
+
+/// Seconds since 1970; an X7 server takes those before as well.
+fn moment(call: &Call, name: &str) -> Result<Option<i64>, Fault> {
+    let dialect = call.dialect();
+    let Some(text) = call.params.filled(name) else { return Ok(None) };
+    let digits = if dialect.takes_negative_dates() { text.strip_prefix('-').unwrap_or(text) } else { text };
+    let seconds = Some(number::integer(text)).filter(|_| dialect.is_digits(digits));
+    seconds.filter(|seconds| seconds.abs() <= LAST_SECOND).map(Some).ok_or(Fault::Refused("Wrong date entered"))
+}
+
+fn distributor(params: &Params) -> Result<Option<i64>, Fault> {
+    match params.filled("distributor") {
+        Some(id) if !id.bytes().all(|byte| byte.is_ascii_digit()) => Err(Fault::Refused("Wrong distributor")),
+        id => Ok(id.map(number::integer)),
+    }
+}
+
+/// The database decides who came first to a number, a PIN or a caller id.
+async fn change(connection: &mut PgConnection, caller: &Caller, id: i64, wish: &Wish) -> Result<(), Fault> {
+    if let Some(callerid) = &wish.callerid {
+        store::callerid::forget_deleted(connection, callerid).await?;
+    }
+    let (forgets_first_use, first_use) = match wish.first_use {
+        None => (false, None),
+        Some(FirstUse::Never) => (true, None),
+        Some(FirstUse::At(seconds)) => (false, Some(seconds)),
+    };
+    sqlx::query!(
+        "update cards set number = coalesce($2, number), name = coalesce($3, name), batch_number = coalesce($4, batch_number),
+             language = coalesce($5, language), pin = coalesce($6, pin), callerid = coalesce($7, callerid),
+             min_balance = coalesce($8, min_balance),
+             daily_charge_paid_till = coalesce(to_timestamp($9::bigint) at time zone 'utc', daily_charge_paid_till),
+             first_use = case when $10 then null else coalesce(to_timestamp($11::bigint) at time zone 'utc', first_use) end,
+             user_id = case when $12::bigint is null then user_id
+                 else coalesce((select u.id from users u where u.id = $12 and u.usertype = 'user' and u.owner_id = $13), -1) end
+         where id = $1",
+        id,
+        wish.number,
+        wish.name,
+        wish.batch_number,
+        wish.language,
+        wish.pin,
+        wish.callerid,
+        wish.min_balance,
+        wish.daily_charge_paid_till,
+        forgets_first_use,
+        first_use,
+        wish.distributor,
+        caller.owner()
+    )
+    .execute(connection)
+    .await
+    .map_err(on_constraints(
+        [
+            ("cards_number", NUMBER_TAKEN),
+            ("cards_group_number", NUMBER_TAKEN),
+            ("cards_pin", PIN_TAKEN),
+            ("cards_callerid", CALLERID_TAKEN),
+        ],
+        Fault::from,
+    ))?;
+    Ok(())
+}

@@ -1,0 +1,22 @@
+//! Caller ids: what two operations that give them to cards share.
+
+use sqlx::PgConnection;
+
+/// MOR's column.
+pub const LONGEST: usize = 30;
+
+/// Requests for one caller id run one after the other, on all servers, so that two of them never make two cards.
+pub async fn take_turn(connection: &mut PgConnection, callerid: &str) -> sqlx::Result<()> {
+    sqlx::query!("select pg_advisory_xact_lock(hashtextextended('callerid ' || $1, 0))", callerid)
+        .fetch_one(connection)
+        .await?;
+    Ok(())
+}
+
+/// A card that was deleted may still have the caller id; it loses it.
+pub async fn forget_deleted(connection: &mut PgConnection, callerid: &str) -> sqlx::Result<()> {
+    sqlx::query!("update cards set callerid = null where callerid <> '' and callerid = $1 and hidden = 1", callerid)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
