@@ -14,6 +14,9 @@ use crate::fault::Fault;
 use crate::params::Params;
 use crate::signature::Rule;
 
+/// MOR's columns for names and the like.
+const LONGEST_TEXT: usize = 255;
+
 /// An operation of the API: what it is called, what its hash covers, what it does.
 #[derive(Debug, Clone, Copy)]
 pub struct Operation {
@@ -57,6 +60,11 @@ impl Call {
     /// Whose manners the server has.
     pub fn dialect(&self) -> Dialect {
         self.app.config.dialect
+    }
+
+    /// A text as MOR's columns of 255 characters keep it; what it is called, where it is too long.
+    pub fn text(&self, sent: &str, what: &'static str) -> Result<String, Fault> {
+        self.dialect().fit(sent, LONGEST_TEXT).ok_or(Fault::TooLong(what))
     }
 
     /// The URL, up to 256 characters, without the hash, passwords and PINs.

@@ -30,6 +30,11 @@ impl Caller {
         }
     }
 
+    /// Whose card groups the caller sees where the admin sees everybody's (`None`).
+    pub fn confined_to(&self) -> Option<i32> {
+        (self.0.usertype != UserType::Admin).then(|| self.owner())
+    }
+
     /// The id of the user's own currency.
     pub fn currency(&self) -> Option<i32> {
         self.0.currency_id

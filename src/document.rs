@@ -24,6 +24,11 @@ impl Document {
         Self::Whole(text)
     }
 
+    /// What most operations say when all went well, or nothing did: `<page><status>`, and in it the words.
+    pub fn status(leaf: &'static str, words: impl AsRef<str>) -> Self {
+        Self::new("page", |page| page.element("status", |status| status.text(leaf, words)))
+    }
+
     /// A list of any length in little memory: in the root element `root` a `list` for each run of rows that have one `key`, and
     /// in it what `write` makes of each row. `None` where there is no row.
     ///

@@ -126,10 +126,6 @@ pub enum Fault {
     /// A card that an X7 server can't save, and why.
     CardUnsound(String),
 
-    /// Unknown, or not allowed to: `tariff_wholesale_update`'s word for both.
-    BadLoginOnPage,
-    /// No such wholesale tariff, or not the caller's.
-    TariffNotFound,
     /// All that is wrong with a tariff.
     TariffNotSaved(Vec<&'static str>),
 }
@@ -267,8 +263,6 @@ impl Fault {
             Self::NothingFound if x7 => (Page, "Supplied Cardgroup_id is invalid"),
             Self::NothingFound => (Page, "Card was not found"),
             Self::CardUnsound(flaw) => return (PageErrorError, vec![flaw.clone().into()]),
-            Self::BadLoginOnPage => (Page, "Bad login"),
-            Self::TariffNotFound => (Page, "Tariff not found"),
             Self::TariffNotSaved(messages) => {
                 let form = if x7 { PageMessages } else { ResponseMessages };
                 return (form, messages.iter().map(|message| Cow::Borrowed(*message)).collect());

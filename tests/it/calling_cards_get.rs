@@ -229,7 +229,7 @@ async fn in_whose_currency() {
     }
 }
 
-/// Twenty thousand cards cost as many round trips as one: the transaction's two, and one for the cards.
+/// Twenty thousand cards cost as many round trips as one: one for them, and the transaction's two.
 #[tokio::test]
 async fn one_query_however_many_cards() {
     let tap = Tap::new().await;
@@ -253,7 +253,9 @@ async fn one_query_however_many_cards() {
         assert_eq!(reply.all("card_number"), ["1010000"]);
         assert!(reply.header("content-length").is_some());
     };
-    assert_eq!((tap.fewest(many).await, tap.fewest(one).await), (3, 3));
+    // Nobody waits for the transaction's end, which may come late.
+    let (many, one) = (tap.fewest(many).await, tap.fewest(one).await);
+    assert!(many <= 3 && one <= 3, "{many} {one}");
 }
 
 /// What is looked for by its number, PIN or caller id is found by an index; all cards come in the order of one, unsorted.

@@ -7,6 +7,71 @@ const CREATE: &str = "cc_group_create";
 const NOTHING_NEW: &str = "select (select count(*) from cardgroups) g, (select count(*) from taxes) t";
 const NOTHING: &[&str] = &["7|4"];
 
+/// Parameters of which each is wrong.
+pub const WRONG: &[(&str, &str)] = &[
+    ("compound_tax", "2"),
+    ("tax2_enabled", "x"),
+    ("tax3_enabled", "-1"),
+    ("tax4_enabled", "1.0"),
+    ("name", " "),
+    ("use_external_function", "2"),
+    ("allow_loss_calls", " 1"),
+    ("tell_cents", "yes"),
+    ("solo_pinless", "01"),
+    ("disable_voucher", "x"),
+    ("callerid_leave", "2"),
+    ("disable_topup_from_cards_with_cid", "2"),
+    ("date_from", "4102444800"),
+    ("date_till", "1.5"),
+    ("tariff_id", "99"),
+    ("lcr_id", "99"),
+    ("location_id", "99"),
+    ("currency", "JPY"),
+    ("tax_id", "99"),
+    ("valid_after_first_use", "10000"),
+    ("price_with_vat", "-1"),
+    ("pin_length", "6a"),
+    ("number_length", "0"),
+    ("setup_fee", "1,5"),
+    ("ghost_min_perc", "-0.1"),
+    ("ghost_balance_perc", "x"),
+    ("daily_charge", "1000000000000000"),
+];
+/// The errors in their order; each row mends what it was refused for.
+pub const ERRORS: &[(&str, &str, &str)] = &[
+    ("Compound TAX enabling value is incorrect format", "compound_tax", "0"),
+    ("TAX 2 enabling value is incorrect format", "tax2_enabled", "1"),
+    ("TAX 3 enabling value is incorrect format", "tax3_enabled", ""),
+    ("TAX 4 enabling value is incorrect format", "tax4_enabled", "0"),
+    ("Card Group must have name", "name", "taken"),
+    ("Use external function is incorrect format", "use_external_function", "1"),
+    ("Allow loss calls is incorrect format", "allow_loss_calls", ""),
+    ("Tell cents is incorrect format", "tell_cents", "0"),
+    ("Solo pinless is incorrect format", "solo_pinless", "1"),
+    ("Disable voucher is incorrect format", "disable_voucher", "1"),
+    ("CallerID leave is incorrect format", "callerid_leave", "1"),
+    ("Disable topup from cards with cid is incorrect format", "disable_topup_from_cards_with_cid", "0"),
+    ("Invalid date from", "date_from", "4102444799"),
+    ("Invalid date till", "date_till", "4102444798"),
+    ("Date from is greater than date till", "date_till", "4102444799"),
+    ("Tariff was not found", "tariff_id", "1"),
+    ("LCR was not found", "lcr_id", "1"),
+    ("Location was not found", "location_id", "1"),
+    ("Currency was not found", "currency", "ltl"),
+    ("TAX was not found", "tax_id", "2"),
+    ("Valid after is incorrect format", "valid_after_first_use", "9999"),
+    ("Invalid Price with TAX", "price_with_vat", "999999999999999"),
+    ("Card Group name must be unique", "name", "Taken"),
+    ("PIN length must consist only of digits", "pin_length", "0"),
+    ("PIN length must be greater than 0", "pin_length", "31"),
+    ("PIN length can be between 1 and 30", "pin_length", "30"),
+    ("Number length can be between 1 and 30", "number_length", "30"),
+    ("Invalid setup fee", "setup_fee", "1.5"),
+    ("Invalid ghost min perc", "ghost_min_perc", "0"),
+    ("Invalid ghost balance perc", "ghost_balance_perc", "1e2"),
+    ("Invalid daily charge", "daily_charge", "0.1"),
+];
+
 async fn world(server: &Server) {
     server
         .sql(
@@ -101,69 +166,8 @@ async fn errors_in_their_order() {
     let server = server().await;
     world(&server).await;
     server.sql("insert into cardgroups (name) values ('taken')").await;
-    // All is wrong at first; each row mends what the row above was refused for.
-    let mut sent = vec![
-        ("compound_tax", "2"),
-        ("tax2_enabled", "x"),
-        ("tax3_enabled", "-1"),
-        ("tax4_enabled", "1.0"),
-        ("name", " "),
-        ("use_external_function", "2"),
-        ("allow_loss_calls", " 1"),
-        ("tell_cents", "yes"),
-        ("solo_pinless", "01"),
-        ("disable_voucher", "x"),
-        ("callerid_leave", "2"),
-        ("disable_topup_from_cards_with_cid", "2"),
-        ("date_from", "4102444800"),
-        ("date_till", "1.5"),
-        ("tariff_id", "99"),
-        ("lcr_id", "99"),
-        ("location_id", "99"),
-        ("currency", "JPY"),
-        ("tax_id", "99"),
-        ("valid_after_first_use", "10000"),
-        ("price_with_vat", "-1"),
-        ("pin_length", "6a"),
-        ("number_length", "0"),
-        ("setup_fee", "1,5"),
-        ("ghost_min_perc", "-0.1"),
-        ("ghost_balance_perc", "x"),
-        ("daily_charge", "1000000000000000"),
-    ];
-    for (words, mended, value) in [
-        ("Compound TAX enabling value is incorrect format", "compound_tax", "0"),
-        ("TAX 2 enabling value is incorrect format", "tax2_enabled", "1"),
-        ("TAX 3 enabling value is incorrect format", "tax3_enabled", ""),
-        ("TAX 4 enabling value is incorrect format", "tax4_enabled", "0"),
-        ("Card Group must have name", "name", "taken"),
-        ("Use external function is incorrect format", "use_external_function", "1"),
-        ("Allow loss calls is incorrect format", "allow_loss_calls", ""),
-        ("Tell cents is incorrect format", "tell_cents", "0"),
-        ("Solo pinless is incorrect format", "solo_pinless", "1"),
-        ("Disable voucher is incorrect format", "disable_voucher", "1"),
-        ("CallerID leave is incorrect format", "callerid_leave", "1"),
-        ("Disable topup from cards with cid is incorrect format", "disable_topup_from_cards_with_cid", "0"),
-        ("Invalid date from", "date_from", "4102444799"),
-        ("Invalid date till", "date_till", "4102444798"),
-        ("Date from is greater than date till", "date_till", "4102444799"),
-        ("Tariff was not found", "tariff_id", "1"),
-        ("LCR was not found", "lcr_id", "1"),
-        ("Location was not found", "location_id", "1"),
-        ("Currency was not found", "currency", "ltl"),
-        ("TAX was not found", "tax_id", "2"),
-        ("Valid after is incorrect format", "valid_after_first_use", "9999"),
-        ("Invalid Price with TAX", "price_with_vat", "999999999999999"),
-        ("Card Group name must be unique", "name", "Taken"),
-        ("PIN length must consist only of digits", "pin_length", "0"),
-        ("PIN length must be greater than 0", "pin_length", "31"),
-        ("PIN length can be between 1 and 30", "pin_length", "30"),
-        ("Number length can be between 1 and 30", "number_length", "30"),
-        ("Invalid setup fee", "setup_fee", "1.5"),
-        ("Invalid ghost min perc", "ghost_min_perc", "0"),
-        ("Invalid ghost balance perc", "ghost_balance_perc", "1e2"),
-        ("Invalid daily charge", "daily_charge", "0.1"),
-    ] {
+    let mut sent = WRONG.to_vec();
+    for (words, mended, value) in ERRORS {
         let name = sent.iter().find(|(name, _)| *name == "name").unwrap().1;
         let rest: String = sent
             .iter()
@@ -171,7 +175,7 @@ async fn errors_in_their_order() {
             .map(|(name, value)| format!("&{name}={}", value.replace(' ', "+")))
             .collect();
         ask(&server, "admin", name, &rest).await.is_page_error(words);
-        sent.iter_mut().find(|(name, _)| *name == mended).unwrap().1 = value;
+        sent.iter_mut().find(|(name, _)| name == mended).unwrap().1 = value;
     }
     server.has(NOTHING_NEW, &["8|4"]).await;
     let rest: String =

@@ -8,7 +8,6 @@ use sqlx::{Connection, PgConnection};
 
 use crate::call::{Call, Operation};
 use crate::caller::{self, Caller, READ};
-use crate::directory::UserType;
 use crate::document::Document;
 use crate::fault::Fault;
 use crate::number;
@@ -31,8 +30,7 @@ const DRAWS: usize = 100;
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Patience with the database too, and room for the numbers of a batch that are in use.
 const BEGIN: &str = "begin; set local lock_timeout = '120s'; set local work_mem = '64MB'";
-/// MOR's columns.
-const LONGEST_BATCH_NUMBER: usize = 255;
+/// MOR's column.
 const LONGEST_LANGUAGE: usize = 10;
 
 async fn answer(call: Call) -> Result<Document, Fault> {
@@ -40,9 +38,7 @@ async fn answer(call: Call) -> Result<Document, Fault> {
     let group = Group::find(&call, &caller).await?;
     let wish = Wish::read(&call, &group)?;
     let made = create(&call, &caller, &group, &wish).await?;
-    Ok(Document::new("page", |page| {
-        page.element("status", |status| status.text("status", format!("Cards created: {made}/{}", wish.count)));
-    }))
+    Ok(Document::status("status", format!("Cards created: {made}/{}", wish.count)))
 }
 
 /// The card group that the cards are for.
@@ -59,13 +55,12 @@ struct Group {
 impl Group {
     /// The admin's may be anybody's, others' are their owner's; none is hidden.
     async fn find(call: &Call, caller: &Caller) -> Result<Self, Fault> {
-        let owner = (caller.usertype() != UserType::Admin).then(|| caller.owner());
         sqlx::query_as!(
             Group,
             r#"select id, coalesce(owner_id, 0) as "owner_id!", number_length, pin_length, coalesce(price, 0) as "price!"
                from cardgroups where id = $1::bigint and hidden = 0 and ($2::integer is null or owner_id = $2)"#,
             call.params.integer("card_group_id"),
-            owner
+            caller.confined_to()
         )
         .fetch_optional(&call.app.pool)
         .await?
@@ -110,12 +105,11 @@ impl Wish {
         if count > most {
             return Err(Fault::TooManyCards(most));
         }
-        let batch_number = dialect.fit(params.get("batch_number").unwrap_or_default(), LONGEST_BATCH_NUMBER);
         Ok(Self {
             from,
             count: u32::try_from(number::integer(&count.to_plain_string())).unwrap_or(most),
             min_balance: params.get("min_balance").and_then(|text| dialect.number(text)).unwrap_or_default(),
-            batch_number: batch_number.ok_or(Fault::TooLong("Batch number"))?,
+            batch_number: call.text(params.get("batch_number").unwrap_or_default(), "Batch number")?,
             language: params.get("language").unwrap_or("en").chars().take(LONGEST_LANGUAGE).collect(),
             distributor: params.integer("distributor_id"),
         })

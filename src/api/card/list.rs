@@ -89,7 +89,7 @@ impl Search {
         let page = |name| params.filled(name).map(|text| number::integer(text).max(1));
         let limit = page("per_page").or(page("page").and(Some(USUAL_PAGE)));
         Self {
-            owner: (caller.usertype() != UserType::Admin).then(|| caller.owner()),
+            owner: caller.confined_to(),
             number: pattern("number"),
             name: pattern("name"),
             pin,

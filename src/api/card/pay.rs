@@ -22,9 +22,6 @@ pub const OPERATION: Operation = Operation {
     handler: |call| Box::pin(answer(call)),
 };
 
-/// MOR's column.
-const LONGEST_DESCRIPTION: usize = 255;
-
 async fn answer(call: Call) -> Result<Document, Fault> {
     let caller = caller::admit(&call).await?;
     let caller = may_pay(&call, caller)?;
@@ -115,13 +112,12 @@ impl Payment {
         if rate == 0 && !dialect.loses_unknown_currencies() {
             return Err(Fault::TransactionFailed);
         }
-        let description = dialect.fit(params.get("description").unwrap_or_default(), LONGEST_DESCRIPTION);
         Ok(Self {
             caller: caller.id(),
             amount,
             currency: currency.name.clone(),
             conversion: (currency.id != system.id).then(|| (rate, system.name.clone())),
-            description: description.ok_or(Fault::TooLong("Description"))?,
+            description: call.text(params.get("description").unwrap_or_default(), "Description")?,
             shown_rate: currencies.shown_rate(caller.currency(), dialect),
         })
     }

@@ -22,8 +22,7 @@ pub const OPERATION: Operation = Operation {
     handler: |call| Box::pin(answer(call)),
 };
 
-/// MOR's columns.
-const LONGEST_TEXT: usize = 255;
+/// MOR's column.
 const LONGEST_LANGUAGE: usize = 10;
 /// The last second of the year 9999, where MOR's dates end.
 const LAST_SECOND: i64 = 253_402_300_799;
@@ -51,9 +50,7 @@ async fn answer(call: Call) -> Result<Document, Fault> {
     let wish = Wish::read(&call, &caller, &card, callerid)?;
     change(connection, &caller, id, &wish).await?;
     transaction.commit().await.map_err(Fault::of_commit)?;
-    Ok(Document::new("page", |page| {
-        page.element("status", |status| status.text("success", "Calling Card successfully updated"));
-    }))
+    Ok(Document::status("success", "Calling Card successfully updated"))
 }
 
 /// The caller id that is sent. It is needed before its turn comes to be judged.
@@ -120,8 +117,10 @@ impl Card {
             Fault::NotFound("Calling Card")
         };
         let card = card.ok_or(not_found)?;
-        let may = caller.usertype() == UserType::Admin || card.group_owner == caller.owner();
-        if may { Ok(card) } else { Err(Fault::NotFound("Calling Card")) }
+        match caller.confined_to() {
+            Some(owner) if owner != card.group_owner => Err(Fault::NotFound("Calling Card")),
+            _ => Ok(card),
+        }
     }
 }
 
@@ -164,10 +163,7 @@ impl Wish {
             }
             has_length(number, card.number_length).map_err(Fault::NumberLength)?;
         }
-        let text = |name, what| {
-            let fitting = |text| dialect.fit(text, LONGEST_TEXT).ok_or(Fault::TooLong(what));
-            params.filled(name).map(fitting).transpose()
-        };
+        let text = |name, what| params.filled(name).map(|text| call.text(text, what)).transpose();
         let name = text("name", "Name")?;
         let batch_number = text("batch_number", "Batch number")?;
         // Who may not change a PIN hears nothing of it, not even that it is in use.

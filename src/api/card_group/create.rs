@@ -28,9 +28,7 @@ async fn answer(call: Call) -> Result<Document, Fault> {
     let facts = Facts::look_up(&call.app.pool, &call, &caller, usual_location, None).await?;
     let wish = Wish::read(&call, &caller, &currencies, &facts, None)?;
     create(&call, &caller, &wish).await?;
-    Ok(Document::new("page", |page| {
-        page.element("status", |status| status.text("success", "Card Group was successfully created"));
-    }))
+    Ok(Document::status("success", "Card Group was successfully created"))
 }
 
 /// An X7 server knows a reseller's usual location.

@@ -2,7 +2,6 @@
 
 use sqlx::PgExecutor;
 
-use super::rules;
 use crate::call::Call;
 use crate::caller::Caller;
 use crate::directory::UserType;
@@ -46,6 +45,8 @@ impl Facts {
     ) -> Result<Self, Fault> {
         let wanted = |name| call.params.filled(name).map(number::integer);
         let reseller = caller.usertype() == UserType::Reseller;
+        // One that is too long is nobody's.
+        let name = call.params.filled("name").and_then(|name| call.text(name, "").ok());
         let facts = sqlx::query_as!(
             Facts,
             r#"select floor(extract(epoch from now()))::bigint as "now!",
@@ -71,7 +72,7 @@ impl Facts {
             reseller,
             caller.id(),
             call.dialect().has_fixed_defaults(),
-            rules::name(&call.params, call.dialect()),
+            name,
             standing.map(|standing| standing.id)
         )
         .fetch_one(database)

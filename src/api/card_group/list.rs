@@ -54,9 +54,8 @@ impl Which {
             Some(id) if !call.dialect().is_digits(id) => return Err(Fault::Refused("Wrong Calling Cards Group ID")),
             Some(id) => Some(i32::try_from(number::integer(id)).unwrap_or(-1)),
         };
-        let owner = (caller.usertype() != UserType::Admin).then(|| caller.owner());
         let lcrs_of = (caller.usertype() != UserType::Accountant).then(|| caller.id());
-        Ok(Self { id, owner, lcrs_of })
+        Ok(Self { id, owner: caller.confined_to(), lcrs_of })
     }
 }
 

@@ -13,8 +13,6 @@ use crate::money::LARGEST_AMOUNT;
 use crate::number;
 use crate::params::Params;
 
-/// MOR's columns for names and the description.
-const LONGEST_TEXT: usize = 255;
 const YEAR_2100: i64 = 4_102_444_800;
 const DAY: i64 = 86_400;
 
@@ -117,13 +115,13 @@ impl Wish {
             let name = format!("tax{number}_enabled");
             enabled[number - 1] = switch(params, &name).ok_or(Fault::TaxSwitchFormat(number))?;
         }
-        let name = Some(name(params, dialect)).filter(|name| !name.trim().is_empty());
+        let name = params.filled("name");
         if is_new && name.is_none() {
             return Err(Fault::CardGroupWithoutName);
         }
-        let name = name.map(|name| short_enough(name, "Card Group name")).transpose()?;
+        let name = name.map(|name| call.text(name, "Card Group name")).transpose()?;
         let description = if is_new { params.get("description") } else { params.filled("description") };
-        let description = description.map(|text| short_enough(cut(text, dialect), "Description")).transpose()?;
+        let description = description.map(|text| call.text(text, "Description")).transpose()?;
         let mut flags = [None; 7];
         for (flag, (name, words)) in flags.iter_mut().zip(FLAGS) {
             *flag = switch(params, name).ok_or(Fault::IncorrectFormat(words))?;
@@ -140,7 +138,7 @@ impl Wish {
         let lcr = found("lcr_id", facts.lcr, Fault::NotFound("LCR"))?;
         let location = found("location_id", facts.location, Fault::NotFound("Location"))?;
         let currency = currency(params, dialect, caller, currencies, is_new)?;
-        let taxes = taxes(params, dialect, facts, is_new, enabled, compound)?;
+        let taxes = taxes(call, facts, is_new, enabled, compound)?;
         let valid_after = params.filled("valid_after_first_use");
         if valid_after.is_some_and(|text| text.chars().count() > 4) {
             return Err(Fault::IncorrectFormat("Valid after"));
@@ -182,18 +180,6 @@ impl Wish {
         let amounts = [&self.price, &self.setup_fee, &self.daily_charge];
         self.rate == 0 && amounts.into_iter().flatten().any(|amount| *amount != 0)
     }
-}
-
-pub(super) fn name(params: &Params, dialect: Dialect) -> String {
-    cut(params.get("name").unwrap_or_default(), dialect)
-}
-
-fn cut(text: &str, dialect: Dialect) -> String {
-    if dialect.cuts_long_texts() { text.chars().take(LONGEST_TEXT).collect() } else { text.to_owned() }
-}
-
-fn short_enough(text: String, what: &'static str) -> Result<String, Fault> {
-    if text.chars().count() > LONGEST_TEXT { Err(Fault::TooLong(what)) } else { Ok(text) }
 }
 
 fn clamped(number: i64) -> i32 {
@@ -269,13 +255,13 @@ fn currency(
 }
 
 fn taxes(
-    params: &Params,
-    dialect: Dialect,
+    call: &Call,
     facts: &Facts,
     is_new: bool,
     enabled: [Option<i16>; 4],
     compound: Option<i16>,
 ) -> Result<Taxes, Fault> {
+    let params = &call.params;
     let row = params.filled("tax_id").map(|_| facts.tax.ok_or(Fault::NotFound("TAX"))).transpose()?;
     let mut taxes =
         Taxes { row, total_name: None, names: [const { None }; 4], values: [const { None }; 4], enabled, compound };
@@ -283,15 +269,12 @@ fn taxes(
     if is_new && row.is_some() {
         return Ok(taxes);
     }
-    let text = |name: &str| {
-        let text = params.filled(name).map(|text| short_enough(cut(text, dialect), "TAX name"));
-        text.transpose()
-    };
+    let text = |name| params.filled(name).map(|text| call.text(text, "TAX name")).transpose();
     taxes.total_name = text("total_tax_name")?;
     taxes.names = [text("tax1_name")?, text("tax2_name")?, text("tax3_name")?, text("tax4_name")?];
     taxes.values =
         ["tax1_value", "tax2_value", "tax3_value", "tax4_value"].map(|name| params.filled(name).map(number::decimal));
-    if taxes.values.iter().flatten().any(|value| *value < 0) && !dialect.takes_any_amount() {
+    if taxes.values.iter().flatten().any(|value| *value < 0) && !call.dialect().takes_any_amount() {
         return Err(Fault::Refused("Invalid TAX value"));
     }
     Ok(taxes)

@@ -7,7 +7,6 @@ use super::facts::{Facts, Standing};
 use super::rules::{self, Taxes, Wish};
 use crate::call::{Call, Operation};
 use crate::caller::{self, Caller};
-use crate::directory::UserType;
 use crate::document::Document;
 use crate::fault::{Fault, on_constraints};
 use crate::number;
@@ -33,22 +32,19 @@ async fn answer(call: Call) -> Result<Document, Fault> {
     let tax_id = change_taxes(connection, &call, &standing, &wish.taxes).await?;
     change(connection, &call, standing.id, tax_id, &wish).await?;
     transaction.commit().await.map_err(Fault::of_commit)?;
-    Ok(Document::new("page", |page| {
-        page.element("status", |status| status.text("success", "Card Group was successfully updated"));
-    }))
+    Ok(Document::status("success", "Card Group was successfully updated"))
 }
 
 /// The group, locked: not hidden, and the caller's owner's unless the caller is the admin.
 async fn find(connection: &mut PgConnection, call: &Call, caller: &Caller) -> Result<Standing, Fault> {
     let id = call.params.get("cc_group_id").filter(|id| call.dialect().is_digits(id));
-    let owner = (caller.usertype() != UserType::Admin).then(|| caller.owner());
     sqlx::query_as!(
         Standing,
         r#"select id, tax_id, extract(epoch from valid_from)::bigint as valid_from, extract(epoch from valid_till)::bigint as valid_till
            from cardgroups where id = $1::bigint and hidden = 0 and ($2::integer is null or owner_id = $2)
            for no key update"#,
         id.map(number::integer),
-        owner
+        caller.confined_to()
     )
     .fetch_optional(connection)
     .await?

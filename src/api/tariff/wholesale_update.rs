@@ -18,11 +18,13 @@ pub const OPERATION: Operation = Operation {
     handler: |call| Box::pin(answer(call)),
 };
 
+/// No such wholesale tariff, or not the caller's.
+const NOT_FOUND: Fault = Fault::RefusedOnPage("Tariff not found");
 /// MOR's column.
 const LONGEST_NAME: usize = 255;
 
 async fn answer(call: Call) -> Result<Document, Fault> {
-    let caller = caller::admit(&call).await?.filter(may_manage_tariffs).ok_or(Fault::BadLoginOnPage)?;
+    let caller = caller::admit(&call).await?.filter(may_manage_tariffs).ok_or(Fault::RefusedOnPage("Bad login"))?;
     let owner = owner(&call, &caller);
     let id = call.params.integer("id");
     if id != 0 {
@@ -54,7 +56,7 @@ async fn find(pool: &PgPool, id: i64, owner: i32) -> Result<(), Fault> {
         .fetch_optional(pool)
         .await?
         .map(drop)
-        .ok_or(Fault::TariffNotFound)
+        .ok_or(NOT_FOUND)
 }
 
 /// What the tariff is to be called and counted in. Unsent stays as it is.
@@ -137,7 +139,7 @@ async fn update(call: &Call, id: i64, owner: i32, wish: &Wish) -> Result<(), Fau
     .execute(&call.app.pool)
     .await
     .map_err(on_constraints([("tariffs_owner_name", Fault::TariffNotSaved(vec![NOT_UNIQUE]))], Fault::of_commit))?;
-    if changed.rows_affected() == 1 { Ok(()) } else { Err(Fault::TariffNotFound) }
+    if changed.rows_affected() == 1 { Ok(()) } else { Err(NOT_FOUND) }
 }
 
 fn created(id: i64) -> Document {

@@ -1,0 +1,162 @@
+//! What is known of users, settings and currencies, and what can be asked of it.
+
+use std::collections::HashMap;
+
+use bigdecimal::{BigDecimal, RoundingMode};
+
+use crate::config::Secret;
+use crate::dialect::Dialect;
+use crate::number;
+
+/// The settings that Mortise reads from `conflines`.
+pub(super) const SETTINGS: [&str; 9] = [
+    "Allow_API",
+    "Allow_GET_API",
+    "API_Secret_Key",
+    "API_Disable_hash_checking",
+    "XML_API_Extension",
+    "CC_Active",
+    "Default_device_location_id",
+    "Nice_Number_Digits",
+    "API_Allow_payments_ower_API",
+];
+
+/// A user, as far as admission and the operations need one.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "MOR's own column names")]
+pub struct User {
+    pub id: i32,
+    pub usertype: UserType,
+    pub owner_id: i32,
+    /// Blocked or hidden.
+    pub shut_out: bool,
+    /// SHA-1 hex, as MOR stores it; empty once the operator has emptied it.
+    pub password: Secret,
+    /// Ours; goes before `password` where it stands.
+    pub password_argon2: Option<Secret>,
+    pub currency_id: Option<i32>,
+    pub(super) rights: HashMap<String, i16>,
+}
+
+impl User {
+    /// The value of a right: 0 none, 1 read, 2 edit. `name` in lower case.
+    pub fn right(&self, name: &str) -> i16 {
+        self.rights.get(name).copied().unwrap_or(0)
+    }
+}
+
+/// What kind of user. Whatever MOR doesn't know has the fewest rights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "MOR's own words")]
+pub enum UserType {
+    Admin,
+    Accountant,
+    Reseller,
+    User,
+    Partner,
+}
+
+impl From<&str> for UserType {
+    fn from(name: &str) -> Self {
+        match name {
+            "admin" => Self::Admin,
+            "accountant" => Self::Accountant,
+            "reseller" => Self::Reseller,
+            "partner" => Self::Partner,
+            _ => Self::User,
+        }
+    }
+}
+
+/// One owner's settings.
+#[derive(Debug)]
+pub struct Settings(HashMap<String, Secret>);
+
+impl FromIterator<(String, Secret)> for Settings {
+    fn from_iter<I: IntoIterator<Item = (String, Secret)>>(rows: I) -> Self {
+        Self(rows.into_iter().collect())
+    }
+}
+
+impl Settings {
+    /// Whether a switch is on.
+    pub fn on(&self, name: &str) -> bool {
+        self.text(name).is_some_and(|value| number::integer(value) == 1)
+    }
+
+    /// How many decimals a "nice" amount has (`data.md`, "Money"): 2 where nothing is set.
+    pub fn nice_digits(&self) -> usize {
+        self.text("Nice_Number_Digits")
+            .map_or(2, |digits| usize::try_from(number::integer(digits)).unwrap_or(0).min(100))
+    }
+
+    /// A setting's text, where it isn't empty.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        debug_assert!(SETTINGS.contains(&name), "{name} is not read from conflines");
+        self.0.get(name).map(Secret::reveal).filter(|value| !value.is_empty())
+    }
+}
+
+/// A currency; `exchange_rate` units of it are worth one of the system's.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "MOR's own column names")]
+pub struct Currency {
+    pub id: i32,
+    pub name: String,
+    pub exchange_rate: BigDecimal,
+    pub active: bool,
+}
+
+/// All currencies, with the system's own (id 1) among them (`data.md`, "Currencies").
+#[derive(Debug)]
+pub struct Currencies(Vec<Currency>);
+
+impl From<Vec<Currency>> for Currencies {
+    fn from(rows: Vec<Currency>) -> Self {
+        Self(rows)
+    }
+}
+
+impl Currencies {
+    /// The system's currency. `None` only in a database that lost it.
+    pub fn system(&self) -> Option<&Currency> {
+        self.by_id(1)
+    }
+
+    /// By id.
+    pub fn by_id(&self, id: i32) -> Option<&Currency> {
+        self.0.iter().find(|currency| currency.id == id)
+    }
+
+    /// The currency of a user who has this id as `currency_id`.
+    pub fn of_user(&self, currency_id: Option<i32>) -> Option<&Currency> {
+        currency_id.and_then(|id| self.by_id(id))
+    }
+
+    /// What the amounts are multiplied by that such a user is shown: 1, or by an X7 server the user's own currency's rate
+    /// (`x7.md`, "Values printed").
+    pub fn shown_rate(&self, currency_id: Option<i32>, dialect: Dialect) -> BigDecimal {
+        let own = self.of_user(currency_id).filter(|_| dialect.shows_callers_currency());
+        own.map_or(BigDecimal::from(1), |currency| currency.exchange_rate.clone())
+    }
+
+    /// By name, in any letter case, trailing spaces ignored.
+    pub fn by_name(&self, name: &str) -> Option<&Currency> {
+        let name = name.trim_end_matches(' ').to_lowercase();
+        self.0.iter().find(|currency| currency.name.to_lowercase() == name)
+    }
+
+    /// What one unit of the system's currency is worth in `currency`. 0 where the system's own rate is 0.
+    pub fn rate_to(&self, currency: &Currency) -> BigDecimal {
+        let one = BigDecimal::from(1);
+        match self.system() {
+            Some(system) if system.name == currency.name => one,
+            Some(system) if system.exchange_rate == 0 => BigDecimal::from(0),
+            Some(system) if system.exchange_rate == one => currency.exchange_rate.clone(),
+            Some(system) => {
+                (&currency.exchange_rate / &system.exchange_rate).with_scale_round(30, RoundingMode::HalfUp)
+            }
+            None => BigDecimal::from(0),
+        }
+    }
+}
