@@ -11,6 +11,9 @@ use crate::harness::{Server, hash, server_with};
 const GROUPS: [(i32, &str); 4] = [(6, "1.19"), (7, "0.85943550"), (9, "1.26"), (11, "1.0")];
 const CALLERIDS: [&str; 6] = ["700", "701", "702", "703", "555", "556"];
 const PINS: [&str; 8] = ["", "", "1001", "1002", "1003", "0042", "7001", "9001"];
+/// Numbers of cards, with what their groups' taxes make of 1.
+const NUMBERS: [(&str, &str); 4] =
+    [("1111111000", "1.19"), ("1111111001", "1.19"), ("700001", "1.155"), ("900001", "1.26")];
 const AMOUNTS: [&str; 7] = ["0", "1", "0.01", "19.99", "0.000000000000007", "33.333333333333333", "123456.789"];
 const MONEY: &str = "select ((select sum(balance) from cards) + (select sum(balance) from users))::text as money";
 
@@ -18,6 +21,8 @@ const MONEY: &str = "select ((select sum(balance) from cards) + (select sum(bala
 enum Request {
     ByCallerId { callerid: usize, pin: usize, group: Option<usize>, amount: usize },
     Sell { group: usize, quantity: u8 },
+    Pay { number: usize, amount: usize, euros: bool },
+    Rename { card: i64, number: u8 },
     MakeGroup,
     MakeTariff,
 }
@@ -28,6 +33,8 @@ fn request() -> impl Strategy<Value = Request> {
     prop_oneof![
         12 => by_callerid.prop_map(|(callerid, pin, group, amount)| Request::ByCallerId { callerid, pin, group, amount }),
         2 => (0..GROUPS.len(), 1..4u8).prop_map(|(group, quantity)| Request::Sell { group, quantity }),
+        3 => (0..NUMBERS.len(), 0..AMOUNTS.len(), any::<bool>()).prop_map(|(number, amount, euros)| Request::Pay { number, amount, euros }),
+        2 => (1..14i64, any::<u8>()).prop_map(|(card, number)| Request::Rename { card, number }),
         1 => Just(Request::MakeGroup),
         1 => Just(Request::MakeTariff),
     ]
@@ -39,6 +46,7 @@ async fn world(connections: &str) -> Server {
         .sql(
             "insert into devices (id, name, user_id) values (1, '101', 2);
              insert into callerids (cli, device_id) values ('555', 1), ('556', 1);
+             insert into conflines (name, value) values ('API_Allow_payments_ower_API', '1');
              insert into tariffs (name) values ('one'); insert into lcrs (name) values ('one');
              update users set tax_id = 3, currency_id = 4 where id = 2;
              update users set currency_id = 2 where id = 0;
@@ -80,6 +88,25 @@ async fn send(server: &Server, request: &Request, number: usize) -> BigDecimal {
                 .await;
             nothing
         }
+        Request::Pay { number, amount, euros } => {
+            let ((card, taxes), amount) = (NUMBERS[*number], AMOUNTS[*amount]);
+            let currency = if *euros { "EUR" } else { "USD" };
+            let form = format!("u=admin&description=paid&number={card}&amount={amount}&currency={currency}");
+            let reply = server.signed("card_payment_add", &form, &format!("paid{card}{amount}{currency}")).await;
+            assert_eq!(reply.status, 200, "{}", reply.body);
+            if reply.body.contains("<error>") {
+                return nothing;
+            }
+            let decimal = |text| BigDecimal::from_str(text).unwrap().with_scale(60);
+            let divisor = decimal(taxes) * decimal(if *euros { "0.7441" } else { "1" });
+            (decimal(amount) / divisor).with_scale_round(15, RoundingMode::HalfUp)
+        }
+        Request::Rename { card, number } => {
+            let form = format!("u=admin&card_id={card}&name={number}&callerid=9{number}");
+            let reply = server.signed("calling_card_update", &form, &card.to_string()).await;
+            assert_eq!(reply.status, 200, "{}", reply.body);
+            nothing
+        }
         Request::MakeGroup => {
             let name = format!("group {number}");
             let reply = server
@@ -112,10 +139,12 @@ async fn audit(server: &Server, added: &BigDecimal) {
             &[],
         )
         .await;
-    // What the payments say came in, back in the system's currency: each is rounded once.
+    // What the payments say came in, back in the system's currency: each is rounded once. Those that were paid by number say
+    // what was sent, taxes included.
     let paid = server
         .rows(
-            "select coalesce(sum(amount / system_rate_to(currency)), 0)::text as paid, count(*) from payments where kind in ('top_up', 'refill')",
+            "select coalesce(sum(case when description = 'paid' then amount * amount / (amount + tax) else amount end
+                 / system_rate_to(currency)), 0)::text as paid, count(*) from payments where kind in ('top_up', 'refill')",
         )
         .await
         .concat();
