@@ -1,7 +1,7 @@
 //! What every request shares.
 
 use sqlx::PgPool;
-use tokio::sync::MutexGuard;
+use tokio::sync::{MutexGuard, OwnedSemaphorePermit};
 
 use crate::audit::Audit;
 use crate::config::Config;
@@ -25,5 +25,10 @@ impl App {
     /// Waits for the caller id's turn within this server, as long as a request may wait for a connection. `None`: in vain.
     pub async fn callerid_turn(&self, callerid: &str) -> Option<MutexGuard<'_, ()>> {
         tokio::time::timeout(self.config.database_wait, self.turns.of_callerid(callerid)).await.ok()
+    }
+
+    /// Waits as long for a list reader's turn.
+    pub async fn list_turn(&self) -> Option<OwnedSemaphorePermit> {
+        tokio::time::timeout(self.config.database_wait, self.turns.of_list_readers()).await.ok().flatten()
     }
 }

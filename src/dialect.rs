@@ -34,10 +34,9 @@ impl Dialect {
         self.x7()
     }
 
-    /// Whether a parameter that must be digits is. An X7 server is content when one of its lines is.
+    /// Whether a parameter by which something is looked up is digits, as it must be. An X7 server is content when one of its lines is.
     pub fn is_digits(self, text: &str) -> bool {
-        let is_digits = |line: &str| !line.is_empty() && line.bytes().all(|byte| byte.is_ascii_digit());
-        if self.x7() { text.split('\n').any(is_digits) } else { is_digits(text) }
+        if self.x7() { text.split('\n').any(number::is_digits) } else { number::is_digits(text) }
     }
 
     /// A text for a column of MOR's that holds `longest` characters. An X7 server cuts it, as MySQL does; else `None` where
@@ -117,6 +116,11 @@ impl Dialect {
         self.x7()
     }
 
+    /// A payment that names no currency needs the system's to be active.
+    pub fn asks_for_active_system_currency(self) -> bool {
+        self.x7()
+    }
+
     /// A card without a balance shows none; else it shows 0.
     pub fn shows_missing_balance(self) -> bool {
         self.x7()
@@ -132,9 +136,9 @@ impl Dialect {
         self.x7()
     }
 
-    /// To how many decimals a card's least balance is rounded.
-    pub fn decimals_of_min_balance(self) -> Option<i64> {
-        self.x7().then_some(9)
+    /// To how many decimals a card's least balance is kept.
+    pub fn decimals_of_min_balance(self) -> i64 {
+        if self.x7() { 9 } else { 15 }
     }
 
     /// New cards belong to who makes them, not to whom their group belongs.
@@ -177,7 +181,7 @@ impl Dialect {
         self.x7()
     }
 
-    /// A new card group's amounts are whatever number can be read from them.
+    /// Amounts and taxes are whatever number can be read from them, below nothing too.
     pub fn takes_any_amount(self) -> bool {
         self.x7()
     }

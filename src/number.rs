@@ -42,6 +42,11 @@ pub fn is_decimal(text: &str) -> bool {
     Decimal::read(text).is_some_and(|decimal| decimal.rest.trim().is_empty())
 }
 
+/// Whether the text is ASCII digits and nothing else.
+pub fn is_digits(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 /// The parts of a decimal number in text.
 struct Decimal<'a> {
     minus: bool,

@@ -125,14 +125,8 @@ async fn ready(options: sqlx::postgres::PgConnectOptions, config: &Config, demo:
 pub fn app(config: Config, pool: PgPool) -> Result<(Arc<App>, impl Future<Output = ()> + Send), ServerError> {
     let (audit, refusals) = Audit::new();
     let directory = Directory::new(pool.clone(), config.cache);
-    let app = Arc::new(App {
-        config,
-        pool: pool.clone(),
-        directory,
-        passwords: Passwords::new()?,
-        audit,
-        turns: Turns::default(),
-    });
+    let turns = Turns::new(config.database_connections);
+    let app = Arc::new(App { config, pool: pool.clone(), directory, passwords: Passwords::new()?, audit, turns });
     Ok((app, Audit::write(pool, refusals)))
 }
 

@@ -78,6 +78,8 @@ fn tuned(options: PgConnectOptions, wait: Duration) -> PgConnectOptions {
             ("plan_cache_mode", "force_generic_plan"),
             ("TimeZone", "UTC"),
             ("idle_in_transaction_session_timeout", "60s"),
+            // A search whose client has gone ends soon.
+            ("client_connection_check_interval", "1s"),
             ("lock_timeout", &format!("{}ms", wait.as_millis())),
             ("statement_timeout", "120s"),
         ])

@@ -13,9 +13,24 @@ pub async fn take_turn(connection: &mut PgConnection, callerid: &str) -> sqlx::R
     Ok(())
 }
 
+/// Locks a card that is to get the caller id, with those that will lose it, in the order in which cards are locked.
+pub async fn lock(connection: &mut PgConnection, callerid: &str, card: i64) -> sqlx::Result<()> {
+    sqlx::query!(
+        r#"select id from cards where id = any (array(
+               select $2::bigint union all select id from cards where callerid <> '' and callerid = $1 and hidden <> 0))
+           order by number collate "C", id
+           for no key update"#,
+        callerid,
+        card
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(())
+}
+
 /// A card that was deleted may still have the caller id; it loses it.
 pub async fn forget_deleted(connection: &mut PgConnection, callerid: &str) -> sqlx::Result<()> {
-    sqlx::query!("update cards set callerid = null where callerid <> '' and callerid = $1 and hidden = 1", callerid)
+    sqlx::query!("update cards set callerid = null where callerid <> '' and callerid = $1 and hidden <> 0", callerid)
         .execute(connection)
         .await?;
     Ok(())

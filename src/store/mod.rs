@@ -3,5 +3,6 @@
 pub mod callerid;
 pub mod card;
 pub mod draw;
+pub mod maker;
 pub mod sale;
 pub mod tax;

@@ -72,7 +72,7 @@ async fn errors_in_their_order() {
     let long = "x".repeat(256);
     // All is wrong at first; each row mends what the row above was refused for.
     let mut sent = vec![
-        ("number", "70000x"),
+        ("number", "700001\nx"),
         ("name", long.as_str()),
         ("batch_number", long.as_str()),
         ("pin", " "),
@@ -105,7 +105,10 @@ async fn errors_in_their_order() {
         ("Wrong distributor", "distributor", "x"),
         ("Wrong distributor", "distributor", "2"),
     ] {
-        let rest: String = sent.iter().map(|(name, value)| format!("&{name}={}", value.replace(' ', "+"))).collect();
+        let rest: String = sent
+            .iter()
+            .map(|(name, value)| format!("&{name}={}", value.replace(' ', "+").replace('\n', "%0A")))
+            .collect();
         ask(&server, "admin", "99", &rest).await.is_page_error("Calling Card was not found");
         ask(&server, "admin", "7", &rest).await.is_page_error(words);
         sent.iter_mut().find(|(name, _)| *name == mended).unwrap().1 = value;
@@ -173,6 +176,17 @@ async fn pins_are_changed_by_right() {
     server.has("select pin from cards where id = 7", &["1234"]).await;
 }
 
+/// Spaces behind a PIN don't count, not even to tell it from another.
+#[tokio::test]
+async fn a_pin_with_spaces_behind() {
+    let server = server().await;
+    world(&server).await;
+    is_updated(&ask(&server, "admin", "7", "&pin=9999+++").await);
+    server.has("select pin from cards where id = 7", &["9999"]).await;
+    ask(&server, "admin", "7", "&pin=0042+").await.is_page_error("PIN is already taken");
+    ask(&server, "admin", "7", "&pin=999+").await.is_page_error("Bad PIN length, should be: 4");
+}
+
 /// A distributor is a simple user of the caller's owner.
 #[tokio::test]
 async fn distributors() {
@@ -224,6 +238,23 @@ async fn a_deleted_cards_caller_id_is_free() {
     server.sql("update cards set callerid = '555' where id = 5").await;
     is_updated(&ask(&server, "admin", "7", "&callerid=555").await);
     server.has("select id from cards where callerid = '555'", &["7"]).await;
+}
+
+/// Two deleted cards swap caller ids, over and over: neither request waits for the other for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn deleted_cards_swap_their_caller_ids() {
+    let server = server().await;
+    world(&server).await;
+    for _ in 0..30 {
+        server.sql("update cards set callerid = null where id in (1, 2); update cards set hidden = 1, callerid = 'c' || id where id in (1, 2)").await;
+        let tasks = [("1", "c2"), ("2", "c1")].map(|(card, callerid)| {
+            let server = server.clone();
+            tokio::spawn(async move { ask(&server, "admin", card, &format!("&callerid={callerid}")).await })
+        });
+        for task in tasks {
+            is_updated(&task.await.unwrap());
+        }
+    }
 }
 
 /// While a card is being sold, its change waits; then it changes what was sold.

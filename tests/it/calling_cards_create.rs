@@ -258,3 +258,63 @@ async fn many_at_once_never_clash() {
     assert_eq!(cards, [format!("{made}|4|0|0")]);
     assert!((498..=500).contains(&made), "{made}");
 }
+
+/// Somebody makes cards by the thousand.
+async fn somebody_makes_cards(server: &Server) -> sqlx::Transaction<'static, sqlx::Postgres> {
+    let mut other = server.pool.begin().await.unwrap();
+    sqlx::raw_sql("select pg_advisory_xact_lock(hashtextextended('calling_cards_create', 0))")
+        .execute(&mut *other)
+        .await
+        .unwrap();
+    other
+}
+
+/// What counts is the group as it is when the turn has come.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_changes_while_its_cards_wait() {
+    let server = server_with(&[("database_connections", "4")]).await;
+    for (change, words) in [
+        ("update cardgroups set hidden = 1 where id = 11", "Card Group was not found"),
+        ("update cardgroups set hidden = 0, number_length = 7 where id = 11", "Cards from is in incorrect format"),
+        ("update cardgroups set number_length = 6, pin_length = 5, price = 50, owner_id = 3 where id = 11", ""),
+    ] {
+        let other = somebody_makes_cards(&server).await;
+        let waiting = tokio::spawn({
+            let server = server.clone();
+            async move { ask(&server, "admin", "11", "000001", "000002", "").await }
+        });
+        server.until_somebody_waits().await;
+        server.sql(change).await;
+        other.commit().await.unwrap();
+        let reply = waiting.await.unwrap();
+        if words.is_empty() {
+            is_created(&reply, "2/2")
+        } else {
+            reply.is_page_error(words)
+        }
+        server.sql("update cardgroups set hidden = 0, number_length = 6 where id = 11").await;
+    }
+    server
+        .has(
+            "select length(pin) as pin, trim_scale(balance) as balance, owner_id from cards where id > 100",
+            &["5|50|3"; 2],
+        )
+        .await;
+}
+
+/// While most numbers of a group are being made, a new card by caller id finds one of the rest without waiting for the end.
+#[tokio::test]
+async fn a_new_card_beside_a_large_call() {
+    let server = server_with(&[("database_connections", "4"), ("database_wait_ms", "2000")]).await;
+    server.sql("update cardgroups set number_length = 3, pin_length = 9 where id = 11").await;
+    let mut other = somebody_makes_cards(&server).await;
+    let cards = "insert into cards (cardgroup_id, number, pin) select 11, lpad(i::text, 3, '0'), 'p' || i from generate_series(0, 699) i";
+    sqlx::raw_sql(cards).execute(&mut *other).await.unwrap();
+    for callerid in ["901", "902", "903"] {
+        let form = format!("u=admin&callerid={callerid}&cardgroup_id=11&amount=5");
+        let reply = server.signed("card_by_cli_update", &form, &format!("5{callerid}11")).await;
+        assert_eq!(reply.all("balance"), ["5.00"], "{}", reply.body);
+    }
+    other.commit().await.unwrap();
+    server.has("select count(*) from cards where number between '700' and '999' and length(number) = 3", &["3"]).await;
+}

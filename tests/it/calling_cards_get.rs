@@ -131,6 +131,7 @@ async fn who_may_and_who_sees_what() {
         assert_eq!(ask(server, "accountant_read", "&number=700001").await.all("card_pin"), Vec::<&str>::new());
     }
     // Who isn't shown PINs can't feel for them either; on an X7 server they can.
+    server.sql("update cards set pin = '' where id = 9").await;
     assert_eq!(ids(&server, "accountant", "&pin=70%25").await, "7");
     for pin in ["7001", "70%25", "%25", ""] {
         assert_eq!(
@@ -182,6 +183,8 @@ async fn what_is_searched_for() {
             ("&distributor=11x", "12"),
             ("&distributor=99999999999999999999", ""),
             ("&number=1111111%25&sold=no&max_balance=11&language=en&pin=100%25&distributor=-1", "2 3 1"),
+            ("&callerid=%25%5C", ""),
+            ("&number=7%25%5C", ""),
             ("&number='%3B+drop+table+cards%3B+--", ""),
         ] {
             assert_eq!(ids(server, "admin", rest).await, expected, "{rest}");
@@ -279,6 +282,27 @@ async fn how_cards_are_found() {
     let plan = server.plan("to_char(c.first_use", "force_custom_plan", &nothing).await;
     assert!(plan.contains("Index Scan using cards_group_number on cards"), "{plan}");
     assert!(!plan.contains("Sort"), "{plan}");
+}
+
+/// Clients that don't read their lists hold no more than their share of the connections.
+#[tokio::test]
+async fn slow_readers_cost_others_nothing() {
+    let server = server_with(&[("database_connections", "4"), ("database_wait_ms", "300")]).await;
+    server
+        .sql("insert into cards (cardgroup_id, number, pin) select 11, (1000000 + i)::text, (5000000 + i)::text from generate_series(1, 20000) i")
+        .await;
+    let list = async || {
+        let form = format!("u=admin&hash={}", hash("", "secret"));
+        let request = Request::post(format!("/billing/api/{GET}")).body(Body::from(form)).unwrap();
+        server.router.clone().oneshot(request).await.unwrap()
+    };
+    let unread = list().await;
+    assert_eq!((unread.status().as_u16(), list().await.status().as_u16()), (200, 503));
+    for _ in 0..5 {
+        assert_eq!(server.signed("card_from_group_sell", "u=admin&id=11", "11").await.all("pin").len(), 1);
+    }
+    drop(unread);
+    assert_eq!(ids(&server, "reseller", "").await, "12 13");
 }
 
 /// A client that goes away leaves nothing running, and its connection to nobody.

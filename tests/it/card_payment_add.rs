@@ -121,6 +121,11 @@ async fn in_another_currency() {
         (reply.all("currency"), reply.all("new_balance"), reply.all("converted_to")),
         (vec!["USD"], vec!["8.0"], vec![])
     );
+    // It needn't be active, unless it is named.
+    server.sql("update currencies set active = 0 where id = 1").await;
+    assert_eq!(ask(&server, "admin", &[("number", "100001"), ("amount", "1")]).await.all("new_balance"), ["9.0"]);
+    let reply = ask(&server, "admin", &[("number", "100001"), ("amount", "1"), ("currency", "USD")]).await;
+    reply.is_page_error("Currency disabled");
 }
 
 #[tokio::test]
@@ -154,7 +159,7 @@ async fn errors_in_their_order() {
         let reply = ask(server, "admin", &[("number", "700001"), ("amount", "x"), ("currency", "JPY")]).await;
         reply.is_page_error("Currency disabled");
     }
-    for amount in ["", "x", "0", "-1", "1,5", "5 EUR", "0x10", "1000000000000000", "1e99", "٣"] {
+    for amount in ["", "x", "0", "-1", "1,5", "5 EUR", "0x10", "1000000000000000", "1e99", "٣", "1e-16"] {
         let reply = ask(&server, "admin", &[("number", "700001"), ("amount", amount)]).await;
         reply.is_page_error("Amount is incorrect");
     }
@@ -162,10 +167,18 @@ async fn errors_in_their_order() {
     let long = "x".repeat(256);
     let reply = ask(&server, "admin", &[("number", "700001"), ("amount", "1"), ("description", &long)]).await;
     reply.is_page_error("Description is too long");
-    // A currency that is worth nothing, taxes of less than nothing.
-    server.sql("update currencies set exchange_rate = 0 where id = 2").await;
-    let reply = ask(&server, "admin", &[("number", "700001"), ("amount", "1"), ("currency", "EUR")]).await;
-    reply.is_page_error("Failed to make transaction");
+    // A currency that is worth nothing, or less, and taxes of less than nothing.
+    for rate in ["0", "-2"] {
+        for server in [&server, &x7] {
+            server.sql(&format!("update currencies set exchange_rate = {rate} where id = 2")).await;
+            let reply = ask(server, "admin", &[("number", "700001"), ("amount", "1"), ("currency", "EUR")]).await;
+            reply.is_page_error("Failed to make transaction");
+        }
+        // An X7 server would show the balance in the reseller's.
+        ask(&x7, "reseller", &[("number", "120001"), ("amount", "1")])
+            .await
+            .is_page_error("Failed to make transaction");
+    }
     server.sql("update taxes set tax1_value = -100 where id = 3").await;
     let reply = ask(&server, "admin", &[("number", "700001"), ("amount", "1")]).await;
     reply.is_page_error("Failed to make transaction");

@@ -243,6 +243,21 @@ async fn price_and_taxes_in_one_request() {
     server.has("select trim_scale(price) as price from cardgroups where id = 6", &["100"]).await;
 }
 
+/// Without taxes of -100 % there is no price left, and with less it would turn round.
+#[tokio::test]
+async fn taxes_of_less_than_nothing() {
+    let server = server().await;
+    world(&server).await;
+    server.sql("update taxes set tax1_value = -100 where id = 2").await;
+    ask(&server, "admin", "6", "&price_with_vat=10&description=x").await.is_page_error("Failed to make transaction");
+    server.has(&format!("{GROUP}6"), &[AS_IT_WAS]).await;
+    is_updated(&ask(&server, "admin", "6", "&price_with_vat=10&tax1_value=25").await);
+    server.has("select trim_scale(price) as price from cardgroups where id = 6", &["8"]).await;
+    server.sql("update taxes set tax1_value = -100 where id = 2").await;
+    let reply = server.signed("cc_group_create", "u=admin&name=new&tax_id=2&price_with_vat=10", "new").await;
+    reply.is_page_error("Failed to make transaction");
+}
+
 #[tokio::test]
 async fn an_x7_server_reads_what_it_can() {
     let server = x7().await;

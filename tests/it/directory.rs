@@ -103,9 +103,13 @@ async fn a_users_balance_is_nobodys_news() {
 #[tokio::test]
 async fn every_connection_fixes_how_statements_are_planned() {
     let server = server_on(&postgres::database(WORLD).await, &[("database_wait_ms", "1234")]).await;
-    for (setting, value) in
-        [("jit", "off"), ("plan_cache_mode", "force_generic_plan"), ("lock_timeout", "1234ms"), ("TimeZone", "UTC")]
-    {
+    for (setting, value) in [
+        ("jit", "off"),
+        ("plan_cache_mode", "force_generic_plan"),
+        ("lock_timeout", "1234ms"),
+        ("TimeZone", "UTC"),
+        ("client_connection_check_interval", "1s"),
+    ] {
         let set: String =
             sqlx::query_scalar("select current_setting($1)").bind(setting).fetch_one(&server.pool).await.unwrap();
         assert_eq!(set, value, "{setting}");

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use bigdecimal::BigDecimal;
-use sqlx::{Connection, PgConnection};
+use bigdecimal::{BigDecimal, ToPrimitive};
+use sqlx::{Connection, PgConnection, PgExecutor};
 
 use crate::call::{Call, Operation};
 use crate::caller::{self, Caller, READ};
@@ -23,22 +23,25 @@ pub const OPERATION: Operation = Operation {
 };
 
 /// Cards that one statement makes: enough to keep PostgreSQL busy, few enough to sit in memory.
-const BATCH: u32 = 20_000;
+const BATCH: usize = 20_000;
 /// How often PINs are drawn until every card has one. Once is nearly always enough.
 const DRAWS: usize = 100;
 /// How long a call waits for those that make cards at the same time.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Patience with the database too, and room for the numbers of a batch that are in use.
 const BEGIN: &str = "begin; set local lock_timeout = '120s'; set local work_mem = '64MB'";
-/// MOR's column.
+/// MOR's columns.
+const LONGEST_NUMBER: usize = 255;
+const LONGEST_PIN: i32 = 255;
 const LONGEST_LANGUAGE: usize = 10;
 
 async fn answer(call: Call) -> Result<Document, Fault> {
     let caller = caller::admit_to_calling_cards(&call, READ).await?;
-    let group = Group::find(&call, &caller).await?;
-    let wish = Wish::read(&call, &group)?;
-    let made = create(&call, &caller, &group, &wish).await?;
-    Ok(Document::status("status", format!("Cards created: {made}/{}", wish.count)))
+    // What is wrong already needn't wait for its turn.
+    let group = Group::find(&call.app.pool, &call, &caller).await?;
+    Wish::read(&call, &group)?;
+    let (made, wanted) = create(&call, &caller).await?;
+    Ok(Document::status("status", format!("Cards created: {made}/{wanted}")))
 }
 
 /// The card group that the cards are for.
@@ -54,7 +57,7 @@ struct Group {
 
 impl Group {
     /// The admin's may be anybody's, others' are their owner's; none is hidden.
-    async fn find(call: &Call, caller: &Caller) -> Result<Self, Fault> {
+    async fn find(database: impl PgExecutor<'_>, call: &Call, caller: &Caller) -> Result<Self, Fault> {
         sqlx::query_as!(
             Group,
             r#"select id, coalesce(owner_id, 0) as "owner_id!", number_length, pin_length, coalesce(price, 0) as "price!"
@@ -62,7 +65,7 @@ impl Group {
             call.params.integer("card_group_id"),
             caller.confined_to()
         )
-        .fetch_optional(&call.app.pool)
+        .fetch_optional(database)
         .await?
         .ok_or(Fault::NotFound("Card Group"))
     }
@@ -87,9 +90,9 @@ impl Wish {
         let (params, dialect) = (&call.params, call.dialect());
         let from = params.filled("cards_from").ok_or(Fault::NotFound("Cards from"))?;
         let till = params.filled("cards_till").ok_or(Fault::NotFound("Cards till"))?;
-        let length = usize::try_from(group.number_length).unwrap_or(0);
+        let length = usize::try_from(group.number_length).unwrap_or(0).min(LONGEST_NUMBER);
         let number = |text: &str, fault| {
-            let digits = text.len() == length && text.bytes().all(|byte| byte.is_ascii_digit());
+            let digits = text.len() == length && number::is_digits(text);
             Some(text).filter(|_| digits).and_then(|text| text.parse::<BigDecimal>().ok()).ok_or(fault)
         };
         let from = number(from, Fault::Refused("Cards from is in incorrect format"))?;
@@ -101,13 +104,16 @@ impl Wish {
         if count > pins_to_give(group.pin_length) {
             return Err(Fault::PinTooShort);
         }
+        if group.pin_length > LONGEST_PIN {
+            return Err(Fault::TransactionFailed);
+        }
         let most = call.app.config.max_new_cards.get();
         if count > most {
             return Err(Fault::TooManyCards(most));
         }
         Ok(Self {
             from,
-            count: u32::try_from(number::integer(&count.to_plain_string())).unwrap_or(most),
+            count: count.to_u32().unwrap_or(most),
             min_balance: params.get("min_balance").and_then(|text| dialect.number(text)).unwrap_or_default(),
             batch_number: call.text(params.get("batch_number").unwrap_or_default(), "Batch number")?,
             language: params.get("language").unwrap_or("en").chars().take(LONGEST_LANGUAGE).collect(),
@@ -118,36 +124,38 @@ impl Wish {
 
 /// A fifth of all PINs of a length: were more in use, they could be guessed.
 fn pins_to_give(length: i32) -> BigDecimal {
-    BigDecimal::new(2.into(), 1 - i64::from(length.clamp(0, 255)))
+    BigDecimal::new(2.into(), 1 - i64::from(length.clamp(0, LONGEST_PIN)))
 }
 
-/// Makes the cards whose numbers aren't in use, all of them or none; how many.
+/// Makes the cards whose numbers aren't in use, all of them or none; how many, and how many were asked for.
 ///
 /// One call at a time: two that drew the same PINs in another order would wait for each other for ever. Those that wait here
 /// hold no connection.
-async fn create(call: &Call, caller: &Caller, group: &Group, wish: &Wish) -> Result<u64, Fault> {
+async fn create(call: &Call, caller: &Caller) -> Result<(u64, u32), Fault> {
     let turn = tokio::time::timeout(PATIENCE, call.app.turns.of_card_makers());
     let _turn = turn.await.map_err(|_| Fault::Unavailable)?;
     let mut transaction = call.app.pool.begin_with(BEGIN).await?;
     let connection = &mut *transaction;
-    sqlx::query!("select pg_advisory_xact_lock(hashtextextended($1, 0))", call.operation.name)
-        .fetch_one(&mut *connection)
-        .await?;
+    store::maker::take_turn(connection).await?;
+    // The group may have been changed meanwhile.
+    let group = &Group::find(&mut *connection, call, caller).await?;
+    let wish = &Wish::read(call, group)?;
     has_enough_pins(connection, group, wish).await?;
     // From here on each PIN is looked up by its index: a planner that saw the table when it was nearly empty would read all of it.
     sqlx::query!("select set_config('enable_seqscan', 'off', true)").fetch_one(&mut *connection).await?;
     let owner = if call.dialect().gives_cards_to_callers() { caller.owner() } else { group.owner_id };
     let distributor = distributor(connection, group, wish).await?;
     let mut made = 0;
-    for first in (0..wish.count).step_by(usize::try_from(BATCH).unwrap_or(1)) {
-        let batch = Batch { first, count: BATCH.min(wish.count - first), owner, distributor };
+    for first in (0..wish.count).step_by(BATCH) {
+        let count = (wish.count - first).min(u32::try_from(BATCH).unwrap_or(u32::MAX));
+        let batch = Batch { first, count, owner, distributor };
         made += batch.create(connection, group, wish).await?;
     }
     if made == 0 {
         return Err(Fault::Refused("Cards already exist"));
     }
     transaction.commit().await.map_err(Fault::of_commit)?;
-    Ok(made)
+    Ok((made, wish.count))
 }
 
 /// No PIN is in use twice, whatever the group. There are never more in use than there are card ids, so they are only

@@ -6,6 +6,7 @@ use bigdecimal::BigDecimal;
 use futures_util::{Stream, TryStreamExt};
 use sqlx::pool::PoolConnection;
 use sqlx::{Connection, PgPool, Postgres};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::call::{Call, Operation};
 use crate::caller::{self, Caller, READ};
@@ -33,14 +34,15 @@ const BEGIN: &str =
 
 async fn answer(call: Call) -> Result<Document, Fault> {
     let caller = caller::admit_to_calling_cards(&call, READ).await?;
-    let search = Search::read(&call, &caller);
+    let search = Search::read(&call, &caller).ok_or(NOT_FOUND)?;
     let shows_pins = search.shows_pins;
-    let cards = find(call.app.pool.clone(), search);
+    let turn = call.app.list_turn().await.ok_or(Fault::Unavailable)?;
+    let cards = find(call.app.pool.clone(), search, turn);
     let write = move |list: &mut Element<'_>, card: &Card| show(list, card, shows_pins);
-    Document::list("page", "cards", cards, |card| card.cardgroup_id, write)
-        .await?
-        .ok_or(Fault::Refused("Cards were not found"))
+    Document::list("page", "cards", cards, |card| card.cardgroup_id, write).await?.ok_or(NOT_FOUND)
 }
+
+const NOT_FOUND: Fault = Fault::Refused("Cards were not found");
 
 /// What is looked for: everything that is said, all together.
 #[derive(Debug)]
@@ -64,17 +66,15 @@ struct Search {
 }
 
 impl Search {
-    fn read(call: &Call, caller: &Caller) -> Self {
+    /// `None`: whatever there is, this search may not find it.
+    fn read(call: &Call, caller: &Caller) -> Option<Self> {
         let (params, dialect) = (&call.params, call.dialect());
         let pattern = |name| Pattern::of(params.filled(name));
         let shows_pins = caller.usertype() != UserType::Accountant || caller.right("callingcard_pin") > 0;
-        let pin = match params.filled("pin") {
-            // By patterns a PIN that isn't shown would soon be guessed: no card has an empty one.
-            Some(_) if !shows_pins && !dialect.finds_by_hidden_pins() => {
-                Pattern { like: None, exact: Some(String::new()) }
-            }
-            pin => Pattern::of(pin),
-        };
+        // By patterns a PIN that isn't shown would soon be guessed.
+        if params.filled("pin").is_some() && !shows_pins && !dialect.finds_by_hidden_pins() {
+            return None;
+        }
         let amount = |name| {
             let text = params.filled(name)?;
             Some(if dialect.takes_decimal_comma() {
@@ -88,11 +88,11 @@ impl Search {
         let distributor = params.filled("distributor").map(number::integer);
         let page = |name| params.filled(name).map(|text| number::integer(text).max(1));
         let limit = page("per_page").or(page("page").and(Some(USUAL_PAGE)));
-        Self {
+        Some(Self {
             owner: caller.confined_to(),
             number: pattern("number"),
             name: pattern("name"),
-            pin,
+            pin: pattern("pin"),
             batch_number: pattern("batch_number"),
             callerid: pattern("callerid"),
             min_balance: amount("min_balance"),
@@ -107,7 +107,7 @@ impl Search {
             limit,
             offset: limit.zip(page("page")).map(|(limit, page)| limit.saturating_mul(page - 1)),
             shows_pins,
-        }
+        })
     }
 }
 
@@ -123,7 +123,11 @@ impl Pattern {
     fn of(text: Option<&str>) -> Self {
         let is_plain =
             |char: char| !matches!(char, '%' | '_' | '\\') && (char.is_ascii_digit() || !char.is_alphabetic());
-        let text = text.map(str::to_owned);
+        let text = text.map(|text| {
+            // A lone one at the end stands for itself, as in MOR's database.
+            let lone = text.chars().rev().take_while(|char| *char == '\\').count() % 2 == 1;
+            if lone { format!("{text}\\") } else { text.to_owned() }
+        });
         match text.as_ref().is_some_and(|text| text.chars().all(is_plain)) {
             true => Self { like: None, exact: text },
             false => Self { like: text, exact: None },
@@ -151,7 +155,7 @@ struct Card {
 }
 
 /// The cards by group and number: the order of an index, so that nothing is gathered or sorted on the way.
-fn find(pool: PgPool, search: Search) -> impl Stream<Item = sqlx::Result<Card>> {
+fn find(pool: PgPool, search: Search, turn: OwnedSemaphorePermit) -> impl Stream<Item = sqlx::Result<Card>> {
     try_stream! {
         let mut lease = Lease { connection: pool.acquire().await?, is_read: false };
         let mut transaction = lease.connection.begin_with(BEGIN).await?;
@@ -199,6 +203,7 @@ fn find(pool: PgPool, search: Search) -> impl Stream<Item = sqlx::Result<Card>> 
         drop(cards);
         drop(transaction);
         lease.is_read = true;
+        drop(turn);
     }
 }
 

@@ -1,7 +1,7 @@
 //! `card_payment_add`: tops up a sold card, by its number.
 //! The spec's page: `endpoints/card_payment_add.md`.
 
-use bigdecimal::BigDecimal;
+use bigdecimal::{BigDecimal, RoundingMode};
 use sqlx::PgConnection;
 
 use crate::call::{Call, Operation};
@@ -67,7 +67,7 @@ impl Card {
             Card,
             r#"select c.id, c.number as "number!", c.cardgroup_id, g.name as cardgroup_name
                from cards c join cardgroups g on g.id = c.cardgroup_id
-               where c.number = $1 and c.hidden = 0 and c.owner_id = $2 and c.sold = 1 and c.retired_at is null
+               where c.number = $1 and c.hidden = 0 and coalesce(c.owner_id, 0) = $2 and c.sold = 1 and c.retired_at is null
                for no key update of c"#,
             number,
             caller.id()
@@ -99,17 +99,20 @@ impl Payment {
         let system = currencies.system().ok_or(Fault::TransactionFailed)?;
         let named = params.filled("currency").and_then(|name| currencies.by_name(name));
         let currency = named.unwrap_or(system);
-        if !currency.active {
+        let must_be_active = named.is_some() || dialect.asks_for_active_system_currency();
+        if must_be_active && !currency.active {
             return Err(Fault::Refused("Currency disabled"));
         }
         let text = params.get("amount").unwrap_or_default();
-        let amount = number::decimal(text);
+        let amount = number::decimal(text).with_scale_round(15, RoundingMode::HalfUp);
         let proper = number::is_decimal(text) && amount > 0 && amount < LARGEST_AMOUNT;
         if !proper && !dialect.takes_any_amount() {
             return Err(Fault::Refused("Amount is incorrect"));
         }
+        // In a currency that is worth nothing, or less, what is paid would be lost.
         let rate = currencies.rate_to(currency);
-        if rate == 0 && !dialect.loses_unknown_currencies() {
+        let shown_rate = currencies.shown_rate(caller.currency(), dialect);
+        if rate <= 0 || shown_rate <= 0 {
             return Err(Fault::TransactionFailed);
         }
         Ok(Self {
@@ -118,12 +121,13 @@ impl Payment {
             currency: currency.name.clone(),
             conversion: (currency.id != system.id).then(|| (rate, system.name.clone())),
             description: call.text(params.get("description").unwrap_or_default(), "Description")?,
-            shown_rate: currencies.shown_rate(caller.currency(), dialect),
+            shown_rate,
         })
     }
 }
 
-/// What came of it, in the system's currency; the balances as they are shown.
+/// What came of it, in the system's currency; the balances as they are shown. (An X7 server takes what was paid for an amount in
+/// the caller's currency when it adds it to the balance.)
 #[derive(Debug)]
 struct Paid {
     current_balance: Money,
@@ -141,10 +145,13 @@ async fn pay(connection: &mut PgConnection, call: &Call, card: &Card, payment: &
         r#"with cardgroup as materialized (
                select owner_id, tax_share_of(tax_id, owner_id) as tax_share from cardgroups where id = $2
            ), added as materialized (
-               select quotient($3, $5::numeric) as with_tax, quotient($3, $5::numeric * (1 + tax_share)) as without_tax from cardgroup
+               select with_tax, without_tax, quotient(without_tax, $8::numeric) as credited
+               from cardgroup, lateral (
+                   select quotient($3, $5::numeric) as with_tax, quotient($3, $5::numeric * (1 + tax_share)) as without_tax
+               ) amount
            ), card as (
-               update cards set balance = coalesce(balance, 0) + quotient(without_tax, $8::numeric) from added where id = $1
-               returning balance - quotient(without_tax, $8::numeric) as balance
+               update cards set balance = coalesce(balance, 0) + credited from added where id = $1
+               returning balance - credited as balance
            ), payment as (
                insert into payments (paymenttype, kind, amount, currency, tax, user_id, owner_id, card, completed, date_added, shipped_at, description)
                select 'Card', 'top_up', $3, $4, $3 * tax_share, $1, owner_id, 1, 1, now() at time zone 'utc', now() at time zone 'utc', $6
@@ -185,7 +192,7 @@ fn reply(card: &Card, payment: &Payment, paid: &Paid) -> Document {
                 details.text("current_balance", paid.current_balance.plain());
                 if let Some((rate, system)) = &payment.conversion {
                     details.text("converted_to", system);
-                    details.text("exchange_rate", Money::from(rate.clone()).plain());
+                    details.text("exchange_rate", Money::from(rate.with_scale_round(15, RoundingMode::HalfUp)).plain());
                 }
                 details.text("amount_with_tax", paid.with_tax.plain());
                 details.text("amount_without_tax", paid.without_tax.plain());

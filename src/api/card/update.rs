@@ -45,6 +45,7 @@ async fn answer(call: Call) -> Result<Document, Fault> {
     let connection = &mut *transaction;
     if let Some(callerid) = callerid.kept() {
         store::callerid::take_turn(connection, callerid).await?;
+        store::callerid::lock(connection, callerid, id).await?;
     }
     let card = Card::find(connection, &call, &caller, id, callerid.kept()).await?;
     let wish = Wish::read(&call, &caller, &card, callerid)?;
@@ -75,7 +76,7 @@ impl CallerId {
 /// The card that is changed, locked, and what the database has to say about the request.
 #[derive(Debug)]
 struct Card {
-    group_owner: i32,
+    group_owner: Option<i32>,
     number_length: i32,
     pin_length: i32,
     /// Another card has the number that was sent; so with the next two.
@@ -94,7 +95,7 @@ impl Card {
     ) -> Result<Self, Fault> {
         let card = sqlx::query_as!(
             Card,
-            r#"select coalesce(g.owner_id, 0) as "group_owner!", g.number_length, g.pin_length,
+            r#"select g.owner_id as group_owner, g.number_length, g.pin_length,
                    exists (select from cards o where o.number = $2 and o.hidden = 0 and o.id <> c.id)
                        or exists (select from cards o where o.cardgroup_id = c.cardgroup_id and o.number = $2 and o.id <> c.id)
                        as "number_taken!",
@@ -106,7 +107,7 @@ impl Card {
                for no key update of c"#,
             id,
             call.params.filled("number"),
-            call.params.filled("pin"),
+            pin(&call.params),
             callerid
         )
         .fetch_optional(connection)
@@ -117,10 +118,8 @@ impl Card {
             Fault::NotFound("Calling Card")
         };
         let card = card.ok_or(not_found)?;
-        match caller.confined_to() {
-            Some(owner) if owner != card.group_owner => Err(Fault::NotFound("Calling Card")),
-            _ => Ok(card),
-        }
+        let owner = caller.confined_to();
+        if owner.is_none() || owner == card.group_owner { Ok(card) } else { Err(Fault::NotFound("Calling Card")) }
     }
 }
 
@@ -152,10 +151,10 @@ enum FirstUse {
 impl Wish {
     /// The parameters in the published order; the first that is wrong is the answer.
     fn read(call: &Call, caller: &Caller, card: &Card, callerid: CallerId) -> Result<Self, Fault> {
-        let (params, dialect) = (&call.params, call.dialect());
+        let params = &call.params;
         let number = params.filled("number");
         if let Some(number) = number {
-            if !dialect.is_digits(number) {
+            if !number::is_digits(number) {
                 return Err(Fault::Refused("Calling Card number must be numerical"));
             }
             if card.number_taken {
@@ -168,7 +167,7 @@ impl Wish {
         let batch_number = text("batch_number", "Batch number")?;
         // Who may not change a PIN hears nothing of it, not even that it is in use.
         let may_change_pin = caller.usertype() != UserType::Accountant || caller.right("callingcard_pin") == EDIT;
-        let pin = params.get("pin").filter(|_| may_change_pin);
+        let pin = pin(params).filter(|_| may_change_pin);
         if let Some(pin) = pin {
             if pin.trim().is_empty() {
                 return Err(Fault::Refused("Card PIN is blank"));
@@ -202,6 +201,11 @@ impl Wish {
     }
 }
 
+/// Spaces behind a PIN don't count.
+fn pin(params: &Params) -> Option<&str> {
+    params.get("pin").map(|pin| pin.trim_end_matches(' '))
+}
+
 /// Whether a text has the length that its group asks for; that length, where it hasn't.
 fn has_length(text: &str, length: i32) -> Result<(), i32> {
     if i32::try_from(text.chars().count()) == Ok(length) { Ok(()) } else { Err(length) }
@@ -211,11 +215,8 @@ fn min_balance(call: &Call) -> Result<Option<BigDecimal>, Fault> {
     let dialect = call.dialect();
     let Some(text) = call.params.filled("min_balance") else { return Ok(None) };
     let amount = dialect.number(text).ok_or(Fault::Refused("Balance is not a numerical value"))?;
-    if amount <= 0 {
-        return Err(Fault::Refused("Bad minimal balance"));
-    }
-    let rounded = dialect.decimals_of_min_balance().map(|digits| amount.with_scale_round(digits, RoundingMode::HalfUp));
-    Ok(Some(rounded.unwrap_or(amount)))
+    let kept = amount.with_scale_round(dialect.decimals_of_min_balance(), RoundingMode::HalfUp);
+    if kept > 0 { Ok(Some(kept)) } else { Err(Fault::Refused("Bad minimal balance")) }
 }
 
 /// Seconds since 1970; an X7 server takes those before as well.
@@ -223,13 +224,13 @@ fn moment(call: &Call, name: &str) -> Result<Option<i64>, Fault> {
     let dialect = call.dialect();
     let Some(text) = call.params.filled(name) else { return Ok(None) };
     let digits = if dialect.takes_negative_dates() { text.strip_prefix('-').unwrap_or(text) } else { text };
-    let seconds = Some(number::integer(text)).filter(|_| dialect.is_digits(digits));
+    let seconds = Some(number::integer(text)).filter(|_| number::is_digits(digits));
     seconds.filter(|seconds| seconds.abs() <= LAST_SECOND).map(Some).ok_or(Fault::Refused("Wrong date entered"))
 }
 
 fn distributor(params: &Params) -> Result<Option<i64>, Fault> {
     match params.filled("distributor") {
-        Some(id) if !id.bytes().all(|byte| byte.is_ascii_digit()) => Err(Fault::Refused("Wrong distributor")),
+        Some(id) if !number::is_digits(id) => Err(Fault::Refused("Wrong distributor")),
         id => Ok(id.map(number::integer)),
     }
 }

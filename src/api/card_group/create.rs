@@ -45,7 +45,7 @@ async fn usual_location(call: &Call, caller: &Caller) -> Result<Option<i64>, Fau
 async fn create(call: &Call, caller: &Caller, wish: &Wish) -> Result<(), Fault> {
     let mut transaction = call.app.pool.begin().await?;
     let tax = tax_row(&mut transaction, &wish.taxes).await?;
-    sqlx::query!(
+    let made = sqlx::query!(
         "insert into cardgroups (name, description, owner_id, tax_id, tariff_id, lcr_id, location_id, tell_balance_in_currency,
              use_external_function, allow_loss_calls, tell_cents, solo_pinless, disable_voucher, callerid_leave,
              disable_topup_from_cards_with_cid, created_at, valid_from, valid_till, valid_after_first_use, pin_length, number_length,
@@ -57,7 +57,7 @@ async fn create(call: &Call, caller: &Caller, wish: &Wish) -> Result<(), Fault> 
              coalesce($21::numeric, 100), coalesce($22::numeric, 100),
              quotient(coalesce($23::numeric, 0), $26::numeric * case when $27 then 1 + tax_share(t) else 1 end),
              quotient(coalesce($24::numeric, 0), $26::numeric), quotient(coalesce($25::numeric, 0), $26::numeric)
-         from taxes t where t.id = $4",
+         from taxes t where t.id = $4 and (not $27 or tax_share(t) > -1)",
         wish.name,
         wish.description,
         caller.owner(),
@@ -89,6 +89,10 @@ async fn create(call: &Call, caller: &Caller, wish: &Wish) -> Result<(), Fault> 
     .execute(&mut *transaction)
     .await
     .map_err(on_constraints([("cardgroups_name", Fault::CardGroupNameTaken)], Fault::from))?;
+    // Taxes of less than nothing would turn the price round.
+    if made.rows_affected() == 0 {
+        return Err(Fault::TransactionFailed);
+    }
     transaction.commit().await.map_err(Fault::of_commit)?;
     Ok(())
 }

@@ -4,6 +4,7 @@
 use async_stream::try_stream;
 use futures_util::{Stream, TryStreamExt};
 use sqlx::PgPool;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::call::{Call, Operation};
 use crate::caller::{self, Caller, READ};
@@ -29,9 +30,10 @@ async fn answer(call: Call) -> Result<Document, Fault> {
     if call.dialect().repairs_taxes() {
         repair(&call, &which).await?;
     }
+    let turn = call.app.list_turn().await.ok_or(Fault::Unavailable)?;
     let labels_currency = call.dialect().labels_group_currency();
     let write = move |list: &mut Element<'_>, group: &CardGroup| show(list, group, labels_currency);
-    Document::list("page", "cc_groups", find(call.app.pool.clone(), which), |_| (), write)
+    Document::list("page", "cc_groups", find(call.app.pool.clone(), which, turn), |_| (), write)
         .await?
         .ok_or(Fault::Refused("Calling Cards Groups were not found"))
 }
@@ -61,7 +63,6 @@ impl Which {
 
 /// An X7 server gives groups without a tax row one, also when it only reads.
 async fn repair(call: &Call, which: &Which) -> Result<(), Fault> {
-    let mut transaction = call.app.pool.begin().await?;
     let groups = sqlx::query_scalar!(
         "select id from cardgroups g
          where hidden = 0 and ($1::integer is null or id = $1) and ($2::integer is null or owner_id = $2)
@@ -70,12 +71,14 @@ async fn repair(call: &Call, which: &Which) -> Result<(), Fault> {
         which.id,
         which.owner
     )
-    .fetch_all(&mut *transaction)
+    .fetch_all(&call.app.pool)
     .await?;
+    // One after the other: whoever repairs a group locks its owner too.
     for group in groups {
+        let mut transaction = call.app.pool.begin().await?;
         store::tax::repair(&mut transaction, group).await?;
+        transaction.commit().await?;
     }
-    transaction.commit().await?;
     Ok(())
 }
 
@@ -96,7 +99,7 @@ struct CardGroup {
     currency: Option<String>,
 }
 
-fn find(pool: PgPool, which: Which) -> impl Stream<Item = sqlx::Result<CardGroup>> {
+fn find(pool: PgPool, which: Which, turn: OwnedSemaphorePermit) -> impl Stream<Item = sqlx::Result<CardGroup>> {
     try_stream! {
         let mut groups = sqlx::query_as!(
             CardGroup,
@@ -119,6 +122,7 @@ fn find(pool: PgPool, which: Which) -> impl Stream<Item = sqlx::Result<CardGroup
         while let Some(group) = groups.try_next().await? {
             yield group;
         }
+        drop(turn);
     }
 }
 

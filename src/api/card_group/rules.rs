@@ -175,10 +175,10 @@ impl Wish {
         Ok(wish)
     }
 
-    /// In a currency that is worth nothing no amount can be said.
+    /// In a currency that is worth nothing, or less, no amount can be said.
     fn would_lose_money(&self) -> bool {
         let amounts = [&self.price, &self.setup_fee, &self.daily_charge];
-        self.rate == 0 && amounts.into_iter().flatten().any(|amount| *amount != 0)
+        self.rate <= 0 && amounts.into_iter().flatten().any(|amount| *amount != 0)
     }
 }
 
@@ -212,7 +212,7 @@ fn validity(
         Some(text) => {
             let digits = if x7 { text.strip_prefix('-').unwrap_or(text) } else { text };
             let seconds = Some(number::integer(text)).filter(|seconds| *seconds < limit && *seconds > -limit);
-            seconds.filter(|_| dialect.is_digits(digits)).map(Some).ok_or(fault)
+            seconds.filter(|_| number::is_digits(digits)).map(Some).ok_or(fault)
         }
     };
     let from = read("date_from", Fault::InvalidDateFrom)?;

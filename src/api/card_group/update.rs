@@ -107,7 +107,7 @@ async fn change_taxes(
 
 /// Amounts lose the taxes that the group has now and become the system's currency here, where division is exact.
 async fn change(connection: &mut PgConnection, call: &Call, group: i32, tax_id: i32, wish: &Wish) -> Result<(), Fault> {
-    sqlx::query!(
+    let changed = sqlx::query!(
         "update cardgroups set
              name = coalesce($2, name), description = coalesce($3, description), tax_id = $4,
              tariff_id = coalesce($5, tariff_id), lcr_id = coalesce($6, lcr_id), location_id = coalesce($7, location_id),
@@ -125,7 +125,7 @@ async fn change(connection: &mut PgConnection, call: &Call, group: i32, tax_id: 
                  else quotient($21, $24::numeric * case when $25 then 1 + tax_share_of($4, owner_id) else 1 end) end,
              setup_fee = case when $22::numeric is null then setup_fee else quotient($22, $24) end,
              daily_charge = case when $23::numeric is null then daily_charge else quotient($23, $24) end
-         where id = $1",
+         where id = $1 and ($21::numeric is null or not $25 or tax_share_of($4, owner_id) > -1)",
         group,
         wish.name,
         wish.description,
@@ -155,5 +155,6 @@ async fn change(connection: &mut PgConnection, call: &Call, group: i32, tax_id: 
     .execute(connection)
     .await
     .map_err(on_constraints([("cardgroups_name", Fault::CardGroupNameTaken)], Fault::from))?;
-    Ok(())
+    // Taxes of less than nothing would turn the price round.
+    if changed.rows_affected() == 1 { Ok(()) } else { Err(Fault::TransactionFailed) }
 }

@@ -1,7 +1,7 @@
 //! The rows of the contract's tables, carried out.
 
 use bigdecimal::BigDecimal;
-use sqlx::PgConnection;
+use sqlx::{Connection, PgConnection};
 
 use super::deed::Deed;
 use super::found::{Device, Group};
@@ -14,6 +14,8 @@ use crate::store::card::Card;
 const DRAWS: usize = 40;
 /// Of longer ones there are too many to look through.
 const MOST_DIGITS_LOOKED_THROUGH: u32 = 6;
+/// The SQLSTATE of a lock that was waited for in vain.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
 /// MOR's column.
 const LONGEST_NUMBER: i32 = 255;
 
@@ -121,6 +123,7 @@ async fn new_card(
     if ![numbers, pins].iter().all(|length| (1..=LONGEST_NUMBER).contains(length)) {
         return Err(Fault::CallerIdFailed);
     }
+    let held_off = store::maker::hold_off(connection).await?;
     for draw in 0..=DRAWS {
         let (mut number, mut pin) = (store::draw::digits(numbers)?, store::draw::digits(pins)?);
         if draw == DRAWS {
@@ -128,27 +131,16 @@ async fn new_card(
             number = unused(connection, Unused::Number(group.id), &number).await?;
             pin = unused(connection, Unused::Pin, &pin).await?;
         }
-        let card = sqlx::query_scalar!(
-            "insert into cards (cardgroup_id, owner_id, number, pin, callerid, balance)
-             select g.id, g.owner_id, $2, $3, $4, $5::numeric + case when $6 then
-                 quotient($7, (1 + tax_share_of(g.tax_id, g.owner_id)) * system_rate_to(g.tell_balance_in_currency) * $8::numeric) else 0 end
-             from cardgroups g
-             where g.id = $1 and not exists (select from cards where pin <> '' and pin = $3)
-                 and not exists (select from cards where number = $2 and hidden = 0)
-                 and not exists (select from cards where cardgroup_id = $1 and number = $2)
-             on conflict do nothing returning id",
-            group.id,
-            number,
-            pin,
-            wish.callerid,
-            moved,
-            at_once,
-            wish.amount,
-            desk.conversion.rate
-        )
-        .fetch_optional(&mut *connection)
-        .await?;
+        let new = NewCard { group: group.id, number, pin, moved, at_once };
+        let card = if held_off {
+            new.insert(connection, desk, wish).await?
+        } else {
+            new.insert_beside(connection, desk, wish).await?
+        };
         if let Some(card) = card {
+            if !held_off {
+                store::maker::be_patient(connection, desk.call.app.config.database_wait).await?;
+            }
             desk.sell(connection, card, group.id).await?;
             if !at_once {
                 top_up(connection, desk, card, &wish.amount).await?;
@@ -158,6 +150,59 @@ async fn new_card(
     }
     tracing::warn!(group = group.id, "no free number or PIN: the group's lengths are too short");
     Err(Fault::CallerIdFailed)
+}
+
+/// A card that isn't there yet.
+struct NewCard<'a> {
+    group: i32,
+    number: String,
+    pin: String,
+    moved: &'a BigDecimal,
+    /// What is added is added at once.
+    at_once: bool,
+}
+
+impl NewCard<'_> {
+    /// `None`: the number or the PIN is in use.
+    async fn insert(&self, connection: &mut PgConnection, desk: &Desk<'_>, wish: &Wish) -> sqlx::Result<Option<i64>> {
+        sqlx::query_scalar!(
+            "insert into cards (cardgroup_id, owner_id, number, pin, callerid, balance)
+             select g.id, g.owner_id, $2, $3, $4, $5::numeric + case when $6 then
+                 quotient($7, (1 + tax_share_of(g.tax_id, g.owner_id)) * system_rate_to(g.tell_balance_in_currency) * $8::numeric) else 0 end
+             from cardgroups g
+             where g.id = $1 and not exists (select from cards where pin <> '' and pin = $3)
+                 and not exists (select from cards where number = $2 and hidden = 0)
+                 and not exists (select from cards where cardgroup_id = $1 and number = $2)
+             on conflict do nothing returning id",
+            self.group,
+            self.number,
+            self.pin,
+            wish.callerid,
+            self.moved,
+            self.at_once,
+            wish.amount,
+            desk.conversion.rate
+        )
+        .fetch_optional(connection)
+        .await
+    }
+
+    /// Beside somebody who makes cards by the thousand: what can't be had within a moment counts as in use.
+    async fn insert_beside(
+        &self,
+        connection: &mut PgConnection,
+        desk: &Desk<'_>,
+        wish: &Wish,
+    ) -> sqlx::Result<Option<i64>> {
+        let mut savepoint = connection.begin().await?;
+        match self.insert(&mut savepoint, desk, wish).await {
+            Ok(card) => savepoint.commit().await.map(|()| card),
+            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(LOCK_NOT_AVAILABLE) => {
+                savepoint.rollback().await.map(|()| None)
+            }
+            Err(error) => Err(error),
+        }
+    }
 }
 
 enum Unused {
