@@ -318,3 +318,15 @@ async fn a_new_card_beside_a_large_call() {
     other.commit().await.unwrap();
     server.has("select count(*) from cards where number between '700' and '999' and length(number) = 3", &["3"]).await;
 }
+
+/// With all PINs but one in use that may be, the last card finds its own, though those that are drawn first may be taken.
+#[tokio::test]
+async fn the_last_pin_is_found() {
+    let server = server().await;
+    server.sql("update cardgroups set pin_length = 2 where id = 11").await;
+    is_created(&ask(&server, "admin", "11", "000001", "000019", "").await, "19/19");
+    for _ in 0..150 {
+        is_created(&ask(&server, "admin", "11", "000020", "000020", "").await, "1/1");
+        server.sql("delete from cards where number = '000020'").await;
+    }
+}
