@@ -1,0 +1,71 @@
+//! How fast the server is, as ratios in one run: real signed requests over loopback against pgbench doing the same SQL on the
+//! same database, in turns. `scripts/bench` runs it; nothing fails for being slow.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a benchmark that can't go on stops")]
+#![expect(clippy::float_arithmetic, reason = "rates and ratios, not money")]
+
+mod load;
+mod measures;
+mod report;
+mod world;
+mod yardstick;
+
+use std::time::Duration;
+
+/// How much is measured.
+#[derive(Debug, Clone, Copy)]
+pub struct Size {
+    /// How often the candidates take turns.
+    pub rounds: usize,
+    /// How long a turn is.
+    pub turn: Duration,
+    /// Cards in each of the ten groups that are sold from.
+    pub cards_a_group: u32,
+    /// Cards in the group that is sold out.
+    pub sold_out: u32,
+    /// Cards that are made in one call.
+    pub made: u32,
+    /// Card groups that are listed.
+    pub groups: u32,
+    /// Everything that takes long besides.
+    pub full: bool,
+}
+
+const QUICK: Size = Size {
+    rounds: 3,
+    turn: Duration::from_secs(3),
+    cards_a_group: 20_000,
+    sold_out: 100_000,
+    made: 100_000,
+    groups: 10_000,
+    full: false,
+};
+const FULL: Size = Size {
+    rounds: 5,
+    turn: Duration::from_secs(8),
+    cards_a_group: 100_000,
+    sold_out: 1_000_000,
+    made: 1_000_000,
+    groups: 10_000,
+    full: true,
+};
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let mut size = FULL;
+    let mut json = None;
+    let mut rest = arguments.iter();
+    while let Some(argument) = rest.next() {
+        match argument.as_str() {
+            "--quick" => size = QUICK,
+            "--json" => json = rest.next().cloned(),
+            other => panic!("unknown option {other}: there are --quick and --json FILE"),
+        }
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let report = runtime.block_on(measures::all(size));
+    report.print();
+    if let Some(path) = json {
+        std::fs::write(path, report.json()).unwrap();
+    }
+}

@@ -1,0 +1,110 @@
+//! pgbench, doing the same SQL.
+
+use std::process::Command;
+use std::time::Duration;
+
+use crate::world::{GROUPS, World};
+
+/// The statement of the program that contains `part`, as it is committed for the compiler.
+fn statement(part: &str) -> String {
+    let statements = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(".sqlx");
+    std::fs::read_dir(statements)
+        .unwrap()
+        .map(|file| {
+            let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+            serde_json::from_str::<serde_json::Value>(&text).unwrap()["query"].as_str().unwrap().to_owned()
+        })
+        .find(|query| query.contains(part))
+        .unwrap()
+}
+
+/// With pgbench's variables in place of parameters. pgbench can't send NULL, so what is null is made so on the way; the planner
+/// knows as little of it as of the program's own.
+fn for_pgbench(statement: &str, values: &[&str]) -> String {
+    let mut text = statement.to_owned();
+    for (place, value) in values.iter().enumerate().rev() {
+        let variable =
+            if value.is_empty() { format!("nullif(:p{}, '')", place + 1) } else { format!(":p{}", place + 1) };
+        text = text.replace(&format!("${}", place + 1), &variable);
+    }
+    text
+}
+
+/// What pgbench runs again and again.
+#[derive(Debug, Clone)]
+pub struct Script {
+    text: String,
+    variables: Vec<(String, String)>,
+}
+
+impl Script {
+    fn new(statement: &str, values: &[&str]) -> Self {
+        let variables =
+            values.iter().enumerate().map(|(place, value)| (format!("p{}", place + 1), (*value).to_owned())).collect();
+        // The group, the first parameter, is drawn anew each time, as the requests do.
+        let text = format!("\\set p1 random({GROUPS}, {GROUPS} + 9)\n{};\n", for_pgbench(statement, values));
+        Self { text, variables }
+    }
+
+    /// The sale of a card, as the server sends it.
+    pub fn sale() -> Self {
+        let sale = statement("row_number() over (order by chosen.number");
+        Self::new(&sale, &["101", "0", "0", "1", "", "USD", "1", "1", "1", "USD", "", "false", "true"])
+    }
+
+    /// The least that a sale can be: the card, its payment, one audit row.
+    pub fn bare() -> Self {
+        let sale = "with picked as materialized (
+                select c.id, c.number, c.pin, c.balance from card_stock s join cards c on c.id = s.card_id
+                where s.cardgroup_id = $1 and c.sold = 0
+                order by s.number, s.card_id limit 1 for no key update of c skip locked
+            ), sold as (
+                update cards set sold = 1, active = 1 where id = any (array(select id from picked)) returning id
+            ), payment as (
+                insert into payments (paymenttype, kind, amount, currency, user_id, card, completed, date_added, shipped_at)
+                select 'Card', 'sale', balance, 'USD', id, 1, 1, now(), now() from picked returning id
+            ), action as (
+                insert into actions (action, target_type, target_id) select 'card_payment_created', 'Payment', id from payment
+            )
+            select number, pin, balance from picked";
+        Self::new(sale, &["101"])
+    }
+
+    /// What `card_group_get` asks.
+    pub fn card_group() -> Self {
+        Self::new(&statement("as \"free_cards!\""), &["101", "0", "1"])
+    }
+
+    /// How many a second so many clients do in this time.
+    pub fn run(&self, world: &World, clients: usize, time: Duration) -> f64 {
+        let scratch = world.scratch();
+        std::fs::create_dir_all(&scratch).unwrap();
+        let file = scratch.join("script.sql");
+        std::fs::write(&file, &self.text).unwrap();
+        let mut command = Command::new("pgbench");
+        command
+            .args([
+                "-n",
+                "-M",
+                "prepared",
+                "-j",
+                "2",
+                "-c",
+                &clients.to_string(),
+                "-T",
+                &time.as_secs().max(1).to_string(),
+                "-f",
+            ])
+            .arg(&file)
+            .args(self.variables.iter().map(|(name, value)| format!("-D{name}={value}")))
+            .arg("-h")
+            .arg(world.options.get_socket().unwrap())
+            .args(["-p", "5432", "-U", "mortise", "mortise"])
+            .env("PGPASSWORD", &world.password)
+            .env("PGOPTIONS", "-c jit=off -c plan_cache_mode=force_generic_plan -c TimeZone=UTC");
+        let output = command.output().expect("pgbench, which comes with PostgreSQL");
+        let (printed, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let tps = printed.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
+        tps.unwrap_or_else(|| panic!("{printed}\n{errors}"))
+    }
+}
