@@ -50,7 +50,8 @@ impl World {
              insert into conflines (name, value) values ('Allow_API', '1'), ('Allow_GET_API', '1'), ('API_Secret_Key', '{KEY}'), ('CC_Active', '1');
              insert into cardgroups (id, name, price, tax_id, tell_balance_in_currency, number_length, pin_length)
              select id, 'group ' || id, 8.403361344537815, 1, 'USD', 12, 12
-             from (select generate_series({GROUPS}, {GROUPS} + 9) union all values ({SOLD_OUT}), ({MADE})) g (id)"
+             from (select generate_series({GROUPS}, {GROUPS} + 9) union all values ({SOLD_OUT}), ({MADE})) g (id);
+             select setval('cardgroups_id_seq', 1000)"
         ))
         .await;
         for group in (GROUPS..GROUPS + 10).chain([SOLD_OUT]) {

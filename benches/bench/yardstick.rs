@@ -5,27 +5,46 @@ use std::time::Duration;
 
 use crate::world::{GROUPS, World};
 
-/// The statement of the program that contains `part`, as it is committed for the compiler.
-fn statement(part: &str) -> String {
-    let statements = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(".sqlx");
-    std::fs::read_dir(statements)
-        .unwrap()
-        .map(|file| {
-            let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
-            serde_json::from_str::<serde_json::Value>(&text).unwrap()["query"].as_str().unwrap().to_owned()
-        })
-        .find(|query| query.contains(part))
-        .unwrap()
+/// A statement and its parameters' types.
+struct Statement {
+    text: String,
+    types: Vec<&'static str>,
 }
 
-/// With pgbench's variables in place of parameters. pgbench can't send NULL, so what is null is made so on the way; the planner
-/// knows as little of it as of the program's own.
-fn for_pgbench(statement: &str, values: &[&str]) -> String {
-    let mut text = statement.to_owned();
-    for (place, value) in values.iter().enumerate().rev() {
+/// The statement of the program that contains `part`, as it is committed for the compiler.
+fn statement(part: &str) -> Statement {
+    let statements = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(".sqlx");
+    let read = |file: std::io::Result<std::fs::DirEntry>| {
+        let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+        serde_json::from_str::<serde_json::Value>(&text).unwrap()
+    };
+    let found =
+        std::fs::read_dir(statements).unwrap().map(read).find(|file| file["query"].as_str().unwrap().contains(part));
+    let found = found.unwrap();
+    let types =
+        found["describe"]["parameters"]["Left"].as_array().unwrap().iter().map(|name| match name.as_str().unwrap() {
+            "Int4" => "integer",
+            "Int8" => "bigint",
+            "Int8Array" => "bigint[]",
+            "Numeric" => "numeric",
+            "Text" => "text",
+            "Bool" => "boolean",
+            other => panic!("{other}"),
+        });
+    Statement { text: found["query"].as_str().unwrap().to_owned(), types: types.collect() }
+}
+
+const NULL: &str = "null";
+
+/// With pgbench's variables in place of parameters. pgbench makes a parameter of each place where a variable stands, and can't
+/// send NULL: so each says its type, and what is null is made so on the way; the planner knows as little of it as of ours.
+fn for_pgbench(statement: &Statement, values: &[&str]) -> String {
+    let mut text = statement.text.clone();
+    for (place, (value, kind)) in values.iter().zip(&statement.types).enumerate().rev() {
+        let name = place + 1;
         let variable =
-            if value.is_empty() { format!("nullif(:p{}, '')", place + 1) } else { format!(":p{}", place + 1) };
-        text = text.replace(&format!("${}", place + 1), &variable);
+            if *value == NULL { format!("nullif(:p{name}, '{NULL}')::{kind}") } else { format!("(:p{name}::{kind})") };
+        text = text.replace(&format!("${name}"), &variable);
     }
     text
 }
@@ -38,7 +57,7 @@ pub struct Script {
 }
 
 impl Script {
-    fn new(statement: &str, values: &[&str]) -> Self {
+    fn new(statement: &Statement, values: &[&str]) -> Self {
         let variables =
             values.iter().enumerate().map(|(place, value)| (format!("p{}", place + 1), (*value).to_owned())).collect();
         // The group, the first parameter, is drawn anew each time, as the requests do.
@@ -49,7 +68,7 @@ impl Script {
     /// The sale of a card, as the server sends it.
     pub fn sale() -> Self {
         let sale = statement("row_number() over (order by chosen.number");
-        Self::new(&sale, &["101", "0", "0", "1", "", "USD", "1", "1", "1", "USD", "", "false", "true"])
+        Self::new(&sale, &["101", "0", "0", "1", NULL, "USD", "1", "1", "1", "USD", NULL, "false", "true"])
     }
 
     /// The least that a sale can be: the card, its payment, one audit row.
@@ -67,7 +86,7 @@ impl Script {
                 insert into actions (action, target_type, target_id) select 'card_payment_created', 'Payment', id from payment
             )
             select number, pin, balance from picked";
-        Self::new(sale, &["101"])
+        Self::new(&Statement { text: sale.to_owned(), types: vec!["integer"] }, &["101"])
     }
 
     /// What `card_group_get` asks.
