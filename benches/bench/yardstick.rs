@@ -34,6 +34,10 @@ fn statement(part: &str) -> Statement {
     Statement { text: found["query"].as_str().unwrap().to_owned(), types: types.collect() }
 }
 
+/// Each connection of the program sets these too.
+const OPTIONS: &str = "-c jit=off -c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_bitmapscan=off \
+    -c enable_hashjoin=off -c enable_mergejoin=off -c TimeZone=UTC";
+
 const NULL: &str = "null";
 
 /// With pgbench's variables in place of parameters. pgbench makes a parameter of each place where a variable stands, and can't
@@ -120,7 +124,7 @@ impl Script {
             .arg(world.options.get_socket().unwrap())
             .args(["-p", "5432", "-U", "mortise", "mortise"])
             .env("PGPASSWORD", &world.password)
-            .env("PGOPTIONS", "-c jit=off -c plan_cache_mode=force_generic_plan -c TimeZone=UTC");
+            .env("PGOPTIONS", OPTIONS);
         let output = command.output().expect("pgbench, which comes with PostgreSQL");
         let (printed, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         let tps = printed.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());

@@ -47,7 +47,9 @@ pub fn external(url: &str) -> Result<PgConnectOptions, DatabaseError> {
 /// The pool that requests are served from: `database_connections` for them and one that listens for changes.
 ///
 /// The plans of the large statements are what their speed rests on. Planned anew each time the sale runs at a third of
-/// its speed, and with JIT at a hundredth, so every connection fixes both.
+/// its speed, and with JIT at a hundredth, so every connection fixes both. And every one goes by indexes, in their order: a plan
+/// that was made while a table was empty, or before anybody looked at it, would gather and sort a million cards to sell
+/// one. What has to read all of a table says so.
 pub async fn connect(options: PgConnectOptions, config: &Config) -> Result<PgPool, DatabaseError> {
     let options = tuned(options, config.database_wait);
     // A pool only says that it waited in vain; a connection of our own says why.
@@ -76,6 +78,10 @@ fn tuned(options: PgConnectOptions, wait: Duration) -> PgConnectOptions {
         .options([
             ("jit", "off"),
             ("plan_cache_mode", "force_generic_plan"),
+            ("enable_seqscan", "off"),
+            ("enable_bitmapscan", "off"),
+            ("enable_hashjoin", "off"),
+            ("enable_mergejoin", "off"),
             ("TimeZone", "UTC"),
             ("idle_in_transaction_session_timeout", "60s"),
             // A search whose client has gone ends soon.

@@ -109,6 +109,10 @@ async fn every_connection_fixes_how_statements_are_planned() {
         ("lock_timeout", "1234ms"),
         ("TimeZone", "UTC"),
         ("client_connection_check_interval", "1s"),
+        ("enable_seqscan", "off"),
+        ("enable_bitmapscan", "off"),
+        ("enable_hashjoin", "off"),
+        ("enable_mergejoin", "off"),
     ] {
         let set: String =
             sqlx::query_scalar("select current_setting($1)").bind(setting).fetch_one(&server.pool).await.unwrap();

@@ -25,6 +25,7 @@ mod managed;
 #[cfg(target_os = "linux")]
 mod memory;
 mod money;
+mod plans;
 mod properties;
 mod requests;
 mod stock;

@@ -29,7 +29,8 @@ const DRAWS: usize = 100;
 /// How long a call waits for those that make cards at the same time.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Patience with the database too, and room for the numbers of a batch that are in use.
-const BEGIN: &str = "begin; set local lock_timeout = '120s'; set local work_mem = '64MB'";
+const BEGIN: &str =
+    "begin; set local lock_timeout = '120s'; set local work_mem = '64MB'; set local enable_seqscan = on";
 /// MOR's columns.
 const LONGEST_NUMBER: usize = 255;
 const LONGEST_PIN: i32 = 255;
@@ -141,7 +142,7 @@ async fn create(call: &Call, caller: &Caller) -> Result<(u64, u32), Fault> {
     let group = &Group::find(&mut *connection, call, caller).await?;
     let wish = &Wish::read(call, group)?;
     has_enough_pins(connection, group, wish).await?;
-    // From here on each PIN is looked up by its index: a planner that saw the table when it was nearly empty would read all of it.
+    // From here on each PIN is looked up by its index again.
     sqlx::query!("select set_config('enable_seqscan', 'off', true)").fetch_one(&mut *connection).await?;
     let owner = if call.dialect().gives_cards_to_callers() { caller.owner() } else { group.owner_id };
     let distributor = distributor(connection, group, wish).await?;

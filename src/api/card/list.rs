@@ -29,8 +29,8 @@ pub const OPERATION: Operation = Operation {
 const USUAL_PAGE: i64 = 100;
 
 /// A search has its own plan, by what is searched for; and a client may take its time to read ten million cards.
-const BEGIN: &str =
-    "begin read only; set local plan_cache_mode = force_custom_plan; set local statement_timeout = '1h'";
+const BEGIN: &str = "begin read only; set local plan_cache_mode = force_custom_plan; set local enable_seqscan = on;
+    set local enable_bitmapscan = on; set local enable_hashjoin = on; set local statement_timeout = '1h'";
 
 async fn answer(call: Call) -> Result<Document, Fault> {
     let caller = caller::admit_to_calling_cards(&call, READ).await?;

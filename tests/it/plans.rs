@@ -1,0 +1,55 @@
+//! How the database carries out what must stay fast in large tables, whether its statistics are fresh, stale or missing.
+
+use crate::harness::{Server, server};
+
+/// Most of a group is sold, and it stands among others.
+const CARDS: &str = "insert into cards (id, cardgroup_id, number, pin, balance, sold)
+    select 1000 + i, 6 + i % 4, (1000000 + i)::text, (5000000 + i)::text, 1, case when i < 58000 then 1 else 0 end
+    from generate_series(1, 60000) i where 6 + i % 4 <> 8;
+    insert into payments (paymenttype, kind, amount, user_id) select 'Card', 'sale', 1, id from cards where sold = 1 and id > 1000";
+
+/// The sale of one card, as `card_from_group_sell` sends it.
+const SALE: [&str; 13] = ["6", "0", "0", "1", "null", "'USD'", "1", "1", "1", "'USD'", "null", "false", "true"];
+
+async fn at_each_age_of_the_statistics(look: impl AsyncFn(&Server)) {
+    // Missing: nobody has looked at the tables yet.
+    let server = server().await;
+    server
+        .sql("alter table cards set (autovacuum_enabled = off); alter table card_stock set (autovacuum_enabled = off)")
+        .await;
+    server.sql(CARDS).await;
+    look(&server).await;
+    server.sql("analyze").await;
+    look(&server).await;
+    // Stale: most of what they tell of is gone.
+    server
+        .sql("update cards set sold = 1 where id in (select card_id from card_stock where cardgroup_id = 6 limit 400)")
+        .await;
+    look(&server).await;
+}
+
+#[tokio::test]
+async fn a_sale_looks_at_free_cards_only() {
+    at_each_age_of_the_statistics(async |server| {
+        let plan = server.plan("row_number() over (order by chosen.number", "force_generic_plan", &SALE).await;
+        assert!(plan.contains("using card_stock_pkey on card_stock"), "{plan}");
+        assert!(plan.contains("using cards_pkey on cards"), "{plan}");
+        // In the index's order: nothing is gathered and sorted before the first card is locked.
+        let pick = plan.split("LockRows").nth(1).unwrap().split("CTE chosen").next().unwrap();
+        assert!(!pick.contains("Sort"), "{plan}");
+        for table in ["cards", "card_stock", "payments"] {
+            assert!(!plan.contains(&format!("Seq Scan on {table}")), "{table}: {plan}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_group_is_shown_without_its_sold_cards() {
+    at_each_age_of_the_statistics(async |server| {
+        let plan = server.plan("as \"free_cards!\"", "force_generic_plan", &["6", "0", "1"]).await;
+        assert!(plan.contains("using card_stock_pkey on card_stock"), "{plan}");
+        assert!(!plan.contains("on cards"), "{plan}");
+    })
+    .await;
+}
