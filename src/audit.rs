@@ -2,6 +2,7 @@
 //! its SQL.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use sqlx::PgPool;
 use tokio::sync::mpsc::{self, Receiver, Sender};
@@ -9,6 +10,8 @@ use tokio::sync::mpsc::{self, Receiver, Sender};
 /// Rows that may wait to be written. Beyond it, under a flood of refusals, rows are dropped and counted.
 const WAITING: usize = 10_000;
 const AT_ONCE: usize = 500;
+/// Between two full batches: at most two thousand rows a second are written.
+const PAUSE: Duration = Duration::from_millis(250);
 
 /// A refused request, for the table `actions`.
 #[derive(Debug)]
@@ -53,6 +56,10 @@ impl Audit {
         while rows.recv_many(&mut batch, AT_ONCE).await > 0 {
             if let Err(error) = insert(&pool, &batch).await {
                 tracing::warn!(%error, rows = batch.len(), "audit rows of refusals are lost");
+            }
+            // Whoever floods us with wrong hashes doesn't get to keep the database busy with them.
+            if batch.len() == AT_ONCE && !rows.is_closed() {
+                tokio::time::sleep(PAUSE).await;
             }
             batch.clear();
         }
