@@ -113,6 +113,9 @@ async fn basics(connection: &mut PgConnection, first: &FirstStart) -> sqlx::Resu
 
 /// The published examples' world: card group 6 with ten thousand cards to sell, card group 3 for new ones, the accountant `user`.
 async fn demo_world(connection: &mut PgConnection) -> sqlx::Result<()> {
+    sqlx::query!("update conflines set value = '1' where name = 'API_Allow_payments_ower_API'")
+        .execute(&mut *connection)
+        .await?;
     sqlx::query!("insert into acc_groups (id, name, group_type) values (1, 'Card shop', 'accountant')")
         .execute(&mut *connection)
         .await?;
