@@ -9,6 +9,7 @@ use sqlx::{ConnectOptions, Connection, PgPool};
 
 use crate::config::Config;
 
+pub mod data_directory;
 pub mod installation;
 pub mod managed;
 pub mod world;

@@ -8,7 +8,7 @@ use sqlx::{PgConnection, PgPool};
 
 use crate::config::Secret;
 use crate::database::DatabaseError;
-use crate::database::managed::random_text;
+use crate::database::data_directory::random_text;
 
 /// The published pages' own user and key.
 const DEMO_KEY: &str = "456789";
