@@ -71,8 +71,8 @@ impl Script {
 
     /// The sale of a card, as the server sends it.
     pub fn sale() -> Self {
-        let sale = statement("row_number() over (order by chosen.number");
-        Self::new(&sale, &["101", "0", "0", "1", NULL, "USD", "1", "1", "1", "USD", NULL, "false", "true"])
+        let sale = statement("as now\n                from picked, cardgroup where (select");
+        Self::new(&sale, &["101", "0", "0", "true", "USD", "1", "1", "1"])
     }
 
     /// The least that a sale can be: the card, its payment, one audit row.

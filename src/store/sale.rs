@@ -52,103 +52,161 @@ pub struct SoldCard {
 
 /// Which cards a statement sells.
 #[derive(Debug)]
-pub struct Take<'a> {
-    /// This many of the next free ones, all or none;
-    pub next: i64,
-    /// or else these, which are locked.
-    pub these: Option<&'a [i64]>,
-    /// None at all where one of them is unsound, or the group has no tax row: somebody has to look closer.
-    pub only_sound: bool,
+pub enum Take<'a> {
+    /// The next free ones.
+    Next {
+        /// This many, or none.
+        quantity: i64,
+        /// None where one of them is unsound, or the group has no tax row: somebody has to look closer.
+        only_sound: bool,
+    },
+    /// These, which are locked.
+    These(&'a [i64]),
+}
+
+/// The statement, with the parts that differ: how cards are picked, which of them must have been found, and the order rows.
+/// What a sale doesn't need would cost it the time in which PostgreSQL sets it up, so there are several texts.
+macro_rules! statement {
+    ([$($picked:tt)+], [$($all:tt)+], [$ccorder_id:literal, $orders:literal], $($value:expr),+) => {
+        sqlx::query_as!(
+            SoldCard,
+            r#"with cardgroup as materialized (
+                select g.id, g.owner_id, g.disable_voucher, g.pin_length, g.number_length, own.id is not null as has_taxes,
+                    case when own.id is null then tax_share_of(g.tax_id, g.owner_id) else tax_share(own) end as tax_share,
+                    coalesce($5, g.tell_balance_in_currency, '') as currency,
+                    $6::numeric * case when $5 is null then system_rate_to(g.tell_balance_in_currency) else 1 end as rate
+                from cardgroups g left join taxes own on own.id = g.tax_id
+                where g.id = $1 and ($2::integer is null or g.owner_id = $2 and g.hidden = 0)
+            ), picked as materialized ("#
+                + $($picked)+
+                + r#"), sale as materialized (
+                select nextval('payments_id_seq') as payment_id, picked.id, number, pin, balance, times(balance, rate) as amount,
+                    cardgroup.id as cardgroup_id, owner_id, tax_share, currency,
+                    case when disable_voucher = 1 then number end as voucher_number, now() at time zone 'utc' as now"#
+                + $ccorder_id
+                + r#"
+                from picked, cardgroup where "#
+                + $($all)+
+                + r#"
+            ), marked as (
+                update cards set sold = 1, active = 1 where id = any (array(select id from sale))
+            ), payment as (
+                insert into payments (id, paymenttype, kind, amount, currency, tax, user_id, owner_id, card, completed,
+                    date_added, shipped_at, description)
+                select payment_id, 'Card', 'sale', amount, currency, amount * tax_share, id, owner_id, 1, 1, now, now, ''
+                from sale
+            ), action as (
+                insert into actions (user_id, date, action, target_type, target_id, data, data2, data3)
+                select $3, now, row.*
+                from sale, lateral (
+                    select 'card_payment_created', 'Payment', payment_id, id::text, plain(amount), currency
+                    union all
+                    select 'Disable_Voucher_when_Card_is_used', 'Voucher', voucher_id, number, id::text, null
+                    from spend_vouchers(voucher_number)
+                    union all
+                    select 'card_sell_over_api', 'Card', id, '', '', null where $4
+                ) row
+            )"#
+                + $orders
+                + r#"
+            select number as "number!", pin, times(balance, $7) as "balance!: Money" from sale"#,
+            $($value),+
+        )
+    };
+}
+
+/// The statement for a way of picking, with order rows for whoever gave an e-mail address.
+macro_rules! sell {
+    ($database:expr, $sale:expr, $cards:expr, $picked:tt, $all:tt) => {{
+        let Sale { caller, owner, group, terms, over_api, .. } = $sale;
+        let Terms { currency, rate, shown_rate, order_rate, system_currency, email } = terms;
+        let currency = currency.as_deref();
+        match email {
+            None => {
+                statement!($picked, $all, ["", ""], group, owner, caller, over_api, currency, rate, shown_rate, $cards)
+                    .fetch_all($database)
+                    .await
+            }
+            Some(email) => {
+                statement!(
+                    $picked,
+                    $all,
+                    [
+                        ", nextval('ccorders_id_seq') as ccorder_id",
+                        ", ccorder as (
+                            insert into ccorders (id, amount, currency, ordertype, email, date_added, completed)
+                            select ccorder_id, times(balance, $9), $10, 'unspecified', $11, now, 1 from sale
+                        ), lineitem as (
+                            insert into cclineitems (cardgroup_id, quantity, ccorder_id, card_id, price)
+                            select cardgroup_id, 1, ccorder_id, id, times(balance, $9) from sale
+                        )"
+                    ],
+                    group,
+                    owner,
+                    caller,
+                    over_api,
+                    currency,
+                    rate,
+                    shown_rate,
+                    $cards,
+                    order_rate,
+                    system_currency,
+                    email
+                )
+                .fetch_all($database)
+                .await
+            }
+        }
+    }};
+}
+
+/// The next free cards, and nobody waits for those that others are about to buy.
+macro_rules! sell_next {
+    ($database:expr, $sale:expr, $quantity:expr, $sound:literal, $all:literal) => {
+        sell!(
+            $database,
+            $sale,
+            $quantity,
+            [
+                "select c.id, c.number, c.pin, coalesce(c.balance, 0) as balance" + $sound + "
+                 from card_stock s join cards c on c.id = s.card_id
+                 where s.cardgroup_id = (select id from cardgroup) and c.cardgroup_id = s.cardgroup_id and is_in_stock(c)
+                 order by s.number, s.card_id
+                 limit $8
+                 for no key update of c skip locked"
+            ],
+            [$all]
+        )
+    };
 }
 
 /// Sells cards: marks them, and writes payments, voucher, audit and order rows (`data.md`, "Selling a card"). One
 /// statement, so it happens wholly or not at all.
 ///
 /// The cards are picked in a materialized CTE and updated by `any (array(…))`: in any other shape the planner may run the
-/// locking subquery again, and sell more than was asked for.
+/// locking subquery again, and sell more than was asked for. Everything after that goes through them in the order in which they
+/// were picked.
 pub async fn sell(database: impl PgExecutor<'_>, sale: Sale<'_>) -> sqlx::Result<Vec<SoldCard>> {
-    let Sale { caller, owner, group, take, terms, over_api } = sale;
-    sqlx::query_as!(
-        SoldCard,
-        r#"with cardgroup as materialized (
-            select g.id, g.owner_id, g.disable_voucher, own.id is not null as has_taxes,
-                coalesce(case when own.id is not null then tax_share(own) end, tax_share_of(g.tax_id, g.owner_id)) as tax_share,
-                coalesce($6, g.tell_balance_in_currency, '') as currency,
-                case when $6 is not null then 1 else system_rate_to(g.tell_balance_in_currency) end as rate
-            from cardgroups g left join taxes own on own.id = g.tax_id
-            where g.id = $1 and ($2::integer is null or g.owner_id = $2 and g.hidden = 0)
-        ), picked as materialized (
-            select c.id, c.number, c.pin, c.balance, is_sound(c, g) as sound
-            from card_stock s join cards c on c.id = s.card_id join cardgroups g on g.id = c.cardgroup_id
-            where $5::bigint[] is null and s.cardgroup_id = (select id from cardgroup)
-                and c.cardgroup_id = s.cardgroup_id and is_in_stock(c)
-            order by s.number, s.card_id
-            limit $4
-            for no key update of c skip locked
-        ), chosen as materialized (
-            select id, number, pin, balance from picked
-            where (select count(*) from picked) = $4
-                and not ($12 and ((select bool_or(not sound) from picked) or not (select has_taxes from cardgroup)))
-            union all
-            select id, number, pin, balance from cards where id = any ($5) and exists (select from cardgroup)
-        ), marked as (
-            update cards set sold = 1, active = 1 where id = any (array(select id from chosen)) and sold = 0 and hidden = 0 and retired_at is null
-            returning id
-        ), sale as materialized (
-            select row_number() over (order by chosen.number collate "C", chosen.id) as line,
-                nextval('payments_id_seq') as payment_id,
-                case when $11::text is not null then nextval('ccorders_id_seq') end as ccorder_id,
-                chosen.id, chosen.number, chosen.pin, coalesce(chosen.balance, 0) as balance,
-                times(times(coalesce(chosen.balance, 0), $7), cardgroup.rate) as amount, cardgroup.id as cardgroup_id,
-                cardgroup.owner_id, cardgroup.disable_voucher, cardgroup.tax_share, cardgroup.currency,
-                now() at time zone 'utc' as now
-            from chosen, cardgroup
-            where chosen.id = any (array(select id from marked))
-        ), payment as (
-            insert into payments (id, paymenttype, kind, amount, currency, tax, user_id, owner_id, card, completed,
-                date_added, shipped_at, description)
-            select payment_id, 'Card', 'sale', amount, currency, amount * tax_share, id, owner_id, 1, 1, now, now, ''
-            from sale order by line
-        ), voucher as (
-            update vouchers set use_date = now() at time zone 'utc'
-            where use_date is null and number = any (array(select number from sale where disable_voucher = 1))
-            returning id, number
-        ), action as (
-            insert into actions (user_id, date, action, target_type, target_id, data, data2, data3)
-            select $3, sale.now, row.action, row.target_type, row.target_id, row.data, row.data2, row.data3
-            from sale, lateral (
-                select 1, 'card_payment_created', 'Payment', payment_id, sale.id::text, plain(amount), currency
-                union all
-                select 2, 'Disable_Voucher_when_Card_is_used', 'Voucher', voucher.id, voucher.number, sale.id::text, null
-                from voucher where voucher.number = sale.number
-                union all
-                select 3, 'card_sell_over_api', 'Card', sale.id, '', '', null where $13
-            ) row (step, action, target_type, target_id, data, data2, data3)
-            order by sale.line, row.step
-        ), ccorder as (
-            insert into ccorders (id, amount, currency, ordertype, email, date_added, completed)
-            select ccorder_id, times(balance, $9), $10, 'unspecified', $11, now, 1
-            from sale where $11 is not null order by line
-        ), lineitem as (
-            insert into cclineitems (cardgroup_id, quantity, ccorder_id, card_id, price)
-            select cardgroup_id, 1, ccorder_id, id, times(balance, $9)
-            from sale where $11 is not null order by line
-        )
-        select number as "number!", pin, times(balance, $8) as "balance!: Money" from sale order by line"#,
-        group,
-        owner,
-        caller,
-        take.next,
-        take.these,
-        terms.currency,
-        terms.rate,
-        terms.shown_rate,
-        terms.order_rate,
-        terms.system_currency,
-        terms.email,
-        take.only_sound,
-        over_api
-    )
-    .fetch_all(database)
-    .await
+    match sale.take {
+        Take::Next { quantity, only_sound: false } => {
+            sell_next!(database, sale, quantity, "", "(select count(*) from picked) = $8")
+        }
+        Take::Next { quantity, only_sound: true } => sell_next!(
+            database,
+            sale,
+            quantity,
+            ", is_sound(c, (select pin_length from cardgroup), (select number_length from cardgroup)) as sound",
+            "has_taxes and (select count(*) from picked where sound) = $8"
+        ),
+        Take::These(cards) => sell!(
+            database,
+            sale,
+            cards,
+            [r#"select id, number, pin, coalesce(balance, 0) as balance
+                 from cards
+                 where id = any ($8) and sold = 0 and hidden = 0 and retired_at is null
+                 order by number collate "C", id"#],
+            ["true"]
+        ),
+    }
 }

@@ -120,7 +120,7 @@ async fn at_once(call: &Call, caller: &Caller, wish: &Wish, terms: Option<&Terms
     match (terms, &wish.which) {
         (Some(terms), Which::Next(quantity)) if *quantity <= call.app.config.max_quantity.get() => {
             let only_sound = call.dialect().refuses_unsound_cards();
-            let take = Take { next: i64::from(*quantity), these: None, only_sound };
+            let take = Take::Next { quantity: i64::from(*quantity), only_sound };
             sell(&call.app.pool, sale(caller, wish, terms, take)).await.map_err(Fault::of_commit)
         }
         _ => Ok(Vec::new()),
@@ -147,8 +147,7 @@ async fn step_by_step(call: &Call, caller: &Caller, wish: &Wish, terms: Option<&
 
     let sells = |candidate: &Candidate| candidate.sound || !call.dialect().refuses_unsound_cards();
     let these: Vec<i64> = candidates.iter().filter(|card| sells(card)).map(|card| card.id).collect();
-    let take = Take { next: 0, these: Some(&these), only_sound: false };
-    let sold = sell(&mut *connection, sale(caller, wish, terms, take)).await?;
+    let sold = sell(&mut *connection, sale(caller, wish, &terms, Take::These(&these))).await?;
     if sold.len() != these.len() {
         // The group was hidden, or given to somebody else, while we waited for its cards.
         return Err(Fault::TransactionFailed);
@@ -172,7 +171,7 @@ async fn find_group(connection: &mut PgConnection, caller: &Caller, group: i32) 
 async fn named(connection: &mut PgConnection, group: i32, digits: Option<&str>) -> Result<Candidate, Fault> {
     let card = sqlx::query_as!(
         Candidate,
-        r#"select c.id, c.sold = 1 or was_sold(c) as "sold!", is_sound(c, g) as "sound!"
+        r#"select c.id, c.sold = 1 or was_sold(c) as "sold!", is_sound(c, g.pin_length, g.number_length) as "sound!"
            from cards c join cardgroups g on g.id = c.cardgroup_id
            where c.cardgroup_id = $1 and c.hidden = 0 and c.retired_at is null and c.number = any (
                array(select lpad($2, length, '0') from generate_series(length($2), greatest(length($2), 255)) length))
@@ -191,7 +190,7 @@ async fn named(connection: &mut PgConnection, group: i32, digits: Option<&str>) 
 async fn next_free(connection: &mut PgConnection, group: i32, quantity: u32) -> Result<Vec<Candidate>, Fault> {
     let cards = sqlx::query_as!(
         Candidate,
-        r#"select c.id, c.sold = 1 as "sold!", is_sound(c, g) as "sound!"
+        r#"select c.id, c.sold = 1 as "sold!", is_sound(c, g.pin_length, g.number_length) as "sound!"
            from card_stock s join cards c on c.id = s.card_id join cardgroups g on g.id = c.cardgroup_id
            where s.cardgroup_id = $1 and c.cardgroup_id = $1 and is_in_stock(c)
            order by s.number, s.card_id limit $2

@@ -80,8 +80,14 @@ impl<'a> Desk<'a> {
 
     /// The card is the caller's owner's; whose its group is, and whether it is hidden, doesn't matter here.
     async fn sell(&self, connection: &mut PgConnection, card: i64, group: i32) -> Result<(), Fault> {
-        let take = Take { next: 0, these: Some(&[card]), only_sound: false };
-        let sale = Sale { caller: self.caller.id(), owner: None, group, take, terms: &self.terms, over_api: false };
+        let sale = Sale {
+            caller: self.caller.id(),
+            owner: None,
+            group,
+            take: Take::These(&[card]),
+            terms: &self.terms,
+            over_api: false,
+        };
         match sell(connection, sale).await?.len() {
             1 => Ok(()),
             _ => Err(Fault::TransactionFailed),
