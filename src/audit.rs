@@ -40,14 +40,17 @@ impl Audit {
         (Self { waiting, dropped: AtomicU64::new(0) }, rows)
     }
 
-    /// Takes a refusal down without waiting for anything.
-    pub fn note(&self, refusal: Refusal) {
-        if self.waiting.try_send(refusal).is_err() {
+    /// Takes a refusal down without waiting for anything; `false` where too many wait already. Then it only counts, and nobody
+    /// should do more for it.
+    pub fn note(&self, refusal: impl FnOnce() -> Refusal) -> bool {
+        let place = self.waiting.try_reserve();
+        if place.is_err() {
             let dropped = self.dropped.fetch_add(1, Ordering::Relaxed) + 1;
             if dropped.is_power_of_two() {
-                tracing::warn!(dropped, "more refusals than can be written down: audit rows are missing");
+                tracing::warn!(dropped, "more refusals than can be written down: log lines and audit rows are missing");
             }
         }
+        place.map(|place| place.send(refusal())).is_ok()
     }
 
     /// Writes until every [`Audit`] that notes is gone and all it noted is written.

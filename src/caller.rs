@@ -164,14 +164,15 @@ async fn check_hash(call: &Call, caller: &Caller, own: &Settings, system: &Setti
         return Ok(());
     }
     let what = if keys.is_empty() { "API : API must have Secret key" } else { "API : Incorrect hash" };
-    tracing::warn!(
-        user = caller.id(),
-        operation = call.operation.name,
-        client = %call.client,
-        hashed = signed.first().map(Signed::names),
-        "{what}. The hash is the SHA-1 of these parameters' values in this order, then the secret key"
-    );
-    note(call, what).await?;
+    if note(call, what).await? {
+        tracing::warn!(
+            user = caller.id(),
+            operation = call.operation.name,
+            client = %call.client,
+            hashed = signed.first().map(Signed::names),
+            "{what}. The hash is the SHA-1 of these parameters' values in this order, then the secret key"
+        );
+    }
     if keys.is_empty() && !(caller.is_reseller() && dialect.hides_missing_key_from_resellers()) {
         Err(Fault::NoSecretKey)
     } else {
@@ -179,19 +180,19 @@ async fn check_hash(call: &Call, caller: &Caller, own: &Settings, system: &Setti
     }
 }
 
-async fn note(call: &Call, what: &'static str) -> Result<(), Fault> {
-    let refusal = Refusal {
+/// Takes a refusal down for the audit; `false` in a flood of them.
+async fn note(call: &Call, what: &'static str) -> Result<bool, Fault> {
+    let refusal = || Refusal {
         what,
         url: call.masked_url(),
         address: call.client.to_string(),
         parameters: call.params.names().collect::<Vec<_>>().join(", ").chars().take(255).collect(),
     };
     if call.app.directory.remembers() {
-        call.app.audit.note(refusal);
-    } else {
-        audit::insert(&call.app.pool, &[refusal]).await?;
+        return Ok(call.app.audit.note(refusal));
     }
-    Ok(())
+    audit::insert(&call.app.pool, &[refusal()]).await?;
+    Ok(true)
 }
 
 /// What MOR sells without the calling-card add-on: groups of ten cards (`x7.md`, "Admission").

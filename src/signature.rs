@@ -2,6 +2,8 @@
 //! `hash-parameters.md`).
 
 use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::LazyLock;
 
 use sha1::{Digest, Sha1};
 use subtle::ConstantTimeEq;
@@ -43,8 +45,10 @@ impl Rule {
         let signed = |values| Signed { values, legacy: false };
         match self {
             Self::Listed(except) => {
-                let listed: Vec<_> = ORDER.iter().copied().filter(|name| !except.contains(name)).collect();
-                vec![signed(sent(&listed))]
+                let mut listed: Vec<_> = params.names().filter_map(|name| PLACES.get_key_value(name)).collect();
+                listed.sort_unstable_by_key(|(_, place)| **place);
+                let names = listed.into_iter().map(|(name, _)| *name).filter(|name| !except.contains(name));
+                vec![signed(sent(&names.collect::<Vec<_>>()))]
             }
             Self::AnyOrder([a, b, c]) => [[a, b, c], [a, c, b], [b, a, c], [b, c, a], [c, a, b], [c, b, a]]
                 .map(|order| signed(sent(&order.map(|name| *name))))
@@ -121,6 +125,10 @@ fn entering<'a>(name: &str, value: &'a str) -> Option<Cow<'a, str>> {
         _ => Some(Cow::Borrowed(value)),
     }
 }
+
+/// Where each of them stands.
+static PLACES: LazyLock<HashMap<&str, usize>> =
+    LazyLock::new(|| ORDER.iter().enumerate().map(|(place, name)| (*name, place)).collect());
 
 /// Every parameter that can enter a hash, in the order in which it does (`hash-parameters.md`).
 #[rustfmt::skip]

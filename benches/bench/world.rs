@@ -15,9 +15,10 @@ use crate::Size;
 pub const KEY: &str = "secret";
 /// Ten groups that are sold from, from this id on.
 pub const GROUPS: u32 = 101;
-/// One that is sold out, and one whose cards are made.
+/// One that is nearly sold out, one whose cards are made, and one as large as the first, all free.
 pub const SOLD_OUT: u32 = 201;
 pub const MADE: u32 = 202;
+pub const FRESH: u32 = 203;
 
 pub struct World {
     managed: Managed,
@@ -50,12 +51,12 @@ impl World {
              insert into conflines (name, value) values ('Allow_API', '1'), ('Allow_GET_API', '1'), ('API_Secret_Key', '{KEY}'), ('CC_Active', '1');
              insert into cardgroups (id, name, price, tax_id, tell_balance_in_currency, number_length, pin_length)
              select id, 'group ' || id, 8.403361344537815, 1, 'USD', 12, 12
-             from (select generate_series({GROUPS}, {GROUPS} + 9) union all values ({SOLD_OUT}), ({MADE})) g (id);
+             from (select generate_series({GROUPS}, {GROUPS} + 9) union all values ({SOLD_OUT}), ({MADE}), ({FRESH})) g (id);
              select setval('cardgroups_id_seq', 1000)"
         ))
         .await;
-        for group in (GROUPS..GROUPS + 10).chain([SOLD_OUT]) {
-            let cards = if group == SOLD_OUT { size.sold_out } else { size.cards_a_group };
+        for group in (GROUPS..GROUPS + 10).chain([SOLD_OUT, FRESH]) {
+            let cards = if group >= SOLD_OUT { size.sold_out } else { size.cards_a_group };
             self.stock(group, cards).await;
         }
         self.sql("vacuum analyze").await;

@@ -1,5 +1,7 @@
 //! Who is let in, and the order in which it is looked at (`http.md`, "Admission"), seen through card_from_group_sell.
 
+use mortise::audit::{Audit, Refusal};
+
 use crate::harness::{Reply, Server, hash, server, server_with, x7};
 
 const SELL: &str = "card_from_group_sell";
@@ -321,4 +323,14 @@ async fn with_the_cache_on_refusals_are_written_in_the_background() {
     while server.rows("select data from actions").await != ["API : Incorrect hash"] {
         tokio::task::yield_now().await;
     }
+}
+
+#[test]
+fn beyond_what_can_be_written_down_a_refusal_only_counts() {
+    let (audit, _rows) = Audit::new();
+    let refusal = || Refusal { what: "", url: String::new(), address: String::new(), parameters: String::new() };
+    for row in 0..10_000 {
+        assert!(audit.note(refusal), "{row}");
+    }
+    assert!(!audit.note(|| unreachable!("made for nothing")));
 }

@@ -147,7 +147,7 @@ async fn step_by_step(call: &Call, caller: &Caller, wish: &Wish, terms: Option<&
 
     let sells = |candidate: &Candidate| candidate.sound || !call.dialect().refuses_unsound_cards();
     let these: Vec<i64> = candidates.iter().filter(|card| sells(card)).map(|card| card.id).collect();
-    let sold = sell(&mut *connection, sale(caller, wish, &terms, Take::These(&these))).await?;
+    let sold = sell(&mut *connection, sale(caller, wish, terms, Take::These(&these))).await?;
     if sold.len() != these.len() {
         // The group was hidden, or given to somebody else, while we waited for its cards.
         return Err(Fault::TransactionFailed);
