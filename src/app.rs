@@ -7,6 +7,7 @@ use crate::audit::Audit;
 use crate::config::Config;
 use crate::directory::Directory;
 use crate::passwords::Passwords;
+use crate::sweeper::Sweeper;
 use crate::turns::Turns;
 
 /// The server's parts, made once at the start.
@@ -19,9 +20,15 @@ pub struct App {
     pub passwords: Passwords,
     pub audit: Audit,
     pub turns: Turns,
+    pub sweeper: Sweeper,
 }
 
 impl App {
+    /// What has to run beside the answering of requests, until it is dropped.
+    pub async fn run_beside(&self) {
+        tokio::join!(self.directory.listen(), self.sweeper.sweep(&self.pool));
+    }
+
     /// Waits for the caller id's turn within this server, as long as a request may wait for a connection. `None`: in vain.
     pub async fn callerid_turn(&self, callerid: &str) -> Option<MutexGuard<'_, ()>> {
         tokio::time::timeout(self.config.database_wait, self.turns.of_callerid(callerid)).await.ok()

@@ -23,4 +23,5 @@ pub mod routes;
 pub mod server;
 pub mod signature;
 pub mod store;
+pub mod sweeper;
 pub mod turns;

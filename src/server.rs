@@ -24,6 +24,7 @@ use crate::database::{self, DatabaseError, world};
 use crate::directory::Directory;
 use crate::passwords::Passwords;
 use crate::routes;
+use crate::sweeper::Sweeper;
 use crate::turns::Turns;
 
 /// How long the end waits for what has no one waiting for it: queued audit rows, connections to close.
@@ -126,17 +127,18 @@ pub fn app(config: Config, pool: PgPool) -> Result<(Arc<App>, impl Future<Output
     let (audit, refusals) = Audit::new();
     let directory = Directory::new(pool.clone(), config.cache);
     let turns = Turns::new(config.database_connections);
-    let app = Arc::new(App { config, pool: pool.clone(), directory, passwords: Passwords::new()?, audit, turns });
-    Ok((app, Audit::write(pool, refusals)))
+    let (pool_of_audit, passwords, sweeper) = (pool.clone(), Passwords::new()?, Sweeper::default());
+    let app = Arc::new(App { config, pool, directory, passwords, audit, turns, sweeper });
+    Ok((app, Audit::write(pool_of_audit, refusals)))
 }
 
 async fn run(pool: PgPool, config: Config, stop: impl Future<Output = ()> + Send + 'static) -> Result<(), ServerError> {
     let (listen, drain) = (config.listen, config.drain);
     let (app, audit) = app(config, pool)?;
     let audit = tokio::spawn(audit);
-    let directory = tokio::spawn({
+    let beside = tokio::spawn({
         let app = app.clone();
-        async move { app.directory.listen().await }
+        async move { app.run_beside().await }
     });
     let listener = TcpListener::bind(listen).await.map_err(|error| ServerError::Listen(listen, error))?;
     tracing::info!("listening on http://{}{}/api/", listener.local_addr()?, app.config.prefix);
@@ -163,9 +165,9 @@ async fn run(pool: PgPool, config: Config, stop: impl Future<Output = ()> + Send
             Ok(())
         }
     };
-    directory.abort();
-    // The listener's task held the last share of the audit; without it the writer ends when all is written.
-    let _ = directory.await;
+    beside.abort();
+    // This task held the last share of the audit; without it the writer ends when all is written.
+    let _ = beside.await;
     let _ = tokio::time::timeout(LAST_WORDS, audit).await;
     Ok(served?)
 }

@@ -62,3 +62,18 @@ async fn the_database_refuses_what_must_not_be() {
     server.sql("update cards set pin = '', callerid = '' where id in (1, 2); update cards set pin = null, callerid = null where id in (1, 2)").await;
     server.sql("update cards set number = '700001' where id = 5").await;
 }
+
+#[tokio::test]
+async fn what_a_thousand_sold_cards_leave_behind_is_swept() {
+    let server = server().await;
+    server.sql(
+        "insert into cards (cardgroup_id, number, pin) select 6, (2000000 + i)::text, (6000000 + i)::text from generate_series(1, 1000) i",
+    ).await;
+    let swept = "select vacuum_count > 0 from pg_stat_user_tables where relname = 'card_stock'";
+    server.has(swept, &["false"]).await;
+    let reply = server.signed("card_from_group_sell", "u=admin&id=6&quantity=1000", "61000").await;
+    assert!(reply.body.contains("<pin>"), "{reply:?}");
+    while server.rows(swept).await != ["true"] {
+        tokio::task::yield_now().await;
+    }
+}

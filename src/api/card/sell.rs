@@ -34,6 +34,7 @@ async fn answer(call: Call) -> Result<Document, Fault> {
         false => cards.into_iter().map(Line::Sold).collect(),
         true => step_by_step(&call, &caller, &wish, terms.as_ref()).await?,
     };
+    call.app.sweeper.sold(lines.len());
     Ok(reply(&lines, terms.as_ref().map_or("", shown_currency)))
 }
 

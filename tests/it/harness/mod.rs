@@ -58,7 +58,7 @@ pub async fn server_through(database: PgConnectOptions, settings: &[(&str, &str)
     tokio::spawn(audit);
     tokio::spawn({
         let app = app.clone();
-        async move { app.directory.listen().await }
+        async move { app.run_beside().await }
     });
     Server { router: routes::router(app), pool }
 }
