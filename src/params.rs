@@ -85,7 +85,8 @@ async fn from_body(headers: &HeaderMap, body: Bytes, most: usize) -> Result<Vec<
         _ if body.is_empty() => Ok(Vec::new()),
         // Like MOR's framework, take a body without a type for a form.
         "" | "application/x-www-form-urlencoded" => pairs(&body, most),
-        "multipart/form-data" => multipart(content_type, body, most).await,
+        // In a box: it is large, and few requests come so.
+        "multipart/form-data" => Box::pin(multipart(content_type, body, most)).await,
         "application/json" => json(&body),
         _ => Ok(Vec::new()),
     }

@@ -32,7 +32,8 @@ async fn answer(call: Call) -> Result<Document, Fault> {
     let cards = at_once(&call, &caller, &wish, terms.as_ref()).await?;
     let lines = match cards.is_empty() {
         false => cards.into_iter().map(Line::Sold).collect(),
-        true => step_by_step(&call, &caller, &wish, terms.as_ref()).await?,
+        // In a box: it is large, and few sales come here.
+        true => Box::pin(step_by_step(&call, &caller, &wish, terms.as_ref())).await?,
     };
     call.app.sweeper.sold(lines.len());
     Ok(reply(&lines, terms.as_ref().map_or("", shown_currency)))

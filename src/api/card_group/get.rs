@@ -26,12 +26,17 @@ async fn answer(call: Call) -> Result<Document, Fault> {
     let rate = currencies.shown_rate(caller.currency(), call.dialect());
     let group = find(&call, &caller, id, &rate).await?.ok_or(Fault::CardgroupNotFound)?;
     if !group.has_taxes && call.dialect().repairs_taxes() {
-        let mut transaction = call.app.pool.begin().await?;
-        store::tax::repair(&mut transaction, id).await?;
-        transaction.commit().await?;
+        // In a box: it is large, and happens once a group.
+        Box::pin(repair(&call, id)).await?;
     }
     let currency = currencies.system().map_or("", |system| &system.name);
     Ok(reply(&group, currency, &call.app.config.prefix, call.system.nice_digits()))
+}
+
+async fn repair(call: &Call, group: i32) -> sqlx::Result<()> {
+    let mut transaction = call.app.pool.begin().await?;
+    store::tax::repair(&mut transaction, group).await?;
+    transaction.commit().await
 }
 
 /// What is shown of a card group. Prices are in the currency that the dialect shows.
