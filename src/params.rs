@@ -1,5 +1,6 @@
 //! A request's parameters, read from the query string and the body as the original reads them (`http.md`, "Parameters").
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 
 use axum::body::Bytes;
@@ -111,6 +112,9 @@ fn pairs(text: &[u8], most: usize) -> Result<Vec<(String, String)>, Fault> {
 }
 
 fn decoded(text: &[u8]) -> Result<String, Fault> {
+    if !text.contains(&b'+') {
+        return unescaped(text);
+    }
     let spaced: Vec<u8> = text.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect();
     unescaped(&spaced)
 }
@@ -125,7 +129,8 @@ pub fn unescaped(text: &[u8]) -> Result<String, Fault> {
     if !whole {
         return Err(Fault::BadRequest("Parameters have a malformed % escape"));
     }
-    String::from_utf8(percent_decode(text).collect()).map_err(|_| Fault::BadRequest("Parameters are not valid UTF-8"))
+    String::from_utf8(Cow::from(percent_decode(text)).into_owned())
+        .map_err(|_| Fault::BadRequest("Parameters are not valid UTF-8"))
 }
 
 /// The text fields of a form; files are passed over.

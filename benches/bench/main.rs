@@ -32,8 +32,8 @@ pub struct Size {
 }
 
 const QUICK: Size = Size {
-    rounds: 3,
-    turn: Duration::from_secs(3),
+    rounds: 6,
+    turn: Duration::from_secs(2),
     cards_a_group: 20_000,
     sold_out: 100_000,
     made: 100_000,
@@ -41,8 +41,8 @@ const QUICK: Size = Size {
     full: false,
 };
 const FULL: Size = Size {
-    rounds: 5,
-    turn: Duration::from_secs(8),
+    rounds: 12,
+    turn: Duration::from_secs(3),
     cards_a_group: 100_000,
     sold_out: 1_000_000,
     made: 1_000_000,
