@@ -84,6 +84,8 @@ fn tuned(options: PgConnectOptions, wait: Duration) -> PgConnectOptions {
             ("enable_hashjoin", "off"),
             ("enable_mergejoin", "off"),
             ("TimeZone", "UTC"),
+            // A sweep that finds somebody else sweeping would leave a warning in our log each time.
+            ("client_min_messages", "error"),
             ("idle_in_transaction_session_timeout", "60s"),
             // A search whose client has gone ends soon.
             ("client_connection_check_interval", "1s"),
