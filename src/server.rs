@@ -127,9 +127,9 @@ pub fn app(config: Config, pool: PgPool) -> Result<(Arc<App>, impl Future<Output
     let (audit, refusals) = Audit::new();
     let directory = Directory::new(pool.clone(), config.cache);
     let turns = Turns::new(config.database_connections);
-    let (pool_of_audit, passwords, sweeper) = (pool.clone(), Passwords::new()?, Sweeper::default());
-    let app = Arc::new(App { config, pool, directory, passwords, audit, turns, sweeper });
-    Ok((app, Audit::write(pool_of_audit, refusals)))
+    let (passwords, sweeper) = (Passwords::new()?, Sweeper::default());
+    let app = Arc::new(App { config, pool: pool.clone(), directory, passwords, audit, turns, sweeper });
+    Ok((app, Audit::write(pool, refusals)))
 }
 
 async fn run(pool: PgPool, config: Config, stop: impl Future<Output = ()> + Send + 'static) -> Result<(), ServerError> {

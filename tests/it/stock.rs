@@ -73,7 +73,11 @@ async fn what_a_thousand_sold_cards_leave_behind_is_swept() {
     server.has(swept, &["false"]).await;
     let reply = server.signed("card_from_group_sell", "u=admin&id=6&quantity=1000", "61000").await;
     assert!(reply.body.contains("<pin>"), "{reply:?}");
-    while server.rows(swept).await != ["true"] {
-        tokio::task::yield_now().await;
-    }
+    let until_swept = async {
+        while server.rows(swept).await != ["true"] {
+            tokio::task::yield_now().await;
+        }
+    };
+    // However slow the machine: a test that fails must end.
+    tokio::time::timeout(std::time::Duration::from_secs(60), until_swept).await.expect("nobody sweeps");
 }
