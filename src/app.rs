@@ -1,11 +1,14 @@
 //! What every request shares.
 
+use std::time::Duration;
+
 use sqlx::PgPool;
 use tokio::sync::{MutexGuard, OwnedSemaphorePermit};
 
 use crate::audit::Audit;
 use crate::config::Config;
 use crate::directory::Directory;
+use crate::idempotency;
 use crate::passwords::Passwords;
 use crate::sweeper::Sweeper;
 use crate::turns::Turns;
@@ -26,7 +29,14 @@ pub struct App {
 impl App {
     /// What has to run beside the answering of requests, until it is dropped.
     pub async fn run_beside(&self) {
-        tokio::join!(self.directory.listen(), self.sweeper.sweep(&self.pool));
+        tokio::join!(self.directory.listen(), self.sweeper.sweep(&self.pool), self.forget_keys());
+    }
+
+    async fn forget_keys(&self) {
+        loop {
+            idempotency::forget(&self.pool, self.config.idempotency_hours.get()).await;
+            tokio::time::sleep(Duration::from_secs(60)).await;
+        }
     }
 
     /// Waits for the caller id's turn within this server, as long as a request may wait for a connection. `None`: in vain.

@@ -4,7 +4,8 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use axum::http::{Method, Uri};
+use axum::http::header::HOST;
+use axum::http::{HeaderMap, Method, Uri};
 
 use crate::app::App;
 use crate::dialect::Dialect;
@@ -50,8 +51,8 @@ pub struct Call {
     pub method: Method,
     /// As sent.
     pub uri: Uri,
-    /// The `Host` header, for audit rows.
-    pub host: String,
+    /// The request's headers.
+    pub headers: HeaderMap,
     /// Where the request came from.
     pub client: IpAddr,
 }
@@ -72,7 +73,8 @@ impl Call {
         let query = self.uri.query().unwrap_or_default();
         let masked: Vec<String> = query.split_inclusive(['&', ';']).map(masked).collect();
         let question = if query.is_empty() { "" } else { "?" };
-        format!("http://{}{}{question}{}", self.host, self.uri.path(), masked.concat()).chars().take(256).collect()
+        let host = self.headers.get(HOST).map(|host| String::from_utf8_lossy(host.as_bytes())).unwrap_or_default();
+        format!("http://{host}{}{question}{}", self.uri.path(), masked.concat()).chars().take(256).collect()
     }
 }
 

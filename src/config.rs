@@ -40,6 +40,9 @@ pub struct Config {
     pub max_parameters: NonZero<usize>,
     pub max_quantity: NonZero<u32>,
     pub max_new_cards: NonZero<u32>,
+    pub idempotency_hours: NonZero<u32>,
+    #[serde(rename = "idempotency_wait_ms", deserialize_with = "milliseconds")]
+    pub idempotency_wait: Duration,
     #[serde(rename = "drain_ms", deserialize_with = "milliseconds")]
     pub drain: Duration,
     #[serde(deserialize_with = "log")]

@@ -11,6 +11,8 @@ const CHUNK: usize = 64 * 1024;
 pub enum Document {
     /// All of it.
     Whole(String),
+    /// All of it, and as it was said before, to a request with the same idempotency key.
+    Repeated(String),
     /// A list that is written while its rows come.
     Long(BoxStream<'static, sqlx::Result<String>>),
 }
@@ -27,6 +29,14 @@ impl Document {
     /// What most operations say when all went well, or nothing did: `<page><status>`, and in it the words.
     pub fn status(leaf: &'static str, words: impl AsRef<str>) -> Self {
         Self::new("page", |page| page.element("status", |status| status.text(leaf, words)))
+    }
+
+    /// The same, as an answer that was given before.
+    pub fn repeated(self) -> Self {
+        match self {
+            Self::Whole(text) => Self::Repeated(text),
+            other => other,
+        }
     }
 
     /// A list of any length in little memory: in the root element `root` a `list` for each run of rows that have one `key`, and
@@ -82,7 +92,7 @@ impl Document {
 impl std::fmt::Debug for Document {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Whole(text) => write!(f, "a document of {} bytes", text.len()),
+            Self::Whole(text) | Self::Repeated(text) => write!(f, "a document of {} bytes", text.len()),
             Self::Long(_) => f.write_str("a long document"),
         }
     }

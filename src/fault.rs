@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
 
 use crate::dialect::Dialect;
 use crate::document::Document;
@@ -23,6 +24,14 @@ pub enum Fault {
 
     /// The database was lost while it committed: the request was carried out wholly or not at all, and nobody can say which.
     OutcomeUnknown,
+    /// The same of a request with an idempotency key: sent again, it gets its answer.
+    OutcomeToAskFor,
+    /// A request with the same idempotency key is being carried out.
+    StillRunning,
+    /// The idempotency key came with other parameters before.
+    KeyOfAnotherRequest,
+    /// What was answered to the idempotency key before.
+    Repeated(Refusal),
 
     /// No such user, or not that user's password.
     BadLogin,
@@ -130,8 +139,19 @@ pub enum Fault {
     TariffNotSaved(Vec<&'static str>),
 }
 
+/// A refusal as data: its words, and where they stand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    form: Form,
+    words: Vec<Cow<'static, str>>,
+}
+
+fn one(form: Form, words: impl Into<Cow<'static, str>>) -> Refusal {
+    Refusal { form, words: vec![words.into()] }
+}
+
 /// Where the words stand.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Form {
     /// `<status><error>…`
     Status,
@@ -157,14 +177,16 @@ impl Fault {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Unavailable | Self::OutcomeUnknown => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unavailable | Self::OutcomeUnknown | Self::OutcomeToAskFor => StatusCode::SERVICE_UNAVAILABLE,
+            Self::StillRunning => StatusCode::CONFLICT,
+            Self::KeyOfAnotherRequest => StatusCode::UNPROCESSABLE_ENTITY,
             _ => StatusCode::OK,
         }
     }
 
     /// The whole reply.
     pub fn document(&self, dialect: Dialect) -> Document {
-        let (form, words) = self.words(dialect);
+        let Refusal { form, words } = self.words(dialect);
         let (root, inner, leaf) = match form {
             Form::Status => ("status", None, "error"),
             Form::Page => ("page", None, "error"),
@@ -180,8 +202,13 @@ impl Fault {
         })
     }
 
+    /// What is left of it to be said again; nothing of what the moment brought about, and may not the next time.
+    pub fn refusal(&self, dialect: Dialect) -> Option<Refusal> {
+        (self.status(dialect) == StatusCode::OK).then(|| self.words(dialect))
+    }
+
     /// Its words, and where they stand. Where the dialects differ, both are here.
-    fn words(&self, dialect: Dialect) -> (Form, Vec<Cow<'static, str>>) {
+    fn words(&self, dialect: Dialect) -> Refusal {
         use Form::{Page, PageErrorError, PageMessages, PageStatus, PageStatusStatus, ResponseMessages, Status};
         let x7 = dialect == Dialect::X7;
         let (form, words) = match self {
@@ -193,6 +220,12 @@ impl Fault {
             Self::OutcomeUnknown => {
                 (Status, "The database was lost during the request, which may have been carried out")
             }
+            Self::OutcomeToAskFor => {
+                (Status, "The database was lost during the request: send it again with the same idempotency key")
+            }
+            Self::StillRunning => (Status, "A request with this idempotency key is being carried out"),
+            Self::KeyOfAnotherRequest => (Status, "The idempotency key was sent with other parameters before"),
+            Self::Repeated(refusal) => return refusal.clone(),
             Self::BadLogin => (Status, "Bad login"),
             Self::ApiDisabled => (Status, "API Requests are disabled"),
             Self::GetDisabled => (Status, "GET Requests are disabled"),
@@ -210,12 +243,12 @@ impl Fault {
             Self::NotAuthorized => (PageStatus, "You are not authorized to use this functionality"),
             Self::CompoundTaxFormat => (PageStatus, "Compound TAX enabling value is incorrect format"),
             Self::TaxSwitchFormat(number) => {
-                return (PageStatus, vec![format!("TAX {number} enabling value is incorrect format").into()]);
+                return one(PageStatus, format!("TAX {number} enabling value is incorrect format"));
             }
             Self::CardGroupWithoutName if x7 => (PageStatusStatus, "Card Group must have name"),
             Self::CardGroupWithoutName => (PageStatus, "Card Group must have name"),
-            Self::IncorrectFormat(what) => return (PageStatus, vec![format!("{what} is incorrect format").into()]),
-            Self::TooLong(what) => return (PageStatus, vec![format!("{what} is too long").into()]),
+            Self::IncorrectFormat(what) => return one(PageStatus, format!("{what} is incorrect format")),
+            Self::TooLong(what) => return one(PageStatus, format!("{what} is too long")),
             Self::InvalidDateFrom if x7 => (PageStatus, "Date from is incorrect format"),
             Self::InvalidDateFrom => (PageStatus, "Invalid date from"),
             Self::InvalidDateTill if x7 => (PageStatus, "Time till is incorrect format"),
@@ -223,7 +256,7 @@ impl Fault {
             Self::DateFromAfterTill => (PageStatus, "Date from is greater than date till"),
             Self::NoTariffAtAll if x7 => (PageStatus, "Card Group must have name"),
             Self::NoTariffAtAll => (PageStatus, "Tariff was not found"),
-            Self::NotFound(what) => return (PageStatus, vec![format!("{what} was not found").into()]),
+            Self::NotFound(what) => return one(PageStatus, format!("{what} was not found")),
             Self::Refused(words) => (PageStatus, *words),
             Self::CardGroupNameTaken => (PageStatus, "Card Group name must be unique"),
             Self::PinLengthNotDigits => (PageStatus, "PIN length must consist only of digits"),
@@ -232,14 +265,14 @@ impl Fault {
             Self::NumberLengthOutOfRange => (PageStatus, "Number length can be between 1 and 30"),
             Self::RefusedOnPage(words) => (Page, *words),
             Self::NumberLength(length) => {
-                return (PageStatus, vec![format!("Bad number length, should be: {length}").into()]);
+                return one(PageStatus, format!("Bad number length, should be: {length}"));
             }
             Self::PinLength(length) => {
-                return (PageStatus, vec![format!("Bad PIN length, should be: {length}").into()]);
+                return one(PageStatus, format!("Bad PIN length, should be: {length}"));
             }
             Self::PinTooShort => (PageStatus, "PIN is too short for this interval"),
             Self::TooManyCards(most) => {
-                return (PageStatus, vec![format!("At most {most} cards can be created at once").into()]);
+                return one(PageStatus, format!("At most {most} cards can be created at once"));
             }
             Self::CallerIdFailed => (Page, "Failed to make transaction"),
             Self::CallerIdMissing => (Page, "Callerid must be specified"),
@@ -262,13 +295,13 @@ impl Fault {
             Self::GroupNotTheOwners { .. } => (Page, "Supplied Cardgroup_id is invalid"),
             Self::NothingFound if x7 => (Page, "Supplied Cardgroup_id is invalid"),
             Self::NothingFound => (Page, "Card was not found"),
-            Self::CardUnsound(flaw) => return (PageErrorError, vec![flaw.clone().into()]),
+            Self::CardUnsound(flaw) => return one(PageErrorError, flaw.clone()),
             Self::TariffNotSaved(messages) => {
                 let form = if x7 { PageMessages } else { ResponseMessages };
-                return (form, messages.iter().map(|message| Cow::Borrowed(*message)).collect());
+                return Refusal { form, words: messages.iter().map(|message| Cow::Borrowed(*message)).collect() };
             }
         };
-        (form, vec![words.into()])
+        one(form, words)
     }
 }
 

@@ -14,6 +14,7 @@ pub mod dialect;
 pub mod directory;
 pub mod document;
 pub mod fault;
+pub mod idempotency;
 pub mod money;
 pub mod number;
 pub mod params;

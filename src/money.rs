@@ -1,6 +1,7 @@
 //! Exact amounts of money (`data.md`, "Money").
 
 use bigdecimal::BigDecimal;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Where `numeric(30,15)` ends: the least amount that it doesn't hold.
 pub const LARGEST_AMOUNT: i64 = 1_000_000_000_000_000;
@@ -37,5 +38,19 @@ impl Money {
         // A detour over text: it rounds to the nearest double, and no other way into one is open.
         let double: f64 = self.0.to_plain_string().parse().unwrap_or_default();
         format!("{double:.digits$}")
+    }
+}
+
+/// As text: a number would be read as a binary float by somebody some day.
+impl Serialize for Money {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.plain())
+    }
+}
+
+impl<'de> Deserialize<'de> for Money {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        text.parse().map(Self).map_err(serde::de::Error::custom)
     }
 }

@@ -59,6 +59,11 @@ impl Params {
         self.0.iter().map(|(name, _)| name.as_str())
     }
 
+    /// All of them.
+    pub fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
     /// Adds what one place of the request says; places read before it go first.
     fn take_all(&mut self, place: Vec<(String, String)>, most: usize) -> Result<(), Fault> {
         if self.0.len() + place.len() > most {

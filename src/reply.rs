@@ -67,15 +67,28 @@ impl Presentation {
     }
 }
 
+/// Says that the reply is an earlier one, to a request with the same idempotency key.
+const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+
 /// The response to what came of a request.
 pub fn response(result: Result<Document, Fault>, presentation: Presentation, dialect: Dialect) -> Response {
     match result {
-        Ok(document) => with_headers(StatusCode::OK, document, presentation),
+        Ok(document) => {
+            let repeated = matches!(document, Document::Repeated(_));
+            let mut response = with_headers(StatusCode::OK, document, presentation);
+            if repeated {
+                put(&mut response, REPLAYED, "true");
+            }
+            response
+        }
         Err(fault) => {
             let mut response = with_headers(fault.status(dialect), fault.document(dialect), presentation);
             match fault {
                 Fault::MethodNotAllowed => put(&mut response, ALLOW, "GET, HEAD, POST"),
-                Fault::Unavailable => put(&mut response, RETRY_AFTER, "1"),
+                Fault::Unavailable | Fault::StillRunning | Fault::OutcomeToAskFor => {
+                    put(&mut response, RETRY_AFTER, "1");
+                }
+                Fault::Repeated(_) => put(&mut response, REPLAYED, "true"),
                 _ => {}
             }
             response
@@ -96,7 +109,7 @@ fn with_headers(status: StatusCode, document: Document, presentation: Presentati
 
 fn body(document: Document) -> Body {
     match document {
-        Document::Whole(text) => Body::from(text),
+        Document::Whole(text) | Document::Repeated(text) => Body::from(text),
         Document::Long(chunks) => Body::from_stream(paced(chunks)),
     }
 }

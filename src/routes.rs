@@ -6,8 +6,8 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{ConnectInfo, Request, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_LENGTH, HOST, HeaderName, X_CONTENT_TYPE_OPTIONS};
-use axum::http::{HeaderValue, Method, StatusCode};
+use axum::http::header::{CACHE_CONTROL, CONTENT_LENGTH, HeaderName, X_CONTENT_TYPE_OPTIONS};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::Response;
 use axum::routing::get;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -72,9 +72,9 @@ async fn api(State(app): State<Arc<App>>, request: Request) -> Response {
         (Some(operation), Ok(incoming)) => match app.directory.settings(0).await {
             Ok(system) => {
                 presentation.xml_extension = system.on("XML_API_Extension");
-                let Incoming { params, method, uri, host, client } = incoming;
+                let Incoming { params, method, uri, headers, client } = incoming;
                 let called = path.called;
-                (operation.handler)(Call { app, operation, called, params, system, method, uri, host, client }).await
+                (operation.handler)(Call { app, operation, called, params, system, method, uri, headers, client }).await
             }
             Err(error) => Err(error.into()),
         },
@@ -131,7 +131,7 @@ struct Incoming {
     params: Params,
     method: Method,
     uri: axum::http::Uri,
-    host: String,
+    headers: HeaderMap,
     client: IpAddr,
 }
 
@@ -150,11 +150,7 @@ impl Incoming {
             params,
             method: parts.method,
             uri: parts.uri,
-            host: parts
-                .headers
-                .get(HOST)
-                .map(|host| String::from_utf8_lossy(host.as_bytes()).into())
-                .unwrap_or_default(),
+            headers: parts.headers,
             client: peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip().to_canonical()),
         })
     }

@@ -1,10 +1,10 @@
 //! Taking turns within one server.
 
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, PoisonError};
 
-use std::sync::Arc;
-
-use tokio::sync::{Mutex, MutexGuard, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Mutex, MutexGuard, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 
 const LANES: u64 = 256;
 
@@ -15,7 +15,13 @@ pub struct Turns {
     callerids: Vec<Mutex<()>>,
     card_makers: Mutex<()>,
     list_readers: Arc<Semaphore>,
+    keys: Arc<Keys>,
 }
+
+/// An idempotency key: whose, for which operation, and as the client chose it.
+pub type KeyName = (i32, &'static str, String);
+/// The keys that somebody is at or waits for, each with its lock.
+type Keys = std::sync::Mutex<HashMap<KeyName, Arc<Mutex<()>>>>;
 
 impl Turns {
     /// Lists may be read on a fourth of the connections: a client that reads slowly holds one for as long as it takes.
@@ -25,6 +31,7 @@ impl Turns {
             callerids: (0..LANES).map(|_| Mutex::default()).collect(),
             card_makers: Mutex::default(),
             list_readers: Arc::new(Semaphore::new(readers)),
+            keys: Arc::default(),
         }
     }
 
@@ -45,4 +52,37 @@ impl Turns {
     pub async fn of_card_makers(&self) -> MutexGuard<'_, ()> {
         self.card_makers.lock().await
     }
+
+    /// Waits until nobody else is at the idempotency key. Each has a lock of its own: a request that takes long must not
+    /// make others wait that have nothing to do with it.
+    pub async fn of_key(&self, name: KeyName) -> KeyTurn {
+        let lock = locked(&self.keys).entry(name.clone()).or_default().clone();
+        let mut turn = KeyTurn { keys: self.keys.clone(), name, lock: lock.clone(), guard: None };
+        turn.guard = Some(lock.lock_owned().await);
+        turn
+    }
+}
+
+/// The turn of an idempotency key, or the place in its queue; over when it is dropped.
+#[derive(Debug)]
+pub struct KeyTurn {
+    keys: Arc<Keys>,
+    name: KeyName,
+    lock: Arc<Mutex<()>>,
+    guard: Option<OwnedMutexGuard<()>>,
+}
+
+impl Drop for KeyTurn {
+    fn drop(&mut self) {
+        self.guard = None;
+        let mut keys = locked(&self.keys);
+        // The map's and ours: nobody else waits.
+        if Arc::strong_count(&self.lock) == 2 {
+            keys.remove(&self.name);
+        }
+    }
+}
+
+fn locked(keys: &Keys) -> std::sync::MutexGuard<'_, HashMap<KeyName, Arc<Mutex<()>>>> {
+    keys.lock().unwrap_or_else(PoisonError::into_inner)
 }

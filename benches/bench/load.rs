@@ -1,6 +1,7 @@
 //! A load generator: a number of connections that each send a request, read the reply, and send the next.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use sha1::{Digest, Sha1};
@@ -65,6 +66,14 @@ pub fn sale(group: u32, quantity: u32) -> Vec<u8> {
         "card_from_group_sell",
         &format!("u=admin&id={group}&quantity={quantity}&hash={}", hash(&format!("{group}{quantity}"))),
     )
+}
+
+/// The sale of a card with an idempotency key of its own.
+pub fn sale_once(group: u32) -> Vec<u8> {
+    static KEYS: AtomicUsize = AtomicUsize::new(0);
+    let key = hash(&KEYS.fetch_add(1, Ordering::Relaxed).to_string());
+    let form = format!("u=admin&id={group}&quantity=1&request_id={key}&hash={}", hash(&format!("{group}1")));
+    post("card_from_group_sell", &form)
 }
 
 /// Sends requests over so many connections, spread over the servers; `request` makes the one with a number, and every reply must

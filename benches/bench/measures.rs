@@ -78,10 +78,14 @@ async fn sales(world: &World, size: Size, report: &mut Report) {
     let sell = async |time| {
         load::run(&[server.address], CLIENTS, Until::Time(time), "<pin>", |number| load::sale(group(number), 1)).await
     };
-    let (same, bare) = (Script::sale(), Script::bare());
+    let sell_once = async |time| {
+        load::run(&[server.address], CLIENTS, Until::Time(time), "<pin>", |number| load::sale_once(group(number))).await
+    };
+    let (same, bare, with_key) = (Script::sale(), Script::bare(), Script::sale_with_key());
     sell(Duration::from_secs(1)).await;
     same.run(world, CLIENTS, Duration::from_secs(1));
     let (mut http, mut same_rate, mut bare_rate) = (Load::default(), 0.0, 0.0);
+    let (mut http_once, mut with_key_rate) = (Load::default(), 0.0);
     for _ in 0..size.rounds {
         restock(world, size).await;
         http.add(sell(size.turn).await);
@@ -89,6 +93,10 @@ async fn sales(world: &World, size: Size, report: &mut Report) {
         same_rate += same.run(world, CLIENTS, size.turn) / size.rounds as f64;
         restock(world, size).await;
         bare_rate += bare.run(world, CLIENTS, size.turn) / size.rounds as f64;
+        restock(world, size).await;
+        http_once.add(sell_once(size.turn).await);
+        restock(world, size).await;
+        with_key_rate += with_key.run(world, CLIENTS, size.turn) / size.rounds as f64;
     }
     let (p50, p99) = (http.percentile(0.5), http.percentile(0.99));
     report.add(
@@ -101,6 +109,12 @@ async fn sales(world: &World, size: Size, report: &mut Report) {
         Line::new("that statement, by pgbench", same_rate, "sales/s")
             .against("pgbench, a bare sale", bare_rate)
             .goal(Goal::ShareAtLeast(0.65)),
+    );
+    report.add(
+        Line::new("with an idempotency key", http_once.per_second(), "sales/s")
+            .latency(http_once.percentile(0.5), http_once.percentile(0.99))
+            .against("pgbench, the same statement", with_key_rate)
+            .goal(Goal::ShareAtLeast(0.75)),
     );
     report.add(
         Line::new("p99 of these sales", p99.as_secs_f64() * 1000.0, "ms")

@@ -11,15 +11,16 @@ struct Statement {
     types: Vec<&'static str>,
 }
 
-/// The statement of the program that contains `part`, as it is committed for the compiler.
-fn statement(part: &str) -> Statement {
+/// The shortest statement of the program that contains `parts`, as it is committed for the compiler.
+fn statement(parts: &[&str]) -> Statement {
     let statements = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(".sqlx");
     let read = |file: std::io::Result<std::fs::DirEntry>| {
         let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
         serde_json::from_str::<serde_json::Value>(&text).unwrap()
     };
-    let found =
-        std::fs::read_dir(statements).unwrap().map(read).find(|file| file["query"].as_str().unwrap().contains(part));
+    let query = |file: &serde_json::Value| file["query"].as_str().unwrap().to_owned();
+    let fits = |file: &serde_json::Value| parts.iter().all(|part| query(file).contains(part));
+    let found = std::fs::read_dir(statements).unwrap().map(read).filter(fits).min_by_key(|file| query(file).len());
     let found = found.unwrap();
     let types =
         found["describe"]["parameters"]["Left"].as_array().unwrap().iter().map(|name| match name.as_str().unwrap() {
@@ -29,6 +30,7 @@ fn statement(part: &str) -> Statement {
             "Numeric" => "numeric",
             "Text" => "text",
             "Bool" => "boolean",
+            "Bytea" => "bytea",
             other => panic!("{other}"),
         });
     Statement { text: found["query"].as_str().unwrap().to_owned(), types: types.collect() }
@@ -39,6 +41,9 @@ const OPTIONS: &str = "-c jit=off -c plan_cache_mode=force_generic_plan -c enabl
     -c enable_hashjoin=off -c enable_mergejoin=off -c TimeZone=UTC";
 
 const NULL: &str = "null";
+
+/// What is said in the statement that sells the next cards, without order rows.
+const SALE: [&str; 2] = ["as now\n", "from picked, cardgroup where (select"];
 
 /// With pgbench's variables in place of parameters. pgbench makes a parameter of each place where a variable stands, and can't
 /// send NULL: so each says its type, and what is null is made so on the way; the planner knows as little of it as of ours.
@@ -71,8 +76,15 @@ impl Script {
 
     /// The sale of a card, as the server sends it.
     pub fn sale() -> Self {
-        let sale = statement("as now\n                from picked, cardgroup where (select");
-        Self::new(&sale, &["101", "0", "0", "true", "USD", "1", "1", "1"])
+        Self::new(&statement(&SALE), &["101", "0", "0", "true", "USD", "1", "1", "1"])
+    }
+
+    /// The same with an idempotency key, which is drawn anew each time.
+    pub fn sale_with_key() -> Self {
+        let fingerprint = format!("\\x{}", "5a".repeat(32));
+        let values = ["101", "0", "0", "true", "USD", "1", "1", "1", "0", &fingerprint, "USD"];
+        let Self { text, variables } = Self::new(&statement(&[SALE[0], SALE[1], "kept as"]), &values);
+        Self { text: format!("\\set p9 random(1, 9000000000000000000)\n{text}"), variables }
     }
 
     /// The least that a sale can be: the card, its payment, one audit row.
@@ -95,7 +107,7 @@ impl Script {
 
     /// What `card_group_get` asks.
     pub fn card_group() -> Self {
-        Self::new(&statement("as \"free_cards!\""), &["101", "0", "1"])
+        Self::new(&statement(&["as \"free_cards!\""]), &["101", "0", "1"])
     }
 
     /// How many a second so many clients do in this time.

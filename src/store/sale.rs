@@ -1,8 +1,10 @@
 //! Selling cards, wherever an operation says so (`data.md`, "Selling a card").
 
 use bigdecimal::BigDecimal;
+use serde::{Deserialize, Serialize};
 use sqlx::PgExecutor;
 
+use crate::idempotency::Key;
 use crate::money::Money;
 
 /// A sale: who sells which cards of which group, and how they are paid.
@@ -41,6 +43,7 @@ pub struct Terms {
 }
 
 /// A card that was sold.
+#[derive(Debug, Serialize, Deserialize)]
 pub struct SoldCard {
     /// Its number.
     pub number: String,
@@ -59,15 +62,29 @@ pub enum Take<'a> {
         quantity: i64,
         /// None where one of them is unsound, or the group has no tax row: somebody has to look closer.
         only_sound: bool,
+        /// Where the reply is kept, if somewhere.
+        kept: Option<Keeping<'a>>,
     },
     /// These, which are locked.
     These(&'a [i64]),
 }
 
-/// The statement, with the parts that differ: how cards are picked, which of them must have been found, and the order rows.
-/// What a sale doesn't need would cost it the time in which PostgreSQL sets it up, so there are several texts.
+/// What is kept of `card_from_group_sell`'s reply besides the cards, and for whom.
+#[derive(Debug, Clone, Copy)]
+pub struct Keeping<'a> {
+    /// The request's key.
+    pub key: &'a Key,
+    /// The currency that balances are labelled with.
+    pub currency: &'a str,
+}
+
+/// The statement, with the parts that differ: how cards are picked, which of them must have been found, the order rows,
+/// and where the reply is kept (the places of the key, the fingerprint and the currency among the parameters). What a sale doesn't need would cost it the time in which PostgreSQL sets it up, so there are several texts.
 macro_rules! statement {
-    ([$($picked:tt)+], [$($all:tt)+], [$ccorder_id:literal, $orders:literal], $($value:expr),+) => {
+    (
+        [$($picked:tt)+], [$($all:tt)+], [$ccorder_id:literal, $orders:literal],
+        [$($key:literal, $fingerprint:literal, $shown_currency:literal)?], $($value:expr),+
+    ) => {
         sqlx::query_as!(
             SoldCard,
             r#"with cardgroup as materialized (
@@ -108,6 +125,13 @@ macro_rules! statement {
                 ) row
             )"#
                 + $orders
+                $(+ r#", kept as (
+                insert into idempotency_keys (user_id, operation, key, fingerprint, reply)
+                select $3, 'card_from_group_sell', "# + $key + ", " + $fingerprint + r#", json_build_object('Done', json_build_object(
+                    'currency', "# + $shown_currency + r#"::text,
+                    'cards', json_agg(json_build_object('number', number, 'pin', pin, 'balance', times(balance, $7)::text))))
+                from sale having count(*) > 0
+            )"#)?
                 + r#"
             select number as "number!", pin, times(balance, $7) as "balance!: Money" from sale"#,
             $($value),+
@@ -117,13 +141,13 @@ macro_rules! statement {
 
 /// The statement for a way of picking, with order rows for whoever gave an e-mail address.
 macro_rules! sell {
-    ($database:expr, $sale:expr, $cards:expr, $picked:tt, $all:tt) => {{
+    ($database:expr, $sale:expr, $cards:expr, $picked:tt, $all:tt, $kept:tt, $kept_with_orders:tt, [$($key:expr),*]) => {{
         let Sale { caller, owner, group, terms, over_api, .. } = $sale;
         let Terms { currency, rate, shown_rate, order_rate, system_currency, email } = terms;
         let currency = currency.as_deref();
         match email {
             None => {
-                statement!($picked, $all, ["", ""], group, owner, caller, over_api, currency, rate, shown_rate, $cards)
+                statement!($picked, $all, ["", ""], $kept, group, owner, caller, over_api, currency, rate, shown_rate, $cards $(, $key)*)
                     .fetch_all($database)
                     .await
             }
@@ -141,6 +165,7 @@ macro_rules! sell {
                             select cardgroup_id, 1, ccorder_id, id, times(balance, $9) from sale
                         )"
                     ],
+                    $kept_with_orders,
                     group,
                     owner,
                     caller,
@@ -152,6 +177,7 @@ macro_rules! sell {
                     order_rate,
                     system_currency,
                     email
+                    $(, $key)*
                 )
                 .fetch_all($database)
                 .await
@@ -162,7 +188,22 @@ macro_rules! sell {
 
 /// The next free cards, and nobody waits for those that others are about to buy.
 macro_rules! sell_next {
-    ($database:expr, $sale:expr, $quantity:expr, $sound:literal, $all:literal) => {
+    ($database:expr, $sale:expr, $quantity:expr, $sound:literal, $all:literal, $kept:expr) => {
+        match $kept {
+            None => sell_next!($database, $sale, $quantity, $sound, $all, [], [], []),
+            Some(Keeping { key, currency: shown_currency }) => sell_next!(
+                $database,
+                $sale,
+                $quantity,
+                $sound,
+                $all,
+                ["$9", "$10", "$11"],
+                ["$12", "$13", "$14"],
+                [key.key, &key.fingerprint, shown_currency]
+            ),
+        }
+    };
+    ($database:expr, $sale:expr, $quantity:expr, $sound:literal, $all:literal, $kept:tt, $kept_with_orders:tt, $key:tt) => {
         sell!(
             $database,
             $sale,
@@ -175,7 +216,10 @@ macro_rules! sell_next {
                  limit $8
                  for no key update of c skip locked"
             ],
-            [$all]
+            [$all],
+            $kept,
+            $kept_with_orders,
+            $key
         )
     };
 }
@@ -185,18 +229,19 @@ macro_rules! sell_next {
 ///
 /// The cards are picked in a materialized CTE and updated by `any (array(…))`: in any other shape the planner may run the
 /// locking subquery again, and sell more than was asked for. Everything after that goes through them in the order in which they
-/// were picked.
+/// were picked. The reply is kept by the last of its parts: a key that is known already undoes all of it.
 pub async fn sell(database: impl PgExecutor<'_>, sale: Sale<'_>) -> sqlx::Result<Vec<SoldCard>> {
     match sale.take {
-        Take::Next { quantity, only_sound: false } => {
-            sell_next!(database, sale, quantity, "", "(select count(*) from picked) = $8")
+        Take::Next { quantity, only_sound: false, kept } => {
+            sell_next!(database, sale, quantity, "", "(select count(*) from picked) = $8", kept)
         }
-        Take::Next { quantity, only_sound: true } => sell_next!(
+        Take::Next { quantity, only_sound: true, kept } => sell_next!(
             database,
             sale,
             quantity,
             ", is_sound(c, (select pin_length from cardgroup), (select number_length from cardgroup)) as sound",
-            "has_taxes and (select count(*) from picked where sound) = $8"
+            "has_taxes and (select count(*) from picked where sound) = $8",
+            kept
         ),
         Take::These(cards) => sell!(
             database,
@@ -206,7 +251,10 @@ pub async fn sell(database: impl PgExecutor<'_>, sale: Sale<'_>) -> sqlx::Result
                  from cards
                  where id = any ($8) and sold = 0 and hidden = 0 and retired_at is null
                  order by number collate "C", id"#],
-            ["true"]
+            ["true"],
+            [],
+            [],
+            []
         ),
     }
 }

@@ -86,8 +86,8 @@ async fn a_number_that_was_used_before() {
     assert_eq!(ask(&server, "admin", "555555").await.all("balance"), ["2.0"]);
     server.sql("delete from cards where id = 51").await;
     assert_eq!(ask(&server, "admin", "555555").await.all("balance"), ["1.0"]);
-    let plan = server.plan("select 1 as place, id, balance", "force_generic_plan", &["'555555'", "null"]).await;
+    let plan = server.plan(&["select 1 as place, id, balance"], "force_generic_plan", &["'555555'", "null"]).await;
     server.sql("insert into cards (cardgroup_id, number, pin) select 11, i::text, i::text from generate_series(1000000, 1050000) i; analyze").await;
-    let large = server.plan("select 1 as place, id, balance", "force_generic_plan", &["'555555'", "null"]).await;
+    let large = server.plan(&["select 1 as place, id, balance"], "force_generic_plan", &["'555555'", "null"]).await;
     assert!(!large.contains("Seq Scan"), "{plan}\n{large}");
 }

@@ -21,6 +21,7 @@ mod conformance;
 mod contention;
 mod directory;
 mod house;
+mod idempotency;
 mod managed;
 #[cfg(target_os = "linux")]
 mod memory;

@@ -131,7 +131,7 @@ fn now<T>(future: impl Future<Output = T>) -> T {
 
 fn text_of(document: Document) -> String {
     match document {
-        Document::Whole(text) => text,
+        Document::Whole(text) | Document::Repeated(text) => text,
         Document::Long(chunks) => now(chunks.try_collect()).unwrap(),
     }
 }

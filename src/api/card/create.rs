@@ -10,6 +10,7 @@ use crate::call::{Call, Operation};
 use crate::caller::{self, Caller, READ};
 use crate::document::Document;
 use crate::fault::Fault;
+use crate::idempotency::Once;
 use crate::number;
 use crate::signature::Rule;
 use crate::store;
@@ -38,11 +39,9 @@ const LONGEST_LANGUAGE: usize = 10;
 
 async fn answer(call: Call) -> Result<Document, Fault> {
     let caller = caller::admit_to_calling_cards(&call, READ).await?;
-    // What is wrong already needn't wait for its turn.
-    let group = Group::find(&call.app.pool, &call, &caller).await?;
-    Wish::read(&call, &group)?;
-    let (made, wanted) = create(&call, &caller).await?;
-    Ok(Document::status("status", format!("Cards created: {made}/{wanted}")))
+    let once = Once::new(&call, &caller).await?;
+    let reply = |(made, wanted): (u64, u32)| Document::status("status", format!("Cards created: {made}/{wanted}"));
+    once.answer(create(&call, &caller, &once), reply).await
 }
 
 /// The card group that the cards are for.
@@ -132,11 +131,14 @@ fn pins_to_give(length: i32) -> BigDecimal {
 ///
 /// One call at a time: two that drew the same PINs in another order would wait for each other for ever. Those that wait here
 /// hold no connection.
-async fn create(call: &Call, caller: &Caller) -> Result<(u64, u32), Fault> {
+async fn create(call: &Call, caller: &Caller, once: &Once<'_>) -> Result<(u64, u32), Fault> {
+    // What is wrong already needn't wait for its turn.
+    let group = Group::find(&call.app.pool, call, caller).await?;
+    Wish::read(call, &group)?;
     let turn = tokio::time::timeout(PATIENCE, call.app.turns.of_card_makers());
     let _turn = turn.await.map_err(|_| Fault::Unavailable)?;
-    let mut transaction = call.app.pool.begin_with(BEGIN).await?;
-    let connection = &mut *transaction;
+    let mut change = once.begin_with(BEGIN).await?;
+    let connection = &mut *change;
     store::maker::take_turn(connection).await?;
     // The group may have been changed meanwhile.
     let group = &Group::find(&mut *connection, call, caller).await?;
@@ -155,8 +157,8 @@ async fn create(call: &Call, caller: &Caller) -> Result<(u64, u32), Fault> {
     if made == 0 {
         return Err(Fault::Refused("Cards already exist"));
     }
-    transaction.commit().await.map_err(Fault::of_commit)?;
-    Ok((made, wish.count))
+    let count = wish.count;
+    change.commit((made, count)).await
 }
 
 /// No PIN is in use twice, whatever the group. There are never more in use than there are card ids, so they are only

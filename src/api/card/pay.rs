@@ -2,6 +2,7 @@
 //! The spec's page: `endpoints/card_payment_add.md`.
 
 use bigdecimal::{BigDecimal, RoundingMode};
+use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
 use crate::call::{Call, Operation};
@@ -9,6 +10,7 @@ use crate::caller::{self, Caller};
 use crate::directory::{Currencies, UserType};
 use crate::document::Document;
 use crate::fault::Fault;
+use crate::idempotency::Once;
 use crate::money::{LARGEST_AMOUNT, Money};
 use crate::number;
 use crate::signature::Rule;
@@ -25,16 +27,20 @@ pub const OPERATION: Operation = Operation {
 async fn answer(call: Call) -> Result<Document, Fault> {
     let caller = caller::admit(&call).await?;
     let caller = may_pay(&call, caller)?;
+    let once = Once::new(&call, &caller).await?;
+    once.answer(add(&call, &caller, &once), reply).await
+}
+
+async fn add(call: &Call, caller: &Caller, once: &Once<'_>) -> Result<Receipt, Fault> {
     let currencies = call.app.directory.currencies().await?;
-    let mut transaction = call.app.pool.begin().await?;
-    let card = Card::find(&mut transaction, &call, &caller).await?;
-    let payment = Payment::read(&call, &caller, &currencies)?;
+    let mut change = once.begin().await?;
+    let card = Card::find(&mut change, call, caller).await?;
+    let payment = Payment::read(call, caller, &currencies)?;
     if call.dialect().repairs_taxes() {
-        store::tax::repair(&mut transaction, card.cardgroup_id).await?;
+        store::tax::repair(&mut change, card.cardgroup_id).await?;
     }
-    let paid = pay(&mut transaction, &call, &card, &payment).await?;
-    transaction.commit().await.map_err(Fault::of_commit)?;
-    Ok(reply(&card, &payment, &paid))
+    let paid = pay(&mut change, call, &card, &payment).await?;
+    change.commit(Receipt::new(card, payment, paid)).await
 }
 
 fn may_pay(call: &Call, caller: Option<Caller>) -> Result<Caller, Fault> {
@@ -128,7 +134,7 @@ impl Payment {
 
 /// What came of it, in the system's currency; the balances as they are shown. (An X7 server takes what was paid for an amount in
 /// the caller's currency when it adds it to the balance.)
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Paid {
     current_balance: Money,
     with_tax: Money,
@@ -180,24 +186,53 @@ async fn pay(connection: &mut PgConnection, call: &Call, card: &Card, payment: &
     paid.ok_or(Fault::TransactionFailed)
 }
 
-fn reply(card: &Card, payment: &Payment, paid: &Paid) -> Document {
+/// What the reply says.
+#[derive(Debug, Serialize, Deserialize)]
+struct Receipt {
+    cardgroup_name: String,
+    number: String,
+    currency: String,
+    amount: Money,
+    /// The rate, and the name of the system's currency.
+    conversion: Option<(Money, String)>,
+    paid: Paid,
+    description: String,
+}
+
+impl Receipt {
+    fn new(card: Card, payment: Payment, paid: Paid) -> Self {
+        let plain = |rate: BigDecimal| Money::from(rate.with_scale_round(15, RoundingMode::HalfUp));
+        Self {
+            cardgroup_name: card.cardgroup_name,
+            number: card.number,
+            currency: payment.currency,
+            amount: payment.amount.into(),
+            conversion: payment.conversion.map(|(rate, system)| (plain(rate), system)),
+            paid,
+            description: payment.description,
+        }
+    }
+}
+
+fn reply(receipt: Receipt) -> Document {
+    let Receipt { cardgroup_name, number, currency, amount, conversion, paid, description } = &receipt;
     Document::new("page", |page| {
         page.element("status", |status| status.text("success", "Calling Card balance successfully updated"));
-        page.element("calling_card_group", |group| group.text("name", &card.cardgroup_name));
-        page.element("calling_card", |calling_card| calling_card.text("number", &card.number));
+        page.element("calling_card_group", |group| group.text("name", cardgroup_name));
+        page.element("calling_card", |calling_card| calling_card.text("number", number));
         page.element("add_payment", |add_payment| {
-            add_payment.text("currency", &payment.currency);
-            add_payment.text("amount_with_tax", Money::from(payment.amount.clone()).plain());
+            add_payment.text("currency", currency);
+            add_payment.text("amount_with_tax", amount.plain());
             add_payment.element("details", |details| {
                 details.text("current_balance", paid.current_balance.plain());
-                if let Some((rate, system)) = &payment.conversion {
+                if let Some((rate, system)) = conversion {
                     details.text("converted_to", system);
-                    details.text("exchange_rate", Money::from(rate.with_scale_round(15, RoundingMode::HalfUp)).plain());
+                    details.text("exchange_rate", rate.plain());
                 }
                 details.text("amount_with_tax", paid.with_tax.plain());
                 details.text("amount_without_tax", paid.without_tax.plain());
                 details.text("new_balance", paid.new_balance.plain());
-                details.text("description", &payment.description);
+                details.text("description", description);
             });
         });
     })

@@ -2,6 +2,7 @@
 //! The spec's page: `endpoints/card_from_group_sell.md`; the published one: `source/card_from_group_sell.txt`.
 
 use bigdecimal::BigDecimal;
+use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
 use crate::call::{Call, Operation};
@@ -9,11 +10,12 @@ use crate::caller::{self, Caller};
 use crate::directory::Currencies;
 use crate::document::Document;
 use crate::fault::Fault;
+use crate::idempotency::{self, Once};
 use crate::number::{self, Sign};
 use crate::params::Params;
 use crate::signature::Rule;
 use crate::store;
-use crate::store::sale::{Sale, SoldCard, Take, Terms, sell};
+use crate::store::sale::{Keeping, Sale, SoldCard, Take, Terms, sell};
 
 /// The operation. (`email`, `id` and `quantity` are hashed, and what else of the long list a client sends.)
 pub const OPERATION: Operation = Operation {
@@ -25,18 +27,19 @@ pub const OPERATION: Operation = Operation {
 
 async fn answer(call: Call) -> Result<Document, Fault> {
     let caller = caller::admit_strictly(&call).await?;
+    let once = Once::new(&call, &caller).await?;
     let wish = Wish::read(&call.params);
     let currencies = call.app.directory.currencies().await?;
     let terms = terms(&call, &caller, &currencies, &wish);
 
-    let cards = at_once(&call, &caller, &wish, terms.as_ref()).await?;
-    let lines = match cards.is_empty() {
-        false => cards.into_iter().map(Line::Sold).collect(),
-        // In a box: it is large, and few sales come here.
-        true => Box::pin(step_by_step(&call, &caller, &wish, terms.as_ref())).await?,
-    };
-    call.app.sweeper.sold(lines.len());
-    Ok(reply(&lines, terms.as_ref().map_or("", shown_currency)))
+    let cards = at_once(&call, &caller, &wish, terms.as_ref(), &once).await?;
+    if !cards.is_empty() {
+        call.app.sweeper.sold(cards.len());
+        let currency = terms.as_ref().map(shown_currency).unwrap_or_default().to_owned();
+        return Ok(reply(Sold { currency, cards: cards.into_iter().map(Some).collect() }));
+    }
+    // In a box: it is large, and few sales come here.
+    Box::pin(once.answer(step_by_step(&call, &caller, &wish, terms.as_ref(), &once), reply)).await
 }
 
 /// What the client asks for.
@@ -101,11 +104,13 @@ fn terms(call: &Call, caller: &Caller, currencies: &Currencies, wish: &Wish) -> 
     Some(Terms { currency: Some(name), rate: rate.clone(), shown_rate: rate, order_rate: one, system_currency, email })
 }
 
-/// A line of the reply.
-enum Line {
-    Sold(SoldCard),
-    /// A card that an X7 server wouldn't sell stands among the others as an error.
-    Refused,
+/// What the reply says.
+#[derive(Debug, Serialize, Deserialize)]
+struct Sold {
+    /// That balances are labelled with.
+    currency: String,
+    /// A card that an X7 server wouldn't sell stands among the others as nothing.
+    cards: Vec<Option<SoldCard>>,
 }
 
 /// A card that could be sold, locked.
@@ -117,13 +122,23 @@ struct Candidate {
 }
 
 /// The common case in one round trip: the next free cards, as many as asked, sold by one statement that waits for nobody.
-/// None sold: it isn't that simple, and nothing was changed.
-async fn at_once(call: &Call, caller: &Caller, wish: &Wish, terms: Option<&Terms>) -> Result<Vec<SoldCard>, Fault> {
+/// None sold: it isn't that simple, or was done before, and nothing was changed.
+async fn at_once(
+    call: &Call,
+    caller: &Caller,
+    wish: &Wish,
+    terms: Option<&Terms>,
+    once: &Once<'_>,
+) -> Result<Vec<SoldCard>, Fault> {
     match (terms, &wish.which) {
         (Some(terms), Which::Next(quantity)) if *quantity <= call.app.config.max_quantity.get() => {
             let only_sound = call.dialect().refuses_unsound_cards();
-            let take = Take::Next { quantity: i64::from(*quantity), only_sound };
-            sell(&call.app.pool, sale(caller, wish, terms, take)).await.map_err(Fault::of_commit)
+            let kept = once.key().map(|key| Keeping { key, currency: shown_currency(terms) });
+            let take = Take::Next { quantity: i64::from(*quantity), only_sound, kept };
+            match sell(&call.app.pool, sale(caller, wish, terms, take)).await {
+                Err(error) if idempotency::is_known(&error) => Ok(Vec::new()),
+                sold => sold.map_err(|error| once.advise(Fault::of_commit(error))),
+            }
         }
         _ => Ok(Vec::new()),
     }
@@ -131,9 +146,15 @@ async fn at_once(call: &Call, caller: &Caller, wish: &Wish, terms: Option<&Terms
 
 /// Everything else, in the order of the contract, in one transaction. It waits for sales that are under way, since their
 /// cards may yet come free again.
-async fn step_by_step(call: &Call, caller: &Caller, wish: &Wish, terms: Option<&Terms>) -> Result<Vec<Line>, Fault> {
-    let mut transaction = call.app.pool.begin().await?;
-    let connection = &mut *transaction;
+async fn step_by_step(
+    call: &Call,
+    caller: &Caller,
+    wish: &Wish,
+    terms: Option<&Terms>,
+    once: &Once<'_>,
+) -> Result<Sold, Fault> {
+    let mut change = once.begin().await?;
+    let connection = &mut *change;
     find_group(connection, caller, wish.group).await?;
     let candidates = match &wish.which {
         Which::Number(digits) => vec![named(connection, wish.group, digits.as_deref()).await?],
@@ -154,10 +175,11 @@ async fn step_by_step(call: &Call, caller: &Caller, wish: &Wish, terms: Option<&
         // The group was hidden, or given to somebody else, while we waited for its cards.
         return Err(Fault::TransactionFailed);
     }
-    transaction.commit().await.map_err(Fault::of_commit)?;
     let mut sold = sold.into_iter();
-    let line = |card: &Candidate| if sells(card) { sold.next().map(Line::Sold) } else { Some(Line::Refused) };
-    Ok(candidates.iter().filter_map(line).collect())
+    let cards = candidates.iter().map(|card| if sells(card) { sold.next() } else { None }).collect();
+    let sold = change.commit(Sold { currency: shown_currency(terms).to_owned(), cards }).await?;
+    call.app.sweeper.sold(these.len());
+    Ok(sold)
 }
 
 /// The group must be one of the caller's owner, and not hidden.
@@ -214,18 +236,18 @@ fn shown_currency(terms: &Terms) -> &str {
     terms.currency.as_deref().unwrap_or(&terms.system_currency)
 }
 
-fn reply(lines: &[Line], currency: &str) -> Document {
+fn reply(Sold { currency, cards: sold }: Sold) -> Document {
     Document::new("page", |page| {
         page.element("cards", |cards| {
-            for line in lines {
-                match line {
-                    Line::Sold(sold) => cards.element("card", |card| {
+            for sold in sold {
+                match sold {
+                    Some(sold) => cards.element("card", |card| {
                         card.value("pin", sold.pin.as_deref());
                         card.text("number", &sold.number);
                         card.text("balance_without_vat", sold.balance.plain());
-                        card.text("currency", currency);
+                        card.text("currency", &currency);
                     }),
-                    Line::Refused => cards.element("status", |status| status.text("error", "Card error")),
+                    None => cards.element("status", |status| status.text("error", "Card error")),
                 }
             }
         });

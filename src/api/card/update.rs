@@ -9,6 +9,7 @@ use crate::caller::{self, Caller, EDIT};
 use crate::directory::UserType;
 use crate::document::Document;
 use crate::fault::{Fault, on_constraints};
+use crate::idempotency::Once;
 use crate::number;
 use crate::params::Params;
 use crate::signature::Rule;
@@ -33,25 +34,29 @@ const CALLERID_TAKEN: Fault = Fault::Refused("CallerID must be unique");
 
 async fn answer(call: Call) -> Result<Document, Fault> {
     let caller = caller::admit_to_calling_cards(&call, EDIT).await?;
+    let once = Once::new(&call, &caller).await?;
+    let reply = |()| Document::status("success", "Calling Card successfully updated");
+    once.answer(update(&call, &caller, &once), reply).await
+}
+
+async fn update(call: &Call, caller: &Caller, once: &Once<'_>) -> Result<(), Fault> {
     let id = call.params.filled("card_id").filter(|id| call.dialect().is_digits(id));
     let id = id.map(number::integer).ok_or(Fault::Refused("Wrong Calling Card ID"))?;
     // Whoever makes a card for the caller id at the same time goes before this request or after it.
-    let callerid = CallerId::read(&call);
+    let callerid = CallerId::read(call);
     let _turn = match callerid.kept() {
         Some(callerid) => Some(call.app.callerid_turn(callerid).await.ok_or(Fault::Unavailable)?),
         None => None,
     };
-    let mut transaction = call.app.pool.begin().await?;
-    let connection = &mut *transaction;
+    let mut change = once.begin().await?;
     if let Some(callerid) = callerid.kept() {
-        store::callerid::take_turn(connection, callerid).await?;
-        store::callerid::lock(connection, callerid, id).await?;
+        store::callerid::take_turn(&mut change, callerid).await?;
+        store::callerid::lock(&mut change, callerid, id).await?;
     }
-    let card = Card::find(connection, &call, &caller, id, callerid.kept()).await?;
-    let wish = Wish::read(&call, &caller, &card, callerid)?;
-    change(connection, &caller, id, &wish).await?;
-    transaction.commit().await.map_err(Fault::of_commit)?;
-    Ok(Document::status("success", "Calling Card successfully updated"))
+    let card = Card::find(&mut change, call, caller, id, callerid.kept()).await?;
+    let wish = Wish::read(call, caller, &card, callerid)?;
+    write(&mut change, caller, id, &wish).await?;
+    change.commit(()).await
 }
 
 /// The caller id that is sent. It is needed before its turn comes to be judged.
@@ -236,7 +241,7 @@ fn distributor(params: &Params) -> Result<Option<i64>, Fault> {
 }
 
 /// The database decides who came first to a number, a PIN or a caller id.
-async fn change(connection: &mut PgConnection, caller: &Caller, id: i64, wish: &Wish) -> Result<(), Fault> {
+async fn write(connection: &mut PgConnection, caller: &Caller, id: i64, wish: &Wish) -> Result<(), Fault> {
     if let Some(callerid) = &wish.callerid {
         store::callerid::forget_deleted(connection, callerid).await?;
     }

@@ -10,6 +10,7 @@ use crate::caller::{self, Caller};
 use crate::directory::UserType;
 use crate::document::Document;
 use crate::fault::{Fault, on_constraints};
+use crate::idempotency::Once;
 use crate::number;
 use crate::signature::Rule;
 
@@ -23,12 +24,9 @@ pub const OPERATION: Operation = Operation {
 
 async fn answer(call: Call) -> Result<Document, Fault> {
     let caller = rules::admit(caller::admit(&call).await?, call.dialect())?;
-    let currencies = call.app.directory.currencies().await?;
-    let usual_location = usual_location(&call, &caller).await?;
-    let facts = Facts::look_up(&call.app.pool, &call, &caller, usual_location, None).await?;
-    let wish = Wish::read(&call, &caller, &currencies, &facts, None)?;
-    create(&call, &caller, &wish).await?;
-    Ok(Document::status("success", "Card Group was successfully created"))
+    let once = Once::new(&call, &caller).await?;
+    let reply = |()| Document::status("success", "Card Group was successfully created");
+    once.answer(create(&call, &caller, &once), reply).await
 }
 
 /// An X7 server knows a reseller's usual location.
@@ -42,9 +40,13 @@ async fn usual_location(call: &Call, caller: &Caller) -> Result<Option<i64>, Fau
 
 /// The tax row and the group, in one transaction. Amounts lose their taxes and become the system's currency here, where
 /// division is exact.
-async fn create(call: &Call, caller: &Caller, wish: &Wish) -> Result<(), Fault> {
-    let mut transaction = call.app.pool.begin().await?;
-    let tax = tax_row(&mut transaction, &wish.taxes).await?;
+async fn create(call: &Call, caller: &Caller, once: &Once<'_>) -> Result<(), Fault> {
+    let currencies = call.app.directory.currencies().await?;
+    let usual_location = usual_location(call, caller).await?;
+    let mut change = once.begin().await?;
+    let facts = Facts::look_up(&mut *change, call, caller, usual_location, None).await?;
+    let wish = &Wish::read(call, caller, &currencies, &facts, None)?;
+    let tax = tax_row(&mut change, &wish.taxes).await?;
     let made = sqlx::query!(
         "insert into cardgroups (name, description, owner_id, tax_id, tariff_id, lcr_id, location_id, tell_balance_in_currency,
              use_external_function, allow_loss_calls, tell_cents, solo_pinless, disable_voucher, callerid_leave,
@@ -86,15 +88,14 @@ async fn create(call: &Call, caller: &Caller, wish: &Wish) -> Result<(), Fault> 
         wish.rate,
         call.dialect().takes_taxes_off_prices()
     )
-    .execute(&mut *transaction)
+    .execute(&mut *change)
     .await
     .map_err(on_constraints([("cardgroups_name", Fault::CardGroupNameTaken)], Fault::from))?;
     // Taxes of less than nothing would turn the price round.
     if made.rows_affected() == 0 {
         return Err(Fault::TransactionFailed);
     }
-    transaction.commit().await.map_err(Fault::of_commit)?;
-    Ok(())
+    change.commit(()).await
 }
 
 /// A tax row of the group's own: a copy of the one named, or what was sent.

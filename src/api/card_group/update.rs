@@ -9,6 +9,7 @@ use crate::call::{Call, Operation};
 use crate::caller::{self, Caller};
 use crate::document::Document;
 use crate::fault::{Fault, on_constraints};
+use crate::idempotency::Once;
 use crate::number;
 use crate::signature::Rule;
 use crate::store;
@@ -23,16 +24,20 @@ pub const OPERATION: Operation = Operation {
 
 async fn answer(call: Call) -> Result<Document, Fault> {
     let caller = rules::admit(caller::admit(&call).await?, call.dialect())?;
+    let once = Once::new(&call, &caller).await?;
+    let reply = |()| Document::status("success", "Card Group was successfully updated");
+    once.answer(update(&call, &caller, &once), reply).await
+}
+
+async fn update(call: &Call, caller: &Caller, once: &Once<'_>) -> Result<(), Fault> {
     let currencies = call.app.directory.currencies().await?;
-    let mut transaction = call.app.pool.begin().await?;
-    let connection = &mut *transaction;
-    let standing = find(connection, &call, &caller).await?;
-    let facts = Facts::look_up(&mut *connection, &call, &caller, None, Some(&standing)).await?;
-    let wish = Wish::read(&call, &caller, &currencies, &facts, Some(&standing))?;
-    let tax_id = change_taxes(connection, &call, &standing, &wish.taxes).await?;
-    change(connection, &call, standing.id, tax_id, &wish).await?;
-    transaction.commit().await.map_err(Fault::of_commit)?;
-    Ok(Document::status("success", "Card Group was successfully updated"))
+    let mut change = once.begin().await?;
+    let standing = find(&mut change, call, caller).await?;
+    let facts = Facts::look_up(&mut *change, call, caller, None, Some(&standing)).await?;
+    let wish = Wish::read(call, caller, &currencies, &facts, Some(&standing))?;
+    let tax_id = write_taxes(&mut change, call, &standing, &wish.taxes).await?;
+    write(&mut change, call, standing.id, tax_id, &wish).await?;
+    change.commit(()).await
 }
 
 /// The group, locked: not hidden, and the caller's owner's unless the caller is the admin.
@@ -52,7 +57,7 @@ async fn find(connection: &mut PgConnection, call: &Call, caller: &Caller) -> Re
 }
 
 /// Writes what is said of taxes; the id of the group's tax row afterwards.
-async fn change_taxes(
+async fn write_taxes(
     connection: &mut PgConnection,
     call: &Call,
     standing: &Standing,
@@ -106,7 +111,7 @@ async fn change_taxes(
 }
 
 /// Amounts lose the taxes that the group has now and become the system's currency here, where division is exact.
-async fn change(connection: &mut PgConnection, call: &Call, group: i32, tax_id: i32, wish: &Wish) -> Result<(), Fault> {
+async fn write(connection: &mut PgConnection, call: &Call, group: i32, tax_id: i32, wish: &Wish) -> Result<(), Fault> {
     let changed = sqlx::query!(
         "update cardgroups set
              name = coalesce($2, name), description = coalesce($3, description), tax_id = $4,

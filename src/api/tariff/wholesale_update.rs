@@ -1,13 +1,14 @@
 //! `tariff_wholesale_update` (`wholesale_tariff`): makes or changes a wholesale tariff.
 //! The spec's page: `endpoints/tariff_wholesale_update.md`; the published one: `source/tariff_wholesale_update.txt`.
 
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgExecutor};
 
 use crate::call::{Call, Operation};
 use crate::caller::{self, Caller};
-use crate::directory::UserType;
+use crate::directory::{Currencies, UserType};
 use crate::document::Document;
 use crate::fault::{Fault, on_constraints};
+use crate::idempotency::Once;
 use crate::signature::Rule;
 
 /// The operation.
@@ -25,16 +26,25 @@ const LONGEST_NAME: usize = 255;
 
 async fn answer(call: Call) -> Result<Document, Fault> {
     let caller = caller::admit(&call).await?.filter(may_manage_tariffs).ok_or(Fault::RefusedOnPage("Bad login"))?;
-    let owner = owner(&call, &caller);
+    let once = Once::new(&call, &caller).await?;
+    once.answer(create_or_update(&call, &caller, &once), reply).await
+}
+
+/// The new tariff's id; none where one was changed.
+async fn create_or_update(call: &Call, caller: &Caller, once: &Once<'_>) -> Result<Option<i64>, Fault> {
+    let owner = owner(call, caller);
     let id = call.params.integer("id");
+    let currencies = call.app.directory.currencies().await?;
+    let mut change = once.begin().await?;
     if id != 0 {
-        find(&call.app.pool, id, owner).await?;
+        find(&mut *change, id, owner).await?;
     }
-    let wish = Wish::read(&call, &caller, (id != 0).then_some(id), owner).await?;
-    match id {
-        0 => create(&call.app.pool, owner, &wish).await.map(created),
-        id => update(&call, id, owner, &wish).await.map(|()| updated()),
-    }
+    let wish = Wish::read(&mut change, call, caller, &currencies, (id != 0).then_some(id), owner).await?;
+    let made = match id {
+        0 => Some(create(&mut *change, owner, &wish).await?),
+        id => update(&mut *change, call, id, owner, &wish).await.map(|()| None)?,
+    };
+    change.commit(made).await
 }
 
 fn may_manage_tariffs(caller: &Caller) -> bool {
@@ -51,9 +61,9 @@ fn owner(call: &Call, caller: &Caller) -> i32 {
     if own { caller.id() } else { caller.owner() }
 }
 
-async fn find(pool: &PgPool, id: i64, owner: i32) -> Result<(), Fault> {
+async fn find(database: impl PgExecutor<'_>, id: i64, owner: i32) -> Result<(), Fault> {
     sqlx::query!("select id from tariffs where id = $1 and owner_id = $2 and purpose = 'user_wholesale'", id, owner)
-        .fetch_optional(pool)
+        .fetch_optional(database)
         .await?
         .map(drop)
         .ok_or(NOT_FOUND)
@@ -68,7 +78,14 @@ struct Wish {
 
 impl Wish {
     /// `id`: of the tariff that is changed; none when one is made. Everything that is wrong is said at once.
-    async fn read(call: &Call, caller: &Caller, id: Option<i64>, owner: i32) -> Result<Self, Fault> {
+    async fn read(
+        connection: &mut PgConnection,
+        call: &Call,
+        caller: &Caller,
+        currencies: &Currencies,
+        id: Option<i64>,
+        owner: i32,
+    ) -> Result<Self, Fault> {
         let mut flaws = Vec::new();
         let mut name = call.params.get("name").map(str::to_owned).or_else(|| id.is_none().then(String::new));
         if call.dialect().cuts_long_texts() {
@@ -78,10 +95,9 @@ impl Wish {
             None => {}
             Some(name) if name.trim().is_empty() => flaws.push("Name cannot be blank"),
             Some(name) if name.chars().count() > LONGEST_NAME => flaws.push("Name is too long"),
-            Some(name) if is_taken(&call.app.pool, name, id, owner).await? => flaws.push(NOT_UNIQUE),
+            Some(name) if is_taken(connection, name, id, owner).await? => flaws.push(NOT_UNIQUE),
             Some(_) => {}
         }
-        let currencies = call.app.directory.currencies().await?;
         let currency = match call.params.get("currency") {
             Some(any) if call.dialect().takes_any_tariff_currency() => Some(any.chars().take(LONGEST_NAME).collect()),
             Some(name) => {
@@ -101,18 +117,18 @@ impl Wish {
 const NOT_UNIQUE: &str = "Name must be unique";
 
 /// An owner's tariff names are unique, whatever their purpose.
-async fn is_taken(pool: &PgPool, name: &str, id: Option<i64>, owner: i32) -> sqlx::Result<bool> {
+async fn is_taken(database: impl PgExecutor<'_>, name: &str, id: Option<i64>, owner: i32) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         r#"select exists (select from tariffs where owner_id = $1 and name = $2 and id is distinct from $3) as "taken!""#,
         owner,
         name,
         id
     )
-    .fetch_one(pool)
+    .fetch_one(database)
     .await
 }
 
-async fn create(pool: &PgPool, owner: i32, wish: &Wish) -> Result<i64, Fault> {
+async fn create(database: impl PgExecutor<'_>, owner: i32, wish: &Wish) -> Result<i64, Fault> {
     sqlx::query_scalar!(
         "insert into tariffs (name, purpose, owner_id, currency, last_update_date)
          values ($1, 'user_wholesale', $2, $3, now() at time zone 'utc') returning id",
@@ -120,12 +136,12 @@ async fn create(pool: &PgPool, owner: i32, wish: &Wish) -> Result<i64, Fault> {
         owner,
         wish.currency
     )
-    .fetch_one(pool)
+    .fetch_one(database)
     .await
-    .map_err(on_constraints([("tariffs_owner_name", Fault::TariffNotSaved(vec![NOT_UNIQUE]))], Fault::of_commit))
+    .map_err(on_constraints([("tariffs_owner_name", Fault::TariffNotSaved(vec![NOT_UNIQUE]))], Fault::from))
 }
 
-async fn update(call: &Call, id: i64, owner: i32, wish: &Wish) -> Result<(), Fault> {
+async fn update(database: impl PgExecutor<'_>, call: &Call, id: i64, owner: i32, wish: &Wish) -> Result<(), Fault> {
     let changed = sqlx::query!(
         "update tariffs set name = coalesce($2, name), currency = coalesce($3, currency),
              last_update_date = case when $4 then now() at time zone 'utc' else last_update_date end
@@ -136,19 +152,17 @@ async fn update(call: &Call, id: i64, owner: i32, wish: &Wish) -> Result<(), Fau
         call.dialect().dates_tariff_updates(),
         owner
     )
-    .execute(&call.app.pool)
+    .execute(database)
     .await
-    .map_err(on_constraints([("tariffs_owner_name", Fault::TariffNotSaved(vec![NOT_UNIQUE]))], Fault::of_commit))?;
+    .map_err(on_constraints([("tariffs_owner_name", Fault::TariffNotSaved(vec![NOT_UNIQUE]))], Fault::from))?;
     if changed.rows_affected() == 1 { Ok(()) } else { Err(NOT_FOUND) }
 }
 
-fn created(id: i64) -> Document {
+fn reply(made: Option<i64>) -> Document {
     Document::new("page", |page| {
         page.text("status", "ok");
-        page.text("tariff_id", id.to_string());
+        if let Some(id) = made {
+            page.text("tariff_id", id.to_string());
+        }
     })
-}
-
-fn updated() -> Document {
-    Document::new("page", |page| page.text("status", "ok"))
 }

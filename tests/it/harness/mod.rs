@@ -157,15 +157,15 @@ impl Server {
         sqlx::query_scalar(sqlx::AssertSqlSafe(query)).fetch_all(&self.pool).await.unwrap()
     }
 
-    /// How the database would carry out the one statement of the program that contains `part`.
-    pub async fn plan(&self, part: &str, plan_cache_mode: &str, values: &[&str]) -> String {
+    /// How the database would carry out the shortest statement of the program that contains `parts`.
+    pub async fn plan(&self, parts: &[&str], plan_cache_mode: &str, values: &[&str]) -> String {
         let statements = Path::new(env!("CARGO_MANIFEST_DIR")).join(".sqlx");
-        let mut queries = std::fs::read_dir(statements).unwrap().filter_map(|file| {
+        let queries = std::fs::read_dir(statements).unwrap().filter_map(|file| {
             let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
             let query = serde_json::from_str::<serde_json::Value>(&text).unwrap()["query"].as_str().unwrap().to_owned();
-            query.contains(part).then_some(query)
+            parts.iter().all(|part| query.contains(part)).then_some(query)
         });
-        let (query, None) = (queries.next().unwrap(), queries.next()) else { panic!("more than one has {part}") };
+        let query = queries.min_by_key(String::len).unwrap();
         let mut connection = self.pool.acquire().await.unwrap();
         let prepare = format!("set plan_cache_mode = {plan_cache_mode}; prepare statement as {query}");
         sqlx::raw_sql(sqlx::AssertSqlSafe(prepare)).execute(&mut *connection).await.unwrap();

@@ -1,8 +1,8 @@
-//! A wire tap between the server and PostgreSQL, which counts round trips.
+//! Between the server and PostgreSQL: a wire tap, which counts round trips, and scissors, which cut the wire.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -34,12 +34,7 @@ impl Tap {
     }
 
     pub fn options(&self, database: &str) -> PgConnectOptions {
-        // The answer to an offer of TLS isn't a message like the others.
-        PgConnectOptions::new_without_pgpass()
-            .socket(self.directory.path())
-            .username("postgres")
-            .database(database)
-            .ssl_mode(PgSslMode::Disable)
+        through(&self.directory, database)
     }
 
     /// The fewest round trips that a request takes, of a few tries: one may come while nothing is remembered.
@@ -77,4 +72,70 @@ async fn relay(client: UnixStream, target: PathBuf, round_trips: Arc<AtomicUsize
         to_client.write_u32(length).await?;
         to_client.write_all(&message).await?;
     }
+}
+
+/// Connections through it can be cut just when PostgreSQL has done something, before anybody hears of it.
+pub struct Scissors {
+    directory: tempfile::TempDir,
+    cut_at: Arc<Mutex<Option<&'static str>>>,
+}
+
+impl Scissors {
+    pub async fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(directory.path().join(".s.PGSQL.5432")).unwrap();
+        let cut_at = Arc::default();
+        let target = postgres::socket().await;
+        tokio::spawn({
+            let cut_at = Arc::clone(&cut_at);
+            async move {
+                while let Ok((client, _)) = listener.accept().await {
+                    tokio::spawn(relay_until(client, target.clone(), Arc::clone(&cut_at)));
+                }
+            }
+        });
+        Self { directory, cut_at }
+    }
+
+    pub fn options(&self, database: &str) -> PgConnectOptions {
+        through(&self.directory, database)
+    }
+
+    /// Cuts one connection, when it is told that this command is done.
+    pub fn cut_at(&self, command: &'static str) {
+        *self.cut_at.lock().unwrap() = Some(command);
+    }
+}
+
+async fn relay_until(
+    client: UnixStream,
+    target: PathBuf,
+    cut_at: Arc<Mutex<Option<&'static str>>>,
+) -> std::io::Result<()> {
+    let server = UnixStream::connect(target.join(".s.PGSQL.5432")).await?;
+    let (mut from_client, mut to_client) = client.into_split();
+    let (mut from_server, mut to_server) = server.into_split();
+    tokio::spawn(async move { tokio::io::copy(&mut from_client, &mut to_server).await });
+    loop {
+        let kind = from_server.read_u8().await?;
+        let length = from_server.read_u32().await?;
+        let mut message = vec![0; length as usize - 4];
+        from_server.read_exact(&mut message).await?;
+        let is_done = |command: &&str| kind == b'C' && message.strip_suffix(b"\0") == Some(command.as_bytes());
+        if cut_at.lock().unwrap().take_if(|command| is_done(&&**command)).is_some() {
+            return Ok(());
+        }
+        to_client.write_u8(kind).await?;
+        to_client.write_u32(length).await?;
+        to_client.write_all(&message).await?;
+    }
+}
+
+fn through(directory: &tempfile::TempDir, database: &str) -> PgConnectOptions {
+    // The answer to an offer of TLS isn't a message like the others.
+    PgConnectOptions::new_without_pgpass()
+        .socket(directory.path())
+        .username("postgres")
+        .database(database)
+        .ssl_mode(PgSslMode::Disable)
 }

@@ -6,6 +6,7 @@ mod found;
 mod work;
 
 use bigdecimal::BigDecimal;
+use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
 use self::deed::Deed;
@@ -14,6 +15,7 @@ use crate::call::{Call, Operation};
 use crate::caller::{self, Caller};
 use crate::document::{Document, Element};
 use crate::fault::Fault;
+use crate::idempotency::Once;
 use crate::money::Money;
 use crate::number;
 use crate::params::Params;
@@ -32,26 +34,29 @@ pub const OPERATION: Operation = Operation {
 
 async fn answer(call: Call) -> Result<Document, Fault> {
     let caller = caller::admit_strictly(&call).await?;
-    let desk = Desk::new(&call, &caller).await?;
-    let wish = Wish::read(&call.params, &call)?;
-    serve(&desk, &wish).await.map_err(|fault| match fault {
+    let once = Once::new(&call, &caller).await?;
+    let wrapped = call.dialect().wraps_in_response();
+    once.answer(serve(&call, &caller, &once), |shown| reply(wrapped, &shown)).await
+}
+
+async fn serve(call: &Call, caller: &Caller, once: &Once<'_>) -> Result<Shown, Fault> {
+    let desk = &Desk::new(call, caller).await?;
+    let wish = &Wish::read(&call.params, call)?;
+    update(desk, wish, once).await.map_err(|fault| match fault {
         Fault::TransactionFailed => Fault::CallerIdFailed,
         fault => fault,
     })
 }
 
-async fn serve(desk: &Desk<'_>, wish: &Wish) -> Result<Document, Fault> {
-    let app = &desk.call.app;
-    let _turn = app.callerid_turn(&wish.callerid).await.ok_or(Fault::Unavailable)?;
-    let mut transaction = app.pool.begin().await?;
-    let connection = &mut *transaction;
-    store::callerid::take_turn(connection, &wish.callerid).await?;
-    let found = Found::look_up(connection, desk, wish).await?;
-    let deed = Deed::choose(connection, desk, wish, found).await?;
-    let outcome = deed.carry_out(connection, desk, wish).await?;
-    let document = outcome.show(connection, desk, wish).await?;
-    transaction.commit().await.map_err(Fault::of_commit)?;
-    Ok(document)
+async fn update(desk: &Desk<'_>, wish: &Wish, once: &Once<'_>) -> Result<Shown, Fault> {
+    let _turn = desk.call.app.callerid_turn(&wish.callerid).await.ok_or(Fault::Unavailable)?;
+    let mut change = once.begin().await?;
+    store::callerid::take_turn(&mut change, &wish.callerid).await?;
+    let found = Found::look_up(&mut change, desk, wish).await?;
+    let deed = Deed::choose(&mut change, desk, wish, found).await?;
+    let outcome = deed.carry_out(&mut change, desk, wish).await?;
+    let shown = outcome.show(&mut change, desk, wish).await?;
+    change.commit(shown).await
 }
 
 /// Who serves whom: the request, and how its amounts are counted.
@@ -145,10 +150,9 @@ enum Outcome {
 }
 
 impl Outcome {
-    async fn show(self, connection: &mut PgConnection, desk: &Desk<'_>, wish: &Wish) -> Result<Document, Fault> {
+    async fn show(self, connection: &mut PgConnection, desk: &Desk<'_>, wish: &Wish) -> Result<Shown, Fault> {
         let rate = &desk.conversion.rate;
         let nice = |amount: &Money| amount.nice(desk.conversion.digits);
-        let wrapped = desk.call.dialect().wraps_in_response();
         match self {
             Self::Card(id) => {
                 let card = sqlx::query!(
@@ -160,20 +164,15 @@ impl Outcome {
                 )
                 .fetch_one(connection)
                 .await?;
-                Ok(reply(wrapped, |page| {
-                    page.text("status", "ok");
-                    page.element("card", |element| {
-                        element.text("id", card.id.to_string());
-                        element.text("cardgroup_id", card.cardgroup_id.to_string());
-                        element.text("balance", nice(&card.balance));
-                        if wrapped {
-                            element.text("balance_with_vat", nice(&card.with_vat));
-                        }
-                        element.text("callerid", &wish.callerid_sent);
-                        element.value("pin", card.pin.as_deref());
-                        element.value("number", card.number.as_deref());
-                    });
-                }))
+                Ok(Shown::Card {
+                    id: card.id,
+                    cardgroup_id: card.cardgroup_id,
+                    balance: nice(&card.balance),
+                    balance_with_vat: nice(&card.with_vat),
+                    callerid: wish.callerid_sent.clone(),
+                    pin: card.pin,
+                    number: card.number,
+                })
             }
             Self::User(device) => {
                 let user = sqlx::query!(
@@ -184,18 +183,61 @@ impl Outcome {
                 )
                 .fetch_one(connection)
                 .await?;
-                Ok(reply(wrapped, |page| {
-                    page.text("status", "ok");
-                    page.text("device_id", device.id.to_string());
-                    page.text("user_id", device.user_id.to_string());
-                    page.text("new_balance", nice(&user.balance));
-                    page.text("new_balance_with_vat", nice(&user.with_vat));
-                }))
+                Ok(Shown::User {
+                    device_id: device.id,
+                    user_id: device.user_id,
+                    new_balance: nice(&user.balance),
+                    new_balance_with_vat: nice(&user.with_vat),
+                })
             }
         }
     }
 }
 
-fn reply(wrapped: bool, content: impl FnOnce(&mut Element<'_>)) -> Document {
+/// What the reply says, amounts as they are printed.
+#[derive(Debug, Serialize, Deserialize)]
+enum Shown {
+    Card {
+        id: i64,
+        cardgroup_id: i32,
+        balance: String,
+        balance_with_vat: String,
+        callerid: String,
+        pin: Option<String>,
+        number: Option<String>,
+    },
+    User {
+        device_id: i32,
+        user_id: i32,
+        new_balance: String,
+        new_balance_with_vat: String,
+    },
+}
+
+fn reply(wrapped: bool, shown: &Shown) -> Document {
+    let content = |page: &mut Element<'_>| {
+        page.text("status", "ok");
+        match shown {
+            Shown::Card { id, cardgroup_id, balance, balance_with_vat, callerid, pin, number } => {
+                page.element("card", |card| {
+                    card.text("id", id.to_string());
+                    card.text("cardgroup_id", cardgroup_id.to_string());
+                    card.text("balance", balance);
+                    if wrapped {
+                        card.text("balance_with_vat", balance_with_vat);
+                    }
+                    card.text("callerid", callerid);
+                    card.value("pin", pin.as_deref());
+                    card.value("number", number.as_deref());
+                });
+            }
+            Shown::User { device_id, user_id, new_balance, new_balance_with_vat } => {
+                page.text("device_id", device_id.to_string());
+                page.text("user_id", user_id.to_string());
+                page.text("new_balance", new_balance);
+                page.text("new_balance_with_vat", new_balance_with_vat);
+            }
+        }
+    };
     Document::new("page", |page| if wrapped { page.element("response", content) } else { content(page) })
 }

@@ -1,0 +1,299 @@
+//! Requests that are safe to send again: with an idempotency key each is carried out once, and whoever sends it again hears what
+//! was answered the first time.
+
+use std::ops::{Deref, DerefMut};
+
+use axum::http::HeaderMap;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use sqlx::{PgConnection, PgPool, Postgres, Transaction};
+
+use crate::call::Call;
+use crate::caller::Caller;
+use crate::document::Document;
+use crate::fault::{Fault, Refusal};
+use crate::params::Params;
+use crate::turns::KeyTurn;
+
+/// For clients that can set headers.
+const HEADER: &str = "idempotency-key";
+/// For those that can't.
+const PARAMETER: &str = "request_id";
+const LONGEST: usize = 255;
+const MALFORMED: Fault = Fault::BadRequest("Idempotency key must be 1 to 255 printable characters");
+/// Not part of what is asked for; and no trace of a password is kept.
+const NOT_FINGERPRINTED: [&str; 3] = [PARAMETER, "hash", "p"];
+/// The SQLSTATE of a lock that was waited for in vain.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
+const PRIMARY_KEY: &str = "idempotency_keys_pkey";
+
+/// A request to change something, with the key that it came with, if it did.
+#[derive(Debug)]
+pub struct Once<'a> {
+    call: &'a Call,
+    key: Option<Key>,
+}
+
+/// A key, and what it was sent with.
+#[derive(Debug)]
+pub struct Key {
+    user: i32,
+    operation: &'static str,
+    /// As the client chose it.
+    pub key: String,
+    /// SHA-256 of the parameters.
+    pub fingerprint: [u8; 32],
+    /// Nobody else within this server is at the same key.
+    _turn: KeyTurn,
+}
+
+/// What was answered, as data.
+#[derive(Debug, Serialize, Deserialize)]
+enum Kept<T> {
+    Done(T),
+    Refused(Refusal),
+}
+
+impl<'a> Once<'a> {
+    /// Reads the key, and waits a moment for an earlier request with the same one.
+    ///
+    /// # Errors
+    ///
+    /// A malformed key, and an earlier request that takes longer.
+    pub async fn new(call: &'a Call, caller: &Caller) -> Result<Self, Fault> {
+        let Some(key) = sent(&call.headers, &call.params)? else { return Ok(Self { call, key: None }) };
+        let (user, operation) = (caller.id(), call.operation.name);
+        let turn = call.app.turns.of_key((user, operation, key.clone()));
+        let turn = tokio::time::timeout(call.app.config.idempotency_wait, turn).await;
+        let key = Key {
+            user,
+            operation,
+            key,
+            fingerprint: fingerprint(&call.params),
+            _turn: turn.map_err(|_| Fault::StillRunning)?,
+        };
+        Ok(Self { call, key: Some(key) })
+    }
+
+    /// The key, for a statement that keeps the reply itself.
+    pub fn key(&self) -> Option<&Key> {
+        self.key.as_ref()
+    }
+
+    /// What was answered before; else what comes of `work`, which begins with [`Once::begin`] and ends with
+    /// [`Change::commit`]. A refusal is kept as well, unless it owes to the moment.
+    pub async fn answer<T: Serialize + DeserializeOwned>(
+        &self,
+        work: impl Future<Output = Result<T, Fault>>,
+        reply: impl FnOnce(T) -> Document,
+    ) -> Result<Document, Fault> {
+        let Some(key) = &self.key else { return work.await.map(reply) };
+        let mut kept = self.kept(key).await?;
+        if kept.is_none() {
+            match work.await {
+                Ok(done) => return Ok(reply(done)),
+                Err(fault) => match fault.refusal(self.call.dialect()) {
+                    None => return Err(self.advise(fault)),
+                    // Another server may have carried it out meanwhile, and be what this one stumbled over.
+                    Some(refusal) if self.keep(key, &refusal).await? => return Err(fault),
+                    Some(_) => kept = self.kept(key).await?,
+                },
+            }
+        }
+        match kept.ok_or(Fault::StillRunning)? {
+            Kept::Done(done) => Ok(reply(done).repeated()),
+            Kept::Refused(refusal) => Err(Fault::Repeated(refusal)),
+        }
+    }
+
+    /// Where nobody knows what became of a change, a client that sent a key can find out.
+    pub fn advise(&self, fault: Fault) -> Fault {
+        match (fault, &self.key) {
+            (Fault::OutcomeUnknown, Some(_)) => Fault::OutcomeToAskFor,
+            (fault, _) => fault,
+        }
+    }
+
+    /// Begins the transaction of the change. What memory may have to ask the database for is asked for before: a request that
+    /// holds a connection and waits for another may wait for others that do the same.
+    pub async fn begin(&self) -> Result<Change<'_>, Fault> {
+        self.begin_with("begin").await
+    }
+
+    /// Begins it with these statements.
+    pub async fn begin_with(&self, begin: &'static str) -> Result<Change<'_>, Fault> {
+        let mut transaction = self.call.app.pool.begin_with(begin).await?;
+        if let Some(key) = &self.key {
+            self.claim(key, &mut transaction).await?;
+        }
+        Ok(Change { transaction, key: self.key.as_ref() })
+    }
+
+    /// The key is ours until the transaction ends. Another server may be at it as well.
+    async fn claim(&self, key: &Key, connection: &mut PgConnection) -> Result<(), Fault> {
+        let claimed = sqlx::query!(
+            "insert into idempotency_keys as known (user_id, operation, key, fingerprint) values ($1, $2, $3, $4)
+             on conflict (user_id, operation, key) do update
+                 set fingerprint = excluded.fingerprint, reply = null, created_at = excluded.created_at
+                 where known.created_at < (now() at time zone 'utc') - make_interval(hours => $5)",
+            key.user,
+            key.operation,
+            key.key,
+            &key.fingerprint,
+            self.hours()
+        )
+        .execute(connection)
+        .await;
+        match claimed {
+            Ok(done) if done.rows_affected() == 1 => Ok(()),
+            Ok(_) => Err(Fault::StillRunning),
+            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(LOCK_NOT_AVAILABLE) => {
+                Err(Fault::StillRunning)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What was answered to the key, if it was for the same request.
+    async fn kept<T: DeserializeOwned>(&self, key: &Key) -> Result<Option<Kept<T>>, Fault> {
+        let row = sqlx::query!(
+            r#"select fingerprint, reply::text as "reply!" from idempotency_keys
+               where user_id = $1 and operation = $2 and key = $3 and reply is not null
+                   and created_at >= (now() at time zone 'utc') - make_interval(hours => $4)"#,
+            key.user,
+            key.operation,
+            key.key,
+            self.hours()
+        )
+        .fetch_optional(&self.call.app.pool)
+        .await?;
+        let Some(row) = row else { return Ok(None) };
+        if row.fingerprint != key.fingerprint {
+            return Err(Fault::KeyOfAnotherRequest);
+        }
+        serde_json::from_str(&row.reply).map(Some).map_err(|error| {
+            tracing::error!(%error, operation = key.operation, "a kept reply can't be read");
+            Fault::TransactionFailed
+        })
+    }
+
+    /// Keeps a refusal; `false` where something is kept already.
+    async fn keep(&self, key: &Key, refusal: &Refusal) -> Result<bool, Fault> {
+        let mut change = match self.begin().await {
+            Err(Fault::StillRunning) => return Ok(false),
+            change => change?,
+        };
+        change.keep(key, &Kept::<()>::Refused(refusal.clone())).await?;
+        change.transaction.commit().await?;
+        Ok(true)
+    }
+
+    fn hours(&self) -> i32 {
+        i32::try_from(self.call.app.config.idempotency_hours.get()).unwrap_or(i32::MAX)
+    }
+}
+
+/// The transaction of a change.
+#[derive(Debug)]
+pub struct Change<'a> {
+    transaction: Transaction<'static, Postgres>,
+    key: Option<&'a Key>,
+}
+
+impl Change<'_> {
+    /// Makes the change last, and the reply with it.
+    pub async fn commit<T: Serialize>(mut self, reply: T) -> Result<T, Fault> {
+        if let Some(key) = self.key {
+            self.keep(key, &Kept::Done(&reply)).await?;
+        }
+        self.transaction.commit().await.map_err(Fault::of_commit)?;
+        Ok(reply)
+    }
+
+    async fn keep<T: Serialize>(&mut self, key: &Key, kept: &Kept<T>) -> Result<(), Fault> {
+        let reply = serde_json::to_string(kept).map_err(|error| {
+            tracing::error!(%error, "a reply can't be kept");
+            Fault::TransactionFailed
+        })?;
+        sqlx::query!(
+            "update idempotency_keys set reply = $4::text::json where user_id = $1 and operation = $2 and key = $3",
+            key.user,
+            key.operation,
+            key.key,
+            reply
+        )
+        .execute(&mut *self.transaction)
+        .await?;
+        Ok(())
+    }
+}
+
+impl Deref for Change<'_> {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.transaction
+    }
+}
+
+impl DerefMut for Change<'_> {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.transaction
+    }
+}
+
+/// Whether a statement failed because its key is known already.
+pub fn is_known(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(|error| error.constraint()) == Some(PRIMARY_KEY)
+}
+
+/// The key that a request came with; the header goes before the parameter.
+fn sent(headers: &HeaderMap, params: &Params) -> Result<Option<String>, Fault> {
+    let mut sent = headers.get_all(HEADER).iter();
+    let key = match (sent.next(), sent.next()) {
+        (None, _) => params.get(PARAMETER),
+        (Some(key), None) => Some(str::from_utf8(key.as_bytes()).map_err(|_| MALFORMED)?),
+        (Some(_), Some(_)) => return Err(MALFORMED),
+    };
+    let proper = |key: &str| (1..=LONGEST).contains(&key.chars().count()) && !key.chars().any(char::is_control);
+    key.map(|key| if proper(key) { Ok(key.to_owned()) } else { Err(MALFORMED) }).transpose()
+}
+
+/// The parameters in an order of their own: a client that sends them in another one asks for the same.
+fn fingerprint(params: &Params) -> [u8; 32] {
+    let mut pairs: Vec<_> = params.pairs().filter(|(name, _)| !NOT_FINGERPRINTED.contains(name)).collect();
+    pairs.sort_unstable();
+    let mut sha256 = Sha256::new();
+    for (name, value) in pairs {
+        // No parameter contains a NUL.
+        for text in [name, value] {
+            sha256.update(text);
+            sha256.update([0]);
+        }
+    }
+    sha256.finalize().into()
+}
+
+/// Forgets the keys that are older than so many hours, a few at a time so that nobody waits for it.
+pub async fn forget(pool: &PgPool, hours: u32) {
+    const FEW: u64 = 5_000;
+    let hours = i32::try_from(hours).unwrap_or(i32::MAX);
+    loop {
+        let forgotten = sqlx::query!(
+            "delete from idempotency_keys where ctid = any (array(
+                 select ctid from idempotency_keys
+                 where created_at < (now() at time zone 'utc') - make_interval(hours => $1)
+                 order by created_at limit $2 for update skip locked))",
+            hours,
+            i64::try_from(FEW).unwrap_or(i64::MAX)
+        )
+        .execute(pool)
+        .await;
+        match forgotten {
+            Ok(done) if done.rows_affected() == FEW => {}
+            Ok(_) => return,
+            Err(error) => return tracing::debug!(%error, "old idempotency keys were not forgotten"),
+        }
+    }
+}
