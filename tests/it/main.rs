@@ -16,6 +16,7 @@ mod card_payment_add;
 mod cc_group_create;
 mod cc_group_update;
 mod cc_groups_get;
+mod chaos;
 mod config;
 mod conformance;
 mod contention;

@@ -1,6 +1,7 @@
 //! What tests need: a database each, a server on it, requests as a client writes them, replies as a client reads them.
 
 pub mod postgres;
+pub mod process;
 pub mod proxy;
 
 use std::net::SocketAddr;

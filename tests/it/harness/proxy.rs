@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Notify, watch};
 
 use crate::harness::postgres;
 
@@ -74,27 +75,50 @@ async fn relay(client: UnixStream, target: PathBuf, round_trips: Arc<AtomicUsize
     }
 }
 
-/// Connections through it can be cut just when PostgreSQL has done something, before anybody hears of it.
+/// Connections through it can be cut: just when PostgreSQL has done something, before anybody hears of it, or all at once.
 pub struct Scissors {
     directory: tempfile::TempDir,
-    cut_at: Arc<Mutex<Option<&'static str>>>,
+    wire: Arc<Wire>,
+}
+
+#[derive(Default)]
+struct Wire {
+    cut_at: Mutex<Option<&'static str>>,
+    cut: Notify,
+    away: watch::Sender<bool>,
 }
 
 impl Scissors {
+    /// Before the PostgreSQL of all tests.
     pub async fn new() -> Self {
+        Self::before(postgres::socket().await).await
+    }
+
+    /// Before the PostgreSQL whose socket is in a directory.
+    pub async fn before(target: PathBuf) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(directory.path().join(".s.PGSQL.5432")).unwrap();
-        let cut_at = Arc::default();
-        let target = postgres::socket().await;
+        let wire = Arc::<Wire>::default();
         tokio::spawn({
-            let cut_at = Arc::clone(&cut_at);
+            let wire = wire.clone();
             async move {
                 while let Ok((client, _)) = listener.accept().await {
-                    tokio::spawn(relay_until(client, target.clone(), Arc::clone(&cut_at)));
+                    let (wire, target) = (wire.clone(), target.clone());
+                    tokio::spawn(async move {
+                        let mut away = wire.away.subscribe();
+                        tokio::select! {
+                            _ = away.wait_for(|away| *away) => {}
+                            _ = relay_until_cut(client, target, &wire) => {}
+                        }
+                    });
                 }
             }
         });
-        Self { directory, cut_at }
+        Self { directory, wire }
+    }
+
+    pub fn directory(&self) -> &std::path::Path {
+        self.directory.path()
     }
 
     pub fn options(&self, database: &str) -> PgConnectOptions {
@@ -103,31 +127,47 @@ impl Scissors {
 
     /// Cuts one connection, when it is told that this command is done.
     pub fn cut_at(&self, command: &'static str) {
-        *self.cut_at.lock().unwrap() = Some(command);
+        *self.wire.cut_at.lock().unwrap() = Some(command);
+    }
+
+    /// Until that has happened.
+    pub async fn until_cut(&self) {
+        self.wire.cut.notified().await;
+    }
+
+    /// Cuts all connections, and lets none through until it is told otherwise.
+    pub fn set_away(&self, away: bool) {
+        self.wire.away.send_replace(away);
     }
 }
 
-async fn relay_until(
-    client: UnixStream,
-    target: PathBuf,
-    cut_at: Arc<Mutex<Option<&'static str>>>,
-) -> std::io::Result<()> {
+async fn relay_until_cut(client: UnixStream, target: PathBuf, wire: &Wire) -> std::io::Result<()> {
     let server = UnixStream::connect(target.join(".s.PGSQL.5432")).await?;
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
-    tokio::spawn(async move { tokio::io::copy(&mut from_client, &mut to_server).await });
+    let copying = tokio::spawn(async move { tokio::io::copy(&mut from_client, &mut to_server).await });
+    let _end = AbortOnDrop(copying.abort_handle());
     loop {
         let kind = from_server.read_u8().await?;
         let length = from_server.read_u32().await?;
         let mut message = vec![0; length as usize - 4];
         from_server.read_exact(&mut message).await?;
-        let is_done = |command: &&str| kind == b'C' && message.strip_suffix(b"\0") == Some(command.as_bytes());
-        if cut_at.lock().unwrap().take_if(|command| is_done(&&**command)).is_some() {
+        let is_done = |command: &str| kind == b'C' && message.strip_suffix(b"\0") == Some(command.as_bytes());
+        if wire.cut_at.lock().unwrap().take_if(|command| is_done(command)).is_some() {
+            wire.cut.notify_one();
             return Ok(());
         }
         to_client.write_u8(kind).await?;
         to_client.write_u32(length).await?;
         to_client.write_all(&message).await?;
+    }
+}
+
+struct AbortOnDrop(tokio::task::AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

@@ -1,0 +1,155 @@
+//! The auditor: knows what clients were told and what SQL says, and nothing of the program. Each rule is one of those that hold
+//! whatever is killed when.
+
+use std::collections::HashSet;
+
+use sqlx::{AssertSqlSafe, PgConnection, Row};
+
+use super::clients::{Asked, Remembered, What};
+use super::world::World;
+
+/// Must find nothing, ever.
+const NEVER: [(&str, &str); 7] = [
+    ("a card with two sales", "select user_id from payments where kind = 'sale' group by user_id having count(*) > 1"),
+    (
+        "a sale without its card, or of one that is still for sale",
+        "select p.id from payments p left join cards c on c.id = p.user_id
+         where p.kind = 'sale' and (c.id is null or c.sold = 0 and c.retired_at is null)",
+    ),
+    (
+        "a sold card without its sale",
+        "select c.id from cards c where c.cardgroup_id in (70, 71) and c.sold = 1
+             and not exists (select from payments p where p.user_id = c.id and p.kind = 'sale')",
+    ),
+    (
+        "a card sold over the API twice, or without a sale",
+        "select a.target_id from actions a left join payments p on p.user_id = a.target_id and p.kind = 'sale'
+         where a.action = 'card_sell_over_api' group by a.target_id having count(*) <> 1 or count(p.id) <> 1",
+    ),
+    (
+        "a card's payment without its one audit row",
+        "select p.id from payments p left join actions a on a.action = 'card_payment_created' and a.target_id = p.id
+         where p.kind in ('sale', 'top_up') group by p.id having count(a.id) <> 1",
+    ),
+    ("a stock that isn't true", "select * from card_stock_differences"),
+    ("a key without its reply", "select key from idempotency_keys where reply is null"),
+];
+
+/// What the database said before the round.
+pub struct Books {
+    balances: String,
+    last_payment: i32,
+    last_action: i32,
+    keys: i64,
+}
+
+impl Books {
+    pub async fn open(world: &World) -> Self {
+        let mut connection = world.connection().await;
+        Self {
+            balances: one(&mut connection, BALANCES).await,
+            last_payment: number(&mut connection, "select coalesce(max(id), 0)::bigint from payments").await as i32,
+            last_action: number(&mut connection, "select coalesce(max(id), 0)::bigint from actions").await as i32,
+            keys: number(&mut connection, "select count(*) from idempotency_keys").await,
+        }
+    }
+
+    pub async fn close(self, world: &World, remembered: &Remembered) {
+        let connection = &mut world.connection().await;
+        for (what, query) in NEVER {
+            let found = number(connection, &format!("select count(*) from ({query}) never")).await;
+            assert_eq!(found, 0, "{what}");
+        }
+        self.the_balances_changed_by_what_was_paid(connection, remembered).await;
+        self.as_much_happened_as_was_asked_for(connection, remembered).await;
+        what_was_told_is_true(connection, remembered).await;
+    }
+
+    /// Top-ups and refills net of 25 % tax, new cards at their price, and nothing else.
+    async fn the_balances_changed_by_what_was_paid(&self, connection: &mut PgConnection, remembered: &Remembered) {
+        let (mut paid, mut made) = (0, 0);
+        for asked in succeeded(remembered) {
+            match asked.what {
+                What::TopUp { amount } | What::Refill { amount } => paid += amount,
+                What::Make { count, .. } => made += count,
+                _ => {}
+            }
+        }
+        let expected = format!("select ({} + {paid} / 1.25 + {made} * 8)::numeric(30, 15)::text", self.balances);
+        assert_eq!(one(connection, BALANCES).await, one(connection, &expected).await, "the balances' sum");
+    }
+
+    /// Each request that was answered happened once, and one that never was at most once.
+    async fn as_much_happened_as_was_asked_for(&self, connection: &mut PgConnection, remembered: &Remembered) {
+        let (mut sold, mut perhaps, mut topped_up, mut refilled) = (0, 0, 0, 0);
+        for asked in &remembered.0 {
+            match (&asked.what, &asked.reply) {
+                (What::Sale { quantity }, None) => perhaps += *quantity as i64,
+                (What::Sale { .. }, Some(_)) => sold += asked.all("number").len() as i64,
+                (What::TopUp { .. }, _) => topped_up += i64::from(asked.succeeded()),
+                (What::Refill { .. }, _) => refilled += i64::from(asked.succeeded()),
+                _ => {}
+            }
+        }
+        let Self { last_payment, last_action, keys, .. } = self;
+        let sales = format!("select count(*) from actions where id > {last_action} and action = 'card_sell_over_api'");
+        let sales = number(connection, &sales).await;
+        assert!((sold..=sold + perhaps).contains(&sales), "{sales} sales of {sold} to {}", sold + perhaps);
+        for (kind, asked_for) in [("top_up", topped_up), ("refill", refilled)] {
+            let payments = format!("select count(*) from payments where id > {last_payment} and kind = '{kind}'");
+            assert_eq!(number(connection, &payments).await, asked_for, "{kind}");
+        }
+        let keyed = remembered.0.iter().filter(|asked| asked.key.is_some()).count() as i64;
+        assert_eq!(number(connection, "select count(*) from idempotency_keys").await, keys + keyed, "keys");
+        for asked in succeeded(remembered) {
+            let (query, expected) = match &asked.what {
+                What::Group { name } => (format!("select count(*) from cardgroups where name = '{name}'"), 1),
+                What::Tariff { name } => (format!("select count(*) from tariffs where name = '{name}'"), 1),
+                What::Make { from, count } => (
+                    format!(
+                        "select count(*) from cards where cardgroup_id = 71 and number between '{from}' and '{}'",
+                        from + count - 1
+                    ),
+                    *count as i64,
+                ),
+                _ => continue,
+            };
+            assert_eq!(number(connection, &query).await, expected, "{asked:?}");
+        }
+    }
+}
+
+const BALANCES: &str = "select ((select sum(coalesce(balance, 0)) from cards) + (select sum(coalesce(balance, 0)) from users))::numeric(30, 15)::text";
+
+/// Every card that a client was given is sold, has the PIN that the client was told, and is nobody else's.
+async fn what_was_told_is_true(connection: &mut PgConnection, remembered: &Remembered) {
+    let mut cards = Vec::new();
+    for asked in succeeded(remembered).filter(|asked| matches!(asked.what, What::Sale { .. })) {
+        cards.extend(asked.all("number").into_iter().zip(asked.all("pin")));
+    }
+    let numbers: HashSet<_> = cards.iter().map(|(number, _)| number).collect();
+    assert_eq!(numbers.len(), cards.len(), "a card was given to two");
+    let (numbers, pins): (Vec<_>, Vec<_>) = cards.iter().cloned().unzip();
+    let true_ones = sqlx::query_scalar::<_, i64>(
+        "select count(*) from unnest($1::text[], $2::text[]) told (number, pin) join cards c using (number, pin)
+         where c.sold = 1 or c.retired_at is not null",
+    )
+    .bind(numbers)
+    .bind(pins)
+    .fetch_one(connection)
+    .await
+    .unwrap();
+    assert_eq!(true_ones, cards.len() as i64, "cards that clients were given");
+}
+
+fn succeeded(remembered: &Remembered) -> impl Iterator<Item = &Asked> {
+    remembered.0.iter().filter(|asked| asked.succeeded())
+}
+
+async fn one(connection: &mut PgConnection, query: &str) -> String {
+    sqlx::raw_sql(AssertSqlSafe(query.to_owned())).fetch_one(connection).await.unwrap().get(0)
+}
+
+async fn number(connection: &mut PgConnection, query: &str) -> i64 {
+    sqlx::query(AssertSqlSafe(query.to_owned())).fetch_one(connection).await.unwrap().get(0)
+}
