@@ -9,6 +9,7 @@ use crate::audit::Audit;
 use crate::config::Config;
 use crate::directory::Directory;
 use crate::idempotency;
+use crate::load::Load;
 use crate::passwords::Passwords;
 use crate::sweeper::Sweeper;
 use crate::turns::Turns;
@@ -23,6 +24,7 @@ pub struct App {
     pub passwords: Passwords,
     pub audit: Audit,
     pub turns: Turns,
+    pub load: Load,
     pub sweeper: Sweeper,
 }
 

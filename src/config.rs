@@ -17,6 +17,9 @@ pub const DEFAULTS: &str = include_str!("../config/mortise.toml");
 /// Read where it stands in the working directory, when no file is named.
 const USUAL_FILE: &str = "config/mortise.toml";
 
+/// A number without a limit, which a semaphore can count.
+pub const ANY: usize = tokio::sync::Semaphore::MAX_PERMITS;
+
 /// Every setting, checked. `config/mortise.toml` says what each means.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -38,6 +41,22 @@ pub struct Config {
     pub match_partial_callerids: bool,
     pub max_body: NonZero<usize>,
     pub max_parameters: NonZero<usize>,
+    pub max_headers: NonZero<usize>,
+    pub max_header: NonZero<usize>,
+    #[serde(deserialize_with = "most")]
+    pub max_connections: usize,
+    #[serde(deserialize_with = "most")]
+    pub max_requests: usize,
+    #[serde(deserialize_with = "most")]
+    pub max_body_memory: usize,
+    #[serde(rename = "header_ms", deserialize_with = "patience")]
+    pub header: Duration,
+    #[serde(rename = "idle_ms", deserialize_with = "patience")]
+    pub idle: Duration,
+    #[serde(rename = "body_ms", deserialize_with = "patience")]
+    pub body: Duration,
+    #[serde(rename = "reply_ms", deserialize_with = "patience")]
+    pub reply: Duration,
     pub max_quantity: NonZero<u32>,
     pub max_new_cards: NonZero<u32>,
     pub idempotency_hours: NonZero<u32>,
@@ -225,6 +244,19 @@ fn from_environment(variables: impl Iterator<Item = (String, String)>) -> Result
 
 fn milliseconds<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Duration, D::Error> {
     u64::deserialize(value).map(Duration::from_millis)
+}
+
+/// 0 stands for no end. A clock must be able to show it, too.
+fn patience<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Duration, D::Error> {
+    const FOREVER: Duration = Duration::from_hours(24 * 365 * 30);
+    let patience = milliseconds(value)?;
+    Ok(if patience.is_zero() { FOREVER } else { patience.min(FOREVER) })
+}
+
+/// 0 stands for any number.
+fn most<'de, D: serde::Deserializer<'de>>(value: D) -> Result<usize, D::Error> {
+    let most = usize::deserialize(value)?;
+    Ok(if most == 0 { ANY } else { most.min(ANY) })
 }
 
 fn connections<'de, D: serde::Deserializer<'de>>(value: D) -> Result<u32, D::Error> {

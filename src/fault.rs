@@ -19,6 +19,10 @@ pub enum Fault {
     BadRequest(&'static str),
     /// The body is over the limit.
     BodyTooLarge,
+    /// The body didn't come in time.
+    BodyTooSlow,
+    /// There are as many requests, or bodies, as there may be; nothing was done.
+    Busy,
     /// The database is away, or no connection was free in time; nothing was done.
     Unavailable,
 
@@ -177,6 +181,8 @@ impl Fault {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
+            Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
             Self::Unavailable | Self::OutcomeUnknown | Self::OutcomeToAskFor => StatusCode::SERVICE_UNAVAILABLE,
             Self::StillRunning => StatusCode::CONFLICT,
             Self::KeyOfAnotherRequest => StatusCode::UNPROCESSABLE_ENTITY,
@@ -216,6 +222,8 @@ impl Fault {
             Self::MethodNotAllowed => (Status, "Method is not allowed"),
             Self::BadRequest(why) => (Status, *why),
             Self::BodyTooLarge => (Status, "Request is too large"),
+            Self::BodyTooSlow => (Status, "Request body did not come in time"),
+            Self::Busy => (Status, "Too many requests at once"),
             Self::Unavailable => (Status, "Service is temporarily unavailable"),
             Self::OutcomeUnknown => {
                 (Status, "The database was lost during the request, which may have been carried out")

@@ -1,14 +1,10 @@
 //! The reply as MOR's clients know it: XML that calls itself HTML, with the headers of a download (`http.md`, "Reply").
 
-use std::time::Duration;
-
-use async_stream::try_stream;
 use axum::body::Body;
-use axum::http::header::{ALLOW, CONTENT_DISPOSITION, CONTENT_TYPE, HeaderName, RETRY_AFTER};
+use axum::http::header::{ALLOW, CONNECTION, CONTENT_DISPOSITION, CONTENT_TYPE, HeaderName, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
-use futures_util::stream::{BoxStream, Stream, StreamExt};
-use tokio::sync::mpsc;
+use futures_util::stream::TryStreamExt;
 
 use crate::dialect::Dialect;
 use crate::document::Document;
@@ -85,7 +81,9 @@ pub fn response(result: Result<Document, Fault>, presentation: Presentation, dia
             let mut response = with_headers(fault.status(dialect), fault.document(dialect), presentation);
             match fault {
                 Fault::MethodNotAllowed => put(&mut response, ALLOW, "GET, HEAD, POST"),
-                Fault::Unavailable | Fault::StillRunning | Fault::OutcomeToAskFor => {
+                // What is still to come of the body would be taken for the next request.
+                Fault::BodyTooSlow => put(&mut response, CONNECTION, "close"),
+                Fault::Busy | Fault::Unavailable | Fault::StillRunning | Fault::OutcomeToAskFor => {
                     put(&mut response, RETRY_AFTER, "1");
                 }
                 Fault::Repeated(_) => put(&mut response, REPLAYED, "true"),
@@ -110,43 +108,13 @@ fn with_headers(status: StatusCode, document: Document, presentation: Presentati
 fn body(document: Document) -> Body {
     match document {
         Document::Whole(text) | Document::Repeated(text) => Body::from(text),
-        Document::Long(chunks) => Body::from_stream(paced(chunks)),
-    }
-}
-
-/// How long a client may keep a list waiting, and with it a database connection.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// The chunks, as long as somebody takes them. The reply has begun: when something goes wrong all that is left is to break it
-/// off, which the client sees as an incomplete answer.
-fn paced(mut chunks: BoxStream<'static, sqlx::Result<String>>) -> impl Stream<Item = Result<String, BrokenOff>> {
-    let (sender, mut receiver) = mpsc::channel(1);
-    tokio::spawn(async move {
-        loop {
-            let chunk = match chunks.next().await {
-                Some(Ok(chunk)) => Some(chunk),
-                Some(Err(error)) => return tracing::error!(%error, "a list broke off"),
-                None => None,
-            };
-            let is_last = chunk.is_none();
-            match tokio::time::timeout(PATIENCE, sender.send(chunk)).await {
-                Ok(Ok(())) if !is_last => {}
-                Ok(_) => return,
-                Err(_) => return tracing::warn!("a client doesn't read the list that it asked for: it is broken off"),
-            }
-        }
-    });
-    try_stream! {
-        while let Some(chunk) = receiver.recv().await.ok_or(BrokenOff)? {
-            yield chunk;
+        // The reply has begun: when something goes wrong all that is left is to break it off, which the client sees as an
+        // incomplete answer. A client that goes, or doesn't take it, takes the stream along.
+        Document::Long(chunks) => {
+            Body::from_stream(chunks.inspect_err(|error| tracing::error!(%error, "a list broke off")))
         }
     }
 }
-
-/// A reply that ended before its end.
-#[derive(Debug, thiserror::Error)]
-#[error("the list was broken off")]
-struct BrokenOff;
 
 fn put(response: &mut Response, name: HeaderName, value: &'static str) {
     response.headers_mut().insert(name, HeaderValue::from_static(value));

@@ -4,12 +4,16 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_LENGTH, HeaderName, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::Response;
 use axum::routing::get;
+use futures_util::FutureExt;
+use http_body_util::BodyExt;
+use hyper::body::Frame;
+use tokio::sync::OwnedSemaphorePermit;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
@@ -72,7 +76,7 @@ async fn api(State(app): State<Arc<App>>, request: Request) -> Response {
         (Some(operation), Ok(incoming)) => match app.directory.settings(0).await {
             Ok(system) => {
                 presentation.xml_extension = system.on("XML_API_Extension");
-                let Incoming { params, method, uri, headers, client } = incoming;
+                let Incoming { params, method, uri, headers, client, permits: _permits } = incoming;
                 let called = path.called;
                 (operation.handler)(Call { app, operation, called, params, system, method, uri, headers, client }).await
             }
@@ -133,6 +137,8 @@ struct Incoming {
     uri: axum::http::Uri,
     headers: HeaderMap,
     client: IpAddr,
+    /// To run, and to be as large as it is.
+    permits: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
 }
 
 impl Incoming {
@@ -141,7 +147,9 @@ impl Incoming {
             return Err(Fault::MethodNotAllowed);
         }
         let (parts, body) = request.into_parts();
-        let body = whole(body, app.config.max_body.get()).await?;
+        let (body, memory) = whole(app, body).await?;
+        // Only now: who sends slowly keeps nobody from running.
+        let permits = (app.load.request()?, memory);
         let id = path.id.as_deref().map(|id| params::unescaped(id.as_bytes())).transpose()?;
         let query = parts.uri.query().unwrap_or_default();
         let params = Params::read(id, query, &parts.headers, body, app.config.max_parameters.get()).await?;
@@ -152,19 +160,53 @@ impl Incoming {
             uri: parts.uri,
             headers: parts.headers,
             client: peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip().to_canonical()),
+            permits,
         })
     }
 }
 
-/// The body, if it keeps to the limit.
-async fn whole(body: Body, most: usize) -> Result<Bytes, Fault> {
-    axum::body::to_bytes(body, most).await.map_err(|error| {
-        let source = std::error::Error::source(&error);
-        match source.is_some_and(|source| source.is::<http_body_util::LengthLimitError>()) {
-            true => Fault::BodyTooLarge,
-            false => Fault::BadRequest("Request body is incomplete"),
+/// A body, and the permit for its memory where it needs one.
+type Whole = (Bytes, Option<OwnedSemaphorePermit>);
+
+/// The body, if it keeps to the limits.
+async fn whole(app: &App, mut body: Body) -> Result<Whole, Fault> {
+    // Nearly always it has come along with the header.
+    let first = match body.frame().now_or_never() {
+        Some(None) => return Ok((Bytes::new(), None)),
+        Some(Some(frame)) => data(frame)?,
+        None => Bytes::new(),
+    };
+    if body.is_end_stream() && first.len() <= app.config.max_body.get() {
+        return Ok((first, None));
+    }
+    let rest = Box::pin(tokio::time::timeout(app.config.body, rest(app, first, body)));
+    rest.await.unwrap_or(Err(Fault::BodyTooSlow))
+}
+
+/// The whole body after its first piece. The pieces are copied: one of a single byte would keep the buffer in which it came.
+async fn rest(app: &App, first: Bytes, mut body: Body) -> Result<Whole, Fault> {
+    let most = app.config.max_body.get();
+    let said = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    if first.len().saturating_add(said) > most {
+        return Err(Fault::BodyTooLarge);
+    }
+    let (mut whole, mut memory) = (first.to_vec(), None);
+    app.load.body(&mut memory, 0, whole.len())?;
+    while let Some(frame) = body.frame().await {
+        let piece = data(frame)?;
+        let length = whole.len() + piece.len();
+        if length > most {
+            return Err(Fault::BodyTooLarge);
         }
-    })
+        app.load.body(&mut memory, whole.len(), length)?;
+        whole.extend_from_slice(&piece);
+    }
+    Ok((whole.into(), memory))
+}
+
+fn data(frame: Result<Frame<Bytes>, axum::Error>) -> Result<Bytes, Fault> {
+    let frame = frame.map_err(|_| Fault::BadRequest("Request body is incomplete"))?;
+    Ok(frame.into_data().unwrap_or_default())
 }
 
 /// How the request wants the reply to look; what the settings say of it comes later.
@@ -180,7 +222,7 @@ fn presentation(dialect: Dialect, path: &Path, params: Option<&Params>) -> Prese
 /// The same headers, and no body.
 fn without_body(response: Response) -> Response {
     let (mut parts, body) = response.into_parts();
-    if let Some(length) = axum::body::HttpBody::size_hint(&body).exact() {
+    if let Some(length) = body.size_hint().exact() {
         parts.headers.insert(CONTENT_LENGTH, length.into());
     }
     Response::from_parts(parts, Body::empty())

@@ -1,12 +1,10 @@
 //! From settings to a running server, and back to a clean stop.
 
-use std::future::IntoFuture;
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::serve::ListenerExt;
 use futures_util::FutureExt;
 use sqlx::PgPool;
 use tokio::net::TcpListener;
@@ -17,11 +15,13 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::app::App;
 use crate::audit::Audit;
 use crate::config::{Config, LogFormat};
+use crate::connections;
 use crate::database::installation::ManagedError;
 use crate::database::managed::{Managed, usual_data_dir};
 use crate::database::world::FirstStart;
 use crate::database::{self, DatabaseError, world};
 use crate::directory::Directory;
+use crate::load::Load;
 use crate::passwords::Passwords;
 use crate::routes;
 use crate::sweeper::Sweeper;
@@ -127,13 +127,14 @@ pub fn app(config: Config, pool: PgPool) -> Result<(Arc<App>, impl Future<Output
     let (audit, refusals) = Audit::new();
     let directory = Directory::new(pool.clone(), config.cache);
     let turns = Turns::new(config.database_connections);
+    let load = Load::new(config.max_requests, config.max_body_memory);
     let (passwords, sweeper) = (Passwords::new()?, Sweeper::default());
-    let app = Arc::new(App { config, pool: pool.clone(), directory, passwords, audit, turns, sweeper });
+    let app = Arc::new(App { config, pool: pool.clone(), directory, passwords, audit, turns, load, sweeper });
     Ok((app, Audit::write(pool, refusals)))
 }
 
 async fn run(pool: PgPool, config: Config, stop: impl Future<Output = ()> + Send + 'static) -> Result<(), ServerError> {
-    let (listen, drain) = (config.listen, config.drain);
+    let listen = config.listen;
     let (app, audit) = app(config, pool)?;
     let audit = tokio::spawn(audit);
     let beside = tokio::spawn({
@@ -142,34 +143,13 @@ async fn run(pool: PgPool, config: Config, stop: impl Future<Output = ()> + Send
     });
     let listener = TcpListener::bind(listen).await.map_err(|error| ServerError::Listen(listen, error))?;
     tracing::info!("listening on http://{}{}/api/", listener.local_addr()?, app.config.prefix);
-    let listener = listener.tap_io(|connection| {
-        // Replies are small and whole; waiting to fill a packet only delays them.
-        let _ = connection.set_nodelay(true);
-    });
-
-    let (stopping, stopped) = tokio::sync::oneshot::channel();
-    let service = routes::router(app).into_make_service_with_connect_info::<SocketAddr>();
-    let serving = axum::serve(listener, service).with_graceful_shutdown(async move {
-        stop.await;
-        tracing::info!("stopping: finishing the requests that are being answered");
-        let _ = stopping.send(());
-    });
-    let overdue = async {
-        let _ = stopped.await;
-        tokio::time::sleep(drain).await;
-    };
-    let served = tokio::select! {
-        served = serving.into_future() => served,
-        () = overdue => {
-            tracing::warn!("requests still being answered after {drain:?} are dropped");
-            Ok(())
-        }
-    };
+    connections::serve(listener, routes::router(app.clone()), &app.config, stop).await;
+    // Nobody holds a share of the audit after these two; without them the writer ends when all is written.
+    drop(app);
     beside.abort();
-    // This task held the last share of the audit; without it the writer ends when all is written.
     let _ = beside.await;
     let _ = tokio::time::timeout(LAST_WORDS, audit).await;
-    Ok(served?)
+    Ok(())
 }
 
 fn told_to_stop() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {

@@ -7,18 +7,9 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 
-use crate::harness::{Reply, Server, hash, server_with};
+use crate::harness::{Reply, hash, server_with};
 
 const CARDS: usize = 1000;
-
-/// Serves on a port of the system's choice, for as long as the runtime lives.
-async fn on_a_socket(server: &Server) -> SocketAddr {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let service = server.router.clone().into_make_service_with_connect_info::<SocketAddr>();
-    tokio::spawn(async move { axum::serve(listener, service).await.unwrap() });
-    address
-}
 
 /// Buys, with ever another quantity, until there is nothing left; the cards that this buyer was given.
 async fn buy_until_empty(address: SocketAddr, quantities: &'static [usize], buyer: usize) -> Vec<(String, String)> {
@@ -53,7 +44,7 @@ async fn sell_out(buyers: usize, quantities: &'static [usize]) {
              select 11, (1000000 + i)::text, (2000000 + i)::text, 7 from generate_series(1, {CARDS}) i"
         ))
         .await;
-    let address = on_a_socket(&server).await;
+    let address = server.on_a_socket().await;
     let tasks: Vec<_> = (0..buyers).map(|buyer| tokio::spawn(buy_until_empty(address, quantities, buyer))).collect();
     let mut bought = Vec::new();
     for task in tasks {

@@ -27,6 +27,8 @@ mod managed;
 #[cfg(target_os = "linux")]
 mod memory;
 mod money;
+#[cfg(target_os = "linux")]
+mod overload;
 mod plans;
 mod properties;
 mod requests;

@@ -2,6 +2,8 @@
 
 pub mod postgres;
 pub mod process;
+#[cfg(target_os = "linux")]
+pub mod program;
 pub mod proxy;
 
 use std::net::SocketAddr;
@@ -12,10 +14,11 @@ use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use mortise::config::{Config, Override};
-use mortise::{routes, server};
+use mortise::{connections, routes, server};
 use sha1::{Digest, Sha1};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{PgPool, Row};
+use tokio::net::TcpListener;
 use tower::ServiceExt;
 
 /// The world that most tests live in.
@@ -26,6 +29,7 @@ pub const WORLD: &str = include_str!("world.sql");
 pub struct Server {
     pub pool: PgPool,
     pub router: Router,
+    pub config: Config,
 }
 
 /// A server in the world of `world.sql`, with every setting at its default but the cache.
@@ -55,13 +59,13 @@ pub async fn server_through(database: PgConnectOptions, settings: &[(&str, &str)
     let options: Vec<_> = settings.iter().map(|(name, value)| Override::new(name, value, "the test")).collect();
     let config = Config::load(None, std::iter::empty(), &options).unwrap();
     let pool = mortise::database::connect(database, &config).await.unwrap();
-    let (app, audit) = server::app(config, pool.clone()).unwrap();
+    let (app, audit) = server::app(config.clone(), pool.clone()).unwrap();
     tokio::spawn(audit);
     tokio::spawn({
         let app = app.clone();
         async move { app.run_beside().await }
     });
-    Server { router: routes::router(app), pool }
+    Server { router: routes::router(app), pool, config }
 }
 
 /// A reply, as a client gets it.
@@ -112,6 +116,20 @@ fn unindented(text: &str) -> String {
 }
 
 impl Server {
+    /// Serves on a port of the system's choice, for as long as the runtime lives.
+    pub async fn on_a_socket(&self) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = self.clone();
+        tokio::spawn(async move { server.serve(listener, std::future::pending()).await });
+        address
+    }
+
+    /// Serves until it is told to stop.
+    pub async fn serve(self, listener: TcpListener, stop: impl Future<Output = ()>) {
+        connections::serve(listener, self.router, &self.config, stop).await;
+    }
+
     /// POST with a form.
     pub async fn post(&self, operation: &str, form: &str) -> Reply {
         self.send(

@@ -1,0 +1,73 @@
+//! How much is taken on at once. What is beyond it is refused before it costs anything, so that memory stays bounded and what
+//! has been let in is answered at full speed.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::fault::Fault;
+
+/// How much of a body is free: every connection's buffer holds as much anyway, and the forms of honest clients are smaller.
+const FREE: usize = 16 * 1024;
+
+/// What may run and what may come in, in this server.
+#[derive(Debug)]
+pub struct Load {
+    requests: Arc<Semaphore>,
+    /// In bytes.
+    bodies: Arc<Semaphore>,
+    refused: Seldom,
+}
+
+impl Load {
+    /// At most so many requests, with bodies of so many bytes together.
+    pub fn new(requests: usize, bodies: usize) -> Self {
+        let [requests, bodies] = [requests, bodies].map(|most| Arc::new(Semaphore::new(most)));
+        Self { requests, bodies, refused: Seldom::default() }
+    }
+
+    /// A request may run, as long as the permit is held.
+    pub fn request(&self) -> Result<OwnedSemaphorePermit, Fault> {
+        self.requests.clone().try_acquire_owned().map_err(|_| self.refuse("max_requests"))
+    }
+
+    /// A body may grow from `before` to `after` bytes; `held` is what it has been granted.
+    pub fn body(&self, held: &mut Option<OwnedSemaphorePermit>, before: usize, after: usize) -> Result<(), Fault> {
+        let more = after.saturating_sub(before.max(FREE));
+        if more == 0 {
+            return Ok(());
+        }
+        let more = u32::try_from(more).map_err(|_| Fault::BodyTooLarge)?;
+        let granted = self.bodies.clone().try_acquire_many_owned(more);
+        let granted = granted.map_err(|_| self.refuse("max_body_memory"))?;
+        match held {
+            Some(held) => held.merge(granted),
+            None => *held = Some(granted),
+        }
+        Ok(())
+    }
+
+    fn refuse(&self, limit: &'static str) -> Fault {
+        if self.refused.again() {
+            tracing::warn!(limit, "requests are refused: too many at once");
+        }
+        Fault::Busy
+    }
+}
+
+/// For what would be said a thousand times a second just when there is no time for it.
+#[derive(Debug, Default)]
+pub struct Seldom(Mutex<Option<Instant>>);
+
+impl Seldom {
+    /// Whether it hasn't been said for a while.
+    pub fn again(&self) -> bool {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let again = last.is_none_or(|last| last.elapsed() > Duration::from_secs(10));
+        if again {
+            *last = Some(Instant::now());
+        }
+        again
+    }
+}

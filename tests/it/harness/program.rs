@@ -1,0 +1,64 @@
+//! The program itself, on a database that exists.
+
+use std::ops::Deref;
+use std::process::{Command, Stdio};
+
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+
+use crate::harness::postgres;
+use crate::harness::process::{self, Running};
+
+pub struct Program(Running);
+
+impl Program {
+    /// With these settings.
+    pub async fn on(database: &str, settings: &[(&str, &str)]) -> Self {
+        let url = format!("postgres://postgres@localhost/{database}?host={}", postgres::socket().await.display());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mortise"));
+        command
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            .env("DATABASE_URL", url)
+            .envs(settings.iter().map(|(name, value)| (format!("MORTISE_{}", name.to_uppercase()), value)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        Self(process::start(command))
+    }
+
+    /// The reply, looked at as it comes.
+    pub async fn ask(&self, operation: &str, form: String, mut look: impl FnMut(&[u8])) {
+        let client = Client::builder(TokioExecutor::new()).build_http::<Full<axum::body::Bytes>>();
+        let request = axum::http::Request::post(format!("http://{}/api/{operation}", self.address))
+            .body(Full::from(form))
+            .unwrap();
+        let mut body = client.request(request).await.unwrap().into_body();
+        while let Some(frame) = body.frame().await {
+            look(frame.unwrap().data_ref().unwrap());
+        }
+    }
+
+    /// The most memory that it ever held, in kilobytes.
+    pub fn most_memory(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+}
+
+impl Deref for Program {
+    type Target = Running;
+
+    fn deref(&self) -> &Running {
+        &self.0
+    }
+}
+
+/// Nothing is to be saved, so it isn't asked to stop.
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.0.child.kill();
+        let _ = self.0.child.wait();
+    }
+}
