@@ -88,7 +88,8 @@ fn is_refused(answer: &str) -> bool {
 /// Cards of group 11, to sell and to list.
 async fn stock(server: &Server, cards: usize) {
     let cards = format!(
-        "insert into cards (cardgroup_id, number, pin, balance)
+        "update cardgroups set number_length = 7, pin_length = 7 where id = 11;
+         insert into cards (cardgroup_id, number, pin, balance)
          select 11, (1000000 + i)::text, (2000000 + i)::text, 7 from generate_series(1, {cards}) i"
     );
     server.sql(&cards).await;
@@ -406,7 +407,7 @@ async fn stoppable(server: &Server) -> (SocketAddr, oneshot::Sender<()>, tokio::
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_under_load_leaves_no_request_unanswered() {
     let server = server_with(&[("cache", "on"), ("drain_ms", "60000"), ("database_wait_ms", "60000")]).await;
-    stock(&server, 20_000).await;
+    stock(&server, 3000).await;
     let (address, stop, serving) = stoppable(&server).await;
     let stopping = Arc::new(AtomicBool::new(false));
     let mut clients = JoinSet::new();
