@@ -384,7 +384,7 @@ async fn a_system_without_room_is_waited_for() {
     reply(&mut kept).await;
     serves(program.address).await;
     let usual = getrlimit(Resource::Nofile);
-    prlimit(pid, Resource::Nofile, Rlimit { current: Some(3), ..usual.clone() }).unwrap();
+    prlimit(pid, Resource::Nofile, Rlimit { current: Some(3), ..usual }).unwrap();
     let mut waiting = connect_and_send(program.address, LIVEZ).await;
     for _ in 0..20 {
         kept.write_all(show().as_bytes()).await.unwrap();
