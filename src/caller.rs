@@ -123,7 +123,7 @@ async fn known_user(call: &Call) -> Result<Option<Arc<User>>, Fault> {
         return Ok(None);
     }
     let required = app.config.require_password;
-    let right = match call.params.get("p") {
+    let right = match call.params.as_sent("p") {
         None => !required,
         Some(_) if !required && !call.dialect().checks_sent_password() => true,
         Some(password) => app.passwords.is_right(&app.pool, &user, password).await?,

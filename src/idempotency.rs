@@ -252,7 +252,7 @@ pub fn is_known(error: &sqlx::Error) -> bool {
 fn sent(headers: &HeaderMap, params: &Params) -> Result<Option<String>, Fault> {
     let mut sent = headers.get_all(HEADER).iter();
     let key = match (sent.next(), sent.next()) {
-        (None, _) => params.get(PARAMETER),
+        (None, _) => params.as_sent(PARAMETER),
         (Some(key), None) => Some(str::from_utf8(key.as_bytes()).map_err(|_| MALFORMED)?),
         (Some(_), Some(_)) => return Err(MALFORMED),
     };

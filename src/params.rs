@@ -11,9 +11,17 @@ use percent_encoding::percent_decode;
 use crate::fault::Fault;
 use crate::number;
 
-/// The parameters: each name once, text without NUL.
+/// The parameters: each name once, text that may go anywhere. The hash and the password are of what was sent.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Params(Vec<(String, String)>);
+pub struct Params(Vec<Param>);
+
+#[derive(Clone, PartialEq, Eq)]
+struct Param {
+    name: String,
+    value: String,
+    /// As it came, where characters had to be replaced.
+    sent: Option<String>,
+}
 
 /// The names alone: passwords and PINs are among the values.
 impl std::fmt::Debug for Params {
@@ -41,7 +49,16 @@ impl Params {
 
     /// The value of a parameter that was sent, be it empty.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+        self.find(name).map(|param| param.value.as_str())
+    }
+
+    /// The same with all the control characters that came with it: to be compared, not to be kept or shown.
+    pub fn as_sent(&self, name: &str) -> Option<&str> {
+        self.find(name).map(|param| param.sent.as_ref().unwrap_or(&param.value).as_str())
+    }
+
+    fn find(&self, name: &str) -> Option<&Param> {
+        self.0.iter().find(|param| param.name == name)
     }
 
     /// The value of a parameter that was sent and isn't blank.
@@ -56,12 +73,12 @@ impl Params {
 
     /// The names, in the order in which they were sent.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|(name, _)| name.as_str())
+        self.0.iter().map(|param| param.name.as_str())
     }
 
     /// All of them.
     pub fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+        self.0.iter().map(|param| (param.name.as_str(), param.value.as_str()))
     }
 
     /// Adds what one place of the request says; places read before it go first.
@@ -74,14 +91,34 @@ impl Params {
             if name.contains('\0') || value.contains('\0') {
                 return Err(Fault::BadRequest("A NUL character is not allowed in parameters"));
             }
-            match self.0.iter().position(|(known, _)| *known == name) {
+            let param = Param::new(name, value);
+            match self.0.iter().position(|known| known.name == param.name) {
                 Some(place) if place < earlier => {}
-                Some(place) => self.0[place].1 = value,
-                None => self.0.push((name, value)),
+                Some(place) => self.0[place] = param,
+                None => self.0.push(param),
             }
         }
         Ok(())
     }
+}
+
+impl Param {
+    fn new(name: String, value: String) -> Self {
+        let name = harmless(&name).unwrap_or(name);
+        match harmless(&value) {
+            Some(harmless) => Self { name, value: harmless, sent: Some(value) },
+            None => Self { name, value, sent: None },
+        }
+    }
+}
+
+/// The text with U+FFFD, as replies have it, for each character that terminals, logs or XML may choke on; `None` where there
+/// is none. Tabs and line ends belong to text.
+fn harmless(text: &str) -> Option<String> {
+    let harmful = |char: char| {
+        char.is_control() && !matches!(char, '\t' | '\n' | '\r') || matches!(char, '\u{fffe}' | '\u{ffff}')
+    };
+    text.contains(harmful).then(|| text.replace(harmful, "\u{fffd}"))
 }
 
 async fn from_body(headers: &HeaderMap, body: Bytes, most: usize) -> Result<Vec<(String, String)>, Fault> {

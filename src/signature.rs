@@ -40,7 +40,7 @@ impl Rule {
     /// is the client's choice, none where the rule isn't for that request.
     pub fn of<'a>(&self, params: &'a Params, called: &str) -> Vec<Signed<'a>> {
         let sent = |names: &[&'static str]| -> Vec<_> {
-            names.iter().filter_map(|name| Some((*name, entering(name, params.get(name)?)?))).collect()
+            names.iter().filter_map(|name| Some((*name, entering(name, params.as_sent(name)?)?))).collect()
         };
         let signed = |values| Signed { values, legacy: false };
         match self {

@@ -47,7 +47,7 @@ async fn everything(server: &Server) -> Vec<String> {
     let digest = |table| {
         format!("select '{table}', md5(coalesce(string_agg(t::text, ',' order by t::text), '')) from {table} t")
     };
-    server.rows(&tables.map(digest).join(" union all ")).await
+    server.rows(&(tables.map(digest).join(" union all ") + " order by 1")).await
 }
 
 /// A request for each operation that changes something: form, what is hashed, and a form that asks for something else.

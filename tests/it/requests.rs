@@ -231,7 +231,94 @@ async fn control_characters_and_other_alphabets_do_no_harm() {
     let reply = server.signed("card_from_group_sell", &format!("u=admin&id=6&email={odd}"), hashed).await;
     assert_eq!(reply.all("pin"), ["0042"]);
     assert_eq!(reply.header("set-cookie"), None);
-    server.has("select email = E'\\x01\\r\\nSet-Cookie: x<&\"'';--漢💳' as same from ccorders", &["true"]).await;
+    server.has("select email = E'\\ufffd\\r\\nSet-Cookie: x<&\"'';--漢💳' as same from ccorders", &["true"]).await;
+}
+
+/// The hash is of what was sent; what is kept, shown and written down is free of what does harm there.
+#[tokio::test]
+async fn control_characters_are_hashed_as_they_come_and_go_no_further() {
+    for server in [server().await, x7().await] {
+        let sent: String =
+            (1..=0x9f).filter_map(char::from_u32).filter(|c| c.is_control()).chain(['\u{fffe}', '\u{ffff}']).collect();
+        let escaped = percent_encoding::percent_encode(sent.as_bytes(), percent_encoding::NON_ALPHANUMERIC);
+        let kept: String = sent.chars().map(|c| if matches!(c, '\t' | '\n' | '\r') { c } else { '\u{fffd}' }).collect();
+        server.sql("insert into tariffs (name) values ('one'); insert into lcrs (name) values ('one'); insert into locations (name) values ('one')").await;
+        // In the database,
+        let form = format!("u=admin&name=n{escaped}");
+        let reply = server.signed("cc_group_create", &form, &format!("n{sent}")).await;
+        assert_eq!(reply.all("error"), Vec::<&str>::new());
+        let name: String = sqlx::query_scalar("select name from cardgroups order by id desc limit 1")
+            .fetch_one(&server.pool)
+            .await
+            .unwrap();
+        assert_eq!(name, format!("n{kept}"));
+        // in a reply that repeats a parameter,
+        let callerid =
+            format!("7{}", percent_encoding::percent_encode(b"\x01\x1b[2J\x7f", percent_encoding::NON_ALPHANUMERIC));
+        let form = format!("u=admin&callerid={callerid}&cardgroup_id=6&amount=1");
+        let reply = server.signed("card_by_cli_update", &form, "17\u{1}\u{1b}[2J\u{7f}6").await;
+        assert_eq!(reply.all("callerid"), ["7\u{fffd}\u{fffd}[2J\u{fffd}"]);
+        server.has("select count(*) from cards where callerid = E'7\\ufffd\\ufffd[2J\\ufffd'", &["1"]).await;
+        // and in the names that an audit row has.
+        server.post("card_from_group_sell", "u=admin&%1b%5b2J=1").await.is_status_error("Incorrect hash");
+        server.has("select data4 from actions where action = 'error'", &["u, \u{fffd}[2J"]).await;
+    }
+}
+
+/// A password may have any character.
+#[tokio::test]
+async fn a_password_is_taken_as_it_comes() {
+    let server = server().await;
+    server.sql(&format!("update users set password = '{}' where id = 0", hash("a\u{1}b", ""))).await;
+    server
+        .signed("card_from_group_sell", "u=admin&id=11&p=a%01b", "11")
+        .await
+        .is_page_error("Free cards was not found");
+    server.signed("card_from_group_sell", "u=admin&id=11&p=a%EF%BF%BDb", "11").await.is_status_error("Bad login");
+    // A key that can't be printed is none, before and after.
+    let form = "u=admin&id=11&request_id=a%01b";
+    assert_eq!(server.signed("card_from_group_sell", form, "11").await.status, StatusCode::BAD_REQUEST);
+}
+
+/// Whatever a parameter says, the reply's headers are the same; what is echoed is one line.
+#[tokio::test]
+async fn no_parameter_becomes_a_header() {
+    let server = server().await;
+    let names = |reply: &Reply| reply.headers.keys().map(ToString::to_string).collect::<Vec<_>>();
+    let plain = server.get("/api/card_from_group_sell?u=nobody").await;
+    let evil = "%0d%0aSet-Cookie:%20a=b%0d%0a%0d%0a%3Cscript%3E";
+    for uri in [
+        format!("/api/card_from_group_sell?u={evil}"),
+        format!("/api/card_from_group_sell/{evil}?u=nobody"),
+        format!("/api/card_from_group_sell?u=nobody&format={evil}"),
+        format!("/api/card_from_group_sell?u=nobody&test=0{evil}&request_id={evil}"),
+        format!("/api/card_from_group_sell?u=nobody&{evil}={evil}"),
+    ] {
+        let reply = server.get(&uri).await;
+        assert_eq!(names(&reply), names(&plain), "{uri}");
+        assert_eq!(reply.body, plain.body, "{uri}");
+        assert!(reply.headers.values().all(|value| !value.as_bytes().iter().any(|byte| b"\r\n".contains(byte))));
+    }
+}
+
+/// As bytes on the line: a request id that breaks it isn't echoed.
+#[tokio::test]
+async fn a_broken_request_id_is_not_echoed() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(axum::serve(listener, server().await.router).into_future());
+    for (id, echoed) in
+        [("ok", true), ("a\rSet-Cookie: b", false), ("a\n\tSet-Cookie: b", false), ("a\0b", false), ("a\x7fb", false)]
+    {
+        let mut connection = tokio::net::TcpStream::connect(address).await.unwrap();
+        let request = format!("GET /livez HTTP/1.1\r\nHost: shop\r\nConnection: close\r\nX-Request-Id: {id}\r\n\r\n");
+        connection.write_all(request.as_bytes()).await.unwrap();
+        let mut reply = String::new();
+        connection.read_to_string(&mut reply).await.unwrap();
+        assert_eq!(reply.contains("x-request-id: ok\r\n"), echoed, "{id:?}");
+        assert!(!reply.to_lowercase().contains("set-cookie"), "{reply}");
+    }
 }
 
 #[tokio::test]
