@@ -6,7 +6,7 @@ use axum::http::Method;
 
 use crate::audit::{self, Refusal};
 use crate::call::Call;
-use crate::directory::{Settings, User, UserType};
+use crate::directory::{Key, Settings, User, UserType};
 use crate::fault::Fault;
 use crate::signature::Signed;
 
@@ -139,18 +139,15 @@ async fn check_hash(call: &Call, caller: &Caller, own: &Settings, system: &Setti
         return Ok(());
     }
     let own_counts = own.on("Allow_API") || dialect.takes_key_of_switched_off_reseller();
-    let keys: Vec<&str> = [own_counts.then_some(own), shared]
-        .into_iter()
-        .flatten()
-        .filter_map(|settings| settings.text("API_Secret_Key"))
-        .collect();
+    let keys: Vec<Key<'_>> =
+        [own_counts.then_some(own), shared].into_iter().flatten().flat_map(Settings::keys).collect();
     let legacy = call.app.config.legacy_hashes;
     let signed: Vec<Signed<'_>> =
         call.operation.hashed.iter().flat_map(|rule| rule.of(&call.params, &call.called)).collect();
     let hash = call.params.get("hash").unwrap_or_default();
     let is_right = |signed: &&Signed<'_>| {
         // Every key is tried, so that the time taken doesn't say which was right.
-        keys.iter().fold(false, |right, key| signed.is_right(hash, key, dialect) | right)
+        keys.iter().fold(false, |right, key| signed.is_right(hash, key.text, dialect) | right)
     };
     if let Some(right) = signed.iter().filter(|signed| legacy || !signed.legacy).find(is_right) {
         if right.legacy {
@@ -159,6 +156,15 @@ async fn check_hash(call: &Call, caller: &Caller, own: &Settings, system: &Setti
                 client = %call.client,
                 hashed = right.names(),
                 "a hash by the older rule, which leaves the amount unsigned; the setting legacy_hashes refuses such"
+            );
+        }
+        let by =
+            |previous| keys.iter().any(|key| key.is_previous == previous && right.is_right(hash, key.text, dialect));
+        if by(true) && !by(false) {
+            tracing::info!(
+                user = caller.id(),
+                client = %call.client,
+                "a hash with the previous key, which counts only until the time in value2 of API_Secret_Key_Previous"
             );
         }
         return Ok(());

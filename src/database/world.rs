@@ -192,6 +192,9 @@ fn sha1(text: &str) -> String {
 
 /// Whether the database answers to the key that is printed in the published pages.
 pub async fn has_public_key(pool: &PgPool) -> sqlx::Result<bool> {
-    let row = sqlx::query!("select id from conflines where name = 'API_Secret_Key' and value = $1 limit 1", DEMO_KEY);
+    let row = sqlx::query!(
+        "select id from conflines where name in ('API_Secret_Key', 'API_Secret_Key_Previous') and value = $1 limit 1",
+        DEMO_KEY
+    );
     Ok(row.fetch_optional(pool).await?.is_some())
 }

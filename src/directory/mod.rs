@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use sqlx::PgPool;
 use sqlx::postgres::PgListener;
 
-use self::records::SETTINGS;
-pub use self::records::{Currencies, Currency, Settings, User, UserType};
+use self::records::{Confline, SETTINGS};
+pub use self::records::{Currencies, Currency, Key, Settings, User, UserType};
 use crate::config::{Secret, Switch};
 
 const CHANNEL: &str = "mortise_changes";
@@ -116,15 +116,17 @@ impl Directory {
             Ok(settings) => return Ok(settings),
             Err(forgotten) => forgotten,
         };
-        let rows = sqlx::query!(
-            r#"select distinct on (name) name as "name!", coalesce(value, '') as "value!"
+        let rows = sqlx::query_as!(
+            Confline,
+            r#"select distinct on (name) name as "name!", coalesce(value, '') as "value!", coalesce(value2, '') as "value2!",
+                   extract(epoch from now())::bigint as "now!"
                from conflines where owner_id = $1 and name = any($2) order by name, id"#,
             owner,
             &SETTINGS.map(str::to_owned)
         )
         .fetch_all(&self.pool)
         .await?;
-        let settings = Arc::new(Settings::from_iter(rows.into_iter().map(|row| (row.name, row.value.into()))));
+        let settings = Arc::new(Settings::new(owner, rows));
         self.keep(forgotten, |memory| {
             memory.settings.insert(owner, settings.clone());
         });

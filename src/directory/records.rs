@@ -1,6 +1,7 @@
 //! What is known of users, settings and currencies, and what can be asked of it.
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant, SystemTime};
 
 use bigdecimal::{BigDecimal, RoundingMode};
 
@@ -9,10 +10,11 @@ use crate::dialect::Dialect;
 use crate::number;
 
 /// The settings that Mortise reads from `conflines`.
-pub(super) const SETTINGS: [&str; 9] = [
+pub(super) const SETTINGS: [&str; 10] = [
     "Allow_API",
     "Allow_GET_API",
     "API_Secret_Key",
+    PREVIOUS_KEY,
     "API_Disable_hash_checking",
     "XML_API_Extension",
     "CC_Active",
@@ -20,6 +22,9 @@ pub(super) const SETTINGS: [&str; 9] = [
     "Nice_Number_Digits",
     "API_Allow_payments_ower_API",
 ];
+
+/// The key that went before `API_Secret_Key`; `value2` says until when it counts as well.
+const PREVIOUS_KEY: &str = "API_Secret_Key_Previous";
 
 /// A user, as far as admission and the operations need one.
 #[derive(Debug)]
@@ -68,17 +73,61 @@ impl From<&str> for UserType {
     }
 }
 
-/// One owner's settings.
-#[derive(Debug)]
-pub struct Settings(HashMap<String, Secret>);
+/// What a hash may be made with. Not for logs.
+#[expect(missing_docs, reason = "the names say it")]
+pub struct Key<'a> {
+    pub text: &'a str,
+    pub is_previous: bool,
+}
 
-impl FromIterator<(String, Secret)> for Settings {
-    fn from_iter<I: IntoIterator<Item = (String, Secret)>>(rows: I) -> Self {
-        Self(rows.into_iter().collect())
+/// A row of `conflines`, and the database's time when it was read, in seconds since 1970.
+pub(super) struct Confline {
+    pub name: String,
+    pub value: String,
+    pub value2: String,
+    pub now: i64,
+}
+
+impl Confline {
+    /// The time in `value2`. What is over was over at the database's time: that is the same for every server.
+    fn time(&self) -> Option<Instant> {
+        let until = humantime::parse_rfc3339_weak(self.value2.trim()).ok()?;
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(self.now).ok()?);
+        Instant::now().checked_add(until.duration_since(now).unwrap_or_default())
     }
 }
 
+/// One owner's settings.
+#[derive(Debug)]
+pub struct Settings {
+    texts: HashMap<String, Secret>,
+    /// Until when the previous key counts.
+    previous_until: Option<Instant>,
+}
+
 impl Settings {
+    /// An owner's rows of `conflines`.
+    pub(super) fn new(owner: i32, rows: Vec<Confline>) -> Self {
+        let previous_until = rows.iter().find(|row| row.name == PREVIOUS_KEY).and_then(|row| {
+            let until = row.time();
+            if until.is_none() {
+                tracing::warn!(owner, "value2 of {PREVIOUS_KEY} is no time like 2030-01-31 12:00:00: that key is over");
+            }
+            until
+        });
+        Self { texts: rows.into_iter().map(|row| (row.name, row.value.into())).collect(), previous_until }
+    }
+
+    /// The secret key, and the previous one as long as it counts. Without a key there is none to go before it: whoever
+    /// empties `API_Secret_Key` means everybody.
+    pub fn keys(&self) -> impl Iterator<Item = Key<'_>> {
+        let key = self.text("API_Secret_Key");
+        let until = key.and(self.previous_until).filter(|until| Instant::now() < *until);
+        let previous = until.and_then(|_| self.text(PREVIOUS_KEY));
+        let as_key = |is_previous| move |text| Key { text, is_previous };
+        key.map(as_key(false)).into_iter().chain(previous.map(as_key(true)))
+    }
+
     /// Whether a switch is on.
     pub fn on(&self, name: &str) -> bool {
         self.text(name).is_some_and(|value| number::integer(value) == 1)
@@ -93,7 +142,7 @@ impl Settings {
     /// A setting's text, where it isn't empty.
     pub fn text(&self, name: &str) -> Option<&str> {
         debug_assert!(SETTINGS.contains(&name), "{name} is not read from conflines");
-        self.0.get(name).map(Secret::reveal).filter(|value| !value.is_empty())
+        self.texts.get(name).map(Secret::reveal).filter(|value| !value.is_empty())
     }
 }
 

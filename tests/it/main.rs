@@ -23,6 +23,7 @@ mod contention;
 mod directory;
 mod house;
 mod idempotency;
+mod key_rotation;
 mod managed;
 #[cfg(target_os = "linux")]
 mod memory;

@@ -1,5 +1,6 @@
 //! What tests need: a database each, a server on it, requests as a client writes them, replies as a client reads them.
 
+pub mod log;
 pub mod postgres;
 pub mod process;
 #[cfg(target_os = "linux")]

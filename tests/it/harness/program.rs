@@ -1,6 +1,6 @@
 //! The program itself, on a database that exists.
 
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 use std::process::{Command, Stdio};
 
 use http_body_util::{BodyExt, Full};
@@ -52,6 +52,12 @@ impl Deref for Program {
 
     fn deref(&self) -> &Running {
         &self.0
+    }
+}
+
+impl DerefMut for Program {
+    fn deref_mut(&mut self) -> &mut Running {
+        &mut self.0
     }
 }
 
