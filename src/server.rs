@@ -55,11 +55,21 @@ pub fn log(config: &Config) {
     };
     let registry = tracing_subscriber::registry().with(config.log.clone());
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(tracing::field::display);
+        tracing::error!(place, "panic: {}", panic_words(panic.payload()));
+    }));
     if human {
         registry.with(layer.with_ansi(std::io::stderr().is_terminal())).init();
     } else {
         registry.with(layer.json()).init();
     }
+}
+
+/// What may be said of a panic: words that stand in the program, but none that were put together, for a piece of a request may
+/// be among them.
+pub fn panic_words(payload: &dyn std::any::Any) -> &str {
+    payload.downcast_ref::<&'static str>().copied().unwrap_or("(not shown)")
 }
 
 /// Serves until it is told to stop (SIGTERM, SIGINT, SIGHUP), then finishes what it is at, and the database.
