@@ -8,6 +8,7 @@ use tokio::sync::{MutexGuard, OwnedSemaphorePermit};
 use crate::audit::Audit;
 use crate::config::Config;
 use crate::directory::Directory;
+use crate::guessing::Guessing;
 use crate::idempotency;
 use crate::load::Load;
 use crate::passwords::Passwords;
@@ -23,6 +24,7 @@ pub struct App {
     pub directory: Directory,
     pub passwords: Passwords,
     pub audit: Audit,
+    pub guessing: Guessing,
     pub turns: Turns,
     pub load: Load,
     pub sweeper: Sweeper,

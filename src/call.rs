@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::http::header::HOST;
 use axum::http::{HeaderMap, Method, Uri};
@@ -12,6 +13,7 @@ use crate::dialect::Dialect;
 use crate::directory::Settings;
 use crate::document::Document;
 use crate::fault::Fault;
+use crate::guessing::Guess;
 use crate::params::Params;
 use crate::signature::Rule;
 
@@ -35,7 +37,6 @@ pub struct Operation {
 pub type Answer = Pin<Box<dyn Future<Output = Result<Document, Fault>> + Send>>;
 
 /// One request to one operation.
-#[derive(Debug)]
 pub struct Call {
     /// Database, settings and what is remembered.
     pub app: Arc<App>,
@@ -57,10 +58,42 @@ pub struct Call {
     pub client: IpAddr,
 }
 
+/// The URI has secrets in it, and so may headers.
+impl std::fmt::Debug for Call {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {} from {}", self.method, self.masked_url(), self.client)
+    }
+}
+
 impl Call {
     /// Whose manners the server has.
     pub fn dialect(&self) -> Dialect {
         self.app.config.dialect
+    }
+
+    /// The user named by `u`; empty where nobody is.
+    pub fn user(&self) -> &str {
+        self.params.get("u").unwrap_or_default()
+    }
+
+    /// Refuses a client that was wrong too often about this user. Ask right before something is compared: many requests may have
+    /// waited together for the database.
+    pub fn may_guess(&self, guess: Guess) -> Result<(), Fault> {
+        self.app.guessing.check(guess, self.client, self.user(), Instant::now())
+    }
+
+    /// Takes down that the client was wrong.
+    pub fn guessed_wrong(&self, guess: Guess) {
+        if self.app.guessing.was_wrong(guess, self.client, self.user(), Instant::now()) {
+            tracing::warn!(
+                client = %self.client,
+                user = ?self.user().chars().take(LONGEST_TEXT).collect::<String>(),
+                guesses = self.app.config.max_guesses,
+                "too many wrong guesses at a {}: the client hears 429 about this user for {} s",
+                guess.what(),
+                self.app.config.guess_pause
+            );
+        }
     }
 
     /// A text as MOR's columns of 255 characters keep it; what it is called, where it is too long.

@@ -8,6 +8,7 @@ use crate::audit::{self, Refusal};
 use crate::call::Call;
 use crate::directory::{Key, Settings, User, UserType};
 use crate::fault::Fault;
+use crate::guessing::Guess;
 use crate::signature::Signed;
 
 /// Somebody whose request was admitted. There is no other way to come by one, so having it is the proof.
@@ -97,7 +98,11 @@ pub async fn admit_to_calling_cards(call: &Call, manage: i16) -> Result<Caller, 
 
 /// Admission to the other operations: an unknown user passes (`None`), and is refused by the operation in its own words.
 pub async fn admit(call: &Call) -> Result<Option<Caller>, Fault> {
-    let Some(user) = known_user(call).await? else { return Ok(None) };
+    let Some(user) = known_user(call).await? else {
+        // Whether nobody has the name or the password is wrong: it must not show here either.
+        call.guessed_wrong(Guess::Login);
+        return Ok(None);
+    };
     let caller = Caller(user);
     let system = &call.system;
     let own = call.app.directory.settings(caller.owner()).await?;
@@ -126,7 +131,10 @@ async fn known_user(call: &Call) -> Result<Option<Arc<User>>, Fault> {
     let right = match call.params.as_sent("p") {
         None => !required,
         Some(_) if !required && !call.dialect().checks_sent_password() => true,
-        Some(password) => app.passwords.is_right(&app.pool, &user, password).await?,
+        Some(password) => {
+            let may_go_on = || call.may_guess(Guess::Login);
+            app.passwords.is_right(&app.pool, &user, password, may_go_on).await?
+        }
     };
     Ok(right.then_some(user))
 }
@@ -138,6 +146,7 @@ async fn check_hash(call: &Call, caller: &Caller, own: &Settings, system: &Setti
     if own.on("API_Disable_hash_checking") || shared.is_some_and(|system| system.on("API_Disable_hash_checking")) {
         return Ok(());
     }
+    call.may_guess(Guess::Login)?;
     let own_counts = own.on("Allow_API") || dialect.takes_key_of_switched_off_reseller();
     let keys: Vec<Key<'_>> =
         [own_counts.then_some(own), shared].into_iter().flatten().flat_map(Settings::keys).collect();
@@ -169,6 +178,11 @@ async fn check_hash(call: &Call, caller: &Caller, own: &Settings, system: &Setti
         }
         return Ok(());
     }
+    let hidden = caller.is_reseller() && dialect.hides_missing_key_from_resellers();
+    let fault = if keys.is_empty() && !hidden { Fault::NoSecretKey } else { Fault::IncorrectHash };
+    if fault == Fault::IncorrectHash {
+        call.guessed_wrong(Guess::Login);
+    }
     let what = if keys.is_empty() { "API : API must have Secret key" } else { "API : Incorrect hash" };
     if note(call, what).await? {
         tracing::warn!(
@@ -179,11 +193,7 @@ async fn check_hash(call: &Call, caller: &Caller, own: &Settings, system: &Setti
             "{what}. The hash is the SHA-1 of these parameters' values in this order, then the secret key"
         );
     }
-    if keys.is_empty() && !(caller.is_reseller() && dialect.hides_missing_key_from_resellers()) {
-        Err(Fault::NoSecretKey)
-    } else {
-        Err(Fault::IncorrectHash)
-    }
+    Err(fault)
 }
 
 /// Takes a refusal down for the audit; `false` in a flood of them.

@@ -1,10 +1,11 @@
 //! The settings: `config/mortise.toml` at their defaults, then the operator's file, the environment, the command line.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::Deserialize;
 use toml::{Table, Value};
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -38,6 +39,11 @@ pub struct Config {
     pub cache: Switch,
     pub require_password: bool,
     pub legacy_hashes: bool,
+    pub max_guesses: u32,
+    #[serde(rename = "guess_pause_s")]
+    pub guess_pause: NonZero<u32>,
+    #[serde(deserialize_with = "networks")]
+    pub trusted_proxies: Vec<IpNet>,
     pub match_partial_callerids: bool,
     pub max_body: NonZero<usize>,
     pub max_parameters: NonZero<usize>,
@@ -264,6 +270,16 @@ fn connections<'de, D: serde::Deserializer<'de>>(value: D) -> Result<u32, D::Err
         connections @ 1..=1000 => Ok(connections),
         _ => Err(serde::de::Error::custom("it must be from 1 to 1000")),
     }
+}
+
+/// Addresses and networks, with commas between them.
+fn networks<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Vec<IpNet>, D::Error> {
+    let text = String::deserialize(value)?;
+    let network =
+        |part: &str| part.parse::<IpAddr>().map(|address| address.to_canonical().into()).or(part.parse()).ok();
+    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+    let networks: Option<Vec<IpNet>> = parts.map(network).collect();
+    networks.ok_or_else(|| serde::de::Error::custom("it must look like 10.0.0.0/8, 192.0.2.1, fd00::/8"))
 }
 
 /// Levels, and modules with levels. A word that is neither would be taken for a module whose lines are all wanted.

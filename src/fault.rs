@@ -23,6 +23,8 @@ pub enum Fault {
     BodyTooSlow,
     /// There are as many requests, or bodies, as there may be; nothing was done.
     Busy,
+    /// The client was wrong too often about the user, and is heard again after so many seconds.
+    TooManyGuesses(u32),
     /// The database is away, or no connection was free in time; nothing was done.
     Unavailable,
 
@@ -183,6 +185,7 @@ impl Fault {
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TooManyGuesses(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Unavailable | Self::OutcomeUnknown | Self::OutcomeToAskFor => StatusCode::SERVICE_UNAVAILABLE,
             Self::StillRunning => StatusCode::CONFLICT,
             Self::KeyOfAnotherRequest => StatusCode::UNPROCESSABLE_ENTITY,
@@ -224,6 +227,7 @@ impl Fault {
             Self::BodyTooLarge => (Status, "Request is too large"),
             Self::BodyTooSlow => (Status, "Request body did not come in time"),
             Self::Busy => (Status, "Too many requests at once"),
+            Self::TooManyGuesses(_) => (Status, "Too many wrong attempts"),
             Self::Unavailable => (Status, "Service is temporarily unavailable"),
             Self::OutcomeUnknown => {
                 (Status, "The database was lost during the request, which may have been carried out")

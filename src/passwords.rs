@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 
 use crate::config::Secret;
 use crate::directory::User;
+use crate::fault::Fault;
 
 /// How long a password that was right is known to be.
 const REMEMBERED: Duration = Duration::from_secs(300);
@@ -47,13 +48,20 @@ impl Passwords {
     }
 
     /// Whether `password` is the user's. The first right answer against MOR's SHA-1 writes an argon2id hash, which counts
-    /// from then on.
-    pub async fn is_right(&self, pool: &PgPool, user: &User, password: &str) -> sqlx::Result<bool> {
+    /// from then on. A check that had to wait for its turn asks first whether it `may_go_on`.
+    pub async fn is_right(
+        &self,
+        pool: &PgPool,
+        user: &User,
+        password: &str,
+        may_go_on: impl FnOnce() -> Result<(), Fault>,
+    ) -> Result<bool, Fault> {
         let mark = self.mark(user, password);
         if self.remembers(&mark) {
             return Ok(true);
         }
         let Ok(_turn) = self.turns.acquire().await else { return Ok(false) };
+        may_go_on()?;
         let right = match &user.password_argon2 {
             Some(hash) => matches_argon2(hash.reveal().to_owned(), password.to_owned()).await,
             None => {

@@ -86,6 +86,9 @@ pub fn response(result: Result<Document, Fault>, presentation: Presentation, dia
                 Fault::Busy | Fault::Unavailable | Fault::StillRunning | Fault::OutcomeToAskFor => {
                     put(&mut response, RETRY_AFTER, "1");
                 }
+                Fault::TooManyGuesses(seconds) => {
+                    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+                }
                 Fault::Repeated(_) => put(&mut response, REPLAYED, "true"),
                 _ => {}
             }

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
@@ -21,8 +22,10 @@ use tower_http::set_header::SetResponseHeaderLayer;
 use crate::api::{card, card_group, tariff};
 use crate::app::App;
 use crate::call::{Call, Operation};
+use crate::client;
 use crate::dialect::Dialect;
 use crate::fault::Fault;
+use crate::guessing::Guess;
 use crate::params::{self, Params};
 use crate::reply::{self, Format, Presentation};
 
@@ -154,14 +157,11 @@ impl Incoming {
         let query = parts.uri.query().unwrap_or_default();
         let params = Params::read(id, query, &parts.headers, body, app.config.max_parameters.get()).await?;
         let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
-        Ok(Self {
-            params,
-            method: parts.method,
-            uri: parts.uri,
-            headers: parts.headers,
-            client: peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip().to_canonical()),
-            permits,
-        })
+        let peer = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
+        let client = client::address(peer, &parts.headers, &app.config.trusted_proxies);
+        // Here already, before the database is asked for anything: a flood of guesses costs as little as can be.
+        app.guessing.check(Guess::Login, client, params.get("u").unwrap_or_default(), Instant::now())?;
+        Ok(Self { params, method: parts.method, uri: parts.uri, headers: parts.headers, client, permits })
     }
 }
 

@@ -21,6 +21,7 @@ use crate::database::managed::{Managed, usual_data_dir};
 use crate::database::world::FirstStart;
 use crate::database::{self, DatabaseError, world};
 use crate::directory::Directory;
+use crate::guessing::Guessing;
 use crate::load::Load;
 use crate::passwords::Passwords;
 use crate::routes;
@@ -139,7 +140,8 @@ pub fn app(config: Config, pool: PgPool) -> Result<(Arc<App>, impl Future<Output
     let turns = Turns::new(config.database_connections);
     let load = Load::new(config.max_requests, config.max_body_memory);
     let (passwords, sweeper) = (Passwords::new()?, Sweeper::default());
-    let app = Arc::new(App { config, pool: pool.clone(), directory, passwords, audit, turns, load, sweeper });
+    let guessing = Guessing::new(config.max_guesses, config.guess_pause);
+    let app = Arc::new(App { config, pool: pool.clone(), directory, passwords, audit, guessing, turns, load, sweeper });
     Ok((app, Audit::write(pool, refusals)))
 }
 

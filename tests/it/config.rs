@@ -88,6 +88,9 @@ fn what_makes_no_sense_stops_the_start_and_says_where_it_stands() {
         ("MORTISE_MAX_BODY", "0"),
         ("MORTISE_MAX_PARAMETERS", "0"),
         ("MORTISE_MAX_QUANTITY", "0"),
+        ("MORTISE_GUESS_PAUSE_S", "0"),
+        ("MORTISE_TRUSTED_PROXIES", "localhost"),
+        ("MORTISE_TRUSTED_PROXIES", "10.0.0.0/8, 10.0.0.0/33"),
         ("MORTISE_LOG", "inf"),
         ("MORTISE_LOG", "info,sqlx=loud"),
     ] {

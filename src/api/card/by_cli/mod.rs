@@ -15,6 +15,7 @@ use crate::call::{Call, Operation};
 use crate::caller::{self, Caller};
 use crate::document::{Document, Element};
 use crate::fault::Fault;
+use crate::guessing::Guess;
 use crate::idempotency::Once;
 use crate::money::Money;
 use crate::number;
@@ -42,8 +43,13 @@ async fn answer(call: Call) -> Result<Document, Fault> {
 async fn serve(call: &Call, caller: &Caller, once: &Once<'_>) -> Result<Shown, Fault> {
     let desk = &Desk::new(call, caller).await?;
     let wish = &Wish::read(&call.params, call)?;
+    wish.may_guess(call)?;
     update(desk, wish, once).await.map_err(|fault| match fault {
         Fault::TransactionFailed => Fault::CallerIdFailed,
+        Fault::PinNotFound => {
+            call.guessed_wrong(Guess::Pin);
+            Fault::PinNotFound
+        }
         fault => fault,
     })
 }
@@ -51,6 +57,8 @@ async fn serve(call: &Call, caller: &Caller, once: &Once<'_>) -> Result<Shown, F
 async fn update(desk: &Desk<'_>, wish: &Wish, once: &Once<'_>) -> Result<Shown, Fault> {
     let _turn = desk.call.app.callerid_turn(&wish.callerid).await.ok_or(Fault::Unavailable)?;
     let mut change = once.begin().await?;
+    // Once more: others waited for their connection as well.
+    wish.may_guess(desk.call)?;
     store::callerid::take_turn(&mut change, &wish.callerid).await?;
     let found = Found::look_up(&mut change, desk, wish).await?;
     let deed = Deed::choose(&mut change, desk, wish, found).await?;
@@ -108,7 +116,6 @@ impl<'a> Desk<'a> {
 }
 
 /// What the client asks for.
-#[derive(Debug)]
 struct Wish {
     /// As it is kept.
     callerid: String,
@@ -140,6 +147,11 @@ impl Wish {
             amount: params.get("amount").map_or_else(|| BigDecimal::from(0), number::decimal),
             group: group.map(|id| i32::try_from(number::integer(id)).unwrap_or(-1)),
         })
+    }
+
+    /// Refuses PINs of a client that sent too many which no card has.
+    fn may_guess(&self, call: &Call) -> Result<(), Fault> {
+        self.pin.as_ref().map_or(Ok(()), |_| call.may_guess(Guess::Pin))
     }
 }
 
