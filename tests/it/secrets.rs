@@ -22,7 +22,7 @@ async fn no_secret_is_logged_or_written_down() {
     let wrong = hash("6", "k3y-before-it");
     let requests = [
         format!("card_from_group_sell?u=admin&p=secret+password&id=6&number=0000000042&hash={right}"),
-        format!("card_from_group_sell?u=accountant&id=6&pin=73310042&pswd=hunter2&hash={wrong}"),
+        format!("card_from_group_sell?u=accountant&p=secret+password&id=6&pin=73310042&pswd=hunter2&hash={wrong}"),
         format!("card_from_group_sell?u=user&p=hunter2&id=6&hash={right}"),
         format!("card_from_group_sell?u=user&p=hunter2&id=6&hash={right}"),
         format!("card_from_group_sell?u=user&p=hunter2&id=6&hash={right}"),
