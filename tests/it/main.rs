@@ -35,5 +35,6 @@ mod plans;
 mod properties;
 mod requests;
 mod secrets;
+mod soak;
 mod stock;
 mod tariff_wholesale_update;

@@ -3,9 +3,10 @@
 pub mod log;
 pub mod postgres;
 pub mod process;
-#[cfg(target_os = "linux")]
 pub mod program;
 pub mod proxy;
+pub mod secrets;
+pub mod xml;
 
 use std::net::SocketAddr;
 use std::path::Path;

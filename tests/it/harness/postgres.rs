@@ -55,6 +55,11 @@ pub async fn socket() -> PathBuf {
     POSTGRES.get_or_init(start).await.socket.clone()
 }
 
+/// All that it has logged.
+pub async fn log() -> String {
+    String::from_utf8_lossy(&std::fs::read(socket().await.join("log")).unwrap()).into_owned()
+}
+
 impl Postgres {
     fn options(&self, database: &str) -> PgConnectOptions {
         PgConnectOptions::new_without_pgpass().socket(&self.socket).username("postgres").database(database)

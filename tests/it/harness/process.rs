@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 
 use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
@@ -28,6 +29,7 @@ pub struct Running {
     pub output: String,
     /// What it said on standard error since.
     pub log: Arc<Mutex<String>>,
+    reader: Option<JoinHandle<()>>,
 }
 
 /// Serves the demo's world on a port of the system's choice.
@@ -53,13 +55,13 @@ pub fn start(mut command: Command) -> Running {
     };
     let log = Arc::new(Mutex::new(String::new()));
     let later = log.clone();
-    std::thread::spawn(move || {
+    let reader = std::thread::spawn(move || {
         let mut line = String::new();
         while lines.read_line(&mut line).is_ok_and(|length| length > 0) {
             later.lock().unwrap().push_str(&std::mem::take(&mut line));
         }
     });
-    Running { child, address, output, log }
+    Running { child, address, output, log, reader: Some(reader) }
 }
 
 impl Running {
@@ -86,6 +88,12 @@ impl Running {
         self.child.stdout.take().unwrap().read_to_string(&mut printed).unwrap();
         assert!(self.child.wait().unwrap().success());
         printed
+    }
+
+    /// What it said from its start to its end, which has come.
+    pub fn all_said(&mut self) -> String {
+        self.reader.take().unwrap().join().unwrap();
+        self.output.clone() + &self.log.lock().unwrap()
     }
 
     pub fn kill(mut self) {

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::postgres;
 use crate::harness::process::{self, Running};
@@ -25,6 +26,13 @@ impl Program {
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
         Self(process::start(command))
+    }
+
+    /// Stops it as an operator would; all that it wrote to standard error from its start to its end.
+    pub fn stop(mut self) -> String {
+        kill_process(Pid::from_child(&self.0.child), Signal::TERM).unwrap();
+        assert!(self.0.child.wait().unwrap().success());
+        self.0.all_said()
     }
 
     /// The reply, looked at as it comes.

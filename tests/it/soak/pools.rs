@@ -1,0 +1,234 @@
+//! What the parameters of the contract are filled with.
+
+use proptest::prelude::RngExt;
+use proptest::test_runner::TestRng;
+
+use self::Kind::{
+    Amount, Callerid, Card, Count, Currency, Flag, From, Group, Length, Name, Needed, NewPin, Number, Pin, Seconds,
+    Text, Till,
+};
+
+/// As in `world.sql`.
+pub const ADMINS_KEY: &str = "KEY-of-the-admin-0f84cb";
+pub const RESELLERS_KEY: &str = "KEY-of-the-reseller-77ab";
+pub const USERS: &[&str] = &[
+    "admin",
+    "user",
+    "reseller",
+    "reseller_read",
+    "reseller_none",
+    "accountant",
+    "accountant_read",
+    "accountant_zero",
+    "accountant_none",
+    "partner",
+    "customer",
+    "nobody",
+];
+
+/// What a parameter means.
+#[derive(Debug, Clone, Copy)]
+pub enum Kind {
+    Group,
+    Card,
+    Number,
+    Pin,
+    NewPin,
+    Callerid,
+    Amount,
+    Count,
+    Currency,
+    Name,
+    Flag,
+    Seconds,
+    Length,
+    Text,
+    From,
+    Till,
+    /// Always sent: without it the operation has nothing to do.
+    Needed(&'static Kind),
+}
+
+impl Kind {
+    pub fn is_needed(self) -> bool {
+        matches!(self, Needed(_))
+    }
+}
+
+/// The parameters of an operation, as its page has them.
+#[rustfmt::skip]
+pub fn parameters(operation: &str) -> &'static [(&'static str, Kind)] {
+    match operation {
+        "card_from_group_sell" => &[
+            ("id", Needed(&Group)), ("quantity", Count), ("number", Number), ("email", Text), ("curr", Currency),
+        ],
+        "card_by_cli_update" => &[
+            ("callerid", Needed(&Callerid)), ("pin", Pin), ("amount", Amount), ("cardgroup_id", Group), ("cardgroup", Group),
+            ("calleridid", Callerid),
+        ],
+        "calling_cards_create" => &[
+            ("card_group_id", Needed(&Group)), ("cards_from", Needed(&From)), ("cards_till", Needed(&Till)), ("batch_number", Text),
+            ("min_balance", Amount), ("language", Text), ("distributor_id", Count),
+        ],
+        // Without pages lists would be most of a long run's work.
+        "calling_cards_get" => &[
+            ("per_page", Needed(&Count)), ("page", Needed(&Count)), ("number", Number), ("name", Text), ("pin", Pin), ("batch_number", Text),
+            ("callerid", Callerid), ("min_balance", Amount), ("max_balance", Amount), ("language", Text), ("sold", Flag),
+            ("distributor", Count),
+        ],
+        "calling_card_update" => &[
+            ("card_id", Needed(&Card)), ("number", Number), ("name", Text), ("batch_number", Text), ("language", Text), ("pin", NewPin),
+            ("callerid", Callerid), ("min_balance", Amount), ("daily_charge_paid_till", Seconds), ("first_use", Seconds),
+            ("distributor", Count),
+        ],
+        "card_balance_get" => &[("number", Needed(&Number))],
+        "card_payment_add" => &[
+            ("description", Text), ("number", Needed(&Number)), ("amount", Needed(&Amount)), ("currency", Currency),
+        ],
+        "cc_group_create" | "cc_group_update" => &[
+            ("name", Needed(&Name)), ("cc_group_id", Needed(&Group)), ("description", Text), ("compound_tax", Flag),
+            ("tax2_enabled", Flag), ("tax3_enabled", Flag), ("tax4_enabled", Flag), ("tax1_name", Text), ("total_tax_name", Text),
+            ("tax1_value", Amount), ("tax2_value", Amount), ("use_external_function", Flag), ("allow_loss_calls", Flag),
+            ("tell_cents", Flag), ("solo_pinless", Flag), ("disable_voucher", Flag), ("callerid_leave", Flag),
+            ("disable_topup_from_cards_with_cid", Flag), ("date_from", Seconds), ("date_till", Seconds), ("tariff_id", Count),
+            ("lcr_id", Count), ("location_id", Count), ("currency", Currency), ("tell_balance_in_currency", Currency),
+            ("tax_id", Count), ("valid_after_first_use", Count), ("price_with_vat", Amount), ("pin_length", Length),
+            ("number_length", Length), ("setup_fee", Amount), ("ghost_min_perc", Amount), ("ghost_balance_perc", Amount),
+            ("daily_charge", Amount),
+        ],
+        "card_group_get" => &[("id", Needed(&Group))],
+        "cc_groups_get" => &[("cc_group_id", Group)],
+        "tariff_wholesale_update" => &[("id", Count), ("name", Needed(&Name)), ("currency", Currency)],
+        other => panic!("{other} has no parameters here"),
+    }
+}
+
+const BOUNDARIES: &[&str] = &[
+    "0",
+    "-0",
+    "1",
+    "-1",
+    "255",
+    "256",
+    "32767",
+    "32768",
+    "2147483647",
+    "2147483648",
+    "-2147483649",
+    "9223372036854775807",
+    "9223372036854775808",
+    "-9223372036854775809",
+    "999999999999999",
+    "1000000000000000",
+    "0.000000000000001",
+    "1e15",
+    "1e-15",
+    "1e400",
+    "-1e400",
+    "1.",
+    ".5",
+    "1_000",
+    "1__0",
+    "00000000000000000007",
+    " 7",
+    "7 ",
+    "+7",
+    "1,5",
+];
+
+const HOSTILE: &[&str] = &[
+    "",
+    " ",
+    "'",
+    "'; drop table cards; --",
+    "\"",
+    "\\",
+    "%",
+    "%\\",
+    "_",
+    "%%%%%%%%_%_%_%",
+    "<x>&amp;</x>",
+    "]]>",
+    "<!--",
+    "&#0;",
+    "\u{1}",
+    "\u{7f}",
+    "\r\nX-Evil: 1",
+    "\t",
+    "漢字💳",
+    "\u{202e}",
+    "\u{feff}",
+    "\u{fffe}",
+    "e\u{301}",
+    "٣",
+    "NaN",
+    "Infinity",
+    "-Infinity",
+    "0x10",
+    "1e",
+    ".",
+    "+",
+    "-",
+    "null",
+    "true",
+    "{}",
+    "[]",
+    "$1",
+    "{{7*7}}",
+    "../../etc/passwd",
+    "\0",
+];
+
+/// Draws values.
+#[derive(Default)]
+pub struct Pools {
+    /// Where the range of the request's cards begins.
+    from: u64,
+    /// Only sensible values.
+    pub careful: bool,
+}
+
+impl Pools {
+    pub fn value(&mut self, kind: Kind, rng: &mut TestRng) -> String {
+        let any = |pool: &[&str], rng: &mut TestRng| pool[rng.random_range(0..pool.len())].to_owned();
+        let kind = if let Needed(kind) = kind { *kind } else { kind };
+        match rng.random_range(0..1000) {
+            _ if self.careful => self.sensible(kind, rng),
+            0..100 => any(BOUNDARIES, rng),
+            100..200 => any(HOSTILE, rng),
+            200..205 => "a".repeat(rng.random_range(1..6000)),
+            205..210 => "9".repeat(rng.random_range(20..4000)),
+            _ => self.sensible(kind, rng),
+        }
+    }
+
+    fn sensible(&mut self, kind: Kind, rng: &mut TestRng) -> String {
+        let group = rng.random_range(6..13);
+        let card = rng.random_range(1..401);
+        match kind {
+            Group if rng.random_ratio(1, 10) => rng.random_range(100..120).to_string(),
+            Group => group.to_string(),
+            Card => rng.random_range(1..3000).to_string(),
+            Number => format!("{:2>width$}", group * 10_000 + card, width = if group == 6 { 10 } else { 6 }),
+            Pin => format!("9137{:08}", group * 1000 + card),
+            NewPin => format!("9138{:08}", rng.random_range(0..100_000_000)),
+            Callerid if rng.random_ratio(1, 8) => rng.random_range(555..559).to_string(),
+            Callerid => rng.random_range(7000..7080).to_string(),
+            Amount => format!("{}.{:02}", rng.random_range(0..200), rng.random_range(0..100)),
+            Count => rng.random_range(0..12).to_string(),
+            Currency => ["USD", "EUR", "jpy", "LTL", "XXX", "eur "][rng.random_range(0..6)].to_owned(),
+            // Few, so that a long run doesn't fill the tables: most are taken.
+            Name => format!("name {}", rng.random_range(0..60)),
+            Flag => rng.random_range(0..2).to_string(),
+            Seconds => rng.random_range(-10..4_200_000_000_i64).to_string(),
+            Length => rng.random_range(4..14).to_string(),
+            Text => ["text", "a&b", "<b>", "zwei Wörter", "x=1&y=2", "e@mail.test"][rng.random_range(0..6)].to_owned(),
+            From => {
+                self.from = 300_000 + rng.random_range(0..500) * 10;
+                self.from.to_string()
+            }
+            Till => (self.from + rng.random_range(0..12)).to_string(),
+            Needed(kind) => self.sensible(*kind, rng),
+        }
+    }
+}
