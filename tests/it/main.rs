@@ -22,6 +22,7 @@ mod conformance;
 mod contention;
 mod directory;
 mod guessing;
+mod hostile;
 mod house;
 mod idempotency;
 mod key_rotation;

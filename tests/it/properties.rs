@@ -6,15 +6,16 @@ use axum::body::Bytes;
 use axum::http::HeaderMap;
 use bigdecimal::BigDecimal;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
+use mortise::dialect::Dialect;
 use mortise::document::{Document, Element};
 use mortise::money::Money;
-use mortise::number::{digits, integer};
+use mortise::number::{decimal, digits, integer, is_decimal};
 use mortise::params::Params;
+use mortise::routes::OPERATIONS;
 use mortise::signature::Rule;
 use proptest::prelude::*;
-use quick_xml::events::Event;
 
-use crate::harness::{hash, server};
+use crate::harness::{hash, server, xml};
 
 #[test]
 fn numbers_are_read_as_the_contract_says() {
@@ -58,7 +59,62 @@ proptest! {
 
     #[test]
     fn reading_a_number_never_fails(text: String) {
-        let _ = (integer(&text), digits(&text));
+        let _ = (integer(&text), digits(&text), decimal(&text), is_decimal(&text));
+    }
+
+    #[test]
+    fn numbers_are_read_as_slowly_but_simply(text in NUMBERLIKE) {
+        let (prefix, rest) = longest(&text, is_whole);
+        let whole = BigDecimal::from_str(if prefix.is_empty() { "0" } else { &prefix }).unwrap();
+        let most = BigDecimal::from(i64::MAX);
+        prop_assert_eq!(BigDecimal::from(integer(&text)), whole.clone().min(most.clone()).max(-most), "{} {}", prefix, rest);
+
+        let (prefix, rest) = longest(&text, is_fractional);
+        let expected = BigDecimal::from_str(if prefix.is_empty() { "0" } else { &prefix }).unwrap();
+        let end = BigDecimal::from_str("1e60").unwrap();
+        if expected.abs() >= end {
+            prop_assert!(decimal(&text).abs() >= end);
+        } else if expected.abs() * &end >= 1 {
+            prop_assert_eq!(decimal(&text), expected);
+        }
+        let stops = rest.trim().is_empty() || rest.starts_with('.') && rest[1..].trim().is_empty() && !prefix.contains(['.', 'e', 'E']);
+        prop_assert_eq!(is_decimal(&text), !prefix.is_empty() && stops, "{:?} {:?}", prefix, rest);
+    }
+
+    /// In which order and how often parameters are sent changes no hash, but that the last one counts; nor does what isn't hashed.
+    #[test]
+    fn the_order_in_which_parameters_are_sent_does_not_matter(
+        values in proptest::collection::btree_map(prop::sample::select(&HASHED[..]), "[a-z0-9]{0,6}", 0..HASHED.len()),
+        shuffled in any::<u64>(),
+    ) {
+        let mut sent: Vec<_> = values.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let plain = sent.join("&");
+        sent.extend(["unknown=1".to_owned(), "curr=EUR".to_owned()]);
+        sent.sort_by_key(|pair| hash(pair, &shuffled.to_string()));
+        let twice = values.keys().map(|name| format!("{name}=earlier&")).collect::<String>() + &sent.join("&");
+        for operation in OPERATIONS {
+            let digests = |query: &str| {
+                let params = params(query);
+                let signed = operation.hashed.iter().flat_map(|rule| rule.of(&params, "cc_by_cli"));
+                signed.map(|signed| signed.digest("key")).collect::<Vec<_>>()
+            };
+            prop_assert_eq!(digests(&plain), digests(&twice), "{}", operation.name);
+        }
+    }
+
+    /// A tariff's three values may be hashed in any order, and in no other way.
+    #[test]
+    fn values_in_any_order_are_accepted(values in ["[1-9]{1,4}", "[a-z]{1,8}", "[A-Z]{3}"], order in Just([0, 1, 2]).prop_shuffle()) {
+        let params = params(&format!("currency={2}&id={0}&name={1}", values[0], values[1], values[2]));
+        let tariff = OPERATIONS.iter().find(|operation| operation.name == "tariff_wholesale_update").unwrap();
+        let is_right = |text: &str| {
+            let signed = tariff.hashed.iter().flat_map(|rule| rule.of(&params, tariff.name));
+            signed.map(|signed| signed.is_right(&hash(text, "key"), "key", Dialect::Documented)).any(|right| right)
+        };
+        let [a, b, c] = order.map(|place: usize| values[place].as_str());
+        prop_assert!(is_right(&[a, b, c].concat()));
+        prop_assert!(!is_right(&[a, b].concat()));
+        prop_assert!(!is_right(&[a, b, c, "x"].concat()));
     }
 
     /// The hash changes when a hashed value changes, and doesn't when another one does.
@@ -89,13 +145,12 @@ proptest! {
             }
         });
         let xml = text_of(document);
-        let allowed = |char: char| matches!(char, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..);
-        prop_assert!(xml.chars().all(allowed));
-        let expected: Vec<String> = texts
-            .iter()
-            .map(|text| text.chars().map(|char| if allowed(char) { char } else { '\u{fffd}' }).collect())
-            .collect();
-        prop_assert_eq!(names(&xml), expected);
+        let expected: Vec<_> = texts.iter().map(|text| ("name".to_owned(), xml::shown(text))).collect();
+        let leaves = match texts.is_empty() {
+            true => Vec::new(),
+            false => xml::leaves(&xml).unwrap(),
+        };
+        prop_assert_eq!(leaves, expected);
     }
 
     /// A list that is written while its rows come is what it would be written at once, however long.
@@ -125,6 +180,53 @@ proptest! {
     }
 }
 
+const NUMBERLIKE: &str =
+    "[ \\t]{0,2}[-+]{0,2}[0-9_]{0,24}[.]{0,2}[0-9_]{0,20}([eE][-+]?[0-9_]{0,2})?[0-9a-e_. \u{0663}]{0,3}";
+/// Names that enter hashes as they are.
+const HASHED: [&str; 12] = [
+    "email",
+    "id",
+    "quantity",
+    "pin",
+    "amount",
+    "callerid",
+    "cardgroup_id",
+    "name",
+    "currency",
+    "number",
+    "card_id",
+    "cc_group_id",
+];
+
+/// Of all beginnings of a text the longest that is of the kind, without its underscores, and what is behind it. The slow and simple
+/// way to read a number.
+fn longest(text: &str, kind: fn(&str) -> bool) -> (String, &str) {
+    let text = text.trim_start_matches([' ', '\t']);
+    let ends = text.char_indices().map(|(at, _)| at).chain([text.len()]);
+    let at = ends.rev().find(|at| kind(&text[..*at])).unwrap_or(0);
+    (text[..at].replace('_', ""), &text[at..])
+}
+
+fn unsigned(text: &str) -> &str {
+    text.strip_prefix(['-', '+']).unwrap_or(text)
+}
+
+/// Digits with one underscore, at the most, between two of them.
+fn is_run(text: &str) -> bool {
+    text.split('_').all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+fn is_whole(text: &str) -> bool {
+    is_run(unsigned(text))
+}
+
+fn is_fractional(text: &str) -> bool {
+    let text = unsigned(text);
+    let (number, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+    (is_run(whole) || whole.is_empty() && number.starts_with('.')) && is_run(fraction) && is_whole(exponent)
+}
+
 fn now<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
 }
@@ -148,35 +250,6 @@ fn text() -> impl Strategy<Value = String> {
 fn params(query: &str) -> Params {
     let headers = HeaderMap::new();
     now(Params::read(None, query, &headers, Bytes::new(), 100)).unwrap()
-}
-
-fn names(xml: &str) -> Vec<String> {
-    let mut reader = quick_xml::Reader::from_str(xml);
-    let mut names = Vec::new();
-    let mut name = None;
-    loop {
-        match reader.read_event().unwrap() {
-            Event::Start(start) if start.name().as_ref() == "name" => name = Some(String::new()),
-            Event::End(end) if end.name().as_ref() == "name" => names.extend(name.take()),
-            Event::Text(text) => {
-                if let Some(name) = &mut name {
-                    name.push_str(&text);
-                }
-            }
-            Event::GeneralRef(entity) => {
-                if let Some(name) = &mut name {
-                    name.push_str(match entity.as_ref() {
-                        "amp" => "&",
-                        "lt" => "<",
-                        "gt" => ">",
-                        other => panic!("{other:?}"),
-                    });
-                }
-            }
-            Event::Eof => return names,
-            _ => {}
-        }
-    }
 }
 
 /// The statement prints amounts for audit rows, the reply prints them for clients: there is one rule.

@@ -46,8 +46,13 @@ pub fn leaves(xml: &str) -> Result<Leaves, String> {
 }
 
 /// What XML 1.0 lets a document contain.
-pub fn is_allowed(char: char) -> bool {
+fn is_allowed(char: char) -> bool {
     matches!(char, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..)
+}
+
+/// A text as a document shows it.
+pub fn shown(text: &str) -> String {
+    text.chars().map(|char| if is_allowed(char) { char } else { '\u{fffd}' }).collect()
 }
 
 /// Beside elements only white space may stand.
