@@ -26,6 +26,7 @@ mod hostile;
 mod house;
 mod idempotency;
 mod key_rotation;
+mod log;
 mod managed;
 #[cfg(target_os = "linux")]
 mod memory;
