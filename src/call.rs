@@ -111,11 +111,12 @@ impl Call {
     }
 }
 
-/// A `name=value` pair, its value hidden where it is a secret. Names may be escaped, so they are read as parameters are.
+/// A `name=value` pair, its value hidden where it is a secret. Names may be escaped, so they are read as parameters are; in
+/// capitals they are none, but a client that errs in that way sends the same secrets.
 fn masked(pair: &str) -> String {
     const SECRETS: [&str; 3] = ["hash", "p", "pswd"];
     let Some((name, value)) = pair.split_once('=') else { return pair.to_owned() };
-    let read = crate::params::unescaped(name.as_bytes()).unwrap_or_default();
+    let read = crate::params::unescaped(name.as_bytes()).unwrap_or_default().to_ascii_lowercase();
     let plain = read.split('[').next().unwrap_or_default();
     if SECRETS.contains(&plain) || ["pin", "pass", "secret", "key"].iter().any(|part| plain.contains(part)) {
         let separator = value.chars().last().filter(|last| matches!(last, '&' | ';'));

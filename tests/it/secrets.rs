@@ -78,6 +78,7 @@ impl Watched {
         for query in [
             format!("{asked}&amount=1"),
             format!("u=admin&p%69n={PIN}&p={PASSWORD}&%68ash={right}&callerid=1"),
+            format!("u=admin&PIN={PIN}&Password={PASSWORD}&HASH={right}&callerid=1"),
             asked.clone(),
         ] {
             for path in ["cc_by_cli", "nosuch", "cc_by_cli/1/2"] {
