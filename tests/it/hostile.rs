@@ -18,7 +18,7 @@ fn whatever<C: std::fmt::Debug>(cases: impl Strategy<Value = C>, request: impl F
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let server = runtime.block_on(server());
     let mut runner =
-        TestRunner::new(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() });
+        TestRunner::new(ProptestConfig { cases: 120, failure_persistence: None, ..ProptestConfig::default() });
     let result = runner.run(&cases, |case| {
         let request = request(case).ok_or_else(|| TestCaseError::reject("not HTTP"))?;
         let head = request.method() == Method::HEAD;
