@@ -305,9 +305,7 @@ async fn no_parameter_becomes_a_header() {
 #[tokio::test]
 async fn a_broken_request_id_is_not_echoed() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(axum::serve(listener, server().await.router).into_future());
+    let address = server().await.on_a_socket().await;
     for (id, echoed) in
         [("ok", true), ("a\rSet-Cookie: b", false), ("a\n\tSet-Cookie: b", false), ("a\0b", false), ("a\x7fb", false)]
     {
