@@ -38,7 +38,7 @@ fn statement(parts: &[&str]) -> Statement {
 
 /// Each connection of the program sets these too.
 const OPTIONS: &str = "-c jit=off -c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_bitmapscan=off \
-    -c enable_hashjoin=off -c enable_mergejoin=off -c TimeZone=UTC";
+    -c enable_hashjoin=off -c enable_mergejoin=off -c enable_sort=off -c TimeZone=UTC";
 
 const NULL: &str = "null";
 

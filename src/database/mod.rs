@@ -83,6 +83,7 @@ fn tuned(options: PgConnectOptions, wait: Duration) -> PgConnectOptions {
             ("enable_bitmapscan", "off"),
             ("enable_hashjoin", "off"),
             ("enable_mergejoin", "off"),
+            ("enable_sort", "off"),
             ("TimeZone", "UTC"),
             // A sweep that finds somebody else sweeping would leave a warning in our log each time.
             ("client_min_messages", "error"),

@@ -186,7 +186,8 @@ macro_rules! sell {
     }};
 }
 
-/// The next free cards, and nobody waits for those that others are about to buy.
+/// The next free cards, and nobody waits for those that others are about to buy. A card is looked up by its id whatever the planner
+/// knows of the table, or doesn't: `+ 0` keeps it from reading the whole group instead.
 macro_rules! sell_next {
     ($database:expr, $sale:expr, $quantity:expr, $sound:literal, $all:literal, $kept:expr) => {
         match $kept {
@@ -211,7 +212,7 @@ macro_rules! sell_next {
             [
                 "select c.id, c.number, c.pin, coalesce(c.balance, 0) as balance" + $sound + "
                  from card_stock s join cards c on c.id = s.card_id
-                 where s.cardgroup_id = (select id from cardgroup) and c.cardgroup_id = s.cardgroup_id and is_in_stock(c)
+                 where s.cardgroup_id = (select id from cardgroup) and c.cardgroup_id + 0 = s.cardgroup_id and is_in_stock(c)
                  order by s.number, s.card_id
                  limit $8
                  for no key update of c skip locked"

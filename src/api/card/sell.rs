@@ -216,7 +216,7 @@ async fn next_free(connection: &mut PgConnection, group: i32, quantity: u32) -> 
         Candidate,
         r#"select c.id, c.sold = 1 as "sold!", is_sound(c, g.pin_length, g.number_length) as "sound!"
            from card_stock s join cards c on c.id = s.card_id join cardgroups g on g.id = c.cardgroup_id
-           where s.cardgroup_id = $1 and c.cardgroup_id = $1 and is_in_stock(c)
+           where s.cardgroup_id = $1 and c.cardgroup_id + 0 = $1 and is_in_stock(c)
            order by s.number, s.card_id limit $2
            for no key update of c"#,
         group,
