@@ -105,7 +105,7 @@ impl Watched {
         let reply = self.signed("calling_card_update", &update, "101").await;
         assert!(reply.contains("temporarily unavailable"), "{reply}");
         lock.rollback().await.unwrap();
-        self.server.rows("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'mortise' and pid <> pg_backend_pid()").await;
+        self.server.rows("select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()").await;
         // Our own connections are found broken as well, each once.
         while sqlx::query("select").execute(&self.server.pool).await.is_err() {}
         while self.signed("calling_card_update", &update, "101").await.contains("temporarily unavailable") {}
