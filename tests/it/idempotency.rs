@@ -296,10 +296,9 @@ async fn a_second_that_comes_a_moment_later_waits_for_the_first() {
 async fn of_many_at_the_same_time_on_two_servers_one_is_carried_out() {
     let mut payments = Vec::new();
     for (operation, form, hashed, _) in CHANGES {
-        let database = postgres::database(WORLD).await;
+        let database = postgres::database(&format!("{WORLD}{MORE}")).await;
         let settings = &[("idempotency_wait_ms", "3600000"), ("cache", "on")];
         let servers = [server_on(&database, settings).await, server_on(&database, settings).await];
-        servers[0].sql(MORE).await;
         let send = |server: Server| async move {
             loop {
                 let reply = keyed(&server, "k", operation, form, hashed).await;
