@@ -79,10 +79,12 @@ pub fn response(result: Result<Document, Fault>, presentation: Presentation, dia
         }
         Err(fault) => {
             let mut response = with_headers(fault.status(dialect), fault.document(dialect), presentation);
+            // What is still to come of the body would be taken for the next request.
+            if matches!(fault, Fault::BodyTooLarge | Fault::BodyTooSlow | Fault::Busy | Fault::MethodNotAllowed) {
+                put(&mut response, CONNECTION, "close");
+            }
             match fault {
                 Fault::MethodNotAllowed => put(&mut response, ALLOW, "GET, HEAD, POST"),
-                // What is still to come of the body would be taken for the next request.
-                Fault::BodyTooSlow => put(&mut response, CONNECTION, "close"),
                 Fault::Busy | Fault::Unavailable | Fault::StillRunning | Fault::OutcomeToAskFor => {
                     put(&mut response, RETRY_AFTER, "1");
                 }
