@@ -107,7 +107,7 @@ async fn nothing_is_counted_where_it_is_switched_off() {
 #[tokio::test]
 async fn by_default_a_clumsy_client_is_borne_with() {
     let server = server().await;
-    for _ in 0..100 {
+    for _ in 0..500 {
         server.post(SELL, "u=admin&id=11").await.is_status_error("Incorrect hash");
     }
     is_paused(&server.signed(SELL, "u=admin&id=11", "11").await);
