@@ -80,7 +80,7 @@ pub fn response(result: Result<Document, Fault>, presentation: Presentation, dia
         Err(fault) => {
             let mut response = with_headers(fault.status(dialect), fault.document(dialect), presentation);
             // What is still to come of the body would be taken for the next request.
-            if matches!(fault, Fault::BodyTooLarge | Fault::BodyTooSlow | Fault::Busy | Fault::MethodNotAllowed) {
+            if matches!(fault, Fault::BodyTooLarge | Fault::BodyTooSlow | Fault::MethodNotAllowed) {
                 put(&mut response, CONNECTION, "close");
             }
             match fault {

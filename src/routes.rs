@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
@@ -188,7 +188,7 @@ async fn rest(app: &App, first: Bytes, mut body: Body) -> Result<Whole, Fault> {
     let most = app.config.max_body.get();
     let said = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     if first.len().saturating_add(said) > most {
-        return Err(Fault::BodyTooLarge);
+        return Err(too_large(body, most).await);
     }
     let (mut whole, mut memory) = (first.to_vec(), None);
     app.load.body(&mut memory, 0, whole.len())?;
@@ -196,12 +196,26 @@ async fn rest(app: &App, first: Bytes, mut body: Body) -> Result<Whole, Fault> {
         let piece = data(frame)?;
         let length = whole.len() + piece.len();
         if length > most {
-            return Err(Fault::BodyTooLarge);
+            return Err(too_large(body, most).await);
         }
         app.load.body(&mut memory, whole.len(), length)?;
         whole.extend_from_slice(&piece);
     }
     Ok((whole.into(), memory))
+}
+
+/// Reads on what keeps coming and forgets it, up to twice the limit: a client that is still sending when its connection ends may
+/// not see why.
+async fn too_large(mut body: Body, most: usize) -> Fault {
+    const MOMENT: Duration = Duration::from_millis(100);
+    let mut left = most.saturating_mul(2);
+    while let Ok(Some(Ok(frame))) = tokio::time::timeout(MOMENT, body.frame()).await {
+        match left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) {
+            Some(less) => left = less,
+            None => break,
+        }
+    }
+    Fault::BodyTooLarge
 }
 
 fn data(frame: Result<Frame<Bytes>, axum::Error>) -> Result<Bytes, Fault> {
