@@ -107,7 +107,9 @@ impl Call {
         let masked: Vec<String> = query.split_inclusive(['&', ';']).map(masked).collect();
         let question = if query.is_empty() { "" } else { "?" };
         let host = self.headers.get(HOST).map(|host| String::from_utf8_lossy(host.as_bytes())).unwrap_or_default();
-        format!("http://{host}{}{question}{}", self.uri.path(), masked.concat()).chars().take(256).collect()
+        let url = format!("http://{host}{}{question}{}", self.uri.path(), masked.concat());
+        // The host and the path come as they are, unescaped letters and all.
+        crate::params::harmless(&url).unwrap_or(url).chars().take(256).collect()
     }
 }
 

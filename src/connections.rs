@@ -128,9 +128,12 @@ impl Door {
     /// Those whom the system has accepted in our name: their requests may be here already.
     fn receive_the_last(&mut self, listener: TcpListener) {
         let Ok(listener) = listener.into_std() else { return };
-        while self.connections.len() < self.most
-            && let Ok((stream, peer)) = listener.accept()
-        {
+        while self.connections.len() < self.most {
+            let (stream, peer) = match listener.accept() {
+                Ok(client) => client,
+                Err(error) if error.kind() == ErrorKind::ConnectionAborted => continue,
+                Err(_) => return,
+            };
             if stream.set_nonblocking(true).is_ok()
                 && let Ok(stream) = TcpStream::from_std(stream)
             {

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 use crate::dialect::Dialect;
 use crate::document::Document;
@@ -361,7 +362,11 @@ impl Fault {
         let lost = match &error {
             sqlx::Error::Io(_) | sqlx::Error::Protocol(_) => true,
             // The server process was told to stop, or another one crashed: perhaps after it had committed.
-            sqlx::Error::Database(error) => matches!(error.code().as_deref(), Some("57P01" | "57P02")),
+            sqlx::Error::Database(error) => {
+                // In a panic the commit may be in the log already, and stand when PostgreSQL has recovered.
+                let panic = error.try_downcast_ref::<PgDatabaseError>().map(PgDatabaseError::severity);
+                panic == Some(PgSeverity::Panic) || matches!(error.code().as_deref(), Some("57P01" | "57P02"))
+            }
             _ => false,
         };
         match Self::from(error) {

@@ -120,7 +120,8 @@ impl Guessing {
             IpAddr::V4(address) => u64::from(address.to_bits()),
             IpAddr::V6(address) => u64::try_from(address.to_bits() >> 64).unwrap_or(0),
         };
-        let user = user.trim_end_matches(' ').to_lowercase();
+        // Letter by letter, as the database does it: no other spelling of a name may count for itself.
+        let user: String = user.trim_end_matches(' ').chars().filter_map(|char| char.to_lowercase().next()).collect();
         self.hasher.hash_one((guess, client.is_ipv6(), network, user))
     }
 

@@ -4,7 +4,7 @@
 use std::ops::{Deref, DerefMut};
 
 use axum::http::HeaderMap;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use sqlx::{PgConnection, PgPool, Postgres, Transaction};
@@ -81,6 +81,14 @@ impl<'a> Once<'a> {
         self.key.as_ref()
     }
 
+    /// Whether there is an answer to the key.
+    pub async fn is_answered(&self) -> Result<bool, Fault> {
+        match &self.key {
+            None => Ok(false),
+            Some(key) => Ok(self.kept::<IgnoredAny>(key).await?.is_some()),
+        }
+    }
+
     /// What was answered before; else what comes of `work`, which begins with [`Once::begin`] and ends with
     /// [`Change::commit`]. A refusal is kept as well, unless it owes to the moment.
     pub async fn answer<T: Serialize + DeserializeOwned>(
@@ -93,6 +101,8 @@ impl<'a> Once<'a> {
         if kept.is_none() {
             match work.await {
                 Ok(done) => return Ok(reply(done)),
+                // Another server was at it, and may have done it by now.
+                Err(Fault::StillRunning) => kept = self.kept(key).await?,
                 Err(fault) => match fault.refusal(self.call.dialect()) {
                     None => return Err(self.advise(fault)),
                     // Another server may have carried it out meanwhile, and be what this one stumbled over.
@@ -118,12 +128,7 @@ impl<'a> Once<'a> {
     /// Begins the transaction of the change. What memory may have to ask the database for is asked for before: a request that
     /// holds a connection and waits for another may wait for others that do the same.
     pub async fn begin(&self) -> Result<Change<'_>, Fault> {
-        self.begin_with("begin").await
-    }
-
-    /// Begins it with these statements.
-    pub async fn begin_with(&self, begin: &'static str) -> Result<Change<'_>, Fault> {
-        let mut transaction = self.call.app.pool.begin_with(begin).await?;
+        let mut transaction = self.call.app.pool.begin().await?;
         if let Some(key) = &self.key {
             self.claim(key, &mut transaction).await?;
         }
@@ -148,9 +153,7 @@ impl<'a> Once<'a> {
         match claimed {
             Ok(done) if done.rows_affected() == 1 => Ok(()),
             Ok(_) => Err(Fault::StillRunning),
-            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(LOCK_NOT_AVAILABLE) => {
-                Err(Fault::StillRunning)
-            }
+            Err(error) if is_waited_for_in_vain(&error) => Err(Fault::StillRunning),
             Err(error) => Err(error.into()),
         }
     }
@@ -246,6 +249,11 @@ impl DerefMut for Change<'_> {
 /// Whether a statement failed because its key is known already.
 pub fn is_known(error: &sqlx::Error) -> bool {
     error.as_database_error().and_then(|error| error.constraint()) == Some(PRIMARY_KEY)
+}
+
+/// Whether a statement failed because somebody else held what it needed for too long.
+pub fn is_waited_for_in_vain(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(|error| error.code()).as_deref() == Some(LOCK_NOT_AVAILABLE)
 }
 
 /// The key that a request came with; the header goes before the parameter.

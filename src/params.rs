@@ -114,7 +114,7 @@ impl Param {
 
 /// The text with U+FFFD, as replies have it, for each character that terminals, logs or XML may choke on; `None` where there
 /// is none. Tabs and line ends belong to text.
-fn harmless(text: &str) -> Option<String> {
+pub fn harmless(text: &str) -> Option<String> {
     let harmful = |char: char| {
         char.is_control() && !matches!(char, '\t' | '\n' | '\r') || matches!(char, '\u{fffe}' | '\u{ffff}')
     };

@@ -57,7 +57,7 @@ impl Turns {
     /// make others wait that have nothing to do with it.
     pub async fn of_key(&self, name: KeyName) -> KeyTurn {
         let lock = locked(&self.keys).entry(name.clone()).or_default().clone();
-        let mut turn = KeyTurn { keys: self.keys.clone(), name, lock: lock.clone(), guard: None };
+        let mut turn = KeyTurn { keys: self.keys.clone(), name, guard: None };
         turn.guard = Some(lock.lock_owned().await);
         turn
     }
@@ -68,16 +68,15 @@ impl Turns {
 pub struct KeyTurn {
     keys: Arc<Keys>,
     name: KeyName,
-    lock: Arc<Mutex<()>>,
     guard: Option<OwnedMutexGuard<()>>,
 }
 
 impl Drop for KeyTurn {
     fn drop(&mut self) {
-        self.guard = None;
         let mut keys = locked(&self.keys);
-        // The map's and ours: nobody else waits.
-        if Arc::strong_count(&self.lock) == 2 {
+        // Ours goes while nobody can look: whoever sees the map's alone is the last.
+        self.guard = None;
+        if keys.get(&self.name).is_some_and(|lock| Arc::strong_count(lock) == 1) {
             keys.remove(&self.name);
         }
     }

@@ -192,6 +192,16 @@ fn address(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
+/// The database takes some letters for others; whoever uses them has no more guesses.
+#[test]
+fn no_spelling_of_a_name_counts_for_itself() {
+    let guessing = Guessing::new(2, NonZero::new(60).unwrap());
+    let (client, now) = (address("192.0.2.1"), Instant::now());
+    guessing.was_wrong(Guess::Login, client, "ADMIN ", now);
+    assert!(guessing.was_wrong(Guess::Login, client, "adm\u{130}n", now));
+    assert_eq!(guessing.check(Guess::Login, client, "admin", now), Err(Fault::TooManyGuesses(60)));
+}
+
 #[test]
 fn a_pause_ends() {
     let guessing = Guessing::new(2, NonZero::new(60).unwrap());

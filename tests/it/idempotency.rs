@@ -413,3 +413,21 @@ async fn no_password_leaves_a_trace_in_the_fingerprint() {
     assert_eq!(prints("u=admin&id=6").await, prints("u=admin&id=6&p=secret password").await);
     assert_ne!(prints("u=admin&id=6").await, prints("u=admin&id=6&test=1").await);
 }
+
+/// MOR's version without the add-on stops at ten cards; the request that made the eleventh may come again all the same.
+#[tokio::test]
+async fn what_used_up_a_limit_may_be_sent_again() {
+    let server = x7().await;
+    server
+        .sql(
+            "update conflines set value = '0' where name = 'CC_Active';
+             insert into cards (cardgroup_id, number, pin) select 11, (500000 + i)::text, (5000 + i)::text from generate_series(1, 10) i",
+        )
+        .await;
+    let create = ("card_by_cli_update", "u=admin&callerid=3702222&amount=5&cardgroup_id=11", "5370222211");
+    let first = keyed(&server, "k", create.0, create.1, create.2).await;
+    assert_eq!(first.all("status"), ["ok"], "{}", first.body);
+    repeats(&keyed(&server, "k", create.0, create.1, create.2).await, &first);
+    let other = keyed(&server, "other", create.0, create.1, create.2).await;
+    other.is_status_error("This is a limited version. You can have only 10 Cards.");
+}

@@ -56,3 +56,19 @@ fn a_panic_says_only_what_stands_in_the_program() {
     let formatted = caught(|| std::panic::resume_unwind(Box::new("no room for 0042".to_owned())));
     assert_eq!(server::panic_words(&*formatted), "(not shown)");
 }
+
+/// The host and the path of a request come into the audit's URL as they are.
+#[tokio::test]
+async fn an_audit_row_moves_no_terminals_cursor() {
+    let server = server_with(&[("cache", "off")]).await;
+    let request = axum::http::Request::post("/api/card_from_group_sell?u=admin&id=6&x=\u{9b}2J")
+        .header("host", "shop\u{9b}31m.test".as_bytes())
+        .body(axum::body::Body::empty());
+    server.send(request).await.is_status_error("Incorrect hash");
+    server
+        .has(
+            "select data2 from actions",
+            &["http://shop\u{fffd}31m.test/api/card_from_group_sell?u=admin&id=6&x=\u{fffd}2J"],
+        )
+        .await;
+}

@@ -30,8 +30,7 @@ const DRAWS: usize = 100;
 /// How long a call waits for those that make cards at the same time.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Patience with the database too, and room for the numbers of a batch that are in use.
-const BEGIN: &str =
-    "begin; set local lock_timeout = '120s'; set local work_mem = '64MB'; set local enable_seqscan = on";
+const PATIENTLY: &str = "set local lock_timeout = '120s'; set local work_mem = '64MB'; set local enable_seqscan = on";
 /// MOR's columns.
 const LONGEST_NUMBER: usize = 255;
 const LONGEST_PIN: i32 = 255;
@@ -137,8 +136,9 @@ async fn create(call: &Call, caller: &Caller, once: &Once<'_>) -> Result<(u64, u
     Wish::read(call, &group)?;
     let turn = tokio::time::timeout(PATIENCE, call.app.turns.of_card_makers());
     let _turn = turn.await.map_err(|_| Fault::Unavailable)?;
-    let mut change = once.begin_with(BEGIN).await?;
+    let mut change = once.begin().await?;
     let connection = &mut *change;
+    sqlx::raw_sql(PATIENTLY).execute(&mut *connection).await?;
     store::maker::take_turn(connection).await?;
     // The group may have been changed meanwhile.
     let group = &Group::find(&mut *connection, call, caller).await?;

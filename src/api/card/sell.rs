@@ -137,6 +137,7 @@ async fn at_once(
             let take = Take::Next { quantity: i64::from(*quantity), only_sound, kept };
             match sell(&call.app.pool, sale(caller, wish, terms, take)).await {
                 Err(error) if idempotency::is_known(&error) => Ok(Vec::new()),
+                Err(error) if kept.is_some() && idempotency::is_waited_for_in_vain(&error) => Err(Fault::StillRunning),
                 sold => sold.map_err(|error| once.advise(Fault::of_commit(error))),
             }
         }
