@@ -31,15 +31,16 @@ async fn answer(call: Call) -> Result<Document, Fault> {
     let wish = Wish::read(&call.params);
     let currencies = call.app.directory.currencies().await?;
     let terms = terms(&call, &caller, &currencies, &wish);
+    let till = Till { call: &call, caller: &caller, wish: &wish, terms: terms.as_ref(), once: &once };
 
-    let cards = at_once(&call, &caller, &wish, terms.as_ref(), &once).await?;
+    let cards = till.at_once().await?;
     if !cards.is_empty() {
         call.app.sweeper.sold(cards.len());
         let currency = terms.as_ref().map(shown_currency).unwrap_or_default().to_owned();
         return Ok(reply(Sold { currency, cards: cards.into_iter().map(Some).collect() }));
     }
     // In a box: it is large, and few sales come here.
-    Box::pin(once.answer(step_by_step(&call, &caller, &wish, terms.as_ref(), &once), reply)).await
+    Box::pin(once.answer(till.step_by_step(), reply)).await
 }
 
 /// What the client asks for.
@@ -121,66 +122,70 @@ struct Candidate {
     sound: bool,
 }
 
-/// The common case in one round trip: the next free cards, as many as asked, sold by one statement that waits for nobody.
-/// None sold: it isn't that simple, or was done before, and nothing was changed.
-async fn at_once(
-    call: &Call,
-    caller: &Caller,
-    wish: &Wish,
-    terms: Option<&Terms>,
-    once: &Once<'_>,
-) -> Result<Vec<SoldCard>, Fault> {
-    match (terms, &wish.which) {
-        (Some(terms), Which::Next(quantity)) if *quantity <= call.app.config.max_quantity.get() => {
-            let only_sound = call.dialect().refuses_unsound_cards();
-            let kept = once.key().map(|key| Keeping { key, currency: shown_currency(terms) });
-            let take = Take::Next { quantity: i64::from(*quantity), only_sound, kept };
-            match sell(&call.app.pool, sale(caller, wish, terms, take)).await {
-                Err(error) if idempotency::is_known(&error) => Ok(Vec::new()),
-                Err(error) if kept.is_some() && idempotency::is_waited_for_in_vain(&error) => Err(Fault::StillRunning),
-                sold => sold.map_err(|error| once.advise(Fault::of_commit(error))),
-            }
-        }
-        _ => Ok(Vec::new()),
-    }
+/// A sale that is being made.
+struct Till<'a> {
+    call: &'a Call,
+    caller: &'a Caller,
+    wish: &'a Wish,
+    /// `None`: the client named a currency that isn't active.
+    terms: Option<&'a Terms>,
+    once: &'a Once<'a>,
 }
 
-/// Everything else, in the order of the contract, in one transaction. It waits for sales that are under way, since their
-/// cards may yet come free again.
-async fn step_by_step(
-    call: &Call,
-    caller: &Caller,
-    wish: &Wish,
-    terms: Option<&Terms>,
-    once: &Once<'_>,
-) -> Result<Sold, Fault> {
-    let mut change = once.begin().await?;
-    let connection = &mut *change;
-    find_group(connection, caller, wish.group).await?;
-    let candidates = match &wish.which {
-        Which::Number(digits) => vec![named(connection, wish.group, digits.as_deref()).await?],
-        Which::Next(quantity) if *quantity > call.app.config.max_quantity.get() => {
-            return Err(Fault::TransactionFailed);
+impl Till<'_> {
+    /// The common case in one round trip: the next free cards, as many as asked, sold by one statement that waits for nobody.
+    /// None sold: it isn't that simple, or was done before, and nothing was changed.
+    async fn at_once(&self) -> Result<Vec<SoldCard>, Fault> {
+        let Self { call, caller, wish, terms, once } = *self;
+        match (terms, &wish.which) {
+            (Some(terms), Which::Next(quantity)) if *quantity <= call.app.config.max_quantity.get() => {
+                let only_sound = call.dialect().refuses_unsound_cards();
+                let kept = once.key().map(|key| Keeping { key, currency: shown_currency(terms) });
+                let take = Take::Next { quantity: i64::from(*quantity), only_sound, kept };
+                match sell(&call.app.pool, sale(caller, wish, terms, take)).await {
+                    Err(error) if idempotency::is_known(&error) => Ok(Vec::new()),
+                    Err(error) if kept.is_some() && idempotency::is_waited_for_in_vain(&error) => {
+                        Err(Fault::StillRunning)
+                    }
+                    sold => sold.map_err(|error| once.advise(Fault::of_commit(error))),
+                }
+            }
+            _ => Ok(Vec::new()),
         }
-        Which::Next(quantity) => next_free(connection, wish.group, *quantity).await?,
-    };
-    let terms = terms.ok_or(Fault::CurrencyNotFound)?;
-    if call.dialect().repairs_taxes() {
-        store::tax::repair(connection, wish.group).await?;
     }
 
-    let sells = |candidate: &Candidate| candidate.sound || !call.dialect().refuses_unsound_cards();
-    let these: Vec<i64> = candidates.iter().filter(|card| sells(card)).map(|card| card.id).collect();
-    let sold = sell(&mut *connection, sale(caller, wish, terms, Take::These(&these))).await?;
-    if sold.len() != these.len() {
-        // The group was hidden, or given to somebody else, while we waited for its cards.
-        return Err(Fault::TransactionFailed);
+    /// Everything else, in the order of the contract, in one transaction. It waits for sales that are under way, since their
+    /// cards may yet come free again.
+    async fn step_by_step(&self) -> Result<Sold, Fault> {
+        let Self { call, caller, wish, terms, once } = *self;
+        let mut change = once.begin().await?;
+        let connection = &mut *change;
+        find_group(connection, caller, wish.group).await?;
+        let candidates = match &wish.which {
+            Which::Number(digits) => vec![named(connection, wish.group, digits.as_deref()).await?],
+            Which::Next(quantity) if *quantity > call.app.config.max_quantity.get() => {
+                return Err(Fault::TransactionFailed);
+            }
+            Which::Next(quantity) => next_free(connection, wish.group, *quantity).await?,
+        };
+        let terms = terms.ok_or(Fault::CurrencyNotFound)?;
+        if call.dialect().repairs_taxes() {
+            store::tax::repair(connection, wish.group).await?;
+        }
+
+        let sells = |candidate: &Candidate| candidate.sound || !call.dialect().refuses_unsound_cards();
+        let these: Vec<i64> = candidates.iter().filter(|card| sells(card)).map(|card| card.id).collect();
+        let sold = sell(&mut *connection, sale(caller, wish, terms, Take::These(&these))).await?;
+        if sold.len() != these.len() {
+            // The group was hidden, or given to somebody else, while we waited for its cards.
+            return Err(Fault::TransactionFailed);
+        }
+        let mut sold = sold.into_iter();
+        let cards = candidates.iter().map(|card| if sells(card) { sold.next() } else { None }).collect();
+        let sold = change.commit(Sold { currency: shown_currency(terms).to_owned(), cards }).await?;
+        call.app.sweeper.sold(these.len());
+        Ok(sold)
     }
-    let mut sold = sold.into_iter();
-    let cards = candidates.iter().map(|card| if sells(card) { sold.next() } else { None }).collect();
-    let sold = change.commit(Sold { currency: shown_currency(terms).to_owned(), cards }).await?;
-    call.app.sweeper.sold(these.len());
-    Ok(sold)
 }
 
 /// The group must be one of the caller's owner, and not hidden.
