@@ -8,6 +8,7 @@ use tokio::sync::{MutexGuard, OwnedSemaphorePermit};
 use crate::audit::Audit;
 use crate::config::Config;
 use crate::directory::Directory;
+use crate::figures::Figures;
 use crate::guessing::Guessing;
 use crate::idempotency;
 use crate::load::Load;
@@ -21,6 +22,8 @@ use crate::turns::Turns;
 pub struct App {
     pub config: Config,
     pub pool: PgPool,
+    /// For what must not wait behind requests.
+    pub errands: PgPool,
     pub directory: Directory,
     pub passwords: Passwords,
     pub audit: Audit,
@@ -28,19 +31,26 @@ pub struct App {
     pub turns: Turns,
     pub load: Load,
     pub sweeper: Sweeper,
+    pub figures: Figures,
 }
 
 impl App {
     /// What has to run beside the answering of requests, until it is dropped.
     pub async fn run_beside(&self) {
-        tokio::join!(self.directory.listen(), self.sweeper.sweep(&self.pool), self.forget_keys());
+        tokio::join!(self.directory.listen(), self.sweeper.sweep(&self.errands), self.forget_keys());
     }
 
     async fn forget_keys(&self) {
         loop {
-            idempotency::forget(&self.pool, self.config.idempotency_hours.get()).await;
+            idempotency::forget(&self.errands, self.config.idempotency_hours.get()).await;
             tokio::time::sleep(Duration::from_secs(60)).await;
         }
+    }
+
+    /// So many cards were sold.
+    pub fn sold(&self, cards: usize) {
+        self.sweeper.sold(cards);
+        self.figures.cards_sold.inc_by(u64::try_from(cards).unwrap_or(0));
     }
 
     /// Waits for the caller id's turn within this server, as long as a request may wait for a connection. `None`: in vain.

@@ -1,9 +1,9 @@
 //! The audit rows of refusals (`data.md`, "Audit"). Rows for changes are written in the change's own transaction, beside
 //! its SQL.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use prometheus_client::metrics::counter::Counter;
 use sqlx::PgPool;
 use tokio::sync::mpsc::{self, Receiver, Sender};
 
@@ -30,14 +30,15 @@ pub struct Refusal {
 #[derive(Debug)]
 pub struct Audit {
     waiting: Sender<Refusal>,
-    dropped: AtomicU64,
+    /// How many were dropped.
+    pub dropped: Counter,
 }
 
 impl Audit {
     /// The audit, and what its writer reads from.
     pub fn new() -> (Self, Receiver<Refusal>) {
         let (waiting, rows) = mpsc::channel(WAITING);
-        (Self { waiting, dropped: AtomicU64::new(0) }, rows)
+        (Self { waiting, dropped: Counter::default() }, rows)
     }
 
     /// Takes a refusal down without waiting for anything; `false` where too many wait already. Then it only counts, and nobody
@@ -45,7 +46,7 @@ impl Audit {
     pub fn note(&self, refusal: impl FnOnce() -> Refusal) -> bool {
         let place = self.waiting.try_reserve();
         if place.is_err() {
-            let dropped = self.dropped.fetch_add(1, Ordering::Relaxed) + 1;
+            let dropped = self.dropped.inc() + 1;
             if dropped.is_power_of_two() {
                 tracing::warn!(dropped, "more refusals than can be written down: log lines and audit rows are missing");
             }

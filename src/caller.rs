@@ -182,6 +182,7 @@ async fn check_hash(call: &Call, caller: &Caller, own: &Settings, system: &Setti
     let hidden = caller.is_reseller() && dialect.hides_missing_key_from_resellers();
     let fault = if keys.is_empty() && !hidden { Fault::NoSecretKey } else { Fault::IncorrectHash };
     if fault == Fault::IncorrectHash {
+        call.app.figures.refused_hash(caller.id());
         call.guessed_wrong(Guess::Login);
     }
     let what = if keys.is_empty() { "API : API must have Secret key" } else { "API : Incorrect hash" };

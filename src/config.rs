@@ -27,6 +27,8 @@ pub const ANY: usize = tokio::sync::Semaphore::MAX_PERMITS;
 #[expect(missing_docs, reason = "config/mortise.toml documents each setting, once")]
 pub struct Config {
     pub listen: SocketAddr,
+    #[serde(deserialize_with = "perhaps")]
+    pub metrics_listen: Option<SocketAddr>,
     #[serde(deserialize_with = "prefix")]
     pub prefix: String,
     pub dialect: Dialect,
@@ -246,6 +248,13 @@ fn from_environment(variables: impl Iterator<Item = (String, String)>) -> Result
     }
     found.sort_by(|one, other| one.origin.cmp(&other.origin));
     Ok(found)
+}
+
+/// Empty stands for none.
+fn perhaps<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<SocketAddr>, D::Error> {
+    let text = String::deserialize(value)?;
+    let address = |text: &str| text.parse().map_err(|_| serde::de::Error::custom("it must look like 127.0.0.1:9464"));
+    Some(text.trim()).filter(|text| !text.is_empty()).map(address).transpose()
 }
 
 fn milliseconds<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Duration, D::Error> {

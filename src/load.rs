@@ -14,6 +14,7 @@ const FREE: usize = 16 * 1024;
 /// What may run and what may come in, in this server.
 #[derive(Debug)]
 pub struct Load {
+    most: usize,
     requests: Arc<Semaphore>,
     /// In bytes.
     bodies: Arc<Semaphore>,
@@ -23,13 +24,19 @@ pub struct Load {
 impl Load {
     /// At most so many requests, with bodies of so many bytes together.
     pub fn new(requests: usize, bodies: usize) -> Self {
+        let most = requests;
         let [requests, bodies] = [requests, bodies].map(|most| Arc::new(Semaphore::new(most)));
-        Self { requests, bodies, refused: Seldom::default() }
+        Self { most, requests, bodies, refused: Seldom::default() }
     }
 
     /// A request may run, as long as the permit is held.
     pub fn request(&self) -> Result<OwnedSemaphorePermit, Fault> {
         self.requests.clone().try_acquire_owned().map_err(|_| self.refuse("max_requests"))
+    }
+
+    /// How many do.
+    pub fn running(&self) -> usize {
+        self.most.saturating_sub(self.requests.available_permits())
     }
 
     /// A body may grow from `before` to `after` bytes; `held` is what it has been granted.

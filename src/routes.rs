@@ -9,8 +9,8 @@ use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_LENGTH, HeaderName, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
+use axum::middleware::map_request;
 use axum::response::Response;
-use axum::routing::get;
 use futures_util::FutureExt;
 use http_body_util::BodyExt;
 use hyper::body::Frame;
@@ -18,16 +18,19 @@ use tokio::sync::OwnedSemaphorePermit;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
+use tracing::Instrument;
 
 use crate::api::{card, card_group, tariff};
 use crate::app::App;
 use crate::call::{Call, Operation};
 use crate::client;
 use crate::dialect::Dialect;
+use crate::document::Document;
 use crate::fault::Fault;
 use crate::guessing::Guess;
 use crate::params::{self, Params};
 use crate::reply::{self, Format, Presentation};
+use crate::watch;
 
 /// Every operation; its file says the rest.
 #[rustfmt::skip]
@@ -48,13 +51,13 @@ pub const OPERATIONS: &[Operation] = &[
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The router: the API under the prefix and under `/api`, and `/livez`.
+/// The router: the API under the prefix and under `/api`, `/livez` and `/readyz`.
 pub fn router(app: Arc<App>) -> Router {
     let dialect = app.config.dialect;
     Router::new()
-        .route("/livez", get(|| async { "ok\n" }))
         .fallback(api)
-        .with_state(app)
+        .with_state(app.clone())
+        .merge(watch::health(app))
         .layer(CatchPanicLayer::custom(move |_: Box<dyn std::any::Any + Send>| {
             tracing::error!("a request made the server panic");
             let mut response = reply::response(Err(Fault::TransactionFailed), Presentation::default(), dialect);
@@ -65,14 +68,41 @@ pub fn router(app: Arc<App>) -> Router {
         .layer(SetResponseHeaderLayer::overriding(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")))
         .layer(PropagateRequestIdLayer::new(REQUEST_ID))
         .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid))
+        .layer(map_request(only_sound_id))
 }
 
-/// A request to the API, from its bytes to the bytes of the reply.
+/// An id that a client or a proxy chose goes into each line of the log: one that doesn't look like an id is replaced.
+async fn only_sound_id(mut request: Request) -> Request {
+    let is_sound = |id: &[u8]| (1..=128).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic);
+    if request.headers().get(REQUEST_ID).is_some_and(|id| !is_sound(id.as_bytes())) {
+        request.headers_mut().remove(REQUEST_ID);
+    }
+    request
+}
+
+/// A request to the API: answered, counted, and each line that the log has of it with its id.
 async fn api(State(app): State<Arc<App>>, request: Request) -> Response {
+    let since = Instant::now();
+    let path = Path::read(request.uri().path(), &app.config.prefix, app.config.dialect.suffixes());
+    let operation = path.operation.map(|operation| operation.name);
+    let id = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default();
+    let span = tracing::error_span!("request", id, operation);
+    async {
+        let (outcome, response) = answer(&app, path, request).await;
+        let took = since.elapsed();
+        app.figures.answered(operation, outcome, took);
+        tracing::debug!(target: "mortise::request", outcome, status = response.status().as_u16(), ?took, "answered");
+        response
+    }
+    .instrument(span)
+    .await
+}
+
+/// From a request's bytes to the bytes of the reply, and in a word what came of it.
+async fn answer(app: &Arc<App>, path: Path, request: Request) -> (&'static str, Response) {
     let dialect = app.config.dialect;
     let is_head = request.method() == Method::HEAD;
-    let path = Path::read(request.uri().path(), &app.config.prefix, dialect.suffixes());
-    let incoming = Incoming::read(&app, &path, request).await;
+    let incoming = Incoming::read(app, &path, request).await;
     let params = incoming.as_ref().ok().map(|incoming| &incoming.params);
     let mut presentation = presentation(dialect, &path, params);
     let result = match (path.operation, incoming) {
@@ -80,7 +110,7 @@ async fn api(State(app): State<Arc<App>>, request: Request) -> Response {
             Ok(system) => {
                 presentation.xml_extension = system.on("XML_API_Extension");
                 let Incoming { params, method, uri, headers, client, permits: _permits } = incoming;
-                let called = path.called;
+                let (app, called) = (app.clone(), path.called);
                 (operation.handler)(Call { app, operation, called, params, system, method, uri, headers, client }).await
             }
             Err(error) => Err(error.into()),
@@ -96,8 +126,13 @@ async fn api(State(app): State<Arc<App>>, request: Request) -> Response {
     if path.operation.is_none() && presentation.test && dialect.format_chooses_type() {
         presentation = Presentation { test: true, ..Presentation::default() };
     }
+    let outcome = match &result {
+        Ok(Document::Repeated(_)) => "repeated",
+        Ok(_) => "done",
+        Err(fault) => fault.into(),
+    };
     let response = reply::response(result, presentation, dialect);
-    if is_head { without_body(response) } else { response }
+    (outcome, if is_head { without_body(response) } else { response })
 }
 
 /// What a path says: `/billing/api/card_group_get.xml`, `/api/card_group_get/6`.

@@ -21,12 +21,14 @@ use crate::database::managed::{Managed, usual_data_dir};
 use crate::database::world::FirstStart;
 use crate::database::{self, DatabaseError, world};
 use crate::directory::Directory;
+use crate::figures::Figures;
 use crate::guessing::Guessing;
 use crate::load::Load;
 use crate::passwords::Passwords;
 use crate::routes;
 use crate::sweeper::Sweeper;
 use crate::turns::Turns;
+use crate::watch;
 
 /// How long the end waits for what has no one waiting for it: queued audit rows, connections to close.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -63,7 +65,7 @@ pub fn log(config: &Config) {
     if human {
         registry.with(layer.with_ansi(std::io::stderr().is_terminal())).init();
     } else {
-        registry.with(layer.json()).init();
+        registry.with(layer.json().with_span_list(false)).init();
     }
 }
 
@@ -136,16 +138,33 @@ async fn ready(options: sqlx::postgres::PgConnectOptions, config: &Config, demo:
 /// The parts that requests share, with what has to run beside them.
 pub fn app(config: Config, pool: PgPool) -> Result<(Arc<App>, impl Future<Output = ()> + Send), ServerError> {
     let (audit, refusals) = Audit::new();
-    let directory = Directory::new(pool.clone(), config.cache);
+    let errands = database::errands(&pool);
+    let directory = Directory::new(pool.clone(), errands.clone(), config.cache);
     let turns = Turns::new(config.database_connections);
     let load = Load::new(config.max_requests, config.max_body_memory);
     let (passwords, sweeper) = (Passwords::new()?, Sweeper::default());
     let guessing = Guessing::new(config.max_guesses, config.guess_pause);
-    let app = Arc::new(App { config, pool: pool.clone(), directory, passwords, audit, guessing, turns, load, sweeper });
-    Ok((app, Audit::write(pool, refusals)))
+    let app = Arc::new(App {
+        config,
+        pool,
+        errands: errands.clone(),
+        directory,
+        passwords,
+        audit,
+        guessing,
+        turns,
+        load,
+        sweeper,
+        figures: Figures::default(),
+    });
+    Ok((app, Audit::write(errands, refusals)))
 }
 
-async fn run(pool: PgPool, config: Config, stop: impl Future<Output = ()> + Send + 'static) -> Result<(), ServerError> {
+async fn run(
+    pool: PgPool,
+    config: Config,
+    stop: impl Future<Output = ()> + Clone + Send + 'static,
+) -> Result<(), ServerError> {
     let listen = config.listen;
     let (app, audit) = app(config, pool)?;
     let audit = tokio::spawn(audit);
@@ -154,8 +173,20 @@ async fn run(pool: PgPool, config: Config, stop: impl Future<Output = ()> + Send
         async move { app.run_beside().await }
     });
     let listener = TcpListener::bind(listen).await.map_err(|error| ServerError::Listen(listen, error))?;
+    let watchers = match app.config.metrics_listen {
+        None => None,
+        Some(address) => Some(TcpListener::bind(address).await.map_err(|error| ServerError::Listen(address, error))?),
+    };
     tracing::info!("listening on http://{}{}/api/", listener.local_addr()?, app.config.prefix);
-    connections::serve(listener, routes::router(app.clone()), &app.config, stop).await;
+    let requests = connections::serve(listener, routes::router(app.clone()), &app.config, stop.clone());
+    match watchers {
+        None => requests.await,
+        Some(watchers) => {
+            tracing::info!("listening on http://{}/metrics", watchers.local_addr()?);
+            let watchers = connections::serve(watchers, watch::router(app.clone()), &app.config, stop);
+            tokio::join!(requests, watchers);
+        }
+    }
     // Nobody holds a share of the audit after these two; without them the writer ends when all is written.
     drop(app);
     beside.abort();

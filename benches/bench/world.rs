@@ -17,6 +17,7 @@ pub const KEY: &str = "secret";
 pub const GROUPS: u32 = 101;
 /// One that is nearly sold out, one whose cards are made, and one as large as the first, all free.
 pub const SOLD_OUT: u32 = 201;
+/// Its random PINs are longer than the others', which they would meet by chance.
 pub const MADE: u32 = 202;
 pub const FRESH: u32 = 203;
 
@@ -50,7 +51,7 @@ impl World {
              insert into users (id, username, usertype, tax_id) values (0, 'admin', 'admin', 1);
              insert into conflines (name, value) values ('Allow_API', '1'), ('Allow_GET_API', '1'), ('API_Secret_Key', '{KEY}'), ('CC_Active', '1');
              insert into cardgroups (id, name, price, tax_id, tell_balance_in_currency, number_length, pin_length)
-             select id, 'group ' || id, 8.403361344537815, 1, 'USD', 12, 12
+             select id, 'group ' || id, 8.403361344537815, 1, 'USD', 12, case id when {MADE} then 13 else 12 end
              from (select generate_series({GROUPS}, {GROUPS} + 9) union all values ({SOLD_OUT}), ({MADE}), ({FRESH})) g (id);
              select setval('cardgroups_id_seq', 1000)"
         ))

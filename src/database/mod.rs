@@ -19,6 +19,9 @@ const OLDEST_POSTGRES: u32 = 150_000;
 /// After how long an idle connection is asked for a sign of life before it is used.
 const IDLE: Duration = Duration::from_secs(1);
 
+/// Connections for what isn't a request.
+pub const ERRANDS: u32 = 4;
+
 static MIGRATOR: Migrator = sqlx::migrate!();
 
 /// Why there is no database to work on.
@@ -45,7 +48,7 @@ pub fn external(url: &str) -> Result<PgConnectOptions, DatabaseError> {
     PgConnectOptions::from_str(url).ok().filter(|_| ours).ok_or(DatabaseError::BadUrl)
 }
 
-/// The pool that requests are served from: `database_connections` for them and one that listens for changes.
+/// The pool that requests are served from.
 ///
 /// The plans of the large statements are what their speed rests on. Planned anew each time the sale runs at a third of
 /// its speed, and with JIT at a hundredth, so every connection fixes both. And every one goes by indexes, in their order: a plan
@@ -60,7 +63,7 @@ pub async fn connect(options: PgConnectOptions, config: &Config) -> Result<PgPoo
     }
     connection.close().await.map_err(DatabaseError::Unreachable)?;
     PgPoolOptions::new()
-        .max_connections(config.database_connections + 1)
+        .max_connections(config.database_connections)
         .acquire_timeout(config.database_wait)
         .test_before_acquire(false)
         .before_acquire(|connection, state| {
@@ -70,6 +73,16 @@ pub async fn connect(options: PgConnectOptions, config: &Config) -> Result<PgPoo
         .connect_with(options)
         .await
         .map_err(DatabaseError::Unreachable)
+}
+
+/// A few connections beside those of the requests, made when they are needed: for listening, sweeping, watching. What these do mustn't
+/// wait for a turn among requests that wait for each other.
+pub fn errands(pool: &PgPool) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(ERRANDS)
+        .acquire_timeout(pool.options().get_acquire_timeout())
+        .idle_timeout(Duration::from_secs(60))
+        .connect_lazy_with(pool.connect_options().as_ref().clone())
 }
 
 /// The settings that every connection must have. A lock that somebody holds is waited for as long as a connection is.

@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use prometheus_client::metrics::histogram::Histogram;
 use sqlx::PgPool;
 use sqlx::postgres::PgListener;
 
@@ -26,13 +27,29 @@ const SIGN_OF_LIFE: Duration = Duration::from_millis(250);
 const OLDEST: Duration = Duration::from_secs(30);
 /// Users that are remembered at most; beyond it all are forgotten and the busy ones are soon back.
 const MOST_USERS: usize = 10_000;
+/// In seconds.
+const ROUND_TRIPS: [f64; 10] = [0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.2, 0.8];
 
 /// The database's word on users, settings and currencies, remembered where it may be.
 #[derive(Debug)]
 pub struct Directory {
     pool: PgPool,
+    /// What the listening needs doesn't wait behind requests.
+    errands: PgPool,
     cache: Switch,
     memory: Mutex<Memory>,
+    /// How long the database takes to answer the simplest question, in seconds.
+    pub round_trips: Histogram,
+}
+
+/// How memory is.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct State {
+    pub is_trusted: bool,
+    pub users: usize,
+    /// How often everything was forgotten.
+    pub forgotten: u64,
 }
 
 #[derive(Debug, Default)]
@@ -57,9 +74,9 @@ impl Memory {
 }
 
 impl Directory {
-    /// A directory that remembers nothing yet.
-    pub fn new(pool: PgPool, cache: Switch) -> Self {
-        Self { pool, cache, memory: Mutex::default() }
+    /// A directory that remembers nothing yet. `errands`: connections that requests don't use.
+    pub fn new(pool: PgPool, errands: PgPool, cache: Switch) -> Self {
+        Self { pool, errands, cache, memory: Mutex::default(), round_trips: Histogram::new(ROUND_TRIPS) }
     }
 
     /// Whether things are kept in memory.
@@ -112,6 +129,10 @@ impl Directory {
 
     /// An owner's settings (owner 0: the system's).
     pub async fn settings(&self, owner: i32) -> sqlx::Result<Arc<Settings>> {
+        self.settings_by(&self.pool, owner).await
+    }
+
+    async fn settings_by(&self, pool: &PgPool, owner: i32) -> sqlx::Result<Arc<Settings>> {
         let forgotten = match self.look(|memory| memory.settings.get(&owner).cloned()) {
             Ok(settings) => return Ok(settings),
             Err(forgotten) => forgotten,
@@ -124,7 +145,7 @@ impl Directory {
             owner,
             &SETTINGS.map(str::to_owned)
         )
-        .fetch_all(&self.pool)
+        .fetch_all(pool)
         .await?;
         let settings = Arc::new(Settings::new(owner, rows));
         self.keep(forgotten, |memory| {
@@ -157,6 +178,12 @@ impl Directory {
         let currencies = Arc::new(Currencies::from(rows));
         self.keep(forgotten, |memory| memory.currencies = Some(currencies.clone()));
         Ok(currencies)
+    }
+
+    /// How memory is, for whoever watches.
+    pub fn state(&self) -> State {
+        let memory = self.memory();
+        State { is_trusted: memory.is_trusted(), users: memory.users.len(), forgotten: memory.forgotten }
     }
 
     /// What memory has, or the count by which an answer of the database can be kept.
@@ -194,7 +221,7 @@ impl Directory {
 
     /// Keeps memory true until the listening connection is lost.
     async fn hear(&self) -> sqlx::Result<()> {
-        let mut listener = PgListener::connect_with(&self.pool).await?;
+        let mut listener = PgListener::connect_with(&self.errands).await?;
         listener.listen(CHANNEL).await?;
         self.memory().forget();
         let mut since = Instant::now();
@@ -203,6 +230,7 @@ impl Directory {
             tokio::time::timeout(TRUST, sqlx::query("select 1").execute(&mut listener))
                 .await
                 .map_err(|_| sqlx::Error::PoolTimedOut)??;
+            self.round_trips.observe(asked.elapsed().as_secs_f64());
             let mut changed = false;
             while listener.next_buffered().is_some() {
                 changed = true;
@@ -218,7 +246,7 @@ impl Directory {
                 memory.trusted = Some(asked + TRUST);
             }
             // For refusals that don't wait for the database.
-            self.settings(0).await?;
+            self.settings_by(&self.errands, 0).await?;
             match tokio::time::timeout(SIGN_OF_LIFE, listener.try_recv()).await {
                 Err(_) => {}
                 Ok(Ok(Some(_))) => self.memory().forget(),

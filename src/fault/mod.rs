@@ -6,14 +6,17 @@ use std::borrow::Cow;
 
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
 use crate::dialect::Dialect;
 use crate::document::Document;
 
 pub use database::on_constraints;
 
-/// A refusal. Those that every operation shares come first, in the order in which they are looked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A refusal. Those that every operation shares come first, in the order in which they are looked for. Its name, in the manner of
+/// `incorrect_hash`, is what it is counted under.
+#[derive(Debug, Clone, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum Fault {
     /// No operation has this name.
     UnknownOperation,

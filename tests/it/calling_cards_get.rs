@@ -310,7 +310,7 @@ async fn slow_readers_cost_others_nothing() {
 /// A client that goes away leaves nothing running, and its connection to nobody.
 #[tokio::test]
 async fn a_client_may_stop_reading() {
-    let server = server_with(&[("database_connections", "1")]).await;
+    let server = server_with(&[("database_connections", "2")]).await;
     server
         .sql("insert into cards (cardgroup_id, number, pin) select 11, (1000000 + i)::text, (5000000 + i)::text from generate_series(1, 50000) i")
         .await;

@@ -40,3 +40,4 @@ mod secrets;
 mod soak;
 mod stock;
 mod tariff_wholesale_update;
+mod watch;

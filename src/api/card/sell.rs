@@ -35,7 +35,7 @@ async fn answer(call: Call) -> Result<Document, Fault> {
 
     let cards = till.at_once().await?;
     if !cards.is_empty() {
-        call.app.sweeper.sold(cards.len());
+        call.app.sold(cards.len());
         let currency = terms.as_ref().map(shown_currency).unwrap_or_default().to_owned();
         return Ok(reply(Sold { currency, cards: cards.into_iter().map(Some).collect() }));
     }
@@ -183,7 +183,7 @@ impl Till<'_> {
         let mut sold = sold.into_iter();
         let cards = candidates.iter().map(|card| if sells(card) { sold.next() } else { None }).collect();
         let sold = change.commit(Sold { currency: shown_currency(terms).to_owned(), cards }).await?;
-        call.app.sweeper.sold(these.len());
+        call.app.sold(these.len());
         Ok(sold)
     }
 }

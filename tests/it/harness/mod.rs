@@ -16,7 +16,7 @@ use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use mortise::config::{Config, Override};
-use mortise::{connections, routes, server};
+use mortise::{connections, routes, server, watch};
 use sha1::{Digest, Sha1};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{PgPool, Row};
@@ -31,6 +31,8 @@ pub const WORLD: &str = include_str!("world.sql");
 pub struct Server {
     pub pool: PgPool,
     pub router: Router,
+    /// What those get who watch.
+    pub watch: Router,
     pub config: Config,
 }
 
@@ -67,7 +69,7 @@ pub async fn server_through(database: PgConnectOptions, settings: &[(&str, &str)
         let app = app.clone();
         async move { app.run_beside().await }
     });
-    Server { router: routes::router(app), pool, config }
+    Server { watch: watch::router(app.clone()), router: routes::router(app), pool, config }
 }
 
 /// A reply, as a client gets it.
@@ -163,6 +165,13 @@ impl Server {
         let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
         assert!(method != Method::HEAD || body.is_empty());
         Reply { status: parts.status, headers: parts.headers, body: String::from_utf8(body.into()).unwrap() }
+    }
+
+    /// The page that Prometheus reads.
+    pub async fn metrics(&self) -> String {
+        let request = Request::get("/metrics").body(Body::empty()).unwrap();
+        let body = self.watch.clone().oneshot(request).await.unwrap().into_body();
+        String::from_utf8(axum::body::to_bytes(body, usize::MAX).await.unwrap().into()).unwrap()
     }
 
     /// Runs statements.

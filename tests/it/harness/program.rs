@@ -36,15 +36,14 @@ impl Program {
     }
 
     /// The reply, looked at as it comes.
-    pub async fn ask(&self, operation: &str, form: String, mut look: impl FnMut(&[u8])) {
-        let client = Client::builder(TokioExecutor::new()).build_http::<Full<axum::body::Bytes>>();
-        let request = axum::http::Request::post(format!("http://{}/api/{operation}", self.address))
-            .body(Full::from(form))
-            .unwrap();
-        let mut body = client.request(request).await.unwrap().into_body();
-        while let Some(frame) = body.frame().await {
-            look(frame.unwrap().data_ref().unwrap());
-        }
+    pub async fn ask(&self, operation: &str, form: String, look: impl FnMut(&[u8])) {
+        let request = axum::http::Request::post(format!("http://{}/api/{operation}", self.address));
+        send(request.body(Full::from(form)).unwrap(), look).await;
+    }
+
+    /// What is at a URL, likewise.
+    pub async fn fetch(&self, url: &str, look: impl FnMut(&[u8])) {
+        send(axum::http::Request::get(url).body(Full::default()).unwrap(), look).await;
     }
 
     /// The most memory that it ever held, in kilobytes.
@@ -52,6 +51,14 @@ impl Program {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+}
+
+async fn send(request: axum::http::Request<Full<axum::body::Bytes>>, mut look: impl FnMut(&[u8])) {
+    let client = Client::builder(TokioExecutor::new()).build_http();
+    let mut body = client.request(request).await.unwrap().into_body();
+    while let Some(frame) = body.frame().await {
+        look(frame.unwrap().data_ref().unwrap());
     }
 }
 

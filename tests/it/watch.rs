@@ -1,0 +1,177 @@
+//! What those see who watch: `/livez`, `/readyz`, `/metrics`, and the log (`operations.md`).
+
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+
+use crate::harness::log::Log;
+use crate::harness::program::Program;
+use crate::harness::{WORLD, postgres, server, server_on, server_with};
+
+/// The lines of a page that begin so.
+fn lines<'a>(page: &'a str, start: &str) -> Vec<&'a str> {
+    page.lines().filter(|line| line.starts_with(start)).collect()
+}
+
+#[tokio::test]
+async fn a_server_is_ready_while_the_database_takes_writes() {
+    let database = postgres::database(WORLD).await;
+    let ready = server_on(&database, &[]).await;
+    let reply = ready.get("/readyz").await;
+    assert_eq!((reply.status, reply.body.as_str()), (StatusCode::OK, "ready\n"));
+
+    ready.sql(&format!("alter database {database} set default_transaction_read_only = on")).await;
+    let read_only = server_on(&database, &[]).await.get("/readyz").await;
+    assert_eq!(read_only.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(read_only.body, "not ready: the database is read-only\n");
+}
+
+/// A proxy that takes us out must be able to hear us; a second after the database has gone, we say so.
+#[tokio::test]
+async fn without_a_database_a_server_lives_and_is_not_ready() {
+    let database = postgres::database(WORLD).await;
+    let server = server_on(&database, &[]).await;
+    let other = server_on(&postgres::database("").await, &[]).await;
+    assert_eq!(server.get("/readyz").await.status, StatusCode::OK);
+    server.pool.close().await;
+    let gone = format!("select pg_terminate_backend(pid) from pg_stat_activity where datname = '{database}'");
+    other.sql(&format!("alter database {database} allow_connections false; {gone}")).await;
+    let reply = loop {
+        let reply = server.get("/readyz").await;
+        if reply.status != StatusCode::OK {
+            break reply;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(reply.body, "not ready: the database can't be reached, or can't write\n");
+    assert_eq!(server.get("/livez").await.body, "ok\n");
+}
+
+#[tokio::test]
+async fn requests_are_counted_by_what_came_of_them() {
+    let server = server().await;
+    server.signed("card_from_group_sell", "u=admin&id=6&quantity=2&request_id=one", "62").await;
+    server.signed("buy_card_from_callingroup", "u=admin&id=6&quantity=1", "61").await;
+    server.signed("card_from_group_sell", "u=admin&id=11", "11").await;
+    for _ in 0..3 {
+        server.signed("card_from_group_sell", "u=admin&id=6", "wrong").await;
+    }
+    server.signed("card_from_group_sell", "u=nobody&id=6", "6").await;
+    server.post("no_such", "").await;
+    server.signed("card_from_group_sell", "u=admin&id=6&quantity=2&request_id=one", "62").await;
+    let page = server.metrics().await;
+    let mut requests = lines(&page, "mortise_requests_total{");
+    requests.sort_unstable();
+    assert_eq!(
+        requests,
+        [
+            r#"mortise_requests_total{operation="card_from_group_sell",outcome="bad_login"} 1"#,
+            r#"mortise_requests_total{operation="card_from_group_sell",outcome="done"} 2"#,
+            r#"mortise_requests_total{operation="card_from_group_sell",outcome="free_cards_not_found"} 1"#,
+            r#"mortise_requests_total{operation="card_from_group_sell",outcome="incorrect_hash"} 3"#,
+            r#"mortise_requests_total{operation="card_from_group_sell",outcome="repeated"} 1"#,
+            r#"mortise_requests_total{operation="none",outcome="unknown_operation"} 1"#,
+        ]
+    );
+    for line in [
+        r#"mortise_request_seconds_count{operation="card_from_group_sell"} 8"#,
+        r#"mortise_refused_hashes_total{user_id="0"} 3"#,
+        "mortise_cards_sold_total 3",
+        "mortise_requests_running 0",
+        "mortise_database_connections_max 4",
+        "mortise_audit_rows_dropped_total 0",
+    ] {
+        assert!(page.lines().any(|known| known == line), "{line} is not in\n{page}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_left_is_counted_by_group() {
+    let server = server().await;
+    server.sql("update cardgroups set name = 'Ten \"dollars\"' where id = 6; update cardgroups set hidden = 1 where id = 11").await;
+    let [left]: [String; 1] =
+        server.rows("select count(*) from card_stock where cardgroup_id = 6").await.try_into().unwrap();
+    let page = server.metrics().await;
+    assert_eq!(
+        lines(&page, r#"mortise_cards_left{cardgroup_id="6","#),
+        [format!(r#"mortise_cards_left{{cardgroup_id="6",name="Ten \"dollars\""}} {left}"#)]
+    );
+    assert_eq!(lines(&page, r#"mortise_cards_left{cardgroup_id="11","#), [""; 0], "a hidden group sells nothing");
+    assert!(page.ends_with("# EOF\n"), "{page}");
+}
+
+#[tokio::test]
+async fn memory_and_connections_are_watched() {
+    let server = server_with(&[("cache", "on")]).await;
+    let trusted = loop {
+        server.signed("card_group_get", "u=admin&id=6", "6").await;
+        let page = server.metrics().await;
+        if page.contains("mortise_memory_trusted 1") && page.contains("mortise_memory_users 1") {
+            break page;
+        }
+    };
+    assert!(
+        !lines(&trusted, "mortise_database_round_trip_seconds_count")
+            .contains(&"mortise_database_round_trip_seconds_count 0")
+    );
+    assert_eq!(lines(&trusted, r#"mortise_database_connections{state="busy"}"#).len(), 1);
+    let off = server_with(&[("cache", "off")]).await.metrics().await;
+    assert_eq!(lines(&off, "mortise_memory"), [""; 0], "nobody wanted it on");
+}
+
+/// What is sold is nobody's business but the operator's.
+#[tokio::test]
+async fn metrics_have_a_listener_of_their_own() {
+    assert_eq!(server().await.get("/metrics").await.status, StatusCode::NOT_FOUND);
+    let program = Program::on(&postgres::database(WORLD).await, &[("metrics_listen", "127.0.0.1:0")]).await;
+    let at = loop {
+        let log = program.output.clone() + &program.log.lock().unwrap();
+        if let Some((before, _)) = log.split_once("/metrics") {
+            break before.rsplit("http://").next().unwrap().to_owned();
+        }
+        tokio::task::yield_now().await;
+    };
+    for (path, start) in [("metrics", "# HELP mortise_"), ("readyz", "ready\n"), ("livez", "ok\n")] {
+        let mut page = String::new();
+        program.fetch(&format!("http://{at}/{path}"), |bytes| page += str::from_utf8(bytes).unwrap()).await;
+        assert!(page.starts_with(start), "{page}");
+    }
+    program.stop();
+}
+
+/// One that a proxy chose goes through everything; one that is no id is replaced.
+#[tokio::test]
+async fn each_line_of_a_request_has_its_id() {
+    let log = Log::watch();
+    let server = server().await;
+    let refused = async |id: &'static [u8]| {
+        let request = Request::post("/api/card_from_group_sell?u=admin&id=6").header("x-request-id", id);
+        server.send(request.body(Body::empty())).await.header("x-request-id").unwrap().to_owned()
+    };
+    assert_eq!(refused(b"from-the-proxy").await, "from-the-proxy");
+    assert_eq!(log.times("request{id=\"from-the-proxy\" operation=\"card_from_group_sell\"}"), 2, "{}", log.text());
+    for strange in [&b"two words"[..], b"", b"\xff", &[b'x'; 129]] {
+        let id = refused(strange).await;
+        assert_eq!(id.len(), 36, "{id}");
+        assert!(log.times(&format!("request{{id=\"{id}\"")) == 2, "{}", log.text());
+    }
+}
+
+/// Whoever wants a line a request sets `log` so.
+#[tokio::test]
+async fn each_request_can_have_its_line() {
+    let program = Program::on(
+        &postgres::database(WORLD).await,
+        &[("log", "warn,mortise::server=info,mortise::request=debug"), ("log_format", "json")],
+    )
+    .await;
+    program.ask("card_from_group_sell", "u=nobody".to_owned(), |_| ()).await;
+    let log = program.stop();
+    let line = log.lines().find(|line| line.contains("answered")).unwrap();
+    let line: serde_json::Value = serde_json::from_str(line).unwrap();
+    assert_eq!(line["level"], "DEBUG");
+    assert_eq!(line["fields"]["outcome"], "bad_login");
+    assert_eq!(line["fields"]["status"], 200);
+    assert_eq!(line["span"]["operation"], "card_from_group_sell");
+    assert_eq!(line["span"]["id"].as_str().unwrap().len(), 36);
+}
