@@ -27,9 +27,10 @@ pub fn address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
     client
 }
 
-/// An address; some proxies write its port as well.
+/// An address; some proxies write its port as well, or brackets as if there were one.
 fn read(named: &[u8]) -> Option<IpAddr> {
     let text = str::from_utf8(named).ok()?.trim();
+    let text = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     let address = text.parse().or_else(|_| text.parse::<SocketAddr>().map(|address| address.ip()));
     Some(address.ok()?.to_canonical())
 }

@@ -67,6 +67,7 @@ pub struct Config {
     pub reply: Duration,
     pub max_quantity: NonZero<u32>,
     pub max_new_cards: NonZero<u32>,
+    #[serde(deserialize_with = "hours")]
     pub idempotency_hours: NonZero<u32>,
     #[serde(rename = "idempotency_wait_ms", deserialize_with = "milliseconds")]
     pub idempotency_wait: Duration,
@@ -279,6 +280,13 @@ fn connections<'de, D: serde::Deserializer<'de>>(value: D) -> Result<u32, D::Err
         connections @ 1..=1000 => Ok(connections),
         _ => Err(serde::de::Error::custom("it must be from 1 to 1000")),
     }
+}
+
+/// Up to ten years: beyond some thousands of them the database has no time to compare with.
+fn hours<'de, D: serde::Deserializer<'de>>(value: D) -> Result<NonZero<u32>, D::Error> {
+    const MOST: u32 = 24 * 365 * 10;
+    let hours = NonZero::<u32>::deserialize(value)?;
+    if hours.get() <= MOST { Ok(hours) } else { Err(serde::de::Error::custom(format!("it must be at most {MOST}"))) }
 }
 
 /// Addresses and networks, with commas between them.

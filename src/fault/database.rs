@@ -4,11 +4,19 @@ use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 use super::Fault;
 
+/// The SQLSTATE of a number that doesn't fit.
+const OUT_OF_RANGE: &str = "22003";
+
 /// What the database refuses by its own rules failed as a transaction; anything else means that it can't be reached. The
 /// error itself goes to the log; it names rules and tables, and its detail, which may quote a row, stays out.
 impl From<sqlx::Error> for Fault {
     fn from(error: sqlx::Error) -> Self {
         match &error {
+            // Only the database knows when a sum grows too large for its column: that is the client's doing.
+            sqlx::Error::Database(refusal) if refusal.code().as_deref() == Some(OUT_OF_RANGE) => {
+                tracing::warn!(refusal = refusal.message(), "an amount is too large");
+                Self::TransactionFailed
+            }
             sqlx::Error::Database(refusal) if is_about_the_data(refusal.code().as_deref()) => {
                 tracing::error!(
                     code = refusal.code().as_deref(),

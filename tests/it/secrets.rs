@@ -1,5 +1,5 @@
 //! No PIN, key, password or hash is told to anybody but in the replies that the contract gives them to: not in the log at its most
-//! talkative, in either format, nor in refusals, audit rows or PostgreSQL's log. The soak looks for the same.
+//! talkative, in either format, nor in refusals, metrics, audit rows or PostgreSQL's log. The soak looks for the same.
 
 use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Read};
@@ -33,6 +33,7 @@ impl Watched {
         let database = postgres::database(&world()).await;
         let server = server_on(&database, &[]).await;
         let settings = [("log", "trace"), ("log_format", log_format), ("database_wait_ms", "300"), ("cache", "off")];
+        let settings = [&settings[..], &[("metrics_listen", "127.0.0.1:0")]].concat();
         Self { program: Program::on(&database, &settings).await, server, refusals: String::new() }
     }
 
@@ -123,6 +124,7 @@ async fn secrets_stay_out_of_logs_refusals_and_audit_rows() {
         watched.be_asked_wrongly().await;
         watched.trouble_in_the_database().await;
         let Watched { program, server, refusals } = watched;
+        let metrics = program.metrics().await;
         let log = program.stop();
         for happened in
             ["Incorrect hash", "the database refused a change", "the database is in trouble", "a query failed"]
@@ -133,6 +135,8 @@ async fn secrets_stay_out_of_logs_refusals_and_audit_rows() {
         let nothing = Vec::<String>::new();
         assert_eq!(secrets.in_text("the log", &log), nothing);
         assert_eq!(secrets.in_text("refusals", &refusals), nothing);
+        assert!(metrics.contains("incorrect_hash"), "{metrics}");
+        assert_eq!(secrets.in_text("metrics", &metrics), nothing);
         assert_eq!(secrets.in_text("PostgreSQL's log", &postgres::log().await), nothing);
         assert_eq!(secrets.in_audit_rows(&server).await, nothing);
         assert!(postgres::log().await.contains("no_batches"), "PostgreSQL's log isn't where it is looked for");

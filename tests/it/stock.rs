@@ -41,6 +41,7 @@ async fn the_database_refuses_what_must_not_be() {
     let server = server_on(&postgres::database(WORLD).await, &[]).await;
     for (statement, rule) in [
         ("update cards set sold = 2 where id = 1", "cards_sold"),
+        ("update cards set hidden = -1 where id = 1", "cards_hidden"),
         ("update cards set pin = '1001' where id = 1", "cards_pin"),
         ("update cards set number = '1111111001' where id = 1", "cards_group_number"),
         ("update cards set number = '700001' where id = 1", "cards_number"),

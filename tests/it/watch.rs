@@ -124,13 +124,7 @@ async fn memory_and_connections_are_watched() {
 async fn metrics_have_a_listener_of_their_own() {
     assert_eq!(server().await.get("/metrics").await.status, StatusCode::NOT_FOUND);
     let program = Program::on(&postgres::database(WORLD).await, &[("metrics_listen", "127.0.0.1:0")]).await;
-    let at = loop {
-        let log = program.output.clone() + &program.log.lock().unwrap();
-        if let Some((before, _)) = log.split_once("/metrics") {
-            break before.rsplit("http://").next().unwrap().to_owned();
-        }
-        tokio::task::yield_now().await;
-    };
+    let at = program.watchers_address().await;
     for (path, start) in [("metrics", "# HELP mortise_"), ("readyz", "ready\n"), ("livez", "ok\n")] {
         let mut page = String::new();
         program.fetch(&format!("http://{at}/{path}"), |bytes| page += str::from_utf8(bytes).unwrap()).await;

@@ -46,6 +46,25 @@ impl Program {
         send(axum::http::Request::get(url).body(Full::default()).unwrap(), look).await;
     }
 
+    /// The page that Prometheus reads, of a program whose `metrics_listen` is a port of the system's choice.
+    pub async fn metrics(&self) -> String {
+        let mut page = String::new();
+        let url = format!("http://{}/metrics", self.watchers_address().await);
+        self.fetch(&url, |bytes| page += str::from_utf8(bytes).unwrap()).await;
+        page
+    }
+
+    /// Where those may ask who watch.
+    pub async fn watchers_address(&self) -> String {
+        loop {
+            let said = self.output.clone() + &self.log.lock().unwrap();
+            if let Some((before, _)) = said.split_once("/metrics") {
+                return before.rsplit("http://").next().unwrap().to_owned();
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// The most memory that it ever held, in kilobytes.
     pub fn most_memory(&self) -> usize {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
