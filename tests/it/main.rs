@@ -21,6 +21,7 @@ mod config;
 mod conformance;
 mod contention;
 mod directory;
+mod documents;
 mod guessing;
 mod hostile;
 mod house;
