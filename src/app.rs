@@ -12,6 +12,7 @@ use crate::figures::Figures;
 use crate::guessing::Guessing;
 use crate::idempotency;
 use crate::load::Load;
+use crate::mail::Mail;
 use crate::passwords::Passwords;
 use crate::sweeper::Sweeper;
 use crate::turns::Turns;
@@ -30,6 +31,7 @@ pub struct App {
     pub guessing: Guessing,
     pub turns: Turns,
     pub load: Load,
+    pub mail: Mail,
     pub sweeper: Sweeper,
     pub figures: Figures,
 }
@@ -37,7 +39,12 @@ pub struct App {
 impl App {
     /// What has to run beside the answering of requests, until it is dropped.
     pub async fn run_beside(&self) {
-        tokio::join!(self.directory.listen(), self.sweeper.sweep(&self.errands), self.forget_keys());
+        tokio::join!(
+            self.directory.listen(),
+            self.sweeper.sweep(&self.errands),
+            self.forget_keys(),
+            self.mail.run(&self.errands, &self.directory)
+        );
     }
 
     async fn forget_keys(&self) {

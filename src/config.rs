@@ -71,6 +71,13 @@ pub struct Config {
     pub idempotency_hours: NonZero<u32>,
     #[serde(rename = "idempotency_wait_ms", deserialize_with = "milliseconds")]
     pub idempotency_wait: Duration,
+    pub mail_tls: MailTls,
+    pub mail_ca: PathBuf,
+    pub mail_templates: PathBuf,
+    #[serde(rename = "mail_wait_ms", deserialize_with = "mail_wait")]
+    pub mail_wait: Duration,
+    pub mail_hours: NonZero<u32>,
+    pub mail_keep_days: NonZero<u32>,
     #[serde(rename = "drain_ms", deserialize_with = "milliseconds")]
     pub drain: Duration,
     #[serde(deserialize_with = "log")]
@@ -84,6 +91,16 @@ pub struct Config {
 #[expect(missing_docs, reason = "the names say it")]
 pub enum Switch {
     On,
+    Off,
+}
+
+/// When a connection to a mail server is encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "config/mortise.toml says it")]
+pub enum MailTls {
+    Required,
+    Wanted,
     Off,
 }
 
@@ -260,6 +277,14 @@ fn perhaps<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<SocketAd
 
 fn milliseconds<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Duration, D::Error> {
     u64::deserialize(value).map(Duration::from_millis)
+}
+
+/// A claim on an e-mail lasts several times as long, and nobody should have to wait for it for hours.
+fn mail_wait<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Duration, D::Error> {
+    match milliseconds(value)? {
+        wait if (Duration::from_millis(100)..=Duration::from_mins(10)).contains(&wait) => Ok(wait),
+        _ => Err(serde::de::Error::custom("it must be from 100 to 600000")),
+    }
 }
 
 /// 0 stands for no end. A clock must be able to show it, too.

@@ -21,6 +21,7 @@ pub mod guessing;
 pub mod idempotency;
 pub mod line;
 pub mod load;
+pub mod mail;
 pub mod money;
 pub mod number;
 pub mod params;

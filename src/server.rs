@@ -24,6 +24,7 @@ use crate::directory::Directory;
 use crate::figures::Figures;
 use crate::guessing::Guessing;
 use crate::load::Load;
+use crate::mail::{Mail, MailError};
 use crate::passwords::Passwords;
 use crate::routes;
 use crate::sweeper::Sweeper;
@@ -41,6 +42,8 @@ pub enum ServerError {
     Managed(#[from] ManagedError),
     #[error(transparent)]
     Database(#[from] DatabaseError),
+    #[error(transparent)]
+    Mail(#[from] MailError),
     #[error("cannot listen on {0}: {1}")]
     Listen(SocketAddr, std::io::Error),
     #[error("the operating system gives no random numbers: {0}")]
@@ -142,7 +145,7 @@ pub fn app(config: Config, pool: PgPool) -> Result<(Arc<App>, impl Future<Output
     let directory = Directory::new(pool.clone(), errands.clone(), config.cache);
     let turns = Turns::new(config.database_connections);
     let load = Load::new(config.max_requests, config.max_body_memory);
-    let (passwords, sweeper) = (Passwords::new()?, Sweeper::default());
+    let (passwords, sweeper, mail) = (Passwords::new()?, Sweeper::default(), Mail::new(&config)?);
     let guessing = Guessing::new(config.max_guesses, config.guess_pause);
     let app = Arc::new(App {
         config,
@@ -154,6 +157,7 @@ pub fn app(config: Config, pool: PgPool) -> Result<(Arc<App>, impl Future<Output
         guessing,
         turns,
         load,
+        mail,
         sweeper,
         figures: Figures::default(),
     });
@@ -187,6 +191,7 @@ async fn run(
             tokio::join!(requests, watchers);
         }
     }
+    app.mail.stop(app.config.drain).await;
     // Nobody holds a share of the audit after these two; without them the writer ends when all is written.
     drop(app);
     beside.abort();

@@ -10,7 +10,7 @@ use crate::dialect::Dialect;
 use crate::number;
 
 /// The settings that Mortise reads from `conflines`.
-pub(super) const SETTINGS: [&str; 10] = [
+pub(super) const SETTINGS: [&str; 17] = [
     "Allow_API",
     "Allow_GET_API",
     "API_Secret_Key",
@@ -21,6 +21,13 @@ pub(super) const SETTINGS: [&str; 10] = [
     "Default_device_location_id",
     "Nice_Number_Digits",
     "API_Allow_payments_ower_API",
+    "Email_Sending_Enabled",
+    "Email_Smtp_Server",
+    "Email_port",
+    "Email_Login",
+    "Email_Password",
+    "Email_from",
+    "Company_Email",
 ];
 
 /// The key that went before `API_Secret_Key`; `value2` says until when it counts as well.

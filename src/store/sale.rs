@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::PgExecutor;
 
 use crate::idempotency::Key;
+use crate::mail::Posting;
 use crate::money::Money;
 
 /// A sale: who sells which cards of which group, and how they are paid.
@@ -39,7 +40,16 @@ pub struct Terms {
     /// The order rows' currency: the system's.
     pub system_currency: String,
     /// Where the cards are sent; `None` writes no order rows.
-    pub email: Option<String>,
+    pub email: Option<Email>,
+}
+
+/// The buyer's address, as it stands in the order rows.
+#[derive(Debug)]
+pub struct Email {
+    /// As the client sent it.
+    pub address: String,
+    /// The e-mail that goes there. `None`: none does.
+    pub posting: Option<Posting>,
 }
 
 /// A card that was sold.
@@ -163,6 +173,11 @@ macro_rules! sell {
                         ), lineitem as (
                             insert into cclineitems (cardgroup_id, quantity, ccorder_id, card_id, price)
                             select cardgroup_id, 1, ccorder_id, id, times(balance, $9) from sale
+                        ), letter as (
+                            insert into email_outbox (owner_id, user_id, address, message_id, card_ids, balances, currency, failed_at, last_error)
+                            select min(owner_id), $3, $11, gen_random_uuid() || '@' || $12, array_agg(id), array_agg(times(balance, $7)),
+                                coalesce($5, $10), case when $13::text is not null then min(now) end, $13
+                            from sale where $12::text is not null having count(*) > 0
                         )"
                     ],
                     $kept_with_orders,
@@ -176,7 +191,9 @@ macro_rules! sell {
                     $cards,
                     order_rate,
                     system_currency,
-                    email
+                    email.address,
+                    email.posting.as_ref().map(|posting| posting.domain.as_str()),
+                    email.posting.as_ref().and_then(|posting| posting.problem)
                     $(, $key)*
                 )
                 .fetch_all($database)
@@ -199,7 +216,7 @@ macro_rules! sell_next {
                 $sound,
                 $all,
                 ["$9", "$10", "$11"],
-                ["$12", "$13", "$14"],
+                ["$14", "$15", "$16"],
                 [key.key, &key.fingerprint, shown_currency]
             ),
         }
@@ -225,7 +242,7 @@ macro_rules! sell_next {
     };
 }
 
-/// Sells cards: marks them, and writes payments, voucher, audit and order rows (`data.md`, "Selling a card"). One
+/// Sells cards: marks them, and writes payments, voucher, audit and order rows, and the buyer's e-mail (`data.md`, "Selling a card"). One
 /// statement, so it happens wholly or not at all.
 ///
 /// The cards are picked in a materialized CTE and updated by `any (array(…))`: in any other shape the planner may run the

@@ -28,6 +28,7 @@ mod house;
 mod idempotency;
 mod key_rotation;
 mod log;
+mod mail;
 mod managed;
 #[cfg(target_os = "linux")]
 mod memory;

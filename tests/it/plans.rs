@@ -19,7 +19,7 @@ const SALES: [(&[&str], &[&str]); 4] = [
     (&["as now\n", "from picked, cardgroup where has_taxes"], &["6", "0", "0", "true", "'USD'", "1", "1", "1"]),
     (
         &["as ccorder_id\n", DOCUMENTED],
-        &["6", "0", "0", "true", "'USD'", "1", "1", "1", "1", "'USD'", "'buyer@example.com'"],
+        &["6", "0", "0", "true", "'USD'", "1", "1", "1", "1", "'USD'", "'buyer@example.com'", "'example.com'", "null"],
     ),
     (
         &["as now\n", DOCUMENTED, "kept as"],

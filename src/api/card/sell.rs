@@ -11,11 +11,12 @@ use crate::directory::Currencies;
 use crate::document::Document;
 use crate::fault::Fault;
 use crate::idempotency::{self, Once};
+use crate::mail::Posting;
 use crate::number::{self, Sign};
 use crate::params::Params;
 use crate::signature::Rule;
 use crate::store;
-use crate::store::sale::{Keeping, Sale, SoldCard, Take, Terms, sell};
+use crate::store::sale::{Email, Keeping, Sale, SoldCard, Take, Terms, sell};
 
 /// The operation. (`email`, `id` and `quantity` are hashed, and what else of the long list a client sends.)
 pub const OPERATION: Operation = Operation {
@@ -30,12 +31,13 @@ async fn answer(call: Call) -> Result<Document, Fault> {
     let once = Once::new(&call, &caller).await?;
     let wish = Wish::read(&call.params);
     let currencies = call.app.directory.currencies().await?;
-    let terms = terms(&call, &caller, &currencies, &wish);
+    let email = email(&call, &caller, &wish).await?;
+    let terms = terms(&call, &caller, &currencies, &wish, email);
     let till = Till { call: &call, caller: &caller, wish: &wish, terms: terms.as_ref(), once: &once };
 
     let cards = till.at_once().await?;
     if !cards.is_empty() {
-        call.app.sold(cards.len());
+        till.sold(cards.len());
         let currency = terms.as_ref().map(shown_currency).unwrap_or_default().to_owned();
         return Ok(reply(Sold { currency, cards: cards.into_iter().map(Some).collect() }));
     }
@@ -75,14 +77,27 @@ impl Wish {
     }
 }
 
+/// Where the cards are sent. A bad address never undoes a sale.
+async fn email(call: &Call, caller: &Caller, wish: &Wish) -> Result<Option<Email>, Fault> {
+    let Some(sent) = &wish.email else { return Ok(None) };
+    let blank = sent.trim().is_empty();
+    if blank && !call.dialect().orders_for_blank_email() {
+        return Ok(None);
+    }
+    // MOR's column would cut a longer one; it is no address anyway.
+    let address: String = sent.chars().take(255).collect();
+    let posting = match blank {
+        true => None,
+        false => Posting::to(&address, &call.app.directory, caller.owner()).await?,
+    };
+    Ok(Some(Email { address, posting }))
+}
+
 /// In which currencies the sale is paid, ordered and shown. `None`: the client named one that isn't active.
-fn terms(call: &Call, caller: &Caller, currencies: &Currencies, wish: &Wish) -> Option<Terms> {
+fn terms(call: &Call, caller: &Caller, currencies: &Currencies, wish: &Wish, email: Option<Email>) -> Option<Terms> {
     let dialect = call.dialect();
     let one = BigDecimal::from(1);
     let system_currency = currencies.system().map(|system| system.name.clone()).unwrap_or_default();
-    let email = wish.email.clone().filter(|email| dialect.orders_for_blank_email() || !email.trim().is_empty());
-    // MOR's column would cut a longer one; it is no address anyway, and a bad address never undoes a sale.
-    let email = email.map(|email| email.chars().take(255).collect());
 
     if dialect.pays_in_groups_currency() {
         let own = currencies.shown_rate(caller.currency(), dialect);
@@ -183,8 +198,16 @@ impl Till<'_> {
         let mut sold = sold.into_iter();
         let cards = candidates.iter().map(|card| if sells(card) { sold.next() } else { None }).collect();
         let sold = change.commit(Sold { currency: shown_currency(terms).to_owned(), cards }).await?;
-        call.app.sold(these.len());
+        self.sold(these.len());
         Ok(sold)
+    }
+
+    /// What is done once a sale is safe.
+    fn sold(&self, cards: usize) {
+        self.call.app.sold(cards);
+        if self.terms.and_then(|terms| terms.email.as_ref()).is_some() {
+            self.call.app.mail.wake();
+        }
     }
 }
 

@@ -6,6 +6,7 @@ pub mod process;
 pub mod program;
 pub mod proxy;
 pub mod secrets;
+pub mod smtp;
 pub mod xml;
 
 use std::net::SocketAddr;

@@ -1,0 +1,159 @@
+//! What an e-mail says: the templates, the operator's before our own, and the message that is made of them.
+
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use lettre::message::header::{HeaderName, HeaderValue};
+use lettre::message::{Mailbox, MultiPart, SinglePart};
+use lettre::{Address, Message};
+use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value};
+
+use super::outbox::{Card, Claimed};
+
+const SUBJECT: &str = "cards_sold.subject";
+const TEXT: &str = "cards_sold.txt";
+const HTML: &str = "cards_sold.html";
+const BUILT_IN: [(&str, &str); 3] = [
+    (SUBJECT, include_str!("../../templates/cards_sold.subject")),
+    (TEXT, include_str!("../../templates/cards_sold.txt")),
+    (HTML, include_str!("../../templates/cards_sold.html")),
+];
+
+/// Why the operator's templates can't be used.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum TemplateError {
+    #[error("mail_templates ({0}) has none of cards_sold.subject, cards_sold.txt and cards_sold.html")]
+    None(String),
+    #[error("the template {0} can't be read: {1}")]
+    Unreadable(String, std::io::Error),
+    #[error("the template {0} is wrong: {1}")]
+    Wrong(String, minijinja::Error),
+    #[error("the template {name} names {variable}, which there isn't; there are {}", FACTS.join(", "))]
+    Unknown { name: String, variable: String },
+}
+
+/// The templates, checked.
+#[derive(Debug)]
+pub(super) struct Templates(Environment<'static>);
+
+/// What templates may use besides `cards`, which have [`OF_A_CARD`].
+const FACTS: [&str; 3] = ["address", "currency", "cards"];
+const OF_A_CARD: [&str; 5] = ["group", "number", "pin", "balance", "exact_balance"];
+
+/// The parts of an e-mail.
+struct Rendered {
+    subject: String,
+    text: String,
+    html: String,
+}
+
+impl Templates {
+    /// The files in the directory, if one is named, and what is built in where there is none.
+    pub fn load(directory: &Path) -> Result<Self, TemplateError> {
+        let mut environment = Environment::new();
+        environment.set_undefined_behavior(UndefinedBehavior::Strict);
+        environment.set_auto_escape_callback(|name| match name {
+            HTML => AutoEscape::Html,
+            _ => AutoEscape::None,
+        });
+        let mut ours = 0;
+        for (name, built_in) in BUILT_IN {
+            let text = match own(directory, name)? {
+                Some(text) => text,
+                None => {
+                    ours += 1;
+                    built_in.to_owned()
+                }
+            };
+            environment.add_template_owned(name, text).map_err(|error| TemplateError::Wrong(name.into(), error))?;
+        }
+        if ours == BUILT_IN.len() && !directory.as_os_str().is_empty() {
+            return Err(TemplateError::None(directory.display().to_string()));
+        }
+        let templates = Self(environment);
+        templates.check()?;
+        Ok(templates)
+    }
+
+    /// A misspelt name is found now, not when the first e-mail is to be sent.
+    fn check(&self) -> Result<(), TemplateError> {
+        let card = || card_facts(["Group", "1", "1", "1.00", "1.0"]);
+        let sample = facts("buyer@example.com", "USD", vec![card(), card()]);
+        for (name, template) in self.0.templates() {
+            let known = |variable: &String| {
+                FACTS.contains(&variable.as_str()) || self.0.globals().any(|(global, _)| global == variable)
+            };
+            if let Some(variable) = template.undeclared_variables(false).into_iter().find(|variable| !known(variable)) {
+                return Err(TemplateError::Unknown { name: name.to_owned(), variable });
+            }
+            template.render(sample.clone()).map_err(|error| TemplateError::Wrong(name.to_owned(), error))?;
+        }
+        Ok(())
+    }
+
+    fn render(&self, facts: &Value) -> Result<Rendered, minijinja::Error> {
+        let part = |name| self.0.get_template(name)?.render(facts.clone());
+        Ok(Rendered { subject: one_line(&part(SUBJECT)?), text: part(TEXT)?, html: part(HTML)? })
+    }
+
+    /// The message for a buyer. Each attempt makes the same one: its id and its date are those of the sale.
+    pub fn message(
+        &self,
+        claimed: &Claimed,
+        cards: &[Card],
+        digits: usize,
+        from: &Mailbox,
+        to: Address,
+    ) -> Result<Message, String> {
+        let card = |card: &Card| {
+            let (balance, exact) = (card.balance.nice(digits), card.balance.plain());
+            card_facts([&card.group, &card.number, &card.pin, &balance, &exact])
+        };
+        let facts = facts(claimed.address.trim(), &claimed.currency, cards.iter().map(card).collect());
+        let Rendered { subject, text, html } = self.render(&facts).map_err(|error| error.to_string())?;
+        let date = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(claimed.sold_at).unwrap_or_default());
+        let automatic = HeaderName::new_from_ascii_str("Auto-Submitted");
+        let message = Message::builder()
+            .from(from.clone())
+            .to(Mailbox::new(None, to))
+            .subject(subject)
+            .date(date)
+            .message_id(Some(format!("<{}>", claimed.message_id)))
+            // Nobody's absence notice should answer it.
+            .raw_header(HeaderValue::new(automatic, "auto-generated".to_owned()));
+        let message = match html.trim().is_empty() {
+            true => message.singlepart(SinglePart::plain(text)),
+            false => message.multipart(MultiPart::alternative_plain_html(text, html)),
+        };
+        message.map_err(|error| error.to_string())
+    }
+}
+
+fn facts(address: &str, currency: &str, cards: Vec<Value>) -> Value {
+    Value::from_pairs(FACTS.into_iter().zip([address.into(), currency.into(), cards.into_iter().collect::<Value>()]))
+}
+
+fn card_facts(facts: [&str; 5]) -> Value {
+    Value::from_pairs(OF_A_CARD.into_iter().zip(facts))
+}
+
+fn own(directory: &Path, name: &str) -> Result<Option<String>, TemplateError> {
+    if directory.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    let path = directory.join(name);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(TemplateError::Unreadable(path.display().to_string(), error)),
+    }
+}
+
+/// A header has one line: what a card group's name may bring along ends none.
+fn one_line(text: &str) -> String {
+    text.split(|char: char| char.is_control() || char.is_whitespace())
+        .filter(|word| !word.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
+}

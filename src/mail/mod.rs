@@ -1,0 +1,112 @@
+//! E-mails to buyers of cards: written into the outbox by the sale, sent after its commit. Neither a slow nor a dead mail server
+//! delays a sale, and a server that is killed loses none: another one sends what it left.
+
+mod account;
+mod letter;
+mod outbox;
+mod sender;
+mod smtp;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+
+pub use self::account::{Posting, Unusable};
+pub use self::letter::TemplateError;
+use self::letter::Templates;
+use self::smtp::Tls;
+use crate::config::Config;
+
+/// To one mail server at once, from this server; more would be taken for an attack by some.
+const CONNECTIONS: usize = 4;
+
+/// What sends e-mails, made once at the start.
+#[derive(Debug)]
+pub struct Mail {
+    templates: Templates,
+    tls: Tls,
+    /// How long a mail server may take for each of three things.
+    wait: Duration,
+    hours: i32,
+    keep_days: i32,
+    awake: Notify,
+    stage: watch::Sender<Stage>,
+    /// Who may connect to a mail server, by its name and port.
+    doors: Mutex<HashMap<(String, u16), Weak<Semaphore>>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Sending,
+    Stopping,
+    Stopped,
+}
+
+/// Why no e-mail could be sent with these settings.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum MailError {
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    #[error("mail_ca ({path}) can't be used: {problem}")]
+    Certificates { path: String, problem: String },
+}
+
+impl Mail {
+    /// Reads the templates and certificates that the settings name.
+    pub fn new(config: &Config) -> Result<Self, MailError> {
+        Ok(Self {
+            templates: Templates::load(&config.mail_templates)?,
+            tls: Tls::new(config.mail_tls, &config.mail_ca)?,
+            wait: config.mail_wait,
+            hours: i32::try_from(config.mail_hours.get()).unwrap_or(i32::MAX),
+            keep_days: i32::try_from(config.mail_keep_days.get()).unwrap_or(i32::MAX),
+            awake: Notify::new(),
+            stage: watch::Sender::new(Stage::Sending),
+            doors: Mutex::default(),
+        })
+    }
+
+    /// There is something in the outbox.
+    pub fn wake(&self) {
+        self.awake.notify_one();
+    }
+
+    /// Begins no other e-mail, and waits until those that a mail server is accepting have gone, but not for ever.
+    pub async fn stop(&self, patience: Duration) {
+        self.stage.send_if_modified(|stage| {
+            let sends = *stage == Stage::Sending;
+            *stage = if sends { Stage::Stopping } else { *stage };
+            sends
+        });
+        let stopped = async { self.stage.subscribe().wait_for(|stage| *stage == Stage::Stopped).await.is_ok() };
+        if tokio::time::timeout(patience, stopped).await.is_err() {
+            tracing::warn!("e-mails that are being sent aren't waited for any longer: one may come twice");
+        }
+    }
+
+    fn is_stopping(&self) -> bool {
+        *self.stage.borrow() != Stage::Sending
+    }
+
+    async fn stopping(&self) {
+        let _ = self.stage.subscribe().wait_for(|stage| *stage != Stage::Sending).await;
+    }
+
+    /// A place among the connections to a mail server.
+    async fn admitted(&self, host: &str, port: u16) -> Option<OwnedSemaphorePermit> {
+        let door = {
+            let mut doors = self.doors.lock().unwrap_or_else(PoisonError::into_inner);
+            doors.retain(|_, door| door.strong_count() > 0);
+            let door = doors.entry((host.to_owned(), port)).or_default();
+            door.upgrade().unwrap_or_else(|| {
+                let new = Arc::new(Semaphore::new(CONNECTIONS));
+                *door = Arc::downgrade(&new);
+                new
+            })
+        };
+        door.acquire_owned().await.ok()
+    }
+}

@@ -1,0 +1,330 @@
+//! A mail server: SMTP over TCP, with AUTH and TLS if it is wanted, that takes e-mails, or refuses, stalls and dies as told.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::PrivatePkcs8KeyDer;
+
+/// What it does in place of the usual.
+#[derive(Clone, Copy, Debug)]
+pub enum Instead {
+    Say(&'static str),
+    /// Says nothing, for ever.
+    Stall,
+    /// Hangs up.
+    Die,
+    /// Takes the e-mail and hangs up before it says so.
+    TakeAndDie,
+}
+
+/// An e-mail that it took.
+#[derive(Clone, Debug)]
+pub struct Taken {
+    pub from: String,
+    pub to: String,
+    /// As it came, with single line ends.
+    pub message: String,
+    pub encrypted: bool,
+    pub logged_in: bool,
+}
+
+impl Taken {
+    /// A header, put together where it was folded.
+    pub fn header(&self, name: &str) -> Option<String> {
+        let (head, _) = self.message.split_once("\n\n").unwrap();
+        let head = head.replace("\n ", " ");
+        head.lines().find_map(|line| line.strip_prefix(&format!("{name}: ")).map(str::to_owned))
+    }
+}
+
+#[derive(Clone, Default)]
+struct Manners {
+    /// For each line in which the words stand; the greeting's line is empty, the end of a message `.`.
+    instead: Vec<(String, Instead)>,
+    /// Demanded, once set.
+    login: Option<(&'static str, &'static str)>,
+    tls: Option<TlsAcceptor>,
+    /// From the first byte on.
+    only_tls: bool,
+}
+
+struct Shared {
+    manners: Mutex<Manners>,
+    lines: watch::Sender<Vec<String>>,
+    taken: watch::Sender<Vec<Taken>>,
+    connections: watch::Sender<(usize, usize)>,
+}
+
+pub struct MailServer {
+    pub address: SocketAddr,
+    shared: Arc<Shared>,
+    task: JoinHandle<()>,
+}
+
+impl MailServer {
+    pub async fn start() -> Self {
+        let shared = Shared {
+            manners: Mutex::default(),
+            lines: watch::Sender::default(),
+            taken: watch::Sender::default(),
+            connections: watch::Sender::default(),
+        };
+        Self::listen(SocketAddr::from(([127, 0, 0, 1], 0)), Arc::new(shared)).await
+    }
+
+    async fn listen(address: SocketAddr, shared: Arc<Shared>) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let task = tokio::spawn({
+            let shared = shared.clone();
+            async move {
+                let mut connections = tokio::task::JoinSet::new();
+                while let Ok((stream, _)) = listener.accept().await {
+                    connections.spawn(connection(stream, shared.clone()));
+                }
+            }
+        });
+        Self { address, shared, task }
+    }
+
+    /// Nobody listens any more, and all connections are cut.
+    pub async fn die(&mut self) {
+        self.task.abort();
+        let _ = (&mut self.task).await;
+    }
+
+    /// Listens again where it did.
+    pub async fn revive(&mut self) {
+        *self = Self::listen(self.address, self.shared.clone()).await;
+    }
+
+    /// From now on, wherever these words stand.
+    pub fn at(&self, words: &str, instead: Instead) {
+        self.shared.manners.lock().unwrap().instead.push((words.to_owned(), instead));
+    }
+
+    pub fn as_usual(&self) {
+        self.shared.manners.lock().unwrap().instead.clear();
+    }
+
+    pub fn demand_login(&self, name: &'static str, password: &'static str) {
+        self.shared.manners.lock().unwrap().login = Some((name, password));
+    }
+
+    /// Offers STARTTLS, or speaks TLS `only`; the certificate, for `localhost`.
+    pub fn speak_tls(&self, only: bool) -> String {
+        let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let key = PrivatePkcs8KeyDer::from(own.signing_key.serialize_der()).into();
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![own.cert.der().clone()], key)
+            .unwrap();
+        let mut manners = self.shared.manners.lock().unwrap();
+        manners.tls = Some(Arc::new(config).into());
+        manners.only_tls = only;
+        own.cert.pem()
+    }
+
+    /// All that it took, once they are so many.
+    pub async fn took(&self, count: usize) -> Vec<Taken> {
+        self.shared.taken.subscribe().wait_for(|taken| taken.len() >= count).await.unwrap().clone()
+    }
+
+    /// All that it has taken so far.
+    pub fn taken(&self) -> Vec<Taken> {
+        self.shared.taken.borrow().clone()
+    }
+
+    /// Until it has heard so many lines with these words.
+    pub async fn heard(&self, words: &str, count: usize) {
+        let enough = |lines: &Vec<String>| lines.iter().filter(|line| line.contains(words)).count() >= count;
+        self.shared.lines.subscribe().wait_for(enough).await.unwrap();
+    }
+
+    /// Until so many clients are connected.
+    pub async fn connected(&self, count: usize) {
+        self.shared.connections.subscribe().wait_for(|(now, _)| *now == count).await.unwrap();
+    }
+
+    /// The most connections that there were at once.
+    pub fn most_connections(&self) -> usize {
+        self.shared.connections.borrow().1
+    }
+}
+
+impl Drop for MailServer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Counts itself while it is open.
+struct Open(Arc<Shared>);
+
+impl Open {
+    fn new(shared: &Arc<Shared>) -> Self {
+        shared.connections.send_modify(|(now, most)| (*now, *most) = (*now + 1, (*now + 1).max(*most)));
+        Self(shared.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.connections.send_modify(|(now, _)| *now -= 1);
+    }
+}
+
+/// An error is a client that went, or a command to die.
+async fn connection(stream: TcpStream, shared: Arc<Shared>) -> std::io::Result<()> {
+    let _open = Open::new(&shared);
+    let Manners { tls, only_tls, .. } = shared.manners.lock().unwrap().clone();
+    match (tls, only_tls) {
+        (Some(tls), true) => Talk::new(tls.accept(stream).await?, &shared, true).hold(true).await.map(drop),
+        (None, _) => Talk::new(stream, &shared, false).hold(true).await.map(drop),
+        (Some(tls), false) => match Talk::new(stream, &shared, false).hold(true).await? {
+            Some(stream) => Talk::new(tls.accept(stream).await?, &shared, true).hold(false).await.map(drop),
+            None => Ok(()),
+        },
+    }
+}
+
+struct Talk<'a, S> {
+    stream: BufReader<S>,
+    shared: &'a Shared,
+    encrypted: bool,
+    logged_in: bool,
+}
+
+impl<'a, S: AsyncRead + AsyncWrite + Unpin> Talk<'a, S> {
+    fn new(stream: S, shared: &'a Shared, encrypted: bool) -> Self {
+        Self { stream: BufReader::new(stream), shared, encrypted, logged_in: false }
+    }
+
+    async fn read(&mut self) -> std::io::Result<Option<String>> {
+        let mut line = String::new();
+        Ok((self.stream.read_line(&mut line).await? > 0).then(|| line.trim_end_matches(['\r', '\n']).to_owned()))
+    }
+
+    async fn say(&mut self, words: &str) -> std::io::Result<()> {
+        self.stream.get_mut().write_all(format!("{words}\r\n").as_bytes()).await?;
+        self.stream.get_mut().flush().await
+    }
+
+    /// What was ordered for such a line, if anything; `true` where it has been said.
+    async fn instead(&mut self, line: &str) -> std::io::Result<bool> {
+        let fits = |(words, _): &&(String, Instead)| {
+            if line.is_empty() { words.is_empty() } else { !words.is_empty() && line.contains(words.as_str()) }
+        };
+        let instead = self.shared.manners.lock().unwrap().instead.iter().find(fits).map(|(_, instead)| *instead);
+        match instead {
+            None => Ok(false),
+            Some(Instead::Say(words)) => self.say(words).await.map(|()| true),
+            Some(Instead::Stall) => std::future::pending().await,
+            Some(Instead::Die | Instead::TakeAndDie) => Err(std::io::ErrorKind::ConnectionAborted.into()),
+        }
+    }
+
+    /// Talks until the client leaves, or wants to go on over TLS.
+    async fn hold(mut self, greet: bool) -> std::io::Result<Option<S>> {
+        if greet && !self.instead("").await? {
+            self.say("220 mail.test ESMTP").await?;
+        }
+        let (mut from, mut to) = (String::new(), String::new());
+        while let Some(line) = self.read().await? {
+            self.shared.lines.send_modify(|lines| lines.push(line.clone()));
+            let manners = self.shared.manners.lock().unwrap().clone();
+            let command = line.split([' ', ':']).next().unwrap().to_ascii_uppercase();
+            if self.instead(&line).await? {
+                continue;
+            }
+            match command.as_str() {
+                "EHLO" => {
+                    let mut said = vec!["mail.test"];
+                    said.extend((manners.tls.is_some() && !self.encrypted).then_some("STARTTLS"));
+                    said.extend(manners.login.map(|_| "AUTH PLAIN LOGIN"));
+                    said.push("8BITMIME");
+                    let last = said.len() - 1;
+                    for (at, word) in said.iter().enumerate() {
+                        self.say(&format!("250{}{word}", if at == last { ' ' } else { '-' })).await?;
+                    }
+                }
+                "STARTTLS" => {
+                    self.say("220 go ahead").await?;
+                    return Ok(Some(self.stream.into_inner()));
+                }
+                "AUTH" => {
+                    self.logged_in = manners.login.is_some_and(|(name, password)| {
+                        line == format!("AUTH PLAIN {}", base64(&format!("\0{name}\0{password}")))
+                    });
+                    self.say(if self.logged_in { "235 welcome" } else { "535 5.7.8 wrong: AUTH quoted" }).await?;
+                }
+                "MAIL" if manners.login.is_some() && !self.logged_in => self.say("530 5.7.0 log in first").await?,
+                "MAIL" => {
+                    from = address(&line);
+                    self.say("250 ok").await?;
+                }
+                "RCPT" => {
+                    to = address(&line);
+                    self.say("250 ok").await?;
+                }
+                "DATA" => {
+                    self.say("354 go on").await?;
+                    self.take(&from, &to).await?;
+                }
+                "QUIT" => {
+                    self.say("221 bye").await?;
+                    return Ok(None);
+                }
+                _ => self.say("250 ok").await?,
+            }
+        }
+        Ok(None)
+    }
+
+    async fn take(&mut self, from: &str, to: &str) -> std::io::Result<()> {
+        let mut message = String::new();
+        loop {
+            let Some(line) = self.read().await? else { return Ok(()) };
+            if line == "." {
+                break;
+            }
+            message += line.strip_prefix('.').unwrap_or(&line);
+            message.push('\n');
+        }
+        let instead = self.shared.manners.lock().unwrap().instead.clone();
+        let instead = instead.iter().find(|(words, _)| words == ".").map(|(_, instead)| *instead);
+        if matches!(instead, None | Some(Instead::TakeAndDie)) {
+            let (from, to, encrypted, logged_in) = (from.to_owned(), to.to_owned(), self.encrypted, self.logged_in);
+            let taken = Taken { from, to, message, encrypted, logged_in };
+            self.shared.taken.send_modify(|all| all.push(taken));
+        }
+        self.shared.lines.send_modify(|lines| lines.push(".".into()));
+        if self.instead(".").await? { Ok(()) } else { self.say("250 taken").await }
+    }
+}
+
+fn address(line: &str) -> String {
+    line.split(['<', '>']).nth(1).unwrap_or_default().to_owned()
+}
+
+fn base64(text: &str) -> String {
+    const LETTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut encoded = String::new();
+    for three in text.as_bytes().chunks(3) {
+        let bits = three.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - three.len()));
+        for place in 0..4 {
+            let letter = LETTERS[(bits >> (18 - 6 * place) & 63) as usize];
+            encoded.push(if place <= three.len() { char::from(letter) } else { '=' });
+        }
+    }
+    encoded
+}
