@@ -22,6 +22,8 @@ pub mod line;
 pub mod load;
 pub mod money;
 pub mod number;
+pub mod openapi;
+pub mod page;
 pub mod params;
 pub mod passwords;
 pub mod reply;

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{ConnectInfo, Request, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_LENGTH, HeaderName, X_CONTENT_TYPE_OPTIONS};
+use axum::http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::Response;
-use axum::routing::get;
+use axum::routing::{MethodRouter, get};
 use futures_util::FutureExt;
 use http_body_util::BodyExt;
 use hyper::body::Frame;
@@ -26,6 +26,7 @@ use crate::client;
 use crate::dialect::Dialect;
 use crate::fault::Fault;
 use crate::guessing::Guess;
+use crate::openapi;
 use crate::params::{self, Params};
 use crate::reply::{self, Format, Presentation};
 
@@ -48,10 +49,14 @@ pub const OPERATIONS: &[Operation] = &[
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The router: the API under the prefix and under `/api`, and `/livez`.
+/// The router: the API and its document under the prefix and under `/api`, and `/livez`.
 pub fn router(app: Arc<App>) -> Router {
     let dialect = app.config.dialect;
-    Router::new()
+    let mut router = Router::new().route(openapi::PATH, document(&app.config.prefix));
+    if !app.config.prefix.is_empty() {
+        router = router.route(&format!("{}{}", app.config.prefix, openapi::PATH), document(&app.config.prefix));
+    }
+    router
         .route("/livez", get(|| async { "ok\n" }))
         .fallback(api)
         .with_state(app)
@@ -65,6 +70,15 @@ pub fn router(app: Arc<App>) -> Router {
         .layer(SetResponseHeaderLayer::overriding(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")))
         .layer(PropagateRequestIdLayer::new(REQUEST_ID))
         .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid))
+}
+
+/// The OpenAPI document, the same for everybody.
+fn document<S: Clone + Send + Sync + 'static>(prefix: &str) -> MethodRouter<S> {
+    let document = openapi::document(OPERATIONS, prefix).to_json().map(Bytes::from);
+    let document = document.inspect_err(|error| tracing::error!(%error, "the OpenAPI document can't be written")).ok();
+    get(async move || {
+        document.map(|text| ([(CONTENT_TYPE, "application/json")], text)).ok_or(StatusCode::INTERNAL_SERVER_ERROR)
+    })
 }
 
 /// A request to the API, from its bytes to the bytes of the reply.

@@ -31,6 +31,7 @@ mod managed;
 #[cfg(target_os = "linux")]
 mod memory;
 mod money;
+mod openapi;
 #[cfg(target_os = "linux")]
 mod overload;
 mod plans;
