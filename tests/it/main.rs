@@ -35,6 +35,7 @@ mod money;
 mod openapi;
 #[cfg(target_os = "linux")]
 mod overload;
+mod packages;
 mod plans;
 mod properties;
 mod requests;
