@@ -14,6 +14,7 @@ use crate::directory::Settings;
 use crate::document::Document;
 use crate::fault::Fault;
 use crate::guessing::Guess;
+use crate::page::Page;
 use crate::params::Params;
 use crate::signature::Rule;
 
@@ -29,6 +30,8 @@ pub struct Operation {
     pub aliases: &'static [&'static str],
     /// What the hash may cover.
     pub hashed: &'static [Rule],
+    /// What those who write clients read of it.
+    pub page: Page,
     /// Admits, does and answers, in the order in which the contract checks things.
     pub handler: fn(Call) -> Answer,
 }

@@ -3,7 +3,8 @@
 use async_stream::try_stream;
 use futures_util::stream::{self, BoxStream, Stream, StreamExt, TryStreamExt};
 
-const DECLARATION: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n";
+/// The first line of every reply.
+pub const DECLARATION: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n";
 /// How much of a long list is gathered before it is sent, in bytes.
 const CHUNK: usize = 64 * 1024;
 

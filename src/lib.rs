@@ -24,6 +24,8 @@ pub mod load;
 pub mod mail;
 pub mod money;
 pub mod number;
+pub mod openapi;
+pub mod page;
 pub mod params;
 pub mod passwords;
 pub mod reply;

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{ConnectInfo, Request, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_LENGTH, HeaderName, X_CONTENT_TYPE_OPTIONS};
+use axum::http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::Response;
+use axum::routing::{MethodRouter, get};
 use futures_util::FutureExt;
 use http_body_util::BodyExt;
 use hyper::body::Frame;
@@ -28,6 +29,7 @@ use crate::dialect::Dialect;
 use crate::document::Document;
 use crate::fault::Fault;
 use crate::guessing::Guess;
+use crate::openapi;
 use crate::params::{self, Params};
 use crate::reply::{self, Format, Presentation};
 use crate::watch;
@@ -51,7 +53,7 @@ pub const OPERATIONS: &[Operation] = &[
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The router: the API under the prefix and under `/api`, `/livez` and `/readyz`.
+/// The router: the API and its document under the prefix and under `/api`, `/livez` and `/readyz`.
 pub fn router(app: Arc<App>) -> Router {
     let dialect = app.config.dialect;
     let panic = move |_: Box<dyn std::any::Any + Send>| {
@@ -69,7 +71,21 @@ pub fn router(app: Arc<App>) -> Router {
         SetResponseHeaderLayer::overriding(CACHE_CONTROL, HeaderValue::from_static("no-store")),
         CatchPanicLayer::custom(panic),
     );
-    Router::new().fallback(api).with_state(app.clone()).merge(watch::health(app)).layer(layers)
+    let prefix = app.config.prefix.as_str();
+    let mut router = Router::new().route(openapi::PATH, document(prefix));
+    if !prefix.is_empty() {
+        router = router.route(&format!("{prefix}{}", openapi::PATH), document(prefix));
+    }
+    router.fallback(api).with_state(app.clone()).merge(watch::health(app)).layer(layers)
+}
+
+/// The OpenAPI document, the same for everybody.
+fn document<S: Clone + Send + Sync + 'static>(prefix: &str) -> MethodRouter<S> {
+    let document = openapi::document(OPERATIONS, prefix).to_json().map(Bytes::from);
+    let document = document.inspect_err(|error| tracing::error!(%error, "the OpenAPI document can't be written")).ok();
+    get(async move || {
+        document.map(|text| ([(CONTENT_TYPE, "application/json")], text)).ok_or(StatusCode::INTERNAL_SERVER_ERROR)
+    })
 }
 
 /// An id that a client or a proxy chose goes into each line of the log: one that doesn't look like an id is replaced.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use sd_notify::NotifyState;
 use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -80,7 +81,7 @@ pub fn panic_words(payload: &dyn std::any::Any) -> &str {
 
 /// Serves until it is told to stop (SIGTERM, SIGINT, SIGHUP), then finishes what it is at, and the database.
 pub async fn serve(config: Config, demo: bool) -> Result<(), ServerError> {
-    let stop = told_to_stop()?.shared();
+    let stop = told_to_stop()?.inspect(|()| tell_service_manager(&NotifyState::Stopping)).shared();
     let url = config.database_url.reveal();
     if !url.is_empty() {
         return serve_on(database::external(url)?, config, demo, stop).await;
@@ -182,6 +183,7 @@ async fn run(
         Some(address) => Some(TcpListener::bind(address).await.map_err(|error| ServerError::Listen(address, error))?),
     };
     tracing::info!("listening on http://{}{}/api/", listener.local_addr()?, app.config.prefix);
+    tell_service_manager(&NotifyState::Ready);
     let requests = connections::serve(listener, routes::router(app.clone()), &app.config, stop.clone());
     match watchers {
         None => requests.await,
@@ -198,6 +200,13 @@ async fn run(
     let _ = beside.await;
     let _ = tokio::time::timeout(LAST_WORDS, audit).await;
     Ok(())
+}
+
+/// Where systemd or the like runs us (`NOTIFY_SOCKET`); else nobody is told.
+fn tell_service_manager(state: &NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(std::slice::from_ref(state)) {
+        tracing::warn!(%error, "the service manager can't be told");
+    }
 }
 
 fn told_to_stop() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {

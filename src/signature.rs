@@ -44,12 +44,7 @@ impl Rule {
         };
         let signed = |values| Signed { values, legacy: false };
         match self {
-            Self::Listed(except) => {
-                let mut listed: Vec<_> = params.names().filter_map(|name| PLACES.get_key_value(name)).collect();
-                listed.sort_unstable_by_key(|(_, place)| **place);
-                let names = listed.into_iter().map(|(name, _)| *name).filter(|name| !except.contains(name));
-                vec![signed(sent(&names.collect::<Vec<_>>()))]
-            }
+            Self::Listed(except) => vec![signed(sent(&listed(params.names(), except)))],
             Self::AnyOrder([a, b, c]) => [[a, b, c], [a, c, b], [b, a, c], [b, c, a], [c, a, b], [c, b, a]]
                 .map(|order| signed(sent(&order.map(|name| *name))))
                 .into(),
@@ -63,6 +58,24 @@ impl Rule {
             Self::Legacy(..) => Vec::new(),
         }
     }
+
+    /// Which of the names that an operation reads enter the hash, in the order in which they do; `None` where the rule isn't for
+    /// the name by which it is called.
+    pub fn names<'a>(&self, read: impl Iterator<Item = &'a str>, called: &str) -> Option<Vec<&'static str>> {
+        match self {
+            Self::Listed(except) => Some(listed(read, except)),
+            Self::AnyOrder(names) => Some(names.to_vec()),
+            Self::Exactly(names) => Some(names.to_vec()),
+            Self::Legacy(name, names) => (*name == called).then(|| names.to_vec()),
+        }
+    }
+}
+
+/// Those of the names that stand in the long list, in its order.
+fn listed<'a>(names: impl Iterator<Item = &'a str>, except: Except) -> Vec<&'static str> {
+    let mut listed: Vec<_> = names.filter_map(|name| PLACES.get_key_value(name)).collect();
+    listed.sort_unstable_by_key(|(_, place)| **place);
+    listed.into_iter().map(|(name, _)| *name).filter(|name| !except.contains(name)).collect()
 }
 
 impl Signed<'_> {

@@ -11,7 +11,7 @@ use crate::database::DatabaseError;
 use crate::database::data_directory::random_text;
 
 /// The published pages' own user and key.
-const DEMO_KEY: &str = "456789";
+pub const DEMO_KEY: &str = "456789";
 
 /// What the operator must be told once.
 #[derive(Debug)]

@@ -17,6 +17,7 @@ mod cc_group_create;
 mod cc_group_update;
 mod cc_groups_get;
 mod chaos;
+mod collection;
 mod config;
 mod conformance;
 mod contention;
@@ -33,8 +34,10 @@ mod managed;
 #[cfg(target_os = "linux")]
 mod memory;
 mod money;
+mod openapi;
 #[cfg(target_os = "linux")]
 mod overload;
+mod packages;
 mod plans;
 mod properties;
 mod requests;

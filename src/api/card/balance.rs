@@ -7,6 +7,7 @@ use crate::directory::UserType;
 use crate::document::Document;
 use crate::fault::Fault;
 use crate::money::Money;
+use crate::page::{Kind, Page, Parameter};
 use crate::signature::Rule;
 
 /// The operation.
@@ -14,6 +15,18 @@ pub const OPERATION: Operation = Operation {
     name: "card_balance_get",
     aliases: &[],
     hashed: &[Rule::Listed(&[])],
+    page: Page {
+        summary: "Shows what is left on a card",
+        description: "The balance of the card with the number, without taxes and in the system's currency.",
+        parameters: &[&[Parameter::new("number", Kind::Text, "The card's number.", "1111111000").required()]],
+        changes: false,
+        reply: "<page>
+  <calling_card>
+    <balance>8.403361344537815</balance>
+    <currency>USD</currency>
+  </calling_card>
+</page>",
+    },
     handler: |call| Box::pin(answer(call)),
 };
 

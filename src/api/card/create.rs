@@ -12,6 +12,7 @@ use crate::document::Document;
 use crate::fault::Fault;
 use crate::idempotency::Once;
 use crate::number;
+use crate::page::{Kind, Page, Parameter};
 use crate::signature::Rule;
 use crate::store;
 
@@ -20,6 +21,37 @@ pub const OPERATION: Operation = Operation {
     name: "calling_cards_create",
     aliases: &[],
     hashed: &[Rule::Exactly(&["card_group_id", "cards_from", "cards_till"])],
+    page: Page {
+        summary: "Makes cards",
+        description: "Makes the cards whose numbers run from the first to the last, each with a PIN of its own; all of them or none. \
+            Numbers that are in use are passed over.",
+        parameters: &[&[
+            Parameter::new("card_group_id", Kind::Integer, "The card group.", "6").required(),
+            Parameter::new(
+                "cards_from",
+                Kind::Text,
+                "The first number, in as many digits as the group's numbers have.",
+                "2000000001",
+            )
+            .required(),
+            Parameter::new("cards_till", Kind::Text, "The last number, likewise.", "2000000010").required(),
+            Parameter::new("min_balance", Kind::Decimal, "The least balance of the cards; else 0.", "0"),
+            Parameter::new("batch_number", Kind::Text, "What the batch is called.", "2026-11"),
+            Parameter::new(
+                "language",
+                Kind::Text,
+                "The language that callers hear, up to 10 characters; else en.",
+                "en",
+            ),
+            Parameter::new("distributor_id", Kind::Integer, "A user who distributes them.", "2"),
+        ]],
+        changes: true,
+        reply: "<page>
+  <status>
+    <status>Cards created: 10/10</status>
+  </status>
+</page>",
+    },
     handler: |call| Box::pin(answer(call)),
 };
 

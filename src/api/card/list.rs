@@ -15,6 +15,7 @@ use crate::document::{Document, Element};
 use crate::fault::Fault;
 use crate::money::Money;
 use crate::number;
+use crate::page::{Kind, Page, Parameter};
 use crate::signature::Rule;
 
 /// The operation. Its hash is of the key alone.
@@ -22,6 +23,44 @@ pub const OPERATION: Operation = Operation {
     name: "calling_cards_get",
     aliases: &[],
     hashed: &[Rule::Exactly(&[])],
+    page: Page {
+        summary: "Lists cards",
+        description: "The caller's cards for which everything holds that is said of them, by card group and number, however many they \
+            are. Texts are patterns: % stands for any characters, _ for one.",
+        parameters: &[&[
+            Parameter::new("number", Kind::Text, "The number.", "111111100%").usual(),
+            Parameter::new("name", Kind::Text, "The name.", "Anna%"),
+            Parameter::new("pin", Kind::Secret, "The PIN.", "28402719"),
+            Parameter::new("batch_number", Kind::Text, "The batch.", "2026-%"),
+            Parameter::new("callerid", Kind::Text, "The caller id.", "123"),
+            Parameter::new("min_balance", Kind::Decimal, "The balance is at least this.", "5"),
+            Parameter::new("max_balance", Kind::Decimal, "The balance is at most this.", "10"),
+            Parameter::new("language", Kind::Text, "The language, in any letter case.", "en"),
+            Parameter::new("sold", Kind::Choice(&["yes", "no"]), "Sold or not.", "yes").usual(),
+            Parameter::new("distributor", Kind::Integer, "The user who distributes them.", "2"),
+            Parameter::new("page", Kind::Integer, "Which page, from 1 on; else everything.", "1").usual(),
+            Parameter::new("per_page", Kind::Integer, "How many cards on a page; else 100.", "2").usual(),
+        ]],
+        changes: false,
+        reply: "<page>
+  <cards>
+    <card>
+      <card_id>1</card_id>
+      <card_number>1111111000</card_number>
+      <card_name></card_name>
+      <card_pin>28402719</card_pin>
+      <card_batch_number></card_batch_number>
+      <card_callerid/>
+      <card_balance>8.403361344537815</card_balance>
+      <card_minimal_balance>0.0</card_minimal_balance>
+      <card_first_use></card_first_use>
+      <card_daily_charge_paid_till></card_daily_charge_paid_till>
+      <card_sold>1</card_sold>
+      <card_language>en</card_language>
+    </card>
+  </cards>
+</page>",
+    },
     handler: |call| Box::pin(answer(call)),
 };
 

@@ -13,6 +13,7 @@ use crate::fault::Fault;
 use crate::idempotency::Once;
 use crate::money::{LARGEST_AMOUNT, Money};
 use crate::number;
+use crate::page::{Kind, Page, Parameter};
 use crate::signature::Rule;
 use crate::store;
 
@@ -21,6 +22,40 @@ pub const OPERATION: Operation = Operation {
     name: "card_payment_add",
     aliases: &[],
     hashed: &[Rule::Listed(&[])],
+    page: Page {
+        summary: "Tops up a sold card",
+        description: "Adds an amount to a sold card, less the card group's taxes. Only where the setting API_Allow_payments_ower_API (so \
+            spelt) is 1.",
+        parameters: &[&[
+            Parameter::new("number", Kind::Text, "The card's number.", "1111111000").required(),
+            Parameter::new("amount", Kind::Decimal, "What is paid, taxes included; above 0.", "11.90").required(),
+            Parameter::new("currency", Kind::Text, "An active currency's name; else the system's.", "USD").usual(),
+            Parameter::new("description", Kind::Text, "What the payment says.", "Top-up").usual(),
+        ]],
+        changes: true,
+        reply: "<page>
+  <status>
+    <success>Calling Card balance successfully updated</success>
+  </status>
+  <calling_card_group>
+    <name>Ten dollar cards</name>
+  </calling_card_group>
+  <calling_card>
+    <number>1111111000</number>
+  </calling_card>
+  <add_payment>
+    <currency>USD</currency>
+    <amount_with_tax>11.9</amount_with_tax>
+    <details>
+      <current_balance>8.403361344537815</current_balance>
+      <amount_with_tax>11.9</amount_with_tax>
+      <amount_without_tax>10.0</amount_without_tax>
+      <new_balance>18.403361344537815</new_balance>
+      <description>Top-up</description>
+    </details>
+  </add_payment>
+</page>",
+    },
     handler: |call| Box::pin(answer(call)),
 };
 

@@ -13,6 +13,7 @@ use crate::fault::Fault;
 use crate::idempotency::{self, Once};
 use crate::mail::Posting;
 use crate::number::{self, Sign};
+use crate::page::{Kind, Page, Parameter};
 use crate::params::Params;
 use crate::signature::Rule;
 use crate::store;
@@ -23,6 +24,35 @@ pub const OPERATION: Operation = Operation {
     name: "card_from_group_sell",
     aliases: &["buy_card_from_callingroup"],
     hashed: &[Rule::Listed(&["number"])],
+    page: Page {
+        summary: "Sells cards of a group",
+        description: "Sells the next free cards of a card group, or the one with a number, each exactly once however many clients ask at \
+            the same time. Where fewer are free than asked for, those are sold.",
+        parameters: &[&[
+            Parameter::new("id", Kind::Integer, "The card group.", "6").required(),
+            Parameter::new("quantity", Kind::Integer, "How many cards; 1 unless it is said.", "2").usual(),
+            Parameter::new("number", Kind::Text, "Sells the card with this number instead.", "1111111500"),
+            Parameter::new("email", Kind::Text, "Whom the cards are sent to.", "anna@example.com"),
+            Parameter::new("curr", Kind::Text, "The payment's currency; else the system's.", "USD"),
+        ]],
+        changes: true,
+        reply: "<page>
+  <cards>
+    <card>
+      <pin>28402719</pin>
+      <number>1111111000</number>
+      <balance_without_vat>8.403361344537815</balance_without_vat>
+      <currency>USD</currency>
+    </card>
+    <card>
+      <pin>90417336</pin>
+      <number>1111111001</number>
+      <balance_without_vat>8.403361344537815</balance_without_vat>
+      <currency>USD</currency>
+    </card>
+  </cards>
+</page>",
+    },
     handler: |call| Box::pin(answer(call)),
 };
 

@@ -11,6 +11,7 @@ use crate::document::Document;
 use crate::fault::{Fault, on_constraints};
 use crate::idempotency::Once;
 use crate::number;
+use crate::page::{Kind, Page, Parameter};
 use crate::params::Params;
 use crate::signature::Rule;
 use crate::store;
@@ -20,6 +21,35 @@ pub const OPERATION: Operation = Operation {
     name: "calling_card_update",
     aliases: &[],
     hashed: &[Rule::Exactly(&["card_id"])],
+    page: Page {
+        summary: "Changes a card",
+        description: "Changes what is sent of a card. What isn't sent, or is blank, stays as it is; at the first thing that is wrong \
+            nothing is changed.",
+        parameters: &[&[
+            Parameter::new("card_id", Kind::Integer, "The card, by its id.", "1").required(),
+            Parameter::new(
+                "number",
+                Kind::Text,
+                "Its number: digits, as many as the group's numbers have.",
+                "1111111000",
+            ),
+            Parameter::new("name", Kind::Text, "Its name.", "Anna").usual(),
+            Parameter::new("batch_number", Kind::Text, "Its batch.", "2026-11").usual(),
+            Parameter::new("language", Kind::Text, "Its language, up to 10 characters.", "en"),
+            Parameter::new("pin", Kind::Secret, "Its PIN, as long as the group's PINs are.", "28402719"),
+            Parameter::new("callerid", Kind::Text, "Its caller id, which no other card has.", "4444"),
+            Parameter::new("min_balance", Kind::Decimal, "Its least balance, above 0.", "0.5"),
+            Parameter::new("daily_charge_paid_till", Kind::Moment, "Till when the daily charge is paid.", "1767225600"),
+            Parameter::new("first_use", Kind::Moment, "When it was first used; -1: never.", "1767225600"),
+            Parameter::new("distributor", Kind::Integer, "The user who distributes it.", "2"),
+        ]],
+        changes: true,
+        reply: "<page>
+  <status>
+    <success>Calling Card successfully updated</success>
+  </status>
+</page>",
+    },
     handler: |call| Box::pin(answer(call)),
 };
 

@@ -4,6 +4,7 @@
 use sqlx::PgConnection;
 
 use super::facts::Facts;
+use super::parameters::PARAMETERS;
 use super::rules::{self, Taxes, Wish};
 use crate::call::{Call, Operation};
 use crate::caller::{self, Caller};
@@ -12,6 +13,7 @@ use crate::document::Document;
 use crate::fault::{Fault, on_constraints};
 use crate::idempotency::Once;
 use crate::number;
+use crate::page::{Kind, Page, Parameter};
 use crate::signature::Rule;
 
 /// The operation.
@@ -19,6 +21,33 @@ pub const OPERATION: Operation = Operation {
     name: "cc_group_create",
     aliases: &[],
     hashed: &[Rule::Exactly(&["name"])],
+    page: Page {
+        summary: "Makes a card group",
+        description: "Makes a card group, with taxes of its own. What isn't sent has a default; at the first thing that is wrong nothing \
+            is made.",
+        parameters: &[
+            &[
+                Parameter::new("name", Kind::Text, "Its name, which no other group has.", "Eleven dollar cards")
+                    .required(),
+                Parameter::new("pin_length", Kind::Integer, "How many digits its PINs have, 1 to 30; else 6.", "8")
+                    .usual(),
+                Parameter::new(
+                    "number_length",
+                    Kind::Integer,
+                    "How many digits its numbers have, 1 to 30; else 10.",
+                    "10",
+                )
+                .usual(),
+            ],
+            PARAMETERS,
+        ],
+        changes: true,
+        reply: "<page>
+  <status>
+    <success>Card Group was successfully created</success>
+  </status>
+</page>",
+    },
     handler: |call| Box::pin(answer(call)),
 };
 

@@ -8,6 +8,7 @@ use crate::caller::{self, Caller};
 use crate::document::Document;
 use crate::fault::Fault;
 use crate::money::Money;
+use crate::page::{Kind, Page, Parameter};
 use crate::signature::Rule;
 use crate::store;
 
@@ -16,6 +17,25 @@ pub const OPERATION: Operation = Operation {
     name: "card_group_get",
     aliases: &["show_calling_card_group"],
     hashed: &[Rule::Listed(&[])],
+    page: Page {
+        summary: "Shows a card group",
+        description: "What a web shop shows of a card group: name, picture, price, how many cards are left.",
+        parameters: &[&[Parameter::new("id", Kind::Integer, "The card group.", "6").required()]],
+        changes: false,
+        reply: "<page>
+  <cardgroup>
+    <name>Ten dollar cards</name>
+    <iamge_link>/billing/cards/example.jpg</iamge_link>
+    <description>Ten dollars of calls, 19 % VAT included</description>
+    <price>8.40</price>
+    <price_with_tax>10.00</price_with_tax>
+    <currency>USD</currency>
+    <free_cards_size>9998</free_cards_size>
+    <pin_length>8</pin_length>
+    <number_length>10</number_length>
+  </cardgroup>
+</page>",
+    },
     handler: |call| Box::pin(answer(call)),
 };
 

@@ -13,6 +13,7 @@ use crate::document::{Document, Element};
 use crate::fault::Fault;
 use crate::money::Money;
 use crate::number;
+use crate::page::{Kind, Page, Parameter};
 use crate::signature::Rule;
 use crate::store;
 
@@ -21,6 +22,29 @@ pub const OPERATION: Operation = Operation {
     name: "cc_groups_get",
     aliases: &[],
     hashed: &[Rule::Exactly(&[])],
+    page: Page {
+        summary: "Lists card groups",
+        description: "The caller's card groups, by id.",
+        parameters: &[&[Parameter::new("cc_group_id", Kind::Integer, "Only this one.", "6").usual()]],
+        changes: false,
+        reply: "<page>
+  <cc_groups>
+    <cc_group>
+      <group_id>6</group_id>
+      <group_image>example.jpg</group_image>
+      <group_name>Ten dollar cards</group_name>
+      <group_description>Ten dollars of calls, 19 % VAT included</group_description>
+      <group_number_pin_length>10/8</group_number_pin_length>
+      <group_tarrif>Default</group_tarrif>
+      <group_lcr>Default</group_lcr>
+      <group_price>10.0</group_price>
+      <group_price_without_tax>8.403361344537815</group_price_without_tax>
+      <group_cards_count>10000</group_cards_count>
+      <group_currency>USD</group_currency>
+    </cc_group>
+  </cc_groups>
+</page>",
+    },
     handler: |call| Box::pin(answer(call)),
 };
 

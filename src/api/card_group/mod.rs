@@ -4,5 +4,6 @@ pub mod create;
 mod facts;
 pub mod get;
 pub mod list;
+mod parameters;
 mod rules;
 pub mod update;

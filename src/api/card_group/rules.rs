@@ -111,9 +111,8 @@ impl Wish {
         let is_new = standing.is_none();
         let compound = switch(params, "compound_tax").ok_or(Fault::CompoundTaxFormat)?;
         let mut enabled = [None; 4];
-        for number in 2..=4 {
-            let name = format!("tax{number}_enabled");
-            enabled[number - 1] = switch(params, &name).ok_or(Fault::TaxSwitchFormat(number))?;
+        for (number, name) in [(2, "tax2_enabled"), (3, "tax3_enabled"), (4, "tax4_enabled")] {
+            enabled[number - 1] = switch(params, name).ok_or(Fault::TaxSwitchFormat(number))?;
         }
         let name = params.filled("name");
         if is_new && name.is_none() {

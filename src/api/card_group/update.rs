@@ -4,6 +4,7 @@
 use sqlx::PgConnection;
 
 use super::facts::{Facts, Standing};
+use super::parameters::PARAMETERS;
 use super::rules::{self, Taxes, Wish};
 use crate::call::{Call, Operation};
 use crate::caller::{self, Caller};
@@ -11,6 +12,7 @@ use crate::document::Document;
 use crate::fault::{Fault, on_constraints};
 use crate::idempotency::Once;
 use crate::number;
+use crate::page::{Kind, Page, Parameter};
 use crate::signature::Rule;
 use crate::store;
 
@@ -19,6 +21,24 @@ pub const OPERATION: Operation = Operation {
     name: "cc_group_update",
     aliases: &[],
     hashed: &[Rule::Exactly(&["cc_group_id"])],
+    page: Page {
+        summary: "Changes a card group",
+        description: "Changes what is sent of a card group and its taxes. What isn't sent, or is blank, stays as it is; at the first \
+            thing that is wrong nothing is changed.",
+        parameters: &[
+            &[
+                Parameter::new("cc_group_id", Kind::Integer, "The card group.", "3").required(),
+                Parameter::new("name", Kind::Text, "Its name, which no other group has.", "Caller ID cards"),
+            ],
+            PARAMETERS,
+        ],
+        changes: true,
+        reply: "<page>
+  <status>
+    <success>Card Group was successfully updated</success>
+  </status>
+</page>",
+    },
     handler: |call| Box::pin(answer(call)),
 };
 

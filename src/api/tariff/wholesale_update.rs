@@ -9,6 +9,7 @@ use crate::directory::{Currencies, UserType};
 use crate::document::Document;
 use crate::fault::{Fault, on_constraints};
 use crate::idempotency::Once;
+use crate::page::{Kind, Page, Parameter};
 use crate::signature::Rule;
 
 /// The operation.
@@ -16,6 +17,20 @@ pub const OPERATION: Operation = Operation {
     name: "tariff_wholesale_update",
     aliases: &["wholesale_tariff"],
     hashed: &[Rule::Listed(&[]), Rule::AnyOrder(["id", "name", "currency"])],
+    page: Page {
+        summary: "Makes or changes a wholesale tariff",
+        description: "Makes a wholesale tariff where no id is sent, else changes that one and answers without a tariff_id.",
+        parameters: &[&[
+            Parameter::new("id", Kind::Integer, "The tariff to change; 0 or none: a new one.", "8"),
+            Parameter::new("name", Kind::Text, "Its name; a new one must have one.", "Wholesale").usual(),
+            Parameter::new("currency", Kind::Text, "An active currency's name; else the caller's.", "USD").usual(),
+        ]],
+        changes: true,
+        reply: "<page>
+  <status>ok</status>
+  <tariff_id>2</tariff_id>
+</page>",
+    },
     handler: |call| Box::pin(answer(call)),
 };
 

@@ -19,6 +19,7 @@ use crate::guessing::Guess;
 use crate::idempotency::Once;
 use crate::money::Money;
 use crate::number;
+use crate::page::{Kind, Page, Parameter};
 use crate::params::Params;
 use crate::signature::Rule;
 use crate::store;
@@ -30,6 +31,43 @@ pub const OPERATION: Operation = Operation {
     name: "card_by_cli_update",
     aliases: &["cc_by_cli"],
     hashed: &[Rule::Listed(&[]), Rule::Legacy("cc_by_cli", &["user_id", "pin", "callerid"])],
+    page: Page {
+        summary: "Makes or tops up the card of a caller id",
+        description: "Tops up what has the caller id, a device's user or a card; makes a new card of the group where nothing has it. \
+            With a PIN the value of that card is moved instead. A device's user is answered with device_id, user_id, new_balance and \
+            new_balance_with_vat in place of the card.",
+        parameters: &[&[
+            Parameter::new("callerid", Kind::Text, "The caller id, up to 30 characters.", "123").required(),
+            Parameter::new(
+                "calleridid",
+                Kind::Text,
+                "Another spelling of callerid, as the published page has it.",
+                "123",
+            ),
+            Parameter::new("amount", Kind::Decimal, "What is added, taxes included; else nothing.", "11.90").usual(),
+            Parameter::new(
+                "pin",
+                Kind::Secret,
+                "The PIN of a card whose value is used; amount doesn't count then.",
+                "28402719",
+            ),
+            Parameter::new("cardgroup_id", Kind::Integer, "The card group of a new card.", "3").usual(),
+            Parameter::new("cardgroup", Kind::Integer, "Another spelling of cardgroup_id.", "3"),
+            Parameter::new("user_id", Kind::Text, "Hashed by the rule of 2012, and read by nobody.", ""),
+        ]],
+        changes: true,
+        reply: "<page>
+  <status>ok</status>
+  <card>
+    <id>10001</id>
+    <cardgroup_id>3</cardgroup_id>
+    <balance>10.00</balance>
+    <callerid>123</callerid>
+    <pin>61820475</pin>
+    <number>5307741926</number>
+  </card>
+</page>",
+    },
     handler: |call| Box::pin(answer(call)),
 };
 
