@@ -38,9 +38,6 @@ struct Cli {
     command: Command,
     #[command(flatten)]
     settings: Settings,
-    /// Answer in JSON, for scripts
-    #[arg(long, global = true)]
-    json: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -90,8 +87,10 @@ enum Command {
 
 /// Every setting stands in config/mortise.toml and can be given in the environment too (MORTISE_LISTEN, DATABASE_URL, …).
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Settings (all of them: mortise config)")]
 struct Settings {
+    /// Answer in JSON, for scripts
+    #[arg(long, global = true)]
+    json: bool,
     /// The settings' file [default: config/mortise.toml, where it stands]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -129,10 +128,10 @@ impl Settings {
 }
 
 fn main() -> ExitCode {
-    let Cli { command, settings, json } = Cli::parse();
+    let Cli { command, settings } = Cli::parse();
     let ended = match command {
         Command::Serve { demo } => serve(&settings, demo).map(|()| ExitCode::SUCCESS),
-        command => run(&command, &settings).and_then(|report| Ok(report.print(json)?)),
+        command => run(&command, &settings).and_then(|report| Ok(report.print(settings.json)?)),
     };
     ended.unwrap_or_else(|failure| {
         eprintln!("mortise: {failure}");

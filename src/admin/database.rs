@@ -1,19 +1,20 @@
 //! The way to the database for a command: yours, or the local one: beside the server that runs it, else started for the
 //! time of the command.
 
+use std::path::Path;
 use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{PgPool, Postgres, Transaction};
+use sqlx::{ConnectOptions, Connection, PgPool, Postgres, Transaction};
 
 use super::Failure;
 use crate::config::Config;
-use crate::database;
 use crate::database::installation::ManagedError;
 use crate::database::managed::Managed;
+use crate::database::{self, DatabaseError};
 use crate::server;
 
-/// How long the database of a server that is just starting is waited for, in steps.
+/// How long the database of a server that is just starting or stopping is waited for, in steps.
 const STEPS: u32 = 50;
 const STEP: Duration = Duration::from_millis(100);
 
@@ -54,26 +55,53 @@ pub async fn on_new_or_old<T>(
     if !url.is_empty() {
         return until_stopped(on(database::external(url)?, config, work)).await;
     }
-    let data = server::data_dir(config);
-    let managed = match Managed::prepare(&data) {
-        Ok(managed) => managed,
-        Err(ManagedError::InUse { .. }) => {
-            return until_stopped(async {
-                let options = Managed::options_beside(&data)?;
-                wait_for(&options).await;
-                on(options, config, work).await
+    match reach(&server::data_dir(config)).await? {
+        Reached::Beside(options) => until_stopped(on(options, config, work)).await,
+        Reached::Ours(managed) => {
+            let worked = until_stopped(async {
+                managed.start().await?;
+                on(managed.options(), config, work).await
             })
             .await;
+            managed.stop().await;
+            worked
         }
-        Err(error) => return Err(error.into()),
-    };
-    let worked = until_stopped(async {
-        managed.start().await?;
-        on(managed.options(), config, work).await
-    })
-    .await;
-    managed.stop().await;
-    worked
+    }
+}
+
+/// The local PostgreSQL.
+enum Reached {
+    /// A server runs it.
+    Beside(PgConnectOptions),
+    /// Nobody else does.
+    Ours(Box<Managed>),
+}
+
+/// A server holds the data directory before its database can be reached, and after: then the next look may find it free.
+async fn reach(data: &Path) -> Result<Reached, Failure> {
+    let mut left = STEPS;
+    loop {
+        match Managed::prepare(data) {
+            Ok(managed) => return Ok(Reached::Ours(Box::new(managed))),
+            Err(ManagedError::InUse { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let refused = match Managed::options_beside(data) {
+            Ok(options) => match options.connect().await {
+                Ok(connection) => {
+                    connection.close().await?;
+                    return Ok(Reached::Beside(options));
+                }
+                Err(error) => DatabaseError::Unreachable(error).into(),
+            },
+            Err(error) => Failure::from(error),
+        };
+        left -= 1;
+        if left == 0 {
+            return Err(refused);
+        }
+        tokio::time::sleep(STEP).await;
+    }
 }
 
 async fn on<T>(
@@ -93,17 +121,6 @@ async fn until_stopped<T>(work: impl Future<Output = Result<T, Failure>>) -> Res
     tokio::select! {
         worked = work => worked,
         () = stop => Err(Failure::Stopped),
-    }
-}
-
-/// A server holds the data directory before its database can be reached. What is wrong after that, connecting says.
-async fn wait_for(options: &PgConnectOptions) {
-    use sqlx::ConnectOptions;
-    for _ in 0..STEPS {
-        match options.connect().await {
-            Err(sqlx::Error::Io(_) | sqlx::Error::Database(_)) => tokio::time::sleep(STEP).await,
-            _ => return,
-        }
     }
 }
 

@@ -17,6 +17,7 @@ mod cc_group_create;
 mod cc_group_update;
 mod cc_groups_get;
 mod chaos;
+mod commands;
 mod config;
 mod conformance;
 mod contention;

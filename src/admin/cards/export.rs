@@ -34,6 +34,9 @@ pub struct Options {
     batch_number: Option<String>,
 }
 
+/// The first line, there also where no other is.
+const HEADINGS: [&str; 9] = ["number", "pin", "balance", "sold", "batch_number", "language", "name", "callerid", "id"];
+
 /// A line of the file.
 #[derive(Debug, Serialize)]
 struct Card {
@@ -88,7 +91,8 @@ async fn export(pool: &PgPool, options: &Options, to: impl Write) -> Result<u64,
         options.group
     );
     let bar = progress(u64::try_from(count.fetch_one(&mut *transaction).await?).unwrap_or(0), "writing cards");
-    let mut csv = csv::Writer::from_writer(BufWriter::new(to));
+    let mut csv = csv::WriterBuilder::new().has_headers(false).from_writer(BufWriter::new(to));
+    csv.write_record(HEADINGS).map_err(io::Error::other)?;
     let mut cards = sqlx::query_as!(
         Card,
         r#"select number, pin, coalesce(balance, 0) as "balance!: Money", sold, batch_number, language, name, callerid, id

@@ -83,7 +83,7 @@ pub async fn run(settings: Result<Layers, ConfigError>) -> Report {
     match settings.and_then(|layers| layers.config()) {
         Err(error) => checks.push(Check::problem("settings", error.to_string(), "mend it: the server doesn't start")),
         Ok(config) => {
-            checks.push(Check::ok("settings", format!("listen on {}, dialect {:?}", config.listen, config.dialect)));
+            checks.push(Check::ok("settings", format!("they make sense; the server listens on {}", config.listen)));
             checks.extend(disk::free(&config));
             match on_any_schema(&config, async |pool| Ok(examine(pool).await)).await {
                 Ok(more) => checks.extend(more),
@@ -93,7 +93,7 @@ pub async fn run(settings: Result<Layers, ConfigError>) -> Report {
     }
     let is_fine = checks.iter().all(|check| check.state != State::Problem);
     let count = |state| checks.iter().filter(|check| check.state == state).count();
-    let end = format!("{} problems, {} warnings", count(State::Problem), count(State::Warning));
+    let end = format!("problems: {}, warnings: {}", count(State::Problem), count(State::Warning));
     let lines: Vec<String> = checks.iter().map(Check::line).chain([end]).collect();
     Report::of(lines.join("\n"), json!({ "ok": is_fine, "checks": checks })).bad_unless(is_fine)
 }

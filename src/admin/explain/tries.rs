@@ -124,7 +124,7 @@ impl Tries<'_> {
         })?;
         let names: Vec<&str> = order.iter().map(|at| pairs[*at].0).collect();
         let names = if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
-        Some(format!("{names} is hashed, not {}, with {}", right.join(", "), key.whose))
+        Some(format!("{names} are hashed and not {}, with {}", right.join(", "), key.whose))
     }
 
     /// Where nothing makes this hash: what can be said of it alone.
