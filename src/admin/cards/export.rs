@@ -55,7 +55,11 @@ struct Card {
 pub(super) async fn run(options: &Options, config: &Config) -> Result<Report, Failure> {
     let Some(path) = &options.output else {
         let written = on_database(config, async |pool| export(pool, options, io::stdout().lock()).await).await;
-        return written.map(|_| Report::silent());
+        return match written {
+            // Whoever reads it has seen enough.
+            Err(Failure::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Report::silent()),
+            written => written.map(|_| Report::silent()),
+        };
     };
     let file = new_file(path)?;
     let written = on_database(config, async |pool| export(pool, options, file).await).await;
@@ -92,7 +96,7 @@ async fn export(pool: &PgPool, options: &Options, to: impl Write) -> Result<u64,
     );
     let bar = progress(u64::try_from(count.fetch_one(&mut *transaction).await?).unwrap_or(0), "writing cards");
     let mut csv = csv::WriterBuilder::new().has_headers(false).from_writer(BufWriter::new(to));
-    csv.write_record(HEADINGS).map_err(io::Error::other)?;
+    csv.write_record(HEADINGS).map_err(io::Error::from)?;
     let mut cards = sqlx::query_as!(
         Card,
         r#"select number, pin, coalesce(balance, 0) as "balance!: Money", sold, batch_number, language, name, callerid, id
@@ -106,7 +110,7 @@ async fn export(pool: &PgPool, options: &Options, to: impl Write) -> Result<u64,
     .fetch(&mut *transaction);
     let mut written = 0;
     while let Some(card) = cards.try_next().await? {
-        csv.serialize(card).map_err(io::Error::other)?;
+        csv.serialize(card).map_err(io::Error::from)?;
         written += 1;
         bar.inc(1);
     }

@@ -123,3 +123,17 @@ async fn card_groups_are_listed_with_their_stock() {
     let groups = operator.json(&["group", "list"]);
     assert_eq!((groups[6]["owner"].as_str(), groups[6]["free"].as_i64()), (Some("reseller"), Some(2)));
 }
+
+/// As in `mortise cards export … | head`.
+#[tokio::test]
+async fn a_reader_may_leave_early() {
+    let operator = Operator::new().await;
+    operator.says(&["cards", "generate", "--group", "11", "--quantity", "1900"]);
+    for arguments in [&["cards", "export", "--group", "11"][..], &["group", "list"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = super::command(arguments);
+        let output = command.env("DATABASE_URL", &operator.url).stdout(writer).output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    }
+}
