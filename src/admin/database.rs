@@ -74,7 +74,7 @@ enum Reached {
     /// A server runs it.
     Beside(PgConnectOptions),
     /// Nobody else does.
-    Ours(Box<Managed>),
+    Ours(Managed),
 }
 
 /// A server holds the data directory before its database can be reached, and after: then the next look may find it free.
@@ -82,7 +82,7 @@ async fn reach(data: &Path) -> Result<Reached, Failure> {
     let mut left = STEPS;
     loop {
         match Managed::prepare(data) {
-            Ok(managed) => return Ok(Reached::Ours(Box::new(managed))),
+            Ok(managed) => return Ok(Reached::Ours(managed)),
             Err(ManagedError::InUse { .. }) => {}
             Err(error) => return Err(error.into()),
         }
