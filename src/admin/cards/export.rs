@@ -96,7 +96,7 @@ async fn export(pool: &PgPool, options: &Options, to: impl Write) -> Result<u64,
     );
     let bar = progress(u64::try_from(count.fetch_one(&mut *transaction).await?).unwrap_or(0), "writing cards");
     let mut csv = csv::WriterBuilder::new().has_headers(false).from_writer(BufWriter::new(to));
-    csv.write_record(HEADINGS).map_err(io::Error::from)?;
+    csv.write_record(HEADINGS).map_err(why)?;
     let mut cards = sqlx::query_as!(
         Card,
         r#"select number, pin, coalesce(balance, 0) as "balance!: Money", sold, batch_number, language, name, callerid, id
@@ -110,13 +110,20 @@ async fn export(pool: &PgPool, options: &Options, to: impl Write) -> Result<u64,
     .fetch(&mut *transaction);
     let mut written = 0;
     while let Some(card) = cards.try_next().await? {
-        csv.serialize(card).map_err(io::Error::from)?;
+        csv.serialize(card).map_err(why)?;
         written += 1;
         bar.inc(1);
     }
     csv.flush()?;
     bar.finish_and_clear();
     Ok(written)
+}
+
+fn why(error: csv::Error) -> io::Error {
+    match error.into_kind() {
+        csv::ErrorKind::Io(error) => error,
+        _ => io::Error::other("a card can't be written as CSV"),
+    }
 }
 
 async fn note(pool: &PgPool, options: &Options) -> Result<(), Failure> {

@@ -95,6 +95,9 @@ fn the_settings_in_effect_are_shown_without_secrets() {
     assert_eq!(defaults.trim_end(), mortise::config::DEFAULTS.trim_end());
 }
 
+/// An address of documentation, where no server comes so far as to listen.
+const NOT_OURS: &str = "192.0.2.1:1";
+
 /// A server that answers one request so; what it was asked.
 fn answering(reply: &'static str) -> (std::net::SocketAddr, std::thread::JoinHandle<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -144,7 +147,7 @@ async fn a_start_may_leave_the_schema_to_the_operator() {
         run(arguments, &[&[("DATABASE_URL", url.as_str())], environment].concat())
     };
     let count = mortise::database::schema().count();
-    let refused = on(&["serve", "--listen", "127.0.0.1:0"], &[("MORTISE_MIGRATE", "off")]);
+    let refused = on(&["serve", "--listen", NOT_OURS], &[("MORTISE_MIGRATE", "off")]);
     let words = format!(
         "mortise: the database's schema isn't up to date ({count} migrations are missing, from 1 on): run `mortise migrate`\n"
     );
