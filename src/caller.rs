@@ -6,6 +6,7 @@ use axum::http::Method;
 
 use crate::audit::{self, Refusal};
 use crate::call::Call;
+use crate::dialect::Dialect;
 use crate::directory::{Key, Settings, User, UserType};
 use crate::fault::Fault;
 use crate::guessing::Guess;
@@ -22,14 +23,9 @@ impl Caller {
         self.0.id
     }
 
-    /// Whose settings count and whose card groups are the caller's: an admin's and an accountant's are owner 0's, a reseller's
-    /// the reseller's own, anyone else's their owner's.
+    /// Whose settings count and whose card groups are the caller's.
     pub fn owner(&self) -> i32 {
-        match self.0.usertype {
-            UserType::Admin | UserType::Accountant => 0,
-            UserType::Reseller => self.0.id,
-            UserType::User | UserType::Partner => self.0.owner_id,
-        }
+        self.0.settings_owner()
     }
 
     /// Whose card groups the caller sees where the admin sees everybody's (`None`).
@@ -58,10 +54,6 @@ impl Caller {
             UserType::User | UserType::Partner => Fault::AccessDeniedOnPage,
             UserType::Admin | UserType::Accountant | UserType::Reseller => Fault::NotAuthorized,
         }
-    }
-
-    fn is_reseller(&self) -> bool {
-        self.0.usertype == UserType::Reseller
     }
 
     /// Whether the user may use calling cards; an accountant's `callingcard_manage` must be at least `manage`.
@@ -107,9 +99,7 @@ pub async fn admit(call: &Call) -> Result<Option<Caller>, Fault> {
     let caller = Caller(user);
     let system = &call.system;
     let own = call.app.directory.settings(caller.owner()).await?;
-    let reseller = caller.is_reseller();
-
-    if !(own.on("Allow_API") || reseller && system.on("Allow_API")) {
+    if !is_on_for(&caller.0, &own, system) {
         return Err(Fault::ApiDisabled);
     }
     let is_get = call.method == Method::GET || call.method == Method::HEAD && call.dialect().head_is_get();
@@ -140,17 +130,36 @@ async fn known_user(call: &Call) -> Result<Option<Arc<User>>, Fault> {
     Ok(right.then_some(user))
 }
 
-/// Step 4. A reseller's own key counts, and the system's as well while the system's API is on.
+/// Whether the API is on for a user, who has the settings `own`.
+pub fn is_on_for(user: &User, own: &Settings, system: &Settings) -> bool {
+    own.on("Allow_API") || shared(user, system).is_some()
+}
+
+/// Whether nobody looks at the user's hashes.
+pub fn is_unchecked(user: &User, own: &Settings, system: &Settings) -> bool {
+    [Some(own), shared(user, system)].into_iter().flatten().any(|settings| settings.on("API_Disable_hash_checking"))
+}
+
+/// The keys that make a hash of the user's right: a reseller's own key counts, and the system's as well while the system's API
+/// is on.
+pub fn keys<'a>(user: &User, own: &'a Settings, system: &'a Settings, dialect: Dialect) -> Vec<Key<'a>> {
+    let own_counts = own.on("Allow_API") || dialect.takes_key_of_switched_off_reseller();
+    [own_counts.then_some(own), shared(user, system)].into_iter().flatten().flat_map(Settings::keys).collect()
+}
+
+/// The system's settings, where a reseller may use its API.
+fn shared<'a>(user: &User, system: &'a Settings) -> Option<&'a Settings> {
+    (user.usertype == UserType::Reseller && system.on("Allow_API")).then_some(system)
+}
+
+/// Step 4.
 async fn check_hash(call: &Call, caller: &Caller, own: &Settings, system: &Settings) -> Result<(), Fault> {
     let dialect = call.dialect();
-    let shared = (caller.is_reseller() && system.on("Allow_API")).then_some(system);
-    if own.on("API_Disable_hash_checking") || shared.is_some_and(|system| system.on("API_Disable_hash_checking")) {
+    if is_unchecked(&caller.0, own, system) {
         return Ok(());
     }
     call.may_guess(Guess::Login)?;
-    let own_counts = own.on("Allow_API") || dialect.takes_key_of_switched_off_reseller();
-    let keys: Vec<Key<'_>> =
-        [own_counts.then_some(own), shared].into_iter().flatten().flat_map(Settings::keys).collect();
+    let keys = keys(&caller.0, own, system, dialect);
     let legacy = call.app.config.legacy_hashes;
     let signed: Vec<Signed<'_>> =
         call.operation.hashed.iter().flat_map(|rule| rule.of(&call.params, &call.called)).collect();
@@ -179,7 +188,7 @@ async fn check_hash(call: &Call, caller: &Caller, own: &Settings, system: &Setti
         }
         return Ok(());
     }
-    let hidden = caller.is_reseller() && dialect.hides_missing_key_from_resellers();
+    let hidden = caller.usertype() == UserType::Reseller && dialect.hides_missing_key_from_resellers();
     let fault = if keys.is_empty() && !hidden { Fault::NoSecretKey } else { Fault::IncorrectHash };
     if fault == Fault::IncorrectHash {
         call.app.figures.refused_hash(caller.id());

@@ -1,5 +1,7 @@
 //! The settings: `config/mortise.toml` at their defaults, then the operator's file, the environment, the command line.
 
+mod layers;
+
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
@@ -7,16 +9,16 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::Deserialize;
-use toml::{Table, Value};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
+pub use self::layers::{Layers, Override, Setting};
 use crate::dialect::Dialect;
 
 /// The commented file of defaults, as it is shipped: the one place where a setting's default stands.
 pub const DEFAULTS: &str = include_str!("../config/mortise.toml");
 
-/// Read where it stands in the working directory, when no file is named.
-const USUAL_FILE: &str = "config/mortise.toml";
+/// The settings that are never shown.
+pub const SECRETS: [&str; 1] = ["database_url"];
 
 /// A number without a limit, which a semaphore can count.
 pub const ANY: usize = tokio::sync::Semaphore::MAX_PERMITS;
@@ -34,6 +36,7 @@ pub struct Config {
     pub dialect: Dialect,
     pub database_url: Secret,
     pub data_dir: PathBuf,
+    pub migrate: Switch,
     #[serde(deserialize_with = "connections")]
     pub database_connections: u32,
     #[serde(rename = "database_wait_ms", deserialize_with = "milliseconds")]
@@ -152,21 +155,6 @@ pub enum ConfigError {
     Invalid { name: String, origin: String, problem: String },
 }
 
-/// A setting given as text, by the environment or the command line: its name, its value, and who said so.
-#[derive(Clone)]
-pub struct Override {
-    name: String,
-    value: String,
-    origin: String,
-}
-
-impl Override {
-    /// `origin` is what the operator would look for: a variable's name, an option.
-    pub fn new(name: &str, value: &str, origin: &str) -> Self {
-        Self { name: name.into(), value: value.into(), origin: origin.into() }
-    }
-}
-
 impl Config {
     /// Lays the operator's file (`file`, else the usual one where it stands), `environment` and `options` over the
     /// defaults, in that order.
@@ -175,97 +163,8 @@ impl Config {
         environment: impl Iterator<Item = (String, String)>,
         options: &[Override],
     ) -> Result<Self, ConfigError> {
-        let mut table = table(DEFAULTS, Path::new(USUAL_FILE))?;
-        let usual = Path::new(USUAL_FILE);
-        if let Some(path) = file.or_else(|| usual.exists().then_some(usual)) {
-            let text = read(path)?;
-            for (name, value) in self::table(&text, path)? {
-                put(&mut table, &name, value, &path.display().to_string())?;
-            }
-        }
-        for given in from_environment(environment)?.iter().chain(options) {
-            let known = table.get(&given.name).ok_or_else(|| Override::unknown(given))?;
-            let value = typed_like(known, given)?;
-            put(&mut table, &given.name, value, &given.origin)?;
-        }
-        Value::Table(table).try_into().map_err(|error: toml::de::Error| ConfigError::Malformed {
-            path: "settings".into(),
-            message: error.message().to_owned(),
-        })
+        Layers::read(file, environment, options)?.config()
     }
-}
-
-impl Override {
-    fn unknown(given: &Override) -> ConfigError {
-        ConfigError::Unknown(given.origin.clone())
-    }
-
-    fn invalid(&self, problem: impl Into<String>) -> ConfigError {
-        ConfigError::Invalid { name: self.name.clone(), origin: self.origin.clone(), problem: problem.into() }
-    }
-}
-
-fn read(path: &Path) -> Result<String, ConfigError> {
-    std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: path.into(), source })
-}
-
-/// The error names the line and doesn't quote it: a password may stand there.
-fn table(text: &str, path: &Path) -> Result<Table, ConfigError> {
-    text.parse().map_err(|error: toml::de::Error| {
-        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
-        let line = before.matches('\n').count() + 1;
-        ConfigError::Malformed { path: path.into(), message: format!("line {line}: {}", error.message()) }
-    })
-}
-
-/// Sets one setting, checked by itself so that the message names it and where it came from.
-fn put(table: &mut Table, name: &str, value: Value, origin: &str) -> Result<(), ConfigError> {
-    if !table.contains_key(name) {
-        return Err(ConfigError::Unknown(format!("{name} (in {origin})")));
-    }
-    table.insert(name.to_owned(), value);
-    Value::Table(table.clone()).try_into::<Config>().map(drop).map_err(|error| ConfigError::Invalid {
-        name: name.to_owned(),
-        origin: origin.to_owned(),
-        problem: format!("doesn't fit: {}", error.message()),
-    })
-}
-
-/// Text becomes what the setting's default is: a number, a truth value or text.
-fn typed_like(known: &Value, given: &Override) -> Result<Value, ConfigError> {
-    match known {
-        Value::Integer(_) => given
-            .value
-            .trim()
-            .parse()
-            .map(Value::Integer)
-            .map_err(|_| given.invalid(format!("wants a whole number, not {:?}", given.value))),
-        Value::Boolean(_) => given
-            .value
-            .trim()
-            .parse()
-            .map(Value::Boolean)
-            .map_err(|_| given.invalid(format!("wants true or false, not {:?}", given.value))),
-        _ => Ok(Value::String(given.value.clone())),
-    }
-}
-
-/// `MORTISE_KEY`, `DATABASE_URL`, and both with `_FILE` behind them; by name, so that the order is always the same.
-fn from_environment(variables: impl Iterator<Item = (String, String)>) -> Result<Vec<Override>, ConfigError> {
-    let mut found = Vec::new();
-    for (variable, value) in variables {
-        let name = match variable.strip_prefix("MORTISE_") {
-            Some(key) => key.to_ascii_lowercase(),
-            None if matches!(variable.as_str(), "DATABASE_URL" | "DATABASE_URL_FILE") => variable.to_ascii_lowercase(),
-            None => continue,
-        };
-        found.push(match name.strip_suffix("_file") {
-            Some(name) => Override::new(name, read(Path::new(&value))?.trim_end(), &variable),
-            None => Override::new(&name, &value, &variable),
-        });
-    }
-    found.sort_by(|one, other| one.origin.cmp(&other.origin));
-    Ok(found)
 }
 
 /// Empty stands for none.

@@ -3,6 +3,7 @@
 //! A request's way: [`routes`] → [`params`] → [`caller`] → an operation in [`api`] → [`document`] → [`reply`]. A refusal
 //! anywhere is a [`fault::Fault`], which [`reply`] renders. `docs/architecture.md` is the map.
 
+pub mod admin;
 pub mod api;
 pub mod app;
 pub mod audit;

@@ -1,54 +1,118 @@
-//! The command line.
+//! The command line: its table of contents. What each command does stands in `src/admin/`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use mortise::config::{Config, Override};
-use mortise::server;
+use mortise::admin::{self, Failure, Report};
+use mortise::config::{Config, ConfigError, Layers, Override};
+use mortise::server::{self, ServerError};
 
 /// A request makes dozens of small allocations; the system's allocator takes a third longer over them.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+const MANUAL: &str = "\
+Begin with:
+  mortise serve                                      the API, on a PostgreSQL of its own
+  mortise doctor                                     is everything as it should be?
+  mortise sign card_from_group_sell id=6 quantity=2 --key-of USER
+  mortise explain-hash 'http://…/api/…?u=…&hash=…'   why is this refused?
+
+Passwords and keys are typed, or read from standard input; they are never arguments. A command works beside a running server,
+and without one: then the local PostgreSQL is started for as long as it takes. Whatever a command changes stands in the audit
+trail (mortise audit).
+
+Ends with:
+  0  done, and the answer is yes
+  1  it couldn't be done, or the answer is no: a problem found, a hash refused, a server that isn't ready
+  2  the command line or the settings make no sense
+  3  what is named isn't there
+  4  the database can't be reached, or isn't up to date";
+
 /// Mortise answers the HTTP API of the MOR billing system, on PostgreSQL.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(version, after_help = MANUAL, subcommand_required = true, arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
+    #[command(flatten)]
+    settings: Settings,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve the API. Without a database_url, on a local PostgreSQL that is started and stopped along with it.
-    Serve(Serve),
+    /// Serve the API; without a database_url, on a local PostgreSQL that is started and stopped along with it
+    Serve {
+        /// Fill an empty database with a small world in which the published examples work
+        #[arg(long)]
+        demo: bool,
+    },
+    /// Bring the database's schema up to date
+    Migrate,
+    /// Ask the running server whether it can serve
+    Healthcheck,
+    /// Print the settings in effect, and where each comes from; secrets are hidden
+    Config(admin::config::Options),
+    /// Look at everything that can be wrong, and say what to do
+    Doctor,
+    /// Users: who may ask
+    #[command(subcommand)]
+    User(admin::user::Command),
+    /// Permission groups: what users may do
+    #[command(subcommand)]
+    Right(admin::right::Command),
+    /// Card groups
+    #[command(subcommand)]
+    Group(admin::group::Command),
+    /// Secret keys: what requests are signed with
+    #[command(subcommand)]
+    Key(admin::key::Command),
+    /// MOR's settings, which live in the database
+    #[command(subcommand)]
+    Setting(admin::setting::Command),
+    /// Currencies and their rates
+    #[command(subcommand)]
+    Currency(admin::currency::Command),
+    /// Cards, by the thousand
+    #[command(subcommand)]
+    Cards(admin::cards::Command),
+    /// Sign a request as a client has to
+    Sign(admin::sign::Options),
+    /// Say why a request's hash is refused, and what would be right
+    ExplainHash(admin::explain::Options),
+    /// Search the audit trail
+    Audit(admin::audit::Options),
 }
 
 /// Every setting stands in config/mortise.toml and can be given in the environment too (MORTISE_LISTEN, DATABASE_URL, …).
 #[derive(Debug, Args)]
-struct Serve {
-    /// Fill an empty database with a small world in which the published examples work
-    #[arg(long)]
-    demo: bool,
+struct Settings {
+    /// Answer in JSON, for scripts
+    #[arg(long, global = true)]
+    json: bool,
     /// The settings' file [default: config/mortise.toml, where it stands]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Where to listen, as in 127.0.0.1:3000
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, global = true, value_name = "ADDRESS")]
     listen: Option<String>,
     /// documented or x7
-    #[arg(long)]
+    #[arg(long, global = true)]
     dialect: Option<String>,
     /// Where the local PostgreSQL lives
-    #[arg(long, value_name = "DIRECTORY")]
+    #[arg(long, global = true, value_name = "DIRECTORY")]
     data_dir: Option<String>,
     /// The PostgreSQL to use instead of a local one
-    #[arg(long, value_name = "URL")]
+    #[arg(long, global = true, value_name = "URL")]
     database_url: Option<String>,
 }
 
-impl Serve {
+impl Settings {
+    fn read(&self) -> Result<Layers, ConfigError> {
+        Layers::read(self.config.as_deref(), environment(), &self.overrides())
+    }
+
     fn overrides(&self) -> Vec<Override> {
         let given = [
             ("listen", &self.listen, "--listen"),
@@ -64,21 +128,65 @@ impl Serve {
 }
 
 fn main() -> ExitCode {
-    let Command::Serve(options) = Cli::parse().command;
-    match serve(&options) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("mortise: {error}");
-            ExitCode::FAILURE
-        }
+    let Cli { command, settings } = Cli::parse();
+    let ended = match command {
+        Command::Serve { demo } => serve(&settings, demo).map(|()| ExitCode::SUCCESS),
+        command => run(&command, &settings).and_then(|report| Ok(report.print(settings.json)?)),
+    };
+    ended.unwrap_or_else(|failure| {
+        eprintln!("mortise: {failure}");
+        failure.code()
+    })
+}
+
+fn serve(settings: &Settings, demo: bool) -> Result<(), Failure> {
+    let config = settings.read()?.config()?;
+    server::log(&config);
+    let served = runtime()?.block_on(server::serve(config, demo));
+    served.map_err(|error| match error {
+        ServerError::Managed(error) => error.into(),
+        ServerError::Database(error) => error.into(),
+        ServerError::Io(error) => error.into(),
+        error => Failure::Refused(error.to_string()),
+    })
+}
+
+fn run(command: &Command, settings: &Settings) -> Result<Report, Failure> {
+    let layers = settings.read();
+    let runtime = runtime()?;
+    if let Command::Doctor = command {
+        server::log_of_command();
+        return Ok(runtime.block_on(admin::doctor::run(layers)));
+    }
+    let layers = layers?;
+    let config = layers.config()?;
+    match command {
+        Command::Config(options) => return Ok(admin::config::run(options, &layers)),
+        Command::Healthcheck => return admin::healthcheck::run(&config),
+        _ => server::log_of_command(),
+    }
+    runtime.block_on(on_database(command, &config))
+}
+
+async fn on_database(command: &Command, config: &Config) -> Result<Report, Failure> {
+    match command {
+        Command::Migrate => admin::migrate::run(config).await,
+        Command::User(command) => admin::user::run(command, config).await,
+        Command::Right(command) => admin::right::run(command, config).await,
+        Command::Group(command) => admin::group::run(command, config).await,
+        Command::Key(command) => admin::key::run(command, config).await,
+        Command::Setting(command) => admin::setting::run(command, config).await,
+        Command::Currency(command) => admin::currency::run(command, config).await,
+        Command::Cards(command) => admin::cards::run(command, config).await,
+        Command::Sign(options) => admin::sign::run(options, config).await,
+        Command::ExplainHash(options) => admin::explain::run(options, config).await,
+        Command::Audit(options) => admin::audit::run(options, config).await,
+        Command::Serve { .. } | Command::Healthcheck | Command::Config(_) | Command::Doctor => Ok(Report::silent()),
     }
 }
 
-fn serve(options: &Serve) -> Result<(), Box<dyn std::error::Error>> {
-    let config = Config::load(options.config.as_deref(), environment(), &options.overrides())?;
-    server::log(&config);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    Ok(runtime.block_on(server::serve(config, options.demo))?)
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
 }
 
 /// The environment as text; what isn't is none of our settings, or a wrong one.

@@ -98,8 +98,18 @@ impl Passwords {
     }
 }
 
+/// A password as MOR stores it.
+pub fn sha1(password: &str) -> String {
+    hex::encode(Sha1::digest(password))
+}
+
+/// A password as it should be stored, with a salt of its own. Slow by design.
+pub fn argon2(password: &str) -> Option<String> {
+    Argon2::default().hash_password(password.as_bytes()).map(|hash| hash.to_string()).ok()
+}
+
 fn matches_sha1(stored: &str, password: &str) -> bool {
-    let given = hex::encode(Sha1::digest(password));
+    let given = sha1(password);
     stored.to_ascii_lowercase().as_bytes().ct_eq(given.as_bytes()).into()
 }
 
@@ -110,8 +120,7 @@ async fn matches_argon2(hash: String, password: String) -> bool {
 }
 
 async fn strengthen(pool: &PgPool, user: &User, password: String) -> sqlx::Result<()> {
-    let hash = move || Argon2::default().hash_password(password.as_bytes()).map(|hash| hash.to_string());
-    if let Ok(Ok(hash)) = tokio::task::spawn_blocking(hash).await {
+    if let Ok(Some(hash)) = tokio::task::spawn_blocking(move || argon2(&password)).await {
         // Only beside the very hash that was checked: somebody may have set another password meanwhile.
         sqlx::query!(
             "update users set password_argon2 = $1 where id = $2 and password = $3 and password_argon2 is null",

@@ -154,17 +154,19 @@ async fn answer(app: &Arc<App>, path: Path, request: Request) -> (&'static str, 
 
 /// What a path says: `/billing/api/card_group_get.xml`, `/api/card_group_get/6`.
 #[derive(Debug)]
-struct Path {
-    operation: Option<&'static Operation>,
+pub struct Path {
+    /// `None`: there is none of that name.
+    pub operation: Option<&'static Operation>,
     /// The name by which it was called.
-    called: String,
+    pub called: String,
     /// The segment behind the name, as sent.
-    id: Option<String>,
+    pub id: Option<String>,
     format: Option<Format>,
 }
 
 impl Path {
-    fn read(path: &str, prefix: &str, suffixes: &[&str]) -> Self {
+    /// Reads a path below `prefix` or at the root.
+    pub fn read(path: &str, prefix: &str, suffixes: &[&str]) -> Self {
         let name = path.strip_prefix(prefix).and_then(|path| path.strip_prefix("/api/"));
         let rest = name.or_else(|| path.strip_prefix("/api/")).unwrap_or_default();
         let rest = rest.strip_suffix('/').unwrap_or(rest);

@@ -10,12 +10,13 @@ use sd_notify::NotifyState;
 use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::app::App;
 use crate::audit::Audit;
-use crate::config::{Config, LogFormat};
+use crate::config::{Config, LogFormat, Switch};
 use crate::connections;
 use crate::database::installation::ManagedError;
 use crate::database::managed::{Managed, usual_data_dir};
@@ -73,6 +74,13 @@ pub fn log(config: &Config) {
     }
 }
 
+/// The same for a command, whose own words are enough: only what goes wrong beside it.
+pub fn log_of_command() {
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false).without_time();
+    let warnings = LevelFilter::WARN;
+    tracing_subscriber::registry().with(warnings).with(layer.with_ansi(std::io::stderr().is_terminal())).init();
+}
+
 /// What may be said of a panic: words that stand in the program, but none that were put together, for a piece of a request may
 /// be among them.
 pub fn panic_words(payload: &dyn std::any::Any) -> &str {
@@ -102,7 +110,8 @@ pub async fn serve(config: Config, demo: bool) -> Result<(), ServerError> {
     served
 }
 
-fn data_dir(config: &Config) -> std::path::PathBuf {
+/// Where the local PostgreSQL lives.
+pub fn data_dir(config: &Config) -> std::path::PathBuf {
     if config.data_dir.as_os_str().is_empty() { usual_data_dir() } else { config.data_dir.clone() }
 }
 
@@ -125,7 +134,10 @@ async fn serve_on(
 /// A database that is up to date, with somebody in it.
 async fn ready(options: sqlx::postgres::PgConnectOptions, config: &Config, demo: bool) -> Result<PgPool, ServerError> {
     let pool = database::connect(options, config).await?;
-    database::migrate(&pool).await?;
+    match config.migrate {
+        Switch::On => database::migrate(&pool).await?,
+        Switch::Off => database::demand_current(&pool).await?,
+    }
     let tell = |first: &FirstStart| {
         // The one time that the key is shown; on standard output, where no log is kept.
         writeln!(std::io::stdout(), "First start. User: {}  API secret key: {}", first.username, first.key.reveal())
@@ -209,7 +221,8 @@ fn tell_service_manager(state: &NotifyState<'_>) {
     }
 }
 
-fn told_to_stop() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
+/// Until the operator stops the program.
+pub fn told_to_stop() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;

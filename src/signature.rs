@@ -97,6 +97,11 @@ impl Signed<'_> {
         readable && bool::from(sent.ct_eq(&self.digest(key)))
     }
 
+    /// What is hashed before the key: names and values, in order. PINs may be among them.
+    pub fn values(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.values.iter().map(|(name, value)| (*name, value.as_ref()))
+    }
+
     /// The names in order, for people who look for the mistake in their client. Never the values: a PIN may be among them.
     pub fn names(&self) -> String {
         self.values.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")

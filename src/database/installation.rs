@@ -26,7 +26,7 @@ pub enum ManagedError {
     NoAccount,
     #[error("the user {account} that PostgreSQL runs as can't reach {}: choose another data_dir", data.display())]
     OutOfReach { data: PathBuf, account: String },
-    #[error("cannot write to {}: {source}", path.display())]
+    #[error("cannot use {}: {source}", path.display())]
     Files { path: PathBuf, source: io::Error },
     #[error("initdb failed: {0}")]
     Initdb(String),

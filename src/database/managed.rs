@@ -102,21 +102,22 @@ impl Managed {
         })
     }
 
-    /// How the server connects: as a role without special powers.
-    pub fn options(&self) -> PgConnectOptions {
-        self.options_of(ROLE, self.password.reveal(), ROLE)
+    /// Whether the data directory holds a database.
+    pub fn is_made(data: &Path) -> bool {
+        data.join("postgres/PG_VERSION").exists()
     }
 
-    fn options_of(&self, role: &str, password: &str, database: &str) -> PgConnectOptions {
-        // Said in full, or PG… variables in the environment would have a say.
-        PgConnectOptions::new_without_pgpass()
-            .socket(&self.socket)
-            .port(5432)
-            .ssl_mode(PgSslMode::Disable)
-            .username(role)
-            .password(password)
-            .database(database)
-            .disable_statement_logging()
+    /// How to connect beside another Mortise that runs on the data directory.
+    pub fn options_beside(data: &Path) -> Result<PgConnectOptions, ManagedError> {
+        let data = std::path::absolute(data).map_err(at(data))?;
+        let path = data.join("password");
+        let password = fs::read_to_string(&path).map_err(at(&path))?;
+        Ok(options_of(&socket_directory(&data, Account::find()?.as_ref())?, ROLE, password.trim(), ROLE))
+    }
+
+    /// How the server connects: as a role without special powers.
+    pub fn options(&self) -> PgConnectOptions {
+        options_of(&self.socket, ROLE, self.password.reveal(), ROLE)
     }
 
     /// Starts PostgreSQL, or takes up the one that a crash of ours left running, and waits until it can be used.
@@ -127,7 +128,7 @@ impl Managed {
             self.tear_up_strange_note();
             self.spawn()?;
         }
-        let superuser = self.options_of(SUPERUSER, self.superuser_password.reveal(), SUPERUSER);
+        let superuser = options_of(&self.socket, SUPERUSER, self.superuser_password.reveal(), SUPERUSER);
         let begun = Instant::now();
         let mut since = begun;
         loop {
@@ -272,4 +273,16 @@ impl Managed {
         let end = lines[lines.len().saturating_sub(5)..].join("\n");
         ManagedError::DoesNotStart { log: self.log(), end }
     }
+}
+
+fn options_of(socket: &Path, role: &str, password: &str, database: &str) -> PgConnectOptions {
+    // Said in full, or PG… variables in the environment would have a say.
+    PgConnectOptions::new_without_pgpass()
+        .socket(socket)
+        .port(5432)
+        .ssl_mode(PgSslMode::Disable)
+        .username(role)
+        .password(password)
+        .database(database)
+        .disable_statement_logging()
 }

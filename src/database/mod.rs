@@ -38,6 +38,10 @@ pub enum DatabaseError {
     Newer(i64),
     #[error("the database can't be brought up to date: {0}")]
     Migration(MigrateError),
+    #[error("the database's schema isn't up to date ({} missing, from {first} on): run `mortise migrate`", migrations(*count))]
+    Outdated { count: usize, first: i64 },
+    #[error("it can't be seen which migrations the database has: {0}")]
+    Unseen(sqlx::Error),
     #[error("the first start failed: {0}")]
     FirstStart(sqlx::Error),
 }
@@ -115,4 +119,40 @@ pub async fn migrate(pool: &PgPool) -> Result<(), DatabaseError> {
         MigrateError::VersionMissing(version) => DatabaseError::Newer(version),
         error => DatabaseError::Migration(error),
     })
+}
+
+/// The migrations that the database lacks.
+///
+/// # Errors
+///
+/// One that a newer program brought is refused.
+pub async fn missing(pool: &PgPool) -> Result<Vec<i64>, DatabaseError> {
+    // The table is the migrator's own, and there is none before the first run.
+    let table = sqlx::query_scalar("select to_regclass('_sqlx_migrations') is not null").fetch_one(pool);
+    let applied: Vec<i64> = match table.await.map_err(DatabaseError::Unseen)? {
+        true => sqlx::query_scalar("select version from _sqlx_migrations where success order by version")
+            .fetch_all(pool)
+            .await
+            .map_err(DatabaseError::Unseen)?,
+        false => Vec::new(),
+    };
+    match applied.iter().rfind(|version| !MIGRATOR.version_exists(**version)) {
+        Some(newer) => Err(DatabaseError::Newer(*newer)),
+        None => Ok(MIGRATOR.iter().map(|known| known.version).filter(|version| !applied.contains(version)).collect()),
+    }
+}
+
+/// Refuses a schema that isn't up to date.
+pub async fn demand_current(pool: &PgPool) -> Result<(), DatabaseError> {
+    let missing = missing(pool).await?;
+    missing.first().map_or(Ok(()), |first| Err(DatabaseError::Outdated { count: missing.len(), first: *first }))
+}
+
+fn migrations(count: usize) -> String {
+    if count == 1 { "1 migration is".to_owned() } else { format!("{count} migrations are") }
+}
+
+/// The SQL of all migrations, in their order.
+pub fn schema() -> impl Iterator<Item = &'static str> {
+    MIGRATOR.iter().map(|migration| migration.sql.as_str())
 }

@@ -14,8 +14,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use sqlx::PgPool;
 use sqlx::postgres::PgListener;
 
-use self::records::{Confline, SETTINGS};
-pub use self::records::{Currencies, Currency, Key, Settings, User, UserType};
+use self::records::Confline;
+pub use self::records::{Currencies, Currency, Key, PREVIOUS_KEY, SETTINGS, Settings, User, UserType};
 use crate::config::{Secret, Switch};
 
 const CHANNEL: &str = "mortise_changes";

@@ -10,7 +10,7 @@ use crate::dialect::Dialect;
 use crate::number;
 
 /// The settings that Mortise reads from `conflines`.
-pub(super) const SETTINGS: [&str; 17] = [
+pub const SETTINGS: [&str; 17] = [
     "Allow_API",
     "Allow_GET_API",
     "API_Secret_Key",
@@ -31,7 +31,7 @@ pub(super) const SETTINGS: [&str; 17] = [
 ];
 
 /// The key that went before `API_Secret_Key`; `value2` says until when it counts as well.
-const PREVIOUS_KEY: &str = "API_Secret_Key_Previous";
+pub const PREVIOUS_KEY: &str = "API_Secret_Key_Previous";
 
 /// A user, as far as admission and the operations need one.
 #[derive(Debug)]
@@ -54,6 +54,16 @@ impl User {
     /// The value of a right: 0 none, 1 read, 2 edit. `name` in lower case.
     pub fn right(&self, name: &str) -> i16 {
         self.rights.get(name).copied().unwrap_or(0)
+    }
+
+    /// Whose settings count and whose card groups are the user's: an admin's and an accountant's are owner 0's, a reseller's
+    /// the reseller's own, anyone else's their owner's.
+    pub fn settings_owner(&self) -> i32 {
+        match self.usertype {
+            UserType::Admin | UserType::Accountant => 0,
+            UserType::Reseller => self.id,
+            UserType::User | UserType::Partner => self.owner_id,
+        }
     }
 }
 

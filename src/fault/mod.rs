@@ -223,6 +223,11 @@ impl Fault {
         (self.status(dialect) == StatusCode::OK).then(|| self.words(dialect))
     }
 
+    /// Its words alone, for an operator.
+    pub fn message(&self, dialect: Dialect) -> String {
+        self.words(dialect).words.join(", ")
+    }
+
     /// Its words, and where they stand. Where the dialects differ, both are here.
     fn words(&self, dialect: Dialect) -> Refusal {
         use Form::{Page, PageErrorError, PageMessages, PageStatus, PageStatusStatus, ResponseMessages, Status};

@@ -114,3 +114,12 @@ fn what_makes_no_sense_stops_the_start_and_says_where_it_stands() {
     }
     assert!(load(Some(Path::new("/nowhere.toml")), &[], &[]).unwrap_err().starts_with("cannot read /nowhere.toml"));
 }
+
+/// What no log shows isn't printed by `mortise config` either.
+#[test]
+fn every_secret_setting_is_known_to_be_one() {
+    let source = include_str!("../../src/config.rs");
+    let fields = source.split("pub struct Config {").nth(1).unwrap().split("\n}").next().unwrap();
+    let secret = fields.lines().filter_map(|line| line.trim().strip_prefix("pub ")?.strip_suffix(": Secret,"));
+    assert_eq!(secret.collect::<Vec<_>>(), mortise::config::SECRETS);
+}

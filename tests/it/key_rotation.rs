@@ -10,29 +10,27 @@ async fn ask(server: &Server, user: &str, key: &str) -> Reply {
     server.post(SELL, &format!("u={user}&id=11&hash={}", hash("11", key))).await
 }
 
-/// As `docs/operations.md` has it, for an owner whose new key is `new`.
+/// What `mortise key rotate` does (`commands/keys.rs` tests that), for an owner whose new key is `new`.
 fn rotate(owner: i32, until: &str) -> String {
-    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md")).unwrap();
-    let steps = page.split("```sql\nbegin;").nth(1).unwrap().split("commit;").next().unwrap();
-    assert!(steps.contains("owner_id = 0") && steps.contains("THE NEW KEY") && steps.contains("interval '7 days'"));
-    let steps = steps.replace("owner_id = 0", &format!("owner_id = {owner}")).replace("THE NEW KEY", "new");
-    let steps = steps.replace("select 0,", &format!("select {owner},"));
     format!(
-        "begin;{steps}commit; update conflines set value2 = {until} where name = 'API_Secret_Key_Previous' and owner_id = {owner}"
+        "begin;
+         delete from conflines where owner_id = {owner} and name = 'API_Secret_Key_Previous';
+         insert into conflines (owner_id, name, value, value2) select {owner}, 'API_Secret_Key_Previous', value, {until}
+         from conflines where owner_id = {owner} and name = 'API_Secret_Key' order by id limit 1;
+         update conflines set value = 'new' where owner_id = {owner} and name = 'API_Secret_Key';
+         commit"
     )
 }
 
-/// The time that the page's own SQL writes stays.
-const AS_ON_THE_PAGE: &str = "value2";
+/// The time in the form that the command writes.
+const IN_A_WEEK: &str = "to_char(now() at time zone 'utc' + interval '7 days', 'YYYY-MM-DD HH24:MI:SS')";
 
 #[tokio::test]
 async fn the_previous_key_counts_until_its_time() {
     for dialect in ["documented", "x7"] {
         let server = server_with(&[("dialect", dialect)]).await;
         let log = Log::watch();
-        for until in
-            [AS_ON_THE_PAGE, "'2999-12-31T23:59:59Z'", "'2999-12-31 23:59:59'", "' 2999-12-31 23:59:59.123456 '"]
-        {
+        for until in [IN_A_WEEK, "'2999-12-31T23:59:59Z'", "'2999-12-31 23:59:59'", "' 2999-12-31 23:59:59.123456 '"] {
             server.sql("update conflines set value = 'secret' where name = 'API_Secret_Key' and owner_id = 0").await;
             server.sql(&rotate(0, until)).await;
             for user in ["admin", "accountant"] {
@@ -52,8 +50,8 @@ async fn the_previous_key_counts_until_its_time() {
 #[tokio::test]
 async fn a_second_rotation_ends_the_key_before_the_first() {
     let server = server_with(&[]).await;
-    server.sql(&rotate(0, AS_ON_THE_PAGE)).await;
-    server.sql(&rotate(0, AS_ON_THE_PAGE).replace("'new'", "'newer'")).await;
+    server.sql(&rotate(0, IN_A_WEEK)).await;
+    server.sql(&rotate(0, IN_A_WEEK).replace("'new'", "'newer'")).await;
     ask(&server, "admin", "secret").await.is_status_error("Incorrect hash");
     ask(&server, "admin", "new").await.is_page_error(ADMITTED);
     ask(&server, "admin", "newer").await.is_page_error(ADMITTED);
@@ -81,14 +79,14 @@ async fn a_time_that_cannot_be_read_is_over_and_logged() {
 async fn a_reseller_has_a_previous_key_of_its_own() {
     for dialect in ["documented", "x7"] {
         let server = server_with(&[("dialect", dialect)]).await;
-        server.sql(&rotate(3, AS_ON_THE_PAGE)).await;
+        server.sql(&rotate(3, IN_A_WEEK)).await;
         for key in ["reskey", "new", "secret"] {
             ask(&server, "reseller", key).await.is_page_error("Cardgroup was not found");
         }
         ask(&server, "customer", "reskey").await.is_status_error("Access Denied");
         ask(&server, "admin", "reskey").await.is_status_error("Incorrect hash");
         // While the admin's API is on, the admin's previous key is the reseller's too.
-        server.sql(&rotate(0, AS_ON_THE_PAGE).replace("'new'", "'admins'")).await;
+        server.sql(&rotate(0, IN_A_WEEK).replace("'new'", "'admins'")).await;
         for key in ["secret", "admins", "reskey", "new"] {
             ask(&server, "reseller", key).await.is_page_error("Cardgroup was not found");
         }
@@ -102,7 +100,7 @@ async fn a_reseller_has_a_previous_key_of_its_own() {
 #[tokio::test]
 async fn without_a_key_the_previous_one_is_none() {
     let server = server_with(&[]).await;
-    server.sql(&rotate(0, AS_ON_THE_PAGE)).await;
+    server.sql(&rotate(0, IN_A_WEEK)).await;
     server.sql("update conflines set value = '' where name = 'API_Secret_Key'").await;
     ask(&server, "admin", "secret").await.is_status_error("API must have Secret Key");
     // Nor is an empty previous key one.

@@ -18,6 +18,7 @@ mod cc_group_update;
 mod cc_groups_get;
 mod chaos;
 mod collection;
+mod commands;
 mod config;
 mod conformance;
 mod contention;

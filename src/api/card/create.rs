@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use bigdecimal::{BigDecimal, ToPrimitive};
-use sqlx::{Connection, PgConnection, PgExecutor};
+use sqlx::{PgConnection, PgExecutor};
 
 use crate::call::{Call, Operation};
 use crate::caller::{self, Caller, READ};
@@ -14,7 +14,7 @@ use crate::idempotency::Once;
 use crate::number;
 use crate::page::{Kind, Page, Parameter};
 use crate::signature::Rule;
-use crate::store;
+use crate::store::maker::{self, LONGEST_NUMBER, LONGEST_PIN, Range};
 
 /// The operation.
 pub const OPERATION: Operation = Operation {
@@ -55,17 +55,9 @@ pub const OPERATION: Operation = Operation {
     handler: |call| Box::pin(answer(call)),
 };
 
-/// Cards that one statement makes: enough to keep PostgreSQL busy, few enough to sit in memory.
-const BATCH: usize = 20_000;
-/// How often PINs are drawn until every card has one. Once is nearly always enough.
-const DRAWS: usize = 100;
 /// How long a call waits for those that make cards at the same time.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Patience with the database too, and room for the numbers of a batch that are in use.
-const PATIENTLY: &str = "set local lock_timeout = '120s'; set local work_mem = '64MB'; set local enable_seqscan = on";
-/// MOR's columns.
-const LONGEST_NUMBER: usize = 255;
-const LONGEST_PIN: i32 = 255;
+/// MOR's column.
 const LONGEST_LANGUAGE: usize = 10;
 
 async fn answer(call: Call) -> Result<Document, Fault> {
@@ -132,7 +124,7 @@ impl Wish {
             return Err(Fault::Refused("Cards from must not be greater than Cards till"));
         }
         let count: BigDecimal = till - &from + 1;
-        if count > pins_to_give(group.pin_length) {
+        if count > maker::pins_to_give(group.pin_length) {
             return Err(Fault::PinTooShort);
         }
         if group.pin_length > LONGEST_PIN {
@@ -151,17 +143,27 @@ impl Wish {
             distributor: params.integer("distributor_id"),
         })
     }
-}
 
-/// A fifth of all PINs of a length: were more in use, they could be guessed.
-fn pins_to_give(length: i32) -> BigDecimal {
-    BigDecimal::new(2.into(), 1 - i64::from(length.clamp(0, LONGEST_PIN)))
+    fn range<'a>(&'a self, group: &'a Group, owner: i32, distributor: i32) -> Range<'a> {
+        Range {
+            group: group.id,
+            number_length: group.number_length,
+            pin_length: group.pin_length,
+            from: self.from.clone(),
+            count: self.count,
+            owner,
+            distributor,
+            balance: &group.price,
+            min_balance: self.min_balance.clone(),
+            batch_number: &self.batch_number,
+            language: &self.language,
+        }
+    }
 }
 
 /// Makes the cards whose numbers aren't in use, all of them or none; how many, and how many were asked for.
 ///
-/// One call at a time: two that drew the same PINs in another order would wait for each other for ever. Those that wait here
-/// hold no connection.
+/// One call at a time; those that wait here hold no connection.
 async fn create(call: &Call, caller: &Caller, once: &Once<'_>) -> Result<(u64, u32), Fault> {
     // What is wrong already needn't wait for its turn.
     let group = Group::find(&call.app.pool, call, caller).await?;
@@ -170,42 +172,19 @@ async fn create(call: &Call, caller: &Caller, once: &Once<'_>) -> Result<(u64, u
     let _turn = turn.await.map_err(|_| Fault::Unavailable)?;
     let mut change = once.begin().await?;
     let connection = &mut *change;
-    sqlx::raw_sql(PATIENTLY).execute(&mut *connection).await?;
-    store::maker::take_turn(connection).await?;
+    maker::begin(connection).await?;
     // The group may have been changed meanwhile.
     let group = &Group::find(&mut *connection, call, caller).await?;
-    let wish = &Wish::read(call, group)?;
-    has_enough_pins(connection, group, wish).await?;
-    // From here on each PIN is looked up by its index again.
-    sqlx::query!("select set_config('enable_seqscan', 'off', true)").fetch_one(&mut *connection).await?;
+    let wish = Wish::read(call, group)?;
+    maker::has_enough_pins(connection, group.pin_length, wish.count).await?;
     let owner = if call.dialect().gives_cards_to_callers() { caller.owner() } else { group.owner_id };
-    let distributor = distributor(connection, group, wish).await?;
-    let mut made = 0;
-    for first in (0..wish.count).step_by(BATCH) {
-        let count = (wish.count - first).min(u32::try_from(BATCH).unwrap_or(u32::MAX));
-        let batch = Batch { first, count, owner, distributor };
-        made += batch.create(connection, group, wish).await?;
-    }
+    let distributor = distributor(connection, group, &wish).await?;
+    let made = wish.range(group, owner, distributor).make(connection, |_| {}).await?;
     if made == 0 {
         return Err(Fault::Refused("Cards already exist"));
     }
     let count = wish.count;
     change.commit((made, count)).await
-}
-
-/// No PIN is in use twice, whatever the group. There are never more in use than there are card ids, so they are only
-/// counted where that leaves a doubt.
-async fn has_enough_pins(connection: &mut PgConnection, group: &Group, wish: &Wish) -> Result<(), Fault> {
-    let spare = pins_to_give(group.pin_length) - wish.count;
-    let enough = sqlx::query_scalar!(
-        r#"select coalesce((select max(id) from cards), 0) <= $2::numeric
-               or (select count(*) from cards where length(pin) = $1) <= $2::numeric as "enough!""#,
-        group.pin_length,
-        spare
-    )
-    .fetch_one(connection)
-    .await?;
-    if enough { Ok(()) } else { Err(Fault::PinTooShort) }
 }
 
 /// A simple user of the group's owner; -1: nobody.
@@ -218,93 +197,4 @@ async fn distributor(connection: &mut PgConnection, group: &Group, wish: &Wish) 
     .fetch_optional(connection)
     .await?;
     Ok(user.unwrap_or(-1))
-}
-
-/// Some of the cards, made by one statement.
-struct Batch {
-    /// Its first card, counted from the first of all.
-    first: u32,
-    count: u32,
-    owner: i32,
-    distributor: i32,
-}
-
-impl Batch {
-    /// Numbers in use are passed over. For cards that find no PIN, or whose number or PIN a request that runs beside was given
-    /// meanwhile, it is tried again.
-    async fn create(&self, connection: &mut PgConnection, group: &Group, wish: &Wish) -> Result<u64, Fault> {
-        let mut made = 0;
-        for _ in 0..DRAWS {
-            // A third more than are needed, since up to a fifth may be in use.
-            let pins = store::draw::pins(self.count + self.count / 3 + 1, group.pin_length)?;
-            let mut savepoint = connection.begin().await?;
-            match self.insert(&mut savepoint, group, wish, &pins).await {
-                Ok(tried) => {
-                    savepoint.commit().await?;
-                    made += tried.made;
-                    if tried.made == tried.free {
-                        return Ok(u64::try_from(made).unwrap_or(0));
-                    }
-                }
-                Err(sqlx::Error::Database(error)) if error.is_unique_violation() => savepoint.rollback().await?,
-                Err(error) => return Err(error.into()),
-            }
-        }
-        tracing::warn!(group = group.id, "no free PINs: the group's PIN length is too short");
-        Err(Fault::TransactionFailed)
-    }
-
-    async fn insert(
-        &self,
-        connection: &mut PgConnection,
-        group: &Group,
-        wish: &Wish,
-        pins: &[String],
-    ) -> sqlx::Result<Tried> {
-        let from = &wish.from + self.first;
-        let till = &from + (self.count - 1);
-        sqlx::query_as!(
-            Tried,
-            r#"with free as materialized (
-                   select number from generate_series($1::numeric, $2::numeric) n, lateral (select lpad(n::text, $4, '0') as number) card
-                   where number not in (
-                       select c.number from cards c
-                       where c.hidden = 0 and c.number between lpad($1::text, $4, '0') and lpad($2::text, $4, '0')
-                       union all
-                       select c.number from cards c
-                       where c.cardgroup_id = $5 and c.number between lpad($1::text, $4, '0') and lpad($2::text, $4, '0'))
-               ), made as (
-                   insert into cards (number, pin, cardgroup_id, balance, owner_id, min_balance, batch_number, language, user_id)
-                   select number, pin, $5, $6, $7, $8, $9, $10, $11
-                   from rows from (
-                       unnest((select array_agg(number order by number) from free)),
-                       unnest(array(select pin from unnest($3::text[]) drawn (pin)
-                           where (select c.id from cards c where c.pin <> '' and c.pin = drawn.pin) is null))
-                   ) card (number, pin)
-                   where number is not null and pin is not null
-                   returning id
-               )
-               select (select count(*) from free) as "free!", (select count(*) from made) as "made!""#,
-            from,
-            till,
-            pins,
-            group.number_length,
-            group.id,
-            group.price,
-            self.owner,
-            wish.min_balance,
-            wish.batch_number,
-            wish.language,
-            self.distributor
-        )
-        .fetch_one(connection)
-        .await
-    }
-}
-
-/// What came of a batch.
-struct Tried {
-    /// Numbers that weren't in use.
-    free: i64,
-    made: i64,
 }

@@ -1,0 +1,98 @@
+//! `mortise audit`: the audit trail, searched.
+
+use std::time::Duration;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::database::{on_database, reading};
+use super::{Failure, Report, somebody};
+use crate::config::Config;
+
+/// What is looked for: everything that is said, all together.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// Only what happened since: 30m, 12h, 7d
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    since: Option<Duration>,
+    /// Only what this user did, or what was done to it
+    #[arg(long, value_name = "USER")]
+    user: Option<String>,
+    /// Only actions with these words in their name or in what went wrong
+    #[arg(long, value_name = "TEXT")]
+    action: Option<String>,
+    /// Only what concerns the card of this number
+    #[arg(long, value_name = "NUMBER")]
+    card: Option<String>,
+    /// How many, the latest; they are shown oldest first
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    limit: u32,
+}
+
+/// An audit row.
+#[derive(Debug, Serialize)]
+struct Row {
+    id: i32,
+    date: String,
+    user_id: i32,
+    user: Option<String>,
+    action: String,
+    target_type: Option<String>,
+    target_id: Option<i64>,
+    data: Vec<String>,
+}
+
+/// Searches.
+pub async fn run(options: &Options, config: &Config) -> Result<Report, Failure> {
+    let mut rows = on_database(config, async |pool| {
+        let user = match &options.user {
+            Some(name) => Some(somebody(pool, name).await?.id),
+            None => None,
+        };
+        let cards = match &options.card {
+            Some(number) => Some(cards(pool, number).await?),
+            None => None,
+        };
+        let mut transaction = reading(pool).await?;
+        let rows = sqlx::query_as!(
+            Row,
+            r#"select a.id, to_char(a.date, 'YYYY-MM-DD HH24:MI:SS') as "date!", a.user_id, u.username as "user?", a.action,
+                   nullif(a.target_type, '') as target_type, a.target_id,
+                   array_remove(array_remove(array[a.data, a.data2, a.data3, a.data4], null), '') as "data!"
+               from actions a left join users u on u.id = a.user_id
+               where ($1::double precision is null or a.date >= (now() at time zone 'utc') - make_interval(secs => $1))
+                   and ($2::integer is null or a.user_id = $2 or lower(a.target_type) = 'user' and a.target_id = $2)
+                   and ($3::text is null or strpos(lower(a.action || ' ' || coalesce(a.data, '')), lower($3)) > 0)
+                   and ($4::bigint[] is null or lower(a.target_type) = 'card' and a.target_id = any ($4)
+                       or a.action = 'card_payment_created' and a.data = any ($4::text[])
+                       or lower(a.target_type) = 'voucher' and a.data2 = any ($4::text[]))
+               order by a.id desc limit $5"#,
+            options.since.map(|since| since.as_secs_f64()),
+            user,
+            options.action,
+            cards.as_deref(),
+            i64::from(options.limit)
+        );
+        Ok(rows.fetch_all(&mut *transaction).await?)
+    })
+    .await?;
+    rows.reverse();
+    Ok(Report::table(["DATE (UTC)", "USER", "ACTION", "TARGET", "DATA"], &rows, |row| {
+        let target = row.target_id.map(|id| format!("{} {id}", row.target_type.as_deref().unwrap_or_default()));
+        [
+            row.date.clone(),
+            row.user.clone().unwrap_or_else(|| if row.user_id < 0 { "-".to_owned() } else { row.user_id.to_string() }),
+            row.action.clone(),
+            target.or_else(|| row.target_type.clone()).unwrap_or_default(),
+            row.data.join(", "),
+        ]
+    }))
+}
+
+/// The ids of the cards that have the number or had it, hidden ones too.
+async fn cards(pool: &sqlx::PgPool, number: &str) -> Result<Vec<i64>, Failure> {
+    let mut transaction = reading(pool).await?;
+    let ids =
+        sqlx::query_scalar!("select id from cards where number = $1", number).fetch_all(&mut *transaction).await?;
+    if ids.is_empty() { Err(Failure::Missing(format!("there is no card {number}"))) } else { Ok(ids) }
+}

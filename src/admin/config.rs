@@ -1,0 +1,42 @@
+//! `mortise config`: the settings in effect.
+
+use clap::Args;
+use serde_json::{Map, Value, json};
+
+use super::Report;
+use crate::config::{DEFAULTS, Layers, Setting};
+
+/// What to show.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// Print the commented file of all defaults instead, to begin a file of your own with
+    #[arg(long)]
+    defaults: bool,
+}
+
+/// Every setting in effect in the form of a settings' file, and where each comes from.
+pub fn run(options: &Options, layers: &Layers) -> Report {
+    if options.defaults {
+        return Report::of(DEFAULTS, DEFAULTS);
+    }
+    let settings: Vec<Setting<'_>> = layers.settings().collect();
+    let lines: Vec<String> = settings.iter().map(assignment).collect();
+    let width = lines.iter().map(|line| line.chars().count()).max().unwrap_or(0).min(60);
+    let text: Vec<String> =
+        lines.iter().zip(&settings).map(|(line, setting)| format!("{line:width$}  # {}", setting.origin)).collect();
+    let json: Map<String, Value> = settings.iter().map(as_json).collect();
+    Report::of(text.join("\n"), json)
+}
+
+/// A secret is left out rather than replaced, so that the output can be used as a file.
+fn assignment(setting: &Setting<'_>) -> String {
+    match setting.value {
+        Some(value) => format!("{} = {value}", setting.name),
+        None => format!("# {} = (hidden)", setting.name),
+    }
+}
+
+fn as_json(setting: &Setting<'_>) -> (String, Value) {
+    let value = json!({ "value": setting.value, "hidden": setting.value.is_none(), "from": setting.origin });
+    (setting.name.to_owned(), value)
+}

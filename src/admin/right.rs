@@ -1,0 +1,219 @@
+//! `mortise right`: permission groups, and what their members may do.
+
+use clap::{Subcommand, ValueEnum};
+use serde::Serialize;
+use sqlx::PgConnection;
+
+use super::database::on_database;
+use super::{Deed, Failure, Report, somebody};
+use crate::config::Config;
+
+/// What to do with rights.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// List the permission groups with their rights and members
+    List,
+    /// Set a right of a permission group
+    Set {
+        /// The permission group
+        group: String,
+        /// The right, as `mortise right list` names them
+        right: String,
+        /// How much of it
+        value: Value,
+        /// Make the group, for users of this type, if there is none of the name
+        #[arg(long, value_name = "TYPE")]
+        create: Option<Type>,
+    },
+    /// Put a user into a permission group
+    Give {
+        /// The permission group
+        group: String,
+        /// The user's name
+        user: String,
+    },
+}
+
+/// The values of a right.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Value {
+    None,
+    Read,
+    Edit,
+}
+
+/// Who has permission groups.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+#[expect(missing_docs, reason = "MOR's own words")]
+pub enum Type {
+    Accountant,
+    Reseller,
+}
+
+impl Type {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Accountant => "accountant",
+            Self::Reseller => "reseller",
+        }
+    }
+}
+
+/// Does it.
+pub async fn run(command: &Command, config: &Config) -> Result<Report, Failure> {
+    match command {
+        Command::List => list(config).await,
+        Command::Set { group, right, value, create } => set(group, right, *value, *create, config).await,
+        Command::Give { group, user } => give(group, user, config).await,
+    }
+}
+
+/// A right of a group. Of one that stands twice the lowest id counts.
+#[derive(Debug, Serialize)]
+struct Listed {
+    group_id: i32,
+    group: String,
+    r#type: String,
+    right: Option<String>,
+    value: Option<i16>,
+    members: Vec<String>,
+}
+
+async fn list(config: &Config) -> Result<Report, Failure> {
+    let rights = on_database(config, async |pool| {
+        let rights = sqlx::query_as!(
+            Listed,
+            r#"select g.id as group_id, g.name as "group", g.group_type as "type", r.name as "right?",
+                   (select value from acc_group_rights v where v.acc_group_id = g.id and v.acc_right_id = r.id
+                    order by v.id limit 1) as value,
+                   array(select username from users where acc_group_id = g.id order by id) as "members!"
+               from acc_groups g left join acc_rights r on r.right_type = g.group_type
+               order by g.id, r.id"#
+        );
+        Ok(rights.fetch_all(pool).await?)
+    })
+    .await?;
+    Ok(Report::table(["ID", "GROUP", "TYPE", "RIGHT", "VALUE", "MEMBERS"], &rights, |row| {
+        [
+            row.group_id.to_string(),
+            row.group.clone(),
+            row.r#type.clone(),
+            row.right.clone().unwrap_or_default(),
+            match row.value {
+                Some(1) => "read",
+                Some(2..) => "edit",
+                _ => "none",
+            }
+            .to_owned(),
+            row.members.join(", "),
+        ]
+    }))
+}
+
+async fn set(group: &str, right: &str, value: Value, create: Option<Type>, config: &Config) -> Result<Report, Failure> {
+    on_database(config, async |pool| {
+        let mut change = pool.begin().await?;
+        sqlx::query!("lock table acc_groups, acc_group_rights in share row exclusive mode")
+            .execute(&mut *change)
+            .await?;
+        let group_id = match (find_group(&mut change, group).await?, create) {
+            (Some((id, _)), _) => id,
+            (None, Some(kind)) => make_group(&mut change, group, kind).await?,
+            (None, None) => return Err(no_group(group)),
+        };
+        let (right_id, right) = find_right(&mut change, right).await?;
+        let number = match value {
+            Value::None => 0_i16,
+            Value::Read => 1,
+            Value::Edit => 2,
+        };
+        sqlx::query!(
+            "with changed as (
+                 update acc_group_rights set value = $3 where acc_group_id = $1 and acc_right_id = $2 returning id)
+             insert into acc_group_rights (acc_group_id, acc_right_id, value)
+             select $1, $2, $3 where not exists (select from changed)",
+            group_id,
+            right_id,
+            number
+        )
+        .execute(&mut *change)
+        .await?;
+        let deed = Deed {
+            action: "permission_changed",
+            target_type: "AccGroup",
+            target_id: group_id.into(),
+            data: &right,
+            data2: &number.to_string(),
+            ..Deed::default()
+        };
+        deed.note(&mut change).await?;
+        change.commit().await?;
+        let value = format!("{value:?}").to_lowercase();
+        Ok(Report::done(format!("{right} of the permission group {group} is {value} now.")))
+    })
+    .await
+}
+
+async fn give(group: &str, user: &str, config: &Config) -> Result<Report, Failure> {
+    on_database(config, async |pool| {
+        let mut change = pool.begin().await?;
+        let user = somebody(&mut *change, user).await?;
+        let group_id = permission_group(&mut change, group, &user.usertype).await?;
+        sqlx::query!("update users set acc_group_id = $2 where id = $1", user.id, group_id)
+            .execute(&mut *change)
+            .await?;
+        let deed = Deed {
+            action: "user_permission_group_changed",
+            target_type: "User",
+            target_id: user.id.into(),
+            data: &user.username,
+            data2: group,
+            ..Deed::default()
+        };
+        deed.note(&mut change).await?;
+        change.commit().await?;
+        Ok(Report::done(format!("{} has the rights of {group} now.", user.username)))
+    })
+    .await
+}
+
+/// The id of a permission group that users of the type may have.
+pub async fn permission_group(connection: &mut PgConnection, name: &str, usertype: &str) -> Result<i32, Failure> {
+    let (id, kind) = find_group(connection, name).await?.ok_or_else(|| no_group(name))?;
+    if kind != usertype {
+        let words = format!("the permission group {name} is for users of the type {kind}, not {usertype}");
+        return Err(Failure::Refused(words));
+    }
+    Ok(id)
+}
+
+async fn find_group(connection: &mut PgConnection, name: &str) -> sqlx::Result<Option<(i32, String)>> {
+    let group =
+        sqlx::query!("select id, group_type from acc_groups where lower(name) = lower($1) order by id limit 1", name);
+    Ok(group.fetch_optional(connection).await?.map(|row| (row.id, row.group_type)))
+}
+
+fn no_group(name: &str) -> Failure {
+    Failure::Missing(format!(
+        "there is no permission group {name:?}: `mortise right list` shows all, --create makes one"
+    ))
+}
+
+async fn make_group(connection: &mut PgConnection, name: &str, kind: Type) -> sqlx::Result<i32> {
+    sqlx::query_scalar!("insert into acc_groups (name, group_type) values ($1, $2) returning id", name, kind.name())
+        .fetch_one(connection)
+        .await
+}
+
+/// Rights match in any letter case.
+async fn find_right(connection: &mut PgConnection, name: &str) -> Result<(i32, String), Failure> {
+    let known = sqlx::query!("select id, name from acc_rights order by name").fetch_all(connection).await?;
+    match known.iter().find(|right| right.name.eq_ignore_ascii_case(name)) {
+        Some(right) => Ok((right.id, right.name.clone())),
+        None => {
+            let names: Vec<&str> = known.iter().map(|right| right.name.as_str()).collect();
+            Err(Failure::Missing(format!("there is no right {name:?}; there are {}", names.join(", "))))
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! `mortise currency`.
+
+use super::Operator;
+
+#[tokio::test]
+async fn currencies_are_added_changed_and_listed() {
+    let operator = Operator::new().await;
+    operator.server.sql("select setval('currencies_id_seq', 4)").await;
+    assert_eq!(
+        operator.says(&["currency", "add", "GBP", "0.8", "--full-name", "Pound"]),
+        "The currency GBP was added, with the rate 0.8.\n"
+    );
+    assert_eq!(
+        operator.says(&["currency", "set", "jpy", "--rate", "110", "--active", "on"]),
+        "JPY has the rate 110.0 and is on now.\n"
+    );
+    operator.noted(&["0|currency_created|Currency|5|GBP|0.8", "0|currency_changed|Currency|3|JPY|110.0 on"]).await;
+    let listed = operator.says(&["currency", "list"]);
+    let column = |line: &str| line.split_whitespace().take(4).collect::<Vec<_>>().join(" ");
+    let lines: Vec<String> = listed.lines().map(column).collect();
+    assert_eq!(
+        lines,
+        [
+            "ID NAME RATE ACTIVE",
+            "1 USD 1.0 yes",
+            "2 EUR 0.7441 yes",
+            "3 JPY 110.0 yes",
+            "4 LTL 2.5693 yes",
+            "5 GBP 0.8 yes"
+        ]
+    );
+    assert_eq!(operator.json(&["currency", "list"])[4]["exchange_rate"], "0.8");
+}
+
+#[tokio::test]
+async fn the_systems_currency_is_what_the_others_are_measured_by() {
+    let operator = Operator::new().await;
+    operator.refuses(&["currency", "set", "USD", "--rate", "2"], 1, "USD is the system's own currency");
+    operator.refuses(&["currency", "add", "eur", "2"], 1, "there is a currency eur already");
+    operator.refuses(&["currency", "set", "XXX", "--rate", "2"], 3, "there is no currency XXX");
+    operator.refuses(&["currency", "set", "EUR"], 2, "--rate or --active");
+    for rate in ["0", "1e9", "1,5", "x"] {
+        operator.refuses(&["currency", "set", "EUR", "--rate", rate], 2, "a rate looks like 0.9174");
+    }
+    operator.refuses(&["currency", "add", "EURO 1", "2"], 2, "one to five letters");
+    operator
+        .server
+        .has(
+            "select exchange_rate from currencies where id < 3 order by id",
+            &["1.000000000000000", "0.744100000000000"],
+        )
+        .await;
+    operator.server.has("select count(*) from actions", &["0"]).await;
+}
