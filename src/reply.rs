@@ -102,6 +102,8 @@ pub fn response(result: Result<Document, Fault>, presentation: Presentation, dia
 fn with_headers(status: StatusCode, document: Document, presentation: Presentation) -> Response {
     let mut response = Response::new(body(document));
     *response.status_mut() = status;
+    // With those that are added on the way out; else the map would grow three times.
+    response.headers_mut().reserve(10);
     put(&mut response, CONTENT_TYPE, presentation.content_type());
     if let Some(disposition) = presentation.disposition() {
         put(&mut response, CONTENT_DISPOSITION, disposition);

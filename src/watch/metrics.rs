@@ -117,6 +117,33 @@ async fn in_the_database(watch: &Watch, registry: &mut Registry) {
         }
         Err(error) => tracing::warn!(%error, "cards are left uncounted"),
     }
+    if let Err(error) = mails(watch, registry).await {
+        tracing::warn!(%error, "e-mails are left uncounted");
+    }
+}
+
+/// What is in the outbox, on whichever server it came in.
+async fn mails(watch: &Watch, registry: &mut Registry) -> sqlx::Result<()> {
+    let outbox = sqlx::query!(
+        r#"select count(*) as "waiting!", coalesce(max(extract(epoch from now() at time zone 'utc' - created_at)), 0)::bigint as "oldest!",
+               (select count(*) from email_outbox where coalesce(sent_at, failed_at) is not null and sent_at is not null) as "sent!",
+               (select count(*) from email_outbox where coalesce(sent_at, failed_at) is not null and failed_at is not null) as "failed!"
+           from email_outbox where sent_at is null and failed_at is null"#
+    )
+    .fetch_one(&watch.app.errands)
+    .await?;
+    let mails = Family::<Is, Gauge>::default();
+    for (state, count) in [("waiting", outbox.waiting), ("sent", outbox.sent), ("failed", outbox.failed)] {
+        mails.get_or_create(&Is { state }).set(count);
+    }
+    registry.register(
+        "mails",
+        "E-mails with sold cards: waiting, and those sent or given up that are still remembered",
+        mails,
+    );
+    let oldest = ConstGauge::new(outbox.oldest);
+    registry.register("mail_oldest_seconds", "How long the oldest e-mail that isn't sent has been waiting", oldest);
+    Ok(())
 }
 
 async fn cards_left(watch: &Watch) -> sqlx::Result<Vec<CardsLeft>> {

@@ -75,3 +75,24 @@ async fn data_of_mors_can_be_brought_in() {
         .await;
     server.has("select max(id) from cards union all select max(id) from users", &["904", "8"]).await;
 }
+
+/// A link to a file, from wherever it stands.
+#[test]
+fn links_lead_somewhere() {
+    let house = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let documents = std::fs::read_dir(house.join("docs")).unwrap().chain(std::fs::read_dir(house).unwrap());
+    let documents =
+        documents.map(|entry| entry.unwrap().path()).filter(|path| path.extension().is_some_and(|end| end == "md"));
+    let mut links = 0;
+    for document in documents {
+        let text = std::fs::read_to_string(&document).unwrap();
+        for link in text.split("](").skip(1).map(|rest| rest.split([')', '#']).next().unwrap()) {
+            if !link.is_empty() && !link.starts_with("http") {
+                links += 1;
+                let target = document.parent().unwrap().join(link);
+                assert!(target.exists(), "{} has a link to {link}", document.display());
+            }
+        }
+    }
+    assert!(links > 10);
+}

@@ -22,6 +22,7 @@ mod commands;
 mod config;
 mod conformance;
 mod contention;
+mod contrib;
 mod directory;
 mod documents;
 mod guessing;

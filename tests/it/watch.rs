@@ -101,6 +101,22 @@ async fn what_is_left_is_counted_by_group() {
 }
 
 #[tokio::test]
+async fn the_outbox_is_watched() {
+    let server = server().await;
+    let insert = "insert into email_outbox (owner_id, user_id, address, message_id, card_ids, balances, currency, created_at, sent_at, failed_at)
+        select 0, 0, 'a@shop.test', n, '{}', '{}', 'USD', now() at time zone 'utc' - make_interval(hours => n), sent, failed from (values
+            (1, null::timestamp, null::timestamp), (2, null, null), (3, now(), null), (4, null, now())) mail (n, sent, failed)";
+    server.sql(insert).await;
+    let page = server.metrics().await;
+    let mut mails = lines(&page, "mortise_mails{");
+    mails.sort_unstable();
+    let mail = |state, count| format!("mortise_mails{{state=\"{state}\"}} {count}");
+    assert_eq!(mails, [mail("failed", 1), mail("sent", 1), mail("waiting", 2)]);
+    let [oldest] = lines(&page, "mortise_mail_oldest_seconds ")[..] else { panic!("{page}") };
+    assert!((7200..7300).contains(&oldest.rsplit(' ').next().unwrap().parse::<i64>().unwrap()), "{oldest}");
+}
+
+#[tokio::test]
 async fn memory_and_connections_are_watched() {
     let server = server_with(&[("cache", "on")]).await;
     let trusted = loop {
