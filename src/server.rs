@@ -10,7 +10,7 @@ use sd_notify::NotifyState;
 use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -77,7 +77,8 @@ pub fn log(config: &Config) {
 /// The same for a command, whose own words are enough: only what goes wrong beside it.
 pub fn log_of_command() {
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false).without_time();
-    let warnings = LevelFilter::WARN;
+    // What becomes of connections that are stopped half way is nobody's trouble.
+    let warnings = Targets::new().with_default(LevelFilter::WARN).with_target("sqlx", LevelFilter::OFF);
     tracing_subscriber::registry().with(warnings).with(layer.with_ansi(std::io::stderr().is_terminal())).init();
 }
 

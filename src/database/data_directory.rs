@@ -48,23 +48,40 @@ pub(super) fn reachable(data: &Path, account: Option<&Account>) -> Result<(), Ma
 
 /// A directory that a socket can stand in, which nobody else can have prepared.
 pub(super) fn socket_directory(data: &Path, account: Option<&Account>) -> Result<PathBuf, ManagedError> {
+    let directory = socket_path(data);
+    make_directory(&directory, 0o700, account)?;
+    let owner = account.map_or(rustix::process::geteuid().as_raw(), |account| account.uid());
+    is_private_to(owner, &directory)?;
+    Ok(directory)
+}
+
+/// The same directory, for whoever comes beside the PostgreSQL that runs: it is the cluster owner's.
+pub(super) fn socket_directory_beside(data: &Path) -> Result<PathBuf, ManagedError> {
+    let (directory, cluster) = (socket_path(data), data.join("postgres"));
+    is_private_to(fs::metadata(&cluster).map_err(at(&cluster))?.uid(), &directory)?;
+    Ok(directory)
+}
+
+fn socket_path(data: &Path) -> PathBuf {
     let usual = data.join("run");
     // PostgreSQL takes commas and quotes in it for a list.
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-".contains(byte);
     let bytes = usual.as_os_str().as_encoded_bytes();
-    let directory = if bytes.len() <= LONGEST_SOCKET_DIRECTORY && bytes.iter().all(plain) {
+    if bytes.len() <= LONGEST_SOCKET_DIRECTORY && bytes.iter().all(plain) {
         usual
     } else {
         let mark = hex::encode(&Sha256::digest(usual.as_os_str().as_encoded_bytes())[..8]);
         PathBuf::from(format!("/tmp/mortise-{mark}"))
-    };
-    make_directory(&directory, 0o700, account)?;
-    let metadata = fs::symlink_metadata(&directory).map_err(at(&directory))?;
-    let owner = account.map_or(rustix::process::geteuid().as_raw(), |account| account.uid());
-    if !metadata.is_dir() || metadata.uid() != owner || metadata.permissions().mode() & 0o077 != 0 {
-        return Err(at(&directory)(io::Error::other("it belongs to somebody else")));
     }
-    Ok(directory)
+}
+
+fn is_private_to(owner: u32, directory: &Path) -> Result<(), ManagedError> {
+    let metadata = fs::symlink_metadata(directory).map_err(at(directory))?;
+    if !metadata.is_dir() || metadata.uid() != owner || metadata.permissions().mode() & 0o077 != 0 {
+        let words = "it belongs to somebody else: run this as the user who runs the server";
+        return Err(at(directory)(io::Error::other(words)));
+    }
+    Ok(())
 }
 
 /// The password that the file holds; a new random one where there is no file yet.

@@ -21,7 +21,7 @@ use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::{ConnectOptions, Connection};
 
 use crate::config::Secret;
-use crate::database::data_directory::{lock, password, reachable, socket_directory};
+use crate::database::data_directory::{lock, password, reachable, socket_directory, socket_directory_beside};
 use crate::database::installation::{
     Account, ManagedError, SUPERUSER, at, command, find_binaries, initdb, make_directory,
 };
@@ -112,7 +112,7 @@ impl Managed {
         let data = std::path::absolute(data).map_err(at(data))?;
         let path = data.join("password");
         let password = fs::read_to_string(&path).map_err(at(&path))?;
-        Ok(options_of(&socket_directory(&data, Account::find()?.as_ref())?, ROLE, password.trim(), ROLE))
+        Ok(options_of(&socket_directory_beside(&data)?, ROLE, password.trim(), ROLE))
     }
 
     /// How the server connects: as a role without special powers.

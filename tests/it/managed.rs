@@ -121,6 +121,15 @@ async fn an_ordinary_user_has_a_database_too() {
     let server = start(plain);
     assert_eq!(numbers(&server.buy().await).len(), 2);
     assert!(postmaster(&data.path().join("mortise")).is_some());
+    // root's commands work beside it.
+    let mut list = Command::new(env!("CARGO_BIN_EXE_mortise"));
+    let list = list
+        .args(["user", "list"])
+        .env_remove("DATABASE_URL")
+        .env("MORTISE_DATA_DIR", data.path().join("mortise"))
+        .output()
+        .unwrap();
+    assert!(list.status.success(), "{}", String::from_utf8_lossy(&list.stderr));
     server.stop();
 }
 
