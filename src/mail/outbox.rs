@@ -62,7 +62,7 @@ pub(super) async fn claim(pool: &PgPool, owner: i32, lease: Duration) -> sqlx::R
                    and (claimed_until is null or claimed_until <= now() at time zone 'utc')
                order by next_attempt_at limit 1
                for no key update skip locked))
-           returning id, attempts, address, message_id, currency, extract(epoch from created_at)::bigint as "sold_at!",
+           returning id, attempts, address, message_id, currency, floor(extract(epoch from created_at))::bigint as "sold_at!",
                cardinality(card_ids) as "cards!""#,
         owner,
         i64::try_from(lease.as_secs()).unwrap_or(i64::MAX).max(1)

@@ -83,40 +83,51 @@ struct Round<'a> {
 }
 
 impl Round<'_> {
-    /// Sends what is due, until something stands in the way. What the database refuses is tried again with the next look.
     async fn go(&self) {
-        if let Err(error) = self.try_to().await {
-            tracing::debug!(%error, "the outbox can't be worked at");
+        match Account::of(self.owner, self.directory).await {
+            Ok(Ok(account)) => self.send_by(&account).await,
+            Ok(Err(unusable)) => self.put_off_all(&unusable.to_string()).await,
+            Err(error) => tracing::debug!(%error, "the settings for e-mails can't be read"),
         }
     }
 
-    async fn try_to(&self) -> sqlx::Result<()> {
-        let account = match Account::of(self.owner, self.directory).await? {
-            Ok(account) => account,
-            Err(unusable) => return self.put_off_all(&unusable.to_string()).await,
-        };
+    async fn send_by(&self, account: &Account) {
         let connected = async {
             let place = self.mail.admitted(&account.host, account.port).await;
-            (place, Connection::open(&account, &self.mail.tls, self.mail.wait).await)
+            (place, Connection::open(account, &self.mail.tls, self.mail.wait).await)
         };
         let (_place, connection) = tokio::select! {
             connected = connected => connected,
-            () = self.mail.stopping() => return Ok(()),
+            () = self.mail.stopping() => return,
         };
-        let mut connection = match connection {
-            Ok(connection) => connection,
-            Err(trouble) => return self.put_off_all(&trouble.why).await,
-        };
+        match connection {
+            Ok(connection) => self.send_over(connection, account).await,
+            Err(trouble) => self.put_off_all(&trouble.why).await,
+        }
+    }
+
+    /// Sends what is due, until something stands in the way. What the database refuses is tried again with the next look.
+    async fn send_over(&self, mut connection: Connection, account: &Account) {
         while connection.delivered() < TURN && !self.mail.is_stopping() {
-            let Some(claimed) = outbox::claim(self.pool, self.owner, self.mail.wait * LEASE).await? else { break };
-            match self.attempt(&claimed, &account, &mut connection).await? {
-                None => self.until_noted(&claimed).await,
+            let claimed = match outbox::claim(self.pool, self.owner, self.mail.wait * LEASE).await {
+                Ok(Some(claimed)) => claimed,
+                Ok(None) => break,
+                Err(error) => {
+                    tracing::debug!(%error, "no e-mail can be claimed");
+                    break;
+                }
+            };
+            match self.attempt(&claimed, account, &mut connection).await {
+                Ok(None) => until_noted(|| outbox::sent(self.pool, claimed.id)).await,
                 // Whatever it was, this connection isn't what it should be.
-                Some(trouble) => return self.note(&claimed, &trouble).await,
+                Ok(Some(trouble)) => return self.note(&claimed, &trouble).await,
+                Err(error) => {
+                    tracing::debug!(%error, "an e-mail can't be made");
+                    return until_noted(|| outbox::give_back(self.pool, &claimed)).await;
+                }
             }
         }
         connection.close().await;
-        Ok(())
     }
 
     /// Tries to send one. `None`: it has gone.
@@ -158,36 +169,36 @@ impl Round<'_> {
         Ok(message.map_err(|why| Means::ForNow.because(why)))
     }
 
-    /// The mail server has it: until the database knows, it might be sent again.
-    async fn until_noted(&self, claimed: &Claimed) {
-        let mut pause = SHORTEST_RETRY;
-        while let Err(error) = outbox::sent(self.pool, claimed.id).await {
-            tracing::warn!(%error, id = claimed.id, "it can't be noted that an e-mail was sent: trying again");
-            tokio::time::sleep(pause).await;
-            pause = LONGEST_RETRY.min(pause * 2);
-        }
-        tracing::debug!(id = claimed.id, owner = self.owner, "an e-mail was sent");
-    }
-
-    async fn note(&self, claimed: &Claimed, trouble: &Trouble) -> sqlx::Result<()> {
+    async fn note(&self, claimed: &Claimed, trouble: &Trouble) {
         if trouble.means == Means::Connection {
-            return outbox::give_back(self.pool, claimed).await;
+            return until_noted(|| outbox::give_back(self.pool, claimed)).await;
         }
         let (id, owner, why) = (claimed.id, self.owner, trouble.why.as_str());
         let for_good = trouble.means == Means::ForGood;
-        match outbox::put_off(self.pool, claimed, why, for_good, self.mail.hours).await? {
+        if trouble.means == Means::Server {
+            self.put_off_all(why).await;
+        }
+        match until_noted(|| outbox::put_off(self.pool, claimed, why, for_good, self.mail.hours)).await {
             true => tracing::warn!(id, owner, why, "an e-mail has failed for good"),
             false => tracing::warn!(id, owner, why, "an e-mail wasn't sent, and will be tried again"),
         }
-        if trouble.means == Means::Server {
-            self.put_off_all(why).await?;
-        }
-        Ok(())
     }
 
-    async fn put_off_all(&self, why: &str) -> sqlx::Result<()> {
-        let failed = outbox::put_off_all(self.pool, self.owner, why, self.mail.hours).await?;
+    async fn put_off_all(&self, why: &str) {
+        let failed = until_noted(|| outbox::put_off_all(self.pool, self.owner, why, self.mail.hours)).await;
         tracing::warn!(owner = self.owner, why, failed, "no e-mails are sent for the moment");
-        Ok(())
+    }
+}
+
+/// What became of an e-mail is noted as soon as the database can be reached: until it knows, it might be sent again.
+async fn until_noted<T, N: Future<Output = sqlx::Result<T>>>(note: impl Fn() -> N) -> T {
+    let mut pause = SHORTEST_RETRY;
+    loop {
+        match note().await {
+            Ok(noted) => return noted,
+            Err(error) => tracing::warn!(%error, "it can't be noted what became of an e-mail: trying again"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = LONGEST_RETRY.min(pause * 2);
     }
 }

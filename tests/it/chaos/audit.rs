@@ -1,12 +1,14 @@
 //! The auditor: knows what clients were told and what SQL says, and nothing of the program. Each rule is one of those that hold
 //! whatever is killed when.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 
 use super::clients::{Asked, Remembered, What};
 use super::world::World;
+use crate::harness::smtp::Taken;
 
 /// Must find nothing, ever.
 const NEVER: [(&str, &str); 7] = [
@@ -84,7 +86,7 @@ impl Books {
         let (mut sold, mut perhaps, mut topped_up, mut refilled) = (0, 0, 0, 0);
         for asked in &remembered.0 {
             match (&asked.what, &asked.reply) {
-                (What::Sale { quantity }, None) => perhaps += *quantity as i64,
+                (What::Sale { quantity, .. }, None) => perhaps += *quantity as i64,
                 (What::Sale { .. }, Some(_)) => sold += asked.all("number").len() as i64,
                 (What::TopUp { .. }, _) => topped_up += i64::from(asked.succeeded()),
                 (What::Refill { .. }, _) => refilled += i64::from(asked.succeeded()),
@@ -140,6 +142,34 @@ async fn what_was_told_is_true(connection: &mut PgConnection, remembered: &Remem
     .await
     .unwrap();
     assert_eq!(true_ones, cards.len() as i64, "cards that clients were given");
+}
+
+/// Each sale that was to be mailed was, once; twice only where a server was killed between the mail server's word and its own note, and
+/// then with the same id.
+pub async fn what_was_mailed(world: &World, remembered: &Remembered, killed: bool) {
+    let connection = &mut world.connection().await;
+    while number(connection, "select count(*) from email_outbox where sent_at is null and failed_at is null").await > 0
+    {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(number(connection, "select count(*) from email_outbox where failed_at is not null").await, 0, "failed");
+    let mut mailed: HashMap<String, Vec<Taken>> = HashMap::new();
+    for mail in world.mail.taken() {
+        mailed.entry(mail.to.clone()).or_default().push(mail);
+    }
+    for asked in &remembered.0 {
+        let What::Sale { email: Some(address), .. } = &asked.what else { continue };
+        let mails = mailed.get(address).map_or(&[][..], Vec::as_slice);
+        let ids: HashSet<_> = mails.iter().map(|mail| mail.header("Message-ID")).collect();
+        assert!(ids.len() <= 1 && (killed || mails.len() <= 1), "{} e-mails of {ids:?} for {asked:?}", mails.len());
+        if asked.reply.is_some() {
+            assert_eq!(ids.len(), usize::from(asked.succeeded()), "{asked:?}");
+        }
+        let pins = asked.all("pin");
+        assert!(mails.iter().all(|mail| pins.iter().all(|pin| mail.message.contains(pin))), "{mails:?} for {asked:?}");
+    }
+    let orders = number(connection, "select count(distinct email) from ccorders").await;
+    assert_eq!(mailed.len() as i64, orders, "e-mails without their order rows");
 }
 
 fn succeeded(remembered: &Remembered) -> impl Iterator<Item = &Asked> {

@@ -30,6 +30,8 @@ const AGAIN: usize = 40;
 pub enum What {
     Sale {
         quantity: u64,
+        /// Used once.
+        email: Option<String>,
     },
     TopUp {
         amount: u64,
@@ -261,9 +263,11 @@ impl Shopper {
         };
         let device = format!("900{}", self.number);
         let from = 710_000_000_000 + (self.round * 1_000 + self.number as u64) * 100_000 + count as u64 * 20;
-        let sale = |quantity: u64| {
-            let form = format!("id=70&quantity={quantity}");
-            (What::Sale { quantity }, "card_from_group_sell", form, format!("70{quantity}"))
+        let sale = |quantity: u64, with_email: bool| {
+            let email = with_email.then(|| format!("b{unique}@x.test"));
+            let address = email.clone().unwrap_or_default();
+            let form = format!("id=70&quantity={quantity}&email={address}");
+            (What::Sale { quantity, email }, "card_from_group_sell", form, format!("{address}70{quantity}"))
         };
         let (what, operation, form, hashed) = match (self.random.u32(..20), bought, card) {
             (0 | 1, Some((number, _)), _) => (
@@ -302,7 +306,7 @@ impl Shopper {
                 (What::Tariff { name: name.clone() }, "tariff_wholesale_update", format!("name={name}"), name)
             }
             (11, _, Some(id)) => (What::Rename, "calling_card_update", format!("card_id={id}&name={unique}"), id),
-            _ => sale(self.random.u64(1..4)),
+            _ => sale(self.random.u64(1..4), self.random.u32(..3) == 0),
         };
         let careless = matches!(what, What::Sale { .. }) && self.random.u32(..8) == 0;
         Asked {

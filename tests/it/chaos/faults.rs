@@ -48,6 +48,11 @@ impl Fault {
         Self::DiskFull,
     ];
 
+    /// Whether a server dies: then it may be that it has sent an e-mail, and nobody knows.
+    pub fn kills_servers(self) -> bool {
+        matches!(self, Self::KillServer | Self::KillServerOnly | Self::KillBoth)
+    }
+
     pub fn is_managed(self) -> bool {
         matches!(self, Self::KillServer | Self::KillManagedPostgres | Self::KillBoth)
     }

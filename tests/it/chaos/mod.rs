@@ -67,6 +67,7 @@ async fn round(world: &World, fault: Fault, round: u64, mut random: fastrand::Rn
     let remembered = clients.finish().await;
     books.close(world, &remembered).await;
     clients::ask_again(world, &remembered, &mut random).await;
+    audit::what_was_mailed(world, &remembered, fault.kills_servers()).await;
     world.is_healthy();
     remembered.figures()
 }

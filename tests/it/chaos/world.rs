@@ -12,6 +12,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection};
 
 use crate::harness::process::{self, Running};
 use crate::harness::proxy::Scissors;
+use crate::harness::smtp::MailServer;
 
 /// Besides the demo's: a group whose taxes leave no remainder, a user with a device, and stock.
 const MORE: &str = "
@@ -34,6 +35,7 @@ pub struct World {
     server: Mutex<Option<Running>>,
     address: Arc<RwLock<SocketAddr>>,
     pub database: Database,
+    pub mail: MailServer,
 }
 
 pub enum Database {
@@ -64,8 +66,16 @@ impl World {
     async fn start(database: Database) -> Self {
         let server = process::start(command(&database));
         let address = Arc::new(RwLock::new(server.address));
-        let world = Self { server: Mutex::new(Some(server)), address, database };
+        let mail = MailServer::start().await;
+        let port = mail.address.port();
+        let world = Self { server: Mutex::new(Some(server)), address, database, mail };
         world.sql(MORE).await;
+        world
+            .sql(&format!(
+                "insert into conflines (name, value) values ('Email_Sending_Enabled', '1'), ('Email_from', 'shop@x.test'),
+                     ('Email_Smtp_Server', '127.0.0.1'), ('Email_port', '{port}')"
+            ))
+            .await;
         world
     }
 
@@ -139,6 +149,13 @@ impl World {
 }
 
 fn command(database: &Database) -> Command {
+    let mut command = command_for(database);
+    // What a server that was killed had claimed is soon free again.
+    command.env("MORTISE_MAIL_TLS", "off").env("MORTISE_MAIL_WAIT_MS", "2000");
+    command
+}
+
+fn command_for(database: &Database) -> Command {
     match database {
         Database::Managed { data } => process::command(data.path()),
         Database::External(external) => {

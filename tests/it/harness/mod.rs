@@ -11,11 +11,13 @@ pub mod xml;
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
+use mortise::app::App;
 use mortise::config::{Config, Override};
 use mortise::{connections, routes, server, watch};
 use sha1::{Digest, Sha1};
@@ -60,17 +62,25 @@ pub async fn server_on(database: &str, settings: &[(&str, &str)]) -> Server {
 
 /// A server that reaches its database by these options.
 pub async fn server_through(database: PgConnectOptions, settings: &[(&str, &str)]) -> Server {
+    let (server, app) = parts(database, settings).await;
+    tokio::spawn(async move { app.run_beside().await });
+    server
+}
+
+/// A server on a database that exists, without what else runs beside it: it sends no e-mails.
+pub async fn quiet_on(database: &str, settings: &[(&str, &str)]) -> Server {
+    parts(postgres::options(database).await, settings).await.0
+}
+
+async fn parts(database: PgConnectOptions, settings: &[(&str, &str)]) -> (Server, Arc<App>) {
     let settings = [&[("cache", "off"), ("database_connections", "4")], settings].concat();
     let options: Vec<_> = settings.iter().map(|(name, value)| Override::new(name, value, "the test")).collect();
     let config = Config::load(None, std::iter::empty(), &options).unwrap();
     let pool = mortise::database::connect(database, &config).await.unwrap();
     let (app, audit) = server::app(config.clone(), pool.clone()).unwrap();
     tokio::spawn(audit);
-    tokio::spawn({
-        let app = app.clone();
-        async move { app.run_beside().await }
-    });
-    Server { watch: watch::router(app.clone()), router: routes::router(app), pool, config }
+    let server = Server { watch: watch::router(app.clone()), router: routes::router(app.clone()), pool, config };
+    (server, app)
 }
 
 /// A reply, as a client gets it.

@@ -1,7 +1,7 @@
 //! A mail server: SMTP over TCP, with AUTH and TLS if it is wanted, that takes e-mails, or refuses, stalls and dies as told.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -12,11 +12,14 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::PrivatePkcs8KeyDer;
 
+/// Stands for the end of a message.
+pub const MESSAGE: &str = "(message)";
+
 /// What it does in place of the usual.
 #[derive(Clone, Copy, Debug)]
 pub enum Instead {
     Say(&'static str),
-    /// Says nothing, for ever.
+    /// Says nothing until all is as usual.
     Stall,
     /// Hangs up.
     Die,
@@ -46,17 +49,19 @@ impl Taken {
 
 #[derive(Clone, Default)]
 struct Manners {
-    /// For each line in which the words stand; the greeting's line is empty, the end of a message `.`.
+    /// For each line in which the words stand; the greeting's line is empty, a message's is [`MESSAGE`].
     instead: Vec<(String, Instead)>,
     /// Demanded, once set.
     login: Option<(&'static str, &'static str)>,
     tls: Option<TlsAcceptor>,
     /// From the first byte on.
     only_tls: bool,
+    /// E-mails over one connection. 0: any number.
+    few: usize,
 }
 
 struct Shared {
-    manners: Mutex<Manners>,
+    manners: watch::Sender<Manners>,
     lines: watch::Sender<Vec<String>>,
     taken: watch::Sender<Vec<Taken>>,
     connections: watch::Sender<(usize, usize)>,
@@ -71,16 +76,16 @@ pub struct MailServer {
 impl MailServer {
     pub async fn start() -> Self {
         let shared = Shared {
-            manners: Mutex::default(),
+            manners: watch::Sender::default(),
             lines: watch::Sender::default(),
             taken: watch::Sender::default(),
             connections: watch::Sender::default(),
         };
-        Self::listen(SocketAddr::from(([127, 0, 0, 1], 0)), Arc::new(shared)).await
+        Self::listen(SocketAddr::from(([127, 0, 0, 1], 0)), Arc::new(shared)).await.unwrap()
     }
 
-    async fn listen(address: SocketAddr, shared: Arc<Shared>) -> Self {
-        let listener = TcpListener::bind(address).await.unwrap();
+    async fn listen(address: SocketAddr, shared: Arc<Shared>) -> std::io::Result<Self> {
+        let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr().unwrap();
         let task = tokio::spawn({
             let shared = shared.clone();
@@ -91,7 +96,7 @@ impl MailServer {
                 }
             }
         });
-        Self { address, shared, task }
+        Ok(Self { address, shared, task })
     }
 
     /// Nobody listens any more, and all connections are cut.
@@ -102,20 +107,26 @@ impl MailServer {
 
     /// Listens again where it did.
     pub async fn revive(&mut self) {
-        *self = Self::listen(self.address, self.shared.clone()).await;
+        *self = Self::listen(self.address, self.shared.clone()).await.unwrap();
+    }
+
+    /// Listens on a port of its own instead, if it may.
+    pub async fn move_to(&mut self, port: u16) -> std::io::Result<()> {
+        *self = Self::listen(SocketAddr::from(([127, 0, 0, 1], port)), self.shared.clone()).await?;
+        Ok(())
     }
 
     /// From now on, wherever these words stand.
     pub fn at(&self, words: &str, instead: Instead) {
-        self.shared.manners.lock().unwrap().instead.push((words.to_owned(), instead));
+        self.shared.manners.send_modify(|manners| manners.instead.push((words.to_owned(), instead)));
     }
 
     pub fn as_usual(&self) {
-        self.shared.manners.lock().unwrap().instead.clear();
+        self.shared.manners.send_modify(|manners| manners.instead.clear());
     }
 
     pub fn demand_login(&self, name: &'static str, password: &'static str) {
-        self.shared.manners.lock().unwrap().login = Some((name, password));
+        self.shared.manners.send_modify(|manners| manners.login = Some((name, password)));
     }
 
     /// Offers STARTTLS, or speaks TLS `only`; the certificate, for `localhost`.
@@ -128,10 +139,16 @@ impl MailServer {
             .with_no_client_auth()
             .with_single_cert(vec![own.cert.der().clone()], key)
             .unwrap();
-        let mut manners = self.shared.manners.lock().unwrap();
-        manners.tls = Some(Arc::new(config).into());
-        manners.only_tls = only;
+        self.shared.manners.send_modify(|manners| {
+            manners.tls = Some(Arc::new(config).into());
+            manners.only_tls = only;
+        });
         own.cert.pem()
+    }
+
+    /// So many e-mails over each connection, then it is told off.
+    pub fn take_few(&self, few: usize) {
+        self.shared.manners.send_modify(|manners| manners.few = few);
     }
 
     /// All that it took, once they are so many.
@@ -186,7 +203,7 @@ impl Drop for Open {
 /// An error is a client that went, or a command to die.
 async fn connection(stream: TcpStream, shared: Arc<Shared>) -> std::io::Result<()> {
     let _open = Open::new(&shared);
-    let Manners { tls, only_tls, .. } = shared.manners.lock().unwrap().clone();
+    let Manners { tls, only_tls, .. } = shared.manners.borrow().clone();
     match (tls, only_tls) {
         (Some(tls), true) => Talk::new(tls.accept(stream).await?, &shared, true).hold(true).await.map(drop),
         (None, _) => Talk::new(stream, &shared, false).hold(true).await.map(drop),
@@ -219,16 +236,23 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Talk<'a, S> {
         self.stream.get_mut().flush().await
     }
 
-    /// What was ordered for such a line, if anything; `true` where it has been said.
+    /// What was ordered for such a line, if anything.
+    fn ordered(&self, line: &str) -> Option<Instead> {
+        let manners = self.shared.manners.borrow();
+        let fits =
+            |words: &str| if line.is_empty() { words.is_empty() } else { !words.is_empty() && line.contains(words) };
+        manners.instead.iter().find(|(words, _)| fits(words)).map(|(_, instead)| *instead)
+    }
+
+    /// Does it; `true` where all has been said.
     async fn instead(&mut self, line: &str) -> std::io::Result<bool> {
-        let fits = |(words, _): &&(String, Instead)| {
-            if line.is_empty() { words.is_empty() } else { !words.is_empty() && line.contains(words.as_str()) }
-        };
-        let instead = self.shared.manners.lock().unwrap().instead.iter().find(fits).map(|(_, instead)| *instead);
-        match instead {
+        match self.ordered(line) {
             None => Ok(false),
             Some(Instead::Say(words)) => self.say(words).await.map(|()| true),
-            Some(Instead::Stall) => std::future::pending().await,
+            Some(Instead::Stall) => {
+                let _ = self.shared.manners.subscribe().wait_for(|manners| manners.instead.is_empty()).await;
+                Ok(false)
+            }
             Some(Instead::Die | Instead::TakeAndDie) => Err(std::io::ErrorKind::ConnectionAborted.into()),
         }
     }
@@ -238,10 +262,10 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Talk<'a, S> {
         if greet && !self.instead("").await? {
             self.say("220 mail.test ESMTP").await?;
         }
-        let (mut from, mut to) = (String::new(), String::new());
+        let (mut from, mut to, mut count) = (String::new(), String::new(), 0);
         while let Some(line) = self.read().await? {
             self.shared.lines.send_modify(|lines| lines.push(line.clone()));
-            let manners = self.shared.manners.lock().unwrap().clone();
+            let manners = self.shared.manners.borrow().clone();
             let command = line.split([' ', ':']).next().unwrap().to_ascii_uppercase();
             if self.instead(&line).await? {
                 continue;
@@ -268,7 +292,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Talk<'a, S> {
                     self.say(if self.logged_in { "235 welcome" } else { "535 5.7.8 wrong: AUTH quoted" }).await?;
                 }
                 "MAIL" if manners.login.is_some() && !self.logged_in => self.say("530 5.7.0 log in first").await?,
+                "MAIL" if manners.few > 0 && count == manners.few => self.say("421 enough for once").await?,
                 "MAIL" => {
+                    count += 1;
                     from = address(&line);
                     self.say("250 ok").await?;
                 }
@@ -300,15 +326,18 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Talk<'a, S> {
             message += line.strip_prefix('.').unwrap_or(&line);
             message.push('\n');
         }
-        let instead = self.shared.manners.lock().unwrap().instead.clone();
-        let instead = instead.iter().find(|(words, _)| words == ".").map(|(_, instead)| *instead);
-        if matches!(instead, None | Some(Instead::TakeAndDie)) {
-            let (from, to, encrypted, logged_in) = (from.to_owned(), to.to_owned(), self.encrypted, self.logged_in);
-            let taken = Taken { from, to, message, encrypted, logged_in };
+        let (from, to, encrypted, logged_in) = (from.to_owned(), to.to_owned(), self.encrypted, self.logged_in);
+        let taken = Taken { from, to, message, encrypted, logged_in };
+        self.shared.lines.send_modify(|lines| lines.push(MESSAGE.into()));
+        if let Some(Instead::TakeAndDie) = self.ordered(MESSAGE) {
             self.shared.taken.send_modify(|all| all.push(taken));
+            return Err(std::io::ErrorKind::ConnectionAborted.into());
         }
-        self.shared.lines.send_modify(|lines| lines.push(".".into()));
-        if self.instead(".").await? { Ok(()) } else { self.say("250 taken").await }
+        if self.instead(MESSAGE).await? {
+            return Ok(());
+        }
+        self.shared.taken.send_modify(|all| all.push(taken));
+        self.say("250 taken").await
     }
 }
 

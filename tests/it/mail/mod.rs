@@ -5,7 +5,7 @@ mod once;
 mod refusals;
 
 use crate::harness::smtp::{MailServer, Taken};
-use crate::harness::{Reply, Server, postgres, server_on};
+use crate::harness::{Reply, Server, postgres, quiet_on, server_on};
 
 pub const SELL: &str = "card_from_group_sell";
 const WAITING: &str = "select id from email_outbox where sent_at is null and failed_at is null";
@@ -27,6 +27,15 @@ impl Shop {
         let mail = MailServer::start().await;
         let server = server_on(&database, &[&[("mail_tls", "off")], settings].concat()).await;
         server.sql(&settings_for(0, mail.address.port(), "Card Shop <shop@example.com>")).await;
+        Self { database, server, mail }
+    }
+
+    /// One whose e-mails somebody else has to send.
+    pub async fn open_quietly() -> Self {
+        let database = postgres::database(crate::harness::WORLD).await;
+        let mail = MailServer::start().await;
+        let server = quiet_on(&database, &[]).await;
+        server.sql(&settings_for(0, mail.address.port(), "shop@example.com")).await;
         Self { database, server, mail }
     }
 
