@@ -71,6 +71,8 @@ impl Fault {
             (Self::KillServer | Self::KillServerOnly, _) => {
                 world.kill_server();
                 clients.until_unknown(felt).await;
+                // What it was sending is free by and by; nobody need wait for that here.
+                world.sql("update email_outbox set claimed_until = null where claimed_until is not null").await;
                 world.start_server();
             }
             (Self::KillManagedPostgres, Database::Managed { data }) => {

@@ -35,7 +35,7 @@ async fn an_e_mail_has_every_card_in_text_and_html() {
     shop.server
         .has(
             "select owner_id, user_id, address, card_ids, currency, attempts, sent_at is not null, last_error from email_outbox",
-            &["0|0|b@x.test|{6,2}|EUR|1|true|∅"],
+            &["0|0|b@x.test|[6,2]|EUR|1|true|∅"],
         )
         .await;
     shop.server.has("select * from actions where action = 'error'", &[]).await;
