@@ -103,12 +103,17 @@ async fn a_note_is_made_as_soon_as_the_database_takes_it() {
     let shop = Shop::open().await;
     shop.server
         .sql(
-            "create function no_note() returns trigger language plpgsql as $$ begin raise 'not now'; end $$;
+            "create sequence refused;
+             create function no_note() returns trigger language plpgsql as $$
+             begin perform nextval('refused'); raise 'not now'; end $$;
              create trigger no_note before update on email_outbox for each row when (new.sent_at is not null) execute function no_note()",
         )
         .await;
     shop.sell_to("b@x.test").await;
     shop.mail.took(1).await;
+    while shop.server.rows("select from refused where is_called").await.is_empty() {
+        tokio::task::yield_now().await;
+    }
     // The claim is over, and still nobody sends it again.
     shop.server.sql("update email_outbox set claimed_until = now() at time zone 'utc'").await;
     shop.server.sql("drop trigger no_note on email_outbox").await;
