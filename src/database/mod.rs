@@ -20,7 +20,9 @@ const OLDEST_POSTGRES: u32 = 150_000;
 const IDLE: Duration = Duration::from_secs(1);
 
 /// Connections for what isn't a request.
-pub const ERRANDS: u32 = 4;
+const ERRANDS: u32 = 4;
+/// What these are called in `pg_stat_activity`.
+pub const ERRANDS_NAME: &str = "mortise errands";
 
 static MIGRATOR: Migrator = sqlx::migrate!();
 
@@ -86,7 +88,7 @@ pub fn errands(pool: &PgPool) -> PgPool {
         .max_connections(ERRANDS)
         .acquire_timeout(pool.options().get_acquire_timeout())
         .idle_timeout(Duration::from_secs(60))
-        .connect_lazy_with(pool.connect_options().as_ref().clone())
+        .connect_lazy_with(pool.connect_options().as_ref().clone().application_name(ERRANDS_NAME))
 }
 
 /// The settings that every connection must have. A lock that somebody holds is waited for as long as a connection is.

@@ -378,7 +378,8 @@ async fn two_thousand_requests_at_once_on_five_connections() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_system_without_room_is_waited_for() {
     let database = postgres::database(WORLD).await;
-    let program = Program::on(&database, &[]).await;
+    // A request waits for this one connection to come back; a further one would be a file too many.
+    let program = Program::on(&database, &[("database_connections", "1")]).await;
     let pid = Some(Pid::from_child(&program.child));
     let mut kept = connect_and_send(program.address, LIVEZ).await;
     reply(&mut kept).await;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use mortise::database::ERRANDS_NAME;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -51,24 +52,29 @@ impl Tap {
 }
 
 /// PostgreSQL ends each of its turns with a message of the kind `Z`. A turn that consists of nothing else is the pool
-/// making sure of a connection that a request has given back: no request waits for it, so it doesn't count. Nor does the
-/// connection that listens for changes, which asks for a sign of life now and then.
+/// making sure of a connection that a request has given back: no request waits for it, so it doesn't count. Nor do the connections
+/// that aren't for requests, which say so when they begin.
 async fn relay(client: UnixStream, target: PathBuf, round_trips: Arc<AtomicUsize>) -> std::io::Result<()> {
     let server = UnixStream::connect(target.join(".s.PGSQL.5432")).await?;
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
+    let length = from_client.read_u32().await?;
+    let mut greeting = vec![0; length as usize - 4];
+    from_client.read_exact(&mut greeting).await?;
+    let counts = !String::from_utf8_lossy(&greeting).contains(ERRANDS_NAME);
+    to_server.write_u32(length).await?;
+    to_server.write_all(&greeting).await?;
     tokio::spawn(async move { tokio::io::copy(&mut from_client, &mut to_server).await });
-    let (mut said_something, mut listens) = (false, false);
+    let mut said_something = false;
     loop {
         let kind = from_server.read_u8().await?;
         let length = from_server.read_u32().await?;
         let mut message = vec![0; length as usize - 4];
         from_server.read_exact(&mut message).await?;
-        if kind == b'Z' && said_something && !listens {
+        if kind == b'Z' && said_something && counts {
             round_trips.fetch_add(1, Ordering::SeqCst);
         }
         said_something = kind != b'Z';
-        listens |= kind == b'C' && message == b"LISTEN\0";
         to_client.write_u8(kind).await?;
         to_client.write_u32(length).await?;
         to_client.write_all(&message).await?;
