@@ -93,6 +93,8 @@ pub fn command(program: &Path, account: Option<&Account>) -> Command {
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"PG")) {
         command.env_remove(name);
     }
+    // It would say there that it is ready, and the service manager would take that for our word.
+    command.env_remove("NOTIFY_SOCKET");
     if let Some(account) = account {
         command.uid(account.uid).gid(account.gid).env("HOME", "/").env("USER", &account.name);
     }
