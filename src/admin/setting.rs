@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::database::on_database;
-use super::{Deed, Failure, Report, owner};
+use super::{Deed, Failure, Report, owner, secret};
 use crate::config::Config;
 use crate::directory::SETTINGS;
 
@@ -24,8 +24,8 @@ pub enum Command {
     Set {
         /// The setting's name
         name: String,
-        /// Its value; switches take on and off too
-        value: String,
+        /// Its value; switches take on and off too. A password is left out here: it is typed, or read from standard input
+        value: Option<String>,
         /// The reseller whose setting it is [default: the admin]
         #[arg(long, value_name = "RESELLER")]
         user: Option<String>,
@@ -42,7 +42,8 @@ pub enum Command {
 }
 
 /// Settings that are on with 1.
-const SWITCHES: [&str; 6] = [
+const SWITCHES: [&str; 7] = [
+    "Email_Sending_Enabled",
     "Allow_API",
     "Allow_GET_API",
     "API_Disable_hash_checking",
@@ -55,7 +56,7 @@ const SWITCHES: [&str; 6] = [
 pub async fn run(command: &Command, config: &Config) -> Result<Report, Failure> {
     match command {
         Command::Get { name, user } => get(name, user.as_deref(), config).await,
-        Command::Set { name, value, user, new } => set(name, value, user.as_deref(), *new, config).await,
+        Command::Set { name, value, user, new } => set(name, value.as_deref(), user.as_deref(), *new, config).await,
         Command::List { all } => list(*all, config).await,
     }
 }
@@ -67,9 +68,7 @@ fn is_secret(name: &str) -> bool {
 }
 
 fn not_here(name: &str) -> Failure {
-    Failure::Usage(format!(
-        "{name} is a secret: `mortise key` sets and shows API keys, others are for their own programs"
-    ))
+    Failure::Usage(format!("{name} is a secret, which isn't shown here: `mortise key` is for API keys"))
 }
 
 async fn get(name: &str, user: Option<&str>, config: &Config) -> Result<Report, Failure> {
@@ -102,11 +101,27 @@ fn written(name: &str, value: &str) -> Result<String, Failure> {
     }
 }
 
-async fn set(name: &str, value: &str, user: Option<&str>, new: bool, config: &Config) -> Result<Report, Failure> {
-    if is_secret(name) {
-        return Err(not_here(name));
+/// The value as it is to be kept, from where it may come.
+fn given(name: &str, value: Option<&str>) -> Result<String, Failure> {
+    match value {
+        _ if name.to_ascii_lowercase().starts_with("api_secret_key") => Err(not_here(name)),
+        None if is_secret(name) => secret::read(name),
+        Some(_) if is_secret(name) => Err(Failure::Usage(format!(
+            "{name} is a secret: leave its value out, and type it or send it on standard input"
+        ))),
+        Some(value) => written(name, value),
+        None => Err(Failure::Usage(format!("say a value for {name}"))),
     }
-    let value = written(name, value)?;
+}
+
+async fn set(
+    name: &str,
+    value: Option<&str>,
+    user: Option<&str>,
+    new: bool,
+    config: &Config,
+) -> Result<Report, Failure> {
+    let value = given(name, value)?;
     on_database(config, async |pool| {
         let mut change = pool.begin().await?;
         let owner = owner(&mut *change, user).await?;
@@ -134,6 +149,8 @@ async fn set(name: &str, value: &str, user: Option<&str>, new: bool, config: &Co
         )
         .execute(&mut *change)
         .await?;
+        let shown = |value: String| if is_secret(name) { "(hidden)".to_owned() } else { value };
+        let (value, before) = (shown(value), shown(before));
         let deed = Deed {
             action: "setting_changed",
             target_type: "User",

@@ -23,6 +23,8 @@ async fn commands_work_beside_a_server_and_without_one() {
     assert_eq!(beside.out, "2 cards were made in group 6, with numbers from 1111121000 to 1111121001.\n", "{beside:?}");
     let sick = run(data.path(), &["doctor"]);
     assert!(sick.code == 1 && sick.out.contains("PROBLEM  demo key"), "{sick:?}");
+    let health = run(data.path(), &["healthcheck", "--listen", &server.address.to_string()]);
+    assert_eq!((health.code, health.out.as_str()), (0, "ready\n"), "{health:?}");
     assert!(server.buy().await.contains("<number>1111111000</number>"));
     server.stop();
 

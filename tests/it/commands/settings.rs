@@ -48,8 +48,17 @@ async fn keys_and_passwords_are_neither_shown_nor_set_here() {
         operator.refuses(&["setting", "get", name], 2, "is a secret");
         operator.refuses(&["setting", "set", name, "x"], 2, "is a secret");
     }
+    let said = operator.send("hunter3\n", &["setting", "set", "Email_Smtp_Password"]);
+    let words = "Email_Smtp_Password of owner 0 is \"(hidden)\" now (it was \"(hidden)\").\n";
+    assert_eq!((said.code, said.out.as_str()), (0, words), "{said:?}");
+    operator.server.has("select value from conflines where name = 'Email_Smtp_Password'", &["hunter3"]).await;
+    operator.noted(&["0|setting_changed|User|0|Email_Smtp_Password|(hidden)"]).await;
+    operator.server.has("select data3 from actions", &["(hidden)"]).await;
+    let key = operator.send("x", &["setting", "set", "API_Secret_Key"]);
+    assert!(key.code == 2 && key.err.contains("`mortise key` is for API keys"), "{key:?}");
+    operator.refuses(&["setting", "set", "Allow_API"], 2, "say a value for Allow_API");
     let (listed, all) = (operator.says(&["setting", "list"]), operator.says(&["setting", "list", "--all", "--json"]));
-    for secret in ["hunter2", "reskey", "\"secret\""] {
+    for secret in ["hunter3", "reskey", "\"secret\""] {
         assert!(!listed.contains(secret) && !all.contains(secret), "{listed}{all}");
     }
     assert!(!listed.contains("Tax_1") && all.contains("Tax_1"));
