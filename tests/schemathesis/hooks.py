@@ -31,7 +31,6 @@ def sign(case, parameters):
 
 @schemathesis.hook
 def before_call(context, case, kwargs):
-    # What is wrong on purpose in user or hash stays so, now and then.
     if case.method == "GET":
         sign(case, case.query)
     elif case.method == "POST":
