@@ -1,7 +1,9 @@
 //! What every request shares.
 
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use sqlx::PgPool;
 use tokio::sync::{MutexGuard, OwnedSemaphorePermit};
 
@@ -16,6 +18,14 @@ use crate::mail::Mail;
 use crate::passwords::Passwords;
 use crate::sweeper::Sweeper;
 use crate::turns::Turns;
+
+/// Runs something to its end; what panics is begun again, and takes nothing else along.
+async fn again<R: Future<Output = ()>>(what: &str, run: impl Fn() -> R) {
+    while AssertUnwindSafe(run()).catch_unwind().await.is_err() {
+        tracing::error!("{what} was broken off by a panic, and begins again");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
 
 /// The server's parts, made once at the start.
 #[derive(Debug)]
@@ -40,10 +50,10 @@ impl App {
     /// What has to run beside the answering of requests, until it is dropped.
     pub async fn run_beside(&self) {
         tokio::join!(
-            self.directory.listen(),
-            self.sweeper.sweep(&self.errands),
-            self.forget_keys(),
-            self.mail.run(&self.errands, &self.directory)
+            again("listening for changes", || self.directory.listen()),
+            again("sweeping the stock", || self.sweeper.sweep(&self.errands)),
+            again("forgetting idempotency keys", || self.forget_keys()),
+            again("sending e-mails", || self.mail.run(&self.errands, &self.directory))
         );
     }
 

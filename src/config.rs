@@ -117,8 +117,8 @@ pub enum LogFormat {
     Json,
 }
 
-/// Text that never shows in a log or an error.
-#[derive(Clone, Default, Deserialize)]
+/// Text that never shows in a log or an error. It is compared with what is known, never with what a client sends.
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
 

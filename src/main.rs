@@ -147,6 +147,7 @@ fn serve(settings: &Settings, demo: bool) -> Result<(), Failure> {
         ServerError::Managed(error) => error.into(),
         ServerError::Database(error) => error.into(),
         ServerError::Io(error) => error.into(),
+        ServerError::Mail(error) => Failure::Usage(error.to_string()),
         error => Failure::Refused(error.to_string()),
     })
 }

@@ -162,7 +162,7 @@ fn request_headers(operation: &Operation) -> Vec<ParameterBuilder> {
             .schema(Some(schema))
     };
     let mut headers =
-        vec![header("X-Request-Id", "What the request is called in the log; else the server names it.", 200)];
+        vec![header("X-Request-Id", "What the request is called in the log; else the server names it.", 128)];
     if operation.page.changes {
         let meaning =
             "The request is carried out once, however often it is sent with this key, and answered as the first time.";

@@ -56,8 +56,10 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The router: the API and its document under the prefix and under `/api`, `/livez` and `/readyz`.
 pub fn router(app: Arc<App>) -> Router {
     let dialect = app.config.dialect;
+    let counting = app.clone();
     let panic = move |_: Box<dyn std::any::Any + Send>| {
         tracing::error!("a request made the server panic");
+        counting.figures.answered(None, "panic", Duration::ZERO);
         let mut response = reply::response(Err(Fault::TransactionFailed), Presentation::default(), dialect);
         *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
         response

@@ -186,15 +186,15 @@ async fn run(
     let listen = config.listen;
     let (app, audit) = app(config, pool)?;
     let audit = tokio::spawn(audit);
-    let beside = tokio::spawn({
-        let app = app.clone();
-        async move { app.run_beside().await }
-    });
     let listener = TcpListener::bind(listen).await.map_err(|error| ServerError::Listen(listen, error))?;
     let watchers = match app.config.metrics_listen {
         None => None,
         Some(address) => Some(TcpListener::bind(address).await.map_err(|error| ServerError::Listen(address, error))?),
     };
+    let beside = tokio::spawn({
+        let app = app.clone();
+        async move { app.run_beside().await }
+    });
     tracing::info!("listening on http://{}{}/api/", listener.local_addr()?, app.config.prefix);
     tell_service_manager(&NotifyState::Ready);
     let requests = connections::serve(listener, routes::router(app.clone()), &app.config, stop.clone());

@@ -63,6 +63,7 @@ pub async fn on_new_or_old<T>(
                 on(managed.options(), config, work).await
             })
             .await;
+            until_alone(&managed).await;
             managed.stop().await;
             worked
         }
@@ -109,10 +110,34 @@ async fn on<T>(
     config: &Config,
     work: impl AsyncFnOnce(&PgPool) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    let pool = database::connect(options, config).await?;
+    // Some commands look at one thing while they hold another.
+    let config = Config { database_connections: config.database_connections.max(2), ..config.clone() };
+    let pool = database::connect(options, &config).await?;
     let worked = work(&pool).await;
     pool.close().await;
     worked
+}
+
+/// Another command may have come meanwhile, and be at work on the database that this one started. Ctrl-C goes before it.
+async fn until_alone(managed: &Managed) {
+    let Ok(stop) = server::told_to_stop() else { return };
+    let alone = async {
+        let mut connection = managed.options().connect().await?;
+        while sqlx::query_scalar!(
+            r#"select exists (select from pg_stat_activity
+                              where application_name = 'mortise' and datname = current_database()) as "others!""#
+        )
+        .fetch_one(&mut connection)
+        .await?
+        {
+            tokio::time::sleep(STEP).await;
+        }
+        connection.close().await
+    };
+    tokio::select! {
+        _ = alone => {}
+        () = stop => {}
+    }
 }
 
 /// Ctrl-C must not leave the local database running.

@@ -60,6 +60,8 @@ pub enum Failure {
     Managed(#[from] ManagedError),
     #[error(transparent)]
     Database(#[from] DatabaseError),
+    #[error("{0}")]
+    Lost(String),
     #[error("the database says: {0}")]
     Sql(#[from] sqlx::Error),
 }
@@ -71,7 +73,13 @@ impl Failure {
             Self::Refused(_) | Self::Stopped | Self::Io(_) => 1,
             Self::Usage(_) | Self::Config(_) => 2,
             Self::Missing(_) => 3,
-            Self::NoDatabase(_) | Self::Managed(_) | Self::Database(_) | Self::Sql(_) => 4,
+            // A value that it won't have isn't a database that can't be had.
+            Self::Sql(sqlx::Error::Database(error))
+                if error.code().is_some_and(|code| code.starts_with("22") || code.starts_with("23")) =>
+            {
+                1
+            }
+            Self::Lost(_) | Self::NoDatabase(_) | Self::Managed(_) | Self::Database(_) | Self::Sql(_) => 4,
         })
     }
 
@@ -83,7 +91,12 @@ impl Failure {
 /// What operations and commands share refuses in words for clients.
 impl From<Fault> for Failure {
     fn from(fault: Fault) -> Self {
-        Self::Refused(fault.message(Dialect::Documented))
+        let words = fault.message(Dialect::Documented);
+        match fault {
+            Fault::Unavailable => Self::Lost(words),
+            Fault::OutcomeUnknown => Self::Lost(format!("{words}: look at `mortise audit`")),
+            _ => Self::Refused(words),
+        }
     }
 }
 

@@ -117,12 +117,20 @@ async fn set(group: &str, right: &str, value: Value, create: Option<Type>, confi
         sqlx::query!("lock table acc_groups, acc_group_rights in share row exclusive mode")
             .execute(&mut *change)
             .await?;
+        let (right_id, right, of) = find_right(&mut change, right).await?;
         let group_id = match (find_group(&mut change, group).await?, create) {
+            (Some((_, kind)), _) if kind != of || create.is_some_and(|create| create.name() != kind) => {
+                return Err(Failure::Refused(format!(
+                    "{group} is a permission group of the type {kind}, {right} a right of the type {of}"
+                )));
+            }
+            (None, Some(kind)) if kind.name() != of => {
+                return Err(Failure::Refused(format!("{right} is a right of the type {of}")));
+            }
             (Some((id, _)), _) => id,
             (None, Some(kind)) => make_group(&mut change, group, kind).await?,
             (None, None) => return Err(no_group(group)),
         };
-        let (right_id, right) = find_right(&mut change, right).await?;
         let number = match value {
             Value::None => 0_i16,
             Value::Read => 1,
@@ -207,10 +215,13 @@ async fn make_group(connection: &mut PgConnection, name: &str, kind: Type) -> sq
 }
 
 /// Rights match in any letter case.
-async fn find_right(connection: &mut PgConnection, name: &str) -> Result<(i32, String), Failure> {
-    let known = sqlx::query!("select id, name from acc_rights order by name").fetch_all(connection).await?;
+async fn find_right(connection: &mut PgConnection, name: &str) -> Result<(i32, String, String), Failure> {
+    let known =
+        sqlx::query!(r#"select id, name, coalesce(right_type, '') as "right_type!" from acc_rights order by name"#)
+            .fetch_all(connection)
+            .await?;
     match known.iter().find(|right| right.name.eq_ignore_ascii_case(name)) {
-        Some(right) => Ok((right.id, right.name.clone())),
+        Some(right) => Ok((right.id, right.name.clone(), right.right_type.clone())),
         None => {
             let names: Vec<&str> = known.iter().map(|right| right.name.as_str()).collect();
             Err(Failure::Missing(format!("there is no right {name:?}; there are {}", names.join(", "))))

@@ -68,7 +68,7 @@ pub async fn run(options: &Options, config: &Config) -> Result<Report, Failure> 
 /// The operation that a client calls so.
 pub(super) fn operation(name: &str, config: &Config) -> Result<&'static Operation, Failure> {
     let path = Path::read(&format!("/api/{name}"), &config.prefix, &[]);
-    path.operation.ok_or_else(|| no_operation(name))
+    path.operation.filter(|_| path.id.is_none()).ok_or_else(|| no_operation(name))
 }
 
 /// With the names that there are.

@@ -12,6 +12,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -50,6 +51,8 @@ pub fn server_arguments(cluster: &Path, socket: &Path) -> Vec<String> {
     for setting in [
         "listen_addresses=",
         "unix_socket_permissions=0700",
+        // Sold card by card it only costs; and a service that may not write code can't have it.
+        "jit=off",
         // A refused row's detail quotes PINs.
         "log_error_verbosity=terse",
         "log_min_error_statement=panic",
@@ -81,8 +84,9 @@ impl Managed {
         let account = Account::find()?;
         let data = std::path::absolute(data).map_err(at(data))?;
         make_directory(&data, 0o755, None)?;
-        let lock = lock(&data)?;
+        // First of all: a lock that root made here would keep out the user whose directory it is.
         reachable(&data, account.as_ref())?;
+        let lock = lock(&data)?;
         let cluster = data.join("postgres");
         let binaries = find_binaries(&cluster)?;
         let superuser_password = password(&data.join("superuser_password"))?;
@@ -183,6 +187,8 @@ impl Managed {
             sqlx::query("select 1 from pg_roles where rolname = $1").bind(ROLE).fetch_optional(&mut connection).await?;
         let verb = if role.is_none() { "create" } else { "alter" };
         let statement = format!("{verb} role {ROLE} login nosuperuser password '{}'", self.password.reveal());
+        // To see who holds what up, which `mortise doctor` is asked for.
+        let statement = format!("{statement}; grant pg_read_all_stats to {ROLE}");
         sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&mut connection).await?;
         let made = sqlx::query("select 1 from pg_database where datname = $1")
             .bind(ROLE)
@@ -242,10 +248,13 @@ impl Managed {
         test_kill_process(pid).is_ok().then_some(pid)
     }
 
-    /// The number may have gone to somebody else since a crash; a postmaster runs in its cluster's directory.
+    /// The number may have gone to somebody else since a crash; a postmaster runs in its cluster's directory. Where that can't be seen
+    /// (other users' processes, a service that sees none but its own) somebody must listen on our socket.
     fn is_ours(&self, pid: Pid) -> bool {
-        let directory = fs::read_link(format!("/proc/{}/cwd", pid.as_raw_nonzero())).ok();
-        directory == self.data.join("postgres").canonicalize().ok() || !Path::new("/proc/self").exists()
+        match fs::read_link(format!("/proc/{}/cwd", pid.as_raw_nonzero())) {
+            Ok(directory) => Some(directory) == self.data.join("postgres").canonicalize().ok(),
+            Err(_) => UnixStream::connect(self.socket.join(".s.PGSQL.5432")).is_ok(),
+        }
     }
 
     /// A note that names a stranger would keep PostgreSQL from starting as long as the stranger lives. That none of the old

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use prometheus_client::metrics::histogram::Histogram;
 use sqlx::PgPool;
 use sqlx::postgres::PgListener;
+use tokio::time::timeout;
 
 use self::records::Confline;
 pub use self::records::{Currencies, Currency, Key, PREVIOUS_KEY, SETTINGS, Settings, User, UserType};
@@ -227,10 +228,9 @@ impl Directory {
         let mut since = Instant::now();
         loop {
             let asked = Instant::now();
-            tokio::time::timeout(TRUST, sqlx::query("select 1").execute(&mut listener))
-                .await
-                .map_err(|_| sqlx::Error::PoolTimedOut)??;
+            let answer = timeout(TRUST, sqlx::query("select 1").execute(&mut listener)).await;
             self.round_trips.observe(asked.elapsed().as_secs_f64());
+            answer.map_err(|_| sqlx::Error::PoolTimedOut)??;
             let mut changed = false;
             while listener.next_buffered().is_some() {
                 changed = true;
@@ -246,8 +246,8 @@ impl Directory {
                 memory.trusted = Some(asked + TRUST);
             }
             // For refusals that don't wait for the database.
-            self.settings_by(&self.errands, 0).await?;
-            match tokio::time::timeout(SIGN_OF_LIFE, listener.try_recv()).await {
+            timeout(TRUST, self.settings_by(&self.errands, 0)).await.map_err(|_| sqlx::Error::PoolTimedOut)??;
+            match timeout(SIGN_OF_LIFE, listener.try_recv()).await {
                 Err(_) => {}
                 Ok(Ok(Some(_))) => self.memory().forget(),
                 Ok(Ok(None)) => return Ok(()),

@@ -12,7 +12,7 @@ const LONGEST_ADDRESS: usize = 254;
 const USUAL_PORT: u16 = 25;
 
 /// What an owner's e-mails are sent with.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Account {
     pub host: String,
     pub port: u16,

@@ -36,14 +36,15 @@ pub(super) struct Card {
     pub balance: Money,
 }
 
-/// Owners who have something to be sent now, those who are at it already left out.
-pub(super) async fn owners(pool: &PgPool, busy: &[i32]) -> sqlx::Result<Vec<i32>> {
+/// Owners who have something to be sent now, those who are at it already left out; who has waited longest comes first.
+pub(super) async fn owners(pool: &PgPool, busy: Vec<i32>) -> sqlx::Result<Vec<i32>> {
     sqlx::query_scalar!(
-        "select distinct owner_id from email_outbox
+        "select owner_id from email_outbox
          where sent_at is null and failed_at is null and next_attempt_at <= now() at time zone 'utc'
              and (claimed_until is null or claimed_until <= now() at time zone 'utc') and owner_id <> all ($1)
+         group by owner_id order by min(next_attempt_at)
          limit $2",
-        busy,
+        &busy,
         i64::try_from(MOST_OWNERS.saturating_sub(busy.len())).unwrap_or(0)
     )
     .fetch_all(pool)
@@ -144,13 +145,14 @@ pub(super) async fn put_off(
 }
 
 /// No e-mail of the owner's gets through at the moment: this was an attempt for each that is due. How many have failed for good.
-pub(super) async fn put_off_all(pool: &PgPool, owner: i32, why: &str, hours: i32) -> sqlx::Result<usize> {
+/// `hours` is how long they are tried: for ever, where there are none.
+pub(super) async fn put_off_all(pool: &PgPool, owner: i32, why: &str, hours: Option<i32>) -> sqlx::Result<usize> {
     let failed = sqlx::query_scalar!(
         r#"update email_outbox
            set attempts = attempts + 1, last_error = $2,
                next_attempt_at = now() at time zone 'utc'
                    + make_interval(secs => ($4::integer[])[least(attempts + 1, cardinality($4))]),
-               failed_at = case when created_at < now() at time zone 'utc' - make_interval(hours => $3)
+               failed_at = case when created_at < now() at time zone 'utc' - make_interval(hours => $3::integer)
                    then now() at time zone 'utc' end
            where owner_id = $1 and sent_at is null and failed_at is null and next_attempt_at <= now() at time zone 'utc'
                and (claimed_until is null or claimed_until <= now() at time zone 'utc')

@@ -1,5 +1,6 @@
 //! Sending: a task of its own for each owner who has something in the outbox, so that nobody waits for another's mail server.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -8,7 +9,7 @@ use lettre::Message;
 use sqlx::PgPool;
 use tokio::time::MissedTickBehavior;
 
-use super::account::{Account, recipient};
+use super::account::{Account, Unusable, recipient};
 use super::outbox::{self, Card, Claimed};
 use super::smtp::{Connection, Means, Trouble};
 use super::{Mail, Stage};
@@ -39,10 +40,15 @@ impl Mail {
         let mut busy = Vec::new();
         let mut poll = tokio::time::interval(POLL);
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while !self.is_stopping() {
-            let owners = tokio::select! {
-                owners = outbox::owners(pool, &busy) => owners,
-                () = self.stopping() => break,
+        'sending: while !self.is_stopping() {
+            let mut look = pin!(outbox::owners(pool, busy.clone()));
+            // Those who are sending go on meanwhile: they may hold the connections that this waits for.
+            let owners = loop {
+                tokio::select! {
+                    owners = &mut look => break owners,
+                    Some(done) = rounds.next() => busy.retain(|owner| *owner != done),
+                    () = self.stopping() => break 'sending,
+                }
             };
             let owners = owners.inspect_err(|error| tracing::debug!(%error, "the outbox can't be read"));
             for owner in owners.unwrap_or_default() {
@@ -86,7 +92,7 @@ impl Round<'_> {
     async fn go(&self) {
         match Account::of(self.owner, self.directory).await {
             Ok(Ok(account)) => self.send_by(&account).await,
-            Ok(Err(unusable)) => self.put_off_all(&unusable.to_string()).await,
+            Ok(Err(unusable)) => self.put_off_all(&unusable.to_string(), unusable != Unusable::Off).await,
             Err(error) => tracing::debug!(%error, "the settings for e-mails can't be read"),
         }
     }
@@ -102,13 +108,18 @@ impl Round<'_> {
         };
         match connection {
             Ok(connection) => self.send_over(connection, account).await,
-            Err(trouble) => self.put_off_all(&trouble.why).await,
+            Err(trouble) => self.put_off_all(&trouble.why(), true).await,
         }
+    }
+
+    /// Whoever changes the settings means the next e-mail.
+    async fn is_still(&self, account: &Account) -> bool {
+        matches!(Account::of(self.owner, self.directory).await, Ok(Ok(now)) if now == *account)
     }
 
     /// Sends what is due, until something stands in the way. What the database refuses is tried again with the next look.
     async fn send_over(&self, mut connection: Connection, account: &Account) {
-        while connection.delivered() < TURN && !self.mail.is_stopping() {
+        while connection.delivered() < TURN && !self.mail.is_stopping() && self.is_still(account).await {
             let claimed = match outbox::claim(self.pool, self.owner, self.mail.wait * LEASE).await {
                 Ok(Some(claimed)) => claimed,
                 Ok(None) => break,
@@ -173,10 +184,10 @@ impl Round<'_> {
         if trouble.means == Means::Connection {
             return until_noted(|| outbox::give_back(self.pool, claimed)).await;
         }
-        let (id, owner, why) = (claimed.id, self.owner, trouble.why.as_str());
+        let (id, owner, why) = (claimed.id, self.owner, &trouble.why());
         let for_good = trouble.means == Means::ForGood;
         if trouble.means == Means::Server {
-            self.put_off_all(why).await;
+            self.put_off_all(why, true).await;
         }
         match until_noted(|| outbox::put_off(self.pool, claimed, why, for_good, self.mail.hours)).await {
             true => tracing::warn!(id, owner, why, "an e-mail has failed for good"),
@@ -184,8 +195,10 @@ impl Round<'_> {
         }
     }
 
-    async fn put_off_all(&self, why: &str) {
-        let failed = until_noted(|| outbox::put_off_all(self.pool, self.owner, why, self.mail.hours)).await;
+    /// `may_fail`: those that were tried for long enough have failed for good.
+    async fn put_off_all(&self, why: &str, may_fail: bool) {
+        let hours = may_fail.then_some(self.mail.hours);
+        let failed = until_noted(|| outbox::put_off_all(self.pool, self.owner, why, hours)).await;
         tracing::warn!(owner = self.owner, why, failed, "no e-mails are sent for the moment");
     }
 }

@@ -50,6 +50,11 @@ impl Means {
 }
 
 impl Trouble {
+    /// What it is, no longer than anybody reads.
+    pub fn why(&self) -> String {
+        self.why.chars().take(LONGEST_REASON).collect()
+    }
+
     /// A mail server that quotes what it was sent isn't quoted.
     pub fn without(mut self, cards: &[Card]) -> Self {
         if cards.iter().any(|card| !card.pin.is_empty() && self.why.contains(&card.pin)) {
@@ -207,5 +212,5 @@ fn words(step: &str, error: &Error) -> String {
         (Some(code), Some(text)) => format!("{step}: {code} {text}"),
         _ => format!("{step}: {error}"),
     };
-    said.chars().map(|char| if char.is_control() { ' ' } else { char }).take(LONGEST_REASON).collect()
+    said.chars().map(|char| if char.is_control() { ' ' } else { char }).collect()
 }

@@ -13,6 +13,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
+use sqlx::PgPool;
 
 use super::Watch;
 use crate::app::App;
@@ -20,6 +21,10 @@ use crate::app::App;
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// Counting what is left costs the database something.
 const COUNTED_FOR: Duration = Duration::from_mins(1);
+/// And so does asking one that is in trouble.
+const TRIED_FOR: Duration = Duration::from_secs(10);
+/// More are more than a dashboard shows.
+const MOST_GROUPS: i64 = 10_000;
 /// A group that has more is in no danger, and isn't counted any further.
 const MANY: i64 = 10_000;
 
@@ -29,6 +34,15 @@ pub struct CardsLeft {
     id: i32,
     name: String,
     cards: i64,
+}
+
+/// What is in the outbox, on whichever server it came in.
+#[derive(Debug, Clone)]
+pub struct Mails {
+    waiting: i64,
+    /// In seconds.
+    oldest: i64,
+    failed: i64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -101,67 +115,62 @@ fn memory(app: &App, registry: &mut Registry) {
     registry.register("memory_forgotten", "How often memory was forgotten", ConstCounter::new(memory.forgotten));
 }
 
-/// What the database must be asked for. What it doesn't tell is left out.
+/// What the database must be asked for. What it doesn't tell in time is left out: the rest is wanted most of all then.
 async fn in_the_database(watch: &Watch, registry: &mut Registry) {
-    match cards_left(watch).await {
-        Ok(groups) => {
-            let cards = Family::<Group, Gauge>::default();
-            for CardsLeft { id, name, cards: left } in groups {
-                cards.get_or_create(&Group { cardgroup_id: id, name }).set(left);
-            }
-            registry.register(
-                "cards_left",
-                "Cards that a group can still sell, counted up to 10000 once a minute",
-                cards,
-            );
+    let (errands, others) = (watch.app.errands.clone(), watch.app.errands.clone());
+    let (groups, mails) = tokio::join!(
+        watch.cards_left.answer(async move { for_a_while("cards", cards_left(&errands).await) }),
+        watch.mails.answer(async move { for_a_while("e-mails", mails(&others).await) }),
+    );
+    if let Some(groups) = groups.flatten() {
+        let cards = Family::<Group, Gauge>::default();
+        for CardsLeft { id, name, cards: left } in groups {
+            cards.get_or_create(&Group { cardgroup_id: id, name }).set(left);
         }
-        Err(error) => tracing::warn!(%error, "cards are left uncounted"),
+        registry.register("cards_left", "Cards that a group can still sell, counted up to 10000 once a minute", cards);
     }
-    if let Err(error) = mails(watch, registry).await {
-        tracing::warn!(%error, "e-mails are left uncounted");
+    if let Some(Mails { waiting, oldest, failed }) = mails.flatten() {
+        let mails = Family::<Is, Gauge>::default();
+        mails.get_or_create(&Is { state: "waiting" }).set(waiting);
+        mails.get_or_create(&Is { state: "failed" }).set(failed);
+        registry.register("mails", "E-mails with sold cards: waiting, and given up within a day", mails);
+        let oldest = ConstGauge::new(oldest);
+        registry.register("mail_oldest_seconds", "How long the oldest e-mail that isn't sent has been waiting", oldest);
     }
 }
 
-/// What is in the outbox, on whichever server it came in.
-async fn mails(watch: &Watch, registry: &mut Registry) -> sqlx::Result<()> {
-    let outbox = sqlx::query!(
+/// What was counted, or that it couldn't be, and until when nobody needs to try again.
+fn for_a_while<T>(what: &str, counted: sqlx::Result<T>) -> (Option<T>, Instant) {
+    match counted {
+        Ok(counted) => (Some(counted), Instant::now() + COUNTED_FOR),
+        Err(error) => {
+            tracing::warn!(%error, "{what} can't be counted");
+            (None, Instant::now() + TRIED_FOR)
+        }
+    }
+}
+
+async fn mails(database: &PgPool) -> sqlx::Result<Mails> {
+    sqlx::query_as!(
+        Mails,
         r#"select count(*) as "waiting!", coalesce(max(extract(epoch from now() at time zone 'utc' - created_at)), 0)::bigint as "oldest!",
-               (select count(*) from email_outbox where coalesce(sent_at, failed_at) is not null and sent_at is not null) as "sent!",
-               (select count(*) from email_outbox where coalesce(sent_at, failed_at) is not null and failed_at is not null) as "failed!"
+               (select count(*) from email_outbox
+                where coalesce(sent_at, failed_at) > now() at time zone 'utc' - interval '1 day' and failed_at is not null) as "failed!"
            from email_outbox where sent_at is null and failed_at is null"#
     )
-    .fetch_one(&watch.app.errands)
-    .await?;
-    let mails = Family::<Is, Gauge>::default();
-    for (state, count) in [("waiting", outbox.waiting), ("sent", outbox.sent), ("failed", outbox.failed)] {
-        mails.get_or_create(&Is { state }).set(count);
-    }
-    registry.register(
-        "mails",
-        "E-mails with sold cards: waiting, and those sent or given up that are still remembered",
-        mails,
-    );
-    let oldest = ConstGauge::new(outbox.oldest);
-    registry.register("mail_oldest_seconds", "How long the oldest e-mail that isn't sent has been waiting", oldest);
-    Ok(())
+    .fetch_one(database)
+    .await
 }
 
-async fn cards_left(watch: &Watch) -> sqlx::Result<Vec<CardsLeft>> {
-    let mut known = watch.cards_left.lock().await;
-    if let Some((counted, groups)) = &*known
-        && counted.elapsed() < COUNTED_FOR
-    {
-        return Ok(groups.clone());
-    }
-    let groups = sqlx::query_as!(
+async fn cards_left(database: &PgPool) -> sqlx::Result<Vec<CardsLeft>> {
+    sqlx::query_as!(
         CardsLeft,
         r#"select id, coalesce(name, '') as "name!",
                (select count(*) from (select from card_stock where cardgroup_id = cardgroups.id limit $1) few) as "cards!"
-           from cardgroups where hidden = 0 order by id"#,
-        MANY
+           from cardgroups where hidden = 0 order by id limit $2"#,
+        MANY,
+        MOST_GROUPS
     )
-    .fetch_all(&watch.app.errands)
-    .await?;
-    *known = Some((Instant::now(), groups.clone()));
-    Ok(groups)
+    .fetch_all(database)
+    .await
 }

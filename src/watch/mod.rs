@@ -1,20 +1,19 @@
 //! For whoever watches the server: whether it is there, whether it can do its work, and what it has been doing.
 
+mod lately;
 mod metrics;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use self::lately::Lately;
+use self::metrics::{CardsLeft, Mails};
+use crate::app::App;
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use sqlx::PgPool;
-use tokio::sync::Mutex;
-use tokio::time::timeout;
-
-use self::metrics::CardsLeft;
-use crate::app::App;
 
 /// However many ask, the database is asked no more often.
 const READY_FOR: Duration = Duration::from_secs(1);
@@ -24,8 +23,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// The server, and what was seen of it lately.
 struct Watch {
     app: Arc<App>,
-    ready: Mutex<Option<(Instant, Ready)>>,
-    cards_left: Mutex<Option<(Instant, Vec<CardsLeft>)>>,
+    ready: Lately<Ready>,
+    cards_left: Lately<Option<Vec<CardsLeft>>>,
+    mails: Lately<Option<Mails>>,
 }
 
 type Ready = Result<(), &'static str>;
@@ -45,20 +45,13 @@ fn questions() -> Router<Arc<Watch>> {
 }
 
 fn watch(app: Arc<App>) -> Arc<Watch> {
-    Arc::new(Watch { app, ready: Mutex::default(), cards_left: Mutex::default() })
+    Arc::new(Watch { app, ready: Lately::default(), cards_left: Lately::default(), mails: Lately::default() })
 }
 
 async fn readyz(State(watch): State<Arc<Watch>>) -> (StatusCode, String) {
-    let mut known = watch.ready.lock().await;
-    let ready = match *known {
-        Some((asked, ready)) if asked.elapsed() < READY_FOR => ready,
-        _ => {
-            let ready = is_ready(&watch.app.errands).await;
-            *known = Some((Instant::now(), ready));
-            ready
-        }
-    };
-    match ready {
+    let errands = watch.app.errands.clone();
+    let ready = watch.ready.answer(async move { (is_ready(&errands).await, Instant::now() + READY_FOR) }).await;
+    match ready.unwrap_or(Err("the database doesn't answer")) {
         Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
     }
@@ -70,13 +63,12 @@ async fn is_ready(database: &PgPool) -> Ready {
         r#"select case when pg_is_in_recovery() or current_setting('transaction_read_only')::boolean then true
                else pg_logical_emit_message(true, 'mortise', '') is null end as "is_read_only!""#
     );
-    match timeout(PATIENCE, is_read_only.fetch_one(database)).await {
-        Ok(Ok(false)) => Ok(()),
-        Ok(Ok(true)) => Err("the database is read-only"),
-        Ok(Err(error)) => {
+    match is_read_only.fetch_one(database).await {
+        Ok(false) => Ok(()),
+        Ok(true) => Err("the database is read-only"),
+        Err(error) => {
             tracing::warn!(%error, "not ready");
             Err("the database can't be reached, or can't write")
         }
-        Err(_) => Err("the database doesn't answer"),
     }
 }

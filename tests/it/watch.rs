@@ -105,15 +105,34 @@ async fn the_outbox_is_watched() {
     let server = server().await;
     let insert = "insert into email_outbox (owner_id, user_id, address, message_id, card_ids, balances, currency, created_at, sent_at, failed_at)
         select 0, 0, 'a@shop.test', n, '{}', '{}', 'USD', now() at time zone 'utc' - make_interval(hours => n), sent, failed from (values
-            (1, null::timestamp, null::timestamp), (2, null, null), (3, now(), null), (4, null, now())) mail (n, sent, failed)";
+            (1, null::timestamp, null::timestamp), (2, null, null), (3, now(), null), (4, null, now()),
+            (5, null, now() - interval '2 days')) mail (n, sent, failed)";
     server.sql(insert).await;
     let page = server.metrics().await;
     let mut mails = lines(&page, "mortise_mails{");
     mails.sort_unstable();
     let mail = |state, count| format!("mortise_mails{{state=\"{state}\"}} {count}");
-    assert_eq!(mails, [mail("failed", 1), mail("sent", 1), mail("waiting", 2)]);
+    assert_eq!(mails, [mail("failed", 1), mail("waiting", 2)]);
     let [oldest] = lines(&page, "mortise_mail_oldest_seconds ")[..] else { panic!("{page}") };
     assert!((7200..7300).contains(&oldest.rsplit(' ').next().unwrap().parse::<i64>().unwrap()), "{oldest}");
+}
+
+/// When the database is in trouble the rest is wanted most of all.
+#[tokio::test]
+async fn what_the_database_does_not_tell_is_left_out() {
+    let server = server().await;
+    let mut lock = server.pool.begin().await.unwrap();
+    sqlx::query("lock table email_outbox, card_stock in access exclusive mode").execute(&mut *lock).await.unwrap();
+    for _ in 0..2 {
+        let page = server.metrics().await;
+        assert!(page.contains("mortise_requests_running 0") && page.ends_with("# EOF\n"), "{page}");
+        assert_eq!(lines(&page, "mortise_mail"), [""; 0]);
+        assert_eq!(lines(&page, "mortise_cards_left"), [""; 0]);
+    }
+    lock.rollback().await.unwrap();
+    while !server.metrics().await.contains("mortise_cards_left{") {
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use sqlx::{PgConnection, PgPool};
 use super::database::{on_any_schema, reading};
 use super::{Failure, Report};
 use crate::config::{Config, ConfigError, Layers};
+use crate::mail::Mail;
 
 /// What was found of one thing.
 #[derive(Debug, Serialize)]
@@ -83,7 +84,10 @@ pub async fn run(settings: Result<Layers, ConfigError>) -> Report {
     match settings.and_then(|layers| layers.config()) {
         Err(error) => checks.push(Check::problem("settings", error.to_string(), "mend it: the server doesn't start")),
         Ok(config) => {
-            checks.push(Check::ok("settings", format!("they make sense; the server listens on {}", config.listen)));
+            checks.push(match Mail::new(&config) {
+                Ok(_) => Check::ok("settings", format!("they make sense; the server listens on {}", config.listen)),
+                Err(error) => Check::problem("settings", error.to_string(), "mend it: the server doesn't start"),
+            });
             checks.extend(disk::free(&config));
             match on_any_schema(&config, async |pool| Ok(examine(pool).await)).await {
                 Ok(more) => checks.extend(more),

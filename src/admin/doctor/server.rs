@@ -91,6 +91,9 @@ pub async fn snapshots(connection: &mut PgConnection) -> sqlx::Result<Check> {
            from pg_stat_activity
            where pid <> pg_backend_pid() and backend_type = 'client backend' and xact_start < now() - interval '5 minutes'
            union all
+           select 'process ' || pid || ' of another role, which this one may not look into (grant pg_read_all_stats)'
+           from pg_stat_activity where backend_type is null and age(backend_xmin) > 10000
+           union all
            select 'prepared transaction ' || gid from pg_prepared_xacts where prepared < now() - interval '5 minutes'
            union all
            select 'replication slot ' || slot_name || ', which nobody reads' from pg_replication_slots where not active"#

@@ -139,6 +139,10 @@ async fn settings_and_databases_that_cannot_be_used_are_problems() {
         broken.code == 1 && broken.out.starts_with("PROBLEM  settings      the setting listen (from MORTISE_LISTEN)"),
         "{broken:?}"
     );
+    let broken = run("MORTISE_MAIL_CA", "/nowhere.pem");
+    assert!(broken.code == 1 && broken.out.contains("PROBLEM  settings      mail_ca (/nowhere.pem)"), "{broken:?}");
+    let one = run("MORTISE_DATABASE_CONNECTIONS", "1");
+    assert!(one.out.contains("ok       schema        every migration"), "{one:?}");
     let away = run("DATABASE_URL", "postgres://u:hunter2@127.0.0.1:1/db");
     assert!(away.code == 1 && away.out.contains("PROBLEM  database      cannot reach the database"), "{away:?}");
     assert!(!away.out.contains("hunter2") && away.err.is_empty(), "{away:?}");

@@ -53,6 +53,7 @@ async fn what_cannot_be_signed_is_refused() {
         3,
         "there is no operation \"sell_cards\"; there are card_from_group_sell,",
     );
+    operator.refuses(&["sign", "card_group_get/6", "u=admin"], 3, "there is no operation \"card_group_get/6\"");
     operator.refuses(&sell(&[]), 2, "name a user");
     operator.refuses(&sell(&["u=nobody"]), 3, "there is no user \"nobody\"");
     operator.refuses(&sell(&["u=admin", "quantity"]), 2, "parameters look like id=6");

@@ -26,6 +26,10 @@ async fn a_right_that_is_set_counts_at_once() {
         .await;
     operator.says(&["right", "set", "shop", "callingcard_manage", "none"]);
     operator.ask("accountant_none", "secret").await.is_status_error("Access Denied");
+    let words = "Shop is a permission group of the type accountant, calling_cards a right of the type reseller";
+    operator.refuses(&["right", "set", "Shop", "calling_cards", "edit"], 1, words);
+    let words = "calling_cards is a right of the type reseller";
+    operator.refuses(&["right", "set", "New", "calling_cards", "edit", "--create", "accountant"], 1, words);
     operator.refuses(&["right", "set", "Shop", "fly", "edit"], 3, "there are Callingcard_manage, calling_cards");
     operator.refuses(&["right", "set", "Shop", "callingcard_manage", "2"], 2, "invalid value '2'");
     operator.refuses(&["right", "give", "Shop", "reseller"], 1, "is for users of the type accountant, not reseller");
