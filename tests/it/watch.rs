@@ -1,5 +1,7 @@
 //! What those see who watch: `/livez`, `/readyz`, `/metrics`, and the log (`operations.md`).
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 
@@ -120,11 +122,12 @@ async fn the_outbox_is_watched() {
 /// When the database is in trouble the rest is wanted most of all.
 #[tokio::test]
 async fn what_the_database_does_not_tell_is_left_out() {
-    let server = server().await;
+    // Left to itself the question would wait for the lock longer than anybody scrapes.
+    let server = server_with(&[("database_wait_ms", "600000")]).await;
     let mut lock = server.pool.begin().await.unwrap();
     sqlx::query("lock table email_outbox, card_stock in access exclusive mode").execute(&mut *lock).await.unwrap();
     for _ in 0..2 {
-        let page = server.metrics().await;
+        let page = tokio::time::timeout(Duration::from_secs(60), server.metrics()).await.expect("it hangs");
         assert!(page.contains("mortise_requests_running 0") && page.ends_with("# EOF\n"), "{page}");
         assert_eq!(lines(&page, "mortise_mail"), [""; 0]);
         assert_eq!(lines(&page, "mortise_cards_left"), [""; 0]);
