@@ -19,14 +19,6 @@ use crate::passwords::Passwords;
 use crate::sweeper::Sweeper;
 use crate::turns::Turns;
 
-/// Runs something to its end; what panics is begun again, and takes nothing else along.
-async fn again<R: Future<Output = ()>>(what: &str, run: impl Fn() -> R) {
-    while AssertUnwindSafe(run()).catch_unwind().await.is_err() {
-        tracing::error!("{what} was broken off by a panic, and begins again");
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
-}
-
 /// The server's parts, made once at the start.
 #[derive(Debug)]
 #[expect(missing_docs, reason = "each part's type says what it is")]
@@ -78,5 +70,13 @@ impl App {
     /// Waits as long for a list reader's turn.
     pub async fn list_turn(&self) -> Option<OwnedSemaphorePermit> {
         tokio::time::timeout(self.config.database_wait, self.turns.of_list_readers()).await.ok().flatten()
+    }
+}
+
+/// Runs something to its end; what panics is begun again, and takes nothing else along.
+async fn again<R: Future<Output = ()>>(what: &str, run: impl Fn() -> R) {
+    while AssertUnwindSafe(run()).catch_unwind().await.is_err() {
+        tracing::error!("{what} was broken off by a panic, and begins again");
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }

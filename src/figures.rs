@@ -1,4 +1,4 @@
-//! What happens, counted, for whoever watches (`watch.rs` shows it).
+//! What happens, counted, for whoever watches (`watch/` shows it).
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use prometheus_client::registry::Registry;
 
 /// In seconds.
 const ANSWERS: [f64; 13] = [0.001, 0.002, 0.004, 0.008, 0.015, 0.03, 0.06, 0.125, 0.25, 0.5, 1.0, 2.5, 10.0];
-/// The names under which a request is counted that no operation answered.
+/// The name under which a request is counted that no operation answered.
 const NO_OPERATION: &str = "none";
 /// Users whose refused hashes are counted for each of them; the others' go together.
 const MOST_USERS: usize = 1_000;

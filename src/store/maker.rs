@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bigdecimal::BigDecimal;
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, PgConnection, PgExecutor};
 
 use crate::fault::Fault;
 use crate::store::draw;
@@ -22,15 +22,38 @@ pub const LONGEST_PIN: i32 = 255;
 /// How long a number or PIN is waited for that somebody makes by the thousand may be using.
 const MOMENT: Duration = Duration::from_millis(100);
 
+/// The card group that cards are made for.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "MOR's own column names")]
+pub struct Group {
+    pub id: i32,
+    pub owner_id: i32,
+    pub number_length: i32,
+    pub pin_length: i32,
+    /// Without tax, in the system's currency: what a card is worth.
+    pub price: BigDecimal,
+}
+
+impl Group {
+    /// By its id, unless it is hidden; only that owner's, or anybody's.
+    pub async fn find(database: impl PgExecutor<'_>, id: i64, owner: Option<i32>) -> sqlx::Result<Option<Self>> {
+        sqlx::query_as!(
+            Group,
+            r#"select id, coalesce(owner_id, 0) as "owner_id!", number_length, pin_length, coalesce(price, 0) as "price!"
+               from cardgroups where id = $1::bigint and hidden = 0 and ($2::integer is null or owner_id = $2)"#,
+            id,
+            owner
+        )
+        .fetch_optional(database)
+        .await
+    }
+}
+
 /// A range of cards to be made, each with a PIN of its own.
 #[derive(Debug)]
 pub struct Range<'a> {
     /// The card group.
-    pub group: i32,
-    /// Digits of a number, and of a PIN.
-    pub number_length: i32,
-    /// Likewise.
-    pub pin_length: i32,
+    pub group: &'a Group,
     /// The first number, as a number: it may have more digits than any integer type.
     pub from: BigDecimal,
     /// How many.
@@ -98,7 +121,7 @@ impl Range<'_> {
         let mut made = 0;
         for _ in 0..DRAWS {
             // A third more than are needed, since up to a fifth may be in use.
-            let pins = draw::pins(count + count / 3 + 1, self.pin_length)?;
+            let pins = draw::pins(count + count / 3 + 1, self.group.pin_length)?;
             let mut savepoint = connection.begin().await?;
             match self.insert(&mut savepoint, first, count, &pins).await {
                 Ok(tried) => {
@@ -112,7 +135,7 @@ impl Range<'_> {
                 Err(error) => return Err(error.into()),
             }
         }
-        tracing::warn!(group = self.group, "no free PINs: the group's PIN length is too short");
+        tracing::warn!(group = self.group.id, "no free PINs: the group's PIN length is too short");
         Err(Fault::TransactionFailed)
     }
 
@@ -150,8 +173,8 @@ impl Range<'_> {
             from,
             till,
             pins,
-            self.number_length,
-            self.group,
+            self.group.number_length,
+            self.group.id,
             self.balance,
             self.owner,
             self.min_balance,

@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::fault::Fault;
 use crate::money::LARGEST_AMOUNT;
 use crate::number;
-use crate::store::maker::{self, LONGEST_NUMBER, LONGEST_PIN, Range};
+use crate::store::maker::{self, Group, LONGEST_NUMBER, LONGEST_PIN, Range};
 
 /// Which cards.
 #[derive(Debug, Args)]
@@ -43,15 +43,6 @@ fn amount(text: &str) -> Result<BigDecimal, String> {
     if fits { Ok(amount) } else { Err("an amount looks like 8.40, and isn't less than 0".to_owned()) }
 }
 
-/// The card group.
-struct Group {
-    id: i32,
-    owner_id: i32,
-    number_length: i32,
-    pin_length: i32,
-    price: BigDecimal,
-}
-
 /// Makes them in one transaction.
 pub(super) async fn run(options: &Options, config: &Config) -> Result<Report, Failure> {
     on_database(config, async |pool| {
@@ -59,7 +50,9 @@ pub(super) async fn run(options: &Options, config: &Config) -> Result<Report, Fa
         // With an operator's patience: a million cards take longer than any request may.
         sqlx::query!("select set_config('statement_timeout', '1h', true)").fetch_one(&mut *change).await?;
         maker::begin(&mut change).await?;
-        let group = Group::find(&mut change, options.group).await?;
+        let group = Group::find(&mut *change, options.group.into(), None).await?;
+        let missing = || format!("there is no card group {}: `mortise group list` shows all", options.group);
+        let group = group.ok_or_else(|| Failure::Missing(missing()))?;
         let made = group.make(&mut change, options).await?;
         let quantity = options.quantity.to_string();
         let numbers = format!("{} to {}", made.first, made.last);
@@ -87,17 +80,6 @@ struct Made {
 }
 
 impl Group {
-    async fn find(connection: &mut PgConnection, id: i32) -> Result<Self, Failure> {
-        let group = sqlx::query_as!(
-            Group,
-            r#"select id, coalesce(owner_id, 0) as "owner_id!", number_length, pin_length, coalesce(price, 0) as "price!"
-               from cardgroups where id = $1 and hidden = 0"#,
-            id
-        );
-        let group = group.fetch_optional(connection).await?;
-        group.ok_or_else(|| Failure::Missing(format!("there is no card group {id}: `mortise group list` shows all")))
-    }
-
     /// As many cards as were asked for, through ranges until there are enough: a range may have numbers in use.
     async fn make(&self, connection: &mut PgConnection, options: &Options) -> Result<Made, Failure> {
         self.has_room(connection, options.quantity).await?;
@@ -167,9 +149,7 @@ impl Group {
 
     fn range<'a>(&'a self, options: &'a Options, from: BigDecimal, count: u32) -> Range<'a> {
         Range {
-            group: self.id,
-            number_length: self.number_length,
-            pin_length: self.pin_length,
+            group: self,
             from,
             count,
             owner: self.owner_id,

@@ -14,7 +14,7 @@ use crate::idempotency::Once;
 use crate::number;
 use crate::page::{Kind, Page, Parameter};
 use crate::signature::Rule;
-use crate::store::maker::{self, LONGEST_NUMBER, LONGEST_PIN, Range};
+use crate::store::maker::{self, Group, LONGEST_NUMBER, LONGEST_PIN, Range};
 
 /// The operation.
 pub const OPERATION: Operation = Operation {
@@ -67,31 +67,10 @@ async fn answer(call: Call) -> Result<Document, Fault> {
     once.answer(create(&call, &caller, &once), reply).await
 }
 
-/// The card group that the cards are for.
-#[derive(Debug)]
-struct Group {
-    id: i32,
-    owner_id: i32,
-    number_length: i32,
-    pin_length: i32,
-    /// Without tax, in the system's currency: what a card is worth.
-    price: BigDecimal,
-}
-
-impl Group {
-    /// The admin's may be anybody's, others' are their owner's; none is hidden.
-    async fn find(database: impl PgExecutor<'_>, call: &Call, caller: &Caller) -> Result<Self, Fault> {
-        sqlx::query_as!(
-            Group,
-            r#"select id, coalesce(owner_id, 0) as "owner_id!", number_length, pin_length, coalesce(price, 0) as "price!"
-               from cardgroups where id = $1::bigint and hidden = 0 and ($2::integer is null or owner_id = $2)"#,
-            call.params.integer("card_group_id"),
-            caller.confined_to()
-        )
-        .fetch_optional(database)
-        .await?
-        .ok_or(Fault::NotFound("Card Group"))
-    }
+/// The card group that the cards are for: the admin's may be anybody's, others' are their owner's.
+async fn find_group(database: impl PgExecutor<'_>, call: &Call, caller: &Caller) -> Result<Group, Fault> {
+    let group = Group::find(database, call.params.integer("card_group_id"), caller.confined_to());
+    group.await?.ok_or(Fault::NotFound("Card Group"))
 }
 
 /// Which cards, and what they are like.
@@ -146,9 +125,7 @@ impl Wish {
 
     fn range<'a>(&'a self, group: &'a Group, owner: i32, distributor: i32) -> Range<'a> {
         Range {
-            group: group.id,
-            number_length: group.number_length,
-            pin_length: group.pin_length,
+            group,
             from: self.from.clone(),
             count: self.count,
             owner,
@@ -166,7 +143,7 @@ impl Wish {
 /// One call at a time; those that wait here hold no connection.
 async fn create(call: &Call, caller: &Caller, once: &Once<'_>) -> Result<(u64, u32), Fault> {
     // What is wrong already needn't wait for its turn.
-    let group = Group::find(&call.app.pool, call, caller).await?;
+    let group = find_group(&call.app.pool, call, caller).await?;
     Wish::read(call, &group)?;
     let turn = tokio::time::timeout(PATIENCE, call.app.turns.of_card_makers());
     let _turn = turn.await.map_err(|_| Fault::Unavailable)?;
@@ -174,7 +151,7 @@ async fn create(call: &Call, caller: &Caller, once: &Once<'_>) -> Result<(u64, u
     let connection = &mut *change;
     maker::begin(connection).await?;
     // The group may have been changed meanwhile.
-    let group = &Group::find(&mut *connection, call, caller).await?;
+    let group = &find_group(&mut *connection, call, caller).await?;
     let wish = Wish::read(call, group)?;
     maker::has_enough_pins(connection, group.pin_length, wish.count).await?;
     let owner = if call.dialect().gives_cards_to_callers() { caller.owner() } else { group.owner_id };
