@@ -15,6 +15,7 @@ const FREE: usize = 16 * 1024;
 #[derive(Debug)]
 pub struct Load {
     most: usize,
+    most_bytes: usize,
     requests: Arc<Semaphore>,
     /// In bytes.
     bodies: Arc<Semaphore>,
@@ -24,9 +25,9 @@ pub struct Load {
 impl Load {
     /// At most so many requests, with bodies of so many bytes together.
     pub fn new(requests: usize, bodies: usize) -> Self {
-        let most = requests;
+        let (most, most_bytes) = (requests, bodies);
         let [requests, bodies] = [requests, bodies].map(|most| Arc::new(Semaphore::new(most)));
-        Self { most, requests, bodies, refused: Seldom::default() }
+        Self { most, most_bytes, requests, bodies, refused: Seldom::default() }
     }
 
     /// A request may run, as long as the permit is held.
@@ -37,6 +38,11 @@ impl Load {
     /// How many do.
     pub fn running(&self) -> usize {
         self.most.saturating_sub(self.requests.available_permits())
+    }
+
+    /// How much memory large bodies hold, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.most_bytes.saturating_sub(self.bodies.available_permits())
     }
 
     /// A body may grow from `before` to `after` bytes; `held` is what it has been granted.
