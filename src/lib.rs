@@ -22,6 +22,7 @@ pub mod guessing;
 pub mod idempotency;
 pub mod line;
 pub mod load;
+pub mod log;
 pub mod mail;
 pub mod money;
 pub mod number;

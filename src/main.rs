@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use mortise::admin::{self, Failure, Report};
 use mortise::config::{Config, ConfigError, Layers, Override};
+use mortise::log;
 use mortise::server::{self, ServerError};
 
 /// A request makes dozens of small allocations; the system's allocator takes a third longer over them.
@@ -141,7 +142,7 @@ fn main() -> ExitCode {
 
 fn serve(settings: &Settings, demo: bool) -> Result<(), Failure> {
     let config = settings.read()?.config()?;
-    server::log(&config);
+    log::start(&config);
     let served = runtime()?.block_on(server::serve(config, demo));
     served.map_err(|error| match error {
         ServerError::Managed(error) => error.into(),
@@ -156,7 +157,7 @@ fn run(command: &Command, settings: &Settings) -> Result<Report, Failure> {
     let layers = settings.read();
     let runtime = runtime()?;
     if let Command::Doctor = command {
-        server::log_of_command();
+        log::start_for_command();
         return Ok(runtime.block_on(admin::doctor::run(layers)));
     }
     let layers = layers?;
@@ -164,7 +165,7 @@ fn run(command: &Command, settings: &Settings) -> Result<Report, Failure> {
     match command {
         Command::Config(options) => return Ok(admin::config::run(options, &layers)),
         Command::Healthcheck => return admin::healthcheck::run(&config),
-        _ => server::log_of_command(),
+        _ => log::start_for_command(),
     }
     runtime.block_on(on_database(command, &config))
 }

@@ -19,7 +19,6 @@ use tower::util::MapRequestLayer;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
-use tracing::Instrument;
 
 use crate::api::{card, card_group, tariff};
 use crate::app::App;
@@ -29,6 +28,7 @@ use crate::dialect::Dialect;
 use crate::document::Document;
 use crate::fault::Fault;
 use crate::guessing::Guess;
+use crate::log;
 use crate::openapi;
 use crate::params::{self, Params};
 use crate::reply::{self, Format, Presentation};
@@ -104,16 +104,14 @@ async fn api(State(app): State<Arc<App>>, request: Request) -> Response {
     let since = Instant::now();
     let path = Path::read(request.uri().path(), &app.config.prefix, app.config.dialect.suffixes());
     let operation = path.operation.map(|operation| operation.name);
-    let id = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default();
-    let span = tracing::error_span!("request", id, operation);
-    async {
+    let worked_at = log::Request { id: request.headers().get(REQUEST_ID).cloned(), operation };
+    log::about(worked_at, async {
         let (outcome, response) = answer(&app, path, request).await;
         let took = since.elapsed();
         app.figures.answered(operation, outcome, took);
         tracing::debug!(target: "mortise::request", outcome, status = response.status().as_u16(), ?took, "answered");
         response
-    }
-    .instrument(span)
+    })
     .await
 }
 

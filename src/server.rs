@@ -1,6 +1,6 @@
 //! From settings to a running server, and back to a clean stop.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,13 +10,10 @@ use sd_notify::NotifyState;
 use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::app::App;
 use crate::audit::Audit;
-use crate::config::{Config, LogFormat, Switch};
+use crate::config::{Config, Switch};
 use crate::connections;
 use crate::database::installation::ManagedError;
 use crate::database::managed::{Managed, usual_data_dir};
@@ -52,40 +49,6 @@ pub enum ServerError {
     Random(#[from] getrandom::Error),
     #[error(transparent)]
     Io(#[from] std::io::Error),
-}
-
-/// Log lines as the settings want them, on standard error.
-pub fn log(config: &Config) {
-    let human = match config.log_format {
-        LogFormat::Human => true,
-        LogFormat::Json => false,
-        LogFormat::Auto => std::io::stderr().is_terminal(),
-    };
-    let registry = tracing_subscriber::registry().with(config.log.clone());
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    std::panic::set_hook(Box::new(|panic| {
-        let place = panic.location().map(tracing::field::display);
-        tracing::error!(place, "panic: {}", panic_words(panic.payload()));
-    }));
-    if human {
-        registry.with(layer.with_ansi(std::io::stderr().is_terminal())).init();
-    } else {
-        registry.with(layer.json().with_span_list(false)).init();
-    }
-}
-
-/// The same for a command, whose own words are enough: only what goes wrong beside it.
-pub fn log_of_command() {
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false).without_time();
-    // What becomes of connections that are stopped half way is nobody's trouble.
-    let warnings = Targets::new().with_default(LevelFilter::WARN).with_target("sqlx", LevelFilter::OFF);
-    tracing_subscriber::registry().with(warnings).with(layer.with_ansi(std::io::stderr().is_terminal())).init();
-}
-
-/// What may be said of a panic: words that stand in the program, but none that were put together, for a piece of a request may
-/// be among them.
-pub fn panic_words(payload: &dyn std::any::Any) -> &str {
-    payload.downcast_ref::<&'static str>().copied().unwrap_or("(not shown)")
 }
 
 /// Serves until it is told to stop (SIGTERM, SIGINT, SIGHUP), then finishes what it is at, and the database.

@@ -205,6 +205,6 @@ async fn each_request_can_have_its_line() {
     assert_eq!(line["level"], "DEBUG");
     assert_eq!(line["fields"]["outcome"], "bad_login");
     assert_eq!(line["fields"]["status"], 200);
-    assert_eq!(line["span"]["operation"], "card_from_group_sell");
-    assert_eq!(line["span"]["id"].as_str().unwrap().len(), 36);
+    assert_eq!(line["request"]["operation"], "card_from_group_sell");
+    assert_eq!(line["request"]["id"].as_str().unwrap().len(), 36);
 }

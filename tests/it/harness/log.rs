@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
+use mortise::log::Human;
 use tracing::subscriber::DefaultGuard;
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -18,8 +19,10 @@ struct Text(Arc<Mutex<Vec<u8>>>);
 impl Log {
     pub fn watch() -> Self {
         let text = Text::default();
-        let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_ansi(false);
-        let _guard = tracing::subscriber::set_default(subscriber.with_writer(text.clone()).finish());
+        let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE);
+        let _guard = tracing::subscriber::set_default(
+            subscriber.event_format(Human::new(false)).with_writer(text.clone()).finish(),
+        );
         Self { text, _guard }
     }
 
