@@ -118,7 +118,18 @@ impl Element<'_> {
     pub fn text(&mut self, name: &'static str, value: impl AsRef<str>) {
         self.indent();
         self.tag("<", name);
-        for char in value.as_ref().chars() {
+        let value = value.as_ref();
+        if value.bytes().all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'&' | b'<' | b'>')) {
+            self.text.push_str(value);
+        } else {
+            self.escaped(value);
+        }
+        self.tag("</", name);
+        self.text.push('\n');
+    }
+
+    fn escaped(&mut self, value: &str) {
+        for char in value.chars() {
             match char {
                 '&' => self.text.push_str("&amp;"),
                 '<' => self.text.push_str("&lt;"),
@@ -127,8 +138,6 @@ impl Element<'_> {
                 _ => self.text.push('\u{fffd}'),
             }
         }
-        self.tag("</", name);
-        self.text.push('\n');
     }
 
     /// An element that holds text, or none at all: `<name/>`.

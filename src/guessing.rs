@@ -90,6 +90,9 @@ impl Guessing {
 
     /// Takes down that a guess was wrong. `true`: it was one too many, and a pause begins.
     pub fn was_wrong(&self, guess: Guess, client: IpAddr, user: &str, now: Instant) -> bool {
+        if self.sets.is_empty() {
+            return false;
+        }
         let now = self.milliseconds(now);
         let mark = self.mark(guess, client, user);
         let Some(mut set) = self.set(mark) else { return false };

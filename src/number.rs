@@ -1,5 +1,7 @@
 //! Numbers as the original reads them from text: as far as the digits go, and the rest ignored (`http.md`, "Parameters").
 
+use std::borrow::Cow;
+
 use bigdecimal::BigDecimal;
 
 /// More digits than any column has: a number is cut there, so that reading it costs nothing.
@@ -24,12 +26,10 @@ pub enum Sign {
 
 /// A whole number: `"VFT"` is 0, `"1.9"` is 1, `" 3"` is 3, `"12abc"` is 12. Beyond the type's range: its end.
 pub fn integer(text: &str) -> i64 {
-    let Some((sign, digits)) = digits(text) else { return 0 };
+    let (minus, text) = signed(text.trim_start_matches(WHITE));
+    let (digits, _) = run(text);
     let size = if digits.is_empty() { 0 } else { digits.parse().unwrap_or(i64::MAX) };
-    match sign {
-        Sign::Plus => size,
-        Sign::Minus => -size,
-    }
+    if minus { -size } else { size }
 }
 
 /// A decimal number: `"1.5x"` is 1.5, `"abc"` is 0, `"1e2"` is 100. What is beyond every column stays beyond it.
@@ -50,8 +50,8 @@ pub fn is_digits(text: &str) -> bool {
 /// The parts of a decimal number in text.
 struct Decimal<'a> {
     minus: bool,
-    whole: String,
-    fraction: String,
+    whole: Cow<'a, str>,
+    fraction: Cow<'a, str>,
     exponent: i64,
     rest: &'a str,
 }
@@ -60,7 +60,7 @@ impl<'a> Decimal<'a> {
     fn read(text: &'a str) -> Option<Self> {
         let (minus, text) = signed(text.trim_start_matches(WHITE));
         let (whole, mut rest) = run(text);
-        let mut fraction = String::new();
+        let mut fraction = Cow::Borrowed("");
         if let Some(behind) = rest.strip_prefix('.') {
             let (digits, further) = run(behind);
             // A point without a digit behind it is part of nothing, unless it ends the number.
@@ -114,17 +114,13 @@ fn signed(text: &str) -> (bool, &str) {
 }
 
 /// The digits in front, one `_` between two of them skipped, and what is behind.
-fn run(text: &str) -> (String, &str) {
+fn run(text: &str) -> (Cow<'_, str>, &str) {
     let bytes = text.as_bytes();
-    let mut digits = String::new();
-    let mut at = 0;
-    while let Some(byte) = bytes.get(at) {
-        match byte {
-            b'0'..=b'9' => digits.push(char::from(*byte)),
-            b'_' if !digits.is_empty() && bytes.get(at + 1).is_some_and(u8::is_ascii_digit) => {}
-            _ => break,
-        }
-        at += 1;
+    let is_digit = |at: usize| bytes.get(at).is_some_and(u8::is_ascii_digit);
+    let mut end = 0;
+    while is_digit(end) || end > 0 && bytes.get(end) == Some(&b'_') && is_digit(end + 1) {
+        end += 1;
     }
-    (digits, &text[at..])
+    let (run, rest) = text.split_at(end);
+    (if run.contains('_') { run.replace('_', "").into() } else { run.into() }, rest)
 }

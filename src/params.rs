@@ -1,6 +1,5 @@
 //! A request's parameters, read from the query string and the body as the original reads them (`http.md`, "Parameters").
 
-use std::borrow::Cow;
 use std::convert::Infallible;
 
 use axum::body::Bytes;
@@ -115,6 +114,9 @@ impl Param {
 /// The text with U+FFFD, as replies have it, for each character that terminals, logs or XML may choke on; `None` where there
 /// is none. Tabs and line ends belong to text.
 pub fn harmless(text: &str) -> Option<String> {
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        return None;
+    }
     let harmful = |char: char| {
         char.is_control() && !matches!(char, '\t' | '\n' | '\r') || matches!(char, '\u{fffe}' | '\u{ffff}')
     };
@@ -141,7 +143,8 @@ const TOO_MANY: Fault = Fault::BadRequest("Too many parameters");
 /// as much.
 fn pairs(text: &[u8], most: usize) -> Result<Vec<(String, String)>, Fault> {
     let pairs = || text.split(|byte| matches!(byte, b'&' | b';')).filter(|pair| !pair.is_empty());
-    if pairs().take(most + 1).count() > most {
+    let separators = text.iter().filter(|byte| matches!(byte, b'&' | b';')).count();
+    if separators >= most && pairs().take(most + 1).count() > most {
         return Err(TOO_MANY);
     }
     pairs()
@@ -163,16 +166,12 @@ fn decoded(text: &[u8]) -> Result<String, Fault> {
 
 /// Text with its `%xx` resolved.
 pub fn unescaped(text: &[u8]) -> Result<String, Fault> {
-    let whole = text
-        .iter()
-        .enumerate()
-        .filter(|(_, byte)| **byte == b'%')
-        .all(|(at, _)| text.get(at + 1..at + 3).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit)));
-    if !whole {
+    let mut escapes = text.iter().enumerate().filter(|(_, byte)| **byte == b'%');
+    if !escapes.all(|(at, _)| text.get(at + 1..at + 3).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit))) {
         return Err(Fault::BadRequest("Parameters have a malformed % escape"));
     }
-    String::from_utf8(Cow::from(percent_decode(text)).into_owned())
-        .map_err(|_| Fault::BadRequest("Parameters are not valid UTF-8"))
+    let bytes = if text.contains(&b'%') { percent_decode(text).collect() } else { text.to_vec() };
+    String::from_utf8(bytes).map_err(|_| Fault::BadRequest("Parameters are not valid UTF-8"))
 }
 
 /// The text fields of a form; files are passed over.

@@ -2,7 +2,6 @@
 //! `hash-parameters.md`).
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use sha1::{Digest, Sha1};
@@ -73,9 +72,9 @@ impl Rule {
 
 /// Those of the names that stand in the long list, in its order.
 fn listed<'a>(names: impl Iterator<Item = &'a str>, except: Except) -> Vec<&'static str> {
-    let mut listed: Vec<_> = names.filter_map(|name| PLACES.get_key_value(name)).collect();
-    listed.sort_unstable_by_key(|(_, place)| **place);
-    listed.into_iter().map(|(name, _)| *name).filter(|name| !except.contains(name)).collect()
+    let mut listed: Vec<_> = names.filter_map(place).collect();
+    listed.sort_unstable();
+    listed.into_iter().map(|place| ORDER[place]).filter(|name| !except.contains(name)).collect()
 }
 
 impl Signed<'_> {
@@ -144,9 +143,16 @@ fn entering<'a>(name: &str, value: &'a str) -> Option<Cow<'a, str>> {
     }
 }
 
-/// Where each of them stands.
-static PLACES: LazyLock<HashMap<&str, usize>> =
-    LazyLock::new(|| ORDER.iter().enumerate().map(|(place, name)| (*name, place)).collect());
+/// Where a name stands in the long list.
+fn place(name: &str) -> Option<usize> {
+    static BY_NAME: LazyLock<Vec<(&str, usize)>> = LazyLock::new(|| {
+        let mut names: Vec<_> = ORDER.iter().enumerate().map(|(place, name)| (*name, place)).collect();
+        names.sort_unstable();
+        names
+    });
+    let found = BY_NAME.binary_search_by_key(&name, |(known, _)| known).ok()?;
+    BY_NAME.get(found).map(|(_, place)| *place)
+}
 
 /// Every parameter that can enter a hash, in the order in which it does (`hash-parameters.md`).
 #[rustfmt::skip]

@@ -88,8 +88,7 @@ impl Directory {
     /// The user of that name: the lowest id, letter case and trailing spaces aside.
     pub async fn user(&self, name: &str) -> sqlx::Result<Option<Arc<User>>> {
         // As it was sent: what the database folds together is its own business.
-        let key = name.to_owned();
-        let forgotten = match self.look(|memory| memory.users.get(&key).cloned()) {
+        let forgotten = match self.look(|memory| memory.users.get(name).cloned()) {
             Ok(user) => return Ok(Some(user)),
             Err(forgotten) => forgotten,
         };
@@ -98,7 +97,7 @@ impl Directory {
             if memory.users.len() >= MOST_USERS {
                 memory.users.clear();
             }
-            memory.users.insert(key, user.clone());
+            memory.users.insert(name.to_owned(), user.clone());
         });
         Ok(Some(user))
     }

@@ -117,7 +117,8 @@ impl Confline {
 /// One owner's settings.
 #[derive(Debug)]
 pub struct Settings {
-    texts: HashMap<String, Secret>,
+    /// So few that looking through them is the quickest.
+    texts: Vec<(String, Secret)>,
     /// Until when the previous key counts.
     previous_until: Option<Instant>,
 }
@@ -159,7 +160,8 @@ impl Settings {
     /// A setting's text, where it isn't empty.
     pub fn text(&self, name: &str) -> Option<&str> {
         debug_assert!(SETTINGS.contains(&name), "{name} is not read from conflines");
-        self.texts.get(name).map(Secret::reveal).filter(|value| !value.is_empty())
+        let text = self.texts.iter().find(|(known, _)| known == name);
+        text.map(|(_, text)| text.reveal()).filter(|value| !value.is_empty())
     }
 }
 
