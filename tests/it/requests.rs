@@ -408,7 +408,7 @@ async fn refusals_that_need_no_database_do_not_wait_for_it() {
 
 #[tokio::test]
 async fn a_full_pool_is_waited_for_as_long_as_the_setting_says() {
-    let server = server_with(&[("database_connections", "1"), ("database_wait_ms", "500")]).await;
+    let server = server_with(&[("database_connections", "1"), ("database_wait_ms", "2000")]).await;
     let held = server.pool.acquire().await.unwrap();
     let reply = server.get(&format!("/billing/api/card_from_group_sell?{}", question())).await;
     assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);

@@ -1,10 +1,11 @@
 //! What the server logs while a test watches.
 
 use std::io::Write;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use mortise::log::Human;
-use tracing::subscriber::DefaultGuard;
+use tracing::Dispatch;
+use tracing::subscriber::{DefaultGuard, NoSubscriber};
 use tracing_subscriber::fmt::MakeWriter;
 
 /// Everything that is logged on the test's own thread, where its server runs too.
@@ -18,6 +19,9 @@ struct Text(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
     pub fn watch() -> Self {
+        // While a subscriber is the only one, a line that another thread is the first to log is taken for one that nobody wants.
+        static ANOTHER: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(NoSubscriber::default()));
+        LazyLock::force(&ANOTHER);
         let text = Text::default();
         let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE);
         let _guard = tracing::subscriber::set_default(

@@ -49,7 +49,7 @@ pub async fn x7() -> Server {
     server_with(&[("dialect", "x7")]).await
 }
 
-/// The same with other settings.
+/// The same with other settings. A busy machine gets time for the database, unless they say how much.
 pub async fn server_with(settings: &[(&str, &str)]) -> Server {
     let database = postgres::database(WORLD).await;
     server_on(&database, settings).await
@@ -73,7 +73,8 @@ pub async fn quiet_on(database: &str, settings: &[(&str, &str)]) -> Server {
 }
 
 async fn parts(database: PgConnectOptions, settings: &[(&str, &str)]) -> (Server, Arc<App>) {
-    let settings = [&[("cache", "off"), ("database_connections", "4")], settings].concat();
+    let usual = [("cache", "off"), ("database_connections", "4"), ("database_wait_ms", "60000")];
+    let settings = [&usual, settings].concat();
     let options: Vec<_> = settings.iter().map(|(name, value)| Override::new(name, value, "the test")).collect();
     let config = Config::load(None, std::iter::empty(), &options).unwrap();
     let pool = mortise::database::connect(database, &config).await.unwrap();

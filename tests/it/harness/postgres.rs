@@ -103,8 +103,9 @@ async fn start() -> Postgres {
         .args(["-c", SUPERVISOR, "sh"])
         .arg(binaries.join("postgres"))
         .args(managed::server_arguments(&cluster, &directory))
-        // Nothing here outlives the tests, so nothing need reach the disk.
-        .args(["-c", "fsync=off", "-c", "full_page_writes=off", "-c", "max_connections=400"])
+        // Nothing here outlives the tests, so nothing need reach the disk. A test may have a dozen servers with ten connections
+        // each, and there are as many tests at once as processors.
+        .args(["-c", "fsync=off", "-c", "full_page_writes=off", "-c", "max_connections=2000"])
         .env("DIRECTORY", &directory)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())

@@ -178,10 +178,10 @@ async fn a_stalled_mail_server_holds_up_neither_sales_nor_other_owners() {
 #[tokio::test]
 async fn a_stalled_mail_server_is_left_after_a_while() {
     for at in ["", "MAIL FROM", "RCPT TO", MESSAGE] {
-        let shop = Shop::open_with(&[("mail_wait_ms", "200")]).await;
+        let shop = Shop::open_with(&[("mail_wait_ms", "1000")]).await;
         shop.mail.at(at, Instead::Stall);
         shop.sell_to("b@x.test").await;
-        shop.until("last_error = 'no answer within 200ms'").await;
+        shop.until("last_error = 'no answer within 1s'").await;
         shop.server.has(PAUSE, &["1|1"]).await;
         shop.mail.as_usual();
         shop.hurry().await;
