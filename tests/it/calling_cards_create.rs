@@ -305,7 +305,7 @@ async fn a_group_that_changes_while_its_cards_wait() {
 /// While most numbers of a group are being made, a new card by caller id finds one of the rest without waiting for the end.
 #[tokio::test]
 async fn a_new_card_beside_a_large_call() {
-    let server = server_with(&[("database_connections", "4"), ("database_wait_ms", "2000")]).await;
+    let server = server().await;
     server.sql("update cardgroups set number_length = 3, pin_length = 9 where id = 11").await;
     let mut other = somebody_makes_cards(&server).await;
     let cards = "insert into cards (cardgroup_id, number, pin) select 11, lpad(i::text, 3, '0'), 'p' || i from generate_series(0, 699) i";

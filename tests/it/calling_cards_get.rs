@@ -257,7 +257,7 @@ async fn one_query_however_many_cards() {
         assert!(reply.header("content-length").is_some());
     };
     // Nobody waits for the transaction's end, which may come late.
-    let (many, one) = (tap.fewest(many).await, tap.fewest(one).await);
+    let (many, one) = (tap.fewest(&server, many).await, tap.fewest(&server, one).await);
     assert!(many <= 3 && one <= 3, "{many} {one}");
 }
 

@@ -127,5 +127,5 @@ async fn one_round_trip() {
     let tap = Tap::new().await;
     let server = server_through(tap.options(&postgres::database(WORLD).await), &[("cache", "on")]).await;
     let ask = async || assert_eq!(server.signed(GET, "u=accountant&id=6", "6").await.all("name").len(), 1);
-    assert_eq!(tap.fewest(ask).await, 1);
+    assert_eq!(tap.fewest(&server, ask).await, 1);
 }

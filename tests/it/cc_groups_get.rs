@@ -142,5 +142,5 @@ async fn ten_thousand_groups_are_one_round_trip() {
         assert!(reply.all("group_cards_count")[6..].iter().all(|count| *count == "2"));
         assert_eq!(reply.header("content-length"), None);
     };
-    assert_eq!(tap.fewest(ask).await, 1);
+    assert_eq!(tap.fewest(&server, ask).await, 1);
 }

@@ -99,7 +99,7 @@ const SOLD: &str = "select count(*) from payments where kind = 'sale'";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_header_must_come_in_time() {
-    let server = server_with(&[("header_ms", "1000")]).await;
+    let server = server_with(&[("header_ms", "3000")]).await;
     let address = server.on_a_socket().await;
     let mut silent = connect(address).await;
     let (mut slow, mut write) = connect_and_send(address, "GET /livez HTTP/1.1\r\nx-slow: ").await.into_split();
@@ -350,7 +350,9 @@ async fn two_thousand_requests_at_once_on_five_connections() {
     let database = postgres::database(WORLD).await;
     let server = server_on(&database, &[]).await;
     stock(&server, 3 * CLIENTS).await;
-    let program = Program::on(&database, &[("database_connections", "5"), ("database_wait_ms", "10000")]).await;
+    let program =
+        Program::on(&database, &[("database_connections", "5"), ("database_wait_ms", "600000"), ("header_ms", "0")])
+            .await;
     serves(program.address).await;
     let at_rest = program.most_memory();
     let (answered, refused) = all_at_once(program.address, CLIENTS, &sale()).await;
@@ -361,7 +363,9 @@ async fn two_thousand_requests_at_once_on_five_connections() {
     drop(program);
 
     // With all five held up nobody is answered: refused at once, or when the wait is over.
-    let program = Program::on(&database, &[("database_connections", "5"), ("database_wait_ms", "1000")]).await;
+    let program =
+        Program::on(&database, &[("database_connections", "5"), ("database_wait_ms", "2000"), ("header_ms", "0")])
+            .await;
     serves(program.address).await;
     let lock = locked(&server).await;
     assert_eq!(all_at_once(program.address, CLIENTS, &sale()).await, (0, CLIENTS));

@@ -151,7 +151,7 @@ impl World {
 fn command(database: &Database) -> Command {
     let mut command = command_for(database);
     // What a server that was killed had claimed is soon free again.
-    command.env("MORTISE_MAIL_TLS", "off").env("MORTISE_MAIL_WAIT_MS", "2000");
+    command.env("MORTISE_MAIL_TLS", "off").env("MORTISE_MAIL_WAIT_MS", "5000");
     command
 }
 
@@ -163,7 +163,7 @@ fn command_for(database: &Database) -> Command {
             let wire = external.wire.directory().display().to_string();
             command.env("DATABASE_URL", format!("postgres://mortise@localhost/mortise?host={wire}&sslmode=disable"));
             // Few connections, for more clients, and little patience: a fault is felt soon.
-            for (name, value) in [("CONNECTIONS", "4"), ("WAIT_MS", "300")] {
+            for (name, value) in [("CONNECTIONS", "4"), ("WAIT_MS", "2000")] {
                 command.env(format!("MORTISE_DATABASE_{name}"), value);
             }
             command.env("MORTISE_IDEMPOTENCY_WAIT_MS", "300");

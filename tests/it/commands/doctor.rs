@@ -1,6 +1,7 @@
 //! `mortise doctor`. The tests' own PostgreSQL runs without fsync, which is a problem; `local.rs` has one without any.
 
 use serde_json::Value;
+use tokio::sync::Mutex;
 
 use super::{Operator, Said, command, said};
 
@@ -27,8 +28,12 @@ impl Findings {
     }
 }
 
+/// A replication slot is the whole cluster's: who makes one, or counts warnings, has it to himself.
+static SLOTS: Mutex<()> = Mutex::const_new(());
+
 #[tokio::test]
 async fn every_check_says_ok_or_what_to_do() {
+    let _slots = SLOTS.lock().await;
     let operator = Operator::new().await;
     operator.server.sql("update cards set sold = 1 where id = 6").await;
     let found = Findings::of(&operator);
@@ -151,6 +156,7 @@ async fn settings_and_databases_that_cannot_be_used_are_problems() {
 /// Of what keeps dead rows, one thing can be made without waiting for minutes.
 #[tokio::test]
 async fn what_keeps_dead_rows_is_found() {
+    let _slots = SLOTS.lock().await;
     let operator = Operator::new().await;
     operator.server.sql("select pg_create_physical_replication_slot('forgotten')").await;
     let found = Findings::of(&operator);

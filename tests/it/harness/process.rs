@@ -81,12 +81,13 @@ impl Running {
         String::from_utf8(body.to_bytes().into()).unwrap()
     }
 
-    /// What it printed on standard output, once it has ended as it should.
+    /// What it printed on standard output, once it has ended as it should. All that it logged has been read then.
     pub fn stop(mut self) -> String {
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
         let mut printed = String::new();
         self.child.stdout.take().unwrap().read_to_string(&mut printed).unwrap();
         assert!(self.child.wait().unwrap().success());
+        self.reader.take().into_iter().for_each(|reader| reader.join().unwrap());
         printed
     }
 

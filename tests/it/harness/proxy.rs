@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, watch};
 
-use crate::harness::postgres;
+use crate::harness::{Server, postgres};
 
 /// Connections through it are counted.
 pub struct Tap {
@@ -39,16 +39,28 @@ impl Tap {
         through(&self.directory, database)
     }
 
-    /// The fewest round trips that a request takes, of a few tries: one may come while nothing is remembered.
-    pub async fn fewest(&self, ask: impl AsyncFn()) -> usize {
-        let mut fewest = usize::MAX;
-        for _ in 0..8 {
+    /// The fewest round trips that a request takes, of a few tries while the server may rely on its memory: the first ones fill
+    /// it, and each connection prepares a statement once.
+    pub async fn fewest(&self, server: &Server, ask: impl AsyncFn()) -> usize {
+        let (mut fewest, mut tries) = (usize::MAX, 0);
+        while tries < 8 {
+            let memory = memory(server).await;
             self.round_trips.store(0, Ordering::SeqCst);
             ask().await;
-            fewest = fewest.min(self.round_trips.load(Ordering::SeqCst));
+            let taken = self.round_trips.load(Ordering::SeqCst);
+            if memory.is_some() && memory == self::memory(server).await {
+                (fewest, tries) = (fewest.min(taken), tries + 1);
+            }
         }
         fewest
     }
+}
+
+/// How often memory was forgotten; `None` while it isn't to be relied on.
+async fn memory(server: &Server) -> Option<String> {
+    let page = server.metrics().await;
+    let forgotten = page.lines().find(|line| line.starts_with("mortise_memory_forgotten_total "));
+    forgotten.filter(|_| page.contains("mortise_memory_trusted 1\n")).map(str::to_owned)
 }
 
 /// PostgreSQL ends each of its turns with a message of the kind `Z`. A turn that consists of nothing else is the pool
