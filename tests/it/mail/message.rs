@@ -44,10 +44,10 @@ async fn an_e_mail_has_every_card_in_text_and_html() {
 #[tokio::test]
 async fn no_pin_stands_in_the_outbox() {
     let shop = Shop::open().await;
-    shop.server.sql("update cards set pin = '9137' where id = 6").await;
-    assert!(shop.mail_to("b@x.test").await.message.contains("9137"));
+    shop.server.sql("update cards set pin = 'x9137y' where id = 6").await;
+    assert!(shop.mail_to("b@x.test").await.message.contains("x9137y"));
     let rows = shop.server.rows("select * from email_outbox").await.join("\n");
-    assert!(!rows.contains("|9137|") && rows.contains("b@x.test"), "{rows}");
+    assert!(!rows.contains("x9137y") && rows.contains("b@x.test"), "{rows}");
 }
 
 #[tokio::test]
