@@ -1,8 +1,6 @@
 //! `mortise cards export`.
 
-use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -61,29 +59,19 @@ pub(super) async fn run(options: &Options, config: &Config) -> Result<Report, Fa
             written => written.map(|_| Report::silent()),
         };
     };
-    let file = new_file(path)?;
-    let written = on_database(config, async |pool| export(pool, options, file).await).await;
-    match written {
-        Ok(cards) => {
-            let text = format!("{cards} cards were written to {}.", path.display());
-            Ok(Report::of(text, json!({ "group": options.group, "cards": cards, "output": path })))
-        }
-        Err(error) => {
-            // Half a file would be taken for a whole one.
-            let _ = fs::remove_file(path);
-            Err(error)
-        }
+    let cannot = |error: io::Error| Failure::Refused(format!("cannot make {}: {error}", path.display()));
+    // One that is there already may be a delivery that is needed yet.
+    if path.exists() {
+        return Err(cannot(rustix::io::Errno::EXIST.into()));
     }
-}
-
-/// One that is there already may be a delivery that is needed yet.
-fn new_file(path: &Path) -> Result<File, Failure> {
-    OpenOptions::new()
-        .create_new(true)
-        .write(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(|error| Failure::Refused(format!("cannot make {}: {error}", path.display())))
+    // By another name until all is written: half a file would be taken for a whole one.
+    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let file = tempfile::Builder::new().prefix(".cards-").tempfile_in(directory).map_err(cannot)?;
+    let cards = on_database(config, async |pool| export(pool, options, file.as_file()).await).await?;
+    file.as_file().sync_all()?;
+    file.persist_noclobber(path).map_err(|error| cannot(error.error))?;
+    let text = format!("{cards} cards were written to {}.", path.display());
+    Ok(Report::of(text, json!({ "group": options.group, "cards": cards, "output": path })))
 }
 
 async fn export(pool: &PgPool, options: &Options, to: impl Write) -> Result<u64, Failure> {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::os::unix::fs::PermissionsExt;
 
-use super::Operator;
+use super::{Operator, command};
 
 const NEW: &str = "select number from cards where id > 100 order by id";
 
@@ -110,6 +110,23 @@ async fn an_exported_file_is_private_whole_and_never_written_over() {
     let other = folder.path().join("other.csv");
     operator.refuses(&["cards", "export", "--group", "99", "--output", other.to_str().unwrap()], 3, "no card group 99");
     assert!(!other.exists());
+}
+
+#[tokio::test]
+async fn a_killed_export_leaves_no_file_of_that_name() {
+    let operator = Operator::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("cards.csv");
+    let mut lock = operator.server.pool.begin().await.unwrap();
+    sqlx::query("lock table cards in access exclusive mode").execute(&mut *lock).await.unwrap();
+    let mut export = command(&["cards", "export", "--group", "6", "--output", path.to_str().unwrap()])
+        .env("DATABASE_URL", &operator.url)
+        .spawn()
+        .unwrap();
+    operator.server.until_somebody_waits().await;
+    export.kill().unwrap();
+    export.wait().unwrap();
+    assert!(!path.exists());
 }
 
 #[tokio::test]
