@@ -115,9 +115,21 @@ fn tuned(options: PgConnectOptions, wait: Duration) -> PgConnectOptions {
         .disable_statement_logging()
 }
 
-/// Brings the schema up to date, under a lock that several servers starting at once respect.
+/// Brings the schema up to date, one server after the other where several start at once.
 pub async fn migrate(pool: &PgPool) -> Result<(), DatabaseError> {
-    MIGRATOR.run(pool).await.map_err(|error| match error {
+    // (The migrator's own lock would be given up after `lock_timeout`.)
+    const OUR_TURN: &str =
+        "set lock_timeout = 0; select pg_advisory_lock(hashtextextended('migrate', 0)); reset lock_timeout";
+    // One connection, which is asked for everything that follows. A step may take as long as a large table takes; but a lock on
+    // that table is waited for no longer than usual, because whoever sells cards meanwhile waits behind us.
+    let patient = pool.connect_options().as_ref().clone().options([("statement_timeout", "0")]);
+    let own = PgPoolOptions::new().max_connections(1).connect_lazy_with(patient);
+    let migrated = match sqlx::raw_sql(OUR_TURN).execute(&own).await {
+        Ok(_) => MIGRATOR.run(&own).await,
+        Err(error) => Err(error.into()),
+    };
+    own.close().await;
+    migrated.map_err(|error| match error {
         MigrateError::VersionMissing(version) => DatabaseError::Newer(version),
         error => DatabaseError::Migration(error),
     })

@@ -47,4 +47,5 @@ mod secrets;
 mod soak;
 mod stock;
 mod tariff_wholesale_update;
+mod upgrade;
 mod watch;

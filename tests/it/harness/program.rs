@@ -16,6 +16,11 @@ pub struct Program(Running);
 impl Program {
     /// With these settings.
     pub async fn on(database: &str, settings: &[(&str, &str)]) -> Self {
+        Self(process::start(Self::command(database, settings).await))
+    }
+
+    /// What starts it so.
+    pub async fn command(database: &str, settings: &[(&str, &str)]) -> Command {
         let url = format!("postgres://postgres@localhost/{database}?host={}", postgres::socket().await.display());
         let mut command = Command::new(env!("CARGO_BIN_EXE_mortise"));
         command
@@ -25,7 +30,7 @@ impl Program {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
-        Self(process::start(command))
+        command
     }
 
     /// Stops it as an operator would; all that it wrote to standard error from its start to its end.
