@@ -17,6 +17,8 @@ use crate::load::Load;
 use crate::mail::Mail;
 use crate::passwords::Passwords;
 use crate::sweeper::Sweeper;
+#[cfg(feature = "otlp")]
+use crate::trace::Traces;
 use crate::turns::Turns;
 
 /// The server's parts, made once at the start.
@@ -36,6 +38,8 @@ pub struct App {
     pub mail: Mail,
     pub sweeper: Sweeper,
     pub figures: Figures,
+    #[cfg(feature = "otlp")]
+    pub traces: Traces,
 }
 
 impl App {

@@ -7,6 +7,8 @@ use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use axum::http::Uri;
+use axum::http::uri::Scheme;
 use ipnet::IpNet;
 use serde::Deserialize;
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -31,6 +33,8 @@ pub struct Config {
     pub listen: SocketAddr,
     #[serde(deserialize_with = "perhaps")]
     pub metrics_listen: Option<SocketAddr>,
+    #[serde(deserialize_with = "collector")]
+    pub otlp_endpoint: Option<Uri>,
     #[serde(deserialize_with = "prefix")]
     pub prefix: String,
     pub dialect: Dialect,
@@ -172,6 +176,26 @@ fn perhaps<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<SocketAd
     let text = String::deserialize(value)?;
     let address = |text: &str| text.parse().map_err(|_| serde::de::Error::custom("it must look like 127.0.0.1:9464"));
     Some(text.trim()).filter(|text| !text.is_empty()).map(address).transpose()
+}
+
+/// Empty stands for none. A program that can't send traces says so, rather than keep silent about it.
+fn collector<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<Uri>, D::Error> {
+    let text = String::deserialize(value)?;
+    // Settings are shown: a password has no place among them.
+    let open = |uri: &Uri| uri.authority().is_some_and(|authority| !authority.as_str().contains('@'));
+    let plain = |uri: &Uri| uri.scheme() == Some(&Scheme::HTTP) && uri.query().is_none() && open(uri);
+    match text.trim() {
+        "" => Ok(None),
+        _ if !cfg!(feature = "otlp") => {
+            Err(serde::de::Error::custom("this program was built without the feature otlp"))
+        }
+        url => url
+            .parse()
+            .ok()
+            .filter(plain)
+            .map(Some)
+            .ok_or_else(|| serde::de::Error::custom("it must look like http://127.0.0.1:4318, without TLS")),
+    }
 }
 
 fn milliseconds<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Duration, D::Error> {

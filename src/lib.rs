@@ -36,5 +36,7 @@ pub mod server;
 pub mod signature;
 pub mod store;
 pub mod sweeper;
+#[cfg(feature = "otlp")]
+pub mod trace;
 pub mod turns;
 pub mod watch;

@@ -105,10 +105,14 @@ async fn api(State(app): State<Arc<App>>, request: Request) -> Response {
     let path = Path::read(request.uri().path(), &app.config.prefix, app.config.dialect.suffixes());
     let operation = path.operation.map(|operation| operation.name);
     let worked_at = log::Request { id: request.headers().get(REQUEST_ID).cloned(), operation };
+    #[cfg(feature = "otlp")]
+    let traced = app.traces.begin(operation, request.headers());
     log::about(worked_at, async {
         let (outcome, response) = answer(&app, path, request).await;
         let took = since.elapsed();
         app.figures.answered(operation, outcome, took);
+        #[cfg(feature = "otlp")]
+        traced.answered(outcome, response.status());
         tracing::debug!(target: "mortise::request", outcome, status = response.status().as_u16(), ?took, "answered");
         response
     })

@@ -27,10 +27,12 @@ use crate::mail::{Mail, MailError};
 use crate::passwords::Passwords;
 use crate::routes;
 use crate::sweeper::Sweeper;
+#[cfg(feature = "otlp")]
+use crate::trace::Traces;
 use crate::turns::Turns;
 use crate::watch;
 
-/// How long the end waits for what has no one waiting for it: queued audit rows, connections to close.
+/// How long the end waits for what has no one waiting for it: queued audit rows, spans, connections to close.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Why the server stopped before its time.
@@ -45,6 +47,9 @@ pub enum ServerError {
     Mail(#[from] MailError),
     #[error("cannot listen on {0}: {1}")]
     Listen(SocketAddr, std::io::Error),
+    #[cfg(feature = "otlp")]
+    #[error("traces can't be sent: {0}")]
+    Traces(#[from] opentelemetry_otlp::ExporterBuildError),
     #[error("the operating system gives no random numbers: {0}")]
     Random(#[from] getrandom::Error),
     #[error(transparent)]
@@ -123,6 +128,8 @@ pub fn app(config: Config, pool: PgPool) -> Result<(Arc<App>, impl Future<Output
     let turns = Turns::new(config.database_connections);
     let load = Load::new(config.max_requests, config.max_body_memory);
     let (passwords, sweeper, mail) = (Passwords::new()?, Sweeper::default(), Mail::new(&config)?);
+    #[cfg(feature = "otlp")]
+    let traces = Traces::new(config.otlp_endpoint.as_ref())?;
     let guessing = Guessing::new(config.max_guesses, config.guess_pause);
     let app = Arc::new(App {
         config,
@@ -137,6 +144,8 @@ pub fn app(config: Config, pool: PgPool) -> Result<(Arc<App>, impl Future<Output
         mail,
         sweeper,
         figures: Figures::default(),
+        #[cfg(feature = "otlp")]
+        traces,
     });
     Ok((app, Audit::write(errands, refusals)))
 }
@@ -170,6 +179,8 @@ async fn run(
         }
     }
     app.mail.stop(app.config.drain).await;
+    #[cfg(feature = "otlp")]
+    app.traces.stop(LAST_WORDS).await;
     // Nobody holds a share of the audit after these two; without them the writer ends when all is written.
     drop(app);
     beside.abort();

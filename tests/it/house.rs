@@ -28,7 +28,7 @@ fn no_operation_stands_alone() {
 /// A module uses those before it, never one behind it.
 #[test]
 fn modules_use_each_other_in_one_direction() {
-    const ORDER: [&str; 32] = [
+    const ORDER: [&str; 33] = [
         "number",
         "money",
         "document",
@@ -39,6 +39,7 @@ fn modules_use_each_other_in_one_direction() {
         "config",
         "log",
         "figures",
+        "trace",
         "directory",
         "passwords",
         "audit",

@@ -47,5 +47,6 @@ mod secrets;
 mod soak;
 mod stock;
 mod tariff_wholesale_update;
+mod trace;
 mod upgrade;
 mod watch;

@@ -16,7 +16,12 @@ pub struct Program(Running);
 impl Program {
     /// With these settings.
     pub async fn on(database: &str, settings: &[(&str, &str)]) -> Self {
-        Self(process::start(Self::command(database, settings).await))
+        Self::start(Self::command(database, settings).await)
+    }
+
+    /// By this command.
+    pub fn start(command: Command) -> Self {
+        Self(process::start(command))
     }
 
     /// What starts it so.
@@ -49,6 +54,12 @@ impl Program {
     /// What is at a URL, likewise.
     pub async fn fetch(&self, url: &str, look: impl FnMut(&[u8])) {
         send(axum::http::Request::get(url).body(Full::default()).unwrap(), look).await;
+    }
+
+    /// The reply to any request, likewise.
+    #[cfg(feature = "otlp")]
+    pub async fn request(&self, request: axum::http::Request<Full<axum::body::Bytes>>, look: impl FnMut(&[u8])) {
+        send(request, look).await;
     }
 
     /// The page that Prometheus reads, of a program whose `metrics_listen` is a port of the system's choice.

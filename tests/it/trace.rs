@@ -1,0 +1,189 @@
+//! Traces: a setting that needs a feature, and what the feature does.
+
+use crate::harness::process::{command, data};
+
+/// A start with this collector is refused; what it said.
+fn refused(collector: &str) -> String {
+    let data = data();
+    let mut command = command(data.path());
+    let output = command.args(["--config", "/dev/null"]).env("MORTISE_OTLP_ENDPOINT", collector).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[cfg(not(feature = "otlp"))]
+#[test]
+fn a_program_that_cannot_send_traces_says_so() {
+    let words = "mortise: the setting otlp_endpoint (from MORTISE_OTLP_ENDPOINT) doesn't fit: this program was built without the feature otlp\n";
+    assert_eq!(refused("http://127.0.0.1:4318"), words);
+}
+
+#[cfg(feature = "otlp")]
+mod with_the_feature {
+    use std::sync::{Arc, Mutex};
+
+    use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::refused;
+    use crate::harness::program::Program;
+    use crate::harness::{WORLD, hash, postgres};
+
+    const SOLD: &str = "1b4e28ba-sold";
+    const REFUSED: &str = "1b4e28ba-refused";
+    const PARENT: (&str, &str) = ("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7");
+
+    /// Head and body.
+    type Received = (String, Vec<u8>);
+
+    /// What a collector is sent, and what it answers.
+    #[derive(Clone)]
+    struct Collector {
+        url: String,
+        received: Arc<Mutex<Vec<Received>>>,
+        status: Arc<Mutex<&'static str>>,
+    }
+
+    impl Collector {
+        async fn start(status: &'static str) -> Self {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let collector = Self {
+                url: format!("http://{}/", listener.local_addr().unwrap()),
+                received: Arc::default(),
+                status: Arc::new(Mutex::new(status)),
+            };
+            let serving = collector.clone();
+            tokio::spawn(async move {
+                loop {
+                    tokio::spawn(serving.clone().serve(listener.accept().await.unwrap().0));
+                }
+            });
+            collector
+        }
+
+        async fn serve(self, connection: TcpStream) {
+            let mut connection = BufReader::new(connection);
+            loop {
+                let mut head = String::new();
+                while !head.ends_with("\r\n\r\n") {
+                    if connection.read_line(&mut head).await.unwrap_or(0) == 0 {
+                        return;
+                    }
+                }
+                let length = head.to_lowercase().split("content-length: ").nth(1).unwrap().to_owned();
+                let mut body = vec![0; length.lines().next().unwrap().parse().unwrap()];
+                connection.read_exact(&mut body).await.unwrap();
+                self.received.lock().unwrap().push((head, body));
+                let reply = format!("HTTP/1.1 {}\r\nContent-Length: 0\r\n\r\n", self.status.lock().unwrap());
+                connection.write_all(reply.as_bytes()).await.unwrap();
+            }
+        }
+
+        fn bodies(&self) -> Vec<u8> {
+            self.received.lock().unwrap().iter().flat_map(|(_, body)| body.clone()).collect()
+        }
+    }
+
+    async fn program(collector: &str) -> Program {
+        let settings = [("otlp_endpoint", collector)];
+        let mut command = Program::command(&postgres::database(WORLD).await, &settings).await;
+        // Usually five seconds: how long spans wait for others to be sent along with.
+        command.env("OTEL_BSP_SCHEDULE_DELAY", "20");
+        Program::start(command)
+    }
+
+    /// A sale with a header or two.
+    async fn buy(program: &Program, hash: &str, headers: &[(&str, &str)]) {
+        let mut request = axum::http::Request::post(format!("http://{}/api/card_from_group_sell", program.address));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let form = format!("u=admin&id=6&quantity=1&hash={hash}");
+        program.request(request.body(form.into()).unwrap(), |_| {}).await;
+    }
+
+    fn within(bytes: &[u8], part: &[u8]) -> usize {
+        bytes.windows(part.len()).filter(|window| *window == part).count()
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_collector_is_told_of_each_request() {
+        let collector = Collector::start("200 OK").await;
+        let program = program(&collector.url).await;
+        let traceparent = format!("00-{}-{}-01", PARENT.0, PARENT.1);
+        let right = hash("61", "secret");
+        let parent = [("x-request-id", SOLD), ("traceparent", traceparent.as_str()), ("tracestate", "shop=s3same")];
+        buy(&program, &right, &parent).await;
+        buy(&program, "wrong", &[("x-request-id", REFUSED)]).await;
+        // One whose client wants no span.
+        let unsampled = format!("00-{}-{}-00", PARENT.0, PARENT.1);
+        buy(&program, &right, &[("x-request-id", "unsampled"), ("traceparent", &unsampled)]).await;
+        // The stop sends what is waiting.
+        let log = program.stop();
+        assert!(!log.contains("traces"), "{log}");
+
+        let received = collector.received.lock().unwrap().clone();
+        let (head, _) = &received[0];
+        assert!(head.starts_with("POST /v1/traces HTTP/1.1\r\n"), "{head}");
+        assert!(head.to_lowercase().contains("content-type: application/x-protobuf"), "{head}");
+        let sent = collector.bodies();
+        for (part, times) in [
+            ("card_from_group_sell", 4), // names and attributes
+            ("done", 1),
+            ("incorrect_hash", 1),
+            (SOLD, 1),
+            (REFUSED, 1),
+            ("unsampled", 0),
+            ("s3same", 0),
+            ("http.response.status_code", 2),
+            (right.as_str(), 0),
+            ("wrong", 0),
+        ] {
+            assert_eq!(within(&sent, part.as_bytes()), times, "{part}");
+        }
+        for part in ["service.name", "mortise", env!("CARGO_PKG_VERSION")] {
+            assert!(within(&sent, part.as_bytes()) > 0, "{part}");
+        }
+        // Fields 1 and 4 of a span: its trace, and whose child it is.
+        let trace = [&[0x0a, 16][..], &hex::decode(PARENT.0).unwrap()].concat();
+        let parent = [&[0x22, 8][..], &hex::decode(PARENT.1).unwrap()].concat();
+        assert_eq!((within(&sent, &trace), within(&sent, &parent)), (1, 1));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_collector_that_refuses_is_complained_of_once() {
+        let collector = Collector::start("400 Bad Request").await;
+        let program = program(&collector.url).await;
+        let trouble = "no traces are sent for the moment";
+        let said = |words: &str| program.log.lock().unwrap().matches(words).count();
+        while collector.received.lock().unwrap().len() < 3 {
+            buy(&program, "wrong", &[]).await;
+        }
+        *collector.status.lock().unwrap() = "200 OK";
+        while said("traces are sent again") == 0 {
+            buy(&program, "wrong", &[]).await;
+        }
+        assert_eq!(said(trouble), 1);
+    }
+
+    /// It is there, and never says a word: requests are answered, and so is the stop.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_collector_that_stalls_holds_nobody_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let program = program(&format!("http://{}", listener.local_addr().unwrap())).await;
+        buy(&program, "wrong", &[]).await;
+        let (_stalled, _) = listener.accept().await.unwrap();
+        let mut reply = String::new();
+        let form = format!("u=admin&id=6&quantity=1&hash={}", hash("61", "secret"));
+        program.ask("card_from_group_sell", form, |bytes| reply += str::from_utf8(bytes).unwrap()).await;
+        assert!(reply.contains("<number>0000000042</number>"), "{reply}");
+        program.stop();
+    }
+
+    #[test]
+    fn an_address_that_makes_no_sense_stops_the_start() {
+        for wrong in ["https://127.0.0.1:4318", "127.0.0.1:4318", "http://", "collector", "http://u:p@127.0.0.1:4318"] {
+            assert!(refused(wrong).contains("it must look like http://127.0.0.1:4318"), "{wrong}");
+        }
+    }
+}
