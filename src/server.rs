@@ -104,7 +104,7 @@ async fn serve_on(
 async fn ready(options: sqlx::postgres::PgConnectOptions, config: &Config, demo: bool) -> Result<PgPool, ServerError> {
     let pool = database::connect(options, config).await?;
     match config.migrate {
-        Switch::On => database::migrate(&pool).await?,
+        Switch::On => drop(database::migrate(&pool).await?),
         Switch::Off => database::demand_current(&pool).await?,
     }
     let tell = |first: &FirstStart| {

@@ -115,24 +115,37 @@ fn tuned(options: PgConnectOptions, wait: Duration) -> PgConnectOptions {
         .disable_statement_logging()
 }
 
-/// Brings the schema up to date, one server after the other where several start at once.
-pub async fn migrate(pool: &PgPool) -> Result<(), DatabaseError> {
-    // (The migrator's own lock would be given up after `lock_timeout`.)
-    const OUR_TURN: &str =
-        "set lock_timeout = 0; select pg_advisory_lock(hashtextextended('migrate', 0)); reset lock_timeout";
-    // One connection, which is asked for everything that follows. A step may take as long as a large table takes; but a lock on
-    // that table is waited for no longer than usual, because whoever sells cards meanwhile waits behind us.
-    let patient = pool.connect_options().as_ref().clone().options([("statement_timeout", "0")]);
-    let own = PgPoolOptions::new().max_connections(1).connect_lazy_with(patient);
-    let migrated = match sqlx::raw_sql(OUR_TURN).execute(&own).await {
-        Ok(_) => MIGRATOR.run(&own).await,
-        Err(error) => Err(error.into()),
-    };
+/// Brings the schema up to date, one server after the other where several start at once; the migrations that it carried out.
+pub async fn migrate(pool: &PgPool) -> Result<Vec<i64>, DatabaseError> {
+    // A step may take as long as a large table takes; but a lock on that table is waited for no longer than usual, because
+    // whoever sells cards meanwhile waits behind us. If we go with our machine, others don't have to wait for us for hours.
+    let patient = pool.connect_options().as_ref().clone().options([
+        ("statement_timeout", "0"),
+        ("tcp_keepalives_idle", "30"),
+        ("tcp_keepalives_interval", "10"),
+        ("tcp_keepalives_count", "3"),
+    ]);
+    // One connection, however long it takes: the lock is the connection's.
+    let alone = PgPoolOptions::new().max_connections(1).max_lifetime(None).idle_timeout(None);
+    let own = alone.connect_lazy_with(patient);
+    let migrated = carry_out(&own).await;
     own.close().await;
-    migrated.map_err(|error| match error {
-        MigrateError::VersionMissing(version) => DatabaseError::Newer(version),
-        error => DatabaseError::Migration(error),
-    })
+    migrated
+}
+
+async fn carry_out(own: &PgPool) -> Result<Vec<i64>, DatabaseError> {
+    const IF_FREE: &str = "select pg_try_advisory_lock(hashtextextended('migrate', 0))";
+    // (The migrator's own lock would be given up after `lock_timeout`.)
+    const WAIT: &str =
+        "set lock_timeout = 0; select pg_advisory_lock(hashtextextended('migrate', 0)); reset lock_timeout";
+    let failed = |error: sqlx::Error| DatabaseError::Migration(error.into());
+    if !sqlx::query_scalar::<_, bool>(IF_FREE).fetch_one(own).await.map_err(failed)? {
+        tracing::warn!("the database is being upgraded by another Mortise: this one waits until that is done");
+        sqlx::raw_sql(WAIT).execute(own).await.map_err(failed)?;
+    }
+    let missing = missing(own).await?;
+    MIGRATOR.run(own).await.map_err(DatabaseError::Migration)?;
+    Ok(missing)
 }
 
 /// The migrations that the database lacks.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::harness::server_with;
+use crate::watch::page_with;
 
 /// Dashboards and alerts ask for nothing that isn't there.
 #[tokio::test]
@@ -11,12 +12,7 @@ async fn everything_that_contrib_asks_for_is_there() {
     let server = server_with(&[("cache", "on")]).await;
     server.signed("card_from_group_sell", "u=admin&id=6", "wrong").await;
     let all = ["mortise_memory_trusted 1", "mortise_cards_left{", "mortise_mails{"];
-    let page = loop {
-        let page = server.metrics().await;
-        if all.iter().all(|part| page.contains(part)) {
-            break page;
-        }
-    };
+    let page = page_with(&server, &all).await;
     let is_part = |char: char| char.is_ascii_alphanumeric() || char == '_';
     for file in ["contrib/grafana/mortise.json", "contrib/prometheus/mortise.rules.yml"] {
         let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();

@@ -3,14 +3,15 @@
 use mortise::log::panic_words;
 
 use crate::harness::log::Log;
-use crate::harness::{hash, server_with};
+use crate::harness::{WORLD, hash, postgres, server_on, server_with};
 
 /// Sold, refused, wrong, paused, broken: whatever is logged on the way, and whatever the refusals leave in the database.
 #[tokio::test]
 async fn no_secret_is_logged_or_written_down() {
-    let server = server_with(&[("max_guesses", "2"), ("cache", "off")]).await;
-    // Only now: the first test of a run makes the tests' own data, whose SQL says their passwords.
+    // Unwatched: the first test of a run makes the tests' own data, whose SQL says their passwords.
+    let database = postgres::database(WORLD).await;
     let log = Log::watch();
+    let server = server_on(&database, &[("max_guesses", "2"), ("cache", "off")]).await;
     server
         .sql(
             "update conflines set value = 'k3y-of-the-shop' where name = 'API_Secret_Key';

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 
 use crate::harness::program::Program;
 use crate::harness::{Server, WORLD, hash, postgres, server_on, server_with};
+use crate::watch::page_with;
 
 const LIVEZ: &str = "GET /livez HTTP/1.1\r\nhost: shop.test\r\n\r\n";
 
@@ -202,8 +203,7 @@ async fn bodies_that_come_slowly_have_so_much_memory_together() {
     let come = 50_000 - slow.find("x=").unwrap();
     let mut slow_client = connect_and_send(address, &slow[..50_000]).await;
     // A large one beside it while the slow one still comes in might take what it needs.
-    let held = format!("mortise_request_bodies_bytes {}\n", come - 16 * 1024);
-    while !server.metrics().await.contains(&held) {}
+    page_with(&server, &[&format!("mortise_request_bodies_bytes {}\n", come - 16 * 1024)]).await;
     let answer = reply(&mut connect_and_send(address, &large).await).await;
     assert!(is_refused(&answer), "{answer}");
     serves(address).await;

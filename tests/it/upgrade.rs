@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection};
 use tokio::task::JoinHandle;
 
 use crate::harness::program::Program;
-use crate::harness::{WORLD, hash, postgres};
+use crate::harness::{WORLD, hash, in_time, postgres};
 
 static MIGRATOR: Migrator = sqlx::migrate!();
 
@@ -143,9 +143,12 @@ async fn until(options: &PgConnectOptions, condition: &str) {
     let query = format!(
         "select coalesce({condition}, false) from pg_stat_activity where application_name = 'mortise' and datname = current_database()"
     );
-    while !sqlx::query_scalar::<_, bool>(AssertSqlSafe(query.clone())).fetch_one(&mut connection).await.unwrap() {
-        tokio::task::yield_now().await;
-    }
+    let true_at_last = async {
+        while !sqlx::query_scalar::<_, bool>(AssertSqlSafe(query.clone())).fetch_one(&mut connection).await.unwrap() {
+            tokio::task::yield_now().await;
+        }
+    };
+    in_time(condition, true_at_last).await;
 }
 
 /// Starts the program, which may be long in coming up.

@@ -7,7 +7,7 @@ use axum::http::{Request, StatusCode};
 
 use crate::harness::log::Log;
 use crate::harness::program::Program;
-use crate::harness::{Reply, Server, WORLD, postgres, server, server_on, server_with};
+use crate::harness::{Reply, Server, WORLD, in_time, postgres, server, server_on, server_with};
 
 /// The lines of a page that begin so.
 fn lines<'a>(page: &'a str, start: &str) -> Vec<&'a str> {
@@ -16,22 +16,33 @@ fn lines<'a>(page: &'a str, start: &str) -> Vec<&'a str> {
 
 /// Whether it is ready, once it has had its answer: the first connections may take their time.
 async fn readiness(server: &Server) -> Reply {
-    loop {
-        let reply = server.get("/readyz").await;
-        if !reply.body.contains("doesn't answer") {
-            return reply;
+    let answer = async {
+        loop {
+            let reply = server.get("/readyz").await;
+            if !reply.body.contains("doesn't answer") {
+                return reply;
+            }
         }
-    }
+    };
+    in_time("an answer of the database", answer).await
 }
 
 /// The page with what the database has counted, which may come later than the rest.
 async fn whole_page(server: &Server) -> String {
-    loop {
-        let page = server.metrics().await;
-        if page.contains("mortise_cards_left{") && page.contains("mortise_mails{") {
-            return page;
+    page_with(server, &["mortise_cards_left{", "mortise_mails{"]).await
+}
+
+/// The page, once all of this is on it.
+pub async fn page_with(server: &Server, all: &[&str]) -> String {
+    let page = async {
+        loop {
+            let page = server.metrics().await;
+            if all.iter().all(|part| page.contains(part)) {
+                return page;
+            }
         }
-    }
+    };
+    in_time(&all.join(" "), page).await
 }
 
 #[tokio::test]

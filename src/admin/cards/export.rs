@@ -61,7 +61,7 @@ pub(super) async fn run(options: &Options, config: &Config) -> Result<Report, Fa
     };
     let cannot = |error: io::Error| Failure::Refused(format!("cannot make {}: {error}", path.display()));
     // One that is there already may be a delivery that is needed yet.
-    if path.exists() {
+    if path.symlink_metadata().is_ok() {
         return Err(cannot(rustix::io::Errno::EXIST.into()));
     }
     // By another name until all is written: half a file would be taken for a whole one.

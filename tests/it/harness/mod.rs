@@ -12,6 +12,7 @@ pub mod xml;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -37,6 +38,11 @@ pub struct Server {
     /// What those get who watch.
     pub watch: Router,
     pub config: Config,
+}
+
+/// What a loop waits for comes, or the test ends: it asks for something that may never be.
+pub async fn in_time<T>(waited_for: &str, work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(300), work).await.unwrap_or_else(|_| panic!("in vain: {waited_for}"))
 }
 
 /// A server in the world of `world.sql`, with every setting at its default but the cache.

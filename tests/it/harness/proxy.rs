@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, watch};
 
-use crate::harness::{Server, postgres};
+use crate::harness::{Server, in_time, postgres};
 
 /// Connections through it are counted.
 pub struct Tap {
@@ -42,6 +42,10 @@ impl Tap {
     /// The fewest round trips that a request takes, of a few tries while the server may rely on its memory: the first ones fill
     /// it, and each connection prepares a statement once.
     pub async fn fewest(&self, server: &Server, ask: impl AsyncFn()) -> usize {
+        in_time("memory that can be relied on", self.fewest_of_eight(server, ask)).await
+    }
+
+    async fn fewest_of_eight(&self, server: &Server, ask: impl AsyncFn()) -> usize {
         let (mut fewest, mut tries) = (usize::MAX, 0);
         while tries < 8 {
             let memory = memory(server).await;
