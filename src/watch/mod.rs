@@ -6,14 +6,15 @@ mod metrics;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use self::lately::Lately;
-use self::metrics::{CardsLeft, Mails};
-use crate::app::App;
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use sqlx::PgPool;
+
+use self::lately::Lately;
+use self::metrics::{CardsLeft, Mails};
+use crate::app::App;
 
 /// However many ask, the database is asked no more often.
 const READY_FOR: Duration = Duration::from_secs(1);

@@ -167,9 +167,7 @@ async fn what_the_database_does_not_tell_is_left_out() {
         assert_eq!(lines(&page, "mortise_cards_left"), [""; 0]);
     }
     lock.rollback().await.unwrap();
-    while !server.metrics().await.contains("mortise_cards_left{") {
-        tokio::task::yield_now().await;
-    }
+    whole_page(&server).await;
 }
 
 #[tokio::test]
