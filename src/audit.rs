@@ -9,9 +9,10 @@ use tokio::sync::mpsc::{self, Receiver, Sender};
 
 /// Rows that may wait to be written. Beyond it, under a flood of refusals, rows are dropped and counted.
 const WAITING: usize = 10_000;
-const AT_ONCE: usize = 500;
-/// Between two full batches: at most two thousand rows a second are written.
-const PAUSE: Duration = Duration::from_millis(250);
+const AT_ONCE: usize = 100;
+/// For each row that was written: whoever floods us with wrong hashes gets no more than five hundred a second, in the database as
+/// in the log.
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// A refused request, for the table `actions`.
 #[derive(Debug)]
@@ -61,9 +62,8 @@ impl Audit {
             if let Err(error) = insert(&pool, &batch).await {
                 tracing::warn!(%error, rows = batch.len(), "audit rows of refusals are lost");
             }
-            // Whoever floods us with wrong hashes doesn't get to keep the database busy with them.
-            if batch.len() == AT_ONCE && !rows.is_closed() {
-                tokio::time::sleep(PAUSE).await;
+            if !rows.is_closed() {
+                tokio::time::sleep(PAUSE * u32::try_from(batch.len()).unwrap_or(u32::MAX)).await;
             }
             batch.clear();
         }

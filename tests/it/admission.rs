@@ -1,5 +1,7 @@
 //! Who is let in, and the order in which it is looked at (`http.md`, "Admission"), seen through card_from_group_sell.
 
+use std::time::Instant;
+
 use mortise::audit::{Audit, Refusal};
 
 use crate::harness::{Reply, Server, hash, server, server_with, x7};
@@ -325,10 +327,31 @@ async fn with_the_cache_on_refusals_are_written_in_the_background() {
     }
 }
 
+fn refusal() -> Refusal {
+    Refusal { what: "", url: String::new(), address: String::new(), parameters: String::new() }
+}
+
+#[tokio::test]
+async fn of_a_flood_of_refusals_no_more_than_five_hundred_a_second_are_written() {
+    let server = server().await;
+    let (audit, rows) = Audit::new();
+    let since = Instant::now();
+    for _ in 0..5_000 {
+        assert!(audit.note(refusal));
+    }
+    tokio::spawn(Audit::write(server.pool.clone(), rows));
+    let mut written = 0;
+    // However slow the machine is, more time only allows more.
+    while written < 300 {
+        written = server.rows("select count(*) from actions").await[0].parse().unwrap();
+        let allowed = 100 + since.elapsed().as_millis() / 2;
+        assert!(written <= allowed, "{written} rows, {allowed} allowed");
+    }
+}
+
 #[test]
 fn beyond_what_can_be_written_down_a_refusal_only_counts() {
     let (audit, _rows) = Audit::new();
-    let refusal = || Refusal { what: "", url: String::new(), address: String::new(), parameters: String::new() };
     for row in 0..10_000 {
         assert!(audit.note(refusal), "{row}");
     }
