@@ -36,6 +36,13 @@ pub struct Operation {
     pub handler: fn(Call) -> Answer,
 }
 
+impl Operation {
+    /// That name, if it goes by it.
+    pub fn called(&self, name: &str) -> Option<&'static str> {
+        std::iter::once(&self.name).chain(self.aliases).copied().find(|known| *known == name)
+    }
+}
+
 /// What comes of a call.
 pub type Answer = Pin<Box<dyn Future<Output = Result<Document, Fault>> + Send>>;
 
@@ -46,7 +53,7 @@ pub struct Call {
     /// Which operation.
     pub operation: &'static Operation,
     /// The name by which the client called it.
-    pub called: String,
+    pub called: &'static str,
     /// Its parameters.
     pub params: Params,
     /// Owner 0's settings.

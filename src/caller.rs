@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use axum::http::Method;
+use smallvec::SmallVec;
 
 use crate::audit::{self, Refusal};
 use crate::call::Call;
 use crate::dialect::Dialect;
-use crate::directory::{Key, Settings, User, UserType};
+use crate::directory::{Key, Setting, Settings, User, UserType};
 use crate::fault::Fault;
 use crate::guessing::Guess;
 use crate::idempotency::Once;
@@ -103,7 +104,7 @@ pub async fn admit(call: &Call) -> Result<Option<Caller>, Fault> {
         return Err(Fault::ApiDisabled);
     }
     let is_get = call.method == Method::GET || call.method == Method::HEAD && call.dialect().head_is_get();
-    if is_get && !system.on("Allow_GET_API") {
+    if is_get && !system.on(Setting::AllowGetApi) {
         return Err(Fault::GetDisabled);
     }
     check_hash(call, &caller, &own, system).await?;
@@ -132,24 +133,24 @@ async fn known_user(call: &Call) -> Result<Option<Arc<User>>, Fault> {
 
 /// Whether the API is on for a user, who has the settings `own`.
 pub fn is_on_for(user: &User, own: &Settings, system: &Settings) -> bool {
-    own.on("Allow_API") || shared(user, system).is_some()
+    own.on(Setting::AllowApi) || shared(user, system).is_some()
 }
 
 /// Whether nobody looks at the user's hashes.
 pub fn is_unchecked(user: &User, own: &Settings, system: &Settings) -> bool {
-    [Some(own), shared(user, system)].into_iter().flatten().any(|settings| settings.on("API_Disable_hash_checking"))
+    [Some(own), shared(user, system)].into_iter().flatten().any(|settings| settings.on(Setting::DisableHashChecking))
 }
 
 /// The keys that make a hash of the user's right: a reseller's own key counts, and the system's as well while the system's API
 /// is on.
-pub fn keys<'a>(user: &User, own: &'a Settings, system: &'a Settings, dialect: Dialect) -> Vec<Key<'a>> {
-    let own_counts = own.on("Allow_API") || dialect.takes_key_of_switched_off_reseller();
+pub fn keys<'a>(user: &User, own: &'a Settings, system: &'a Settings, dialect: Dialect) -> SmallVec<[Key<'a>; 2]> {
+    let own_counts = own.on(Setting::AllowApi) || dialect.takes_key_of_switched_off_reseller();
     [own_counts.then_some(own), shared(user, system)].into_iter().flatten().flat_map(Settings::keys).collect()
 }
 
 /// The system's settings, where a reseller may use its API.
 fn shared<'a>(user: &User, system: &'a Settings) -> Option<&'a Settings> {
-    (user.usertype == UserType::Reseller && system.on("Allow_API")).then_some(system)
+    (user.usertype == UserType::Reseller && system.on(Setting::AllowApi)).then_some(system)
 }
 
 /// Step 4.
@@ -161,8 +162,8 @@ async fn check_hash(call: &Call, caller: &Caller, own: &Settings, system: &Setti
     call.may_guess(Guess::Login)?;
     let keys = keys(&caller.0, own, system, dialect);
     let legacy = call.app.config.legacy_hashes;
-    let signed: Vec<Signed<'_>> =
-        call.operation.hashed.iter().flat_map(|rule| rule.of(&call.params, &call.called)).collect();
+    let signed: SmallVec<[Signed<'_>; 1]> =
+        call.operation.hashed.iter().flat_map(|rule| rule.of(&call.params, call.called)).collect();
     let hash = call.params.get("hash").unwrap_or_default();
     let is_right = |signed: &&Signed<'_>| {
         // Every key is tried, so that the time taken doesn't say which was right.
@@ -224,7 +225,9 @@ async fn note(call: &Call, what: &'static str) -> Result<bool, Fault> {
 
 /// What MOR sells without the calling-card add-on: groups of ten cards (`x7.md`, "Admission").
 async fn limited_version(call: &Call, caller: &Caller) -> Result<(), Fault> {
-    if !call.dialect().has_limited_version() || call.system.on("CC_Active") || call.params.get("cardgroup_id").is_none()
+    if !call.dialect().has_limited_version()
+        || call.system.on(Setting::CcActive)
+        || call.params.get("cardgroup_id").is_none()
     {
         return Ok(());
     }

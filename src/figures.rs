@@ -1,8 +1,9 @@
 //! What happens, counted, for whoever watches (`watch/` shows it).
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
+use papaya::HashMap;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::{Family, MetricConstructor};
@@ -22,8 +23,10 @@ pub struct Figures {
     requests: Family<Request, Counter>,
     seconds: Family<Named, Histogram, Buckets>,
     refused_hashes: Family<By, Counter>,
-    /// Who were counted by themselves so far.
-    users: AtomicUsize,
+    /// By operation and outcome: families are locked when they are asked, and every request would ask.
+    answers: HashMap<(&'static str, &'static str), (Counter, Histogram), RandomState>,
+    /// By the user's id.
+    refused: HashMap<i32, Counter, RandomState>,
     /// Cards that were sold.
     pub cards_sold: Counter,
 }
@@ -59,7 +62,8 @@ impl Default for Figures {
             requests: Family::default(),
             seconds: Family::new_with_constructor(Buckets),
             refused_hashes: Family::default(),
-            users: AtomicUsize::default(),
+            answers: HashMap::default(),
+            refused: HashMap::default(),
             cards_sold: Counter::default(),
         }
     }
@@ -69,20 +73,24 @@ impl Figures {
     /// A request was answered. `outcome` is `done`, or the name of what refused it.
     pub fn answered(&self, operation: Option<&'static str>, outcome: &'static str, took: Duration) {
         let operation = operation.unwrap_or(NO_OPERATION);
-        self.requests.get_or_create(&Request { operation, outcome }).inc();
-        self.seconds.get_or_create(&Named { operation }).observe(took.as_secs_f64());
+        let answers = self.answers.pin();
+        let (requests, seconds) = answers.get_or_insert_with((operation, outcome), || {
+            let requests = self.requests.get_or_create_owned(&Request { operation, outcome });
+            (requests, self.seconds.get_or_create_owned(&Named { operation }))
+        });
+        requests.inc();
+        seconds.observe(took.as_secs_f64());
     }
 
     /// A user's hash was wrong. The user exists: names that are made up don't come here.
     pub fn refused_hash(&self, user: i32) {
-        let by = By { user_id: user.to_string() };
-        if let Some(known) = self.refused_hashes.get(&by) {
-            known.inc();
-            return;
+        let refused = self.refused.pin();
+        let by = |user_id| self.refused_hashes.get_or_create_owned(&By { user_id });
+        if refused.len() < MOST_USERS {
+            refused.get_or_insert_with(user, || by(user.to_string())).inc();
+        } else {
+            refused.get(&user).map_or_else(|| by("other".to_owned()), Counter::clone).inc();
         }
-        let is_one_too_many = self.users.fetch_add(1, Ordering::Relaxed) >= MOST_USERS;
-        let by = if is_one_too_many { By { user_id: "other".to_owned() } } else { by };
-        self.refused_hashes.get_or_create(&by).inc();
     }
 
     /// Names them for Prometheus.

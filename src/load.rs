@@ -1,6 +1,7 @@
 //! How much is taken on at once. What is beyond it is refused before it costs anything, so that memory stays bounded and what
 //! has been let in is answered at full speed.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ const FREE: usize = 16 * 1024;
 pub struct Load {
     most: usize,
     most_bytes: usize,
-    requests: Arc<Semaphore>,
+    running: AtomicUsize,
     /// In bytes.
     bodies: Arc<Semaphore>,
     refused: Seldom,
@@ -25,19 +26,27 @@ pub struct Load {
 impl Load {
     /// At most so many requests, with bodies of so many bytes together.
     pub fn new(requests: usize, bodies: usize) -> Self {
-        let (most, most_bytes) = (requests, bodies);
-        let [requests, bodies] = [requests, bodies].map(|most| Arc::new(Semaphore::new(most)));
-        Self { most, most_bytes, requests, bodies, refused: Seldom::default() }
+        Self {
+            most: requests,
+            most_bytes: bodies,
+            running: AtomicUsize::new(0),
+            bodies: Arc::new(Semaphore::new(bodies)),
+            refused: Seldom::default(),
+        }
     }
 
-    /// A request may run, as long as the permit is held.
-    pub fn request(&self) -> Result<OwnedSemaphorePermit, Fault> {
-        self.requests.clone().try_acquire_owned().map_err(|_| self.refuse("max_requests"))
+    /// A request may run.
+    pub fn request(&self) -> Result<Running<'_>, Fault> {
+        let one_more = |running| (running < self.most).then_some(running + 1);
+        match self.running.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more) {
+            Ok(_) => Ok(Running(&self.running)),
+            Err(_) => Err(self.refuse("max_requests")),
+        }
     }
 
     /// How many do.
     pub fn running(&self) -> usize {
-        self.most.saturating_sub(self.requests.available_permits())
+        self.running.load(Ordering::Relaxed)
     }
 
     /// How much memory large bodies hold, in bytes.
@@ -66,6 +75,16 @@ impl Load {
             tracing::warn!(limit, "requests are refused: too many at once");
         }
         Fault::Busy
+    }
+}
+
+/// A request that runs, until it is dropped.
+#[derive(Debug)]
+pub struct Running<'a>(&'a AtomicUsize);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -1,6 +1,8 @@
 //! A request's parameters, read from the query string and the body as the original reads them (`http.md`, "Parameters").
 
+use std::borrow::Cow;
 use std::convert::Infallible;
+use std::ops::Range;
 
 use axum::body::Bytes;
 use axum::http::{HeaderMap, header};
@@ -11,15 +13,20 @@ use crate::fault::Fault;
 use crate::number;
 
 /// The parameters: each name once, text that may go anywhere. The hash and the password are of what was sent.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct Params(Vec<Param>);
+#[derive(Clone, Default)]
+pub struct Params {
+    /// Names and values, one behind the other: a piece of memory for each would cost more than reading them.
+    text: String,
+    list: Vec<Param>,
+}
 
-#[derive(Clone, PartialEq, Eq)]
+/// Where the parts of one stand in the text.
+#[derive(Clone)]
 struct Param {
-    name: String,
-    value: String,
-    /// As it came, where characters had to be replaced.
-    sent: Option<String>,
+    name: Range<usize>,
+    value: Range<usize>,
+    /// As it came, where characters had to be replaced; else the same.
+    sent: Range<usize>,
 }
 
 /// The names alone: passwords and PINs are among the values.
@@ -33,31 +40,33 @@ impl Params {
     /// Reads the query string, then the body by its content type; the path's `id` goes before any other. What the query
     /// string names, the body can't change; in one place the last one counts.
     pub async fn read(
-        path_id: Option<String>,
+        path_id: Option<&str>,
         query: &str,
         headers: &HeaderMap,
         body: Bytes,
         most: usize,
     ) -> Result<Self, Fault> {
         let mut params = Self::default();
-        params.take_all(path_id.map(|id| ("id".to_owned(), id)).into_iter().collect(), most)?;
-        params.take_all(pairs(query.as_bytes(), most)?, most)?;
-        params.take_all(from_body(headers, body, most).await?, most)?;
+        if let Some(id) = path_id {
+            params.add_text(0, "id", id)?;
+        }
+        params.add_pairs(query.as_bytes(), most)?;
+        params.add_body(headers, body, most).await?;
         Ok(params)
     }
 
     /// The value of a parameter that was sent, be it empty.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.find(name).map(|param| param.value.as_str())
+        self.find(name).map(|param| &self.text[param.value.clone()])
     }
 
     /// The same with all the control characters that came with it: to be compared, not to be kept or shown.
     pub fn as_sent(&self, name: &str) -> Option<&str> {
-        self.find(name).map(|param| param.sent.as_ref().unwrap_or(&param.value).as_str())
+        self.find(name).map(|param| &self.text[param.sent.clone()])
     }
 
     fn find(&self, name: &str) -> Option<&Param> {
-        self.0.iter().find(|param| param.name == name)
+        self.list.iter().find(|param| self.text[param.name.clone()] == *name)
     }
 
     /// The value of a parameter that was sent and isn't blank.
@@ -72,42 +81,109 @@ impl Params {
 
     /// The names, in the order in which they were sent.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|param| param.name.as_str())
+        self.pairs().map(|(name, _)| name)
     }
 
     /// All of them.
     pub fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|param| (param.name.as_str(), param.value.as_str()))
+        self.list.iter().map(|param| (&self.text[param.name.clone()], &self.text[param.value.clone()]))
     }
 
-    /// Adds what one place of the request says; places read before it go first.
-    fn take_all(&mut self, place: Vec<(String, String)>, most: usize) -> Result<(), Fault> {
-        if self.0.len() + place.len() > most {
+    /// Adds one. The first `earlier` go before it, from the others of its name it takes over.
+    fn add(&mut self, earlier: usize, param: Param) {
+        let name = &self.text[param.name.clone()];
+        match self.list.iter().position(|known| self.text[known.name.clone()] == *name) {
+            Some(place) if place < earlier => {}
+            Some(place) => self.list[place] = param,
+            None => self.list.push(param),
+        }
+    }
+
+    fn add_text(&mut self, earlier: usize, name: &str, value: &str) -> Result<(), Fault> {
+        let (harmless_name, harmless_value) = (harmless(name), harmless(value));
+        // (A NUL is no harmless character.)
+        let is_nul = |replaced: &Option<String>, text: &str| replaced.is_some() && text.contains('\0');
+        if is_nul(&harmless_name, name) || is_nul(&harmless_value, value) {
+            return Err(Fault::BadRequest("A NUL character is not allowed in parameters"));
+        }
+        let name = self.put(harmless_name.as_deref().unwrap_or(name));
+        let sent = self.put(value);
+        let value = harmless_value.map_or_else(|| sent.clone(), |harmless| self.put(&harmless));
+        self.add(earlier, Param { name, value, sent });
+        Ok(())
+    }
+
+    fn put(&mut self, text: &str) -> Range<usize> {
+        let start = self.text.len();
+        self.text.push_str(text);
+        start..self.text.len()
+    }
+
+    /// Adds `name=value` pairs between `&` or `;`, with `+` and `%xx`. What comes twice counts twice against the limit, since it
+    /// costs as much.
+    fn add_pairs(&mut self, text: &[u8], most: usize) -> Result<(), Fault> {
+        let pairs = || text.split(|byte| is_separator(*byte)).filter(|pair| !pair.is_empty());
+        let earlier = self.list.len();
+        // Pairs are counted where there may be too many.
+        let separators = text.iter().filter(|byte| is_separator(**byte)).count();
+        if earlier + separators >= most && earlier + pairs().take(most + 1).count() > most {
             return Err(TOO_MANY);
         }
-        let earlier = self.0.len();
-        for (name, value) in place {
-            if name.contains('\0') || value.contains('\0') {
-                return Err(Fault::BadRequest("A NUL character is not allowed in parameters"));
-            }
-            let param = Param::new(name, value);
-            match self.0.iter().position(|known| known.name == param.name) {
-                Some(place) if place < earlier => {}
-                Some(place) => self.0[place] = param,
-                None => self.0.push(param),
-            }
+        self.list.reserve((separators + 1).min(USUAL));
+        if let Some(plain) = plain(text) {
+            self.add_plain(earlier, plain);
+            return Ok(());
+        }
+        self.text.reserve(text.len());
+        for pair in pairs() {
+            let split = pair.iter().position(|byte| *byte == b'=');
+            let (name, value) = split.map_or((pair, &b""[..]), |at| (&pair[..at], &pair[at + 1..]));
+            self.add_text(earlier, &decoded(name)?, &decoded(value)?)?;
         }
         Ok(())
     }
-}
 
-impl Param {
-    fn new(name: String, value: String) -> Self {
-        let name = harmless(&name).unwrap_or(name);
-        match harmless(&value) {
-            Some(harmless) => Self { name, value: harmless, sent: Some(value) },
-            None => Self { name, value, sent: None },
+    /// The pairs of most requests are as they look.
+    fn add_plain(&mut self, earlier: usize, text: &str) {
+        let mut end = self.put(text).start;
+        for pair in text.as_bytes().split_inclusive(|byte| is_separator(*byte)) {
+            let start = end;
+            end += pair.len();
+            let length = pair.len() - usize::from(pair.last().is_some_and(|last| is_separator(*last)));
+            if length > 0 {
+                let stop = start + length;
+                let split = pair[..length].iter().position(|byte| *byte == b'=').map(|at| start + at);
+                let value = split.map_or(stop, |split| split + 1)..stop;
+                self.add(earlier, Param { name: start..split.unwrap_or(stop), sent: value.clone(), value });
+            }
         }
+    }
+
+    async fn add_body(&mut self, headers: &HeaderMap, body: Bytes, most: usize) -> Result<(), Fault> {
+        let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let essence = content_type.split(';').next().unwrap_or_default().trim();
+        let is = |name: &str| essence.eq_ignore_ascii_case(name);
+        if body.is_empty() {
+            Ok(())
+        } else if essence.is_empty() || is("application/x-www-form-urlencoded") {
+            // Like MOR's framework, take a body without a type for a form.
+            self.add_pairs(&body, most)
+        } else if is("multipart/form-data") {
+            // In a box: it is large, and few requests come so.
+            self.add_all(&Box::pin(multipart(content_type, body, most)).await?, most)
+        } else if is("application/json") {
+            self.add_all(&json(&body)?, most)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn add_all(&mut self, fields: &[(String, String)], most: usize) -> Result<(), Fault> {
+        let earlier = self.list.len();
+        if earlier + fields.len() > most {
+            return Err(TOO_MANY);
+        }
+        fields.iter().try_for_each(|(name, value)| self.add_text(earlier, name, value))
     }
 }
 
@@ -123,55 +199,41 @@ pub fn harmless(text: &str) -> Option<String> {
     text.contains(harmful).then(|| text.replace(harmful, "\u{fffd}"))
 }
 
-async fn from_body(headers: &HeaderMap, body: Bytes, most: usize) -> Result<Vec<(String, String)>, Fault> {
-    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    match essence.as_str() {
-        _ if body.is_empty() => Ok(Vec::new()),
-        // Like MOR's framework, take a body without a type for a form.
-        "" | "application/x-www-form-urlencoded" => pairs(&body, most),
-        // In a box: it is large, and few requests come so.
-        "multipart/form-data" => Box::pin(multipart(content_type, body, most)).await,
-        "application/json" => json(&body),
-        _ => Ok(Vec::new()),
-    }
-}
-
+/// More parameters than most requests have.
+const USUAL: usize = 12;
 const TOO_MANY: Fault = Fault::BadRequest("Too many parameters");
 
-/// `name=value` pairs between `&` or `;`, with `+` and `%xx`. What comes twice counts twice against the limit, since it costs
-/// as much.
-fn pairs(text: &[u8], most: usize) -> Result<Vec<(String, String)>, Fault> {
-    let pairs = || text.split(|byte| matches!(byte, b'&' | b';')).filter(|pair| !pair.is_empty());
-    let separators = text.iter().filter(|byte| matches!(byte, b'&' | b';')).count();
-    if separators >= most && pairs().take(most + 1).count() > most {
-        return Err(TOO_MANY);
-    }
-    pairs()
-        .map(|pair| {
-            let split = pair.iter().position(|byte| *byte == b'=');
-            let (name, value) = split.map_or((pair, &b""[..]), |at| (&pair[..at], &pair[at + 1..]));
-            Ok((decoded(name)?, decoded(value)?))
-        })
-        .collect()
+fn is_separator(byte: u8) -> bool {
+    matches!(byte, b'&' | b';')
 }
 
-fn decoded(text: &[u8]) -> Result<String, Fault> {
+/// Text in which nothing stands for something else, and nothing has to be replaced.
+fn plain(text: &[u8]) -> Option<&str> {
+    let is_plain = |byte: u8| byte.is_ascii() & !byte.is_ascii_control() & (byte != b'+') & (byte != b'%');
+    // Without a look at where it ends, so that many are looked at together.
+    let plain = text.iter().fold(true, |plain, byte| plain & is_plain(*byte));
+    plain.then(|| str::from_utf8(text).ok()).flatten()
+}
+
+fn decoded(text: &[u8]) -> Result<Cow<'_, str>, Fault> {
     if !text.contains(&b'+') {
         return unescaped(text);
     }
     let spaced: Vec<u8> = text.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect();
-    unescaped(&spaced)
+    Ok(unescaped(&spaced)?.into_owned().into())
 }
 
 /// Text with its `%xx` resolved.
-pub fn unescaped(text: &[u8]) -> Result<String, Fault> {
+pub fn unescaped(text: &[u8]) -> Result<Cow<'_, str>, Fault> {
+    const NOT_UTF8: Fault = Fault::BadRequest("Parameters are not valid UTF-8");
+    if !text.contains(&b'%') {
+        return str::from_utf8(text).map(Cow::Borrowed).map_err(|_| NOT_UTF8);
+    }
     let mut escapes = text.iter().enumerate().filter(|(_, byte)| **byte == b'%');
     if !escapes.all(|(at, _)| text.get(at + 1..at + 3).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit))) {
         return Err(Fault::BadRequest("Parameters have a malformed % escape"));
     }
-    let bytes = if text.contains(&b'%') { percent_decode(text).collect() } else { text.to_vec() };
-    String::from_utf8(bytes).map_err(|_| Fault::BadRequest("Parameters are not valid UTF-8"))
+    String::from_utf8(percent_decode(text).collect()).map(Cow::Owned).map_err(|_| NOT_UTF8)
 }
 
 /// The text fields of a form; files are passed over.

@@ -10,6 +10,13 @@ use crate::dialect::Dialect;
 use crate::document::Document;
 use crate::fault::Fault;
 
+/// A header's value that stands in the program: looked through when it is compiled, not for each reply.
+macro_rules! value {
+    ($text:literal) => {
+        const { HeaderValue::from_static($text) }
+    };
+}
+
 /// How the client and the operator want the reply to look.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Presentation {
@@ -43,26 +50,27 @@ impl Format {
 }
 
 impl Presentation {
-    fn content_type(self) -> &'static str {
+    fn content_type(self) -> HeaderValue {
         match (self.test, self.xml_extension, self.format) {
-            (false, false, _) => "text/html",
-            (false, true, _) => "text/xml",
-            (true, true, _) | (true, false, Some(Format::Xml)) => "application/xml; charset=utf-8",
-            (true, false, Some(Format::Json)) => "application/json; charset=utf-8",
-            (true, false, Some(Format::Csv)) => "text/csv; charset=utf-8",
-            (true, false, None) => "text/html; charset=utf-8",
+            (false, false, _) => value!("text/html"),
+            (false, true, _) => value!("text/xml"),
+            (true, true, _) | (true, false, Some(Format::Xml)) => value!("application/xml; charset=utf-8"),
+            (true, false, Some(Format::Json)) => value!("application/json; charset=utf-8"),
+            (true, false, Some(Format::Csv)) => value!("text/csv; charset=utf-8"),
+            (true, false, None) => value!("text/html; charset=utf-8"),
         }
     }
 
-    fn disposition(self) -> Option<&'static str> {
+    fn disposition(self) -> Option<HeaderValue> {
         match (self.test, self.xml_extension) {
             (true, _) => None,
-            (false, false) => Some("attachment; filename=\"mor_api_response.html\""),
-            (false, true) => Some("attachment; filename=\"mor_api_response.xml\""),
+            (false, false) => Some(value!("attachment; filename=\"mor_api_response.html\"")),
+            (false, true) => Some(value!("attachment; filename=\"mor_api_response.xml\"")),
         }
     }
 }
 
+const TRANSFER_ENCODING: HeaderName = HeaderName::from_static("content-transfer-encoding");
 /// Says that the reply is an earlier one, to a request with the same idempotency key.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
@@ -73,7 +81,7 @@ pub fn response(result: Result<Document, Fault>, presentation: Presentation, dia
             let repeated = matches!(document, Document::Repeated(_));
             let mut response = with_headers(StatusCode::OK, document, presentation);
             if repeated {
-                put(&mut response, REPLAYED, "true");
+                put(&mut response, REPLAYED, value!("true"));
             }
             response
         }
@@ -81,17 +89,17 @@ pub fn response(result: Result<Document, Fault>, presentation: Presentation, dia
             let mut response = with_headers(fault.status(dialect), fault.document(dialect), presentation);
             // What is still to come of the body would be taken for the next request.
             if matches!(fault, Fault::BodyTooLarge | Fault::BodyTooSlow | Fault::MethodNotAllowed) {
-                put(&mut response, CONNECTION, "close");
+                put(&mut response, CONNECTION, value!("close"));
             }
             match fault {
-                Fault::MethodNotAllowed => put(&mut response, ALLOW, "GET, HEAD, POST"),
+                Fault::MethodNotAllowed => put(&mut response, ALLOW, value!("GET, HEAD, POST")),
                 Fault::Busy | Fault::Unavailable | Fault::StillRunning | Fault::OutcomeToAskFor => {
-                    put(&mut response, RETRY_AFTER, "1");
+                    put(&mut response, RETRY_AFTER, value!("1"));
                 }
                 Fault::TooManyGuesses(seconds) => {
-                    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+                    put(&mut response, RETRY_AFTER, seconds.into());
                 }
-                Fault::Repeated(_) => put(&mut response, REPLAYED, "true"),
+                Fault::Repeated(_) => put(&mut response, REPLAYED, value!("true")),
                 _ => {}
             }
             response
@@ -107,7 +115,7 @@ fn with_headers(status: StatusCode, document: Document, presentation: Presentati
     put(&mut response, CONTENT_TYPE, presentation.content_type());
     if let Some(disposition) = presentation.disposition() {
         put(&mut response, CONTENT_DISPOSITION, disposition);
-        put(&mut response, HeaderName::from_static("content-transfer-encoding"), "binary");
+        put(&mut response, TRANSFER_ENCODING, value!("binary"));
     }
     response
 }
@@ -123,6 +131,6 @@ fn body(document: Document) -> Body {
     }
 }
 
-fn put(response: &mut Response, name: HeaderName, value: &'static str) {
-    response.headers_mut().insert(name, HeaderValue::from_static(value));
+fn put(response: &mut Response, name: HeaderName, value: HeaderValue) {
+    response.headers_mut().insert(name, value);
 }

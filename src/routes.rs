@@ -25,9 +25,11 @@ use crate::app::App;
 use crate::call::{Call, Operation};
 use crate::client;
 use crate::dialect::Dialect;
+use crate::directory::Setting;
 use crate::document::Document;
 use crate::fault::Fault;
 use crate::guessing::Guess;
+use crate::load::Running;
 use crate::log;
 use crate::openapi;
 use crate::params::{self, Params};
@@ -129,7 +131,7 @@ async fn answer(app: &Arc<App>, path: Path, request: Request) -> (&'static str, 
     let result = match (path.operation, incoming) {
         (Some(operation), Ok(incoming)) => match app.directory.settings(0).await {
             Ok(system) => {
-                presentation.xml_extension = system.on("XML_API_Extension");
+                presentation.xml_extension = system.on(Setting::XmlApiExtension);
                 let Incoming { params, method, uri, headers, client, permits: _permits } = incoming;
                 let (app, called) = (app.clone(), path.called);
                 (operation.handler)(Call { app, operation, called, params, system, method, uri, headers, client }).await
@@ -139,7 +141,7 @@ async fn answer(app: &Arc<App>, path: Path, request: Request) -> (&'static str, 
         // A refusal that needs no database doesn't wait for it.
         (operation, incoming) => {
             presentation.xml_extension =
-                app.directory.settings_at_hand(0).await.is_some_and(|system| system.on("XML_API_Extension"));
+                app.directory.settings_at_hand(0).await.is_some_and(|system| system.on(Setting::XmlApiExtension));
             Err(operation.and(incoming.err()).unwrap_or(Fault::UnknownOperation))
         }
     };
@@ -161,8 +163,8 @@ async fn answer(app: &Arc<App>, path: Path, request: Request) -> (&'static str, 
 pub struct Path {
     /// `None`: there is none of that name.
     pub operation: Option<&'static Operation>,
-    /// The name by which it was called.
-    pub called: String,
+    /// The name by which it was called; empty where there is none.
+    pub called: &'static str,
     /// The segment behind the name, as sent.
     pub id: Option<String>,
     format: Option<Format>,
@@ -181,29 +183,25 @@ impl Path {
         let (name, id) = rest.split_once('/').map_or((rest, None), |(name, id)| (name, Some(id.to_owned())));
         let id = id.filter(|id| !id.is_empty());
         let deeper = id.as_deref().is_some_and(|id| id.contains('/'));
-        let operation = OPERATIONS.iter().find(|operation| operation.name == name || operation.aliases.contains(&name));
-        Self {
-            operation: operation.filter(|_| !deeper),
-            called: name.to_owned(),
-            id,
-            format: suffix.and_then(Format::named),
-        }
+        let found = OPERATIONS.iter().find_map(|operation| Some((operation, operation.called(name)?)));
+        let (operation, called) = found.filter(|_| !deeper).unzip();
+        Self { operation, called: called.unwrap_or_default(), id, format: suffix.and_then(Format::named) }
     }
 }
 
 /// What a request says besides its path.
-struct Incoming {
+struct Incoming<'a> {
     params: Params,
     method: Method,
     uri: axum::http::Uri,
     headers: HeaderMap,
     client: IpAddr,
     /// To run, and to be as large as it is.
-    permits: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
+    permits: (Running<'a>, Option<OwnedSemaphorePermit>),
 }
 
-impl Incoming {
-    async fn read(app: &App, path: &Path, request: Request) -> Result<Self, Fault> {
+impl<'a> Incoming<'a> {
+    async fn read(app: &'a App, path: &Path, request: Request) -> Result<Self, Fault> {
         if ![Method::GET, Method::POST, Method::HEAD].contains(request.method()) {
             return Err(Fault::MethodNotAllowed);
         }
@@ -213,7 +211,7 @@ impl Incoming {
         let permits = (app.load.request()?, memory);
         let id = path.id.as_deref().map(|id| params::unescaped(id.as_bytes())).transpose()?;
         let query = parts.uri.query().unwrap_or_default();
-        let params = Params::read(id, query, &parts.headers, body, app.config.max_parameters.get()).await?;
+        let params = Params::read(id.as_deref(), query, &parts.headers, body, app.config.max_parameters.get()).await?;
         let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
         let peer = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
         let client = client::address(peer, &parts.headers, &app.config.trusted_proxies);

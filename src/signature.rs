@@ -2,9 +2,12 @@
 //! `hash-parameters.md`).
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::LazyLock;
 
+use foldhash::fast::FixedState;
 use sha1::{Digest, Sha1};
+use smallvec::{SmallVec, smallvec};
 use subtle::ConstantTimeEq;
 
 use crate::dialect::Dialect;
@@ -37,24 +40,25 @@ pub struct Signed<'a> {
 impl Rule {
     /// What of `params` enters the hash; for a request that came under the name `called`. More than one where the order
     /// is the client's choice, none where the rule isn't for that request.
-    pub fn of<'a>(&self, params: &'a Params, called: &str) -> Vec<Signed<'a>> {
+    pub fn of<'a>(&self, params: &'a Params, called: &str) -> SmallVec<[Signed<'a>; 1]> {
         let sent = |names: &[&'static str]| -> Vec<_> {
             names.iter().filter_map(|name| Some((*name, entering(name, params.as_sent(name)?)?))).collect()
         };
         let signed = |values| Signed { values, legacy: false };
         match self {
-            Self::Listed(except) => vec![signed(sent(&listed(params.names(), except)))],
+            Self::Listed(except) => smallvec![signed(sent(&listed(params.names(), except)))],
             Self::AnyOrder([a, b, c]) => [[a, b, c], [a, c, b], [b, a, c], [b, c, a], [c, a, b], [c, b, a]]
                 .map(|order| signed(sent(&order.map(|name| *name))))
-                .into(),
-            Self::Exactly(names) => vec![signed(sent(names))],
+                .into_iter()
+                .collect(),
+            Self::Exactly(names) => smallvec![signed(sent(names))],
             // Without its last parameter it would be the key alone that is hashed, whatever the amount.
             Self::Legacy(name, names)
                 if *name == called && names.last().is_some_and(|last| params.filled(last).is_some()) =>
             {
-                vec![Signed { values: sent(names), legacy: true }]
+                smallvec![Signed { values: sent(names), legacy: true }]
             }
-            Self::Legacy(..) => Vec::new(),
+            Self::Legacy(..) => SmallVec::new(),
         }
     }
 
@@ -62,7 +66,7 @@ impl Rule {
     /// the name by which it is called.
     pub fn names<'a>(&self, read: impl Iterator<Item = &'a str>, called: &str) -> Option<Vec<&'static str>> {
         match self {
-            Self::Listed(except) => Some(listed(read, except)),
+            Self::Listed(except) => Some(listed(read, except).into_vec()),
             Self::AnyOrder(names) => Some(names.to_vec()),
             Self::Exactly(names) => Some(names.to_vec()),
             Self::Legacy(name, names) => (*name == called).then(|| names.to_vec()),
@@ -71,8 +75,8 @@ impl Rule {
 }
 
 /// Those of the names that stand in the long list, in its order.
-fn listed<'a>(names: impl Iterator<Item = &'a str>, except: Except) -> Vec<&'static str> {
-    let mut listed: Vec<_> = names.filter_map(place).collect();
+fn listed<'a>(names: impl Iterator<Item = &'a str>, except: Except) -> SmallVec<[&'static str; 8]> {
+    let mut listed: SmallVec<[usize; 8]> = names.filter_map(|name| PLACES.get(name).copied()).collect();
     listed.sort_unstable();
     listed.into_iter().map(|place| ORDER[place]).filter(|name| !except.contains(name)).collect()
 }
@@ -143,16 +147,9 @@ fn entering<'a>(name: &str, value: &'a str) -> Option<Cow<'a, str>> {
     }
 }
 
-/// Where a name stands in the long list.
-fn place(name: &str) -> Option<usize> {
-    static BY_NAME: LazyLock<Vec<(&str, usize)>> = LazyLock::new(|| {
-        let mut names: Vec<_> = ORDER.iter().enumerate().map(|(place, name)| (*name, place)).collect();
-        names.sort_unstable();
-        names
-    });
-    let found = BY_NAME.binary_search_by_key(&name, |(known, _)| known).ok()?;
-    BY_NAME.get(found).map(|(_, place)| *place)
-}
+/// Where each name stands in the long list.
+static PLACES: LazyLock<HashMap<&str, usize, FixedState>> =
+    LazyLock::new(|| ORDER.iter().enumerate().map(|(place, name)| (*name, place)).collect());
 
 /// Every parameter that can enter a hash, in the order in which it does (`hash-parameters.md`).
 #[rustfmt::skip]

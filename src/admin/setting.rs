@@ -7,7 +7,8 @@ use serde_json::json;
 use super::database::on_database;
 use super::{Deed, Failure, Report, owner, secret};
 use crate::config::Config;
-use crate::directory::SETTINGS;
+use crate::directory::Setting;
+use strum::VariantNames;
 
 /// What to do with settings.
 #[derive(Debug, Subcommand)]
@@ -129,8 +130,12 @@ async fn set(
         let names = sqlx::query_scalar!(r#"select distinct name as "name!" from conflines where name is not null"#)
             .fetch_all(&mut *change)
             .await?;
-        if !new && !SETTINGS.contains(&name) && !names.iter().any(|known| known == name) {
-            let alike = names.iter().map(String::as_str).chain(SETTINGS).find(|known| known.eq_ignore_ascii_case(name));
+        if !new && name.parse::<Setting>().is_err() && !names.iter().any(|known| known == name) {
+            let alike = names
+                .iter()
+                .map(String::as_str)
+                .chain(Setting::VARIANTS.iter().copied())
+                .find(|known| known.eq_ignore_ascii_case(name));
             let hint = alike.map_or("--new adds it all the same".to_owned(), |alike| format!("did you mean {alike}?"));
             return Err(Failure::Missing(format!("there is no setting {name}: {hint}")));
         }
@@ -188,7 +193,7 @@ async fn list(all: bool, config: &Config) -> Result<Report, Failure> {
                    where $1 or c.name = any ($2) order by c.owner_id, c.name, c.id) first
                order by 1, 3"#,
             all,
-            &SETTINGS.map(str::to_owned)
+            &Setting::names()
         );
         let mut settings = settings.fetch_all(pool).await?;
         for setting in &mut settings {

@@ -6,17 +6,20 @@
 
 mod records;
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
+use foldhash::fast::RandomState;
+use papaya::HashMap;
 use prometheus_client::metrics::histogram::Histogram;
 use sqlx::PgPool;
 use sqlx::postgres::PgListener;
 use tokio::time::timeout;
 
 use self::records::Confline;
-pub use self::records::{Currencies, Currency, Key, PREVIOUS_KEY, SETTINGS, Settings, User, UserType};
+pub use self::records::{Currencies, Currency, Key, Setting, Settings, User, UserType};
 use crate::config::{Secret, Switch};
 
 const CHANNEL: &str = "mortise_changes";
@@ -38,7 +41,10 @@ pub struct Directory {
     /// What the listening needs doesn't wait behind requests.
     errands: PgPool,
     cache: Switch,
-    memory: Mutex<Memory>,
+    memory: ArcSwap<Memory>,
+    /// Until when memory may be used, in microseconds after `start`; 0: not at all.
+    trusted: AtomicU64,
+    start: Instant,
     /// How long the database takes to answer the simplest question, in seconds.
     pub round_trips: Histogram,
 }
@@ -53,31 +59,22 @@ pub struct State {
     pub forgotten: u64,
 }
 
+/// Every request reads it, so nobody waits for anybody. To forget is to begin another one: an answer of the database that was
+/// under way meanwhile goes to the old one, where nobody looks.
 #[derive(Debug, Default)]
 struct Memory {
-    /// Until when what is kept may be used.
-    trusted: Option<Instant>,
-    /// Counts what was forgotten, so that an answer that was under way meanwhile isn't kept.
-    forgotten: u64,
-    users: HashMap<String, Arc<User>>,
-    settings: HashMap<i32, Arc<Settings>>,
-    currencies: Option<Arc<Currencies>>,
-}
-
-impl Memory {
-    fn is_trusted(&self) -> bool {
-        self.trusted.is_some_and(|until| Instant::now() < until)
-    }
-
-    fn forget(&mut self) {
-        *self = Self { trusted: self.trusted, forgotten: self.forgotten + 1, ..Self::default() };
-    }
+    /// How many went before it.
+    number: u64,
+    users: HashMap<String, Arc<User>, RandomState>,
+    settings: HashMap<i32, Arc<Settings>, RandomState>,
+    currencies: OnceLock<Arc<Currencies>>,
 }
 
 impl Directory {
     /// A directory that remembers nothing yet. `errands`: connections that requests don't use.
     pub fn new(pool: PgPool, errands: PgPool, cache: Switch) -> Self {
-        Self { pool, errands, cache, memory: Mutex::default(), round_trips: Histogram::new(ROUND_TRIPS) }
+        let (memory, trusted, start) = (ArcSwap::default(), AtomicU64::new(0), Instant::now());
+        Self { pool, errands, cache, memory, trusted, start, round_trips: Histogram::new(ROUND_TRIPS) }
     }
 
     /// Whether things are kept in memory.
@@ -88,17 +85,18 @@ impl Directory {
     /// The user of that name: the lowest id, letter case and trailing spaces aside.
     pub async fn user(&self, name: &str) -> sqlx::Result<Option<Arc<User>>> {
         // As it was sent: what the database folds together is its own business.
-        let forgotten = match self.look(|memory| memory.users.get(name).cloned()) {
+        let memory = match self.look(|memory| memory.users.pin().get(name).cloned()) {
             Ok(user) => return Ok(Some(user)),
-            Err(forgotten) => forgotten,
+            Err(memory) => memory,
         };
         let Some(user) = self.read_user(name).await?.map(Arc::new) else { return Ok(None) };
-        self.keep(forgotten, |memory| {
-            if memory.users.len() >= MOST_USERS {
-                memory.users.clear();
+        if self.is_trusted() {
+            let users = memory.users.pin();
+            if users.len() >= MOST_USERS {
+                users.clear();
             }
-            memory.users.insert(name.to_owned(), user.clone());
-        });
+            users.insert(name.to_owned(), user.clone());
+        }
         Ok(Some(user))
     }
 
@@ -133,9 +131,9 @@ impl Directory {
     }
 
     async fn settings_by(&self, pool: &PgPool, owner: i32) -> sqlx::Result<Arc<Settings>> {
-        let forgotten = match self.look(|memory| memory.settings.get(&owner).cloned()) {
+        let memory = match self.look(|memory| memory.settings.pin().get(&owner).cloned()) {
             Ok(settings) => return Ok(settings),
-            Err(forgotten) => forgotten,
+            Err(memory) => memory,
         };
         let rows = sqlx::query_as!(
             Confline,
@@ -143,30 +141,30 @@ impl Directory {
                    extract(epoch from now())::bigint as "now!"
                from conflines where owner_id = $1 and name = any($2) order by name, id"#,
             owner,
-            &SETTINGS.map(str::to_owned)
+            &Setting::names()
         )
         .fetch_all(pool)
         .await?;
         let settings = Arc::new(Settings::new(owner, rows));
-        self.keep(forgotten, |memory| {
-            memory.settings.insert(owner, settings.clone());
-        });
+        if self.is_trusted() {
+            memory.settings.pin().insert(owner, settings.clone());
+        }
         Ok(settings)
     }
 
     /// An owner's settings, if they can be had without waiting for the database.
     pub async fn settings_at_hand(&self, owner: i32) -> Option<Arc<Settings>> {
         match self.cache {
-            Switch::On => self.look(|memory| memory.settings.get(&owner).cloned()).ok(),
+            Switch::On => self.look(|memory| memory.settings.pin().get(&owner).cloned()).ok(),
             Switch::Off => self.settings(owner).await.ok(),
         }
     }
 
     /// All currencies.
     pub async fn currencies(&self) -> sqlx::Result<Arc<Currencies>> {
-        let forgotten = match self.look(|memory| memory.currencies.clone()) {
+        let memory = match self.look(|memory| memory.currencies.get().cloned()) {
             Ok(currencies) => return Ok(currencies),
-            Err(forgotten) => forgotten,
+            Err(memory) => memory,
         };
         let rows = sqlx::query_as!(
             Currency,
@@ -176,31 +174,44 @@ impl Directory {
         .fetch_all(&self.pool)
         .await?;
         let currencies = Arc::new(Currencies::from(rows));
-        self.keep(forgotten, |memory| memory.currencies = Some(currencies.clone()));
+        if self.is_trusted() {
+            // Who was quicker has read the same.
+            let _ = memory.currencies.set(currencies.clone());
+        }
         Ok(currencies)
     }
 
     /// How memory is, for whoever watches.
     pub fn state(&self) -> State {
-        let memory = self.memory();
-        State { is_trusted: memory.is_trusted(), users: memory.users.len(), forgotten: memory.forgotten }
+        let memory = self.memory.load();
+        State { is_trusted: self.is_trusted(), users: memory.users.len(), forgotten: memory.number }
     }
 
-    /// What memory has, or the count by which an answer of the database can be kept.
-    fn look<T>(&self, find: impl FnOnce(&Memory) -> Option<T>) -> Result<T, u64> {
-        let memory = self.memory();
-        if memory.is_trusted() { find(&memory).ok_or(memory.forgotten) } else { Err(memory.forgotten) }
+    /// What memory has, or the memory that the database's answer belongs into.
+    fn look<T>(&self, find: impl FnOnce(&Memory) -> Option<T>) -> Result<T, Arc<Memory>> {
+        // In this order: what is found is at least as new as the trust in it.
+        let is_trusted = self.is_trusted();
+        let memory = self.memory.load();
+        let found = if is_trusted { find(&memory) } else { None };
+        found.ok_or_else(|| Arc::clone(&memory))
     }
 
-    fn keep(&self, forgotten: u64, put: impl FnOnce(&mut Memory)) {
-        let mut memory = self.memory();
-        if memory.is_trusted() && memory.forgotten == forgotten {
-            put(&mut memory);
-        }
+    fn is_trusted(&self) -> bool {
+        self.microseconds(Instant::now()) < self.trusted.load(Ordering::Acquire)
     }
 
-    fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    fn trust(&self, until: Instant) {
+        self.trusted.store(self.microseconds(until), Ordering::Release);
+    }
+
+    fn microseconds(&self, time: Instant) -> u64 {
+        u64::try_from(time.saturating_duration_since(self.start).as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// Only the listener forgets.
+    fn forget(&self) {
+        let number = self.memory.load().number + 1;
+        self.memory.store(Arc::new(Memory { number, ..Memory::default() }));
     }
 
     /// Listens to the database until the pool is closed. Run it beside the server.
@@ -213,9 +224,8 @@ impl Directory {
                     tokio::time::sleep(SIGN_OF_LIFE).await;
                 }
             }
-            let mut memory = self.memory();
-            memory.trusted = None;
-            memory.forget();
+            self.trusted.store(0, Ordering::Release);
+            self.forget();
         }
     }
 
@@ -223,7 +233,7 @@ impl Directory {
     async fn hear(&self) -> sqlx::Result<()> {
         let mut listener = PgListener::connect_with(&self.errands).await?;
         listener.listen(CHANNEL).await?;
-        self.memory().forget();
+        self.forget();
         let mut since = Instant::now();
         loop {
             let asked = Instant::now();
@@ -234,21 +244,18 @@ impl Directory {
             while listener.next_buffered().is_some() {
                 changed = true;
             }
-            {
-                let mut memory = self.memory();
-                // A restored dump brings its rows before its triggers: nothing is told of those.
-                if changed || since.elapsed() > OLDEST {
-                    memory.forget();
-                    since = Instant::now();
-                }
-                // What changed before the question was asked has been heard with the answer.
-                memory.trusted = Some(asked + TRUST);
+            // A restored dump brings its rows before its triggers: nothing is told of those.
+            if changed || since.elapsed() > OLDEST {
+                self.forget();
+                since = Instant::now();
             }
+            // What changed before the question was asked has been heard with the answer.
+            self.trust(asked + TRUST);
             // For refusals that don't wait for the database.
             timeout(TRUST, self.settings_by(&self.errands, 0)).await.map_err(|_| sqlx::Error::PoolTimedOut)??;
             match timeout(SIGN_OF_LIFE, listener.try_recv()).await {
                 Err(_) => {}
-                Ok(Ok(Some(_))) => self.memory().forget(),
+                Ok(Ok(Some(_))) => self.forget(),
                 Ok(Ok(None)) => return Ok(()),
                 Ok(Err(error)) => return Err(error),
             }

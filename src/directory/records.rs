@@ -4,34 +4,64 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant, SystemTime};
 
 use bigdecimal::{BigDecimal, RoundingMode};
+use strum::{EnumCount, EnumString, IntoStaticStr, VariantNames};
 
 use crate::config::Secret;
 use crate::dialect::Dialect;
 use crate::number;
 
-/// The settings that Mortise reads from `conflines`.
-pub const SETTINGS: [&str; 17] = [
-    "Allow_API",
-    "Allow_GET_API",
-    "API_Secret_Key",
-    PREVIOUS_KEY,
-    "API_Disable_hash_checking",
-    "XML_API_Extension",
-    "CC_Active",
-    "Default_device_location_id",
-    "Nice_Number_Digits",
-    "API_Allow_payments_ower_API",
-    "Email_Sending_Enabled",
-    "Email_Smtp_Server",
-    "Email_port",
-    "Email_Login",
-    "Email_Password",
-    "Email_from",
-    "Company_Email",
-];
+/// The settings that Mortise reads from `conflines`, as MOR spells them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumCount, EnumString, IntoStaticStr, VariantNames)]
+#[expect(missing_docs, reason = "MOR's own names")]
+pub enum Setting {
+    #[strum(serialize = "Allow_API")]
+    AllowApi,
+    #[strum(serialize = "Allow_GET_API")]
+    AllowGetApi,
+    #[strum(serialize = "API_Secret_Key")]
+    SecretKey,
+    /// The key that went before [`Setting::SecretKey`]; `value2` says until when it counts as well.
+    #[strum(serialize = "API_Secret_Key_Previous")]
+    PreviousKey,
+    #[strum(serialize = "API_Disable_hash_checking")]
+    DisableHashChecking,
+    #[strum(serialize = "XML_API_Extension")]
+    XmlApiExtension,
+    #[strum(serialize = "CC_Active")]
+    CcActive,
+    #[strum(serialize = "Default_device_location_id")]
+    DefaultDeviceLocation,
+    #[strum(serialize = "Nice_Number_Digits")]
+    NiceNumberDigits,
+    #[strum(serialize = "API_Allow_payments_ower_API")]
+    AllowPayments,
+    #[strum(serialize = "Email_Sending_Enabled")]
+    EmailSendingEnabled,
+    #[strum(serialize = "Email_Smtp_Server")]
+    EmailSmtpServer,
+    #[strum(serialize = "Email_port")]
+    EmailPort,
+    #[strum(serialize = "Email_Login")]
+    EmailLogin,
+    #[strum(serialize = "Email_Password")]
+    EmailPassword,
+    #[strum(serialize = "Email_from")]
+    EmailFrom,
+    #[strum(serialize = "Company_Email")]
+    CompanyEmail,
+}
 
-/// The key that went before `API_Secret_Key`; `value2` says until when it counts as well.
-pub const PREVIOUS_KEY: &str = "API_Secret_Key_Previous";
+impl Setting {
+    /// Its name in `conflines`.
+    pub fn name(self) -> &'static str {
+        self.into()
+    }
+
+    /// The names of all, as the database takes them.
+    pub fn names() -> Vec<String> {
+        Self::VARIANTS.iter().copied().map(str::to_owned).collect()
+    }
+}
 
 /// A user, as far as admission and the operations need one.
 #[derive(Debug)]
@@ -117,8 +147,8 @@ impl Confline {
 /// One owner's settings.
 #[derive(Debug)]
 pub struct Settings {
-    /// So few that looking through them is the quickest.
-    texts: Vec<(String, Secret)>,
+    /// By [`Setting`].
+    texts: [Option<Secret>; Setting::COUNT],
     /// Until when the previous key counts.
     previous_until: Option<Instant>,
 }
@@ -126,42 +156,49 @@ pub struct Settings {
 impl Settings {
     /// An owner's rows of `conflines`.
     pub(super) fn new(owner: i32, rows: Vec<Confline>) -> Self {
-        let previous_until = rows.iter().find(|row| row.name == PREVIOUS_KEY).and_then(|row| {
+        let previous_until = rows.iter().find(|row| row.name == Setting::PreviousKey.name()).and_then(|row| {
             let until = row.time();
             if until.is_none() {
-                tracing::warn!(owner, "value2 of {PREVIOUS_KEY} is no time like 2030-01-31 12:00:00: that key is over");
+                tracing::warn!(
+                    owner,
+                    "value2 of API_Secret_Key_Previous is no time like 2030-01-31 12:00:00: that key is over"
+                );
             }
             until
         });
-        Self { texts: rows.into_iter().map(|row| (row.name, row.value.into())).collect(), previous_until }
+        let mut texts = [const { None }; Setting::COUNT];
+        for row in rows.into_iter().filter(|row| !row.value.is_empty()) {
+            if let Ok(setting) = row.name.parse::<Setting>() {
+                texts[setting as usize] = Some(row.value.into());
+            }
+        }
+        Self { texts, previous_until }
     }
 
     /// The secret key, and the previous one as long as it counts. Without a key there is none to go before it: whoever
     /// empties `API_Secret_Key` means everybody.
     pub fn keys(&self) -> impl Iterator<Item = Key<'_>> {
-        let key = self.text("API_Secret_Key");
+        let key = self.text(Setting::SecretKey);
         let until = key.and(self.previous_until).filter(|until| Instant::now() < *until);
-        let previous = until.and_then(|_| self.text(PREVIOUS_KEY));
+        let previous = until.and_then(|_| self.text(Setting::PreviousKey));
         let as_key = |is_previous| move |text| Key { text, is_previous };
         key.map(as_key(false)).into_iter().chain(previous.map(as_key(true)))
     }
 
     /// Whether a switch is on.
-    pub fn on(&self, name: &str) -> bool {
-        self.text(name).is_some_and(|value| number::integer(value) == 1)
+    pub fn on(&self, setting: Setting) -> bool {
+        self.text(setting).is_some_and(|value| number::integer(value) == 1)
     }
 
     /// How many decimals a "nice" amount has (`data.md`, "Money"): 2 where nothing is set.
     pub fn nice_digits(&self) -> usize {
-        self.text("Nice_Number_Digits")
+        self.text(Setting::NiceNumberDigits)
             .map_or(2, |digits| usize::try_from(number::integer(digits)).unwrap_or(0).min(100))
     }
 
     /// A setting's text, where it isn't empty.
-    pub fn text(&self, name: &str) -> Option<&str> {
-        debug_assert!(SETTINGS.contains(&name), "{name} is not read from conflines");
-        let text = self.texts.iter().find(|(known, _)| known == name);
-        text.map(|(_, text)| text.reveal()).filter(|value| !value.is_empty())
+    pub fn text(&self, setting: Setting) -> Option<&str> {
+        self.texts[setting as usize].as_ref().map(Secret::reveal)
     }
 }
 

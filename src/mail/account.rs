@@ -4,7 +4,7 @@ use lettre::Address;
 use lettre::message::Mailbox;
 
 use crate::config::Secret;
-use crate::directory::{Directory, Settings};
+use crate::directory::{Directory, Setting, Settings};
 use crate::number;
 
 /// RFC 5321's longest path, without its brackets.
@@ -43,21 +43,22 @@ impl Account {
     }
 
     fn read(own: &Settings, system: &Settings) -> Result<Self, Unusable> {
-        let either = |name| own.text(name).or_else(|| system.text(name));
-        if either("Email_Sending_Enabled").is_none_or(|value| number::integer(value) != 1) {
+        let enabled = [own, system].into_iter().find_map(|whose| whose.text(Setting::EmailSendingEnabled));
+        if enabled.is_none_or(|value| number::integer(value) != 1) {
             return Err(Unusable::Off);
         }
-        let server = if own.text("Email_Smtp_Server").is_some() { own } else { system };
-        let host = server.text("Email_Smtp_Server").map(str::trim).ok_or(Unusable::NoServer)?.to_owned();
-        let port = match server.text("Email_port") {
+        let server = if own.text(Setting::EmailSmtpServer).is_some() { own } else { system };
+        let host = server.text(Setting::EmailSmtpServer).map(str::trim).ok_or(Unusable::NoServer)?.to_owned();
+        let port = match server.text(Setting::EmailPort) {
             None => USUAL_PORT,
             Some(port) => port.trim().parse().map_err(|_| Unusable::BadPort)?,
         };
-        let login = server.text("Email_Login").map(|login| {
-            let password = server.text("Email_Password").unwrap_or_default();
+        let login = server.text(Setting::EmailLogin).map(|login| {
+            let password = server.text(Setting::EmailPassword).unwrap_or_default();
             (login.to_owned(), password.to_owned().into())
         });
-        let senders = [own, system].map(|whose| whose.text("Email_from").or_else(|| whose.text("Company_Email")));
+        let senders =
+            [own, system].map(|whose| whose.text(Setting::EmailFrom).or_else(|| whose.text(Setting::CompanyEmail)));
         let sender = senders.into_iter().flatten().next().ok_or(Unusable::NoSender)?;
         let sender = sender.trim().parse().map_err(|_| Unusable::NoSender)?;
         Ok(Self { host, port, login, sender })

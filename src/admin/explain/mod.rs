@@ -13,7 +13,7 @@ use super::sign::{no_operation, string};
 use super::{Failure, Report};
 use crate::caller;
 use crate::config::{Config, Switch};
-use crate::directory::{Directory, Settings, User};
+use crate::directory::{Directory, Setting, Settings, User};
 use crate::params::{self, Params};
 use crate::routes::Path;
 use crate::signature::Signed;
@@ -84,9 +84,10 @@ impl Request {
         let behind_scheme = url.split_once("://").map_or(url, |(_, rest)| rest);
         let path_and_query = behind_scheme.find('/').map_or("", |at| &behind_scheme[at..]);
         let (path, query) = path_and_query.split_once('?').unwrap_or((path_and_query, ""));
+        let called = path.rsplit_once("/api/").map_or(path, |(_, called)| called);
         let path = Path::read(path, &config.prefix, config.dialect.suffixes());
         if path.operation.is_none() {
-            return Err(no_operation(&path.called));
+            return Err(no_operation(called));
         }
         let body = options.data.clone().unwrap_or_default();
         let mut headers = HeaderMap::new();
@@ -94,7 +95,7 @@ impl Request {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
         let id = path.id.as_deref().map(|id| params::unescaped(id.as_bytes())).transpose()?;
-        let params = Params::read(id, query, &headers, body.into(), config.max_parameters.get()).await?;
+        let params = Params::read(id.as_deref(), query, &headers, body.into(), config.max_parameters.get()).await?;
         Ok(Self { path, params, is_get: options.data.is_none() })
     }
 
@@ -161,7 +162,7 @@ impl Request {
 
     fn signed(&self) -> Vec<Signed<'_>> {
         let rules = self.path.operation.map(|operation| operation.hashed).unwrap_or_default();
-        rules.iter().flat_map(|rule| rule.of(&self.params, &self.path.called)).collect()
+        rules.iter().flat_map(|rule| rule.of(&self.params, self.path.called)).collect()
     }
 
     /// What refuses the request before its hash is looked at.
@@ -172,7 +173,7 @@ impl Request {
             (blocked, "the user is blocked: `mortise user unblock`"),
             (!caller::is_on_for(user, own, system), "the API is off for this user: `mortise setting set Allow_API on`"),
             (
-                self.is_get && !system.on("Allow_GET_API"),
+                self.is_get && !system.on(Setting::AllowGetApi),
                 "GET is off: send a POST (--data here), or `mortise setting set Allow_GET_API on`",
             ),
             (password, "the setting require_password wants the parameter p as well"),

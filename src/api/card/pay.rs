@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 
 use crate::call::{Call, Operation};
 use crate::caller::{self, Caller};
-use crate::directory::{Currencies, UserType};
+use crate::directory::{Currencies, Setting, UserType};
 use crate::document::Document;
 use crate::fault::Fault;
 use crate::idempotency::Once;
@@ -79,7 +79,7 @@ async fn add(call: &Call, caller: &Caller, once: &Once<'_>) -> Result<Receipt, F
 }
 
 fn may_pay(call: &Call, caller: Option<Caller>) -> Result<Caller, Fault> {
-    if !call.system.on("API_Allow_payments_ower_API") {
+    if !call.system.on(Setting::AllowPayments) {
         return Err(Fault::Refused("Feature Disabled"));
     }
     let caller = caller.ok_or(Fault::AccessDeniedOnPage)?;

@@ -8,7 +8,7 @@ use super::parameters::PARAMETERS;
 use super::rules::{self, Taxes, Wish};
 use crate::call::{Call, Operation};
 use crate::caller::{self, Caller};
-use crate::directory::UserType;
+use crate::directory::{Setting, UserType};
 use crate::document::Document;
 use crate::fault::{Fault, on_constraints};
 use crate::idempotency::Once;
@@ -64,7 +64,7 @@ async fn usual_location(call: &Call, caller: &Caller) -> Result<Option<i64>, Fau
         return Ok(None);
     }
     let own = call.app.directory.settings(caller.id()).await?;
-    Ok(own.text("Default_device_location_id").map(number::integer))
+    Ok(own.text(Setting::DefaultDeviceLocation).map(number::integer))
 }
 
 /// The tax row and the group, in one transaction. Amounts lose their taxes and become the system's currency here, where

@@ -134,7 +134,7 @@ impl Requests {
     ) -> String {
         let query = super::sending::form(params);
         let headers = HeaderMap::new();
-        let read = Params::read(path_id.map(str::to_owned), &query, &headers, Bytes::new(), 1000);
+        let read = Params::read(path_id, &query, &headers, Bytes::new(), 1000);
         // What the server refuses to read can't be signed either.
         let read = read.now_or_never().unwrap().unwrap_or_default();
         let ways: Vec<_> = operation.hashed.iter().flat_map(|rule| rule.of(&read, called)).collect();
