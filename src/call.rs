@@ -89,12 +89,12 @@ impl Call {
     /// Refuses a client that was wrong too often about this user. Ask right before something is compared: many requests may have
     /// waited together for the database.
     pub fn may_guess(&self, guess: Guess) -> Result<(), Fault> {
-        self.app.guessing.check(guess, self.client, self.user(), Instant::now())
+        self.app.guessing.check(guess, self.client, self.user(), Instant::now)
     }
 
     /// Takes down that the client was wrong.
     pub fn guessed_wrong(&self, guess: Guess) {
-        if self.app.guessing.was_wrong(guess, self.client, self.user(), Instant::now()) {
+        if self.app.guessing.was_wrong(guess, self.client, self.user(), Instant::now) {
             tracing::warn!(
                 client = %self.client,
                 user = ?self.user().chars().take(LONGEST_TEXT).collect::<String>(),

@@ -72,9 +72,14 @@ impl Guessing {
 
     /// Whether the client may ask about the user, by whichever name it calls them. While it may not, it hears the same of right
     /// guesses as of wrong ones, or the pause would teach it which are right.
-    pub fn check(&self, guess: Guess, client: IpAddr, user: &str, now: Instant) -> Result<(), Fault> {
-        let now = self.milliseconds(now);
-        if self.paused_until.load(Ordering::Relaxed) <= now {
+    pub fn check(&self, guess: Guess, client: IpAddr, user: &str, now: impl FnOnce() -> Instant) -> Result<(), Fault> {
+        let paused_until = self.paused_until.load(Ordering::Relaxed);
+        // Until somebody was wrong too often not even the clock is asked.
+        if paused_until == 0 {
+            return Ok(());
+        }
+        let now = self.milliseconds(now());
+        if paused_until <= now {
             return Ok(());
         }
         let mark = self.mark(guess, client, user);
@@ -89,11 +94,11 @@ impl Guessing {
     }
 
     /// Takes down that a guess was wrong. `true`: it was one too many, and a pause begins.
-    pub fn was_wrong(&self, guess: Guess, client: IpAddr, user: &str, now: Instant) -> bool {
+    pub fn was_wrong(&self, guess: Guess, client: IpAddr, user: &str, now: impl FnOnce() -> Instant) -> bool {
         if self.sets.is_empty() {
             return false;
         }
-        let now = self.milliseconds(now);
+        let now = self.milliseconds(now());
         let mark = self.mark(guess, client, user);
         let Some(mut set) = self.set(mark) else { return false };
         let place = |count: &&mut Count| (count.mark != mark, count.until > now, count.wrong, count.until);

@@ -2,11 +2,13 @@
 
 use std::borrow::Cow;
 use std::convert::Infallible;
+use std::iter;
 use std::ops::Range;
 
 use axum::body::Bytes;
 use axum::http::{HeaderMap, header};
 use futures_util::stream;
+use memchr::{memchr, memchr2_iter};
 use percent_encoding::percent_decode;
 
 use crate::fault::Fault;
@@ -122,41 +124,23 @@ impl Params {
     /// Adds `name=value` pairs between `&` or `;`, with `+` and `%xx`. What comes twice counts twice against the limit, since it
     /// costs as much.
     fn add_pairs(&mut self, text: &[u8], most: usize) -> Result<(), Fault> {
-        let pairs = || text.split(|byte| is_separator(*byte)).filter(|pair| !pair.is_empty());
         let earlier = self.list.len();
-        // Pairs are counted where there may be too many.
-        let separators = text.iter().filter(|byte| is_separator(**byte)).count();
-        if earlier + separators >= most && earlier + pairs().take(most + 1).count() > most {
-            return Err(TOO_MANY);
-        }
-        self.list.reserve((separators + 1).min(USUAL));
-        if let Some(plain) = plain(text) {
-            self.add_plain(earlier, plain);
-            return Ok(());
-        }
-        self.text.reserve(text.len());
-        for pair in pairs() {
-            let split = pair.iter().position(|byte| *byte == b'=');
-            let (name, value) = split.map_or((pair, &b""[..]), |at| (&pair[..at], &pair[at + 1..]));
-            self.add_text(earlier, &decoded(name)?, &decoded(value)?)?;
-        }
-        Ok(())
-    }
-
-    /// The pairs of most requests are as they look.
-    fn add_plain(&mut self, earlier: usize, text: &str) {
-        let mut end = self.put(text).start;
-        for pair in text.as_bytes().split_inclusive(|byte| is_separator(*byte)) {
-            let start = end;
-            end += pair.len();
-            let length = pair.len() - usize::from(pair.last().is_some_and(|last| is_separator(*last)));
-            if length > 0 {
-                let stop = start + length;
-                let split = pair[..length].iter().position(|byte| *byte == b'=').map(|at| start + at);
-                let value = split.map_or(stop, |split| split + 1)..stop;
-                self.add(earlier, Param { name: start..split.unwrap_or(stop), sent: value.clone(), value });
+        // Most requests are as they look: then their text is taken as a whole.
+        let whole = plain(text).map(|plain| self.put(plain).start);
+        self.list.reserve(USUAL);
+        for (number, (name, value)) in pairs(text).enumerate() {
+            if earlier + number >= most {
+                return Err(TOO_MANY);
+            }
+            match whole {
+                Some(start) => {
+                    let [name, value] = [name, value].map(|part| start + part.start..start + part.end);
+                    self.add(earlier, Param { name, sent: value.clone(), value });
+                }
+                None => self.add_text(earlier, &decoded(&text[name])?, &decoded(&text[value])?)?,
             }
         }
+        Ok(())
     }
 
     async fn add_body(&mut self, headers: &HeaderMap, body: Bytes, most: usize) -> Result<(), Fault> {
@@ -203,8 +187,15 @@ pub fn harmless(text: &str) -> Option<String> {
 const USUAL: usize = 12;
 const TOO_MANY: Fault = Fault::BadRequest("Too many parameters");
 
-fn is_separator(byte: u8) -> bool {
-    matches!(byte, b'&' | b';')
+/// Where names and values stand.
+fn pairs(text: &[u8]) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+    let ends = memchr2_iter(b'&', b';', text).chain(iter::once(text.len()));
+    let mut next = 0;
+    ends.filter_map(move |end| {
+        let start = std::mem::replace(&mut next, end + 1);
+        let split = memchr(b'=', &text[start..end]).map_or(end, |at| start + at);
+        (start < end).then(|| (start..split, end.min(split + 1)..end))
+    })
 }
 
 /// Text in which nothing stands for something else, and nothing has to be replaced.

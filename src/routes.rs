@@ -216,7 +216,7 @@ impl<'a> Incoming<'a> {
         let peer = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
         let client = client::address(peer, &parts.headers, &app.config.trusted_proxies);
         // Here already, before the database is asked for anything: a flood of guesses costs as little as can be.
-        app.guessing.check(Guess::Login, client, params.get("u").unwrap_or_default(), Instant::now())?;
+        app.guessing.check(Guess::Login, client, params.get("u").unwrap_or_default(), Instant::now)?;
         Ok(Self { params, method: parts.method, uri: parts.uri, headers: parts.headers, client, permits })
     }
 }

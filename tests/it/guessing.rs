@@ -198,9 +198,9 @@ fn address(text: &str) -> IpAddr {
 fn no_spelling_of_a_name_counts_for_itself() {
     let guessing = Guessing::new(2, NonZero::new(60).unwrap());
     let (client, now) = (address("192.0.2.1"), Instant::now());
-    guessing.was_wrong(Guess::Login, client, "ADMIN ", now);
-    assert!(guessing.was_wrong(Guess::Login, client, "adm\u{130}n", now));
-    assert_eq!(guessing.check(Guess::Login, client, "admin", now), Err(Fault::TooManyGuesses(60)));
+    guessing.was_wrong(Guess::Login, client, "ADMIN ", || now);
+    assert!(guessing.was_wrong(Guess::Login, client, "adm\u{130}n", || now));
+    assert_eq!(guessing.check(Guess::Login, client, "admin", || now), Err(Fault::TooManyGuesses(60)));
 }
 
 #[test]
@@ -208,17 +208,17 @@ fn a_pause_ends() {
     let guessing = Guessing::new(2, NonZero::new(60).unwrap());
     let (client, now) = (address("192.0.2.1"), Instant::now());
     let later = |seconds: u64| now + Duration::from_secs(seconds);
-    let check = |seconds| guessing.check(Guess::Login, client, "admin", later(seconds));
-    assert!(!guessing.was_wrong(Guess::Login, client, "admin", now));
+    let check = |seconds| guessing.check(Guess::Login, client, "admin", || later(seconds));
+    assert!(!guessing.was_wrong(Guess::Login, client, "admin", || now));
     // Wrong ones that lie further apart than the pause aren't counted together.
-    assert!(!guessing.was_wrong(Guess::Login, client, "admin", later(61)));
+    assert!(!guessing.was_wrong(Guess::Login, client, "admin", || later(61)));
     assert_eq!(check(61), Ok(()));
-    assert!(guessing.was_wrong(Guess::Login, client, "admin", later(100)));
+    assert!(guessing.was_wrong(Guess::Login, client, "admin", || later(100)));
     assert_eq!(check(101), Err(Fault::TooManyGuesses(59)));
     assert_eq!(check(159), Err(Fault::TooManyGuesses(1)));
     assert_eq!(check(161), Ok(()));
     // As at the beginning.
-    assert!(!guessing.was_wrong(Guess::Login, client, "admin", later(161)));
+    assert!(!guessing.was_wrong(Guess::Login, client, "admin", || later(161)));
     assert_eq!(check(161), Ok(()));
 }
 
@@ -226,10 +226,10 @@ fn a_pause_ends() {
 fn a_network_of_ipv6_is_one_client() {
     let guessing = Guessing::new(2, NonZero::new(60).unwrap());
     let now = Instant::now();
-    guessing.was_wrong(Guess::Login, address("2001:db8:0:1::1"), "admin", now);
-    guessing.was_wrong(Guess::Login, address("2001:db8:0:1:ffff::2"), "admin", now);
-    assert!(guessing.check(Guess::Login, address("2001:db8:0:1::3"), "admin", now).is_err());
-    assert!(guessing.check(Guess::Login, address("2001:db8:0:2::1"), "admin", now).is_ok());
+    guessing.was_wrong(Guess::Login, address("2001:db8:0:1::1"), "admin", || now);
+    guessing.was_wrong(Guess::Login, address("2001:db8:0:1:ffff::2"), "admin", || now);
+    assert!(guessing.check(Guess::Login, address("2001:db8:0:1::3"), "admin", || now).is_err());
+    assert!(guessing.check(Guess::Login, address("2001:db8:0:2::1"), "admin", || now).is_ok());
 }
 
 /// Names and addresses without end: memory doesn't grow, and whoever is refused stays so.
@@ -238,13 +238,13 @@ fn a_flood_of_invented_names_frees_nobody() {
     let guessing = Guessing::new(3, NonZero::new(60).unwrap());
     let (client, now) = (address("192.0.2.1"), Instant::now());
     for _ in 0..3 {
-        guessing.was_wrong(Guess::Login, client, "admin", now);
+        guessing.was_wrong(Guess::Login, client, "admin", || now);
     }
     let size = format!("{guessing:?}").matches("mark").count();
     for name in 0..200_000 {
-        guessing.was_wrong(Guess::Login, client, &name.to_string(), now);
+        guessing.was_wrong(Guess::Login, client, &name.to_string(), || now);
     }
-    assert!(guessing.check(Guess::Login, client, "admin", now).is_err());
+    assert!(guessing.check(Guess::Login, client, "admin", || now).is_err());
     assert_eq!(format!("{guessing:?}").matches("mark").count(), size);
 }
 
