@@ -10,8 +10,8 @@ use tokio::sync::mpsc::{self, Receiver, Sender};
 /// Rows that may wait to be written. Beyond it, under a flood of refusals, rows are dropped and counted.
 const WAITING: usize = 10_000;
 const AT_ONCE: usize = 100;
-/// For each row that was written: whoever floods us with wrong hashes gets no more than five hundred a second, in the database as
-/// in the log.
+/// For each row that was written: whoever floods us with wrong hashes gets no more than five hundred a second, and log lines only
+/// for those that may wait.
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// A refused request, for the table `actions`.
@@ -58,7 +58,8 @@ impl Audit {
     /// Writes until every [`Audit`] that notes is gone and all it noted is written.
     pub async fn write(pool: PgPool, mut rows: Receiver<Refusal>) {
         let mut batch = Vec::new();
-        while rows.recv_many(&mut batch, AT_ONCE).await > 0 {
+        // At the end there is little time.
+        while rows.recv_many(&mut batch, if rows.is_closed() { WAITING } else { AT_ONCE }).await > 0 {
             if let Err(error) = insert(&pool, &batch).await {
                 tracing::warn!(%error, rows = batch.len(), "audit rows of refusals are lost");
             }

@@ -37,7 +37,7 @@ pub struct Operation {
 }
 
 impl Operation {
-    /// That name, if it goes by it.
+    /// The name as it stands here, if the operation goes by it.
     pub fn called(&self, name: &str) -> Option<&'static str> {
         std::iter::once(&self.name).chain(self.aliases).copied().find(|known| *known == name)
     }

@@ -99,21 +99,15 @@ pub async fn admit(call: &Call) -> Result<Option<Caller>, Fault> {
     };
     let caller = Caller(user);
     let system = &call.system;
-    let resellers;
-    let own = if caller.owner() == 0 {
-        system
-    } else {
-        resellers = call.app.directory.settings(caller.owner()).await?;
-        &resellers
-    };
-    if !is_on_for(&caller.0, own, system) {
+    let own = call.app.directory.settings(caller.owner()).await?;
+    if !is_on_for(&caller.0, &own, system) {
         return Err(Fault::ApiDisabled);
     }
     let is_get = call.method == Method::GET || call.method == Method::HEAD && call.dialect().head_is_get();
     if is_get && !system.on(Setting::AllowGetApi) {
         return Err(Fault::GetDisabled);
     }
-    check_hash(call, &caller, own, system).await?;
+    check_hash(call, &caller, &own, system).await?;
     Ok(Some(caller))
 }
 

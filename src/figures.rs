@@ -86,10 +86,12 @@ impl Figures {
     pub fn refused_hash(&self, user: i32) {
         let refused = self.refused.pin();
         let by = |user_id| self.refused_hashes.get_or_create_owned(&By { user_id });
-        if refused.len() < MOST_USERS {
+        if let Some(known) = refused.get(&user) {
+            known.inc();
+        } else if refused.len() < MOST_USERS {
             refused.get_or_insert_with(user, || by(user.to_string())).inc();
         } else {
-            refused.get(&user).map_or_else(|| by("other".to_owned()), Counter::clone).inc();
+            by("other".to_owned()).inc();
         }
     }
 

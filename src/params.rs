@@ -48,7 +48,7 @@ impl Params {
         body: Bytes,
         most: usize,
     ) -> Result<Self, Fault> {
-        let mut params = Self::default();
+        let mut params = Self { text: String::new(), list: Vec::with_capacity(USUAL) };
         if let Some(id) = path_id {
             params.add_text(0, "id", id)?;
         }
@@ -102,15 +102,12 @@ impl Params {
     }
 
     fn add_text(&mut self, earlier: usize, name: &str, value: &str) -> Result<(), Fault> {
-        let (harmless_name, harmless_value) = (harmless(name), harmless(value));
-        // (A NUL is no harmless character.)
-        let is_nul = |replaced: &Option<String>, text: &str| replaced.is_some() && text.contains('\0');
-        if is_nul(&harmless_name, name) || is_nul(&harmless_value, value) {
+        if [name, value].iter().any(|text| text.contains('\0')) {
             return Err(Fault::BadRequest("A NUL character is not allowed in parameters"));
         }
-        let name = self.put(harmless_name.as_deref().unwrap_or(name));
+        let name = self.put(harmless(name).as_deref().unwrap_or(name));
         let sent = self.put(value);
-        let value = harmless_value.map_or_else(|| sent.clone(), |harmless| self.put(&harmless));
+        let value = harmless(value).map_or_else(|| sent.clone(), |harmless| self.put(&harmless));
         self.add(earlier, Param { name, value, sent });
         Ok(())
     }
@@ -127,7 +124,9 @@ impl Params {
         let earlier = self.list.len();
         // Most requests are as they look: then their text is taken as a whole.
         let whole = plain(text).map(|plain| self.put(plain).start);
-        self.list.reserve(USUAL);
+        if whole.is_none() {
+            self.text.reserve(text.len());
+        }
         for (number, (name, value)) in pairs(text).enumerate() {
             if earlier + number >= most {
                 return Err(TOO_MANY);

@@ -185,7 +185,9 @@ async fn run(
     drop(app);
     beside.abort();
     let _ = beside.await;
-    let _ = tokio::time::timeout(LAST_WORDS, audit).await;
+    if tokio::time::timeout(LAST_WORDS, audit).await.is_err() {
+        tracing::warn!("the database takes too long: audit rows of refusals are lost");
+    }
     Ok(())
 }
 

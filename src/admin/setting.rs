@@ -8,7 +8,6 @@ use super::database::on_database;
 use super::{Deed, Failure, Report, owner, secret};
 use crate::config::Config;
 use crate::directory::Setting;
-use strum::VariantNames;
 
 /// What to do with settings.
 #[derive(Debug, Subcommand)]
@@ -134,7 +133,7 @@ async fn set(
             let alike = names
                 .iter()
                 .map(String::as_str)
-                .chain(Setting::VARIANTS.iter().copied())
+                .chain(Setting::NAMES.iter().copied())
                 .find(|known| known.eq_ignore_ascii_case(name));
             let hint = alike.map_or("--new adds it all the same".to_owned(), |alike| format!("did you mean {alike}?"));
             return Err(Failure::Missing(format!("there is no setting {name}: {hint}")));

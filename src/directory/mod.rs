@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use foldhash::fast::RandomState;
+use foldhash::fast;
 use papaya::HashMap;
 use prometheus_client::metrics::histogram::Histogram;
 use sqlx::PgPool;
@@ -31,6 +31,8 @@ const SIGN_OF_LIFE: Duration = Duration::from_millis(250);
 const OLDEST: Duration = Duration::from_secs(30);
 /// Users that are remembered at most; beyond it all are forgotten and the busy ones are soon back.
 const MOST_USERS: usize = 10_000;
+/// In bytes. Spaces behind a name don't count, so anybody can send one of any length.
+const LONGEST_NAME: usize = 255;
 /// In seconds.
 const ROUND_TRIPS: [f64; 10] = [0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.2, 0.8];
 
@@ -59,14 +61,15 @@ pub struct State {
     pub forgotten: u64,
 }
 
-/// Every request reads it, so nobody waits for anybody. To forget is to begin another one: an answer of the database that was
-/// under way meanwhile goes to the old one, where nobody looks.
+/// Every request reads it, so nobody waits for anybody. To forget is to begin another one: what the database answered to questions
+/// from before isn't kept in it.
 #[derive(Debug, Default)]
 struct Memory {
     /// How many went before it.
     number: u64,
-    users: HashMap<String, Arc<User>, RandomState>,
-    settings: HashMap<i32, Arc<Settings>, RandomState>,
+    /// By names as clients spell them, so the hash is one that they can't play with.
+    users: HashMap<String, Arc<User>>,
+    settings: HashMap<i32, Arc<Settings>, fast::RandomState>,
     currencies: OnceLock<Arc<Currencies>>,
 }
 
@@ -85,17 +88,19 @@ impl Directory {
     /// The user of that name: the lowest id, letter case and trailing spaces aside.
     pub async fn user(&self, name: &str) -> sqlx::Result<Option<Arc<User>>> {
         // As it was sent: what the database folds together is its own business.
-        let memory = match self.look(|memory| memory.users.pin().get(name).cloned()) {
+        let number = match self.look(|memory| memory.users.pin().get(name).cloned()) {
             Ok(user) => return Ok(Some(user)),
-            Err(memory) => memory,
+            Err(number) => number,
         };
         let Some(user) = self.read_user(name).await?.map(Arc::new) else { return Ok(None) };
-        if self.is_trusted() {
-            let users = memory.users.pin();
-            if users.len() >= MOST_USERS {
-                users.clear();
-            }
-            users.insert(name.to_owned(), user.clone());
+        if name.len() <= LONGEST_NAME {
+            self.keep(number, |memory| {
+                let users = memory.users.pin();
+                if users.len() >= MOST_USERS {
+                    users.clear();
+                }
+                users.insert(name.to_owned(), user.clone());
+            });
         }
         Ok(Some(user))
     }
@@ -131,9 +136,9 @@ impl Directory {
     }
 
     async fn settings_by(&self, pool: &PgPool, owner: i32) -> sqlx::Result<Arc<Settings>> {
-        let memory = match self.look(|memory| memory.settings.pin().get(&owner).cloned()) {
+        let number = match self.look(|memory| memory.settings.pin().get(&owner).cloned()) {
             Ok(settings) => return Ok(settings),
-            Err(memory) => memory,
+            Err(number) => number,
         };
         let rows = sqlx::query_as!(
             Confline,
@@ -146,9 +151,9 @@ impl Directory {
         .fetch_all(pool)
         .await?;
         let settings = Arc::new(Settings::new(owner, rows));
-        if self.is_trusted() {
+        self.keep(number, |memory| {
             memory.settings.pin().insert(owner, settings.clone());
-        }
+        });
         Ok(settings)
     }
 
@@ -162,9 +167,9 @@ impl Directory {
 
     /// All currencies.
     pub async fn currencies(&self) -> sqlx::Result<Arc<Currencies>> {
-        let memory = match self.look(|memory| memory.currencies.get().cloned()) {
+        let number = match self.look(|memory| memory.currencies.get().cloned()) {
             Ok(currencies) => return Ok(currencies),
-            Err(memory) => memory,
+            Err(number) => number,
         };
         let rows = sqlx::query_as!(
             Currency,
@@ -174,10 +179,10 @@ impl Directory {
         .fetch_all(&self.pool)
         .await?;
         let currencies = Arc::new(Currencies::from(rows));
-        if self.is_trusted() {
+        self.keep(number, |memory| {
             // Who was quicker has read the same.
             let _ = memory.currencies.set(currencies.clone());
-        }
+        });
         Ok(currencies)
     }
 
@@ -187,13 +192,20 @@ impl Directory {
         State { is_trusted: self.is_trusted(), users: memory.users.len(), forgotten: memory.number }
     }
 
-    /// What memory has, or the memory that the database's answer belongs into.
-    fn look<T>(&self, find: impl FnOnce(&Memory) -> Option<T>) -> Result<T, Arc<Memory>> {
+    /// What memory has, or the number of the memory that the database's answer belongs into.
+    fn look<T>(&self, find: impl FnOnce(&Memory) -> Option<T>) -> Result<T, u64> {
         // In this order: what is found is at least as new as the trust in it.
         let is_trusted = self.is_trusted();
         let memory = self.memory.load();
         let found = if is_trusted { find(&memory) } else { None };
-        found.ok_or_else(|| Arc::clone(&memory))
+        found.ok_or(memory.number)
+    }
+
+    fn keep(&self, number: u64, put: impl FnOnce(&Memory)) {
+        let memory = self.memory.load();
+        if self.is_trusted() && memory.number == number {
+            put(&memory);
+        }
     }
 
     fn is_trusted(&self) -> bool {

@@ -52,6 +52,9 @@ pub enum Setting {
 }
 
 impl Setting {
+    /// The names of all.
+    pub const NAMES: &[&str] = Self::VARIANTS;
+
     /// Its name in `conflines`.
     pub fn name(self) -> &'static str {
         self.into()
@@ -59,7 +62,7 @@ impl Setting {
 
     /// The names of all, as the database takes them.
     pub fn names() -> Vec<String> {
-        Self::VARIANTS.iter().copied().map(str::to_owned).collect()
+        Self::NAMES.iter().copied().map(str::to_owned).collect()
     }
 }
 
@@ -159,10 +162,8 @@ impl Settings {
         let previous_until = rows.iter().find(|row| row.name == Setting::PreviousKey.name()).and_then(|row| {
             let until = row.time();
             if until.is_none() {
-                tracing::warn!(
-                    owner,
-                    "value2 of API_Secret_Key_Previous is no time like 2030-01-31 12:00:00: that key is over"
-                );
+                let name = Setting::PreviousKey.name();
+                tracing::warn!(owner, "value2 of {name} is no time like 2030-01-31 12:00:00: that key is over");
             }
             until
         });

@@ -6,6 +6,9 @@ use crate::harness::{Server, WORLD, hash, postgres, server_on, server_through};
 // Asked again and again until something holds, they are wrong many times a second.
 const ON: &[(&str, &str)] = &[("cache", "on"), ("max_guesses", "0")];
 
+const CARDS: &str =
+    "insert into cards (cardgroup_id, number, pin) select 11, i::text, i::text from generate_series(500000, 500999) i";
+
 async fn ask(server: &Server, user: &str, key: &str) -> String {
     let form = format!("u={user}&id=11&hash={}", hash("11", key));
     server.post("card_from_group_sell", &form).await.all("error").concat()
@@ -22,7 +25,7 @@ async fn until(server: &Server, user: &str, key: &str, words: &str) {
 async fn the_common_sale_is_one_round_trip() {
     let tap = Tap::new().await;
     let server = server_through(tap.options(&postgres::database(WORLD).await), ON).await;
-    server.sql("insert into cards (cardgroup_id, number, pin) select 11, i::text, i::text from generate_series(500000, 500999) i").await;
+    server.sql(CARDS).await;
     let sell = async || {
         let reply = server.signed("card_from_group_sell", "u=accountant&id=11&quantity=7&email=a", "a117").await;
         assert_eq!(reply.all("pin").len(), 7, "{}", reply.body);
@@ -119,6 +122,19 @@ async fn every_connection_fixes_how_statements_are_planned() {
         let set: String =
             sqlx::query_scalar("select current_setting($1)").bind(setting).fetch_one(&server.pool).await.unwrap();
         assert_eq!(set, value, "{setting}");
+    }
+}
+
+/// Spaces behind a name don't count: without a limit anybody could fill memory with them.
+#[tokio::test]
+async fn a_name_of_any_length_finds_its_user_and_is_not_remembered() {
+    let tap = Tap::new().await;
+    let server = server_through(tap.options(&postgres::database(WORLD).await), ON).await;
+    server.sql(CARDS).await;
+    for (spaces, round_trips) in [(200, 1), (300, 2)] {
+        let form = format!("u=admin{}&id=11", "+".repeat(spaces));
+        let sell = async || assert_eq!(server.signed("card_from_group_sell", &form, "11").await.all("pin").len(), 1);
+        assert_eq!(tap.fewest(&server, sell).await, round_trips, "{spaces} spaces");
     }
 }
 

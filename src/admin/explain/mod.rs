@@ -84,7 +84,7 @@ impl Request {
         let behind_scheme = url.split_once("://").map_or(url, |(_, rest)| rest);
         let path_and_query = behind_scheme.find('/').map_or("", |at| &behind_scheme[at..]);
         let (path, query) = path_and_query.split_once('?').unwrap_or((path_and_query, ""));
-        let called = path.rsplit_once("/api/").map_or(path, |(_, called)| called);
+        let called = path.split_once("/api/").map_or(path, |(_, called)| called);
         let path = Path::read(path, &config.prefix, config.dialect.suffixes());
         if path.operation.is_none() {
             return Err(no_operation(called));
