@@ -9,6 +9,7 @@ use tokio::sync::{MutexGuard, OwnedSemaphorePermit};
 
 use crate::audit::Audit;
 use crate::config::Config;
+use crate::database::pool::Pool;
 use crate::directory::Directory;
 use crate::figures::Figures;
 use crate::guessing::Guessing;
@@ -26,7 +27,7 @@ use crate::turns::Turns;
 #[expect(missing_docs, reason = "each part's type says what it is")]
 pub struct App {
     pub config: Config,
-    pub pool: PgPool,
+    pub pool: Pool,
     /// For what must not wait behind requests.
     pub errands: PgPool,
     pub directory: Directory,

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
-use sqlx::PgPool;
+use sqlx::{PgExecutor, PgPool};
 use tokio::sync::mpsc::{self, Receiver, Sender};
 
 /// Rows that may wait to be written. Beyond it, under a flood of refusals, rows are dropped and counted.
@@ -72,7 +72,7 @@ impl Audit {
 }
 
 /// Writes refusals, in the order given.
-pub async fn insert(pool: &PgPool, refusals: &[Refusal]) -> sqlx::Result<()> {
+pub async fn insert(database: impl PgExecutor<'_>, refusals: &[Refusal]) -> sqlx::Result<()> {
     let column = |of: fn(&Refusal) -> &str| refusals.iter().map(|row| of(row).to_owned()).collect::<Vec<_>>();
     sqlx::query!(
         "insert into actions (user_id, action, data, data2, data3, data4)
@@ -82,7 +82,7 @@ pub async fn insert(pool: &PgPool, refusals: &[Refusal]) -> sqlx::Result<()> {
         &column(|row| &row.address),
         &column(|row| &row.parameters)
     )
-    .execute(pool)
+    .execute(database)
     .await?;
     Ok(())
 }

@@ -219,7 +219,9 @@ async fn note(call: &Call, what: &'static str) -> Result<bool, Fault> {
     if call.app.directory.remembers() {
         return Ok(call.app.audit.note(refusal));
     }
-    audit::insert(&call.app.pool, &[refusal()]).await?;
+    let mut connection = call.app.pool.acquire().await?;
+    audit::insert(&mut *connection, &[refusal()]).await?;
+    connection.keep();
     Ok(true)
 }
 
@@ -231,12 +233,14 @@ async fn limited_version(call: &Call, caller: &Caller) -> Result<(), Fault> {
     {
         return Ok(());
     }
+    let mut connection = call.app.pool.acquire().await?;
     let cards = sqlx::query_scalar!(
         r#"select count(*) as "count!" from (select from cards where cardgroup_id = $1 limit 11) few"#,
         i32::try_from(call.params.integer("cardgroup_id")).unwrap_or(-1)
     )
-    .fetch_one(&call.app.pool)
+    .fetch_one(&mut *connection)
     .await?;
+    connection.keep();
     // The card that is one too many may be what the same request made when it came first.
     let admitted = cards <= 10 || Once::new(call, caller).await?.is_answered().await?;
     if admitted { Ok(()) } else { Err(Fault::LimitedVersion) }

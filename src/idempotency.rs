@@ -7,10 +7,11 @@ use axum::http::HeaderMap;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use sqlx::{PgConnection, PgPool, Postgres, Transaction};
+use sqlx::{PgConnection, PgPool};
 
 use crate::call::Call;
 use crate::caller::Caller;
+use crate::database::pool::Transaction;
 use crate::document::Document;
 use crate::fault::{Fault, Refusal};
 use crate::params::Params;
@@ -160,6 +161,7 @@ impl<'a> Once<'a> {
 
     /// What was answered to the key, if it was for the same request.
     async fn kept<T: DeserializeOwned>(&self, key: &Key) -> Result<Option<Kept<T>>, Fault> {
+        let mut connection = self.call.app.pool.acquire().await?;
         let row = sqlx::query!(
             r#"select fingerprint, reply::text as "reply!" from idempotency_keys
                where user_id = $1 and operation = $2 and key = $3 and reply is not null
@@ -169,8 +171,9 @@ impl<'a> Once<'a> {
             key.key,
             self.hours()
         )
-        .fetch_optional(&self.call.app.pool)
+        .fetch_optional(&mut *connection)
         .await?;
+        connection.keep();
         let Some(row) = row else { return Ok(None) };
         if row.fingerprint != key.fingerprint {
             return Err(Fault::KeyOfAnotherRequest);
@@ -200,7 +203,7 @@ impl<'a> Once<'a> {
 /// The transaction of a change.
 #[derive(Debug)]
 pub struct Change<'a> {
-    transaction: Transaction<'static, Postgres>,
+    transaction: Transaction,
     key: Option<&'a Key>,
 }
 

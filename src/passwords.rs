@@ -10,11 +10,11 @@ use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use hmac::{Hmac, KeyInit, Mac};
 use sha1::{Digest, Sha1};
 use sha2::Sha256;
-use sqlx::PgPool;
 use subtle::ConstantTimeEq;
 use tokio::sync::Semaphore;
 
 use crate::config::Secret;
+use crate::database::pool::Pool;
 use crate::directory::User;
 use crate::fault::Fault;
 
@@ -51,7 +51,7 @@ impl Passwords {
     /// from then on. A check that had to wait for its turn asks first whether it `may_go_on`.
     pub async fn is_right(
         &self,
-        pool: &PgPool,
+        pool: &Pool,
         user: &User,
         password: &str,
         may_go_on: impl FnOnce() -> Result<(), Fault>,
@@ -119,8 +119,9 @@ async fn matches_argon2(hash: String, password: String) -> bool {
     tokio::task::spawn_blocking(check).await.unwrap_or(false)
 }
 
-async fn strengthen(pool: &PgPool, user: &User, password: String) -> sqlx::Result<()> {
+async fn strengthen(pool: &Pool, user: &User, password: String) -> sqlx::Result<()> {
     if let Ok(Some(hash)) = tokio::task::spawn_blocking(move || argon2(&password)).await {
+        let mut connection = pool.acquire().await?;
         // Only beside the very hash that was checked: somebody may have set another password meanwhile.
         sqlx::query!(
             "update users set password_argon2 = $1 where id = $2 and password = $3 and password_argon2 is null",
@@ -128,8 +129,9 @@ async fn strengthen(pool: &PgPool, user: &User, password: String) -> sqlx::Resul
             user.id,
             user.password.reveal()
         )
-        .execute(pool)
+        .execute(&mut *connection)
         .await?;
+        connection.keep();
     }
     Ok(())
 }

@@ -17,6 +17,7 @@ use crate::config::{Config, Switch};
 use crate::connections;
 use crate::database::installation::ManagedError;
 use crate::database::managed::{Managed, usual_data_dir};
+use crate::database::pool::Pool;
 use crate::database::world::FirstStart;
 use crate::database::{self, DatabaseError, world};
 use crate::directory::Directory;
@@ -94,6 +95,7 @@ async fn serve_on(
         pool = ready(options, &config, demo) => pool?,
         () = stop.clone() => return Ok(()),
     };
+    let pool = Pool::from(pool);
     let result = run(pool.clone(), config, stop).await;
     // A database that doesn't answer must not keep us.
     let _ = tokio::time::timeout(LAST_WORDS, pool.close()).await;
@@ -121,9 +123,9 @@ async fn ready(options: sqlx::postgres::PgConnectOptions, config: &Config, demo:
 }
 
 /// The parts that requests share, with what has to run beside them.
-pub fn app(config: Config, pool: PgPool) -> Result<(Arc<App>, impl Future<Output = ()> + Send), ServerError> {
+pub fn app(config: Config, pool: Pool) -> Result<(Arc<App>, impl Future<Output = ()> + Send), ServerError> {
     let (audit, refusals) = Audit::new();
-    let errands = database::errands(&pool);
+    let errands = pool.errands();
     let directory = Directory::new(pool.clone(), errands.clone(), config.cache);
     let turns = Turns::new(config.database_connections);
     let load = Load::new(config.max_requests, config.max_body_memory);
@@ -151,7 +153,7 @@ pub fn app(config: Config, pool: PgPool) -> Result<(Arc<App>, impl Future<Output
 }
 
 async fn run(
-    pool: PgPool,
+    pool: Pool,
     config: Config,
     stop: impl Future<Output = ()> + Clone + Send + 'static,
 ) -> Result<(), ServerError> {

@@ -100,7 +100,7 @@ pub(super) fn string(signed: &Signed<'_>) -> String {
 /// The first key that counts for a user.
 async fn key_of(user: &str, config: &Config) -> Result<Secret, Failure> {
     on_database(config, async |pool| {
-        let directory = Directory::new(pool.clone(), pool.clone(), Switch::Off);
+        let directory = Directory::new(pool.clone().into(), pool.clone(), Switch::Off);
         let missing = || Failure::Missing(format!("there is no user {user:?}"));
         let found = directory.user(user).await?.ok_or_else(missing)?;
         let (own, system) = (directory.settings(found.settings_owner()).await?, directory.settings(0).await?);

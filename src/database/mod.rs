@@ -12,17 +12,10 @@ use crate::config::Config;
 pub mod data_directory;
 pub mod installation;
 pub mod managed;
+pub mod pool;
 pub mod world;
 
 const OLDEST_POSTGRES: u32 = 150_000;
-
-/// After how long an idle connection is asked for a sign of life before it is used.
-const IDLE: Duration = Duration::from_secs(1);
-
-/// Connections for what isn't a request.
-const ERRANDS: u32 = 4;
-/// What these are called in `pg_stat_activity`.
-pub const ERRANDS_NAME: &str = "mortise errands";
 
 static MIGRATOR: Migrator = sqlx::migrate!();
 
@@ -74,21 +67,11 @@ pub async fn connect(options: PgConnectOptions, config: &Config) -> Result<PgPoo
         .test_before_acquire(false)
         .before_acquire(|connection, state| {
             // A connection that has lain idle may have been cut meanwhile; one in use tells us by itself.
-            Box::pin(async move { Ok(state.idle_for < IDLE || connection.ping().await.is_ok()) })
+            Box::pin(async move { Ok(state.idle_for < pool::IDLE || connection.ping().await.is_ok()) })
         })
         .connect_with(options)
         .await
         .map_err(DatabaseError::Unreachable)
-}
-
-/// A few connections beside those of the requests, made when they are needed: for listening, sweeping, watching. What these do mustn't
-/// wait for a turn among requests that wait for each other.
-pub fn errands(pool: &PgPool) -> PgPool {
-    PgPoolOptions::new()
-        .max_connections(ERRANDS)
-        .acquire_timeout(pool.options().get_acquire_timeout())
-        .idle_timeout(Duration::from_secs(60))
-        .connect_lazy_with(pool.connect_options().as_ref().clone().application_name(ERRANDS_NAME))
 }
 
 /// The settings that every connection must have. A lock that somebody holds is waited for as long as a connection is.

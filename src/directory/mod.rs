@@ -14,13 +14,14 @@ use arc_swap::ArcSwap;
 use foldhash::fast;
 use papaya::HashMap;
 use prometheus_client::metrics::histogram::Histogram;
-use sqlx::PgPool;
 use sqlx::postgres::PgListener;
+use sqlx::{PgConnection, PgPool};
 use tokio::time::timeout;
 
 use self::records::Confline;
 pub use self::records::{Currencies, Currency, Key, Setting, Settings, User, UserType};
 use crate::config::{Secret, Switch};
+use crate::database::pool::Pool;
 
 const CHANNEL: &str = "mortise_changes";
 /// How long silence on the listening connection is bridged. A change takes effect everywhere within this time, even if
@@ -39,7 +40,7 @@ const ROUND_TRIPS: [f64; 10] = [0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.0
 /// The database's word on users, settings and currencies, remembered where it may be.
 #[derive(Debug)]
 pub struct Directory {
-    pool: PgPool,
+    pool: Pool,
     /// What the listening needs doesn't wait behind requests.
     errands: PgPool,
     cache: Switch,
@@ -75,7 +76,7 @@ struct Memory {
 
 impl Directory {
     /// A directory that remembers nothing yet. `errands`: connections that requests don't use.
-    pub fn new(pool: PgPool, errands: PgPool, cache: Switch) -> Self {
+    pub fn new(pool: Pool, errands: PgPool, cache: Switch) -> Self {
         let (memory, trusted, start) = (ArcSwap::default(), AtomicU64::new(0), Instant::now());
         Self { pool, errands, cache, memory, trusted, start, round_trips: Histogram::new(ROUND_TRIPS) }
     }
@@ -106,6 +107,7 @@ impl Directory {
     }
 
     async fn read_user(&self, name: &str) -> sqlx::Result<Option<User>> {
+        let mut connection = self.pool.acquire().await?;
         let found = sqlx::query!(
             r#"select id, usertype, coalesce(owner_id, 0) as "owner_id!", blocked = 1 or hidden = 1 as "shut_out!",
                    password, password_argon2, currency_id,
@@ -116,8 +118,9 @@ impl Directory {
                from users where lower(rtrim(username)) = lower(rtrim($1)) order by id limit 1"#,
             name
         )
-        .fetch_optional(&self.pool)
+        .fetch_optional(&mut *connection)
         .await?;
+        connection.keep();
         Ok(found.map(|row| User {
             id: row.id,
             usertype: row.usertype.as_str().into(),
@@ -132,14 +135,23 @@ impl Directory {
 
     /// An owner's settings (owner 0: the system's).
     pub async fn settings(&self, owner: i32) -> sqlx::Result<Arc<Settings>> {
-        self.settings_by(&self.pool, owner).await
-    }
-
-    async fn settings_by(&self, pool: &PgPool, owner: i32) -> sqlx::Result<Arc<Settings>> {
         let number = match self.look(|memory| memory.settings.pin().get(&owner).cloned()) {
             Ok(settings) => return Ok(settings),
             Err(number) => number,
         };
+        let mut connection = self.pool.acquire().await?;
+        let settings = self.read_settings(&mut connection, number, owner).await?;
+        connection.keep();
+        Ok(settings)
+    }
+
+    /// Settings from the database, into the memory with a number.
+    async fn read_settings(
+        &self,
+        connection: &mut PgConnection,
+        number: u64,
+        owner: i32,
+    ) -> sqlx::Result<Arc<Settings>> {
         let rows = sqlx::query_as!(
             Confline,
             r#"select distinct on (name) name as "name!", coalesce(value, '') as "value!", coalesce(value2, '') as "value2!",
@@ -148,13 +160,22 @@ impl Directory {
             owner,
             &Setting::names()
         )
-        .fetch_all(pool)
+        .fetch_all(connection)
         .await?;
         let settings = Arc::new(Settings::new(owner, rows));
         self.keep(number, |memory| {
             memory.settings.pin().insert(owner, settings.clone());
         });
         Ok(settings)
+    }
+
+    /// Has the system's settings at hand for refusals, which don't wait for the database.
+    async fn remember_system(&self) -> sqlx::Result<()> {
+        if let Err(number) = self.look(|memory| memory.settings.pin().get(&0).cloned()) {
+            let mut connection = self.errands.acquire().await?;
+            self.read_settings(&mut connection, number, 0).await?;
+        }
+        Ok(())
     }
 
     /// An owner's settings, if they can be had without waiting for the database.
@@ -171,13 +192,15 @@ impl Directory {
             Ok(currencies) => return Ok(currencies),
             Err(number) => number,
         };
+        let mut connection = self.pool.acquire().await?;
         let rows = sqlx::query_as!(
             Currency,
             r#"select id, rtrim(name) as "name!", coalesce(exchange_rate, 1) as "exchange_rate!", active = 1 as "active!"
                from currencies order by id"#
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&mut *connection)
         .await?;
+        connection.keep();
         let currencies = Arc::new(Currencies::from(rows));
         self.keep(number, |memory| {
             // Who was quicker has read the same.
@@ -263,8 +286,7 @@ impl Directory {
             }
             // What changed before the question was asked has been heard with the answer.
             self.trust(asked + TRUST);
-            // For refusals that don't wait for the database.
-            timeout(TRUST, self.settings_by(&self.errands, 0)).await.map_err(|_| sqlx::Error::PoolTimedOut)??;
+            timeout(TRUST, self.remember_system()).await.map_err(|_| sqlx::Error::PoolTimedOut)??;
             match timeout(SIGN_OF_LIFE, listener.try_recv()).await {
                 Err(_) => {}
                 Ok(Ok(Some(_))) => self.forget(),

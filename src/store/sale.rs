@@ -2,7 +2,7 @@
 
 use bigdecimal::BigDecimal;
 use serde::{Deserialize, Serialize};
-use sqlx::PgExecutor;
+use sqlx::PgConnection;
 
 use crate::idempotency::Key;
 use crate::mail::Posting;
@@ -248,13 +248,13 @@ macro_rules! sell_next {
 /// The cards are picked in a materialized CTE and updated by `any (array(…))`: in any other shape the planner may run the
 /// locking subquery again, and sell more than was asked for. Everything after that goes through them in the order in which they
 /// were picked. The reply is kept by the last of its parts: a key that is known already undoes all of it.
-pub async fn sell(database: impl PgExecutor<'_>, sale: Sale<'_>) -> sqlx::Result<Vec<SoldCard>> {
+pub async fn sell(connection: &mut PgConnection, sale: Sale<'_>) -> sqlx::Result<Vec<SoldCard>> {
     match sale.take {
         Take::Next { quantity, only_sound: false, kept } => {
-            sell_next!(database, sale, quantity, "", "(select count(*) from picked) = $8", kept)
+            sell_next!(connection, sale, quantity, "", "(select count(*) from picked) = $8", kept)
         }
         Take::Next { quantity, only_sound: true, kept } => sell_next!(
-            database,
+            connection,
             sale,
             quantity,
             ", is_sound(c, (select pin_length from cardgroup), (select number_length from cardgroup)) as sound",
@@ -262,7 +262,7 @@ pub async fn sell(database: impl PgExecutor<'_>, sale: Sale<'_>) -> sqlx::Result
             kept
         ),
         Take::These(cards) => sell!(
-            database,
+            connection,
             sale,
             cards,
             [r#"select id, number, pin, coalesce(balance, 0) as balance

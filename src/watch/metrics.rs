@@ -86,7 +86,7 @@ fn counted(app: &App, registry: &mut Registry) {
 fn as_it_is(app: &App, registry: &mut Registry) {
     registry.register("build", "The program", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
     let connections = Family::<Is, Gauge>::default();
-    let (all, idle) = (app.pool.size().into(), i64::try_from(app.pool.num_idle()).unwrap_or(0));
+    let (all, idle) = (app.pool.size().into(), i64::try_from(app.pool.idle()).unwrap_or(0));
     connections.get_or_create(&Is { state: "idle" }).set(idle);
     connections.get_or_create(&Is { state: "busy" }).set(i64::saturating_sub(all, idle));
     registry.register("database_connections", "Connections of requests to the database", connections);

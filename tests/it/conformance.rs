@@ -292,7 +292,7 @@ async fn base(state: &BTreeMap<String, Table>) -> String {
     let ours = empty
         .rows("select table_name, column_name from information_schema.columns where table_schema = 'public' and is_generated = 'NEVER'")
         .await;
-    empty.pool.close().await;
+    empty.close().await;
     let has = |table: &str, column: &str| ours.contains(&format!("{table}|{column}"));
     let tables: Vec<&str> = ours.iter().filter_map(|column| column.strip_suffix("|id")).collect();
     let mut sql =

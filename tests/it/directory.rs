@@ -1,7 +1,7 @@
 //! What is kept in memory, and how soon it is forgotten. No test looks at a clock: what never comes true never ends.
 
 use crate::harness::proxy::Tap;
-use crate::harness::{Server, WORLD, hash, postgres, server_on, server_through};
+use crate::harness::{Server, WORLD, hash, in_time, postgres, server_on, server_through};
 
 // Asked again and again until something holds, they are wrong many times a second.
 const ON: &[(&str, &str)] = &[("cache", "on"), ("max_guesses", "0")];
@@ -31,6 +31,25 @@ async fn the_common_sale_is_one_round_trip() {
         assert_eq!(reply.all("pin").len(), 7, "{}", reply.body);
     };
     assert_eq!(tap.fewest(&server, sell).await, 1);
+}
+
+/// A sale leaves its connection sound: the next one gets it as it is, unless it lay idle for a second meanwhile.
+#[tokio::test]
+async fn between_sales_no_connection_is_asked_for_a_sign_of_life() {
+    let tap = Tap::new().await;
+    let server = server_through(tap.options(&postgres::database(WORLD).await), ON).await;
+    server.sql(CARDS).await;
+    let sell = async || server.signed("card_from_group_sell", "u=accountant&id=11&quantity=1", "111").await;
+    let without_signs = async || loop {
+        let signs = tap.signs_of_life();
+        for _ in 0..3 {
+            assert_eq!(sell().await.all("pin").len(), 1);
+        }
+        if tap.signs_of_life() == signs {
+            break;
+        }
+    };
+    in_time("sales without signs of life", without_signs()).await;
 }
 
 #[tokio::test]

@@ -121,7 +121,7 @@ async fn a_pause_asks_the_database_nothing() {
     for _ in 0..3 {
         server.post(SELL, "u=admin&id=11").await.is_status_error("Incorrect hash");
     }
-    server.pool.close().await;
+    server.close().await;
     is_paused(&server.signed(SELL, "u=admin&id=11", "11").await);
     assert_eq!(server.post(SELL, "u=accountant&id=11").await.status, StatusCode::SERVICE_UNAVAILABLE);
 }

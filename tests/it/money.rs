@@ -171,7 +171,7 @@ proptest! {
                 assert_eq!(money(&server).await, expected.with_scale(15), "after {request:?}, number {number}");
             }
             audit(&server, &added).await;
-            server.pool.close().await;
+            server.close().await;
         });
     }
 }

@@ -377,7 +377,7 @@ async fn a_request_id_is_kept() {
 #[tokio::test]
 async fn livez_answers_without_the_database() {
     let server = server().await;
-    server.pool.close().await;
+    server.close().await;
     let reply = server.get("/livez").await;
     assert_eq!((reply.status, reply.body.as_str()), (StatusCode::OK, "ok\n"));
 }
@@ -385,7 +385,7 @@ async fn livez_answers_without_the_database() {
 #[tokio::test]
 async fn without_the_database_the_client_is_told_to_come_back() {
     let server = server().await;
-    server.pool.close().await;
+    server.close().await;
     let reply = server.get(&format!("/billing/api/card_from_group_sell?{}", question())).await;
     assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(reply.header("retry-after"), Some("1"));
@@ -396,10 +396,7 @@ async fn without_the_database_the_client_is_told_to_come_back() {
 #[tokio::test]
 async fn refusals_that_need_no_database_do_not_wait_for_it() {
     let server = server_with(&[("cache", "on"), ("database_wait_ms", "3600000")]).await;
-    let mut held = Vec::new();
-    while let Some(connection) = server.pool.try_acquire() {
-        held.push(connection);
-    }
+    let _held = server.hold_connections().await;
     assert_eq!(server.get("/api/nosuch").await.status, StatusCode::NOT_FOUND);
     assert_eq!(server.get("/api/card_from_group_sell?u=%00").await.status, StatusCode::BAD_REQUEST);
     let put = Request::put("/api/card_from_group_sell").body(Body::empty());
@@ -409,7 +406,7 @@ async fn refusals_that_need_no_database_do_not_wait_for_it() {
 #[tokio::test]
 async fn a_full_pool_is_waited_for_as_long_as_the_setting_says() {
     let server = server_with(&[("database_connections", "1"), ("database_wait_ms", "2000")]).await;
-    let held = server.pool.acquire().await.unwrap();
+    let held = server.hold_connections().await;
     let reply = server.get(&format!("/billing/api/card_from_group_sell?{}", question())).await;
     assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
     drop(held);

@@ -65,7 +65,7 @@ async fn without_a_database_a_server_lives_and_is_not_ready() {
     let server = server_on(&database, &[]).await;
     let other = server_on(&postgres::database("").await, &[]).await;
     assert_eq!(readiness(&server).await.status, StatusCode::OK);
-    server.pool.close().await;
+    server.close().await;
     let gone = format!("select pg_terminate_backend(pid) from pg_stat_activity where datname = '{database}'");
     other.sql(&format!("alter database {database} allow_connections false")).await;
     let reply = loop {

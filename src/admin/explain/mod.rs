@@ -101,7 +101,7 @@ impl Request {
 
     async fn explain(&self, pool: &PgPool, config: &Config) -> Result<Explanation, Failure> {
         let name = self.params.get("u").unwrap_or_default();
-        let directory = Directory::new(pool.clone(), pool.clone(), Switch::Off);
+        let directory = Directory::new(pool.clone().into(), pool.clone(), Switch::Off);
         let missing = || Failure::Missing(format!("there is no user {name:?}: whatever the hash, nobody is let in"));
         let user = directory.user(name).await?.ok_or_else(missing)?;
         let own = directory.settings(user.settings_owner()).await?;

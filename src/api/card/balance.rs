@@ -59,7 +59,8 @@ fn may_see(caller: &Caller) -> bool {
 async fn find(call: &Call, caller: &Caller) -> sqlx::Result<Option<Option<Money>>> {
     let number = call.params.get("number").unwrap_or_default().trim_end_matches(' ');
     let owner = (caller.usertype() == UserType::Reseller).then(|| caller.id());
-    sqlx::query_scalar!(
+    let mut connection = call.app.pool.acquire().await?;
+    let balance = sqlx::query_scalar!(
         r#"select balance as "balance: Money" from (
                select 1 as place, id, balance, owner_id from cards where number = $1 and hidden = 0
                union all
@@ -70,6 +71,8 @@ async fn find(call: &Call, caller: &Caller) -> sqlx::Result<Option<Option<Money>
         number,
         owner
     )
-    .fetch_optional(&call.app.pool)
-    .await
+    .fetch_optional(&mut *connection)
+    .await?;
+    connection.keep();
+    Ok(balance)
 }

@@ -143,7 +143,9 @@ impl Wish {
 /// One call at a time; those that wait here hold no connection.
 async fn create(call: &Call, caller: &Caller, once: &Once<'_>) -> Result<(u64, u32), Fault> {
     // What is wrong already needn't wait for its turn.
-    let group = find_group(&call.app.pool, call, caller).await?;
+    let mut connection = call.app.pool.acquire().await?;
+    let group = find_group(&mut *connection, call, caller).await?;
+    connection.keep();
     Wish::read(call, &group)?;
     let turn = tokio::time::timeout(PATIENCE, call.app.turns.of_card_makers());
     let _turn = turn.await.map_err(|_| Fault::Unavailable)?;

@@ -4,12 +4,12 @@
 use async_stream::try_stream;
 use bigdecimal::BigDecimal;
 use futures_util::{Stream, TryStreamExt};
-use sqlx::pool::PoolConnection;
-use sqlx::{Connection, PgPool, Postgres};
+use sqlx::Connection as _;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::call::{Call, Operation};
 use crate::caller::{self, Caller, READ};
+use crate::database::pool::{Connection, Pool};
 use crate::directory::UserType;
 use crate::document::{Document, Element};
 use crate::fault::Fault;
@@ -194,7 +194,7 @@ struct Card {
 }
 
 /// The cards by group and number: the order of an index, so that nothing is gathered or sorted on the way.
-fn find(pool: PgPool, search: Search, turn: OwnedSemaphorePermit) -> impl Stream<Item = sqlx::Result<Card>> {
+fn find(pool: Pool, search: Search, turn: OwnedSemaphorePermit) -> impl Stream<Item = sqlx::Result<Card>> {
     try_stream! {
         let mut lease = Lease { connection: pool.acquire().await?, is_read: false };
         let mut transaction = lease.connection.begin_with(BEGIN).await?;
@@ -249,7 +249,7 @@ fn find(pool: PgPool, search: Search, turn: OwnedSemaphorePermit) -> impl Stream
 /// A connection that is closed unless everything was read from it: nobody wants the rest of ten million cards when the
 /// client has gone.
 struct Lease {
-    connection: PoolConnection<Postgres>,
+    connection: Connection,
     is_read: bool,
 }
 

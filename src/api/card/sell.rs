@@ -187,12 +187,17 @@ impl Till<'_> {
                 let only_sound = call.dialect().refuses_unsound_cards();
                 let kept = once.key().map(|key| Keeping { key, currency: shown_currency(terms) });
                 let take = Take::Next { quantity: i64::from(*quantity), only_sound, kept };
-                match sell(&call.app.pool, sale(caller, wish, terms, take)).await {
+                let mut connection = call.app.pool.acquire().await?;
+                match sell(&mut connection, sale(caller, wish, terms, take)).await {
+                    Ok(cards) => {
+                        connection.keep();
+                        Ok(cards)
+                    }
                     Err(error) if idempotency::is_known(&error) => Ok(Vec::new()),
                     Err(error) if kept.is_some() && idempotency::is_waited_for_in_vain(&error) => {
                         Err(Fault::StillRunning)
                     }
-                    sold => sold.map_err(|error| once.advise(Fault::of_commit(error))),
+                    Err(error) => Err(once.advise(Fault::of_commit(error))),
                 }
             }
             _ => Ok(Vec::new()),

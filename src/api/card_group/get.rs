@@ -75,7 +75,8 @@ struct CardGroup {
 
 /// The group, if it is one of the caller's owner and not hidden.
 async fn find(call: &Call, caller: &Caller, id: i32, rate: &BigDecimal) -> sqlx::Result<Option<CardGroup>> {
-    sqlx::query_as!(
+    let mut connection = call.app.pool.acquire().await?;
+    let group = sqlx::query_as!(
         CardGroup,
         r#"select name, image, description, coalesce(price, 0) * $3::numeric as "price!: Money",
                coalesce(price, 0) * $3::numeric * (1 + tax_share_of(tax_id, owner_id)) as "price_with_tax!: Money",
@@ -86,8 +87,10 @@ async fn find(call: &Call, caller: &Caller, id: i32, rate: &BigDecimal) -> sqlx:
         caller.owner(),
         rate
     )
-    .fetch_optional(&call.app.pool)
-    .await
+    .fetch_optional(&mut *connection)
+    .await?;
+    connection.keep();
+    Ok(group)
 }
 
 fn reply(group: &CardGroup, currency: &str, prefix: &str, digits: usize) -> Document {

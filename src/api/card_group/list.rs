@@ -3,11 +3,11 @@
 
 use async_stream::try_stream;
 use futures_util::{Stream, TryStreamExt};
-use sqlx::PgPool;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::call::{Call, Operation};
 use crate::caller::{self, Caller, READ};
+use crate::database::pool::Pool;
 use crate::directory::UserType;
 use crate::document::{Document, Element};
 use crate::fault::Fault;
@@ -87,6 +87,7 @@ impl Which {
 
 /// An X7 server gives groups without a tax row one, also when it only reads.
 async fn repair(call: &Call, which: &Which) -> Result<(), Fault> {
+    let mut connection = call.app.pool.acquire().await?;
     let groups = sqlx::query_scalar!(
         "select id from cardgroups g
          where hidden = 0 and ($1::integer is null or id = $1) and ($2::integer is null or owner_id = $2)
@@ -95,8 +96,9 @@ async fn repair(call: &Call, which: &Which) -> Result<(), Fault> {
         which.id,
         which.owner
     )
-    .fetch_all(&call.app.pool)
+    .fetch_all(&mut *connection)
     .await?;
+    connection.keep();
     // One after the other: whoever repairs a group locks its owner too.
     for group in groups {
         let mut transaction = call.app.pool.begin().await?;
@@ -123,8 +125,9 @@ struct CardGroup {
     currency: Option<String>,
 }
 
-fn find(pool: PgPool, which: Which, turn: OwnedSemaphorePermit) -> impl Stream<Item = sqlx::Result<CardGroup>> {
+fn find(pool: Pool, which: Which, turn: OwnedSemaphorePermit) -> impl Stream<Item = sqlx::Result<CardGroup>> {
     try_stream! {
+        let mut connection = pool.acquire().await?;
         let mut groups = sqlx::query_as!(
             CardGroup,
             r#"select g.id, g.image, g.name, g.description, g.number_length, g.pin_length, t.name as "tariff?", l.name as "lcr?",
@@ -142,10 +145,12 @@ fn find(pool: PgPool, which: Which, turn: OwnedSemaphorePermit) -> impl Stream<I
             which.owner,
             which.lcrs_of
         )
-        .fetch(&pool);
+        .fetch(&mut *connection);
         while let Some(group) = groups.try_next().await? {
             yield group;
         }
+        drop(groups);
+        connection.keep();
         drop(turn);
     }
 }

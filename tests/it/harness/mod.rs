@@ -20,9 +20,10 @@ use axum::extract::ConnectInfo;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use mortise::app::App;
 use mortise::config::{Config, Override};
+use mortise::database::pool::{Connection, Pool};
 use mortise::{connections, routes, server, watch};
 use sha1::{Digest, Sha1};
-use sqlx::postgres::PgConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{PgPool, Row};
 use tokio::net::TcpListener;
 use tower::ServiceExt;
@@ -33,7 +34,9 @@ pub const WORLD: &str = include_str!("world.sql");
 /// A server on a database of its own.
 #[derive(Clone)]
 pub struct Server {
+    /// The test's own connections to the database.
     pub pool: PgPool,
+    requests: Pool,
     pub router: Router,
     /// What those get who watch.
     pub watch: Router,
@@ -83,10 +86,14 @@ async fn parts(database: PgConnectOptions, settings: &[(&str, &str)]) -> (Server
     let settings = [&usual, settings].concat();
     let options: Vec<_> = settings.iter().map(|(name, value)| Override::new(name, value, "the test")).collect();
     let config = Config::load(None, std::iter::empty(), &options).unwrap();
-    let pool = mortise::database::connect(database, &config).await.unwrap();
-    let (app, audit) = server::app(config.clone(), pool.clone()).unwrap();
+    let requests = mortise::database::connect(database, &config).await.unwrap();
+    let pool =
+        PgPoolOptions::new().connect_lazy_with(requests.connect_options().as_ref().clone().application_name("a test"));
+    let requests = Pool::from(requests);
+    let (app, audit) = server::app(config.clone(), requests.clone()).unwrap();
     tokio::spawn(audit);
-    let server = Server { watch: watch::router(app.clone()), router: routes::router(app.clone()), pool, config };
+    let (watch, router) = (watch::router(app.clone()), routes::router(app.clone()));
+    let server = Server { pool, requests, router, watch, config };
     (server, app)
 }
 
@@ -138,6 +145,21 @@ fn unindented(text: &str) -> String {
 }
 
 impl Server {
+    /// Holds all connections that requests may have.
+    pub async fn hold_connections(&self) -> Vec<Connection> {
+        let mut held = Vec::new();
+        for _ in 0..self.config.database_connections {
+            held.push(self.requests.acquire().await.unwrap());
+        }
+        held
+    }
+
+    /// Takes its database away, the test's own connections too.
+    pub async fn close(&self) {
+        self.requests.close().await;
+        self.pool.close().await;
+    }
+
     /// Serves on a port of the system's choice, for as long as the runtime lives.
     pub async fn on_a_socket(&self) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use mortise::database::ERRANDS_NAME;
+use memchr::memmem;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -16,23 +16,24 @@ use crate::harness::{Server, in_time, postgres};
 pub struct Tap {
     directory: tempfile::TempDir,
     round_trips: Arc<AtomicUsize>,
+    signs_of_life: Arc<AtomicUsize>,
 }
 
 impl Tap {
     pub async fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(directory.path().join(".s.PGSQL.5432")).unwrap();
-        let round_trips = Arc::new(AtomicUsize::new(0));
+        let [round_trips, signs_of_life] = [(); 2].map(|()| Arc::new(AtomicUsize::new(0)));
         let target = postgres::socket().await;
         tokio::spawn({
-            let round_trips = round_trips.clone();
+            let (round_trips, signs_of_life) = (round_trips.clone(), signs_of_life.clone());
             async move {
                 while let Ok((client, _)) = listener.accept().await {
-                    tokio::spawn(relay(client, target.clone(), round_trips.clone()));
+                    tokio::spawn(relay(client, target.clone(), round_trips.clone(), signs_of_life.clone()));
                 }
             }
         });
-        Self { directory, round_trips }
+        Self { directory, round_trips, signs_of_life }
     }
 
     pub fn options(&self, database: &str) -> PgConnectOptions {
@@ -43,6 +44,11 @@ impl Tap {
     /// it, and each connection prepares a statement once.
     pub async fn fewest(&self, server: &Server, ask: impl AsyncFn()) -> usize {
         in_time("memory that can be relied on", self.fewest_of_eight(server, ask)).await
+    }
+
+    /// How often connections were asked for a sign of life.
+    pub fn signs_of_life(&self) -> usize {
+        self.signs_of_life.load(Ordering::SeqCst)
     }
 
     async fn fewest_of_eight(&self, server: &Server, ask: impl AsyncFn()) -> usize {
@@ -68,16 +74,21 @@ async fn memory(server: &Server) -> Option<String> {
 }
 
 /// PostgreSQL ends each of its turns with a message of the kind `Z`. A turn that consists of nothing else is the pool
-/// making sure of a connection that a request has given back: no request waits for it, so it doesn't count. Nor do the connections
-/// that aren't for requests, which say so when they begin.
-async fn relay(client: UnixStream, target: PathBuf, round_trips: Arc<AtomicUsize>) -> std::io::Result<()> {
+/// making sure of a connection that a request has given back: no request waits for it, so it isn't a round trip. Only connections for
+/// requests count: each says what it is called when it begins.
+async fn relay(
+    client: UnixStream,
+    target: PathBuf,
+    round_trips: Arc<AtomicUsize>,
+    signs_of_life: Arc<AtomicUsize>,
+) -> std::io::Result<()> {
     let server = UnixStream::connect(target.join(".s.PGSQL.5432")).await?;
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
     let length = from_client.read_u32().await?;
     let mut greeting = vec![0; length as usize - 4];
     from_client.read_exact(&mut greeting).await?;
-    let counts = !String::from_utf8_lossy(&greeting).contains(ERRANDS_NAME);
+    let counts = memmem::find(&greeting, b"\0application_name\0mortise\0").is_some();
     to_server.write_u32(length).await?;
     to_server.write_all(&greeting).await?;
     tokio::spawn(async move { tokio::io::copy(&mut from_client, &mut to_server).await });
@@ -87,8 +98,9 @@ async fn relay(client: UnixStream, target: PathBuf, round_trips: Arc<AtomicUsize
         let length = from_server.read_u32().await?;
         let mut message = vec![0; length as usize - 4];
         from_server.read_exact(&mut message).await?;
-        if kind == b'Z' && said_something && counts {
-            round_trips.fetch_add(1, Ordering::SeqCst);
+        if kind == b'Z' && counts {
+            let which = if said_something { &round_trips } else { &signs_of_life };
+            which.fetch_add(1, Ordering::SeqCst);
         }
         said_something = kind != b'Z';
         to_client.write_u8(kind).await?;

@@ -94,7 +94,7 @@ impl Soak {
         let metrics = program.metrics().await;
         let log = program.stop();
         figures.violations.extend(self.audit(&server, &log, &metrics, &figures).await);
-        server.pool.close().await;
+        server.close().await;
         figures
     }
 
