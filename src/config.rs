@@ -225,9 +225,16 @@ fn most<'de, D: serde::Deserializer<'de>>(value: D) -> Result<usize, D::Error> {
 
 fn connections<'de, D: serde::Deserializer<'de>>(value: D) -> Result<u32, D::Error> {
     match u32::deserialize(value)? {
+        0 => Ok(fitting_connections()),
         connections @ 1..=1000 => Ok(connections),
-        _ => Err(serde::de::Error::custom("it must be from 1 to 1000")),
+        _ => Err(serde::de::Error::custom("it must be from 0 to 1000")),
     }
+}
+
+/// As many as keep the processors busy while some wait for the disk: more only take turns.
+fn fitting_connections() -> u32 {
+    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+    u32::try_from(processors).unwrap_or(u32::MAX).saturating_mul(4).clamp(8, 32)
 }
 
 /// Up to ten years: beyond some thousands of them the database has no time to compare with.

@@ -25,6 +25,18 @@ fn the_defaults_are_those_of_the_commented_file() {
 }
 
 #[test]
+fn unless_they_are_counted_database_connections_fit_the_processors() {
+    let connections =
+        |count| load(None, &[], &[("database_connections", count)]).map(|config| config.database_connections);
+    let processors = std::thread::available_parallelism().unwrap().get();
+    let fitting = u32::try_from((4 * processors).clamp(8, 32)).unwrap();
+    assert_eq!(load(None, &[], &[]).unwrap().database_connections, fitting);
+    assert_eq!(connections("0"), Ok(fitting));
+    assert_eq!(connections("1000"), Ok(1000));
+    assert!(connections("1001").unwrap_err().ends_with("it must be from 0 to 1000"));
+}
+
+#[test]
 fn options_go_before_the_environment_and_that_before_the_file() {
     let file = file("listen = \"127.0.0.1:1\"\nprefix = \"/file\"\nmax_quantity = 7\n");
     let environment = [
@@ -83,7 +95,7 @@ fn what_makes_no_sense_stops_the_start_and_says_where_it_stands() {
         assert_eq!(load(None, &[environment], &[]).unwrap_err(), message);
     }
     for (name, value) in [
-        ("MORTISE_DATABASE_CONNECTIONS", "0"),
+        ("MORTISE_DATABASE_CONNECTIONS", "1001"),
         ("MORTISE_DATABASE_CONNECTIONS", "3000000000"),
         ("MORTISE_MAX_BODY", "0"),
         ("MORTISE_MAX_PARAMETERS", "0"),
