@@ -22,7 +22,8 @@ const HANDED_ON: Duration = Duration::from_secs(60);
 /// sqlx's pool, and beside it the connections that are known to be sound.
 ///
 /// sqlx asks each connection that comes back for a sign of life: a statement more, which costs a tenth of a sale. So whoever knows that
-/// nothing is left undone on his connection [keeps](Connection::keep) it for the next request.
+/// nothing is left undone on his connection [keeps](Connection::keep) it for the next request. One that nobody takes soon goes back to
+/// sqlx's pool, which looks after idle connections, and so does each after a while.
 #[derive(Debug, Clone)]
 pub struct Pool(Arc<Shared>);
 
@@ -32,8 +33,16 @@ struct Shared {
     /// One for each connection there may be. Who has one finds a connection kept here, or sqlx's pool has one for him: those that lie
     /// here idle are never in the way of those who wait there.
     turns: Arc<Semaphore>,
+    shelf: Mutex<Shelf>,
+}
+
+/// The connections that are kept.
+#[derive(Debug, Default)]
+struct Shelf {
     /// The last to come is the first to go: the others grow idle.
-    kept: Mutex<Vec<Kept>>,
+    kept: Vec<Kept>,
+    /// Whether somebody takes away those that nobody takes.
+    is_tidied: bool,
 }
 
 #[derive(Debug)]
@@ -43,10 +52,17 @@ struct Kept {
     since: Instant,
 }
 
+impl Kept {
+    fn is_fresh(&self) -> bool {
+        self.since.elapsed() < IDLE
+    }
+}
+
+/// The pool must be nobody else's: he might wait there in vain while connections are kept here.
 impl From<PgPool> for Pool {
     fn from(pool: PgPool) -> Self {
         let turns = usize::try_from(pool.options().get_max_connections()).unwrap_or(Semaphore::MAX_PERMITS);
-        Self(Arc::new(Shared { pool, turns: Arc::new(Semaphore::new(turns)), kept: Mutex::default() }))
+        Self(Arc::new(Shared { pool, turns: Arc::new(Semaphore::new(turns)), shelf: Mutex::default() }))
     }
 }
 
@@ -56,7 +72,7 @@ impl Pool {
         if let Some(connection) = self.at_hand() {
             return Ok(connection);
         }
-        // In a box: it is large, and seldom needed while all goes well.
+        // In a box: it is large, and seldom needed where there is much to do.
         let waited = Box::pin(timeout(self.0.pool.options().get_acquire_timeout(), self.wait())).await;
         waited.map_err(|_| sqlx::Error::PoolTimedOut)?
     }
@@ -64,21 +80,19 @@ impl Pool {
     /// The connection that was used last, if nobody has to wait for anything.
     fn at_hand(&self) -> Option<Connection> {
         let turn = self.0.turns.clone().try_acquire_owned().ok()?;
-        let Kept { connection, from_pool, .. } = self.kept().pop_if(|kept| kept.since.elapsed() < IDLE)?;
+        let Kept { connection, from_pool, .. } = self.0.shelf().kept.pop_if(|kept| kept.is_fresh())?;
         Some(self.lend(connection, from_pool, turn))
     }
 
     async fn wait(&self) -> sqlx::Result<Connection> {
         let turn = self.0.turns.clone().acquire_owned().await.map_err(|_| sqlx::Error::PoolClosed)?;
-        loop {
-            let kept = self.kept().pop();
-            let Some(Kept { mut connection, from_pool, since }) = kept else { break };
-            if since.elapsed() < IDLE || connection.ping().await.is_ok() {
-                return Ok(self.lend(connection, from_pool, turn));
-            }
-            connection.close_on_drop();
-        }
-        Ok(self.lend(self.0.pool.acquire().await?, Instant::now(), turn))
+        // One that isn't fresh goes back to sqlx's pool, which finds out whether it lives.
+        let kept = self.0.shelf().kept.pop().filter(Kept::is_fresh);
+        let (connection, from_pool) = match kept {
+            Some(Kept { connection, from_pool, .. }) => (connection, from_pool),
+            None => (self.0.pool.acquire().await?, Instant::now()),
+        };
+        Ok(self.lend(connection, from_pool, turn))
     }
 
     fn lend(&self, connection: PoolConnection<Postgres>, from_pool: Instant, turn: OwnedSemaphorePermit) -> Connection {
@@ -109,7 +123,7 @@ impl Pool {
 
     /// Those of them that nobody uses.
     pub fn idle(&self) -> usize {
-        self.0.pool.num_idle() + self.kept().len()
+        self.0.pool.num_idle().saturating_add(self.0.shelf().kept.len())
     }
 
     /// Whether it was closed.
@@ -120,12 +134,38 @@ impl Pool {
     /// Gives out no more connections, and closes each as it comes back.
     pub async fn close(&self) {
         self.0.turns.close();
-        self.kept().clear();
+        self.0.shelf().kept.clear();
         self.0.pool.close().await;
     }
+}
 
-    fn kept(&self) -> MutexGuard<'_, Vec<Kept>> {
-        self.0.kept.lock().unwrap_or_else(PoisonError::into_inner)
+impl Shared {
+    fn shelf(&self) -> MutexGuard<'_, Shelf> {
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep(self: Arc<Self>, kept: Kept) {
+        let mut shelf = self.shelf();
+        // Whoever closes the pool clears the shelf afterwards.
+        if !self.turns.is_closed() {
+            shelf.kept.push(kept);
+            if !std::mem::replace(&mut shelf.is_tidied, true) {
+                tokio::spawn(Self::tidy(self.clone()));
+            }
+        }
+    }
+
+    /// Gives back to sqlx's pool what nobody takes, until nothing is left.
+    async fn tidy(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(IDLE).await;
+            let mut shelf = self.shelf();
+            shelf.kept.retain(Kept::is_fresh);
+            if shelf.kept.is_empty() {
+                shelf.is_tidied = false;
+                return;
+            }
+        }
     }
 }
 
@@ -135,6 +175,7 @@ pub struct Connection {
     connection: PoolConnection<Postgres>,
     from_pool: Instant,
     shared: Arc<Shared>,
+    /// Dropped last.
     turn: OwnedSemaphorePermit,
 }
 
@@ -142,15 +183,15 @@ impl Connection {
     /// For the next request, at once: all statements came to their ends, and no transaction is open. What isn't kept goes through
     /// sqlx's pool, which rolls back what was left, and finds out whether the connection is any good.
     pub fn keep(self) {
+        debug_assert!(!self.connection.is_in_transaction(), "a transaction is open");
         let Self { connection, from_pool, shared, turn } = self;
         let since = Instant::now();
         if since.duration_since(from_pool) < HANDED_ON {
-            let mut kept = shared.kept.lock().unwrap_or_else(PoisonError::into_inner);
-            // Whoever closes the pool empties this afterwards.
-            if !shared.turns.is_closed() {
-                kept.push(Kept { connection, from_pool, since });
-            }
+            shared.keep(Kept { connection, from_pool, since });
+        } else {
+            drop(connection);
         }
+        // Last, or somebody would look for the connection who doesn't find it.
         drop(turn);
     }
 
@@ -178,6 +219,7 @@ impl DerefMut for Connection {
 #[derive(Debug)]
 pub struct Transaction {
     transaction: sqlx::Transaction<'static, Postgres>,
+    /// Dropped last.
     _turn: OwnedSemaphorePermit,
 }
 

@@ -88,7 +88,7 @@ fn as_it_is(app: &App, registry: &mut Registry) {
     let connections = Family::<Is, Gauge>::default();
     let (all, idle) = (app.pool.size().into(), i64::try_from(app.pool.idle()).unwrap_or(0));
     connections.get_or_create(&Is { state: "idle" }).set(idle);
-    connections.get_or_create(&Is { state: "busy" }).set(i64::saturating_sub(all, idle));
+    connections.get_or_create(&Is { state: "busy" }).set(i64::saturating_sub(all, idle).max(0));
     registry.register("database_connections", "Connections of requests to the database", connections);
     let most = u64::from(app.config.database_connections);
     registry.register("database_connections_max", "As many as there may be", ConstGauge::new(most));

@@ -635,7 +635,7 @@ async fn a_user_without_a_currency_is_paid_in_the_systems() {
 /// Those who wait for one caller id's turn hold no connection meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_for_one_caller_id_keeps_nobody_else_waiting() {
-    let server = server_with(&[("database_connections", "3")]).await;
+    let server = server_with(&[("database_connections", "2")]).await;
     world(&server).await;
     let mut other = server.pool.begin().await.unwrap();
     sqlx::query("select pg_advisory_xact_lock(hashtextextended('callerid 900', 0))")

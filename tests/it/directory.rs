@@ -126,6 +126,8 @@ async fn a_users_balance_is_nobodys_news() {
 #[tokio::test]
 async fn every_connection_fixes_how_statements_are_planned() {
     let server = server_on(&postgres::database(WORLD).await, &[("database_wait_ms", "61234")]).await;
+    let mut held = server.hold_connections().await;
+    let connection = &mut held[0];
     for (setting, value) in [
         ("jit", "off"),
         ("plan_cache_mode", "force_generic_plan"),
@@ -138,8 +140,8 @@ async fn every_connection_fixes_how_statements_are_planned() {
         ("enable_mergejoin", "off"),
         ("enable_sort", "off"),
     ] {
-        let set: String =
-            sqlx::query_scalar("select current_setting($1)").bind(setting).fetch_one(&server.pool).await.unwrap();
+        let set = sqlx::query_scalar("select current_setting($1)").bind(setting);
+        let set: String = set.fetch_one(&mut **connection).await.unwrap();
         assert_eq!(set, value, "{setting}");
     }
 }

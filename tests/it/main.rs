@@ -41,6 +41,7 @@ mod openapi;
 mod overload;
 mod packages;
 mod plans;
+mod pool;
 mod properties;
 mod requests;
 mod secrets;
