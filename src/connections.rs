@@ -7,7 +7,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use axum::body::Body;
 use axum::extract::ConnectInfo;
 use hyper::Request;
 use hyper::body::Incoming;
@@ -25,6 +25,7 @@ use crate::document::Document;
 use crate::fault::Fault;
 use crate::line::{Line, Patience, Reply, Wire, attend};
 use crate::load::Seldom;
+use crate::routes::Serve;
 
 /// What a connection may hold of a request or a reply, unless headers need more.
 const BUFFER: usize = 64 * 1024;
@@ -37,8 +38,11 @@ const BREATHER: Duration = Duration::from_millis(100);
 
 /// Serves what comes until it is told to stop. Then nobody is let in any more, idle connections are closed, and requests that had
 /// arrived are answered, for as long as `drain_ms` says.
-pub async fn serve(listener: TcpListener, router: Router, config: &Config, stop: impl Future<Output = ()>) {
-    let mut door = Door::new(router, config);
+pub async fn serve<S>(listener: TcpListener, service: S, config: &Config, stop: impl Future<Output = ()>)
+where
+    S: Serve<Future: Send>,
+{
+    let mut door = Door::new(service, config);
     let mut stop = pin!(stop);
     let refused = Seldom::default();
     loop {
@@ -60,9 +64,9 @@ pub async fn serve(listener: TcpListener, router: Router, config: &Config, stop:
 }
 
 /// Who is let in, and how.
-struct Door {
+struct Door<S> {
     http: http1::Builder,
-    router: TowerToHyperService<Router>,
+    service: TowerToHyperService<S>,
     patience: Patience,
     most: usize,
     /// What those hear who come when there are so many.
@@ -72,8 +76,8 @@ struct Door {
     crowded: Seldom,
 }
 
-impl Door {
-    fn new(router: Router, config: &Config) -> Self {
+impl<S: Serve<Future: Send>> Door<S> {
+    fn new(service: S, config: &Config) -> Self {
         let max_header = config.max_header.get();
         let mut http = http1::Builder::new();
         http.max_header_size(max_header).max_buf_size(max_header.max(BUFFER));
@@ -82,7 +86,7 @@ impl Door {
         }
         Self {
             http,
-            router: TowerToHyperService::new(router),
+            service: TowerToHyperService::new(service),
             patience: Patience { header: config.header, idle: config.idle, reply: config.reply },
             most: room(config),
             refusal: refusal(config),
@@ -100,11 +104,11 @@ impl Door {
         let _ = stream.set_nodelay(true);
         let line = Arc::new(Line::default());
         let service = service_fn({
-            let (router, line) = (self.router.clone(), line.clone());
+            let (service, line) = (self.service.clone(), line.clone());
             move |mut request: Request<Incoming>| {
                 line.is_busy();
                 request.extensions_mut().insert(ConnectInfo(peer));
-                let (answer, line) = (router.call(request), line.clone());
+                let (answer, line) = (service.call(request.map(Body::new)), line.clone());
                 async move { answer.await.map(|response| response.map(|body| Reply::new(body, line))) }
             }
         });

@@ -1,7 +1,9 @@
 //! The reply as MOR's clients know it: XML that calls itself HTML, with the headers of a download (`http.md`, "Reply").
 
-use axum::body::Body;
-use axum::http::header::{ALLOW, CONNECTION, CONTENT_DISPOSITION, CONTENT_TYPE, HeaderName, RETRY_AFTER};
+use axum::body::{Body, HttpBody};
+use axum::http::header::{
+    ALLOW, CONNECTION, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, RETRY_AFTER,
+};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 use futures_util::stream::TryStreamExt;
@@ -112,6 +114,9 @@ fn with_headers(status: StatusCode, document: Document, presentation: Presentati
     *response.status_mut() = status;
     // With those that are added on the way out; else the map would grow three times.
     response.headers_mut().reserve(10);
+    if let Some(length) = response.body().size_hint().exact() {
+        put(&mut response, CONTENT_LENGTH, length.into());
+    }
     put(&mut response, CONTENT_TYPE, presentation.content_type());
     if let Some(disposition) = presentation.disposition() {
         put(&mut response, CONTENT_DISPOSITION, disposition);

@@ -1,22 +1,27 @@
 //! The whole API on one page: its operations, and the way of a request to one of them and back.
 
+use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{ConnectInfo, Request, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, X_CONTENT_TYPE_OPTIONS};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::Response;
+use axum::routing::future::RouteFuture;
 use axum::routing::{MethodRouter, get};
 use futures_util::FutureExt;
+use futures_util::future::Either;
 use http_body_util::BodyExt;
 use hyper::body::Frame;
 use tokio::sync::OwnedSemaphorePermit;
 use tower::util::MapRequestLayer;
-use tower_http::catch_panic::CatchPanicLayer;
+use tower::{Layer, Service, service_fn};
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
 
@@ -55,17 +60,19 @@ pub const OPERATIONS: &[Operation] = &[
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The router: the API and its document under the prefix and under `/api`, `/livez` and `/readyz`.
-pub fn router(app: Arc<App>) -> Router {
-    let dialect = app.config.dialect;
-    let counting = app.clone();
-    let panic = move |_: Box<dyn std::any::Any + Send>| {
-        tracing::error!("a request made the server panic");
-        counting.figures.answered(None, "panic", Duration::ZERO);
-        let mut response = reply::response(Err(Fault::TransactionFailed), Presentation::default(), dialect);
-        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-        response
-    };
+/// Everything that is served: the API and its document under the prefix and under `/api`, `/livez` and `/readyz`.
+///
+/// A request to the API goes straight to it. The router, which would box it twice on its way, has the others, unknown paths among them,
+/// which the API refuses.
+#[derive(Debug, Clone)]
+pub struct Front<S> {
+    api: S,
+    router: Router,
+    prefix: Arc<str>,
+}
+
+/// What a server answers with.
+pub fn front(app: Arc<App>) -> Front<impl Serve<Future: Send>> {
     // As one layer, from the outermost in: each by itself would cost each request half a dozen allocations.
     let layers = (
         MapRequestLayer::new(only_sound_id),
@@ -73,14 +80,41 @@ pub fn router(app: Arc<App>) -> Router {
         PropagateRequestIdLayer::new(REQUEST_ID),
         SetResponseHeaderLayer::overriding(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
         SetResponseHeaderLayer::overriding(CACHE_CONTROL, HeaderValue::from_static("no-store")),
-        CatchPanicLayer::custom(panic),
     );
-    let prefix = app.config.prefix.as_str();
-    let mut router = Router::new().route(openapi::PATH, document(prefix));
+    let prefix: Arc<str> = app.config.prefix.as_str().into();
+    let mut router = Router::new().route(openapi::PATH, document(&prefix));
     if !prefix.is_empty() {
-        router = router.route(&format!("{prefix}{}", openapi::PATH), document(prefix));
+        router = router.route(&format!("{prefix}{}", openapi::PATH), document(&prefix));
     }
-    router.fallback(api).with_state(app.clone()).merge(watch::health(app)).layer(layers)
+    let router = router.fallback(api).with_state(app.clone()).merge(watch::health(app.clone())).layer(layers.clone());
+    // In a box: it is large, and on its way out each layer would move it.
+    let api = layers.layer(service_fn(move |request| Box::pin(api(State(app.clone()), request)).map(Ok)));
+    Front { api, router, prefix }
+}
+
+/// What answers requests, whatever they are.
+pub trait Serve: Service<Request, Response = Response, Error = Infallible> + Clone + Send + Sync + 'static {}
+
+impl<S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + Sync + 'static> Serve for S {}
+
+impl<S: Serve> Service<Request> for Front<S> {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Either<S::Future, RouteFuture<Infallible>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.api.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let path = request.uri().path();
+        let name = path.strip_prefix(&*self.prefix).unwrap_or(path);
+        if (name.starts_with("/api/") || path.starts_with("/api/")) && !path.ends_with(openapi::PATH) {
+            Either::Left(self.api.call(request))
+        } else {
+            Either::Right(self.router.call(request))
+        }
+    }
 }
 
 /// The OpenAPI document, the same for everybody.
@@ -110,7 +144,8 @@ async fn api(State(app): State<Arc<App>>, request: Request) -> Response {
     #[cfg(feature = "otlp")]
     let traced = app.traces.begin(operation, request.headers());
     log::about(worked_at, async {
-        let (outcome, response) = answer(&app, path, request).await;
+        let answered = AssertUnwindSafe(answer(&app, path, request)).catch_unwind().await;
+        let (outcome, response) = answered.unwrap_or_else(|_| panicked(app.config.dialect));
         let took = since.elapsed();
         app.figures.answered(operation, outcome, took);
         #[cfg(feature = "otlp")]
@@ -119,6 +154,14 @@ async fn api(State(app): State<Arc<App>>, request: Request) -> Response {
         response
     })
     .await
+}
+
+/// The reply to a request that made us panic.
+fn panicked(dialect: Dialect) -> (&'static str, Response) {
+    tracing::error!("a request made the server panic");
+    let mut response = reply::response(Err(Fault::TransactionFailed), Presentation::default(), dialect);
+    *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+    ("panic", response)
 }
 
 /// From a request's bytes to the bytes of the reply, and in a word what came of it.
@@ -155,7 +198,7 @@ async fn answer(app: &Arc<App>, path: Path, request: Request) -> (&'static str, 
         Err(fault) => fault.into(),
     };
     let response = reply::response(result, presentation, dialect);
-    (outcome, if is_head { without_body(response) } else { response })
+    (outcome, if is_head { response.map(|_| Body::empty()) } else { response })
 }
 
 /// What a path says: `/billing/api/card_group_get.xml`, `/api/card_group_get/6`.
@@ -287,13 +330,4 @@ fn presentation(dialect: Dialect, path: &Path, params: Option<&Params>) -> Prese
         xml_extension: false,
         format: if dialect.format_chooses_type() { path.format.or_else(named) } else { None },
     }
-}
-
-/// The same headers, and no body.
-fn without_body(response: Response) -> Response {
-    let (mut parts, body) = response.into_parts();
-    if let Some(length) = body.size_hint().exact() {
-        parts.headers.insert(CONTENT_LENGTH, length.into());
-    }
-    Response::from_parts(parts, Body::empty())
 }

@@ -171,7 +171,7 @@ async fn run(
     });
     tracing::info!("listening on http://{}{}/api/", listener.local_addr()?, app.config.prefix);
     tell_service_manager(&NotifyState::Ready);
-    let requests = connections::serve(listener, routes::router(app.clone()), &app.config, stop.clone());
+    let requests = connections::serve(listener, routes::front(app.clone()), &app.config, stop.clone());
     match watchers {
         None => requests.await,
         Some(watchers) => {

@@ -78,25 +78,12 @@ impl Traces {
 
 impl Traced {
     /// What came of it. (One that nobody waits for any more ends without.)
-    pub fn answered(mut self, outcome: &'static str, status: StatusCode) {
-        self.end(outcome, status);
-    }
-
-    fn end(&mut self, outcome: &'static str, status: StatusCode) {
-        let Some(mut span) = self.0.take() else { return };
+    pub fn answered(self, outcome: &'static str, status: StatusCode) {
+        let Some(mut span) = self.0 else { return };
         span.set_attribute(KeyValue::new("outcome", outcome));
         span.set_attribute(KeyValue::new("http.response.status_code", i64::from(status.as_u16())));
         if status.is_server_error() {
             span.set_status(Status::Error { description: Cow::Borrowed(outcome) });
-        }
-    }
-}
-
-/// A panic ends the work, and the client hears 500.
-impl Drop for Traced {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.end("panic", StatusCode::INTERNAL_SERVER_ERROR);
         }
     }
 }

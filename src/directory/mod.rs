@@ -14,6 +14,7 @@ use arc_swap::ArcSwap;
 use foldhash::fast;
 use papaya::HashMap;
 use prometheus_client::metrics::histogram::Histogram;
+use rustix::time::{ClockId, clock_gettime};
 use sqlx::postgres::PgListener;
 use sqlx::{PgConnection, PgPool};
 use tokio::time::timeout;
@@ -45,9 +46,8 @@ pub struct Directory {
     errands: PgPool,
     cache: Switch,
     memory: ArcSwap<Memory>,
-    /// Until when memory may be used, in microseconds after `start`; 0: not at all.
+    /// Until when memory may be used, in microseconds by [`now`]; 0: not at all.
     trusted: AtomicU64,
-    start: Instant,
     /// How long the database takes to answer the simplest question, in seconds.
     pub round_trips: Histogram,
 }
@@ -77,8 +77,8 @@ struct Memory {
 impl Directory {
     /// A directory that remembers nothing yet. `errands`: connections that requests don't use.
     pub fn new(pool: Pool, errands: PgPool, cache: Switch) -> Self {
-        let (memory, trusted, start) = (ArcSwap::default(), AtomicU64::new(0), Instant::now());
-        Self { pool, errands, cache, memory, trusted, start, round_trips: Histogram::new(ROUND_TRIPS) }
+        let (memory, trusted) = (ArcSwap::default(), AtomicU64::new(0));
+        Self { pool, errands, cache, memory, trusted, round_trips: Histogram::new(ROUND_TRIPS) }
     }
 
     /// Whether things are kept in memory.
@@ -232,15 +232,7 @@ impl Directory {
     }
 
     fn is_trusted(&self) -> bool {
-        self.microseconds(Instant::now()) < self.trusted.load(Ordering::Acquire)
-    }
-
-    fn trust(&self, until: Instant) {
-        self.trusted.store(self.microseconds(until), Ordering::Release);
-    }
-
-    fn microseconds(&self, time: Instant) -> u64 {
-        u64::try_from(time.saturating_duration_since(self.start).as_micros()).unwrap_or(u64::MAX)
+        microseconds(now()) < self.trusted.load(Ordering::Acquire)
     }
 
     /// Only the listener forgets.
@@ -271,7 +263,7 @@ impl Directory {
         self.forget();
         let mut since = Instant::now();
         loop {
-            let asked = Instant::now();
+            let (asked, then) = (Instant::now(), now());
             let answer = timeout(TRUST, sqlx::query("select 1").execute(&mut listener)).await;
             self.round_trips.observe(asked.elapsed().as_secs_f64());
             answer.map_err(|_| sqlx::Error::PoolTimedOut)??;
@@ -285,7 +277,7 @@ impl Directory {
                 since = Instant::now();
             }
             // What changed before the question was asked has been heard with the answer.
-            self.trust(asked + TRUST);
+            self.trusted.store(microseconds(then + TRUST), Ordering::Release);
             timeout(TRUST, self.remember_system()).await.map_err(|_| sqlx::Error::PoolTimedOut)??;
             match timeout(SIGN_OF_LIFE, listener.try_recv()).await {
                 Err(_) => {}
@@ -295,4 +287,14 @@ impl Directory {
             }
         }
     }
+}
+
+/// The time by the system's clock that only goes forward, at most ten milliseconds late. Each request asks several times, and the exact
+/// clock would take ten times as long to answer.
+fn now() -> Duration {
+    clock_gettime(ClockId::MonotonicCoarse).try_into().unwrap_or(Duration::MAX)
+}
+
+fn microseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }

@@ -9,6 +9,7 @@ pub mod secrets;
 pub mod smtp;
 pub mod xml;
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
+use axum::response::Response;
 use mortise::app::App;
 use mortise::config::{Config, Override};
 use mortise::database::pool::{Connection, Pool};
@@ -27,6 +29,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{PgPool, Row};
 use tokio::net::TcpListener;
 use tower::ServiceExt;
+use tower::util::BoxCloneSyncService;
 
 /// The world that most tests live in.
 pub const WORLD: &str = include_str!("world.sql");
@@ -37,7 +40,7 @@ pub struct Server {
     /// The test's own connections to the database.
     pub pool: PgPool,
     requests: Pool,
-    pub router: Router,
+    pub router: BoxCloneSyncService<Request<Body>, Response, Infallible>,
     /// What those get who watch.
     pub watch: Router,
     pub config: Config,
@@ -92,7 +95,7 @@ async fn parts(database: PgConnectOptions, settings: &[(&str, &str)]) -> (Server
     let requests = Pool::from(requests);
     let (app, audit) = server::app(config.clone(), requests.clone()).unwrap();
     tokio::spawn(audit);
-    let (watch, router) = (watch::router(app.clone()), routes::router(app.clone()));
+    let (watch, router) = (watch::router(app.clone()), BoxCloneSyncService::new(routes::front(app.clone())));
     let server = Server { pool, requests, router, watch, config };
     (server, app)
 }
