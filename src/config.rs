@@ -234,7 +234,7 @@ fn connections<'de, D: serde::Deserializer<'de>>(value: D) -> Result<u32, D::Err
 /// As many as keep the processors busy while some wait for the disk: more only take turns.
 fn fitting_connections() -> u32 {
     let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
-    u32::try_from(processors).unwrap_or(u32::MAX).saturating_mul(4).clamp(8, 32)
+    u32::try_from(processors).unwrap_or(u32::MAX).saturating_mul(8).clamp(8, 32)
 }
 
 /// Up to ten years: beyond some thousands of them the database has no time to compare with.

@@ -29,7 +29,7 @@ fn unless_they_are_counted_database_connections_fit_the_processors() {
     let connections =
         |count| load(None, &[], &[("database_connections", count)]).map(|config| config.database_connections);
     let processors = std::thread::available_parallelism().unwrap().get();
-    let fitting = u32::try_from((4 * processors).clamp(8, 32)).unwrap();
+    let fitting = u32::try_from((8 * processors).clamp(8, 32)).unwrap();
     assert_eq!(load(None, &[], &[]).unwrap().database_connections, fitting);
     assert_eq!(connections("0"), Ok(fitting));
     assert_eq!(connections("1000"), Ok(1000));
