@@ -61,6 +61,11 @@ pub fn post(operation: &str, form: &str) -> Vec<u8> {
     .into_bytes()
 }
 
+/// The bytes of a GET.
+pub fn get(path_and_query: &str) -> Vec<u8> {
+    format!("GET {path_and_query} HTTP/1.1\r\nHost: shop\r\n\r\n").into_bytes()
+}
+
 /// A sale of so many cards of the group.
 pub fn sale(group: u32, quantity: u32) -> Vec<u8> {
     post(

@@ -7,6 +7,7 @@
 mod load;
 mod measures;
 mod report;
+mod turns;
 mod world;
 mod yardstick;
 
@@ -32,8 +33,8 @@ pub struct Size {
 }
 
 const QUICK: Size = Size {
-    rounds: 6,
-    turn: Duration::from_secs(2),
+    rounds: 24,
+    turn: Duration::from_millis(400),
     cards_a_group: 20_000,
     sold_out: 100_000,
     made: 100_000,
@@ -41,8 +42,8 @@ const QUICK: Size = Size {
     full: false,
 };
 const FULL: Size = Size {
-    rounds: 12,
-    turn: Duration::from_secs(3),
+    rounds: 80,
+    turn: Duration::from_millis(500),
     cards_a_group: 100_000,
     sold_out: 1_000_000,
     made: 1_000_000,

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crate::Size;
 use crate::load::{self, Load, Until, hash};
 use crate::report::{Goal, Line, Report};
+use crate::turns::{self, Candidate};
 use crate::world::{FRESH, GROUPS, MADE, SOLD_OUT, Server, World};
 use crate::yardstick::Script;
 
@@ -37,21 +38,6 @@ fn group(number: usize) -> u32 {
     GROUPS + u32::try_from(number * 7 % 10).unwrap()
 }
 
-/// Groups are filled up between turns, so that none runs dry.
-async fn restock(world: &World, size: Size) {
-    for group in GROUPS..GROUPS + 10 {
-        let free: i64 = sqlx::query_scalar("select count(*) from card_stock where cardgroup_id = $1")
-            .bind(i32::try_from(group).unwrap())
-            .fetch_one(&world.pool)
-            .await
-            .unwrap();
-        let missing = i64::from(size.cards_a_group) - free;
-        if missing > i64::from(size.cards_a_group) / 4 {
-            world.stock(group, u32::try_from(missing).unwrap()).await;
-        }
-    }
-}
-
 fn starts(world: &World, report: &mut Report) {
     let best = (0..5).map(|_| world.server(&[]).ready.as_secs_f64()).fold(f64::INFINITY, f64::min);
     report.add(Line::new("start to ready, PostgreSQL running", best, "s").goal(Goal::AtMost(0.3)));
@@ -72,48 +58,43 @@ fn managed_start(report: &mut Report) {
     report.add(Line::new("start to ready, PostgreSQL with it", best, "s").goal(Goal::AtMost(0.6)));
 }
 
+fn sale(number: usize) -> Vec<u8> {
+    load::sale(group(number), 1)
+}
+
+fn sale_once(number: usize) -> Vec<u8> {
+    load::sale_once(group(number))
+}
+
 async fn sales(world: &World, size: Size, report: &mut Report) {
     let server = world.server(&[]);
     report.add(Line::new("server memory at rest", server.memory("VmRSS"), "MB").goal(Goal::AtMost(25.0)));
-    let sell = async |time| {
-        load::run(&[server.address], CLIENTS, Until::Time(time), "<pin>", |number| load::sale(group(number), 1)).await
-    };
-    let sell_once = async |time| {
-        load::run(&[server.address], CLIENTS, Until::Time(time), "<pin>", |number| load::sale_once(group(number))).await
-    };
-    let (same, bare, with_key) = (Script::sale(), Script::bare(), Script::sale_with_key());
-    sell(Duration::from_secs(1)).await;
-    same.run(world, CLIENTS, Duration::from_secs(1));
-    let (mut http, mut same_rate, mut bare_rate) = (Load::default(), 0.0, 0.0);
-    let (mut http_once, mut with_key_rate) = (Load::default(), 0.0);
-    for _ in 0..size.rounds {
-        restock(world, size).await;
-        http.add(sell(size.turn).await);
-        restock(world, size).await;
-        same_rate += same.run(world, CLIENTS, size.turn) / size.rounds as f64;
-        restock(world, size).await;
-        bare_rate += bare.run(world, CLIENTS, size.turn) / size.rounds as f64;
-        restock(world, size).await;
-        http_once.add(sell_once(size.turn).await);
-        restock(world, size).await;
-        with_key_rate += with_key.run(world, CLIENTS, size.turn) / size.rounds as f64;
-    }
-    let (p50, p99) = (http.percentile(0.5), http.percentile(0.99));
+    let servers = [server.address];
+    let pgbench = |script: Script| Candidate::pgbench(script.start(world, CLIENTS));
+    let candidates = [
+        Candidate::requests(&servers, CLIENTS, "<pin>", sale),
+        pgbench(Script::sale()),
+        pgbench(Script::bare()),
+        Candidate::requests(&servers, CLIENTS, "<pin>", sale_once),
+        pgbench(Script::sale_with_key()),
+    ];
+    let [http, same, bare, http_once, with_key] = turns::take(world, size, candidates).await;
+    let (p50, p99) = (http.load.percentile(0.5), http.load.percentile(0.99));
     report.add(
-        Line::new("card_from_group_sell, 16 connections", http.per_second(), "sales/s")
+        Line::new("card_from_group_sell, 16 connections", http.rate(), "sales/s")
             .latency(p50, p99)
-            .against("pgbench, the same statement", same_rate)
+            .against("pgbench, the same statement", same.rate())
             .goal(Goal::ShareAtLeast(0.85)),
     );
     report.add(
-        Line::new("that statement, by pgbench", same_rate, "sales/s")
-            .against("pgbench, a bare sale", bare_rate)
+        Line::new("that statement, by pgbench", same.rate(), "sales/s")
+            .against("pgbench, a bare sale", bare.rate())
             .goal(Goal::ShareAtLeast(0.65)),
     );
     report.add(
-        Line::new("with an idempotency key", http_once.per_second(), "sales/s")
-            .latency(http_once.percentile(0.5), http_once.percentile(0.99))
-            .against("pgbench, the same statement", with_key_rate)
+        Line::new("with an idempotency key", http_once.rate(), "sales/s")
+            .latency(http_once.load.percentile(0.5), http_once.load.percentile(0.99))
+            .against("pgbench, the same statement", with_key.rate())
             .goal(Goal::ShareAtLeast(0.75)),
     );
     report.add(
@@ -121,20 +102,19 @@ async fn sales(world: &World, size: Size, report: &mut Report) {
             .against("their p50", p50.as_secs_f64() * 1000.0)
             .goal(Goal::ShareAtMost(4.0)),
     );
-    restock(world, size).await;
-    let lone =
-        load::run(&[server.address], 1, Until::Time(size.turn), "<pin>", |number| load::sale(group(number), 1)).await;
-    let pgbench = same.run(world, 1, size.turn);
+    let candidates =
+        [Candidate::requests(&servers, 1, "<pin>", sale), Candidate::pgbench(Script::sale().start(world, 1))];
+    let [lone, pgbench] = turns::take(world, size, candidates).await;
     report.add(
-        Line::new("card_from_group_sell, one connection", lone.per_second(), "sales/s")
-            .latency(lone.percentile(0.5), lone.percentile(0.99))
-            .against("pgbench, the same statement", pgbench),
+        Line::new("card_from_group_sell, one connection", lone.rate(), "sales/s")
+            .latency(lone.load.percentile(0.5), lone.load.percentile(0.99))
+            .against("pgbench, the same statement", pgbench.rate()),
     );
     report.add(Line::new("server memory, at most", server.memory("VmHWM"), "MB").goal(Goal::AtMost(80.0)));
 }
 
 async fn handfuls(world: &World, size: Size, report: &mut Report) {
-    restock(world, size).await;
+    world.restock(size).await;
     let server = world.server(&[]);
     let most = usize::try_from(size.cards_a_group).unwrap() * 10 / 2 / 100 / 8;
     let load = load::run(&[server.address], 8, Until::Requests(most.min(60)), "<pin>", |number| {
@@ -149,36 +129,40 @@ async fn handfuls(world: &World, size: Size, report: &mut Report) {
 }
 
 async fn refusals(world: &World, size: Size, report: &mut Report) {
+    const WRONG: &str = "u=admin&id=101&quantity=1&hash=37086d860581fabc278413cd1a417d5c079f6eba";
     let server = world.server(&[("log", "error,mortise::server=info"), ("max_guesses", "0")]);
-    let wrong =
-        load::post("card_from_group_sell", "u=admin&id=101&quantity=1&hash=37086d860581fabc278413cd1a417d5c079f6eba");
-    let alive = b"GET /livez HTTP/1.1\r\nHost: shop\r\n\r\n".to_vec();
-    let (mut refused, mut livez) = (Load::default(), Load::default());
-    for _ in 0..size.rounds {
-        let (wrong, alive) = (wrong.clone(), alive.clone());
-        let time = Until::Time(size.turn / 2);
-        livez.add(load::run(&[server.address], CLIENTS, time, "ok", move |_| alive.clone()).await);
-        refused.add(load::run(&[server.address], CLIENTS, time, "Incorrect hash", move |_| wrong.clone()).await);
+    let servers = [server.address];
+    let candidates = [
+        Candidate::requests(&servers, CLIENTS, "ok", |_| load::get("/livez")),
+        Candidate::requests(&servers, CLIENTS, "Incorrect hash", |_| load::post("card_from_group_sell", WRONG)),
+        Candidate::requests(&servers, CLIENTS, "Incorrect hash", |_| {
+            load::get(&format!("/billing/api/card_from_group_sell?{WRONG}"))
+        }),
+    ];
+    let [livez, by_post, by_get] = turns::take(world, size, candidates).await;
+    for (how, refused) in [("POST", by_post), ("GET", by_get)] {
+        report.add(
+            Line::new(format!("refused hashes by {how}, 16 connections"), refused.rate(), "requests/s")
+                .latency(refused.load.percentile(0.5), refused.load.percentile(0.99))
+                .against("/livez", livez.rate())
+                .goal(Goal::ShareAtLeast(0.8)),
+        );
     }
-    report.add(
-        Line::new("refused hashes, 16 connections", refused.per_second(), "requests/s")
-            .latency(refused.percentile(0.5), refused.percentile(0.99))
-            .against("/livez", livez.per_second())
-            .goal(Goal::ShareAtLeast(0.8)),
-    );
 }
 
 async fn reads(world: &World, size: Size, report: &mut Report) {
+    const TURN: Duration = Duration::from_secs(1);
     let server = world.server(&[]);
     let script = Script::card_group();
     let (mut http, mut pgbench) = (Load::default(), 0.0);
-    for _ in 0..size.rounds {
+    let rounds = size.rounds / 4;
+    for _ in 0..rounds {
         let request = |number| {
             let group = group(number);
             load::post("card_group_get", &format!("u=admin&id={group}&hash={}", hash(&group.to_string())))
         };
-        http.add(load::run(&[server.address], CLIENTS, Until::Time(size.turn / 2), "<free_cards_size>", request).await);
-        pgbench += script.run(world, CLIENTS, size.turn / 2) / size.rounds as f64;
+        http.add(load::run(&[server.address], CLIENTS, Until::Time(TURN), "<free_cards_size>", request).await);
+        pgbench += script.run(world, CLIENTS, TURN) / rounds as f64;
     }
     report.add(
         Line::new("card_group_get, 16 connections", http.per_second(), "requests/s")
@@ -213,26 +197,20 @@ async fn first_and_last(world: &World, size: Size, report: &mut Report) {
 
 async fn servers(world: &World, size: Size, report: &mut Report) {
     // As many database connections in all, however many servers share them.
-    let counts: &[usize] = if size.full { &[1, 2, 4] } else { &[1, 2] };
     let alike = |count: usize| {
         let connections = (CLIENTS / count).to_string();
         (0..count).map(|_| world.server(&[("database_connections", &connections)])).collect::<Vec<_>>()
     };
-    let running: Vec<_> = counts.iter().map(|count| alike(*count)).collect();
-    let mut rates = vec![0.0; counts.len()];
-    for _ in 0..size.rounds {
-        for (servers, rate) in running.iter().zip(&mut rates) {
-            restock(world, size).await;
-            let addresses: Vec<_> = servers.iter().map(|server| server.address).collect();
-            let sale = |number| load::sale(group(number), 1);
-            let load = load::run(&addresses, CLIENTS, Until::Time(size.turn), "<pin>", sale).await;
-            *rate += load.per_second() / size.rounds as f64;
-        }
-    }
-    for (count, rate) in counts.iter().zip(&rates).skip(1) {
+    let running = [alike(1), alike(2), alike(4)];
+    let candidates = running.each_ref().map(|servers| {
+        let addresses: Vec<_> = servers.iter().map(|server| server.address).collect();
+        Candidate::requests(&addresses, CLIENTS, "<pin>", sale)
+    });
+    let [one, two, four] = turns::take(world, size, candidates).await;
+    for (count, servers) in [(2, two), (4, four)] {
         report.add(
-            Line::new(format!("sales through {count} servers"), *rate, "sales/s")
-                .against("through one", rates[0])
+            Line::new(format!("sales through {count} servers"), servers.rate(), "sales/s")
+                .against("through one", one.rate())
                 .goal(Goal::ShareAtLeast(0.95)),
         );
     }
@@ -246,11 +224,11 @@ async fn servers(world: &World, size: Size, report: &mut Report) {
 }
 
 async fn connections(world: &World, size: Size, report: &mut Report) {
+    const TURN: Duration = Duration::from_millis(1500);
     let server = world.server(&[]);
     for connections in [1, 2, 4, 8, 16, 32, 64, 128, 256, 512] {
-        restock(world, size).await;
-        let sale = |number| load::sale(group(number), 1);
-        let load = load::run(&[server.address], connections, Until::Time(size.turn / 2), "<pin>", sale).await;
+        world.restock(size).await;
+        let load = load::run(&[server.address], connections, Until::Time(TURN), "<pin>", sale).await;
         report.add(
             Line::new(format!("sales, {connections} connections"), load.per_second(), "sales/s")
                 .latency(load.percentile(0.5), load.percentile(0.99)),

@@ -40,6 +40,7 @@ impl World {
         mortise::database::migrate(&pool).await.unwrap();
         let password = std::fs::read_to_string(data.path().join("password")).unwrap().trim().to_owned();
         let world = Self { managed, options, pool, password, data };
+        std::fs::create_dir(world.scratch()).unwrap();
         world.fill(size).await;
         world
     }
@@ -73,6 +74,26 @@ impl World {
                  generate_series(1, {cards}) i"
         ))
         .await;
+    }
+
+    /// Fills up those groups from which much was sold: between turns, so that none runs dry.
+    pub async fn restock(&self, size: Size) {
+        for group in GROUPS..GROUPS + 10 {
+            let free: i64 = sqlx::query_scalar("select count(*) from card_stock where cardgroup_id = $1")
+                .bind(i32::try_from(group).unwrap())
+                .fetch_one(&self.pool)
+                .await
+                .unwrap();
+            let missing = i64::from(size.cards_a_group) - free;
+            if missing > i64::from(size.cards_a_group) / 2 {
+                self.stock(group, u32::try_from(missing).unwrap()).await;
+            }
+        }
+    }
+
+    /// How many payments there have been, by the counter that gives them their ids.
+    pub async fn payments(&self) -> i64 {
+        sqlx::query_scalar("select last_value from payments_id_seq").fetch_one(&self.pool).await.unwrap()
     }
 
     pub async fn sql(&self, statements: &str) {

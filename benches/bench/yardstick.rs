@@ -1,7 +1,10 @@
 //! pgbench, doing the same SQL.
 
-use std::process::Command;
-use std::time::Duration;
+use std::io::Write;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::world::{GROUPS, World};
 
@@ -41,6 +44,7 @@ const OPTIONS: &str = "-c jit=off -c plan_cache_mode=force_generic_plan -c enabl
     -c enable_hashjoin=off -c enable_mergejoin=off -c enable_sort=off -c TimeZone=UTC";
 
 const NULL: &str = "null";
+const PGBENCH: &str = "pgbench, which comes with PostgreSQL";
 
 /// What is said in the statement that sells the next cards, without order rows.
 const SALE: [&str; 2] = ["as now\n", "from picked, cardgroup where (select"];
@@ -112,34 +116,63 @@ impl Script {
 
     /// How many a second so many clients do in this time.
     pub fn run(&self, world: &World, clients: usize, time: Duration) -> f64 {
-        let scratch = world.scratch();
-        std::fs::create_dir_all(&scratch).unwrap();
-        let file = scratch.join("script.sql");
-        std::fs::write(&file, &self.text).unwrap();
+        let output = self.command(world, clients, time).output().expect(PGBENCH);
+        let (printed, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let tps = printed.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
+        tps.unwrap_or_else(|| panic!("{printed}\n{errors}"))
+    }
+
+    /// So many clients that run when it is their turn.
+    pub fn start(&self, world: &World, clients: usize) -> Pgbench {
+        const FOR_LONG: Duration = Duration::from_secs(24 * 60 * 60);
+        let mut command = self.command(world, clients, FOR_LONG);
+        let pgbench = Pgbench(command.stdout(Stdio::null()).spawn().expect(PGBENCH));
+        pgbench.send(Signal::STOP);
+        pgbench
+    }
+
+    fn command(&self, world: &World, clients: usize, time: Duration) -> Command {
+        let (mut file, path) = tempfile::NamedTempFile::new_in(world.scratch()).unwrap().keep().unwrap();
+        file.write_all(self.text.as_bytes()).unwrap();
+        let (clients, seconds) = (clients.to_string(), time.as_secs().max(1).to_string());
         let mut command = Command::new("pgbench");
         command
-            .args([
-                "-n",
-                "-M",
-                "prepared",
-                "-j",
-                "2",
-                "-c",
-                &clients.to_string(),
-                "-T",
-                &time.as_secs().max(1).to_string(),
-                "-f",
-            ])
-            .arg(&file)
+            .args(["-n", "-M", "prepared", "-j", "2", "-c", &clients, "-T", &seconds, "-f"])
+            .arg(path)
             .args(self.variables.iter().map(|(name, value)| format!("-D{name}={value}")))
             .arg("-h")
             .arg(world.options.get_socket().unwrap())
             .args(["-p", "5432", "-U", "mortise", "mortise"])
             .env("PGPASSWORD", &world.password)
             .env("PGOPTIONS", OPTIONS);
-        let output = command.output().expect("pgbench, which comes with PostgreSQL");
-        let (printed, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        let tps = printed.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
-        tps.unwrap_or_else(|| panic!("{printed}\n{errors}"))
+        command
+    }
+}
+
+/// A pgbench that sells, and stands still between its turns: begun anew for each, it would spend them on connecting and planning.
+pub struct Pgbench(Child);
+
+impl Pgbench {
+    /// How many a second it sells in this time: the payments that there are more at its end. (pgbench itself counts only to its own.)
+    pub async fn turn(&self, world: &World, time: Duration) -> f64 {
+        let before = world.payments().await;
+        let since = Instant::now();
+        self.send(Signal::CONT);
+        tokio::time::sleep(time).await;
+        let (after, took) = (world.payments().await, since.elapsed());
+        self.send(Signal::STOP);
+        assert!(after > before, "pgbench sells nothing");
+        (after - before) as f64 / took.as_secs_f64()
+    }
+
+    fn send(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.0), signal).unwrap();
+    }
+}
+
+impl Drop for Pgbench {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
