@@ -33,7 +33,7 @@ pub struct Operation {
     /// What those who write clients read of it.
     pub page: Page,
     /// Admits, does and answers, in the order in which the contract checks things.
-    pub handler: fn(Call) -> Answer,
+    pub handler: fn(&Call) -> Answer<'_>,
 }
 
 impl Operation {
@@ -44,7 +44,7 @@ impl Operation {
 }
 
 /// What comes of a call.
-pub type Answer = Pin<Box<dyn Future<Output = Result<Document, Fault>> + Send>>;
+pub type Answer<'a> = Pin<Box<dyn Future<Output = Result<Document, Fault>> + Send + 'a>>;
 
 /// One request to one operation.
 pub struct Call {

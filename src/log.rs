@@ -30,8 +30,8 @@ pub struct Request {
 }
 
 /// Works at a request: each line that is logged meanwhile says so.
-pub async fn about<T>(request: Request, work: impl Future<Output = T>) -> T {
-    WORKED_AT.scope(request, work).await
+pub fn about<T>(request: Request, work: impl Future<Output = T>) -> impl Future<Output = T> {
+    WORKED_AT.scope(request, work)
 }
 
 /// Lines as the settings want them, on standard error.

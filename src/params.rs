@@ -91,6 +91,11 @@ impl Params {
         self.list.iter().map(|param| (&self.text[param.name.clone()], &self.text[param.value.clone()]))
     }
 
+    /// The same with all the control characters that came with the values.
+    pub fn pairs_as_sent(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.list.iter().map(|param| (&self.text[param.name.clone()], &self.text[param.sent.clone()]))
+    }
+
     /// Adds one. The first `earlier` go before it, from the others of its name it takes over.
     fn add(&mut self, earlier: usize, param: Param) {
         let name = &self.text[param.name.clone()];

@@ -112,11 +112,8 @@ pub fn response(result: Result<Document, Fault>, presentation: Presentation, dia
 fn with_headers(status: StatusCode, document: Document, presentation: Presentation) -> Response {
     let mut response = Response::new(body(document));
     *response.status_mut() = status;
-    // With those that are added on the way out; else the map would grow three times.
-    response.headers_mut().reserve(10);
-    if let Some(length) = response.body().size_hint().exact() {
-        put(&mut response, CONTENT_LENGTH, length.into());
-    }
+    // As many as nearly all replies have, with those that are added on the way out; else the map would grow twice.
+    response.headers_mut().reserve(6);
     put(&mut response, CONTENT_TYPE, presentation.content_type());
     if let Some(disposition) = presentation.disposition() {
         put(&mut response, CONTENT_DISPOSITION, disposition);
@@ -134,6 +131,14 @@ fn body(document: Document) -> Body {
             Body::from_stream(chunks.inspect_err(|error| tracing::error!(%error, "a list broke off")))
         }
     }
+}
+
+/// The same without its body, and with its length, which only the body says otherwise.
+pub fn head(mut response: Response) -> Response {
+    if let Some(length) = response.body().size_hint().exact() {
+        put(&mut response, CONTENT_LENGTH, length.into());
+    }
+    response.map(|_| Body::empty())
 }
 
 fn put(response: &mut Response, name: HeaderName, value: HeaderValue) {

@@ -1,6 +1,7 @@
 //! The whole API on one page: its operations, and the way of a request to one of them and back.
 
 use std::convert::Infallible;
+use std::mem;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, X_CONTENT_TYPE_OPTIONS};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
+use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::Response;
 use axum::routing::future::RouteFuture;
 use axum::routing::{MethodRouter, get};
@@ -136,15 +137,15 @@ fn only_sound_id(mut request: Request) -> Request {
 }
 
 /// A request to the API: answered, counted, and each line that the log has of it with its id.
-async fn api(State(app): State<Arc<App>>, request: Request) -> Response {
+fn api(State(app): State<Arc<App>>, mut request: Request) -> impl Future<Output = Response> + Send {
     let since = Instant::now();
     let path = Path::read(request.uri().path(), &app.config.prefix, app.config.dialect.suffixes());
     let operation = path.operation.map(|operation| operation.name);
     let worked_at = log::Request { id: request.headers().get(REQUEST_ID).cloned(), operation };
     #[cfg(feature = "otlp")]
     let traced = app.traces.begin(operation, request.headers());
-    log::about(worked_at, async {
-        let answered = AssertUnwindSafe(answer(&app, path, request)).catch_unwind().await;
+    log::about(worked_at, async move {
+        let answered = AssertUnwindSafe(answer(&app, &path, &mut request)).catch_unwind().await;
         let (outcome, response) = answered.unwrap_or_else(|_| panicked(app.config.dialect));
         let took = since.elapsed();
         app.figures.answered(operation, outcome, took);
@@ -153,7 +154,6 @@ async fn api(State(app): State<Arc<App>>, request: Request) -> Response {
         tracing::debug!(target: "mortise::request", outcome, status = response.status().as_u16(), ?took, "answered");
         response
     })
-    .await
 }
 
 /// The reply to a request that made us panic.
@@ -164,23 +164,28 @@ fn panicked(dialect: Dialect) -> (&'static str, Response) {
     ("panic", response)
 }
 
-/// From a request's bytes to the bytes of the reply, and in a word what came of it.
-async fn answer(app: &Arc<App>, path: Path, request: Request) -> (&'static str, Response) {
+/// From a request's bytes to the bytes of the reply, and in a word what came of it. The request is taken apart where it stands: in
+/// futures each hand that a thing goes through keeps room for it.
+async fn answer(app: &Arc<App>, path: &Path, request: &mut Request) -> (&'static str, Response) {
     let dialect = app.config.dialect;
     let is_head = request.method() == Method::HEAD;
-    let incoming = Incoming::read(app, &path, request).await;
+    let incoming = Incoming::read(app, path, request).await;
     let params = incoming.as_ref().ok().map(|incoming| &incoming.params);
-    let mut presentation = presentation(dialect, &path, params);
+    let mut presentation = presentation(dialect, path, params);
     let result = match (path.operation, incoming) {
-        (Some(operation), Ok(incoming)) => match app.directory.settings(0).await {
-            Ok(system) => {
-                presentation.xml_extension = system.on(Setting::XmlApiExtension);
-                let Incoming { params, method, uri, headers, client, permits: _permits } = incoming;
-                let (app, called) = (app.clone(), path.called);
-                (operation.handler)(Call { app, operation, called, params, system, method, uri, headers, client }).await
+        (Some(operation), Ok(Incoming { params, client, permits: _permits })) => {
+            match app.directory.settings(0).await {
+                Ok(system) => {
+                    presentation.xml_extension = system.on(Setting::XmlApiExtension);
+                    let (method, uri) = (request.method().clone(), mem::take(request.uri_mut()));
+                    let (headers, called) = (mem::take(request.headers_mut()), path.called);
+                    let call =
+                        Call { app: app.clone(), operation, called, params, system, method, uri, headers, client };
+                    (operation.handler)(&call).await
+                }
+                Err(error) => Err(error.into()),
             }
-            Err(error) => Err(error.into()),
-        },
+        }
         // A refusal that needs no database doesn't wait for it.
         (operation, incoming) => {
             presentation.xml_extension =
@@ -198,7 +203,7 @@ async fn answer(app: &Arc<App>, path: Path, request: Request) -> (&'static str, 
         Err(fault) => fault.into(),
     };
     let response = reply::response(result, presentation, dialect);
-    (outcome, if is_head { response.map(|_| Body::empty()) } else { response })
+    (outcome, if is_head { reply::head(response) } else { response })
 }
 
 /// What a path says: `/billing/api/card_group_get.xml`, `/api/card_group_get/6`.
@@ -219,6 +224,11 @@ impl Path {
         let name = path.strip_prefix(prefix).and_then(|path| path.strip_prefix("/api/"));
         let rest = name.or_else(|| path.strip_prefix("/api/")).unwrap_or_default();
         let rest = rest.strip_suffix('/').unwrap_or(rest);
+        let find = |name| OPERATIONS.iter().find_map(|operation| Some((operation, operation.called(name)?)));
+        // Most say no more than the name.
+        if let Some((operation, called)) = find(rest) {
+            return Self { operation: Some(operation), called, id: None, format: None };
+        }
         let (rest, suffix) = match rest.rsplit_once('.') {
             Some((rest, suffix)) if suffixes.contains(&suffix) => (rest, Some(suffix)),
             _ => (rest, None),
@@ -226,41 +236,36 @@ impl Path {
         let (name, id) = rest.split_once('/').map_or((rest, None), |(name, id)| (name, Some(id.to_owned())));
         let id = id.filter(|id| !id.is_empty());
         let deeper = id.as_deref().is_some_and(|id| id.contains('/'));
-        let found = OPERATIONS.iter().find_map(|operation| Some((operation, operation.called(name)?)));
-        let (operation, called) = found.filter(|_| !deeper).unzip();
+        let (operation, called) = find(name).filter(|_| !deeper).unzip();
         Self { operation, called: called.unwrap_or_default(), id, format: suffix.and_then(Format::named) }
     }
 }
 
-/// What a request says besides its path.
+/// What a request says besides its path, and from where.
 struct Incoming<'a> {
     params: Params,
-    method: Method,
-    uri: axum::http::Uri,
-    headers: HeaderMap,
     client: IpAddr,
     /// To run, and to be as large as it is.
     permits: (Running<'a>, Option<OwnedSemaphorePermit>),
 }
 
 impl<'a> Incoming<'a> {
-    async fn read(app: &'a App, path: &Path, request: Request) -> Result<Self, Fault> {
+    async fn read(app: &'a App, path: &Path, request: &mut Request) -> Result<Self, Fault> {
         if ![Method::GET, Method::POST, Method::HEAD].contains(request.method()) {
             return Err(Fault::MethodNotAllowed);
         }
-        let (parts, body) = request.into_parts();
-        let (body, memory) = whole(app, body).await?;
+        let (body, memory) = whole(app, mem::take(request.body_mut())).await?;
         // Only now: who sends slowly keeps nobody from running.
         let permits = (app.load.request()?, memory);
         let id = path.id.as_deref().map(|id| params::unescaped(id.as_bytes())).transpose()?;
-        let query = parts.uri.query().unwrap_or_default();
-        let params = Params::read(id.as_deref(), query, &parts.headers, body, app.config.max_parameters.get()).await?;
-        let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
+        let (query, headers) = (request.uri().query().unwrap_or_default(), request.headers());
+        let params = Params::read(id.as_deref(), query, headers, body, app.config.max_parameters.get()).await?;
+        let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
         let peer = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
-        let client = client::address(peer, &parts.headers, &app.config.trusted_proxies);
+        let client = client::address(peer, headers, &app.config.trusted_proxies);
         // Here already, before the database is asked for anything: a flood of guesses costs as little as can be.
         app.guessing.check(Guess::Login, client, params.get("u").unwrap_or_default(), Instant::now)?;
-        Ok(Self { params, method: parts.method, uri: parts.uri, headers: parts.headers, client, permits })
+        Ok(Self { params, client, permits })
     }
 }
 

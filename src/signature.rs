@@ -1,7 +1,6 @@
 //! The request hash: which parameters count, in which order, and whether a hash is right (`http.md`, "The request hash";
 //! `hash-parameters.md`).
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
@@ -32,7 +31,7 @@ pub type Except = &'static [&'static str];
 /// The parameters of one request that are hashed, in order.
 #[derive(Debug)]
 pub struct Signed<'a> {
-    values: Vec<(&'static str, Cow<'a, str>)>,
+    values: Vec<(&'static str, &'a str)>,
     /// Whether the rule leaves something unsigned that should be.
     pub legacy: bool,
 }
@@ -41,12 +40,15 @@ impl Rule {
     /// What of `params` enters the hash; for a request that came under the name `called`. More than one where the order
     /// is the client's choice, none where the rule isn't for that request.
     pub fn of<'a>(&self, params: &'a Params, called: &str) -> SmallVec<[Signed<'a>; 1]> {
+        let proper = |(name, value): (&'static str, &'a str)| Some((name, entering(name, value)?));
         let sent = |names: &[&'static str]| -> Vec<_> {
-            names.iter().filter_map(|name| Some((*name, entering(name, params.as_sent(name)?)?))).collect()
+            names.iter().filter_map(|name| proper((name, params.as_sent(name)?))).collect()
         };
         let signed = |values| Signed { values, legacy: false };
         match self {
-            Self::Listed(except) => smallvec![signed(sent(&listed(params.names(), except)))],
+            Self::Listed(except) => {
+                smallvec![signed(listed(params.pairs_as_sent(), except).filter_map(proper).collect())]
+            }
             Self::AnyOrder([a, b, c]) => [[a, b, c], [a, c, b], [b, a, c], [b, c, a], [c, a, b], [c, b, a]]
                 .map(|order| signed(sent(&order.map(|name| *name))))
                 .into_iter()
@@ -66,7 +68,7 @@ impl Rule {
     /// the name by which it is called.
     pub fn names<'a>(&self, read: impl Iterator<Item = &'a str>, called: &str) -> Option<Vec<&'static str>> {
         match self {
-            Self::Listed(except) => Some(listed(read, except).into_vec()),
+            Self::Listed(except) => Some(listed(read.map(|name| (name, ())), except).map(|(name, ())| name).collect()),
             Self::AnyOrder(names) => Some(names.to_vec()),
             Self::Exactly(names) => Some(names.to_vec()),
             Self::Legacy(name, names) => (*name == called).then(|| names.to_vec()),
@@ -74,11 +76,12 @@ impl Rule {
     }
 }
 
-/// Those of the names that stand in the long list, in its order.
-fn listed<'a>(names: impl Iterator<Item = &'a str>, except: Except) -> SmallVec<[&'static str; 8]> {
-    let mut listed: SmallVec<[usize; 8]> = names.filter_map(|name| PLACES.get(name).copied()).collect();
-    listed.sort_unstable();
-    listed.into_iter().map(|place| ORDER[place]).filter(|name| !except.contains(name)).collect()
+/// What comes with those of the names that stand in the long list, in its order.
+fn listed<'a, T>(named: impl Iterator<Item = (&'a str, T)>, except: Except) -> impl Iterator<Item = (&'static str, T)> {
+    let mut listed: SmallVec<[(usize, T); 8]> =
+        named.filter_map(|(name, what)| Some((*PLACES.get(name)?, what))).collect();
+    listed.sort_unstable_by_key(|(place, _)| *place);
+    listed.into_iter().map(|(place, what)| (ORDER[place], what)).filter(|(name, _)| !except.contains(name))
 }
 
 impl Signed<'_> {
@@ -102,7 +105,7 @@ impl Signed<'_> {
 
     /// What is hashed before the key: names and values, in order. PINs may be among them.
     pub fn values(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        self.values.iter().map(|(name, value)| (*name, value.as_ref()))
+        self.values.iter().copied()
     }
 
     /// The names in order, for people who look for the mistake in their client. Never the values: a PIN may be among them.
@@ -112,13 +115,13 @@ impl Signed<'_> {
 }
 
 /// The value as it enters the hash; `None` where the parameter counts only in a proper form and hasn't got it.
-fn entering<'a>(name: &str, value: &'a str) -> Option<Cow<'a, str>> {
+fn entering<'a>(name: &str, value: &'a str) -> Option<&'a str> {
     let digits = || !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
-    let as_sent = |proper: bool| proper.then_some(Cow::Borrowed(value));
+    let as_sent = |proper: bool| proper.then_some(value);
     match name {
         "user_id" | "period_start" | "period_end" | "tariff_id" | "only_did" => digits().then(|| {
             let number = value.trim_start_matches('0');
-            Cow::Borrowed(if number.is_empty() { "0" } else { number })
+            if number.is_empty() { "0" } else { number }
         }),
         "mtype" | "s_user" | "s_user_id" | "s_from" | "s_till" => as_sent(digits()),
         "device" | "s_device" | "s_provider" | "s_hgc" | "s_did" => as_sent(digits() || value == "all"),
@@ -143,7 +146,7 @@ fn entering<'a>(name: &str, value: &'a str) -> Option<Cow<'a, str>> {
                 | "missed_inc_all"
                 | "missed_not_processed_inc"
         )),
-        _ => Some(Cow::Borrowed(value)),
+        _ => Some(value),
     }
 }
 

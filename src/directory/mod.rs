@@ -89,10 +89,15 @@ impl Directory {
     /// The user of that name: the lowest id, letter case and trailing spaces aside.
     pub async fn user(&self, name: &str) -> sqlx::Result<Option<Arc<User>>> {
         // As it was sent: what the database folds together is its own business.
-        let number = match self.look(|memory| memory.users.pin().get(name).cloned()) {
-            Ok(user) => return Ok(Some(user)),
-            Err(number) => number,
-        };
+        match self.look(|memory| memory.users.pin().get(name).cloned()) {
+            Ok(user) => Ok(Some(user)),
+            // In a box, here and below: it is large, and rare.
+            Err(number) => Box::pin(self.learn_user(number, name)).await,
+        }
+    }
+
+    /// A user from the database, into the memory with a number.
+    async fn learn_user(&self, number: u64, name: &str) -> sqlx::Result<Option<Arc<User>>> {
         let Some(user) = self.read_user(name).await?.map(Arc::new) else { return Ok(None) };
         if name.len() <= LONGEST_NAME {
             self.keep(number, |memory| {
@@ -135,10 +140,13 @@ impl Directory {
 
     /// An owner's settings (owner 0: the system's).
     pub async fn settings(&self, owner: i32) -> sqlx::Result<Arc<Settings>> {
-        let number = match self.look(|memory| memory.settings.pin().get(&owner).cloned()) {
-            Ok(settings) => return Ok(settings),
-            Err(number) => number,
-        };
+        match self.look(|memory| memory.settings.pin().get(&owner).cloned()) {
+            Ok(settings) => Ok(settings),
+            Err(number) => Box::pin(self.learn_settings(number, owner)).await,
+        }
+    }
+
+    async fn learn_settings(&self, number: u64, owner: i32) -> sqlx::Result<Arc<Settings>> {
         let mut connection = self.pool.acquire().await?;
         let settings = self.read_settings(&mut connection, number, owner).await?;
         connection.keep();
@@ -188,10 +196,13 @@ impl Directory {
 
     /// All currencies.
     pub async fn currencies(&self) -> sqlx::Result<Arc<Currencies>> {
-        let number = match self.look(|memory| memory.currencies.get().cloned()) {
-            Ok(currencies) => return Ok(currencies),
-            Err(number) => number,
-        };
+        match self.look(|memory| memory.currencies.get().cloned()) {
+            Ok(currencies) => Ok(currencies),
+            Err(number) => Box::pin(self.learn_currencies(number)).await,
+        }
+    }
+
+    async fn learn_currencies(&self, number: u64) -> sqlx::Result<Arc<Currencies>> {
         let mut connection = self.pool.acquire().await?;
         let rows = sqlx::query_as!(
             Currency,

@@ -109,11 +109,17 @@ impl Watched {
         self.server.rows("select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()").await;
         // Our own connections are found broken as well, each once.
         while sqlx::query("select").execute(&self.server.pool).await.is_err() {}
-        while self.signed("calling_card_update", &update, "101").await.contains("temporarily unavailable") {}
+        self.once_available("calling_card_update", &update, "101").await;
         self.server.sql("alter table payments rename to gone").await;
-        self.signed("card_by_cli_update", &format!("pin={PIN}&callerid=7000"), &format!("{PIN}7000")).await;
+        self.once_available("card_by_cli_update", &format!("pin={PIN}&callerid=7000"), &format!("{PIN}7000")).await;
         self.server.sql("alter table devices alter user_id drop not null; update devices set user_id = null").await;
-        self.signed("card_by_cli_update", &format!("pin={PIN}&callerid=555&p={PASSWORD}"), &format!("{PIN}555")).await;
+        let move_caller_id = format!("pin={PIN}&callerid=555&p={PASSWORD}");
+        self.once_available("card_by_cli_update", &move_caller_id, &format!("{PIN}555")).await;
+    }
+
+    /// Until none of the broken connections is met any more.
+    async fn once_available(&mut self, operation: &str, params: &str, hashed: &str) {
+        while self.signed(operation, params, hashed).await.contains("temporarily unavailable") {}
     }
 }
 

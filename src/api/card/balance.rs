@@ -30,13 +30,13 @@ pub const OPERATION: Operation = Operation {
     handler: |call| Box::pin(answer(call)),
 };
 
-async fn answer(call: Call) -> Result<Document, Fault> {
-    let caller = caller::admit(&call).await?.ok_or(Fault::RefusedOnPage("User was not found"))?;
+async fn answer(call: &Call) -> Result<Document, Fault> {
+    let caller = caller::admit(call).await?.ok_or(Fault::RefusedOnPage("User was not found"))?;
     if !may_see(&caller) {
         return Err(Fault::RefusedOnPage("You are not authorized to use this functionality"));
     }
     let currencies = call.app.directory.currencies().await?;
-    let balance = find(&call, &caller).await?.ok_or(Fault::RefusedOnPage("Calling Card was not found"))?;
+    let balance = find(call, &caller).await?.ok_or(Fault::RefusedOnPage("Calling Card was not found"))?;
     let balance = balance.or((!call.dialect().shows_missing_balance()).then(Money::zero));
     Ok(Document::new("page", |page| {
         page.element("calling_card", |card| {

@@ -60,11 +60,11 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// MOR's column.
 const LONGEST_LANGUAGE: usize = 10;
 
-async fn answer(call: Call) -> Result<Document, Fault> {
-    let caller = caller::admit_to_calling_cards(&call, READ).await?;
-    let once = Once::new(&call, &caller).await?;
+async fn answer(call: &Call) -> Result<Document, Fault> {
+    let caller = caller::admit_to_calling_cards(call, READ).await?;
+    let once = Once::new(call, &caller).await?;
     let reply = |(made, wanted): (u64, u32)| Document::status("status", format!("Cards created: {made}/{wanted}"));
-    once.answer(create(&call, &caller, &once), reply).await
+    once.answer(create(call, &caller, &once), reply).await
 }
 
 /// The card group that the cards are for: the admin's may be anybody's, others' are their owner's.

@@ -71,9 +71,9 @@ const USUAL_PAGE: i64 = 100;
 const BEGIN: &str = "begin read only; set local plan_cache_mode = force_custom_plan; set local enable_seqscan = on;
     set local enable_bitmapscan = on; set local enable_hashjoin = on; set local statement_timeout = '1h'";
 
-async fn answer(call: Call) -> Result<Document, Fault> {
-    let caller = caller::admit_to_calling_cards(&call, READ).await?;
-    let search = Search::read(&call, &caller).ok_or(NOT_FOUND)?;
+async fn answer(call: &Call) -> Result<Document, Fault> {
+    let caller = caller::admit_to_calling_cards(call, READ).await?;
+    let search = Search::read(call, &caller).ok_or(NOT_FOUND)?;
     let shows_pins = search.shows_pins;
     let turn = call.app.list_turn().await.ok_or(Fault::Unavailable)?;
     let cards = find(call.app.pool.clone(), search, turn);

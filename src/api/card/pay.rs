@@ -59,11 +59,11 @@ pub const OPERATION: Operation = Operation {
     handler: |call| Box::pin(answer(call)),
 };
 
-async fn answer(call: Call) -> Result<Document, Fault> {
-    let caller = caller::admit(&call).await?;
-    let caller = may_pay(&call, caller)?;
-    let once = Once::new(&call, &caller).await?;
-    once.answer(add(&call, &caller, &once), reply).await
+async fn answer(call: &Call) -> Result<Document, Fault> {
+    let caller = caller::admit(call).await?;
+    let caller = may_pay(call, caller)?;
+    let once = Once::new(call, &caller).await?;
+    once.answer(add(call, &caller, &once), reply).await
 }
 
 async fn add(call: &Call, caller: &Caller, once: &Once<'_>) -> Result<Receipt, Fault> {

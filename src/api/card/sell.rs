@@ -56,14 +56,14 @@ pub const OPERATION: Operation = Operation {
     handler: |call| Box::pin(answer(call)),
 };
 
-async fn answer(call: Call) -> Result<Document, Fault> {
-    let caller = caller::admit_strictly(&call).await?;
-    let once = Once::new(&call, &caller).await?;
+async fn answer(call: &Call) -> Result<Document, Fault> {
+    let caller = caller::admit_strictly(call).await?;
+    let once = Once::new(call, &caller).await?;
     let wish = Wish::read(&call.params);
     let currencies = call.app.directory.currencies().await?;
-    let email = email(&call, &caller, &wish).await?;
-    let terms = terms(&call, &caller, &currencies, &wish, email);
-    let till = Till { call: &call, caller: &caller, wish: &wish, terms: terms.as_ref(), once: &once };
+    let email = email(call, &caller, &wish).await?;
+    let terms = terms(call, &caller, &currencies, &wish, email);
+    let till = Till { call, caller: &caller, wish: &wish, terms: terms.as_ref(), once: &once };
 
     let cards = till.at_once().await?;
     if !cards.is_empty() {

@@ -62,11 +62,11 @@ const NUMBER_TAKEN: Fault = Fault::Refused("Number is already taken");
 const PIN_TAKEN: Fault = Fault::Refused("PIN is already taken");
 const CALLERID_TAKEN: Fault = Fault::Refused("CallerID must be unique");
 
-async fn answer(call: Call) -> Result<Document, Fault> {
-    let caller = caller::admit_to_calling_cards(&call, EDIT).await?;
-    let once = Once::new(&call, &caller).await?;
+async fn answer(call: &Call) -> Result<Document, Fault> {
+    let caller = caller::admit_to_calling_cards(call, EDIT).await?;
+    let once = Once::new(call, &caller).await?;
     let reply = |()| Document::status("success", "Calling Card successfully updated");
-    once.answer(update(&call, &caller, &once), reply).await
+    once.answer(update(call, &caller, &once), reply).await
 }
 
 async fn update(call: &Call, caller: &Caller, once: &Once<'_>) -> Result<(), Fault> {

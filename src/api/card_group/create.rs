@@ -51,11 +51,11 @@ pub const OPERATION: Operation = Operation {
     handler: |call| Box::pin(answer(call)),
 };
 
-async fn answer(call: Call) -> Result<Document, Fault> {
-    let caller = rules::admit(caller::admit(&call).await?, call.dialect())?;
-    let once = Once::new(&call, &caller).await?;
+async fn answer(call: &Call) -> Result<Document, Fault> {
+    let caller = rules::admit(caller::admit(call).await?, call.dialect())?;
+    let once = Once::new(call, &caller).await?;
     let reply = |()| Document::status("success", "Card Group was successfully created");
-    once.answer(create(&call, &caller, &once), reply).await
+    once.answer(create(call, &caller, &once), reply).await
 }
 
 /// An X7 server knows a reseller's usual location.

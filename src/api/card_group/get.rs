@@ -39,15 +39,15 @@ pub const OPERATION: Operation = Operation {
     handler: |call| Box::pin(answer(call)),
 };
 
-async fn answer(call: Call) -> Result<Document, Fault> {
-    let caller = caller::admit_strictly(&call).await?;
+async fn answer(call: &Call) -> Result<Document, Fault> {
+    let caller = caller::admit_strictly(call).await?;
     let id = i32::try_from(call.params.integer("id")).unwrap_or(-1);
     let currencies = call.app.directory.currencies().await?;
     let rate = currencies.shown_rate(caller.currency(), call.dialect());
-    let group = find(&call, &caller, id, &rate).await?.ok_or(Fault::CardgroupNotFound)?;
+    let group = find(call, &caller, id, &rate).await?.ok_or(Fault::CardgroupNotFound)?;
     if !group.has_taxes && call.dialect().repairs_taxes() {
         // In a box: it is large, and happens once a group.
-        Box::pin(repair(&call, id)).await?;
+        Box::pin(repair(call, id)).await?;
     }
     let currency = currencies.system().map_or("", |system| &system.name);
     Ok(reply(&group, currency, &call.app.config.prefix, call.system.nice_digits()))

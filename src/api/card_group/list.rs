@@ -48,11 +48,11 @@ pub const OPERATION: Operation = Operation {
     handler: |call| Box::pin(answer(call)),
 };
 
-async fn answer(call: Call) -> Result<Document, Fault> {
-    let caller = caller::admit_to_calling_cards(&call, READ).await?;
-    let which = Which::read(&call, &caller)?;
+async fn answer(call: &Call) -> Result<Document, Fault> {
+    let caller = caller::admit_to_calling_cards(call, READ).await?;
+    let which = Which::read(call, &caller)?;
     if call.dialect().repairs_taxes() {
-        repair(&call, &which).await?;
+        repair(call, &which).await?;
     }
     let turn = call.app.list_turn().await.ok_or(Fault::Unavailable)?;
     let labels_currency = call.dialect().labels_group_currency();

@@ -42,11 +42,11 @@ pub const OPERATION: Operation = Operation {
     handler: |call| Box::pin(answer(call)),
 };
 
-async fn answer(call: Call) -> Result<Document, Fault> {
-    let caller = rules::admit(caller::admit(&call).await?, call.dialect())?;
-    let once = Once::new(&call, &caller).await?;
+async fn answer(call: &Call) -> Result<Document, Fault> {
+    let caller = rules::admit(caller::admit(call).await?, call.dialect())?;
+    let once = Once::new(call, &caller).await?;
     let reply = |()| Document::status("success", "Card Group was successfully updated");
-    once.answer(update(&call, &caller, &once), reply).await
+    once.answer(update(call, &caller, &once), reply).await
 }
 
 async fn update(call: &Call, caller: &Caller, once: &Once<'_>) -> Result<(), Fault> {

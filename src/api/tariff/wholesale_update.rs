@@ -39,10 +39,10 @@ const NOT_FOUND: Fault = Fault::RefusedOnPage("Tariff not found");
 /// MOR's column.
 const LONGEST_NAME: usize = 255;
 
-async fn answer(call: Call) -> Result<Document, Fault> {
-    let caller = caller::admit(&call).await?.filter(may_manage_tariffs).ok_or(Fault::RefusedOnPage("Bad login"))?;
-    let once = Once::new(&call, &caller).await?;
-    once.answer(create_or_update(&call, &caller, &once), reply).await
+async fn answer(call: &Call) -> Result<Document, Fault> {
+    let caller = caller::admit(call).await?.filter(may_manage_tariffs).ok_or(Fault::RefusedOnPage("Bad login"))?;
+    let once = Once::new(call, &caller).await?;
+    once.answer(create_or_update(call, &caller, &once), reply).await
 }
 
 /// The new tariff's id; none where one was changed.

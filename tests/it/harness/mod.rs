@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::ConnectInfo;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use axum::response::Response;
@@ -204,7 +204,11 @@ impl Server {
         request.extensions_mut().insert(ConnectInfo(SocketAddr::from(([192, 0, 2, 7], 4711))));
         let method = request.method().clone();
         let response = self.router.clone().oneshot(request).await.unwrap();
-        let (parts, body) = response.into_parts();
+        let (mut parts, body) = response.into_parts();
+        if let Some(length) = body.size_hint().exact() {
+            // As hyper writes it, which isn't between us here.
+            parts.headers.entry("content-length").or_insert(length.into());
+        }
         let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
         assert!(method != Method::HEAD || body.is_empty());
         Reply { status: parts.status, headers: parts.headers, body: String::from_utf8(body.into()).unwrap() }

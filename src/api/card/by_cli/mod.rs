@@ -71,11 +71,11 @@ pub const OPERATION: Operation = Operation {
     handler: |call| Box::pin(answer(call)),
 };
 
-async fn answer(call: Call) -> Result<Document, Fault> {
-    let caller = caller::admit_strictly(&call).await?;
-    let once = Once::new(&call, &caller).await?;
+async fn answer(call: &Call) -> Result<Document, Fault> {
+    let caller = caller::admit_strictly(call).await?;
+    let once = Once::new(call, &caller).await?;
     let wrapped = call.dialect().wraps_in_response();
-    once.answer(serve(&call, &caller, &once), |shown| reply(wrapped, &shown)).await
+    once.answer(serve(call, &caller, &once), |shown| reply(wrapped, &shown)).await
 }
 
 async fn serve(call: &Call, caller: &Caller, once: &Once<'_>) -> Result<Shown, Fault> {
