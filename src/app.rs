@@ -17,6 +17,7 @@ use crate::idempotency;
 use crate::load::Load;
 use crate::mail::Mail;
 use crate::passwords::Passwords;
+use crate::store::together::Together;
 use crate::sweeper::Sweeper;
 #[cfg(feature = "otlp")]
 use crate::trace::Traces;
@@ -38,6 +39,7 @@ pub struct App {
     pub load: Load,
     pub mail: Mail,
     pub sweeper: Sweeper,
+    pub together: Together,
     pub figures: Figures,
     #[cfg(feature = "otlp")]
     pub traces: Traces,

@@ -43,6 +43,8 @@ pub struct Config {
     pub migrate: Switch,
     #[serde(deserialize_with = "connections")]
     pub database_connections: u32,
+    #[serde(deserialize_with = "sales_at_once")]
+    pub sales_at_once: usize,
     #[serde(rename = "database_wait_ms", deserialize_with = "milliseconds")]
     pub database_wait: Duration,
     pub cache: Switch,
@@ -235,6 +237,14 @@ fn connections<'de, D: serde::Deserializer<'de>>(value: D) -> Result<u32, D::Err
 fn fitting_connections() -> u32 {
     let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
     u32::try_from(processors).unwrap_or(u32::MAX).saturating_mul(8).clamp(8, 32)
+}
+
+/// Two even on a single processor: while one waits for the disk the other has work.
+fn sales_at_once<'de, D: serde::Deserializer<'de>>(sales: D) -> Result<usize, D::Error> {
+    Ok(match usize::deserialize(sales)? {
+        0 => std::thread::available_parallelism().map_or(2, NonZero::get).max(2),
+        sales => sales,
+    })
 }
 
 /// Up to ten years: beyond some thousands of them the database has no time to compare with.

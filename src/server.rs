@@ -27,6 +27,7 @@ use crate::load::Load;
 use crate::mail::{Mail, MailError};
 use crate::passwords::Passwords;
 use crate::routes;
+use crate::store::together::Together;
 use crate::sweeper::Sweeper;
 #[cfg(feature = "otlp")]
 use crate::trace::Traces;
@@ -134,6 +135,7 @@ pub fn app(config: Config, pool: Pool) -> Result<(Arc<App>, impl Future<Output =
     let traces = Traces::new(config.otlp_endpoint.as_ref())?;
     let guessing = Guessing::new(config.max_guesses, config.guess_pause);
     let app = Arc::new(App {
+        together: Together::new(pool.clone(), config.sales_at_once),
         config,
         pool,
         errands: errands.clone(),

@@ -6,3 +6,4 @@ pub mod draw;
 pub mod maker;
 pub mod sale;
 pub mod tax;
+pub mod together;

@@ -98,6 +98,8 @@ fn as_it_is(app: &App, registry: &mut Registry) {
         "Requests that are worked at, or wait for the database",
         ConstGauge::new(running),
     );
+    let waiting = u64::try_from(app.together.waiting()).unwrap_or(u64::MAX);
+    registry.register("sales_waiting", "Sales that wait to be made together", ConstGauge::new(waiting));
     let bytes = u64::try_from(app.load.bytes()).unwrap_or(u64::MAX);
     registry.register("request_bodies_bytes", "Memory that request bodies above 16 kB hold", ConstGauge::new(bytes));
     if app.directory.remembers() {

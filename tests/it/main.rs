@@ -48,6 +48,7 @@ mod secrets;
 mod soak;
 mod stock;
 mod tariff_wholesale_update;
+mod together;
 mod trace;
 mod upgrade;
 mod watch;

@@ -12,9 +12,10 @@ const CARDS: &str = "insert into cards (id, cardgroup_id, number, pin, balance, 
 const FEW: &str = "insert into cards (id, cardgroup_id, number, pin, balance)
     select 200000 + i, 11, (3000000 + i)::text, (30000000 + i)::text, 7 from generate_series(1, 6000) i";
 
-/// The sale of one card, as `card_from_group_sell` sends it: without order rows, as an X7 server, with them, and with a key.
+/// The sale of one card, as `card_from_group_sell` sends it: without order rows, as an X7 server, with them, with a key, and together with
+/// others.
 const DOCUMENTED: &str = "from picked, cardgroup where (select";
-const SALES: [(&[&str], &[&str]); 4] = [
+const SALES: [(&[&str], &[&str]); 5] = [
     (&["as now\n", DOCUMENTED], &["6", "0", "0", "true", "'USD'", "1", "1", "1"]),
     (&["as now\n", "from picked, cardgroup where has_taxes"], &["6", "0", "0", "true", "'USD'", "1", "1", "1"]),
     (
@@ -25,6 +26,7 @@ const SALES: [(&[&str], &[&str]); 4] = [
         &["as now\n", DOCUMENTED, "kept as"],
         &["6", "0", "0", "true", "'USD'", "1", "1", "1", "'key'", "'print'", "'USD'"],
     ),
+    (&["asked (id, quantity)"], &["array[6, 9]", "0", "0", "array[1, 2]", "'USD'", "1", "1"]),
 ];
 
 async fn at_each_age_of_the_statistics(look: impl AsyncFn(&Server)) {

@@ -113,6 +113,7 @@ async fn requests_are_counted_by_what_came_of_them() {
         r#"mortise_refused_hashes_total{user_id="0"} 3"#,
         "mortise_cards_sold_total 3",
         "mortise_requests_running 0",
+        "mortise_sales_waiting 0",
         "mortise_request_bodies_bytes 0",
         "mortise_database_connections_max 4",
         "mortise_audit_rows_dropped_total 0",

@@ -18,6 +18,7 @@ use crate::params::Params;
 use crate::signature::Rule;
 use crate::store;
 use crate::store::sale::{Email, Keeping, Sale, SoldCard, Take, Terms, sell};
+use crate::store::together::{Alike, MOST_CARDS, Order, Outcome, Way};
 
 /// The operation. (`email`, `id` and `quantity` are hashed, and what else of the long list a client sends.)
 pub const OPERATION: Operation = Operation {
@@ -181,26 +182,51 @@ impl Till<'_> {
     /// The common case in one round trip: the next free cards, as many as asked, sold by one statement that waits for nobody.
     /// None sold: it isn't that simple, or was done before, and nothing was changed.
     async fn at_once(&self) -> Result<Vec<SoldCard>, Fault> {
-        let Self { call, caller, wish, terms, once } = *self;
-        match (terms, &wish.which) {
-            (Some(terms), Which::Next(quantity)) if *quantity <= call.app.config.max_quantity.get() => {
-                let only_sound = call.dialect().refuses_unsound_cards();
-                let kept = once.key().map(|key| Keeping { key, currency: shown_currency(terms) });
-                let take = Take::Next { quantity: i64::from(*quantity), only_sound, kept };
-                let mut connection = call.app.pool.acquire().await?;
-                match sell(&mut connection, sale(caller, wish, terms, take)).await {
-                    Ok(cards) => {
-                        connection.keep();
-                        Ok(cards)
-                    }
-                    Err(error) if idempotency::is_known(&error) => Ok(Vec::new()),
-                    Err(error) if kept.is_some() && idempotency::is_waited_for_in_vain(&error) => {
-                        Err(Fault::StillRunning)
-                    }
-                    Err(error) => Err(once.advise(Fault::of_commit(error))),
-                }
+        let Self { call, terms, wish, .. } = *self;
+        let (Some(terms), Which::Next(quantity)) = (terms, &wish.which) else { return Ok(Vec::new()) };
+        if *quantity > call.app.config.max_quantity.get() {
+            return Ok(Vec::new());
+        }
+        let _place = match self.order(terms, *quantity).map(|order| call.app.together.begin(order)) {
+            None => None,
+            Some(Way::Alone(place)) => Some(place),
+            Some(Way::With(others)) => match others.outcome(call.app.config.database_wait).await {
+                Outcome::Sold(cards) => return Ok(cards),
+                Outcome::Undone => None,
+                Outcome::Refused(fault) => return Err(fault),
+            },
+        };
+        self.alone(terms, *quantity).await
+    }
+
+    /// What there is to say of a sale that may go together with others.
+    fn order<'a>(&'a self, terms: &'a Terms, quantity: u32) -> Option<impl FnOnce() -> Order + use<'a>> {
+        let Self { call, caller, wish, once, .. } = *self;
+        let is_plain = once.key().is_none() && terms.email.is_none() && !call.dialect().refuses_unsound_cards();
+        let alike = || Alike {
+            caller: caller.id(),
+            owner: caller.owner(),
+            currency: terms.currency.clone(),
+            rate: terms.rate.clone(),
+            shown_rate: terms.shown_rate.clone(),
+        };
+        (is_plain && quantity <= MOST_CARDS).then_some(move || Order { group: wish.group, quantity, alike: alike() })
+    }
+
+    async fn alone(&self, terms: &Terms, quantity: u32) -> Result<Vec<SoldCard>, Fault> {
+        let Self { call, caller, wish, once, .. } = *self;
+        let only_sound = call.dialect().refuses_unsound_cards();
+        let kept = once.key().map(|key| Keeping { key, currency: shown_currency(terms) });
+        let take = Take::Next { quantity: i64::from(quantity), only_sound, kept };
+        let mut connection = call.app.pool.acquire().await?;
+        match sell(&mut connection, sale(caller, wish, terms, take)).await {
+            Ok(cards) => {
+                connection.keep();
+                Ok(cards)
             }
-            _ => Ok(Vec::new()),
+            Err(error) if idempotency::is_known(&error) => Ok(Vec::new()),
+            Err(error) if kept.is_some() && idempotency::is_waited_for_in_vain(&error) => Err(Fault::StillRunning),
+            Err(error) => Err(once.advise(Fault::of_commit(error))),
         }
     }
 

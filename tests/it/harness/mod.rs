@@ -157,6 +157,11 @@ impl Server {
         held
     }
 
+    /// The connections that requests share.
+    pub fn requests(&self) -> Pool {
+        self.requests.clone()
+    }
+
     /// Takes its database away, the test's own connections too.
     pub async fn close(&self) {
         self.requests.close().await;

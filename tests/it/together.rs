@@ -1,0 +1,186 @@
+//! Sales that wait for another and are then made by one statement: each succeeds or fails as if it were alone.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use mortise::fault::Fault;
+use mortise::store::together::{Alike, Order, Outcome, Together, Way};
+
+use crate::harness::{Reply, Server, in_time, server_with};
+
+/// A server on which sales wait for a single one.
+async fn one_at_once(settings: &[(&str, &str)]) -> Server {
+    let server = server_with(&[&[("sales_at_once", "1"), ("database_connections", "8")], settings].concat()).await;
+    server
+        .sql(
+            "insert into cards (id, cardgroup_id, number, pin, balance) values
+                 (51, 11, '110001', '5001', 2), (52, 11, '110002', '5002', 2), (53, 11, '110003', '5003', 2)",
+        )
+        .await;
+    server
+}
+
+async fn buy(server: &Server, group: u32, quantity: u32, more: &str) -> Reply {
+    server
+        .signed(
+            "card_from_group_sell",
+            &format!("u=admin&id={group}&quantity={quantity}{more}"),
+            &format!("{group}{quantity}"),
+        )
+        .await
+}
+
+/// While one sale is held up by its voucher, so many others begin to wait; then it goes on.
+async fn held_up<T>(server: &Server, waiting: usize, others: impl Future<Output = T>) -> (Reply, T) {
+    let mut lock = server.pool.begin().await.unwrap();
+    sqlx::query("select from vouchers where number = '900001' for update").execute(&mut *lock).await.unwrap();
+    let release = async {
+        until_waiting(server, waiting).await;
+        lock.rollback().await.unwrap();
+    };
+    let others = async {
+        in_time("the first sale's wait", server.until_somebody_waits()).await;
+        others.await
+    };
+    let (first, others, ()) = tokio::join!(buy(server, 9, 1, ""), others, release);
+    (first, others)
+}
+
+async fn until_waiting(server: &Server, sales: usize) {
+    let waiting = format!("mortise_sales_waiting {sales}\n");
+    in_time("sales that wait", async { while !server.metrics().await.contains(&waiting) {} }).await;
+}
+
+/// The cards that were sold in one transaction, for each.
+const TOGETHER: &str =
+    "select string_agg(user_id::text, ' ' order by user_id) as cards from payments where kind = 'sale'
+    group by date_added order by min(user_id)";
+
+#[tokio::test]
+async fn those_who_wait_are_served_by_one_statement() {
+    let server = one_at_once(&[]).await;
+    let others = async {
+        tokio::join!(buy(&server, 11, 2, ""), buy(&server, 6, 1, ""), buy(&server, 11, 1, ""), buy(&server, 7, 1, ""))
+    };
+    let (first, (two, ten_dollars, third, euro)) = held_up(&server, 4, others).await;
+    assert_eq!(first.all("number"), ["900001"]);
+    // Who came first isn't said: what is, is that each has cards of his own, in order.
+    let mut numbers = [two.all("number"), third.all("number")].concat();
+    assert!(numbers[0] < numbers[1]);
+    numbers.sort_unstable();
+    assert_eq!(numbers, ["110001", "110002", "110003"]);
+    assert_eq!((two.all("pin").len(), two.all("balance_without_vat")), (2, vec!["2.0", "2.0"]));
+    ten_dollars.is("<page>
+  <cards>
+    <card>
+      <pin>0042</pin>
+      <number>0000000042</number>
+      <balance_without_vat>10.0840336134454</balance_without_vat>
+      <currency>USD</currency>
+    </card>
+  </cards>
+</page>");
+    assert_eq!(euro.all("number"), ["700001"]);
+    server.has(TOGETHER, &["6 7 51 52 53", "9"]).await;
+    // To the letter what single sales write.
+    const WRITTEN: &str = "select c.number, p.amount, p.currency, p.tax, p.owner_id, p.paymenttype, p.completed, p.card, p.description,
+            array_to_string(array(select concat_ws(' ', a.user_id, a.action, a.target_type, a.data, a.data2, a.data3) from actions a
+                where a.target_id = p.id and a.target_type = 'Payment' or a.target_id = c.id and a.target_type = 'Card' order by a.action), ', ') as actions
+        from payments p join cards c on c.id = p.user_id where p.kind = 'sale' and c.sold = 1 and c.active = 1 and c.id <> 9 order by c.id";
+    let together = server.rows(WRITTEN).await;
+    let alone = one_at_once(&[]).await;
+    for (group, quantity) in [(11, 2), (6, 1), (11, 1), (7, 1)] {
+        buy(&alone, group, quantity, "").await;
+    }
+    assert_eq!(together.len(), 5);
+    assert_eq!(together, alone.rows(WRITTEN).await);
+    server.has("select * from card_stock_differences", &[]).await;
+}
+
+#[tokio::test]
+async fn too_few_cards_are_shared_as_they_come_and_touch_nobody_else() {
+    let server = one_at_once(&[]).await;
+    let others = async {
+        tokio::join!(
+            buy(&server, 11, 2, ""),
+            buy(&server, 11, 2, ""),
+            buy(&server, 7, 1, ""),
+            buy(&server, 8, 1, ""),
+            buy(&server, 77, 1, "")
+        )
+    };
+    let (_, (one, other, euro, hidden, none)) = held_up(&server, 5, others).await;
+    let mut counts = [one.all("number").len(), other.all("number").len()];
+    counts.sort_unstable();
+    assert_eq!(counts, [1, 2]);
+    assert_eq!(euro.all("number"), ["700001"]);
+    hidden.is_page_error("Cardgroup was not found");
+    none.is_page_error("Cardgroup was not found");
+}
+
+#[tokio::test]
+async fn one_that_the_database_refuses_doesnt_take_the_others_along() {
+    let server = one_at_once(&[]).await;
+    server.sql("alter table payments add constraint not_for_two check (amount <> 2)").await;
+    let others = async { tokio::join!(buy(&server, 6, 1, ""), buy(&server, 11, 1, ""), buy(&server, 7, 1, "")) };
+    let (_, (ten_dollars, refused, euro)) = held_up(&server, 3, others).await;
+    assert_eq!((ten_dollars.all("number").len(), euro.all("number").len()), (1, 1));
+    refused.is_page_error("Failed to make transaction");
+    server.has("select id from cards where cardgroup_id = 11 and sold = 1", &[]).await;
+    server.has("select count(*) from payments where kind = 'sale'", &["3"]).await;
+    server.has("select * from card_stock_differences", &[]).await;
+}
+
+#[tokio::test]
+async fn what_differs_goes_apart() {
+    let server = one_at_once(&[]).await;
+    let others =
+        async { tokio::join!(buy(&server, 6, 1, ""), buy(&server, 7, 1, "&curr=EUR"), buy(&server, 11, 1, "")) };
+    let (_, (_, euro, _)) = held_up(&server, 3, others).await;
+    assert_eq!(euro.all("currency"), ["EUR"]);
+    server.has(TOGETHER, &["6 51", "7", "9"]).await;
+}
+
+#[tokio::test]
+async fn a_buyer_who_goes_while_waiting_buys_nothing() {
+    let server = one_at_once(&[]).await;
+    let others = async {
+        let mut leaving = pin!(buy(&server, 6, 1, ""));
+        tokio::select! {
+            _ = &mut leaving => panic!("it didn't wait"),
+            () = until_waiting(&server, 1) => {}
+        }
+    };
+    let left = async {
+        others.await;
+        buy(&server, 7, 1, "").await
+    };
+    // One who left, and one who stays.
+    let (_, euro) = held_up(&server, 2, left).await;
+    assert_eq!(euro.all("number"), ["700001"]);
+    server.has(TOGETHER, &["7", "9"]).await;
+}
+
+#[tokio::test]
+async fn patience_ends_where_a_sale_has_not_begun() {
+    let server = server_with(&[]).await;
+    let together = Together::new(server.requests(), 1);
+    let order = || Order {
+        group: 6,
+        quantity: 1,
+        alike: Alike { caller: 0, owner: 0, currency: Some("USD".to_owned()), rate: 1.into(), shown_rate: 1.into() },
+    };
+    let Way::Alone(place) = together.begin(order) else { panic!("nobody sells") };
+    let Way::With(impatient) = together.begin(order) else { panic!("one sells already") };
+    let Way::With(patient) = together.begin(order) else { panic!("one sells already") };
+    let Outcome::Refused(Fault::Unavailable) = impatient.outcome(Duration::ZERO).await else { panic!("it was begun") };
+    assert_eq!(together.waiting(), 1);
+    drop(place);
+    // Begun, it is waited for.
+    let Outcome::Sold(cards) = patient.outcome(Duration::ZERO).await else { panic!("it was not begun") };
+    assert_eq!(cards.len(), 1);
+    server.has("select count(*) from payments", &["1"]).await;
+    // Nobody is left, and the place is free again.
+    let sold_again = async { while !matches!(together.begin(order), Way::Alone(_)) {} };
+    in_time("the place", sold_again).await;
+}
