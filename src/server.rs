@@ -135,7 +135,7 @@ pub fn app(config: Config, pool: Pool) -> Result<(Arc<App>, impl Future<Output =
     let traces = Traces::new(config.otlp_endpoint.as_ref())?;
     let guessing = Guessing::new(config.max_guesses, config.guess_pause);
     let app = Arc::new(App {
-        together: Together::new(pool.clone(), config.sales_at_once),
+        together: Together::new(pool.clone(), config.sales_at_once, config.database_wait / 20),
         config,
         pool,
         errands: errands.clone(),

@@ -196,10 +196,11 @@ async fn first_and_last(world: &World, size: Size, report: &mut Report) {
 }
 
 async fn servers(world: &World, size: Size, report: &mut Report) {
-    // As many database connections in all, however many servers share them.
+    // As many database connections and sales at once in all, however many servers share them.
     let alike = |count: usize| {
-        let connections = (CLIENTS / count).to_string();
-        (0..count).map(|_| world.server(&[("database_connections", &connections)])).collect::<Vec<_>>()
+        let (connections, sales) = ((CLIENTS / count).to_string(), (4 / count).to_string());
+        let settings = [("database_connections", connections.as_str()), ("sales_at_once", &sales)];
+        (0..count).map(|_| world.server(&settings)).collect::<Vec<_>>()
     };
     let running = [alike(1), alike(2), alike(4)];
     let candidates = running.each_ref().map(|servers| {

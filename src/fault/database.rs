@@ -63,8 +63,11 @@ impl Fault {
             }
             _ => false,
         };
+        // The statement was carried out; only its rows can't be read.
+        let unread = matches!(&error, sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_));
         match Self::from(error) {
             Self::Unavailable if lost => Self::OutcomeUnknown,
+            _ if unread => Self::OutcomeUnknown,
             fault => fault,
         }
     }

@@ -291,7 +291,7 @@ pub struct SoldOf {
 }
 
 /// Sells the next free cards of several groups, so many of each or none of it, as [`sell`] does without order rows: what is true of its
-/// statement is true of this one.
+/// statement is true of this one. Groups are looked up one by one (`offset 0`), however many there are.
 pub async fn sell_together(
     connection: &mut PgConnection,
     alike: &Alike,
@@ -302,12 +302,10 @@ pub async fn sell_together(
         SoldOf,
         r#"with cardgroup as materialized (
             select g.id as cardgroup_id, g.owner_id, g.disable_voucher, asked.quantity,
-                case when own.id is null then tax_share_of(g.tax_id, g.owner_id) else tax_share(own) end as tax_share,
-                coalesce($5, g.tell_balance_in_currency, '') as currency,
-                $6::numeric * case when $5 is null then system_rate_to(g.tell_balance_in_currency) else 1 end as rate
-            from unnest($1::integer[], $4::bigint[]) asked (id, quantity)
-                join cardgroups g on g.id = asked.id left join taxes own on own.id = g.tax_id
-            where g.owner_id = $2 and g.hidden = 0
+                case when (t.own).id is null then tax_share_of(g.tax_id, g.owner_id) else tax_share(t.own) end as tax_share
+            from unnest($1::integer[], $4::bigint[]) asked (id, quantity),
+                lateral (select * from cardgroups where id = asked.id and owner_id = $2 and hidden = 0 offset 0) g
+                left join lateral (select taxes as own from taxes where id = g.tax_id offset 0) t on true
         ), picked as materialized (
             select cardgroup.*, card.*
             from cardgroup, lateral (
@@ -319,8 +317,8 @@ pub async fn sell_together(
                 for no key update of c skip locked
             ) card
         ), sale as materialized (
-            select nextval('payments_id_seq') as payment_id, id, number, pin, balance, times(balance, rate) as amount,
-                cardgroup_id, owner_id, tax_share, currency,
+            select nextval('payments_id_seq') as payment_id, id, number, pin, balance, times(balance, $6) as amount,
+                cardgroup_id, owner_id, tax_share, $5::text as currency,
                 case when disable_voucher = 1 then number end as voucher_number, now() at time zone 'utc' as now
             from picked
             where (select count(*) from picked same where same.cardgroup_id = picked.cardgroup_id) = quantity
@@ -343,14 +341,13 @@ pub async fn sell_together(
                 select 'card_sell_over_api', 'Card', id, '', '', null
             ) row
         )
-        select cardgroup_id as "group!", number as "number!", pin, times(balance, $7) as "balance!: Money" from sale"#,
+        select cardgroup_id as "group!", number as "number!", pin, times(balance, $6) as "balance!: Money" from sale"#,
         &ids,
         alike.owner,
         alike.caller,
         &quantities,
-        alike.currency.as_deref(),
-        alike.rate,
-        alike.shown_rate
+        alike.currency,
+        alike.rate
     )
     .fetch_all(connection)
     .await

@@ -1,8 +1,8 @@
-//! Sales that go together. As many as keep the processors busy are made each by itself, at once; those that come meanwhile wait for one
-//! of these to end, and are then made in one statement, which costs little more than a single sale. Each of them succeeds or fails as if
-//! it were alone.
+//! Sales that go together. As many of a caller's as keep the processors busy are made each by itself, at once; those that come meanwhile
+//! wait for one of these to end, and are then made in one statement, which costs little more than a single sale. Each succeeds or fails as
+//! if it were alone, but that a lost connection leaves all of them in doubt; and none waits for long.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,8 +15,12 @@ use super::sale::{self, SoldCard, SoldOf};
 use crate::database::pool::Pool;
 use crate::fault::Fault;
 
-/// More cards than this are not sold by one statement: those who wait for it want an answer.
-pub const MOST_CARDS: u32 = 32;
+/// More cards are not sold by one statement: those who wait for it want an answer.
+const MOST_CARDS: u32 = 32;
+/// Who wants more goes alone: few others would find room beside him.
+pub const MOST_OF_ONE: u32 = MOST_CARDS / 4;
+/// Longer than the database lets any statement run: when this is over the connection is dead.
+const DEAD: Duration = Duration::from_secs(150);
 
 /// Where sales wait for each other.
 #[derive(Debug, Clone)]
@@ -25,16 +29,24 @@ pub struct Together(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     pool: Pool,
+    /// Of one caller's, before others wait.
     most: usize,
-    queue: Mutex<Queue>,
+    patience: Duration,
+    queues: Mutex<Queues>,
+}
+
+#[derive(Debug, Default)]
+struct Queues {
+    /// By the caller's id, where something of his runs.
+    of: HashMap<i32, Queue>,
+    /// How many have waited until now.
+    tickets: u64,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
     running: usize,
     waiting: VecDeque<Waiting>,
-    /// How many have waited until now.
-    tickets: u64,
 }
 
 #[derive(Debug)]
@@ -49,7 +61,7 @@ struct Waiting {
 pub struct Order {
     /// The group.
     pub group: i32,
-    /// How many, up to [`MOST_CARDS`].
+    /// How many, up to [`MOST_OF_ONE`].
     pub quantity: u32,
     /// Who sells, and how it is paid.
     pub alike: Alike,
@@ -61,9 +73,8 @@ pub struct Order {
 pub struct Alike {
     pub caller: i32,
     pub owner: i32,
-    pub currency: Option<String>,
+    pub currency: String,
     pub rate: BigDecimal,
-    pub shown_rate: BigDecimal,
 }
 
 /// How a sale is made.
@@ -79,16 +90,17 @@ pub enum Way {
 #[derive(Debug)]
 pub struct Others {
     together: Together,
+    caller: i32,
     ticket: u64,
     told: Receiver<Outcome>,
 }
 
 impl Others {
-    /// What comes of it, if it is begun before patience ends; once begun it is waited for.
-    pub async fn outcome(mut self, patience: Duration) -> Outcome {
-        let told = match timeout(patience, &mut self.told).await {
+    /// What comes of it. Where it isn't begun soon, because what runs is held up, it is left alone; once begun it is waited for.
+    pub async fn outcome(mut self) -> Outcome {
+        let told = match timeout(self.together.0.patience, &mut self.told).await {
             Ok(told) => told,
-            Err(_) if self.together.leave(self.ticket) => return Outcome::Refused(Fault::Unavailable),
+            Err(_) if self.together.leave(self.caller, self.ticket) => return Outcome::Undone,
             Err(_) => self.told.await,
         };
         // Whoever was about to tell was broken off.
@@ -101,69 +113,82 @@ impl Others {
 pub enum Outcome {
     /// The cards; none: fewer were free than asked for.
     Sold(Vec<SoldCard>),
-    /// Nothing was changed, and one of the others may be the reason.
+    /// Nothing was changed, and one of the others may be the reason: it is to be made alone.
     Undone,
     /// The database was away, or was lost.
     Refused(Fault),
 }
 
 impl Together {
-    /// At most so many statements at once before sales go together.
-    pub fn new(pool: Pool, most: usize) -> Self {
-        Self(Arc::new(Shared { pool, most, queue: Mutex::default() }))
+    /// At most so many statements of a caller's at once before his sales go together; none of these waits longer than `patience` to be
+    /// begun.
+    pub fn new(pool: Pool, most: usize, patience: Duration) -> Self {
+        Self(Arc::new(Shared { pool, most, patience, queues: Mutex::default() }))
     }
 
-    /// Begins a sale.
-    pub fn begin(&self, order: impl FnOnce() -> Order) -> Way {
-        let mut queue = self.queue();
+    /// Begins a sale of a caller's.
+    pub fn begin(&self, caller: i32, order: impl FnOnce() -> Order) -> Way {
+        let mut queues = self.queues();
+        let Queues { of, tickets } = &mut *queues;
+        let queue = of.entry(caller).or_default();
         if queue.running < self.0.most {
             queue.running += 1;
-            return Way::Alone(Place(self.clone()));
+            return Way::Alone(Place { together: self.clone(), caller });
         }
         let (answer, told) = oneshot::channel();
-        let ticket = queue.tickets;
-        queue.tickets += 1;
+        let ticket = *tickets;
+        *tickets += 1;
         queue.waiting.push_back(Waiting { ticket, order: order(), answer });
-        Way::With(Others { together: self.clone(), ticket, told })
+        Way::With(Others { together: self.clone(), caller, ticket, told })
     }
 
-    /// How many wait for a statement.
+    /// How many wait for a statement, those among them who have gone away meanwhile.
     pub fn waiting(&self) -> usize {
-        self.queue().waiting.len()
+        self.queues().of.values().map(|queue| queue.waiting.len()).sum()
     }
 
     /// Whether who has the ticket was still waiting, and doesn't any more.
-    fn leave(&self, ticket: u64) -> bool {
-        let mut queue = self.queue();
-        let place = queue.waiting.iter().position(|waiting| waiting.ticket == ticket);
-        place.and_then(|place| queue.waiting.remove(place)).is_some()
+    fn leave(&self, caller: i32, ticket: u64) -> bool {
+        let mut queues = self.queues();
+        let waiting = queues.of.get_mut(&caller).map(|queue| &mut queue.waiting);
+        waiting.is_some_and(|waiting| {
+            let place = waiting.iter().position(|waiting| waiting.ticket == ticket);
+            place.and_then(|place| waiting.remove(place)).is_some()
+        })
     }
 
     /// Those who are next, where there is somebody; else one statement less runs.
-    fn next(&self) -> Vec<Waiting> {
-        let mut queue = self.queue();
+    fn next(&self, caller: i32) -> Vec<Waiting> {
+        let mut queues = self.queues();
+        let Some(queue) = queues.of.get_mut(&caller) else { return Vec::new() };
         let batch = queue.batch();
         if batch.is_empty() {
             queue.running -= 1;
+            if queue.running == 0 {
+                queues.of.remove(&caller);
+            }
         }
         batch
     }
 
-    fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.0.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    fn queues(&self) -> MutexGuard<'_, Queues> {
+        self.0.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// One of the statements that run. When it has ended, those who wait are next.
 #[derive(Debug)]
-pub struct Place(Together);
+pub struct Place {
+    together: Together,
+    caller: i32,
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let batch = self.0.next();
+        let batch = self.together.next(self.caller);
         // Without a runtime, at the very end, nobody waits any more.
         if let (false, Ok(runtime)) = (batch.is_empty(), Handle::try_current()) {
-            runtime.spawn(sell(Self(self.0.clone()), batch));
+            runtime.spawn(sell(Self { together: self.together.clone(), caller: self.caller }, batch));
         }
     }
 }
@@ -171,31 +196,33 @@ impl Drop for Place {
 impl Queue {
     /// Those who wait longest and go together. Who went away is forgotten.
     fn batch(&mut self) -> Vec<Waiting> {
-        self.waiting.retain(|waiting| !waiting.answer.is_closed());
-        let Some(first) = self.waiting.pop_front() else { return Vec::new() };
-        let (mut cards, mut batch, mut left) = (first.order.quantity, vec![first], VecDeque::new());
-        for waiting in self.waiting.drain(..) {
-            let fits = cards + waiting.order.quantity <= MOST_CARDS && waiting.order.alike == batch[0].order.alike;
-            if fits {
-                cards += waiting.order.quantity;
-                batch.push(waiting);
+        let (mut cards, mut batch, mut others) = (0, Vec::<Waiting>::new(), Vec::new());
+        while cards < MOST_CARDS
+            && let Some(next) = self.waiting.pop_front()
+        {
+            if next.answer.is_closed() {
+                continue;
+            }
+            let is_alike = batch.first().is_none_or(|first| first.order.alike == next.order.alike);
+            if is_alike && cards + next.order.quantity <= MOST_CARDS {
+                cards += next.order.quantity;
+                batch.push(next);
             } else {
-                left.push_back(waiting);
+                others.push(next);
             }
         }
-        self.waiting = left;
+        others.into_iter().rev().for_each(|other| self.waiting.push_front(other));
         batch
     }
 }
 
 /// Makes sales together, and tells each what came of it.
 async fn sell(place: Place, batch: Vec<Waiting>) {
-    // In one order for all statements, so that none waits for another that waits for it.
     let mut groups = BTreeMap::new();
     for Waiting { order, .. } in &batch {
         *groups.entry(order.group).or_insert(0) += i64::from(order.quantity);
     }
-    let sold = carry_out(&place.0.0.pool, &batch[0].order.alike, &groups).await;
+    let sold = carry_out(&place.together.0.pool, &batch[0].order.alike, &groups).await;
     // Before anybody is told: who is served next needn't wait for it.
     drop(place);
     match sold {
@@ -208,12 +235,17 @@ async fn sell(place: Place, batch: Vec<Waiting>) {
 /// The cards, or what everybody hears; `None`: each should try it alone.
 async fn carry_out(pool: &Pool, alike: &Alike, groups: &BTreeMap<i32, i64>) -> Result<Vec<SoldOf>, Option<Fault>> {
     let mut connection = pool.acquire().await.map_err(|error| Some(Fault::from(error)))?;
-    match sale::sell_together(&mut connection, alike, groups).await {
-        Ok(sold) => {
+    // A request's client ends what hangs by going away; here there is none.
+    match timeout(DEAD, sale::sell_together(&mut connection, alike, groups)).await {
+        Ok(Ok(sold)) => {
             connection.keep();
             Ok(sold)
         }
-        Err(error) => Err(Some(Fault::of_commit(error)).filter(|fault| *fault == Fault::OutcomeUnknown)),
+        Ok(Err(error)) => Err(Some(Fault::of_commit(error)).filter(|fault| *fault == Fault::OutcomeUnknown)),
+        Err(_) => {
+            connection.close_on_drop();
+            Err(Some(Fault::OutcomeUnknown))
+        }
     }
 }
 

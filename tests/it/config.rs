@@ -33,6 +33,7 @@ fn unless_they_are_counted_database_connections_fit_the_processors() {
     assert_eq!(load(None, &[], &[]).unwrap().database_connections, fitting);
     assert_eq!(connections("0"), Ok(fitting));
     assert_eq!(connections("1000"), Ok(1000));
+    assert_eq!(load(None, &[], &[]).unwrap().sales_at_once, processors.max(2));
     assert!(connections("1001").unwrap_err().ends_with("it must be from 0 to 1000"));
 }
 

@@ -3,14 +3,14 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use mortise::fault::Fault;
 use mortise::store::together::{Alike, Order, Outcome, Together, Way};
 
 use crate::harness::{Reply, Server, in_time, server_with};
 
-/// A server on which sales wait for a single one.
-async fn one_at_once(settings: &[(&str, &str)]) -> Server {
-    let server = server_with(&[&[("sales_at_once", "1"), ("database_connections", "8")], settings].concat()).await;
+/// A server on which sales wait for a single one, and with patience.
+async fn one_at_once() -> Server {
+    let server =
+        server_with(&[("sales_at_once", "1"), ("database_connections", "8"), ("database_wait_ms", "6000000")]).await;
     server
         .sql(
             "insert into cards (id, cardgroup_id, number, pin, balance) values
@@ -58,7 +58,7 @@ const TOGETHER: &str =
 
 #[tokio::test]
 async fn those_who_wait_are_served_by_one_statement() {
-    let server = one_at_once(&[]).await;
+    let server = one_at_once().await;
     let others = async {
         tokio::join!(buy(&server, 11, 2, ""), buy(&server, 6, 1, ""), buy(&server, 11, 1, ""), buy(&server, 7, 1, ""))
     };
@@ -88,7 +88,7 @@ async fn those_who_wait_are_served_by_one_statement() {
                 where a.target_id = p.id and a.target_type = 'Payment' or a.target_id = c.id and a.target_type = 'Card' order by a.action), ', ') as actions
         from payments p join cards c on c.id = p.user_id where p.kind = 'sale' and c.sold = 1 and c.active = 1 and c.id <> 9 order by c.id";
     let together = server.rows(WRITTEN).await;
-    let alone = one_at_once(&[]).await;
+    let alone = one_at_once().await;
     for (group, quantity) in [(11, 2), (6, 1), (11, 1), (7, 1)] {
         buy(&alone, group, quantity, "").await;
     }
@@ -99,7 +99,7 @@ async fn those_who_wait_are_served_by_one_statement() {
 
 #[tokio::test]
 async fn too_few_cards_are_shared_as_they_come_and_touch_nobody_else() {
-    let server = one_at_once(&[]).await;
+    let server = one_at_once().await;
     let others = async {
         tokio::join!(
             buy(&server, 11, 2, ""),
@@ -120,7 +120,7 @@ async fn too_few_cards_are_shared_as_they_come_and_touch_nobody_else() {
 
 #[tokio::test]
 async fn one_that_the_database_refuses_doesnt_take_the_others_along() {
-    let server = one_at_once(&[]).await;
+    let server = one_at_once().await;
     server.sql("alter table payments add constraint not_for_two check (amount <> 2)").await;
     let others = async { tokio::join!(buy(&server, 6, 1, ""), buy(&server, 11, 1, ""), buy(&server, 7, 1, "")) };
     let (_, (ten_dollars, refused, euro)) = held_up(&server, 3, others).await;
@@ -133,7 +133,7 @@ async fn one_that_the_database_refuses_doesnt_take_the_others_along() {
 
 #[tokio::test]
 async fn what_differs_goes_apart() {
-    let server = one_at_once(&[]).await;
+    let server = one_at_once().await;
     let others =
         async { tokio::join!(buy(&server, 6, 1, ""), buy(&server, 7, 1, "&curr=EUR"), buy(&server, 11, 1, "")) };
     let (_, (_, euro, _)) = held_up(&server, 3, others).await;
@@ -143,7 +143,7 @@ async fn what_differs_goes_apart() {
 
 #[tokio::test]
 async fn a_buyer_who_goes_while_waiting_buys_nothing() {
-    let server = one_at_once(&[]).await;
+    let server = one_at_once().await;
     let others = async {
         let mut leaving = pin!(buy(&server, 6, 1, ""));
         tokio::select! {
@@ -161,26 +161,69 @@ async fn a_buyer_who_goes_while_waiting_buys_nothing() {
     server.has(TOGETHER, &["7", "9"]).await;
 }
 
+/// Sales that wait have little patience here.
+async fn without_patience(server: &Server) -> Together {
+    Together::new(server.requests(), 1, Duration::ZERO)
+}
+
+fn order() -> Order {
+    let alike = Alike { caller: 0, owner: 0, currency: "USD".to_owned(), rate: 1.into() };
+    Order { group: 6, quantity: 1, alike }
+}
+
 #[tokio::test]
-async fn patience_ends_where_a_sale_has_not_begun() {
+async fn a_sale_that_isnt_begun_soon_is_left_alone() {
     let server = server_with(&[]).await;
-    let together = Together::new(server.requests(), 1);
-    let order = || Order {
-        group: 6,
-        quantity: 1,
-        alike: Alike { caller: 0, owner: 0, currency: Some("USD".to_owned()), rate: 1.into(), shown_rate: 1.into() },
-    };
-    let Way::Alone(place) = together.begin(order) else { panic!("nobody sells") };
-    let Way::With(impatient) = together.begin(order) else { panic!("one sells already") };
-    let Way::With(patient) = together.begin(order) else { panic!("one sells already") };
-    let Outcome::Refused(Fault::Unavailable) = impatient.outcome(Duration::ZERO).await else { panic!("it was begun") };
-    assert_eq!(together.waiting(), 1);
+    let together = without_patience(&server).await;
+    let Way::Alone(_place) = together.begin(0, order) else { panic!("nobody sells") };
+    let Way::With(others) = together.begin(0, order) else { panic!("one sells already") };
+    assert!(matches!(others.outcome().await, Outcome::Undone));
+    assert_eq!(together.waiting(), 0);
+    server.has("select count(*) from payments", &["0"]).await;
+    // Another caller's sales wait for nobody.
+    assert!(matches!(together.begin(3, order), Way::Alone(_)));
+}
+
+#[tokio::test]
+async fn a_sale_that_is_begun_is_waited_for() {
+    let server = server_with(&[]).await;
+    let together = without_patience(&server).await;
+    let Way::Alone(place) = together.begin(0, order) else { panic!("nobody sells") };
+    let Way::With(others) = together.begin(0, order) else { panic!("one sells already") };
+    // The statement can't begin before this task waits.
     drop(place);
-    // Begun, it is waited for.
-    let Outcome::Sold(cards) = patient.outcome(Duration::ZERO).await else { panic!("it was not begun") };
+    let Outcome::Sold(cards) = others.outcome().await else { panic!("it was left") };
     assert_eq!(cards.len(), 1);
     server.has("select count(*) from payments", &["1"]).await;
-    // Nobody is left, and the place is free again.
-    let sold_again = async { while !matches!(together.begin(order), Way::Alone(_)) {} };
-    in_time("the place", sold_again).await;
+    assert!(matches!(together.begin(0, order), Way::Alone(_)));
+}
+
+#[tokio::test]
+async fn all_are_in_doubt_when_the_connection_is_lost() {
+    let server = one_at_once().await;
+    let others = async { tokio::join!(buy(&server, 6, 1, ""), buy(&server, 11, 1, "")) };
+    let held = async {
+        let mut lock = server.pool.begin().await.unwrap();
+        sqlx::query("lock table payments in access exclusive mode").execute(&mut *lock).await.unwrap();
+        let cut = async {
+            in_time("the first sale's wait", server.until_somebody_waits()).await;
+            until_waiting(&server, 2).await;
+            // The first sale's connection is lost, and then that of those who waited for it.
+            server.cut_those_who_wait().await;
+            until_waiting(&server, 0).await;
+            in_time("the others' wait", server.until_somebody_waits()).await;
+            server.cut_those_who_wait().await;
+            lock.rollback().await.unwrap();
+        };
+        let others = async {
+            in_time("the first sale's wait", server.until_somebody_waits()).await;
+            others.await
+        };
+        tokio::join!(buy(&server, 7, 1, ""), others, cut)
+    };
+    let (first, (one, other), ()) = held.await;
+    for reply in [first, one, other] {
+        reply.is_status_error("The database was lost during the request, which may have been carried out");
+    }
+    server.has("select count(*) from payments", &["0"]).await;
 }

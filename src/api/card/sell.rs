@@ -18,7 +18,7 @@ use crate::params::Params;
 use crate::signature::Rule;
 use crate::store;
 use crate::store::sale::{Email, Keeping, Sale, SoldCard, Take, Terms, sell};
-use crate::store::together::{Alike, MOST_CARDS, Order, Outcome, Way};
+use crate::store::together::{Alike, MOST_OF_ONE, Order, Outcome, Way};
 
 /// The operation. (`email`, `id` and `quantity` are hashed, and what else of the long list a client sends.)
 pub const OPERATION: Operation = Operation {
@@ -182,15 +182,15 @@ impl Till<'_> {
     /// The common case in one round trip: the next free cards, as many as asked, sold by one statement that waits for nobody.
     /// None sold: it isn't that simple, or was done before, and nothing was changed.
     async fn at_once(&self) -> Result<Vec<SoldCard>, Fault> {
-        let Self { call, terms, wish, .. } = *self;
+        let Self { call, caller, terms, wish, .. } = *self;
         let (Some(terms), Which::Next(quantity)) = (terms, &wish.which) else { return Ok(Vec::new()) };
         if *quantity > call.app.config.max_quantity.get() {
             return Ok(Vec::new());
         }
-        let _place = match self.order(terms, *quantity).map(|order| call.app.together.begin(order)) {
+        let _place = match self.order(terms, *quantity).map(|order| call.app.together.begin(caller.id(), order)) {
             None => None,
             Some(Way::Alone(place)) => Some(place),
-            Some(Way::With(others)) => match others.outcome(call.app.config.database_wait).await {
+            Some(Way::With(others)) => match others.outcome().await {
                 Outcome::Sold(cards) => return Ok(cards),
                 Outcome::Undone => None,
                 Outcome::Refused(fault) => return Err(fault),
@@ -199,18 +199,23 @@ impl Till<'_> {
         self.alone(terms, *quantity).await
     }
 
-    /// What there is to say of a sale that may go together with others.
+    /// What there is to say of a sale that may go together with others: it writes neither order rows nor a reply, and is paid in a currency
+    /// that is known.
     fn order<'a>(&'a self, terms: &'a Terms, quantity: u32) -> Option<impl FnOnce() -> Order + use<'a>> {
         let Self { call, caller, wish, once, .. } = *self;
+        let currency = terms.currency.as_ref()?;
         let is_plain = once.key().is_none() && terms.email.is_none() && !call.dialect().refuses_unsound_cards();
-        let alike = || Alike {
-            caller: caller.id(),
-            owner: caller.owner(),
-            currency: terms.currency.clone(),
-            rate: terms.rate.clone(),
-            shown_rate: terms.shown_rate.clone(),
+        let order = move || Order {
+            group: wish.group,
+            quantity,
+            alike: Alike {
+                caller: caller.id(),
+                owner: caller.owner(),
+                currency: currency.clone(),
+                rate: terms.rate.clone(),
+            },
         };
-        (is_plain && quantity <= MOST_CARDS).then_some(move || Order { group: wish.group, quantity, alike: alike() })
+        (is_plain && quantity <= MOST_OF_ONE).then_some(order)
     }
 
     async fn alone(&self, terms: &Terms, quantity: u32) -> Result<Vec<SoldCard>, Fault> {

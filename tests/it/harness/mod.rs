@@ -266,6 +266,12 @@ impl Server {
         }
     }
 
+    /// Takes away the database connections of requests that wait for a lock.
+    pub async fn cut_those_who_wait(&self) {
+        self.sql("select pg_terminate_backend(pid) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()")
+            .await;
+    }
+
     /// What the rows of a query must be.
     #[track_caller]
     pub fn has<'a>(&'a self, query: &'a str, expected: &'a [&'a str]) -> impl Future<Output = ()> + 'a {
