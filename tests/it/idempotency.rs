@@ -367,9 +367,7 @@ async fn a_request_whose_database_session_is_killed_is_carried_out_when_it_comes
     };
     let first = update();
     server.until_somebody_waits().await;
-    server
-        .sql("select pg_terminate_backend(pid) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()")
-        .await;
+    server.cut_those_who_wait().await;
     assert_eq!(first.await.unwrap().status, StatusCode::SERVICE_UNAVAILABLE);
     lock.rollback().await.unwrap();
     assert!(is_new(&update().await.unwrap()));

@@ -162,7 +162,7 @@ async fn a_buyer_who_goes_while_waiting_buys_nothing() {
 }
 
 /// Sales that wait have little patience here.
-async fn without_patience(server: &Server) -> Together {
+fn without_patience(server: &Server) -> Together {
     Together::new(server.requests(), 1, Duration::ZERO)
 }
 
@@ -174,7 +174,7 @@ fn order() -> Order {
 #[tokio::test]
 async fn a_sale_that_isnt_begun_soon_is_left_alone() {
     let server = server_with(&[]).await;
-    let together = without_patience(&server).await;
+    let together = without_patience(&server);
     let Way::Alone(_place) = together.begin(0, order) else { panic!("nobody sells") };
     let Way::With(others) = together.begin(0, order) else { panic!("one sells already") };
     assert!(matches!(others.outcome().await, Outcome::Undone));
@@ -187,7 +187,7 @@ async fn a_sale_that_isnt_begun_soon_is_left_alone() {
 #[tokio::test]
 async fn a_sale_that_is_begun_is_waited_for() {
     let server = server_with(&[]).await;
-    let together = without_patience(&server).await;
+    let together = without_patience(&server);
     let Way::Alone(place) = together.begin(0, order) else { panic!("nobody sells") };
     let Way::With(others) = together.begin(0, order) else { panic!("one sells already") };
     // The statement can't begin before this task waits.

@@ -2,6 +2,8 @@
 //! wait for one of these to end, and are then made in one statement, which costs little more than a single sale. Each succeeds or fails as
 //! if it were alone, but that a lost connection leaves all of them in doubt; and none waits for long.
 
+mod statement;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,7 +13,8 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot::{self, Receiver, Sender};
 use tokio::time::timeout;
 
-use super::sale::{self, SoldCard, SoldOf};
+use self::statement::{SoldOf, sell_together};
+use super::sale::SoldCard;
 use crate::database::pool::Pool;
 use crate::fault::Fault;
 
@@ -236,7 +239,7 @@ async fn sell(place: Place, batch: Vec<Waiting>) {
 async fn carry_out(pool: &Pool, alike: &Alike, groups: &BTreeMap<i32, i64>) -> Result<Vec<SoldOf>, Option<Fault>> {
     let mut connection = pool.acquire().await.map_err(|error| Some(Fault::from(error)))?;
     // A request's client ends what hangs by going away; here there is none.
-    match timeout(DEAD, sale::sell_together(&mut connection, alike, groups)).await {
+    match timeout(DEAD, sell_together(&mut connection, alike, groups)).await {
         Ok(Ok(sold)) => {
             connection.keep();
             Ok(sold)
