@@ -119,6 +119,34 @@ async fn too_few_cards_are_shared_as_they_come_and_touch_nobody_else() {
 }
 
 #[tokio::test]
+async fn a_card_that_may_come_free_again_is_waited_for() {
+    let server = one_at_once().await;
+    let mut card = server.pool.begin().await.unwrap();
+    sqlx::query("select from cards where id = 53 for update").execute(&mut *card).await.unwrap();
+    let mut voucher = server.pool.begin().await.unwrap();
+    sqlx::query("select from vouchers where number = '900001' for update").execute(&mut *voucher).await.unwrap();
+    let all = async {
+        in_time("the first sale's wait", server.until_somebody_waits()).await;
+        let mut all = pin!(buy(&server, 11, 3, ""));
+        tokio::select! {
+            _ = &mut all => panic!("it didn't wait for the first sale"),
+            () = until_waiting(&server, 1) => voucher.rollback().await.unwrap(),
+        }
+        let waits_again = async {
+            until_waiting(&server, 0).await;
+            in_time("the wait for the card", server.until_somebody_waits()).await;
+        };
+        tokio::select! {
+            reply = &mut all => panic!("it didn't wait for the card: {}", reply.body),
+            () = waits_again => card.rollback().await.unwrap(),
+        }
+        all.await
+    };
+    let (_, all) = tokio::join!(buy(&server, 9, 1, ""), all);
+    assert_eq!(all.all("number"), ["110001", "110002", "110003"]);
+}
+
+#[tokio::test]
 async fn one_that_the_database_refuses_doesnt_take_the_others_along() {
     let server = one_at_once().await;
     server.sql("alter table payments add constraint not_for_two check (amount <> 2)").await;
