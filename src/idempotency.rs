@@ -2,6 +2,7 @@
 //! was answered the first time.
 
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 
 use axum::http::HeaderMap;
 use serde::de::{DeserializeOwned, IgnoredAny};
@@ -33,7 +34,7 @@ const PRIMARY_KEY: &str = "idempotency_keys_pkey";
 #[derive(Debug)]
 pub struct Once<'a> {
     call: &'a Call,
-    key: Option<Key>,
+    key: Option<Arc<Key>>,
 }
 
 /// A key, and what it was sent with.
@@ -74,11 +75,11 @@ impl<'a> Once<'a> {
             fingerprint: fingerprint(&call.params),
             _turn: turn.map_err(|_| Fault::StillRunning)?,
         };
-        Ok(Self { call, key: Some(key) })
+        Ok(Self { call, key: Some(Arc::new(key)) })
     }
 
     /// The key, for a statement that keeps the reply itself.
-    pub fn key(&self) -> Option<&Key> {
+    pub fn key(&self) -> Option<&Arc<Key>> {
         self.key.as_ref()
     }
 
@@ -133,7 +134,7 @@ impl<'a> Once<'a> {
         if let Some(key) = &self.key {
             self.claim(key, &mut transaction).await?;
         }
-        Ok(Change { transaction, key: self.key.as_ref() })
+        Ok(Change { transaction, key: self.key.as_deref() })
     }
 
     /// The key is ours until the transaction ends. Another server may be at it as well.

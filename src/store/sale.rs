@@ -88,34 +88,14 @@ pub struct Keeping<'a> {
     pub currency: &'a str,
 }
 
-/// The statement, with the parts that differ: how cards are picked, which of them must have been found, the order rows,
-/// and where the reply is kept (the places of the key, the fingerprint and the currency among the parameters). What a sale doesn't need would cost it the time in which PostgreSQL sets it up, so there are several texts.
-macro_rules! statement {
-    (
-        [$($picked:tt)+], [$($all:tt)+], [$ccorder_id:literal, $orders:literal],
-        [$($key:literal, $fingerprint:literal, $shown_currency:literal)?], $($value:expr),+
-    ) => {
+/// What every sale writes: the cards, their payments, vouchers and audit rows. Before it stands what picks the cards, as `sale`; each gets
+/// the audit row of `card_from_group_sell` where `over_api` says so.
+macro_rules! sale {
+    ($row:ident, $($before:literal)+, [$over_api:literal], $($after:literal)+, $($value:expr),+) => {
         sqlx::query_as!(
-            SoldCard,
-            r#"with cardgroup as materialized (
-                select g.id, g.owner_id, g.disable_voucher, g.pin_length, g.number_length, own.id is not null as has_taxes,
-                    case when own.id is null then tax_share_of(g.tax_id, g.owner_id) else tax_share(own) end as tax_share,
-                    coalesce($5, g.tell_balance_in_currency, '') as currency,
-                    $6::numeric * case when $5 is null then system_rate_to(g.tell_balance_in_currency) else 1 end as rate
-                from cardgroups g left join taxes own on own.id = g.tax_id
-                where g.id = $1 and ($2::integer is null or g.owner_id = $2 and g.hidden = 0)
-            ), picked as materialized ("#
-                + $($picked)+
-                + r#"), sale as materialized (
-                select nextval('payments_id_seq') as payment_id, picked.id, number, pin, balance, times(balance, rate) as amount,
-                    cardgroup.id as cardgroup_id, owner_id, tax_share, currency,
-                    case when disable_voucher = 1 then number end as voucher_number, now() at time zone 'utc' as now"#
-                + $ccorder_id
-                + r#"
-                from picked, cardgroup where "#
-                + $($all)+
-                + r#"
-            ), marked as (
+            $row,
+            $($before +)+
+                r#"), marked as (
                 update cards set sold = 1, active = 1 where id = any (array(select id from sale))
             ), payment as (
                 insert into payments (id, paymenttype, kind, amount, currency, tax, user_id, owner_id, card, completed,
@@ -131,18 +111,52 @@ macro_rules! statement {
                     select 'Disable_Voucher_when_Card_is_used', 'Voucher', voucher_id, number, id::text, null
                     from spend_vouchers(voucher_number)
                     union all
-                    select 'card_sell_over_api', 'Card', id, '', '', null where $4
-                ) row
-            )"#
-                + $orders
-                $(+ r#", kept as (
+                    select 'card_sell_over_api', 'Card', id, '', '', null"#
+                + $over_api
+                + ") row )"
+                $(+ $after)+,
+            $($value),+
+        )
+    };
+}
+pub(super) use sale;
+
+/// The statement, with the parts that differ: how cards are picked, which of them must have been found, the order rows,
+/// and where the reply is kept (the places of the key, the fingerprint and the currency among the parameters). What a sale doesn't need would cost it the time in which PostgreSQL sets it up, so there are several texts.
+macro_rules! statement {
+    (
+        [$($picked:literal)+], [$($all:literal)+], [$ccorder_id:literal, $orders:literal],
+        [$($key:literal, $fingerprint:literal, $shown_currency:literal)?], $($value:expr),+
+    ) => {
+        sale!(
+            SoldCard,
+            r#"with cardgroup as materialized (
+                select g.id, g.owner_id, g.disable_voucher, g.pin_length, g.number_length, own.id is not null as has_taxes,
+                    case when own.id is null then tax_share_of(g.tax_id, g.owner_id) else tax_share(own) end as tax_share,
+                    coalesce($5, g.tell_balance_in_currency, '') as currency,
+                    $6::numeric * case when $5 is null then system_rate_to(g.tell_balance_in_currency) else 1 end as rate
+                from cardgroups g left join taxes own on own.id = g.tax_id
+                where g.id = $1 and ($2::integer is null or g.owner_id = $2 and g.hidden = 0)
+            ), picked as materialized ("#
+                $($picked)+
+                r#"), sale as materialized (
+                select nextval('payments_id_seq') as payment_id, picked.id, number, pin, balance, times(balance, rate) as amount,
+                    cardgroup.id as cardgroup_id, owner_id, tax_share, currency,
+                    case when disable_voucher = 1 then number end as voucher_number, now() at time zone 'utc' as now"#
+                $ccorder_id
+                r#"
+                from picked, cardgroup where "#
+                $($all)+,
+            [" where $4"],
+            $orders
+                $(r#", kept as (
                 insert into idempotency_keys (user_id, operation, key, fingerprint, reply)
-                select $3, 'card_from_group_sell', "# + $key + ", " + $fingerprint + r#", json_build_object('Done', json_build_object(
-                    'currency', "# + $shown_currency + r#"::text,
+                select $3, 'card_from_group_sell', "# $key ", " $fingerprint r#", json_build_object('Done', json_build_object(
+                    'currency', "# $shown_currency r#"::text,
                     'cards', json_agg(json_build_object('number', number, 'pin', pin, 'balance', times(balance, $7)::text))))
                 from sale having count(*) > 0
             )"#)?
-                + r#"
+                r#"
             select number as "number!", pin, times(balance, $7) as "balance!: Money" from sale"#,
             $($value),+
         )
@@ -227,7 +241,7 @@ macro_rules! sell_next {
             $sale,
             $quantity,
             [
-                "select c.id, c.number, c.pin, coalesce(c.balance, 0) as balance" + $sound + "
+                "select c.id, c.number, c.pin, coalesce(c.balance, 0) as balance" $sound "
                  from card_stock s join cards c on c.id = s.card_id
                  where s.cardgroup_id = (select id from cardgroup) and c.cardgroup_id + 0 = s.cardgroup_id and is_in_stock(c)
                  order by s.number, s.card_id

@@ -26,7 +26,22 @@ const SALES: [(&[&str], &[&str]); 5] = [
         &["as now\n", DOCUMENTED, "kept as"],
         &["6", "0", "0", "true", "'USD'", "1", "1", "1", "'key'", "'print'", "'USD'"],
     ),
-    (&["asked (id, quantity)"], &["array[6, 9]", "0", "0", "array[1, 2]", "'USD'", "1"]),
+    (
+        &["asked (id, quantity)"],
+        &[
+            "array[6, 9]",
+            "0",
+            "0",
+            "array[1, 2]",
+            "'USD'",
+            "1",
+            "array[6]",
+            "array[1]",
+            "array[1]",
+            "array['key']",
+            "array['print'::bytea]",
+        ],
+    ),
 ];
 
 async fn at_each_age_of_the_statistics(look: impl AsyncFn(&Server)) {

@@ -9,8 +9,13 @@ use crate::harness::{Reply, Server, in_time, server_with};
 
 /// A server on which sales wait for a single one, and with patience.
 async fn one_at_once() -> Server {
-    let server =
-        server_with(&[("sales_at_once", "1"), ("database_connections", "8"), ("database_wait_ms", "6000000")]).await;
+    let server = server_with(&[
+        ("sales_at_once", "1"),
+        ("database_connections", "8"),
+        ("database_wait_ms", "6000000"),
+        ("idempotency_wait_ms", "600000"),
+    ])
+    .await;
     server
         .sql(
             "insert into cards (id, cardgroup_id, number, pin, balance) values
@@ -169,6 +174,117 @@ async fn what_differs_goes_apart() {
     server.has(TOGETHER, &["6 51", "7", "9"]).await;
 }
 
+/// The replies that are kept, by their keys.
+const KEPT: &str = "select key, user_id, operation, length(fingerprint), reply from idempotency_keys order by key";
+
+#[tokio::test]
+async fn keys_go_together_and_each_is_answered_again_as_before() {
+    let server = one_at_once().await;
+    let sales: [(u32, u32, &str); 4] =
+        [(11, 2, "&request_id=a"), (6, 1, "&request_id=b"), (11, 1, ""), (7, 1, "&request_id=c")];
+    // One after the other, so that it is known who gets which cards.
+    let [two, ten_dollars, third, euro] = std::array::from_fn(|place| {
+        let (group, quantity, key) = sales[place];
+        let server = &server;
+        async move {
+            until_waiting(server, place).await;
+            buy(server, group, quantity, key).await
+        }
+    });
+    let others = async { tokio::join!(two, ten_dollars, third, euro) };
+    let (first, firsts) = held_up(&server, 4, others).await;
+    let firsts = <[Reply; 4]>::from(firsts);
+    assert_eq!(first.all("number"), ["900001"]);
+    assert_eq!(
+        firsts.each_ref().map(|reply| reply.all("number").join(" ")),
+        ["110001 110002", "0000000042", "110003", "700001"]
+    );
+    server.has(TOGETHER, &["6 7 51 52 53", "9"]).await;
+    for ((group, quantity, key), first) in sales.into_iter().zip(&firsts).filter(|((.., key), _)| !key.is_empty()) {
+        let again = buy(&server, group, quantity, key).await;
+        assert_eq!((&again.body, again.header("idempotency-replayed")), (&first.body, Some("true")));
+    }
+    server.has("select count(*) from payments where kind = 'sale'", &["6"]).await;
+    let alone = one_at_once().await;
+    for (group, quantity, key) in sales {
+        buy(&alone, group, quantity, key).await;
+    }
+    assert_eq!(server.rows(KEPT).await, alone.rows(KEPT).await);
+}
+
+#[tokio::test]
+async fn a_key_that_is_known_doesnt_take_the_others_along() {
+    let server = one_at_once().await;
+    let before = buy(&server, 6, 1, "&request_id=known").await;
+    let others = async {
+        tokio::join!(
+            buy(&server, 6, 1, "&request_id=known"),
+            buy(&server, 7, 1, "&request_id=known"),
+            buy(&server, 11, 1, "&request_id=new"),
+            buy(&server, 11, 1, "")
+        )
+    };
+    // Of those with the same key the second isn't begun before the first is answered.
+    let (_, (known, other, new, plain)) = held_up(&server, 3, others).await;
+    assert_eq!((&known.body, known.header("idempotency-replayed")), (&before.body, Some("true")));
+    other.is_status_error("The idempotency key was sent with other parameters before");
+    let mut numbers = [new.all("number"), plain.all("number")].concat();
+    numbers.sort_unstable();
+    assert_eq!(numbers, ["110001", "110002"]);
+    const SOLD: &str =
+        "select c.cardgroup_id from payments p join cards c on c.id = p.user_id where kind = 'sale' order by c.id";
+    server.has(SOLD, &["6", "9", "11", "11"]).await;
+    server.has("select * from card_stock_differences", &[]).await;
+}
+
+#[tokio::test]
+async fn a_key_whose_group_is_short_is_kept_as_it_is_answered() {
+    let server = one_at_once().await;
+    let others = async {
+        tokio::join!(
+            buy(&server, 11, 4, "&request_id=a"),
+            buy(&server, 6, 1, "&request_id=b"),
+            buy(&server, 77, 1, "&request_id=c")
+        )
+    };
+    let (_, (three, one, none)) = held_up(&server, 3, others).await;
+    assert_eq!((three.all("number").len(), one.all("number").len()), (3, 1));
+    none.is_page_error("Cardgroup was not found");
+    for (group, quantity, key, first) in [(11, 4, "a", three), (6, 1, "b", one), (77, 1, "c", none)] {
+        let again = buy(&server, group, quantity, &format!("&request_id={key}")).await;
+        assert_eq!((again.body, again.status), (first.body, first.status));
+    }
+    server.has("select count(*) from payments where kind = 'sale'", &["5"]).await;
+}
+
+#[tokio::test]
+async fn a_buyer_who_goes_once_it_is_begun_can_ask_again() {
+    let server = one_at_once().await;
+    let mut lock = server.pool.begin().await.unwrap();
+    sqlx::query("lock table payments in access exclusive mode").execute(&mut *lock).await.unwrap();
+    let others = async {
+        in_time("the first sale's wait", server.until_somebody_waits()).await;
+        let mut leaving = pin!(buy(&server, 6, 1, "&request_id=a"));
+        let begun = async {
+            until_waiting(&server, 1).await;
+            // The first sale is given up, and the other begins.
+            server.cut_those_who_wait().await;
+            until_waiting(&server, 0).await;
+            in_time("the other's wait", server.until_somebody_waits()).await;
+        };
+        tokio::select! {
+            _ = &mut leaving => panic!("it didn't wait"),
+            () = begun => {}
+        }
+    };
+    let ((), _) = tokio::join!(others, buy(&server, 7, 1, ""));
+    // Who asks again waits for what is under way.
+    let release = async { lock.rollback().await.unwrap() };
+    let (again, ()) = tokio::join!(buy(&server, 6, 1, "&request_id=a"), release);
+    assert_eq!((again.all("number").len(), again.header("idempotency-replayed")), (1, Some("true")));
+    server.has("select user_id from payments where kind = 'sale'", &["6"]).await;
+}
+
 #[tokio::test]
 async fn a_buyer_who_goes_while_waiting_buys_nothing() {
     let server = one_at_once().await;
@@ -196,7 +312,7 @@ fn without_patience(server: &Server) -> Together {
 
 fn order() -> Order {
     let alike = Alike { caller: 0, owner: 0, currency: "USD".to_owned(), rate: 1.into() };
-    Order { group: 6, quantity: 1, alike }
+    Order { group: 6, quantity: 1, key: None, alike }
 }
 
 #[tokio::test]
@@ -229,7 +345,7 @@ async fn a_sale_that_is_begun_is_waited_for() {
 #[tokio::test]
 async fn all_are_in_doubt_when_the_connection_is_lost() {
     let server = one_at_once().await;
-    let others = async { tokio::join!(buy(&server, 6, 1, ""), buy(&server, 11, 1, "")) };
+    let others = async { tokio::join!(buy(&server, 6, 1, ""), buy(&server, 11, 1, "&request_id=a")) };
     let held = async {
         let mut lock = server.pool.begin().await.unwrap();
         sqlx::query("lock table payments in access exclusive mode").execute(&mut *lock).await.unwrap();
@@ -250,8 +366,9 @@ async fn all_are_in_doubt_when_the_connection_is_lost() {
         tokio::join!(buy(&server, 7, 1, ""), others, cut)
     };
     let (first, (one, other), ()) = held.await;
-    for reply in [first, one, other] {
+    for reply in [first, one] {
         reply.is_status_error("The database was lost during the request, which may have been carried out");
     }
+    other.is_status_error("The database was lost during the request: send it again with the same idempotency key");
     server.has("select count(*) from payments", &["0"]).await;
 }

@@ -182,7 +182,7 @@ impl Till<'_> {
     /// The common case in one round trip: the next free cards, as many as asked, sold by one statement that waits for nobody.
     /// None sold: it isn't that simple, or was done before, and nothing was changed.
     async fn at_once(&self) -> Result<Vec<SoldCard>, Fault> {
-        let Self { call, caller, terms, wish, .. } = *self;
+        let Self { call, caller, terms, wish, once } = *self;
         let (Some(terms), Which::Next(quantity)) = (terms, &wish.which) else { return Ok(Vec::new()) };
         if *quantity > call.app.config.max_quantity.get() {
             return Ok(Vec::new());
@@ -193,21 +193,21 @@ impl Till<'_> {
             Some(Way::With(others)) => match others.outcome().await {
                 Outcome::Sold(cards) => return Ok(cards),
                 Outcome::Undone => None,
-                Outcome::Refused(fault) => return Err(fault),
+                Outcome::Refused(fault) => return Err(once.advise(fault)),
             },
         };
         self.alone(terms, *quantity).await
     }
 
-    /// What there is to say of a sale that may go together with others: it writes neither order rows nor a reply, and is paid in a currency
-    /// that is known.
+    /// What there is to say of a sale that may go together with others: it writes no order rows, and is paid in a currency that is known.
     fn order<'a>(&'a self, terms: &'a Terms, quantity: u32) -> Option<impl FnOnce() -> Order + use<'a>> {
         let Self { call, caller, wish, once, .. } = *self;
         let currency = terms.currency.as_ref()?;
-        let is_plain = once.key().is_none() && terms.email.is_none() && !call.dialect().refuses_unsound_cards();
+        let is_plain = terms.email.is_none() && !call.dialect().refuses_unsound_cards();
         let order = move || Order {
             group: wish.group,
             quantity,
+            key: once.key().cloned(),
             alike: Alike {
                 caller: caller.id(),
                 owner: caller.owner(),

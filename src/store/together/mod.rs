@@ -13,10 +13,11 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot::{self, Receiver, Sender};
 use tokio::time::timeout;
 
-use self::statement::{SoldOf, sell_together};
+use self::statement::{Orders, SoldOf, sell_together};
 use super::sale::SoldCard;
 use crate::database::pool::Pool;
 use crate::fault::Fault;
+use crate::idempotency::Key;
 
 /// More cards are not sold by one statement: those who wait for it want an answer.
 const MOST_CARDS: u32 = 32;
@@ -59,13 +60,15 @@ struct Waiting {
     answer: Sender<Outcome>,
 }
 
-/// The next free cards of a group, without order rows and without an idempotency key.
+/// The next free cards of a group, without order rows.
 #[derive(Debug)]
 pub struct Order {
     /// The group.
     pub group: i32,
     /// How many, up to [`MOST_OF_ONE`].
     pub quantity: u32,
+    /// Where the reply is kept, if somewhere. Whoever sends the key again waits for this order, even if its client has gone away.
+    pub key: Option<Arc<Key>>,
     /// Who sells, and how it is paid.
     pub alike: Alike,
 }
@@ -221,11 +224,7 @@ impl Queue {
 
 /// Makes sales together, and tells each what came of it.
 async fn sell(place: Place, batch: Vec<Waiting>) {
-    let mut groups = BTreeMap::new();
-    for Waiting { order, .. } in &batch {
-        *groups.entry(order.group).or_insert(0) += i64::from(order.quantity);
-    }
-    let sold = carry_out(&place.together.0.pool, &batch[0].order.alike, &groups).await;
+    let sold = carry_out(&place.together.0.pool, &batch).await;
     // Before anybody is told: who is served next needn't wait for it.
     drop(place);
     match sold {
@@ -236,10 +235,12 @@ async fn sell(place: Place, batch: Vec<Waiting>) {
 }
 
 /// The cards, or what everybody hears; `None`: each should try it alone.
-async fn carry_out(pool: &Pool, alike: &Alike, groups: &BTreeMap<i32, i64>) -> Result<Vec<SoldOf>, Option<Fault>> {
+async fn carry_out(pool: &Pool, batch: &[Waiting]) -> Result<Vec<SoldOf>, Option<Fault>> {
+    let mut orders = Orders::default();
+    orders.extend(batch.iter().map(|waiting| &waiting.order));
     let mut connection = pool.acquire().await.map_err(|error| Some(Fault::from(error)))?;
     // A request's client ends what hangs by going away; here there is none.
-    match timeout(DEAD, sell_together(&mut connection, alike, groups)).await {
+    match timeout(DEAD, sell_together(&mut connection, &batch[0].order.alike, &orders)).await {
         Ok(Ok(sold)) => {
             connection.keep();
             Ok(sold)

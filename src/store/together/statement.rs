@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use sqlx::PgConnection;
 
-use super::Alike;
+use super::{Alike, Order};
 use crate::money::Money;
+use crate::store::sale::sale;
 
 /// A card that was sold together with others.
 #[derive(Debug)]
@@ -16,15 +17,51 @@ pub struct SoldOf {
     pub balance: Money,
 }
 
-/// Sells the next free cards of several groups, so many of each or none of it, as [`sell`](crate::store::sale::sell) does without order rows: what is true of its
-/// statement is true of this one. Groups are looked up one by one (`offset 0`), however many there are.
+/// Orders, as the statement takes them.
+#[derive(Debug, Default)]
+pub struct Orders<'a> {
+    /// How many cards of which group.
+    groups: BTreeMap<i32, i64>,
+    kept: Kept<'a>,
+}
+
+/// Whose replies are kept, a line each: the group, which of the cards that are sold of it, and the key.
+#[derive(Debug, Default)]
+struct Kept<'a> {
+    groups: Vec<i32>,
+    firsts: Vec<i64>,
+    lasts: Vec<i64>,
+    keys: Vec<&'a str>,
+    fingerprints: Vec<&'a [u8]>,
+}
+
+impl<'a> Extend<&'a Order> for Orders<'a> {
+    fn extend<T: IntoIterator<Item = &'a Order>>(&mut self, orders: T) {
+        for Order { group, quantity, key, .. } in orders {
+            let before = self.groups.entry(*group).or_default();
+            let first = *before + 1;
+            *before += i64::from(*quantity);
+            if let Some(key) = key {
+                self.kept.groups.push(*group);
+                self.kept.firsts.push(first);
+                self.kept.lasts.push(*before);
+                self.kept.keys.push(&key.key);
+                self.kept.fingerprints.push(&key.fingerprint);
+            }
+        }
+    }
+}
+
+/// Sells the next free cards of several groups, so many of each or none of it, as [`sell`](crate::store::sale::sell) does without order
+/// rows: what is true of its statement is true of this one. Of each group the first to order get the first cards, and that is what is kept
+/// for them. Groups are looked up one by one (`offset 0`), however many there are.
 pub async fn sell_together(
     connection: &mut PgConnection,
     alike: &Alike,
-    groups: &BTreeMap<i32, i64>,
+    Orders { groups, kept }: &Orders<'_>,
 ) -> sqlx::Result<Vec<SoldOf>> {
     let (ids, quantities): (Vec<i32>, Vec<i64>) = groups.iter().unzip();
-    sqlx::query_as!(
+    sale!(
         SoldOf,
         r#"with cardgroup as materialized (
             select g.id as cardgroup_id, g.owner_id, g.disable_voucher, asked.quantity,
@@ -35,37 +72,36 @@ pub async fn sell_together(
         ), picked as materialized (
             select cardgroup.*, card.*
             from cardgroup, lateral (
-                select c.id, c.number, c.pin, coalesce(c.balance, 0) as balance
-                from card_stock s join cards c on c.id = s.card_id
-                where s.cardgroup_id = cardgroup.cardgroup_id and c.cardgroup_id + 0 = s.cardgroup_id and is_in_stock(c)
-                order by s.number, s.card_id
-                limit cardgroup.quantity
-                for no key update of c skip locked
+                select row_number() over () as place, free.*
+                from (
+                    select c.id, c.number, c.pin, coalesce(c.balance, 0) as balance
+                    from card_stock s join cards c on c.id = s.card_id
+                    where s.cardgroup_id = cardgroup.cardgroup_id and c.cardgroup_id + 0 = s.cardgroup_id and is_in_stock(c)
+                    order by s.number, s.card_id
+                    limit cardgroup.quantity
+                    for no key update of c skip locked
+                ) free
             ) card
         ), sale as materialized (
             select nextval('payments_id_seq') as payment_id, id, number, pin, balance, times(balance, $6) as amount,
-                cardgroup_id, owner_id, tax_share, $5::text as currency,
+                cardgroup_id, place, owner_id, tax_share, $5::text as currency,
                 case when disable_voucher = 1 then number end as voucher_number, now() at time zone 'utc' as now
             from picked
-            where (select count(*) from picked same where same.cardgroup_id = picked.cardgroup_id) = quantity
-        ), marked as (
-            update cards set sold = 1, active = 1 where id = any (array(select id from sale))
-        ), payment as (
-            insert into payments (id, paymenttype, kind, amount, currency, tax, user_id, owner_id, card, completed,
-                date_added, shipped_at, description)
-            select payment_id, 'Card', 'sale', amount, currency, amount * tax_share, id, owner_id, 1, 1, now, now, ''
-            from sale
-        ), action as (
-            insert into actions (user_id, date, action, target_type, target_id, data, data2, data3)
-            select $3, now, row.*
-            from sale, lateral (
-                select 'card_payment_created', 'Payment', payment_id, id::text, plain(amount), currency
-                union all
-                select 'Disable_Voucher_when_Card_is_used', 'Voucher', voucher_id, number, id::text, null
-                from spend_vouchers(voucher_number)
-                union all
-                select 'card_sell_over_api', 'Card', id, '', '', null
-            ) row
+            where (select count(*) from picked same where same.cardgroup_id = picked.cardgroup_id) = quantity"#,
+        [""],
+        r#", kept as (
+            insert into idempotency_keys (user_id, operation, key, fingerprint, reply)
+            select $3, 'card_from_group_sell', asked.key, asked.fingerprint,
+                json_build_object('Done', json_build_object('currency', $5::text, 'cards', cards))
+            from unnest($7::integer[], $8::bigint[], $9::bigint[], $10::text[], $11::bytea[])
+                    asked (cardgroup_id, first, last, key, fingerprint),
+                lateral (
+                    select json_agg(json_build_object('number', number, 'pin', pin, 'balance', times(balance, $6)::text) order by place)
+                        as cards
+                    from sale
+                    where cardgroup_id = asked.cardgroup_id and place between first and last
+                    having count(*) > 0
+                ) own
         )
         select cardgroup_id as "group!", number as "number!", pin, times(balance, $6) as "balance!: Money" from sale"#,
         &ids,
@@ -73,7 +109,12 @@ pub async fn sell_together(
         alike.caller,
         &quantities,
         alike.currency,
-        alike.rate
+        alike.rate,
+        &kept.groups,
+        &kept.firsts,
+        &kept.lasts,
+        &kept.keys as &[&str],
+        &kept.fingerprints as &[&[u8]]
     )
     .fetch_all(connection)
     .await
