@@ -100,9 +100,15 @@ impl Pool {
     }
 
     /// A transaction on a connection of its own.
+    ///
+    /// It is begun whether or not somebody still waits for it: sqlx forgets a BEGIN whose answer nobody waits for, the connection would
+    /// come back with an open transaction, and what others do on it would never be committed.
     pub async fn begin(&self) -> sqlx::Result<Transaction> {
         let Connection { connection, turn, .. } = self.acquire().await?;
-        Ok(Transaction { transaction: sqlx::Transaction::begin(connection, None).await?, _turn: turn })
+        let begun = tokio::spawn(async {
+            Ok(Transaction { transaction: sqlx::Transaction::begin(connection, None).await?, _turn: turn })
+        });
+        begun.await.map_err(|_| sqlx::Error::WorkerCrashed)?
     }
 
     /// A few connections beside these, made when they are needed: for listening, sweeping, watching. What these do mustn't wait for a

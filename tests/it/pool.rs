@@ -1,10 +1,13 @@
 //! The connections that requests share.
 
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use mortise::config::Config;
 use mortise::database::{self, pool::Pool};
-use sqlx::{PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 
 use crate::harness::{in_time, postgres};
 
@@ -84,6 +87,35 @@ async fn a_transaction_that_is_dropped_is_rolled_back_before_others_come() {
             sqlx::query_scalar("select to_regclass('left_behind')::text").fetch_one(&mut **connection).await.unwrap();
         assert_eq!(found, None);
     }
+}
+
+/// As when a client goes away at that very moment: what others do afterwards must last.
+#[tokio::test]
+async fn a_transaction_whose_beginning_is_given_up_is_not_left_open() {
+    let (_, pool) = pools().await;
+    pool.acquire().await.unwrap().keep();
+    let mut beginning = Box::pin(pool.begin());
+    assert!(poll_once(beginning.as_mut()).await.is_pending());
+    drop(beginning);
+    let mut both = [pool.acquire().await.unwrap(), pool.acquire().await.unwrap()];
+    for (number, connection) in both.iter_mut().enumerate() {
+        sqlx::raw_sql(AssertSqlSafe(format!("create table made_{number} ()")))
+            .execute(&mut **connection)
+            .await
+            .unwrap();
+    }
+    for (number, connection) in both.iter_mut().rev().enumerate() {
+        let found: Option<String> = sqlx::query_scalar("select to_regclass('made_' || $1)::text")
+            .bind(number.to_string())
+            .fetch_one(&mut **connection)
+            .await
+            .unwrap();
+        assert!(found.is_some(), "what connection {number} did isn't there for others");
+    }
+}
+
+async fn poll_once<T>(mut future: Pin<&mut impl Future<Output = T>>) -> Poll<T> {
+    poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await
 }
 
 #[tokio::test]
