@@ -310,6 +310,35 @@ fn without_patience(server: &Server) -> Together {
     Together::new(server.requests(), 1, Duration::ZERO)
 }
 
+#[tokio::test]
+async fn while_a_statement_sells_for_several_half_as_many_run() {
+    let server = one_at_once().await;
+    let together = Together::new(server.requests(), 2, Duration::from_secs(300));
+    let alone = || match together.begin(0, order) {
+        Way::Alone(place) => place,
+        Way::With(_) => panic!("there was room"),
+    };
+    let waits = |group| match together.begin(0, || Order { group, ..order() }) {
+        Way::Alone(_) => panic!("there was no room"),
+        Way::With(others) => others,
+    };
+    let (one, other) = (alone(), alone());
+    let (second, third) = (waits(6), waits(7));
+    // Beside a single sale they are made, once there are tasks again.
+    drop(one);
+    assert_eq!(together.waiting(), 0);
+    let last = waits(11);
+    // Beside theirs none is.
+    drop(other);
+    assert_eq!(together.waiting(), 1);
+    for others in [second, third, last] {
+        let Outcome::Sold(cards) = in_time("the sale", others.outcome()).await else { panic!("it wasn't made") };
+        assert_eq!(cards.len(), 1);
+    }
+    assert_eq!(together.waiting(), 0);
+    let _both = (alone(), alone());
+}
+
 fn order() -> Order {
     let alike = Alike { caller: 0, owner: 0, currency: "USD".to_owned(), rate: 1.into() };
     Order { group: 6, quantity: 1, key: None, alike }

@@ -1,6 +1,7 @@
 //! Sales that go together. As many of a caller's as keep the processors busy are made each by itself, at once; those that come meanwhile
-//! wait for one of these to end, and are then made in one statement, which costs little more than a single sale. Each succeeds or fails as
-//! if it were alone, but that a lost connection leaves all of them in doubt; and none waits for long.
+//! wait for one of these to end, and are then made in one statement, which costs little more than a single sale. While statements sell for
+//! several, half as many run: the more wait, the more go together, and the other processors have enough to do with requests. Each sale
+//! succeeds or fails as if it were alone, but that a lost connection leaves all of them in doubt; and none waits for long.
 
 mod statement;
 
@@ -49,7 +50,10 @@ struct Queues {
 
 #[derive(Debug, Default)]
 struct Queue {
+    /// Statements.
     running: usize,
+    /// The sales that these make.
+    sales: usize,
     waiting: VecDeque<Waiting>,
 }
 
@@ -126,8 +130,8 @@ pub enum Outcome {
 }
 
 impl Together {
-    /// At most so many statements of a caller's at once before his sales go together; none of these waits longer than `patience` to be
-    /// begun.
+    /// At most so many statements of a caller's at once before his sales go together, then half as many; no sale waits longer than `patience`
+    /// to be begun.
     pub fn new(pool: Pool, most: usize, patience: Duration) -> Self {
         Self(Arc::new(Shared { pool, most, patience, queues: Mutex::default() }))
     }
@@ -137,9 +141,8 @@ impl Together {
         let mut queues = self.queues();
         let Queues { of, tickets } = &mut *queues;
         let queue = of.entry(caller).or_default();
-        if queue.running < self.0.most {
-            queue.running += 1;
-            return Way::Alone(Place { together: self.clone(), caller });
+        if queue.has_room(self.0.most) {
+            return Way::Alone(queue.place(self, caller, 1));
         }
         let (answer, told) = oneshot::channel();
         let ticket = *tickets;
@@ -163,18 +166,20 @@ impl Together {
         })
     }
 
-    /// Those who are next, where there is somebody; else one statement less runs.
-    fn next(&self, caller: i32) -> Vec<Waiting> {
+    /// A statement has ended. Those who are next, where there is somebody and room for them.
+    fn next(&self, caller: i32, ended: usize) -> Option<(Place, Vec<Waiting>)> {
         let mut queues = self.queues();
-        let Some(queue) = queues.of.get_mut(&caller) else { return Vec::new() };
-        let batch = queue.batch();
-        if batch.is_empty() {
-            queue.running -= 1;
-            if queue.running == 0 {
-                queues.of.remove(&caller);
-            }
+        let queue = queues.of.get_mut(&caller)?;
+        queue.running -= 1;
+        queue.sales -= ended;
+        let batch = if queue.has_room(self.0.most) { queue.batch() } else { Vec::new() };
+        if !batch.is_empty() {
+            return Some((queue.place(self, caller, batch.len()), batch));
         }
-        batch
+        if queue.running == 0 {
+            queues.of.remove(&caller);
+        }
+        None
     }
 
     fn queues(&self) -> MutexGuard<'_, Queues> {
@@ -187,19 +192,33 @@ impl Together {
 pub struct Place {
     together: Together,
     caller: i32,
+    /// That it makes.
+    sales: usize,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let batch = self.together.next(self.caller);
+        let next = self.together.next(self.caller, self.sales);
         // Without a runtime, at the very end, nobody waits any more.
-        if let (false, Ok(runtime)) = (batch.is_empty(), Handle::try_current()) {
-            runtime.spawn(sell(Self { together: self.together.clone(), caller: self.caller }, batch));
+        if let (Some((place, batch)), Ok(runtime)) = (next, Handle::try_current()) {
+            runtime.spawn(sell(place, batch));
         }
     }
 }
 
 impl Queue {
+    /// Whether one more may run, beside so many at most.
+    fn has_room(&self, most: usize) -> bool {
+        let each_for_one = self.sales == self.running;
+        self.running < if each_for_one { most } else { most.div_ceil(2) }
+    }
+
+    fn place(&mut self, together: &Together, caller: i32, sales: usize) -> Place {
+        self.running += 1;
+        self.sales += sales;
+        Place { together: together.clone(), caller, sales }
+    }
+
     /// Those who wait longest and go together. Who went away is forgotten.
     fn batch(&mut self) -> Vec<Waiting> {
         let (mut cards, mut batch, mut others) = (0, Vec::<Waiting>::new(), Vec::new());
