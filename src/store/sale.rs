@@ -121,32 +121,38 @@ macro_rules! sale {
 }
 pub(super) use sale;
 
-/// The statement, with the parts that differ: how cards are picked, which of them must have been found, the order rows,
-/// and where the reply is kept (the places of the key, the fingerprint and the currency among the parameters). What a sale doesn't need would cost it the time in which PostgreSQL sets it up, so there are several texts.
+/// The statement, with the parts that differ: what else must be known of the group, how cards are picked, which of them must have been
+/// found, the order rows, and where the reply is kept (the places of the key, the fingerprint and the currency among the parameters). What a sale doesn't need would cost it the time in which PostgreSQL sets it up, so there are several texts.
 macro_rules! statement {
     (
-        [$($picked:literal)+], [$($all:literal)+], [$ccorder_id:literal, $orders:literal],
+        [$group:literal, $($picked:literal)+, $all:literal], [$ccorder_id:literal, $orders:literal],
         [$($key:literal, $fingerprint:literal, $shown_currency:literal)?], $($value:expr),+
     ) => {
         sale!(
             SoldCard,
-            r#"with cardgroup as materialized (
-                select g.id, g.owner_id, g.disable_voucher, g.pin_length, g.number_length, own.id is not null as has_taxes,
-                    case when own.id is null then tax_share_of(g.tax_id, g.owner_id) else tax_share(own) end as tax_share,
-                    coalesce($5, g.tell_balance_in_currency, '') as currency,
-                    $6::numeric * case when $5 is null then system_rate_to(g.tell_balance_in_currency) else 1 end as rate
-                from cardgroups g left join taxes own on own.id = g.tax_id
-                where g.id = $1 and ($2::integer is null or g.owner_id = $2 and g.hidden = 0)
-            ), picked as materialized ("#
+            r#"with picked as materialized (
+                select cardgroup.*, card.*
+                from (
+                    select g.id as cardgroup_id, g.owner_id, g.disable_voucher,
+                        coalesce((select single_tax_share(t) from taxes t where t.id = g.tax_id), tax_share_of(g.tax_id, g.owner_id)) as tax_share,
+                        coalesce($5, g.tell_balance_in_currency, '') as currency,
+                        $6::numeric * case when $5 is null then system_rate_to(g.tell_balance_in_currency) else 1 end as rate"#
+                $group
+                r#"
+                    from cardgroups g
+                    where g.id = $1 and ($2::integer is null or g.owner_id = $2 and g.hidden = 0)
+                    offset 0
+                ) cardgroup, lateral ("#
                 $($picked)+
-                r#"), sale as materialized (
-                select nextval('payments_id_seq') as payment_id, picked.id, number, pin, balance, times(balance, rate) as amount,
-                    cardgroup.id as cardgroup_id, owner_id, tax_share, currency,
+                r#") card
+            ), sale as materialized (
+                select nextval('payments_id_seq') as payment_id, id, number, pin, balance, times(balance, rate) as amount,
+                    cardgroup_id, owner_id, tax_share, currency,
                     case when disable_voucher = 1 then number end as voucher_number, now() at time zone 'utc' as now"#
                 $ccorder_id
                 r#"
-                from picked, cardgroup where "#
-                $($all)+,
+                from picked where "#
+                $all,
             [" where $4"],
             $orders
                 $(r#", kept as (
@@ -165,20 +171,19 @@ macro_rules! statement {
 
 /// The statement for a way of picking, with order rows for whoever gave an e-mail address.
 macro_rules! sell {
-    ($database:expr, $sale:expr, $cards:expr, $picked:tt, $all:tt, $kept:tt, $kept_with_orders:tt, [$($key:expr),*]) => {{
+    ($database:expr, $sale:expr, $cards:expr, $picked:tt, $kept:tt, $kept_with_orders:tt, [$($key:expr),*]) => {{
         let Sale { caller, owner, group, terms, over_api, .. } = $sale;
         let Terms { currency, rate, shown_rate, order_rate, system_currency, email } = terms;
         let currency = currency.as_deref();
         match email {
             None => {
-                statement!($picked, $all, ["", ""], $kept, group, owner, caller, over_api, currency, rate, shown_rate, $cards $(, $key)*)
+                statement!($picked, ["", ""], $kept, group, owner, caller, over_api, currency, rate, shown_rate, $cards $(, $key)*)
                     .fetch_all($database)
                     .await
             }
             Some(email) => {
                 statement!(
                     $picked,
-                    $all,
                     [
                         ", nextval('ccorders_id_seq') as ccorder_id",
                         ", ccorder as (
@@ -220,13 +225,14 @@ macro_rules! sell {
 /// The next free cards, and nobody waits for those that others are about to buy. A card is looked up by its id whatever the planner
 /// knows of the table, or doesn't: `+ 0` keeps it from reading the whole group instead.
 macro_rules! sell_next {
-    ($database:expr, $sale:expr, $quantity:expr, $sound:literal, $all:literal, $kept:expr) => {
+    ($database:expr, $sale:expr, $quantity:expr, $group:literal, $sound:literal, $all:literal, $kept:expr) => {
         match $kept {
-            None => sell_next!($database, $sale, $quantity, $sound, $all, [], [], []),
+            None => sell_next!($database, $sale, $quantity, $group, $sound, $all, [], [], []),
             Some(Keeping { key, currency: shown_currency }) => sell_next!(
                 $database,
                 $sale,
                 $quantity,
+                $group,
                 $sound,
                 $all,
                 ["$9", "$10", "$11"],
@@ -235,20 +241,21 @@ macro_rules! sell_next {
             ),
         }
     };
-    ($database:expr, $sale:expr, $quantity:expr, $sound:literal, $all:literal, $kept:tt, $kept_with_orders:tt, $key:tt) => {
+    ($database:expr, $sale:expr, $quantity:expr, $group:literal, $sound:literal, $all:literal, $kept:tt, $kept_with_orders:tt, $key:tt) => {
         sell!(
             $database,
             $sale,
             $quantity,
             [
+                $group,
                 "select c.id, c.number, c.pin, coalesce(c.balance, 0) as balance" $sound "
                  from card_stock s join cards c on c.id = s.card_id
-                 where s.cardgroup_id = (select id from cardgroup) and c.cardgroup_id + 0 = s.cardgroup_id and is_in_stock(c)
+                 where s.cardgroup_id = cardgroup.cardgroup_id and c.cardgroup_id + 0 = s.cardgroup_id and is_in_stock(c)
                  order by s.number, s.card_id
                  limit $8
-                 for no key update of c skip locked"
+                 for no key update of c skip locked",
+                $all
             ],
-            [$all],
             $kept,
             $kept_with_orders,
             $key
@@ -265,25 +272,29 @@ macro_rules! sell_next {
 pub async fn sell(connection: &mut PgConnection, sale: Sale<'_>) -> sqlx::Result<Vec<SoldCard>> {
     match sale.take {
         Take::Next { quantity, only_sound: false, kept } => {
-            sell_next!(connection, sale, quantity, "", "(select count(*) from picked) = $8", kept)
+            sell_next!(connection, sale, quantity, "", "", "(select true from picked offset $8 - 1 limit 1)", kept)
         }
         Take::Next { quantity, only_sound: true, kept } => sell_next!(
             connection,
             sale,
             quantity,
-            ", is_sound(c, (select pin_length from cardgroup), (select number_length from cardgroup)) as sound",
-            "has_taxes and (select count(*) from picked where sound) = $8",
+            ", g.pin_length, g.number_length, exists (select from taxes where id = g.tax_id) as has_taxes",
+            ", is_sound(c, cardgroup.pin_length, cardgroup.number_length) as sound",
+            "(select count(*) from picked where has_taxes and sound) = $8",
             kept
         ),
         Take::These(cards) => sell!(
             connection,
             sale,
             cards,
-            [r#"select id, number, pin, coalesce(balance, 0) as balance
+            [
+                "",
+                r#"select id, number, pin, coalesce(balance, 0) as balance
                  from cards
                  where id = any ($8) and sold = 0 and hidden = 0 and retired_at is null
-                 order by number collate "C", id"#],
-            ["true"],
+                 order by number collate "C", id"#,
+                "true"
+            ],
             [],
             [],
             []

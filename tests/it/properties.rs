@@ -268,6 +268,27 @@ async fn the_database_prints_money_as_the_reply_does() {
     }
 }
 
+/// A sale reckons with it, the rest with the whole formula.
+#[tokio::test]
+async fn the_tax_of_those_who_pay_one_is_their_share_of_taxes() {
+    let server = server().await;
+    // Every way of having and not having a tax.
+    server
+        .sql(
+            "delete from taxes;
+             insert into taxes (tax1_enabled, tax2_enabled, tax3_enabled, tax4_enabled, tax1_value, tax2_value, compound_tax)
+             select one, two, three, four, value, 5, compound
+             from generate_series(0, 1) one, generate_series(0, 2) two, generate_series(0, 1) three, generate_series(0, 1) four,
+                 unnest(array[null, 0, 19, -100, 0.000000000000001, 123456789012345.123456789012345]) value,
+                 unnest(array[null, 0, 1]) compound",
+        )
+        .await;
+    const SHARES: &str = "select 1 in (tax2_enabled, tax3_enabled, tax4_enabled) as several, count(*), bool_and(single_tax_share(t) is null),
+            bool_and(single_tax_share(t) = tax_share(t))
+        from taxes t group by several order by several";
+    server.has(SHARES, &["false|72|false|true", "true|360|true|∅"]).await;
+}
+
 /// Hashes from outside: the published pages', the contract's.
 #[test]
 fn the_literal_hashes() {

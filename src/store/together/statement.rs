@@ -63,22 +63,22 @@ pub async fn sell_together(
     let (ids, quantities): (Vec<i32>, Vec<i64>) = groups.iter().unzip();
     sale!(
         SoldOf,
-        r#"with cardgroup as materialized (
-            select g.id as cardgroup_id, g.owner_id, g.disable_voucher, asked.quantity,
-                case when (t.own).id is null then tax_share_of(g.tax_id, g.owner_id) else tax_share(t.own) end as tax_share
-            from unnest($1::integer[], $4::bigint[]) asked (id, quantity),
-                lateral (select * from cardgroups where id = asked.id and owner_id = $2 and hidden = 0 offset 0) g
-                left join lateral (select taxes as own from taxes where id = g.tax_id offset 0) t on true
-        ), picked as materialized (
-            select cardgroup.*, card.*
-            from cardgroup, lateral (
+        r#"with picked as materialized (
+            select cardgroup.*, quantity, card.*
+            from unnest($1::integer[], $4::bigint[]) asked (id, quantity), lateral (
+                select g.id as cardgroup_id, g.owner_id, g.disable_voucher,
+                    coalesce((select single_tax_share(t) from taxes t where t.id = g.tax_id), tax_share_of(g.tax_id, g.owner_id)) as tax_share
+                from cardgroups g
+                where g.id = asked.id and g.owner_id = $2 and g.hidden = 0
+                offset 0
+            ) cardgroup, lateral (
                 select row_number() over () as place, free.*
                 from (
                     select c.id, c.number, c.pin, coalesce(c.balance, 0) as balance
                     from card_stock s join cards c on c.id = s.card_id
                     where s.cardgroup_id = cardgroup.cardgroup_id and c.cardgroup_id + 0 = s.cardgroup_id and is_in_stock(c)
                     order by s.number, s.card_id
-                    limit cardgroup.quantity
+                    limit quantity
                     for no key update of c skip locked
                 ) free
             ) card
