@@ -37,7 +37,12 @@ impl From<sqlx::Error> for Fault {
                 tracing::warn!("no database connection was free in time");
                 Self::Unavailable
             }
-            sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) | sqlx::Error::PoolClosed => {
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::Protocol(_)
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::BeginFailed
+            | sqlx::Error::WorkerCrashed => {
                 tracing::error!(%error, "the database is away");
                 Self::Unavailable
             }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use mortise::store::together::{Alike, Order, Outcome, Together, Way};
 
+use crate::harness::log::Log;
 use crate::harness::{Reply, Server, in_time, server_with};
 
 /// A server on which sales wait for a single one, and with patience.
@@ -225,9 +226,11 @@ async fn a_key_that_is_known_doesnt_take_the_others_along() {
         )
     };
     // Of those with the same key the second isn't begun before the first is answered.
+    let log = Log::watch();
     let (_, (known, other, new, plain)) = held_up(&server, 3, others).await;
     assert_eq!((&known.body, known.header("idempotency-replayed")), (&before.body, Some("true")));
     other.is_status_error("The idempotency key was sent with other parameters before");
+    assert_eq!(log.times("ERROR"), 0, "{}", log.text());
     let mut numbers = [new.all("number"), plain.all("number")].concat();
     numbers.sort_unstable();
     assert_eq!(numbers, ["110001", "110002"]);
@@ -286,10 +289,10 @@ async fn a_buyer_who_goes_once_it_is_begun_can_ask_again() {
 }
 
 #[tokio::test]
-async fn a_buyer_who_goes_while_waiting_buys_nothing() {
+async fn a_buyer_who_goes_while_waiting_buys_nothing_and_may_ask_again_at_once() {
     let server = one_at_once().await;
     let others = async {
-        let mut leaving = pin!(buy(&server, 6, 1, ""));
+        let mut leaving = pin!(buy(&server, 6, 1, "&request_id=a"));
         tokio::select! {
             _ = &mut leaving => panic!("it didn't wait"),
             () = until_waiting(&server, 1) => {}
@@ -297,12 +300,13 @@ async fn a_buyer_who_goes_while_waiting_buys_nothing() {
     };
     let left = async {
         others.await;
-        buy(&server, 7, 1, "").await
+        until_waiting(&server, 0).await;
+        // Nobody is at the key any more, or this would wait for it rather than for the first sale.
+        tokio::join!(buy(&server, 7, 1, ""), buy(&server, 11, 1, "&request_id=a"))
     };
-    // One who left, and one who stays.
-    let (_, euro) = held_up(&server, 2, left).await;
-    assert_eq!(euro.all("number"), ["700001"]);
-    server.has(TOGETHER, &["7", "9"]).await;
+    let (_, (euro, other)) = held_up(&server, 2, left).await;
+    assert_eq!((euro.all("number"), other.all("number")), (vec!["700001"], vec!["110001"]));
+    server.has(TOGETHER, &["7 51", "9"]).await;
 }
 
 /// Sales that wait have little patience here.
@@ -342,6 +346,38 @@ async fn while_a_statement_sells_for_several_half_as_many_run() {
 fn order() -> Order {
     let alike = Alike { caller: 0, owner: 0, currency: "USD".to_owned(), rate: 1.into() };
     Order { group: 6, quantity: 1, key: None, alike }
+}
+
+#[tokio::test]
+async fn what_differs_goes_beside_each_other_where_there_is_room() {
+    let server = one_at_once().await;
+    let together = Together::new(server.requests(), 2, Duration::from_secs(300));
+    let begin = |group, currency: &str| {
+        together.begin(0, || Order {
+            group,
+            alike: Alike { currency: currency.to_owned(), ..order().alike },
+            ..order()
+        })
+    };
+    let waits = |group, currency| match begin(group, currency) {
+        Way::Alone(_) => panic!("there was room"),
+        Way::With(others) => others,
+    };
+    let mut payments = server.pool.begin().await.unwrap();
+    sqlx::query("lock table payments in access exclusive mode").execute(&mut *payments).await.unwrap();
+    let mut voucher = server.pool.begin().await.unwrap();
+    sqlx::query("select from vouchers where number = '900001' for update").execute(&mut *voucher).await.unwrap();
+    let places = (begin(6, "USD"), begin(6, "USD"));
+    let both = (waits(6, "USD"), waits(7, "USD"));
+    drop(places);
+    let (held_up, last) = (waits(9, "USD"), waits(11, "EUR"));
+    in_time("the first wait", server.until_somebody_waits()).await;
+    payments.rollback().await.unwrap();
+    for others in [both.0, both.1, last] {
+        assert!(matches!(in_time("the sale", others.outcome()).await, Outcome::Sold(_)));
+    }
+    voucher.rollback().await.unwrap();
+    assert!(matches!(in_time("the sale", held_up.outcome()).await, Outcome::Sold(_)));
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ use self::statement::{Orders, SoldOf, sell_together};
 use super::sale::SoldCard;
 use crate::database::pool::Pool;
 use crate::fault::Fault;
-use crate::idempotency::Key;
+use crate::idempotency::{self, Key};
 
 /// More cards are not sold by one statement: those who wait for it want an answer.
 const MOST_CARDS: u32 = 32;
@@ -71,7 +71,7 @@ pub struct Order {
     pub group: i32,
     /// How many, up to [`MOST_OF_ONE`].
     pub quantity: u32,
-    /// Where the reply is kept, if somewhere. Whoever sends the key again waits for this order, even if its client has gone away.
+    /// Where the reply is kept, if somewhere. Once this is begun, whoever sends the key again waits for it, even if its client has gone away.
     pub key: Option<Arc<Key>>,
     /// Who sells, and how it is paid.
     pub alike: Alike,
@@ -111,10 +111,17 @@ impl Others {
         let told = match timeout(self.together.0.patience, &mut self.told).await {
             Ok(told) => told,
             Err(_) if self.together.leave(self.caller, self.ticket) => return Outcome::Undone,
-            Err(_) => self.told.await,
+            Err(_) => (&mut self.told).await,
         };
         // Whoever was about to tell was broken off.
         told.unwrap_or(Outcome::Refused(Fault::OutcomeUnknown))
+    }
+}
+
+/// Who goes away before it is begun leaves nothing behind, his key neither: he may ask again at once.
+impl Drop for Others {
+    fn drop(&mut self) {
+        self.together.leave(self.caller, self.ticket);
     }
 }
 
@@ -151,7 +158,7 @@ impl Together {
         Way::With(Others { together: self.clone(), caller, ticket, told })
     }
 
-    /// How many wait for a statement, those among them who have gone away meanwhile.
+    /// How many wait for a statement.
     pub fn waiting(&self) -> usize {
         self.queues().of.values().map(|queue| queue.waiting.len()).sum()
     }
@@ -159,19 +166,25 @@ impl Together {
     /// Whether who has the ticket was still waiting, and doesn't any more.
     fn leave(&self, caller: i32, ticket: u64) -> bool {
         let mut queues = self.queues();
-        let waiting = queues.of.get_mut(&caller).map(|queue| &mut queue.waiting);
-        waiting.is_some_and(|waiting| {
-            let place = waiting.iter().position(|waiting| waiting.ticket == ticket);
-            place.and_then(|place| waiting.remove(place)).is_some()
-        })
+        let Some(Queue { waiting, .. }) = queues.of.get_mut(&caller) else { return false };
+        // Tickets stand in their order.
+        waiting
+            .binary_search_by_key(&ticket, |waiting| waiting.ticket)
+            .is_ok_and(|place| waiting.remove(place).is_some())
     }
 
-    /// A statement has ended. Those who are next, where there is somebody and room for them.
-    fn next(&self, caller: i32, ended: usize) -> Option<(Place, Vec<Waiting>)> {
+    /// A statement that made so many sales has ended.
+    fn ended(&self, caller: i32, sales: usize) {
+        if let Some(queue) = self.queues().of.get_mut(&caller) {
+            queue.running -= 1;
+            queue.sales -= sales;
+        }
+    }
+
+    /// Those who are next, where there is somebody and room for them.
+    fn next(&self, caller: i32) -> Option<(Place, Vec<Waiting>)> {
         let mut queues = self.queues();
         let queue = queues.of.get_mut(&caller)?;
-        queue.running -= 1;
-        queue.sales -= ended;
         let batch = if queue.has_room(self.0.most) { queue.batch() } else { Vec::new() };
         if !batch.is_empty() {
             return Some((queue.place(self, caller, batch.len()), batch));
@@ -198,9 +211,11 @@ pub struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let next = self.together.next(self.caller, self.sales);
+        self.together.ended(self.caller, self.sales);
         // Without a runtime, at the very end, nobody waits any more.
-        if let (Some((place, batch)), Ok(runtime)) = (next, Handle::try_current()) {
+        let Ok(runtime) = Handle::try_current() else { return };
+        // Those who are too different to go together go beside each other.
+        while let Some((place, batch)) = self.together.next(self.caller) {
             runtime.spawn(sell(place, batch));
         }
     }
@@ -219,15 +234,12 @@ impl Queue {
         Place { together: together.clone(), caller, sales }
     }
 
-    /// Those who wait longest and go together. Who went away is forgotten.
+    /// Those who wait longest and go together.
     fn batch(&mut self) -> Vec<Waiting> {
         let (mut cards, mut batch, mut others) = (0, Vec::<Waiting>::new(), Vec::new());
         while cards < MOST_CARDS
             && let Some(next) = self.waiting.pop_front()
         {
-            if next.answer.is_closed() {
-                continue;
-            }
             let is_alike = batch.first().is_none_or(|first| first.order.alike == next.order.alike);
             if is_alike && cards + next.order.quantity <= MOST_CARDS {
                 cards += next.order.quantity;
@@ -264,6 +276,8 @@ async fn carry_out(pool: &Pool, batch: &[Waiting]) -> Result<Vec<SoldOf>, Option
             connection.keep();
             Ok(sold)
         }
+        // Whoever sent a key again, or is at it elsewhere, finds out alone; it isn't worth a line in the log.
+        Ok(Err(error)) if idempotency::is_known(&error) || idempotency::is_waited_for_in_vain(&error) => Err(None),
         Ok(Err(error)) => Err(Some(Fault::of_commit(error)).filter(|fault| *fault == Fault::OutcomeUnknown)),
         Err(_) => {
             connection.close_on_drop();
@@ -273,9 +287,10 @@ async fn carry_out(pool: &Pool, batch: &[Waiting]) -> Result<Vec<SoldOf>, Option
 }
 
 /// Gives each the cards of its group, in the order in which they came.
-fn hand_out(sold: Vec<SoldOf>, batch: Vec<Waiting>) {
+fn hand_out(mut sold: Vec<SoldOf>, batch: Vec<Waiting>) {
+    sold.sort_unstable_by_key(|card| card.place);
     let mut groups: BTreeMap<i32, VecDeque<SoldCard>> = BTreeMap::new();
-    for SoldOf { group, number, pin, balance } in sold {
+    for SoldOf { group, number, pin, balance, .. } in sold {
         groups.entry(group).or_default().push_back(SoldCard { number, pin, balance });
     }
     for waiting in batch {

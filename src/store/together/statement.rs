@@ -12,6 +12,8 @@ use crate::store::sale::sale;
 #[derive(Debug)]
 pub struct SoldOf {
     pub group: i32,
+    /// Among those that are sold of the group, from 1 on.
+    pub place: i64,
     pub number: String,
     pub pin: Option<String>,
     pub balance: Money,
@@ -22,33 +24,32 @@ pub struct SoldOf {
 pub struct Orders<'a> {
     /// How many cards of which group.
     groups: BTreeMap<i32, i64>,
-    kept: Kept<'a>,
+    kept: Vec<Kept<'a>>,
 }
 
-/// Whose replies are kept, a line each: the group, which of the cards that are sold of it, and the key.
-#[derive(Debug, Default)]
+/// Whose replies are kept, and which of the group's cards that are sold stand in them.
+#[derive(Debug)]
 struct Kept<'a> {
-    groups: Vec<i32>,
-    firsts: Vec<i64>,
-    lasts: Vec<i64>,
-    keys: Vec<&'a str>,
-    fingerprints: Vec<&'a [u8]>,
+    key: &'a str,
+    fingerprint: &'a [u8],
+    group: i32,
+    first: i64,
+    last: i64,
 }
 
 impl<'a> Extend<&'a Order> for Orders<'a> {
     fn extend<T: IntoIterator<Item = &'a Order>>(&mut self, orders: T) {
         for Order { group, quantity, key, .. } in orders {
-            let before = self.groups.entry(*group).or_default();
-            let first = *before + 1;
-            *before += i64::from(*quantity);
+            let last = self.groups.entry(*group).or_default();
+            let first = *last + 1;
+            *last += i64::from(*quantity);
             if let Some(key) = key {
-                self.kept.groups.push(*group);
-                self.kept.firsts.push(first);
-                self.kept.lasts.push(*before);
-                self.kept.keys.push(&key.key);
-                self.kept.fingerprints.push(&key.fingerprint);
+                let (key, fingerprint) = (&key.key, &key.fingerprint);
+                self.kept.push(Kept { key, fingerprint, group: *group, first, last: *last });
             }
         }
+        // Another server may be at the same keys: in one order nobody waits for somebody who waits for him.
+        self.kept.sort_unstable_by_key(|kept| kept.key);
     }
 }
 
@@ -103,18 +104,18 @@ pub async fn sell_together(
                     having count(*) > 0
                 ) own
         )
-        select cardgroup_id as "group!", number as "number!", pin, times(balance, $6) as "balance!: Money" from sale"#,
+        select cardgroup_id as "group!", place as "place!", number as "number!", pin, times(balance, $6) as "balance!: Money" from sale"#,
         &ids,
         alike.owner,
         alike.caller,
         &quantities,
         alike.currency,
         alike.rate,
-        &kept.groups,
-        &kept.firsts,
-        &kept.lasts,
-        &kept.keys as &[&str],
-        &kept.fingerprints as &[&[u8]]
+        &kept.iter().map(|kept| kept.group).collect::<Vec<_>>(),
+        &kept.iter().map(|kept| kept.first).collect::<Vec<_>>(),
+        &kept.iter().map(|kept| kept.last).collect::<Vec<_>>(),
+        &kept.iter().map(|kept| kept.key).collect::<Vec<_>>() as &[&str],
+        &kept.iter().map(|kept| kept.fingerprint).collect::<Vec<_>>() as &[&[u8]]
     )
     .fetch_all(connection)
     .await
