@@ -196,9 +196,9 @@ async fn first_and_last(world: &World, size: Size, report: &mut Report) {
 }
 
 async fn servers(world: &World, size: Size, report: &mut Report) {
-    // As many database connections in all, however many servers share them.
+    // As many database connections in all, however many servers share them; and few, since all of these stay open.
     let start = |count: usize, settings: &[(&str, &str)]| {
-        let connections = (CLIENTS / count).to_string();
+        let connections = (CLIENTS / 2 / count).to_string();
         let settings = [&[("database_connections", connections.as_str())], settings].concat();
         (0..count).map(|_| world.server(&settings)).collect::<Vec<_>>()
     };

@@ -1,7 +1,7 @@
 //! Sales that go together. As many of a caller's as keep the processors busy are made each by itself, at once; those that come meanwhile
 //! wait for one of these to end, and are then made in one statement, which costs little more than a single sale. While statements sell for
 //! several, half as many run: the more wait, the more go together, and the other processors have enough to do with requests. Each sale
-//! succeeds or fails as if it were alone, but that a lost connection leaves all of them in doubt; and none waits for long.
+//! succeeds or fails as if it were alone, but that a lost connection leaves all of them in doubt; and none waits long to be begun.
 
 mod statement;
 
