@@ -122,7 +122,8 @@ macro_rules! sale {
 pub(super) use sale;
 
 /// The statement, with the parts that differ: what else must be known of the group, how cards are picked, which of them must have been
-/// found, the order rows, and where the reply is kept (the places of the key, the fingerprint and the currency among the parameters). What a sale doesn't need would cost it the time in which PostgreSQL sets it up, so there are several texts.
+/// found, the order rows, and where the reply is kept (the places of the key, the fingerprint and the currency among the parameters). What
+/// a sale doesn't need would cost it the time in which PostgreSQL sets it up, so there are several texts.
 macro_rules! statement {
     (
         [$group:literal, $($picked:literal)+, $all:literal], [$ccorder_id:literal, $orders:literal],

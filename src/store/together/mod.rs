@@ -205,7 +205,7 @@ impl Together {
 pub struct Place {
     together: Together,
     caller: i32,
-    /// That it makes.
+    /// So many it makes.
     sales: usize,
 }
 
