@@ -179,8 +179,8 @@ struct Till<'a> {
 }
 
 impl Till<'_> {
-    /// The common case in one round trip: the next free cards, as many as asked, sold by one statement that waits for nobody.
-    /// None sold: it isn't that simple, or was done before, and nothing was changed.
+    /// The common case in one round trip: the next free cards, as many as asked, sold by one statement that waits for nobody's cards; its
+    /// own, or that of the sales it goes together with. None sold: it isn't that simple, or was done before, and nothing was changed.
     async fn at_once(&self) -> Result<Vec<SoldCard>, Fault> {
         let Self { call, caller, terms, wish, once } = *self;
         let (Some(terms), Which::Next(quantity)) = (terms, &wish.which) else { return Ok(Vec::new()) };
