@@ -98,7 +98,7 @@ impl Call {
             tracing::warn!(
                 client = %self.client,
                 user = ?self.user().chars().take(LONGEST_TEXT).collect::<String>(),
-                guesses = self.app.config.max_guesses,
+                guesses = self.app.config.failed_attempts_max,
                 "too many wrong guesses at a {}: the client hears 429 about this user for {} s",
                 guess.what(),
                 self.app.config.guess_pause

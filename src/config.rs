@@ -43,15 +43,15 @@ pub struct Config {
     pub migrate: Switch,
     #[serde(deserialize_with = "connections")]
     pub database_connections: u32,
-    #[serde(deserialize_with = "sales_at_once")]
-    pub sales_at_once: usize,
-    #[serde(rename = "database_wait_ms", deserialize_with = "milliseconds")]
+    #[serde(deserialize_with = "sale_concurrency")]
+    pub sale_concurrency: usize,
+    #[serde(rename = "database_acquire_timeout_ms", deserialize_with = "milliseconds")]
     pub database_wait: Duration,
     pub cache: Switch,
     pub require_password: bool,
     pub legacy_hashes: bool,
-    pub max_guesses: u32,
-    #[serde(rename = "guess_pause_s")]
+    pub failed_attempts_max: u32,
+    #[serde(rename = "lockout_s")]
     pub guess_pause: NonZero<u32>,
     #[serde(deserialize_with = "networks")]
     pub trusted_proxies: Vec<IpNet>,
@@ -66,13 +66,13 @@ pub struct Config {
     pub max_requests: usize,
     #[serde(deserialize_with = "most")]
     pub max_body_memory: usize,
-    #[serde(rename = "header_ms", deserialize_with = "patience")]
+    #[serde(rename = "header_timeout_ms", deserialize_with = "patience")]
     pub header: Duration,
-    #[serde(rename = "idle_ms", deserialize_with = "patience")]
+    #[serde(rename = "keep_alive_timeout_ms", deserialize_with = "patience")]
     pub idle: Duration,
-    #[serde(rename = "body_ms", deserialize_with = "patience")]
+    #[serde(rename = "body_timeout_ms", deserialize_with = "patience")]
     pub body: Duration,
-    #[serde(rename = "reply_ms", deserialize_with = "patience")]
+    #[serde(rename = "write_timeout_ms", deserialize_with = "patience")]
     pub reply: Duration,
     pub max_quantity: NonZero<u32>,
     pub max_new_cards: NonZero<u32>,
@@ -86,8 +86,8 @@ pub struct Config {
     #[serde(rename = "mail_wait_ms", deserialize_with = "mail_wait")]
     pub mail_wait: Duration,
     pub mail_hours: NonZero<u32>,
-    pub mail_keep_days: NonZero<u32>,
-    #[serde(rename = "drain_ms", deserialize_with = "milliseconds")]
+    pub mail_retention_days: NonZero<u32>,
+    #[serde(rename = "shutdown_timeout_ms", deserialize_with = "milliseconds")]
     pub drain: Duration,
     #[serde(deserialize_with = "log")]
     pub log: Targets,
@@ -240,7 +240,7 @@ fn fitting_connections() -> u32 {
 }
 
 /// Two even on a single processor: while one waits for the disk the other has work.
-fn sales_at_once<'de, D: serde::Deserializer<'de>>(sales: D) -> Result<usize, D::Error> {
+fn sale_concurrency<'de, D: serde::Deserializer<'de>>(sales: D) -> Result<usize, D::Error> {
     Ok(match usize::deserialize(sales)? {
         0 => std::thread::available_parallelism().map_or(2, NonZero::get).max(2),
         sales => sales,

@@ -37,7 +37,7 @@ const OTHER_FILES: u64 = 64;
 const BREATHER: Duration = Duration::from_millis(100);
 
 /// Serves what comes until it is told to stop. Then nobody is let in any more, idle connections are closed, and requests that had
-/// arrived are answered, for as long as `drain_ms` says.
+/// arrived are answered, for as long as `shutdown_timeout_ms` says.
 pub async fn serve<S>(listener: TcpListener, service: S, config: &Config, stop: impl Future<Output = ()>)
 where
     S: Serve<Future: Send>,

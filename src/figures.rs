@@ -98,7 +98,11 @@ impl Figures {
     /// Names them for Prometheus.
     pub fn register(&self, registry: &mut Registry) {
         registry.register("requests", "Requests answered, by operation and outcome", self.requests.clone());
-        registry.register("request_seconds", "Time from a request's header to its reply", self.seconds.clone());
+        registry.register(
+            "request_duration_seconds",
+            "Time from a request's header to its reply",
+            self.seconds.clone(),
+        );
         registry.register(
             "refused_hashes",
             "Wrong hashes, by the user that they were for",

@@ -133,9 +133,9 @@ pub fn app(config: Config, pool: Pool) -> Result<(Arc<App>, impl Future<Output =
     let (passwords, sweeper, mail) = (Passwords::new()?, Sweeper::default(), Mail::new(&config)?);
     #[cfg(feature = "otlp")]
     let traces = Traces::new(config.otlp_endpoint.as_ref())?;
-    let guessing = Guessing::new(config.max_guesses, config.guess_pause);
+    let guessing = Guessing::new(config.failed_attempts_max, config.guess_pause);
     let app = Arc::new(App {
-        together: Together::new(pool.clone(), config.sales_at_once, config.database_wait / 20),
+        together: Together::new(pool.clone(), config.sale_concurrency, config.database_wait / 20),
         config,
         pool,
         errands: errands.clone(),

@@ -130,7 +130,7 @@ async fn handfuls(world: &World, size: Size, report: &mut Report) {
 
 async fn refusals(world: &World, size: Size, report: &mut Report) {
     const WRONG: &str = "u=admin&id=101&quantity=1&hash=37086d860581fabc278413cd1a417d5c079f6eba";
-    let server = world.server(&[("log", "error,mortise::server=info"), ("max_guesses", "0")]);
+    let server = world.server(&[("log", "error,mortise::server=info"), ("failed_attempts_max", "0")]);
     let servers = [server.address];
     let candidates = [
         Candidate::requests(&servers, CLIENTS, "ok", |_| load::get("/livez")),
@@ -202,7 +202,7 @@ async fn servers(world: &World, size: Size, report: &mut Report) {
         let settings = [&[("database_connections", connections.as_str())], settings].concat();
         (0..count).map(|_| world.server(&settings)).collect::<Vec<_>>()
     };
-    let running = [start(1, &[]), start(2, &[]), start(4, &[]), start(1, &[("sales_at_once", "1000")])];
+    let running = [start(1, &[]), start(2, &[]), start(4, &[]), start(1, &[("sale_concurrency", "1000")])];
     let candidates = running.each_ref().map(|servers| {
         let addresses: Vec<_> = servers.iter().map(|server| server.address).collect();
         Candidate::requests(&addresses, CLIENTS, "<pin>", sale)

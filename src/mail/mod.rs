@@ -62,7 +62,7 @@ impl Mail {
             tls: Tls::new(config.mail_tls, &config.mail_ca)?,
             wait: config.mail_wait,
             hours: i32::try_from(config.mail_hours.get()).unwrap_or(i32::MAX),
-            keep_days: i32::try_from(config.mail_keep_days.get()).unwrap_or(i32::MAX),
+            keep_days: i32::try_from(config.mail_retention_days.get()).unwrap_or(i32::MAX),
             awake: Notify::new(),
             stage: watch::Sender::new(Stage::Sending),
             doors: Mutex::default(),

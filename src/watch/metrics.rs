@@ -94,12 +94,12 @@ fn as_it_is(app: &App, registry: &mut Registry) {
     registry.register("database_connections_max", "As many as there may be", ConstGauge::new(most));
     let running = u64::try_from(app.load.running()).unwrap_or(u64::MAX);
     registry.register(
-        "requests_running",
+        "requests_in_flight",
         "Requests that are worked at, or wait for the database",
         ConstGauge::new(running),
     );
     let waiting = u64::try_from(app.together.waiting()).unwrap_or(u64::MAX);
-    registry.register("sales_waiting", "Sales that wait to be made together", ConstGauge::new(waiting));
+    registry.register("sales_queued", "Sales that wait to be made together", ConstGauge::new(waiting));
     let bytes = u64::try_from(app.load.bytes()).unwrap_or(u64::MAX);
     registry.register("request_bodies_bytes", "Memory that request bodies above 16 kB hold", ConstGauge::new(bytes));
     if app.directory.remembers() {
@@ -110,13 +110,13 @@ fn as_it_is(app: &App, registry: &mut Registry) {
 fn memory(app: &App, registry: &mut Registry) {
     let memory = app.directory.state();
     registry.register(
-        "memory_trusted",
+        "cache_valid",
         "1: users, rights and settings come from memory; 0: they are read for each request",
         ConstGauge::new(i64::from(memory.is_trusted)),
     );
     let users = u64::try_from(memory.users).unwrap_or(u64::MAX);
-    registry.register("memory_users", "Users in memory", ConstGauge::new(users));
-    registry.register("memory_forgotten", "How often memory was forgotten", ConstCounter::new(memory.forgotten));
+    registry.register("cache_users", "Users in memory", ConstGauge::new(users));
+    registry.register("cache_invalidations", "How often memory was forgotten", ConstCounter::new(memory.forgotten));
 }
 
 /// What the database must be asked for. What it doesn't tell in time is left out: the rest is wanted most of all then.
@@ -137,9 +137,13 @@ async fn in_the_database(watch: &Watch, registry: &mut Registry) {
         let mails = Family::<Is, Gauge>::default();
         mails.get_or_create(&Is { state: "waiting" }).set(waiting);
         mails.get_or_create(&Is { state: "failed" }).set(failed);
-        registry.register("mails", "E-mails with sold cards: waiting, and given up within a day", mails);
+        registry.register("outbox_messages", "E-mails with sold cards: waiting, and given up within a day", mails);
         let oldest = ConstGauge::new(oldest);
-        registry.register("mail_oldest_seconds", "How long the oldest e-mail that isn't sent has been waiting", oldest);
+        registry.register(
+            "outbox_oldest_age_seconds",
+            "How long the oldest e-mail that isn't sent has been waiting",
+            oldest,
+        );
     }
 }
 

@@ -289,7 +289,7 @@ async fn how_cards_are_found() {
 /// Clients that don't read their lists hold no more than their share of the connections.
 #[tokio::test]
 async fn slow_readers_cost_others_nothing() {
-    let server = server_with(&[("database_connections", "4"), ("database_wait_ms", "2000")]).await;
+    let server = server_with(&[("database_connections", "4"), ("database_acquire_timeout_ms", "2000")]).await;
     server
         .sql("insert into cards (cardgroup_id, number, pin) select 11, (1000000 + i)::text, (5000000 + i)::text from generate_series(1, 20000) i")
         .await;

@@ -423,7 +423,7 @@ async fn a_group_that_is_hidden_meanwhile_sells_nothing() {
 /// A lock that somebody holds is waited for as long as the setting says, and costs others nothing.
 #[tokio::test]
 async fn a_lock_that_is_not_let_go_ends_in_503() {
-    let server = server_with(&[("database_wait_ms", "2000")]).await;
+    let server = server_with(&[("database_acquire_timeout_ms", "2000")]).await;
     let mut other = server.pool.begin().await.unwrap();
     sqlx::query("select id from cards where id = 6 for no key update").execute(&mut *other).await.unwrap();
     let reply = server.signed(SELL, "u=admin&id=6&number=42", "6").await;

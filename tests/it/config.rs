@@ -33,7 +33,7 @@ fn unless_they_are_counted_database_connections_fit_the_processors() {
     assert_eq!(load(None, &[], &[]).unwrap().database_connections, fitting);
     assert_eq!(connections("0"), Ok(fitting));
     assert_eq!(connections("1000"), Ok(1000));
-    assert_eq!(load(None, &[], &[]).unwrap().sales_at_once, processors.max(2));
+    assert_eq!(load(None, &[], &[]).unwrap().sale_concurrency, processors.max(2));
     assert!(connections("1001").unwrap_err().ends_with("it must be from 0 to 1000"));
 }
 
@@ -101,7 +101,7 @@ fn what_makes_no_sense_stops_the_start_and_says_where_it_stands() {
         ("MORTISE_MAX_BODY", "0"),
         ("MORTISE_MAX_PARAMETERS", "0"),
         ("MORTISE_MAX_QUANTITY", "0"),
-        ("MORTISE_GUESS_PAUSE_S", "0"),
+        ("MORTISE_LOCKOUT_S", "0"),
         ("MORTISE_IDEMPOTENCY_HOURS", "0"),
         ("MORTISE_IDEMPOTENCY_HOURS", "87601"),
         ("MORTISE_METRICS_LISTEN", "9464"),

@@ -11,7 +11,7 @@ use crate::watch::page_with;
 async fn everything_that_contrib_asks_for_is_there() {
     let server = server_with(&[("cache", "on")]).await;
     server.signed("card_from_group_sell", "u=admin&id=6", "wrong").await;
-    let all = ["mortise_memory_trusted 1", "mortise_cards_left{", "mortise_mails{"];
+    let all = ["mortise_cache_valid 1", "mortise_cards_left{", "mortise_outbox_messages{"];
     let page = page_with(&server, &all).await;
     let is_part = |char: char| char.is_ascii_alphanumeric() || char == '_';
     for file in ["contrib/grafana/mortise.json", "contrib/prometheus/mortise.rules.yml"] {

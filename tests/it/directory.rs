@@ -4,7 +4,7 @@ use crate::harness::proxy::Tap;
 use crate::harness::{Server, WORLD, hash, in_time, postgres, server_on, server_through};
 
 // Asked again and again until something holds, they are wrong many times a second.
-const ON: &[(&str, &str)] = &[("cache", "on"), ("max_guesses", "0")];
+const ON: &[(&str, &str)] = &[("cache", "on"), ("failed_attempts_max", "0")];
 
 const CARDS: &str =
     "insert into cards (cardgroup_id, number, pin) select 11, i::text, i::text from generate_series(500000, 500999) i";
@@ -125,7 +125,7 @@ async fn a_users_balance_is_nobodys_news() {
 /// What the large statements' speed rests on.
 #[tokio::test]
 async fn every_connection_fixes_how_statements_are_planned() {
-    let server = server_on(&postgres::database(WORLD).await, &[("database_wait_ms", "61234")]).await;
+    let server = server_on(&postgres::database(WORLD).await, &[("database_acquire_timeout_ms", "61234")]).await;
     let mut held = server.hold_connections().await;
     let connection = &mut held[0];
     for (setting, value) in [

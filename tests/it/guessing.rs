@@ -13,7 +13,7 @@ use mortise::guessing::{Guess, Guessing};
 use crate::harness::{Reply, Server, hash, server_with};
 
 const SELL: &str = "card_from_group_sell";
-const PATIENT: &[(&str, &str)] = &[("max_guesses", "3"), ("guess_pause_s", "3600")];
+const PATIENT: &[(&str, &str)] = &[("failed_attempts_max", "3"), ("lockout_s", "3600")];
 
 fn patient(more: &[(&'static str, &'static str)]) -> Vec<(&'static str, &'static str)> {
     [PATIENT, more].concat()
@@ -98,7 +98,7 @@ async fn every_operation_counts() {
 
 #[tokio::test]
 async fn nothing_is_counted_where_it_is_switched_off() {
-    let server = server_with(&[("max_guesses", "0")]).await;
+    let server = server_with(&[("failed_attempts_max", "0")]).await;
     for _ in 0..150 {
         server.post(SELL, "u=admin&id=11").await.is_status_error("Incorrect hash");
     }
@@ -107,7 +107,7 @@ async fn nothing_is_counted_where_it_is_switched_off() {
 #[tokio::test]
 async fn by_default_a_clumsy_client_is_borne_with() {
     // Five hundred within the default minute is much for a busy machine.
-    let server = server_with(&[("guess_pause_s", "3600")]).await;
+    let server = server_with(&[("lockout_s", "3600")]).await;
     for _ in 0..500 {
         server.post(SELL, "u=admin&id=11").await.is_status_error("Incorrect hash");
     }

@@ -231,7 +231,7 @@ async fn a_card_that_an_x7_server_would_not_sell_is_kept_as_such() {
 
 #[tokio::test]
 async fn an_accident_of_the_moment_is_not_kept() {
-    let server = server_with(&[("database_wait_ms", "2000")]).await;
+    let server = server_with(&[("database_acquire_timeout_ms", "2000")]).await;
     let mut lock = server.pool.begin().await.unwrap();
     sqlx::query("select from cards where id = 1 for update").execute(&mut *lock).await.unwrap();
     let update = async || keyed(&server, "k", "calling_card_update", "u=admin&card_id=1&name=new", "1").await;
@@ -249,7 +249,7 @@ async fn while_the_first_is_running_the_second_is_told_to_come_back() {
     let short = &[("idempotency_wait_ms", "1")];
     let one = server_on(&database, short).await;
     // The other server waits for the database's word on the key, as long as for any lock.
-    let other = server_on(&database, &[("database_wait_ms", "2000")]).await;
+    let other = server_on(&database, &[("database_acquire_timeout_ms", "2000")]).await;
     let mut lock = one.pool.begin().await.unwrap();
     sqlx::query("select from cards where id = 1 for update").execute(&mut *lock).await.unwrap();
     const CHANGE: (&str, &str, &str) = ("calling_card_update", "u=admin&card_id=1&name=new", "1");

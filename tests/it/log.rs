@@ -11,7 +11,7 @@ async fn no_secret_is_logged_or_written_down() {
     // Unwatched: the first test of a run makes the tests' own data, whose SQL says their passwords.
     let database = postgres::database(WORLD).await;
     let log = Log::watch();
-    let server = server_on(&database, &[("max_guesses", "2"), ("cache", "off")]).await;
+    let server = server_on(&database, &[("failed_attempts_max", "2"), ("cache", "off")]).await;
     server
         .sql(
             "update conflines set value = 'k3y-of-the-shop' where name = 'API_Secret_Key';

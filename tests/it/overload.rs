@@ -100,7 +100,7 @@ const SOLD: &str = "select count(*) from payments where kind = 'sale'";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_header_must_come_in_time() {
-    let server = server_with(&[("header_ms", "3000")]).await;
+    let server = server_with(&[("header_timeout_ms", "3000")]).await;
     let address = server.on_a_socket().await;
     let mut silent = connect(address).await;
     let (mut slow, mut write) = connect_and_send(address, "GET /livez HTTP/1.1\r\nx-slow: ").await.into_split();
@@ -119,7 +119,7 @@ async fn a_header_must_come_in_time() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_connection_is_kept_for_a_while_only() {
-    let server = server_with(&[("header_ms", "3600000"), ("idle_ms", "1000")]).await;
+    let server = server_with(&[("header_timeout_ms", "3600000"), ("keep_alive_timeout_ms", "1000")]).await;
     let address = server.on_a_socket().await;
     let mut kept = connect_and_send(address, LIVEZ).await;
     assert!(reply(&mut kept).await.starts_with("HTTP/1.1 200 "));
@@ -151,7 +151,7 @@ async fn a_header_has_its_limits() {
 /// One that is sent slowly gets its time, and no request has to wait for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_must_come_in_time() {
-    let server = server_with(&[("body_ms", "1000"), ("max_requests", "1")]).await;
+    let server = server_with(&[("body_timeout_ms", "1000"), ("max_requests", "1")]).await;
     let address = server.on_a_socket().await;
     let half = "POST /api/card_group_get HTTP/1.1\r\nhost: shop.test\r\ncontent-length: 100\r\n\r\nu=admin&";
     let mut slow = connect_and_send(address, half).await;
@@ -196,7 +196,7 @@ async fn a_body_has_its_limit() {
 /// Large bodies compete among themselves for memory; others have room.
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_that_come_slowly_have_so_much_memory_together() {
-    let server = server_with(&[("max_body_memory", "50000"), ("max_guesses", "0")]).await;
+    let server = server_with(&[("max_body_memory", "50000"), ("failed_attempts_max", "0")]).await;
     let address = server.on_a_socket().await;
     let body = |length: usize| post("card_group_get", &format!("x={}", "z".repeat(length - 2)));
     let (large, slow) = (body(60_000), body(60_000));
@@ -215,7 +215,7 @@ async fn bodies_that_come_slowly_have_so_much_memory_together() {
 /// Asks without an end and reads nothing: ordinary replies pile up until none can be written.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_reads_nothing_is_left() {
-    let server = server_with(&[("reply_ms", "1000")]).await;
+    let server = server_with(&[("write_timeout_ms", "1000")]).await;
     let address = server.on_a_socket().await;
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
@@ -232,7 +232,7 @@ async fn a_client_that_reads_nothing_is_left() {
 /// The same with a list: the one connection to the database that lists may have here comes free.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_list_that_nobody_takes_gives_its_connection_back() {
-    let server = server_with(&[("reply_ms", "1000"), ("database_wait_ms", "60000")]).await;
+    let server = server_with(&[("write_timeout_ms", "1000"), ("database_acquire_timeout_ms", "60000")]).await;
     stock(&server, 40_000).await;
     let address = server.on_a_socket().await;
     let socket = TcpSocket::new_v4().unwrap();
@@ -274,7 +274,7 @@ async fn locked(server: &Server) -> sqlx::Transaction<'static, sqlx::Postgres> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn there_are_only_so_many_requests() {
-    let server = server_with(&[("max_requests", "1"), ("database_wait_ms", "60000")]).await;
+    let server = server_with(&[("max_requests", "1"), ("database_acquire_timeout_ms", "60000")]).await;
     stock(&server, 1).await;
     let address = server.on_a_socket().await;
     let lock = locked(&server).await;
@@ -299,7 +299,7 @@ async fn ten_thousand_idle_connections_cost_others_nothing() {
     // Other tests need files too.
     let count = maximum.unwrap_or(u64::MAX).saturating_sub(2000).min(10_000);
     let database = postgres::database(WORLD).await;
-    let program = Program::on(&database, &[("max_connections", "0"), ("idle_ms", "0")]).await;
+    let program = Program::on(&database, &[("max_connections", "0"), ("keep_alive_timeout_ms", "0")]).await;
     serves(program.address).await;
     let at_rest = program.most_memory();
     let mut idle = Vec::new();
@@ -350,9 +350,11 @@ async fn two_thousand_requests_at_once_on_five_connections() {
     let database = postgres::database(WORLD).await;
     let server = server_on(&database, &[]).await;
     stock(&server, 3 * CLIENTS).await;
-    let program =
-        Program::on(&database, &[("database_connections", "5"), ("database_wait_ms", "600000"), ("header_ms", "0")])
-            .await;
+    let program = Program::on(
+        &database,
+        &[("database_connections", "5"), ("database_acquire_timeout_ms", "600000"), ("header_timeout_ms", "0")],
+    )
+    .await;
     serves(program.address).await;
     let at_rest = program.most_memory();
     let (answered, refused) = all_at_once(program.address, CLIENTS, &sale()).await;
@@ -363,9 +365,11 @@ async fn two_thousand_requests_at_once_on_five_connections() {
     drop(program);
 
     // With all five held up nobody is answered: refused at once, or when the wait is over.
-    let program =
-        Program::on(&database, &[("database_connections", "5"), ("database_wait_ms", "2000"), ("header_ms", "0")])
-            .await;
+    let program = Program::on(
+        &database,
+        &[("database_connections", "5"), ("database_acquire_timeout_ms", "2000"), ("header_timeout_ms", "0")],
+    )
+    .await;
     serves(program.address).await;
     let lock = locked(&server).await;
     assert_eq!(all_at_once(program.address, CLIENTS, &sale()).await, (0, CLIENTS));
@@ -410,7 +414,9 @@ async fn stoppable(server: &Server) -> (SocketAddr, oneshot::Sender<()>, tokio::
 /// Every request that had been sent when the stop came is answered, on new connections and on kept ones.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_under_load_leaves_no_request_unanswered() {
-    let server = server_with(&[("cache", "on"), ("drain_ms", "60000"), ("database_wait_ms", "60000")]).await;
+    let server =
+        server_with(&[("cache", "on"), ("shutdown_timeout_ms", "60000"), ("database_acquire_timeout_ms", "60000")])
+            .await;
     stock(&server, 3000).await;
     let (address, stop, serving) = stoppable(&server).await;
     let stopping = Arc::new(AtomicBool::new(false));
@@ -452,7 +458,7 @@ async fn a_stop_under_load_leaves_no_request_unanswered() {
 /// Requests that nobody has looked at when the stop comes: on a connection that isn't accepted yet, and half of one.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_had_arrived_before_the_stop_is_answered() {
-    let server = server_with(&[("drain_ms", "60000"), ("header_ms", "60000")]).await;
+    let server = server_with(&[("shutdown_timeout_ms", "60000"), ("header_timeout_ms", "60000")]).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let request = show();
@@ -472,7 +478,7 @@ async fn what_had_arrived_before_the_stop_is_answered() {
 /// Half a request on a connection that was kept: to hyper it is still idle.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_has_begun_before_the_stop_is_answered() {
-    let server = server_with(&[("drain_ms", "60000")]).await;
+    let server = server_with(&[("shutdown_timeout_ms", "60000")]).await;
     let (address, stop, serving) = stoppable(&server).await;
     let request = show();
     let (begin, end) = request.split_at(30);
@@ -495,7 +501,8 @@ async fn a_signal_waits_for_the_request_that_runs() {
     let database = postgres::database(WORLD).await;
     let server = server_on(&database, &[]).await;
     stock(&server, 1).await;
-    let mut program = Program::on(&database, &[("drain_ms", "60000"), ("database_wait_ms", "60000")]).await;
+    let mut program =
+        Program::on(&database, &[("shutdown_timeout_ms", "60000"), ("database_acquire_timeout_ms", "60000")]).await;
     let mut idle = connect_and_send(program.address, LIVEZ).await;
     reply(&mut idle).await;
     let lock = locked(&server).await;
@@ -511,7 +518,7 @@ async fn a_signal_waits_for_the_request_that_runs() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_waits_no_longer_than_it_may() {
-    let server = server_with(&[("drain_ms", "100"), ("database_wait_ms", "60000")]).await;
+    let server = server_with(&[("shutdown_timeout_ms", "100"), ("database_acquire_timeout_ms", "60000")]).await;
     stock(&server, 1).await;
     let (address, stop, serving) = stoppable(&server).await;
     let lock = locked(&server).await;

@@ -288,5 +288,5 @@ fn compose_is_healthy_and_shut_in() {
     // What the settings say, in milliseconds.
     let settings: toml::Table = mortise::config::DEFAULTS.parse().unwrap();
     let grace: i64 = mortise.stop_grace_period.trim_end_matches('s').parse().unwrap();
-    assert!(grace * 1000 > settings["drain_ms"].as_integer().unwrap());
+    assert!(grace * 1000 > settings["shutdown_timeout_ms"].as_integer().unwrap());
 }

@@ -395,7 +395,7 @@ async fn without_the_database_the_client_is_told_to_come_back() {
 /// What needs no database is answered without it, whatever state it is in.
 #[tokio::test]
 async fn refusals_that_need_no_database_do_not_wait_for_it() {
-    let server = server_with(&[("cache", "on"), ("database_wait_ms", "3600000")]).await;
+    let server = server_with(&[("cache", "on"), ("database_acquire_timeout_ms", "3600000")]).await;
     let _held = server.hold_connections().await;
     assert_eq!(server.get("/api/nosuch").await.status, StatusCode::NOT_FOUND);
     assert_eq!(server.get("/api/card_from_group_sell?u=%00").await.status, StatusCode::BAD_REQUEST);
@@ -405,7 +405,7 @@ async fn refusals_that_need_no_database_do_not_wait_for_it() {
 
 #[tokio::test]
 async fn a_full_pool_is_waited_for_as_long_as_the_setting_says() {
-    let server = server_with(&[("database_connections", "1"), ("database_wait_ms", "2000")]).await;
+    let server = server_with(&[("database_connections", "1"), ("database_acquire_timeout_ms", "2000")]).await;
     let held = server.hold_connections().await;
     let reply = server.get(&format!("/billing/api/card_from_group_sell?{}", question())).await;
     assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);

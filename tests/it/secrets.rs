@@ -32,7 +32,8 @@ impl Watched {
     async fn new(log_format: &str) -> Self {
         let database = postgres::database(&world()).await;
         let server = server_on(&database, &[]).await;
-        let settings = [("log", "trace"), ("log_format", log_format), ("database_wait_ms", "1000"), ("cache", "off")];
+        let settings =
+            [("log", "trace"), ("log_format", log_format), ("database_acquire_timeout_ms", "1000"), ("cache", "off")];
         let settings = [&settings[..], &[("metrics_listen", "127.0.0.1:0")]].concat();
         Self { program: Program::on(&database, &settings).await, server, refusals: String::new() }
     }

@@ -11,9 +11,9 @@ use crate::harness::{Reply, Server, in_time, server_with};
 /// A server on which sales wait for a single one, and with patience.
 async fn one_at_once() -> Server {
     let server = server_with(&[
-        ("sales_at_once", "1"),
+        ("sale_concurrency", "1"),
         ("database_connections", "8"),
-        ("database_wait_ms", "6000000"),
+        ("database_acquire_timeout_ms", "6000000"),
         ("idempotency_wait_ms", "600000"),
     ])
     .await;
@@ -53,7 +53,7 @@ async fn held_up<T>(server: &Server, waiting: usize, others: impl Future<Output 
 }
 
 async fn until_waiting(server: &Server, sales: usize) {
-    let waiting = format!("mortise_sales_waiting {sales}\n");
+    let waiting = format!("mortise_sales_queued {sales}\n");
     in_time("sales that wait", async { while !server.metrics().await.contains(&waiting) {} }).await;
 }
 

@@ -154,7 +154,7 @@ async fn until(options: &PgConnectOptions, condition: &str) {
 /// Starts the program, which may be long in coming up.
 fn starting(database: &str, wait_ms: &'static str) -> JoinHandle<Program> {
     let database = database.to_owned();
-    tokio::spawn(async move { Program::on(&database, &[("database_wait_ms", wait_ms)]).await })
+    tokio::spawn(async move { Program::on(&database, &[("database_acquire_timeout_ms", wait_ms)]).await })
 }
 
 /// Killed at its seventh step, which waits for somebody who reads cards; then two servers at once go on from there.
@@ -166,7 +166,7 @@ async fn an_upgrade_that_was_killed_is_completed_by_the_next_start() {
     let mut reader = options.connect().await.unwrap();
     run(&mut reader, "begin; lock table cards in access share mode").await;
 
-    let mut killed = Program::command(&old.name, &[("database_wait_ms", "60000")]).await.spawn().unwrap();
+    let mut killed = Program::command(&old.name, &[("database_acquire_timeout_ms", "60000")]).await.spawn().unwrap();
     until(&options, "bool_or(wait_event_type = 'Lock')").await;
     killed.kill().unwrap();
     killed.wait().unwrap();

@@ -29,7 +29,7 @@ async fn readiness(server: &Server) -> Reply {
 
 /// The page with what the database has counted, which may come later than the rest.
 async fn whole_page(server: &Server) -> String {
-    page_with(server, &["mortise_cards_left{", "mortise_mails{"]).await
+    page_with(server, &["mortise_cards_left{", "mortise_outbox_messages{"]).await
 }
 
 /// The page, once all of this is on it.
@@ -109,11 +109,11 @@ async fn requests_are_counted_by_what_came_of_them() {
         ]
     );
     for line in [
-        r#"mortise_request_seconds_count{operation="card_from_group_sell"} 8"#,
+        r#"mortise_request_duration_seconds_count{operation="card_from_group_sell"} 8"#,
         r#"mortise_refused_hashes_total{user_id="0"} 3"#,
         "mortise_cards_sold_total 3",
-        "mortise_requests_running 0",
-        "mortise_sales_waiting 0",
+        "mortise_requests_in_flight 0",
+        "mortise_sales_queued 0",
         "mortise_request_bodies_bytes 0",
         "mortise_database_connections_max 4",
         "mortise_audit_rows_dropped_total 0",
@@ -146,11 +146,11 @@ async fn the_outbox_is_watched() {
             (5, null, now() - interval '2 days')) mail (n, sent, failed)";
     server.sql(insert).await;
     let page = whole_page(&server).await;
-    let mut mails = lines(&page, "mortise_mails{");
+    let mut mails = lines(&page, "mortise_outbox_messages{");
     mails.sort_unstable();
-    let mail = |state, count| format!("mortise_mails{{state=\"{state}\"}} {count}");
+    let mail = |state, count| format!("mortise_outbox_messages{{state=\"{state}\"}} {count}");
     assert_eq!(mails, [mail("failed", 1), mail("waiting", 2)]);
-    let [oldest] = lines(&page, "mortise_mail_oldest_seconds ")[..] else { panic!("{page}") };
+    let [oldest] = lines(&page, "mortise_outbox_oldest_age_seconds ")[..] else { panic!("{page}") };
     assert!((7200..7300).contains(&oldest.rsplit(' ').next().unwrap().parse::<i64>().unwrap()), "{oldest}");
 }
 
@@ -158,12 +158,12 @@ async fn the_outbox_is_watched() {
 #[tokio::test]
 async fn what_the_database_does_not_tell_is_left_out() {
     // Left to itself the question would wait for the lock longer than anybody scrapes.
-    let server = server_with(&[("database_wait_ms", "600000")]).await;
+    let server = server_with(&[("database_acquire_timeout_ms", "600000")]).await;
     let mut lock = server.pool.begin().await.unwrap();
     sqlx::query("lock table email_outbox, card_stock in access exclusive mode").execute(&mut *lock).await.unwrap();
     for _ in 0..2 {
         let page = tokio::time::timeout(Duration::from_secs(60), server.metrics()).await.expect("it hangs");
-        assert!(page.contains("mortise_requests_running 0") && page.ends_with("# EOF\n"), "{page}");
+        assert!(page.contains("mortise_requests_in_flight 0") && page.ends_with("# EOF\n"), "{page}");
         assert_eq!(lines(&page, "mortise_mail"), [""; 0]);
         assert_eq!(lines(&page, "mortise_cards_left"), [""; 0]);
     }
@@ -177,7 +177,7 @@ async fn memory_and_connections_are_watched() {
     let trusted = loop {
         server.signed("card_group_get", "u=admin&id=6", "6").await;
         let page = server.metrics().await;
-        if page.contains("mortise_memory_trusted 1") && page.contains("mortise_memory_users 1") {
+        if page.contains("mortise_cache_valid 1") && page.contains("mortise_cache_users 1") {
             break page;
         }
     };

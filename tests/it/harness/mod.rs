@@ -85,7 +85,7 @@ pub async fn quiet_on(database: &str, settings: &[(&str, &str)]) -> Server {
 }
 
 async fn parts(database: PgConnectOptions, settings: &[(&str, &str)]) -> (Server, Arc<App>) {
-    let usual = [("cache", "off"), ("database_connections", "4"), ("database_wait_ms", "60000")];
+    let usual = [("cache", "off"), ("database_connections", "4"), ("database_acquire_timeout_ms", "60000")];
     let settings = [&usual, settings].concat();
     let options: Vec<_> = settings.iter().map(|(name, value)| Override::new(name, value, "the test")).collect();
     let config = Config::load(None, std::iter::empty(), &options).unwrap();

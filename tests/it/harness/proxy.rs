@@ -69,8 +69,8 @@ impl Tap {
 /// How often memory was forgotten; `None` while it isn't to be relied on.
 async fn memory(server: &Server) -> Option<String> {
     let page = server.metrics().await;
-    let forgotten = page.lines().find(|line| line.starts_with("mortise_memory_forgotten_total "));
-    forgotten.filter(|_| page.contains("mortise_memory_trusted 1\n")).map(str::to_owned)
+    let forgotten = page.lines().find(|line| line.starts_with("mortise_cache_invalidations_total "));
+    forgotten.filter(|_| page.contains("mortise_cache_valid 1\n")).map(str::to_owned)
 }
 
 /// PostgreSQL ends each of its turns with a message of the kind `Z`. A turn that consists of nothing else is the pool

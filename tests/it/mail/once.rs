@@ -176,7 +176,7 @@ async fn a_stop_gives_back_what_is_not() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_has_an_end() {
     let shop = Shop::open_quietly().await;
-    let settings = [("mail_tls", "off"), ("drain_ms", "100")];
+    let settings = [("mail_tls", "off"), ("shutdown_timeout_ms", "100")];
     let program = Program::on(&shop.database, &settings).await;
     shop.mail.at(MESSAGE, Instead::Stall);
     assert_eq!(shop.sell_to("b@x.test").await.all("pin").len(), 1);

@@ -34,8 +34,12 @@ const ROUND: u64 = 20_000;
 const CLIENTS: u64 = 6;
 /// All that is logged is looked at. On a loaded machine nobody is to be refused for want of patience.
 /// Guesses are most of what it sends.
-const SETTINGS: [(&str, &str); 4] =
-    [("log", "trace"), ("database_wait_ms", "60000"), ("max_guesses", "0"), ("metrics_listen", "127.0.0.1:0")];
+const SETTINGS: [(&str, &str); 4] = [
+    ("log", "trace"),
+    ("database_acquire_timeout_ms", "60000"),
+    ("failed_attempts_max", "0"),
+    ("metrics_listen", "127.0.0.1:0"),
+];
 
 /// A world whose secrets can be recognised.
 pub fn world() -> String {
