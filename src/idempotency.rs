@@ -10,13 +10,13 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use sqlx::{PgConnection, PgPool};
 
-use crate::call::Call;
-use crate::caller::Caller;
-use crate::database::pool::Transaction;
-use crate::document::Document;
-use crate::fault::{Fault, Refusal};
-use crate::params::Params;
-use crate::turns::KeyTurn;
+use crate::auth::admission::Caller;
+use crate::db::pool::Transaction;
+use crate::error::{Fault, Refusal};
+use crate::http::context::Call;
+use crate::http::params::Params;
+use crate::locks::KeyTurn;
+use crate::xml::Document;
 
 /// For clients that can set headers.
 const HEADER: &str = "idempotency-key";

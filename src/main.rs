@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use mortise::admin::{self, Failure, Report};
+use mortise::cli::{self, Failure, Report};
 use mortise::config::{Config, ConfigError, Layers, Override};
-use mortise::log;
 use mortise::server::{self, ServerError};
+use mortise::telemetry::log;
 
 /// A request makes dozens of small allocations; the system's allocator takes a third longer over them.
 #[global_allocator]
@@ -54,36 +54,36 @@ enum Command {
     /// Ask the running server whether it can serve
     Healthcheck,
     /// Print the settings in effect, and where each comes from; secrets are hidden
-    Config(admin::config::Options),
+    Config(cli::config::Options),
     /// Look at everything that can be wrong, and say what to do
     Doctor,
     /// Users: who may ask
     #[command(subcommand)]
-    User(admin::user::Command),
+    User(cli::user::Command),
     /// Permission groups: what users may do
     #[command(subcommand)]
-    Right(admin::right::Command),
+    Right(cli::right::Command),
     /// Card groups
     #[command(subcommand)]
-    Group(admin::group::Command),
+    Group(cli::group::Command),
     /// Secret keys: what requests are signed with
     #[command(subcommand)]
-    Key(admin::key::Command),
+    Key(cli::key::Command),
     /// MOR's settings, which live in the database
     #[command(subcommand)]
-    Setting(admin::setting::Command),
+    Setting(cli::setting::Command),
     /// Currencies and their rates
     #[command(subcommand)]
-    Currency(admin::currency::Command),
+    Currency(cli::currency::Command),
     /// Cards, by the thousand
     #[command(subcommand)]
-    Cards(admin::cards::Command),
+    Cards(cli::cards::Command),
     /// Sign a request as a client has to
-    Sign(admin::sign::Options),
+    Sign(cli::sign::Options),
     /// Say why a request's hash is refused, and what would be right
-    ExplainHash(admin::explain::Options),
+    ExplainHash(cli::explain::Options),
     /// Search the audit trail
-    Audit(admin::audit::Options),
+    Audit(cli::audit::Options),
 }
 
 /// Every setting stands in config/mortise.toml and can be given in the environment too (MORTISE_LISTEN, DATABASE_URL, …).
@@ -158,13 +158,13 @@ fn run(command: &Command, settings: &Settings) -> Result<Report, Failure> {
     let runtime = runtime()?;
     if let Command::Doctor = command {
         log::start_for_command();
-        return Ok(runtime.block_on(admin::doctor::run(layers)));
+        return Ok(runtime.block_on(cli::doctor::run(layers)));
     }
     let layers = layers?;
     let config = layers.config()?;
     match command {
-        Command::Config(options) => return Ok(admin::config::run(options, &layers)),
-        Command::Healthcheck => return admin::healthcheck::run(&config),
+        Command::Config(options) => return Ok(cli::config::run(options, &layers)),
+        Command::Healthcheck => return cli::healthcheck::run(&config),
         _ => log::start_for_command(),
     }
     runtime.block_on(on_database(command, &config))
@@ -172,17 +172,17 @@ fn run(command: &Command, settings: &Settings) -> Result<Report, Failure> {
 
 async fn on_database(command: &Command, config: &Config) -> Result<Report, Failure> {
     match command {
-        Command::Migrate => admin::migrate::run(config).await,
-        Command::User(command) => admin::user::run(command, config).await,
-        Command::Right(command) => admin::right::run(command, config).await,
-        Command::Group(command) => admin::group::run(command, config).await,
-        Command::Key(command) => admin::key::run(command, config).await,
-        Command::Setting(command) => admin::setting::run(command, config).await,
-        Command::Currency(command) => admin::currency::run(command, config).await,
-        Command::Cards(command) => admin::cards::run(command, config).await,
-        Command::Sign(options) => admin::sign::run(options, config).await,
-        Command::ExplainHash(options) => admin::explain::run(options, config).await,
-        Command::Audit(options) => admin::audit::run(options, config).await,
+        Command::Migrate => cli::migrate::run(config).await,
+        Command::User(command) => cli::user::run(command, config).await,
+        Command::Right(command) => cli::right::run(command, config).await,
+        Command::Group(command) => cli::group::run(command, config).await,
+        Command::Key(command) => cli::key::run(command, config).await,
+        Command::Setting(command) => cli::setting::run(command, config).await,
+        Command::Currency(command) => cli::currency::run(command, config).await,
+        Command::Cards(command) => cli::cards::run(command, config).await,
+        Command::Sign(options) => cli::sign::run(options, config).await,
+        Command::ExplainHash(options) => cli::explain::run(options, config).await,
+        Command::Audit(options) => cli::audit::run(options, config).await,
         Command::Serve { .. } | Command::Healthcheck | Command::Config(_) | Command::Doctor => Ok(Report::silent()),
     }
 }

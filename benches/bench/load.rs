@@ -49,7 +49,7 @@ pub enum Until {
 
 /// The request hash, as a client makes it.
 pub fn hash(values: &str) -> String {
-    hex::encode(Sha1::digest(format!("{values}{}", crate::world::KEY)))
+    hex::encode(Sha1::digest(format!("{values}{}", crate::fixtures::KEY)))
 }
 
 /// The bytes of a POST with a form.

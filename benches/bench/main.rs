@@ -4,12 +4,12 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a benchmark that can't go on stops")]
 #![expect(clippy::float_arithmetic, reason = "rates and ratios, not money")]
 
+mod fixtures;
 mod load;
 mod measures;
+mod pgbench;
 mod report;
-mod turns;
-mod world;
-mod yardstick;
+mod rounds;
 
 use std::time::Duration;
 

@@ -4,11 +4,11 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::Size;
+use crate::fixtures::{FRESH, GROUPS, MADE, SOLD_OUT, Server, World};
 use crate::load::{self, Load, Until, hash};
+use crate::pgbench::Script;
 use crate::report::{Goal, Line, Report};
-use crate::turns::{self, Candidate};
-use crate::world::{FRESH, GROUPS, MADE, SOLD_OUT, Server, World};
-use crate::yardstick::Script;
+use crate::rounds::{self, Candidate};
 
 const CLIENTS: usize = 16;
 
@@ -78,7 +78,7 @@ async fn sales(world: &World, size: Size, report: &mut Report) {
         Candidate::requests(&servers, CLIENTS, "<pin>", sale_once),
         pgbench(Script::sale_with_key()),
     ];
-    let [http, same, bare, http_once, with_key] = turns::take(world, size, candidates).await;
+    let [http, same, bare, http_once, with_key] = rounds::take(world, size, candidates).await;
     let (p50, p99) = (http.load.percentile(0.5), http.load.percentile(0.99));
     report.add(
         Line::new("card_from_group_sell, 16 connections", http.rate(), "sales/s")
@@ -104,7 +104,7 @@ async fn sales(world: &World, size: Size, report: &mut Report) {
     );
     let candidates =
         [Candidate::requests(&servers, 1, "<pin>", sale), Candidate::pgbench(Script::sale().start(world, 1))];
-    let [lone, pgbench] = turns::take(world, size, candidates).await;
+    let [lone, pgbench] = rounds::take(world, size, candidates).await;
     report.add(
         Line::new("card_from_group_sell, one connection", lone.rate(), "sales/s")
             .latency(lone.load.percentile(0.5), lone.load.percentile(0.99))
@@ -139,7 +139,7 @@ async fn refusals(world: &World, size: Size, report: &mut Report) {
             load::get(&format!("/billing/api/card_from_group_sell?{WRONG}"))
         }),
     ];
-    let [livez, by_post, by_get] = turns::take(world, size, candidates).await;
+    let [livez, by_post, by_get] = rounds::take(world, size, candidates).await;
     for (how, refused) in [("POST", by_post), ("GET", by_get)] {
         report.add(
             Line::new(format!("refused hashes by {how}, 16 connections"), refused.rate(), "requests/s")
@@ -207,7 +207,7 @@ async fn servers(world: &World, size: Size, report: &mut Report) {
         let addresses: Vec<_> = servers.iter().map(|server| server.address).collect();
         Candidate::requests(&addresses, CLIENTS, "<pin>", sale)
     });
-    let [one, two, four, apart] = turns::take(world, size, candidates).await;
+    let [one, two, four, apart] = rounds::take(world, size, candidates).await;
     for (count, servers) in [(2, two), (4, four)] {
         let what = format!("sales through {count} servers");
         report.add(

@@ -3,8 +3,8 @@
 use lettre::Address;
 use lettre::message::Mailbox;
 
+use crate::accounts::{Directory, Setting, Settings};
 use crate::config::Secret;
-use crate::directory::{Directory, Setting, Settings};
 use crate::number;
 
 /// RFC 5321's longest path, without its brackets.

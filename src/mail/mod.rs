@@ -2,10 +2,10 @@
 //! delays a sale, and a server that is killed loses none: another one sends what it left.
 
 mod account;
-mod letter;
 mod outbox;
 mod sender;
 mod smtp;
+mod template;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -14,9 +14,9 @@ use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
 pub use self::account::{Posting, Unusable};
-pub use self::letter::TemplateError;
-use self::letter::Templates;
 use self::smtp::Tls;
+pub use self::template::TemplateError;
+use self::template::Templates;
 use crate::config::Config;
 
 /// To one mail server at once, from this server; more would be taken for an attack by some.

@@ -13,7 +13,7 @@ use super::account::{Account, Unusable, recipient};
 use super::outbox::{self, Card, Claimed};
 use super::smtp::{Connection, Means, Trouble};
 use super::{Mail, Stage};
-use crate::directory::Directory;
+use crate::accounts::Directory;
 
 /// The outbox is looked into so often, for what other servers have left or the pauses have ended of.
 const POLL: Duration = Duration::from_secs(1);

@@ -1,9 +1,7 @@
 //! SQL that more than one operation needs.
 
-pub mod callerid;
+pub mod bulk_create;
+pub mod caller_id;
 pub mod card;
-pub mod draw;
-pub mod maker;
-pub mod sale;
+pub mod random;
 pub mod tax;
-pub mod together;

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use axum::body::Body;
 use axum::http::Request;
 use bigdecimal::BigDecimal;
-use mortise::routes::OPERATIONS;
+use mortise::operations::OPERATIONS;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use tokio::task::JoinSet;

@@ -6,13 +6,13 @@ use axum::body::Bytes;
 use axum::http::HeaderMap;
 use bigdecimal::BigDecimal;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
+use mortise::auth::signature::Rule;
 use mortise::dialect::Dialect;
-use mortise::document::{Document, Element};
+use mortise::http::params::Params;
 use mortise::money::Money;
 use mortise::number::{decimal, digits, integer, is_decimal};
-use mortise::params::Params;
-use mortise::routes::OPERATIONS;
-use mortise::signature::Rule;
+use mortise::operations::OPERATIONS;
+use mortise::xml::{Document, Element};
 use proptest::prelude::*;
 
 use crate::harness::{hash, server, xml};

@@ -20,10 +20,12 @@ use axum::body::{Body, HttpBody};
 use axum::extract::ConnectInfo;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use axum::response::Response;
-use mortise::app::App;
 use mortise::config::{Config, Override};
-use mortise::database::pool::{Connection, Pool};
-use mortise::{connections, routes, server, watch};
+use mortise::db::pool::{Connection, Pool};
+use mortise::http::{monitoring, router as api_router};
+use mortise::jobs;
+use mortise::server::{self, listener};
+use mortise::state::App;
 use sha1::{Digest, Sha1};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{PgPool, Row};
@@ -75,7 +77,7 @@ pub async fn server_on(database: &str, settings: &[(&str, &str)]) -> Server {
 /// A server that reaches its database by these options.
 pub async fn server_through(database: PgConnectOptions, settings: &[(&str, &str)]) -> Server {
     let (server, app) = parts(database, settings).await;
-    tokio::spawn(async move { app.run_beside().await });
+    tokio::spawn(async move { jobs::run_beside(&app).await });
     server
 }
 
@@ -89,13 +91,13 @@ async fn parts(database: PgConnectOptions, settings: &[(&str, &str)]) -> (Server
     let settings = [&usual, settings].concat();
     let options: Vec<_> = settings.iter().map(|(name, value)| Override::new(name, value, "the test")).collect();
     let config = Config::load(None, std::iter::empty(), &options).unwrap();
-    let requests = mortise::database::connect(database, &config).await.unwrap();
+    let requests = mortise::db::connect(database, &config).await.unwrap();
     let pool =
         PgPoolOptions::new().connect_lazy_with(requests.connect_options().as_ref().clone().application_name("a test"));
     let requests = Pool::from(requests);
     let (app, audit) = server::app(config.clone(), requests.clone()).unwrap();
     tokio::spawn(audit);
-    let (watch, router) = (watch::router(app.clone()), BoxCloneSyncService::new(routes::front(app.clone())));
+    let (watch, router) = (monitoring::router(app.clone()), BoxCloneSyncService::new(api_router::front(app.clone())));
     let server = Server { pool, requests, router, watch, config };
     (server, app)
 }
@@ -179,7 +181,7 @@ impl Server {
 
     /// Serves until it is told to stop.
     pub async fn serve(self, listener: TcpListener, stop: impl Future<Output = ()>) {
-        connections::serve(listener, self.router, &self.config, stop).await;
+        listener::serve(listener, self.router, &self.config, stop).await;
     }
 
     /// POST with a form.

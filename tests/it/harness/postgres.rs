@@ -7,7 +7,8 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use mortise::database::{self, installation, managed};
+use mortise::db;
+use mortise::managed_postgres::{self, installation};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 use tokio::sync::{Mutex, OnceCell};
@@ -79,7 +80,7 @@ impl Postgres {
         let name = next_name();
         self.admin(&format!("create database {name}")).await;
         let pool = sqlx::PgPool::connect_with(self.options(&name)).await.unwrap();
-        database::migrate(&pool).await.unwrap();
+        db::migrate(&pool).await.unwrap();
         sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&pool).await.unwrap();
         pool.close().await;
         templates.insert(sql.to_owned(), name.clone());
@@ -102,7 +103,7 @@ async fn start() -> Postgres {
     let shell = installation::command("/bin/sh".as_ref(), account.as_ref())
         .args(["-c", SUPERVISOR, "sh"])
         .arg(binaries.join("postgres"))
-        .args(managed::server_arguments(&cluster, &directory))
+        .args(managed_postgres::server_arguments(&cluster, &directory))
         // Nothing here outlives the tests, so nothing need reach the disk. A test may have a dozen servers with ten connections
         // each, and there are as many tests at once as processors.
         .args(["-c", "fsync=off", "-c", "full_page_writes=off", "-c", "max_connections=2000"])

@@ -1,0 +1,151 @@
+//! `mortise key`: the secret keys that requests are signed with.
+
+use std::time::Duration;
+
+use clap::Subcommand;
+use serde_json::json;
+use sqlx::PgConnection;
+
+use super::database::on_database;
+use super::{Deed, Failure, Report, owner, secret};
+use crate::config::Config;
+use crate::managed_postgres::data_directory::random_text;
+
+/// What to do with the secret key.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Set a key of yours, asked for or read from standard input; the one before ends at once
+    Set {
+        /// The reseller whose key it is [default: the admin]
+        #[arg(long, value_name = "RESELLER")]
+        user: Option<String>,
+    },
+    /// Draw a new key and print it, once; the one before goes on counting for a while
+    Rotate {
+        /// The reseller whose key it is [default: the admin]
+        #[arg(long, value_name = "RESELLER")]
+        user: Option<String>,
+        /// How long the key before counts as well: 7d, 12h; 0s where it has leaked
+        #[arg(long, value_name = "TIME", default_value = "7d", value_parser = humantime::parse_duration)]
+        keep: Duration,
+    },
+    /// End the previous key, once no client uses it any more
+    End {
+        /// The reseller whose key it was [default: the admin]
+        #[arg(long, value_name = "RESELLER")]
+        user: Option<String>,
+    },
+    /// Print the key
+    Show {
+        /// The reseller whose key it is [default: the admin]
+        #[arg(long, value_name = "RESELLER")]
+        user: Option<String>,
+        /// Yes, on this screen
+        #[arg(long, required = true)]
+        yes: bool,
+    },
+}
+
+/// Does it.
+pub async fn run(command: &Command, config: &Config) -> Result<Report, Failure> {
+    match command {
+        Command::Set { user } => {
+            let key = secret::read("secret key")?;
+            change(user.as_deref(), &key, Duration::ZERO, config).await?;
+            Ok(Report::done("The secret key was set."))
+        }
+        Command::Rotate { user, keep } => {
+            let key = random_text().map_err(|error| Failure::Refused(format!("no random numbers: {error}")))?;
+            let until = change(user.as_deref(), &key, *keep, config).await?;
+            let previous = until.as_ref().map(|until| format!("\nThe key before counts until {until} UTC."));
+            let text = format!("New API secret key: {key}{}", previous.unwrap_or_default());
+            Ok(Report::of(text, json!({ "key": key, "previous_until": until })))
+        }
+        Command::End { user } => end(user.as_deref(), config).await,
+        Command::Show { user, .. } => show(user.as_deref(), config).await,
+    }
+}
+
+/// Puts a new key in the place of an owner's; until when the one before counts, if it does.
+async fn change(user: Option<&str>, key: &str, keep: Duration, config: &Config) -> Result<Option<String>, Failure> {
+    let keep = i64::try_from(keep.as_secs()).map_err(|_| Failure::Usage("--keep is too long".to_owned()))?;
+    on_database(config, async |pool| {
+        let mut change = pool.begin().await?;
+        let owner = owner(&mut *change, user).await?;
+        // Two who change it at once would otherwise both keep what neither of them set.
+        sqlx::query!("lock table conflines in share row exclusive mode").execute(&mut *change).await?;
+        let until = keep_previous(&mut change, owner, keep).await?;
+        sqlx::query!(
+            "with changed as (
+                 update conflines set value = $2 where owner_id = $1 and name = 'API_Secret_Key' returning id)
+             insert into conflines (owner_id, name, value) select $1, 'API_Secret_Key', $2
+             where not exists (select from changed)",
+            owner,
+            key
+        )
+        .execute(&mut *change)
+        .await?;
+        note(&mut change, "secret_key_changed", owner, until.as_deref().unwrap_or_default()).await?;
+        change.commit().await?;
+        Ok(until)
+    })
+    .await
+}
+
+/// Keeps the key that counts now as the previous one, for so many seconds (0: not at all), in the place of the one before it.
+async fn keep_previous(connection: &mut PgConnection, owner: i32, keep: i64) -> Result<Option<String>, Failure> {
+    sqlx::query!("delete from conflines where owner_id = $1 and name = 'API_Secret_Key_Previous'", owner)
+        .execute(&mut *connection)
+        .await?;
+    let until = sqlx::query_scalar!(
+        r#"insert into conflines (owner_id, name, value, value2)
+           select $1, 'API_Secret_Key_Previous', value,
+               to_char(now() at time zone 'utc' + $2::bigint * interval '1 second', 'YYYY-MM-DD HH24:MI:SS')
+           from (select value from conflines where owner_id = $1 and name = 'API_Secret_Key' order by id limit 1) key
+           where value <> '' and $2::bigint > 0
+           returning value2 as "until!""#,
+        owner,
+        keep
+    );
+    until.fetch_optional(connection).await.map_err(|error| match error {
+        sqlx::Error::Database(error) if error.code().as_deref() == Some("22008") => {
+            Failure::Usage("--keep is too long".to_owned())
+        }
+        error => error.into(),
+    })
+}
+
+async fn end(user: Option<&str>, config: &Config) -> Result<Report, Failure> {
+    on_database(config, async |pool| {
+        let mut change = pool.begin().await?;
+        let owner = owner(&mut *change, user).await?;
+        keep_previous(&mut change, owner, 0).await?;
+        note(&mut change, "previous_secret_key_ended", owner, "").await?;
+        change.commit().await?;
+        Ok(Report::done("No previous key counts."))
+    })
+    .await
+}
+
+async fn show(user: Option<&str>, config: &Config) -> Result<Report, Failure> {
+    on_database(config, async |pool| {
+        let mut change = pool.begin().await?;
+        let owner = owner(&mut *change, user).await?;
+        let key = sqlx::query_scalar!(
+            r#"select coalesce(value, '') as "key!" from conflines where owner_id = $1 and name = 'API_Secret_Key'
+               order by id limit 1"#,
+            owner
+        );
+        let key = key.fetch_optional(&mut *change).await?.filter(|key| !key.is_empty());
+        let key = key.ok_or_else(|| Failure::Missing("no secret key is set: `mortise key set` sets one".to_owned()))?;
+        note(&mut change, "secret_key_shown", owner, "").await?;
+        change.commit().await?;
+        Ok(Report::of(key.as_str(), json!({ "key": key })))
+    })
+    .await
+}
+
+async fn note(connection: &mut PgConnection, action: &str, owner: i32, until: &str) -> sqlx::Result<()> {
+    let deed = Deed { action, target_type: "User", target_id: owner.into(), data: until, ..Deed::default() };
+    deed.note(connection).await
+}

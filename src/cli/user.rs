@@ -1,0 +1,299 @@
+//! `mortise user`: who may ask.
+
+use clap::{Subcommand, ValueEnum};
+use serde::Serialize;
+use serde_json::json;
+use sqlx::PgConnection;
+
+use super::database::on_database;
+use super::right::permission_group;
+use super::{Deed, Failure, Report, secret, somebody};
+use crate::auth::passwords;
+use crate::config::Config;
+
+/// What to do with users.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Add a user; the password is asked for, or read from standard input
+    Add(New),
+    /// List users
+    List {
+        /// Only those of this type
+        #[arg(long, value_name = "TYPE")]
+        r#type: Option<Type>,
+    },
+    /// Set a password, which is asked for or read from standard input
+    SetPassword {
+        /// The user's name
+        name: String,
+        /// Keep MOR's own form of it (SHA-1) too, for other programs that read it
+        #[arg(long)]
+        sha1: bool,
+    },
+    /// Empty MOR's SHA-1 form of the passwords that are kept as argon2id as well
+    ForgetSha1,
+    /// Shut a user out
+    Block {
+        /// The user's name
+        name: String,
+    },
+    /// Let a user in again
+    Unblock {
+        /// The user's name
+        name: String,
+    },
+}
+
+/// A user to be.
+#[derive(Debug, clap::Args)]
+pub struct New {
+    /// The name to log in with: `u` in requests
+    name: String,
+    /// What kind of user
+    #[arg(long, value_name = "TYPE")]
+    r#type: Type,
+    /// Whose user it is [default: the admin]
+    #[arg(long, value_name = "USER")]
+    owner: Option<String>,
+    /// The permission group, as `mortise right list` shows them; accountants and resellers can do little without one
+    #[arg(long, value_name = "GROUP")]
+    rights: Option<String>,
+    /// Keep MOR's own form of the password (SHA-1) too, for other programs that read it
+    #[arg(long)]
+    sha1: bool,
+}
+
+/// MOR's types of users.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[expect(missing_docs, reason = "MOR's own words")]
+pub enum Type {
+    Admin,
+    Accountant,
+    Reseller,
+    User,
+    Partner,
+}
+
+impl Type {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Admin => "admin",
+            Self::Accountant => "accountant",
+            Self::Reseller => "reseller",
+            Self::User => "user",
+            Self::Partner => "partner",
+        }
+    }
+}
+
+/// Does it.
+pub async fn run(command: &Command, config: &Config) -> Result<Report, Failure> {
+    match command {
+        Command::Add(new) => add(new, config).await,
+        Command::List { r#type } => list(*r#type, config).await,
+        Command::SetPassword { name, sha1 } => set_password(name, *sha1, config).await,
+        Command::ForgetSha1 => forget_sha1(config).await,
+        Command::Block { name } => block(name, true, config).await,
+        Command::Unblock { name } => block(name, false, config).await,
+    }
+}
+
+/// A password in the forms in which it is stored. An empty SHA-1 form is nobody's.
+struct Stored {
+    sha1: String,
+    argon2: String,
+}
+
+impl Stored {
+    fn read(with_sha1: bool) -> Result<Self, Failure> {
+        let password = secret::read("password")?;
+        let argon2 = passwords::argon2(&password).ok_or_else(|| Failure::refused("the password can't be hashed"))?;
+        Ok(Self { sha1: if with_sha1 { passwords::sha1(&password) } else { String::new() }, argon2 })
+    }
+}
+
+async fn add(new: &New, config: &Config) -> Result<Report, Failure> {
+    let name = new.name.as_str();
+    if name.trim() != name || name.is_empty() || name.len() > 255 || name.contains(char::is_control) {
+        return Err(Failure::Usage("a name has 1 to 255 characters, and no spaces around it".to_owned()));
+    }
+    let stored = Stored::read(new.sha1)?;
+    on_database(config, async |pool| {
+        let mut change = pool.begin().await?;
+        // Two names that MOR's database takes for the same must not come at once.
+        sqlx::query!("lock table users in share row exclusive mode").execute(&mut *change).await?;
+        match somebody(&mut *change, name).await {
+            Err(Failure::Missing(_)) => {}
+            Ok(known) => {
+                return Err(Failure::Refused(format!(
+                    "there is a user {:?} already (id {})",
+                    known.username, known.id
+                )));
+            }
+            Err(error) => return Err(error),
+        }
+        let owner = match &new.owner {
+            Some(owner) => somebody(&mut *change, owner).await?.id,
+            None => super::ADMIN,
+        };
+        let group = match &new.rights {
+            Some(group) => permission_group(&mut change, group, new.r#type.name()).await?,
+            None => 0,
+        };
+        let id = insert(&mut change, new, owner, group, &stored).await?;
+        let deed =
+            Deed { action: "user_created", target_type: "User", target_id: id.into(), data: name, ..Deed::default() };
+        deed.note(&mut change).await?;
+        change.commit().await?;
+        let kind = new.r#type.name();
+        Ok(Report::of(format!("The {kind} {name} was added, with id {id}."), json!({ "id": id, "username": name })))
+    })
+    .await
+}
+
+/// Taxes, tariff, LCR and currency are the owner's, as in MOR.
+async fn insert(
+    connection: &mut PgConnection,
+    new: &New,
+    owner: i32,
+    group: i32,
+    stored: &Stored,
+) -> Result<i32, Failure> {
+    let id = sqlx::query_scalar!(
+        "insert into users (username, password, password_argon2, usertype, owner_id, acc_group_id, tax_id, tariff_id, lcr_id,
+             currency_id)
+         select $1, $2, $3, $4, owner.id, $6,
+             coalesce((select copy_taxes(t) from taxes t where t.id = owner.tax_id), copy_taxes(default_taxes())),
+             owner.tariff_id, owner.lcr_id, owner.currency_id
+         from users owner where owner.id = $5
+         returning id",
+        new.name,
+        stored.sha1,
+        stored.argon2,
+        new.r#type.name(),
+        owner,
+        group
+    );
+    id.fetch_optional(connection)
+        .await?
+        .ok_or_else(|| Failure::refused("there is no admin (id 0): `mortise serve` makes one at the first start"))
+}
+
+/// A user, as lists show one.
+#[derive(Debug, Serialize)]
+struct Listed {
+    id: i32,
+    username: String,
+    r#type: String,
+    owner: Option<String>,
+    rights: Option<String>,
+    blocked: bool,
+    /// How it is stored: argon2id, sha1, both or none.
+    password: String,
+}
+
+async fn list(kind: Option<Type>, config: &Config) -> Result<Report, Failure> {
+    let users = on_database(config, async |pool| {
+        let users = sqlx::query_as!(
+            Listed,
+            r#"select u.id, u.username, u.usertype as "type", owner.username as "owner?", g.name as "rights?",
+                   u.blocked = 1 or u.hidden = 1 as "blocked!",
+                   case when u.password_argon2 is not null and u.password <> '' then 'both'
+                       when u.password_argon2 is not null then 'argon2id'
+                       when u.password <> '' then 'sha1' else 'none' end as "password!"
+               from users u
+               left join users owner on owner.id = u.owner_id and u.id <> 0
+               left join acc_groups g on g.id = u.acc_group_id
+               where $1::text is null or u.usertype = $1
+               order by u.id"#,
+            kind.map(Type::name)
+        );
+        Ok(users.fetch_all(pool).await?)
+    })
+    .await?;
+    Ok(Report::table(["ID", "NAME", "TYPE", "OWNER", "RIGHTS", "BLOCKED", "PASSWORD"], &users, |user| {
+        [
+            user.id.to_string(),
+            user.username.clone(),
+            user.r#type.clone(),
+            user.owner.clone().unwrap_or_default(),
+            user.rights.clone().unwrap_or_default(),
+            if user.blocked { "yes" } else { "" }.to_owned(),
+            user.password.clone(),
+        ]
+    }))
+}
+
+async fn set_password(name: &str, with_sha1: bool, config: &Config) -> Result<Report, Failure> {
+    let stored = Stored::read(with_sha1)?;
+    on_database(config, async |pool| {
+        let user = somebody(pool, name).await?;
+        let mut change = pool.begin().await?;
+        sqlx::query!(
+            "update users set password = $2, password_argon2 = $3 where id = $1",
+            user.id,
+            stored.sha1,
+            stored.argon2
+        )
+        .execute(&mut *change)
+        .await?;
+        note(&mut change, "user_password_changed", &user).await?;
+        change.commit().await?;
+        Ok(Report::done(format!("The password of {} was set.", user.username)))
+    })
+    .await
+}
+
+async fn forget_sha1(config: &Config) -> Result<Report, Failure> {
+    on_database(config, async |pool| {
+        let mut change = pool.begin().await?;
+        let emptied =
+            sqlx::query!("update users set password = '' where password <> '' and password_argon2 is not null")
+                .execute(&mut *change)
+                .await?
+                .rows_affected();
+        let left = sqlx::query_scalar!(r#"select count(*) as "count!" from users where password <> ''"#)
+            .fetch_one(&mut *change)
+            .await?;
+        let deed = Deed {
+            action: "user_sha1_passwords_emptied",
+            target_type: "User",
+            data: &emptied.to_string(),
+            ..Deed::default()
+        };
+        deed.note(&mut change).await?;
+        change.commit().await?;
+        let text = format!(
+            "{emptied} SHA-1 passwords were emptied; {left} are left, of users who haven't sent their password yet."
+        );
+        Ok(Report::of(text, json!({ "emptied": emptied, "left": left })))
+    })
+    .await
+}
+
+async fn block(name: &str, blocked: bool, config: &Config) -> Result<Report, Failure> {
+    on_database(config, async |pool| {
+        let user = somebody(pool, name).await?;
+        let mut change = pool.begin().await?;
+        sqlx::query!("update users set blocked = $2 where id = $1", user.id, i16::from(blocked))
+            .execute(&mut *change)
+            .await?;
+        note(&mut change, if blocked { "user_blocked" } else { "user_unblocked" }, &user).await?;
+        change.commit().await?;
+        let lets_in = blocked && !config.dialect.refuses_blocked_users();
+        Ok(Report::done(match (blocked, lets_in) {
+            (true, false) => format!("{} is blocked.", user.username),
+            (true, true) => format!(
+                "{} is blocked, but the dialect x7 lets blocked users in, as MOR does: take away the key or the rights too.",
+                user.username
+            ),
+            (false, _) => format!("{} is let in again.", user.username),
+        }))
+    })
+    .await
+}
+
+async fn note(connection: &mut PgConnection, action: &str, user: &super::Somebody) -> sqlx::Result<()> {
+    let deed = Deed { action, target_type: "User", target_id: user.id.into(), data: &user.username, ..Deed::default() };
+    deed.note(connection).await
+}

@@ -1,0 +1,286 @@
+//! The settings: `config/mortise.toml` at their defaults, then the operator's file, the environment, the command line.
+
+mod layers;
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZero;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use axum::http::Uri;
+use axum::http::uri::Scheme;
+use ipnet::IpNet;
+use serde::Deserialize;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+
+pub use self::layers::{Layers, Override, Setting};
+use crate::dialect::Dialect;
+
+/// The commented file of defaults, as it is shipped: the one place where a setting's default stands.
+pub const DEFAULTS: &str = include_str!("../../config/mortise.toml");
+
+/// The settings that are never shown.
+pub const SECRETS: [&str; 1] = ["database_url"];
+
+/// A number without a limit, which a semaphore can count.
+pub const ANY: usize = tokio::sync::Semaphore::MAX_PERMITS;
+
+/// Every setting, checked. `config/mortise.toml` says what each means.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "config/mortise.toml documents each setting, once")]
+pub struct Config {
+    pub listen: SocketAddr,
+    #[serde(deserialize_with = "perhaps")]
+    pub metrics_listen: Option<SocketAddr>,
+    #[serde(deserialize_with = "collector")]
+    pub otlp_endpoint: Option<Uri>,
+    #[serde(deserialize_with = "prefix")]
+    pub prefix: String,
+    pub dialect: Dialect,
+    pub database_url: Secret,
+    pub data_dir: PathBuf,
+    pub migrate: Switch,
+    #[serde(deserialize_with = "connections")]
+    pub database_connections: u32,
+    #[serde(deserialize_with = "sale_concurrency")]
+    pub sale_concurrency: usize,
+    #[serde(rename = "database_acquire_timeout_ms", deserialize_with = "milliseconds")]
+    pub database_wait: Duration,
+    pub cache: Switch,
+    pub require_password: bool,
+    pub legacy_hashes: bool,
+    pub failed_attempts_max: u32,
+    #[serde(rename = "lockout_s")]
+    pub guess_pause: NonZero<u32>,
+    #[serde(deserialize_with = "networks")]
+    pub trusted_proxies: Vec<IpNet>,
+    pub match_partial_callerids: bool,
+    pub max_body: NonZero<usize>,
+    pub max_parameters: NonZero<usize>,
+    pub max_headers: NonZero<usize>,
+    pub max_header: NonZero<usize>,
+    #[serde(deserialize_with = "most")]
+    pub max_connections: usize,
+    #[serde(deserialize_with = "most")]
+    pub max_requests: usize,
+    #[serde(deserialize_with = "most")]
+    pub max_body_memory: usize,
+    #[serde(rename = "header_timeout_ms", deserialize_with = "patience")]
+    pub header: Duration,
+    #[serde(rename = "keep_alive_timeout_ms", deserialize_with = "patience")]
+    pub idle: Duration,
+    #[serde(rename = "body_timeout_ms", deserialize_with = "patience")]
+    pub body: Duration,
+    #[serde(rename = "write_timeout_ms", deserialize_with = "patience")]
+    pub reply: Duration,
+    pub max_quantity: NonZero<u32>,
+    pub max_new_cards: NonZero<u32>,
+    #[serde(deserialize_with = "hours")]
+    pub idempotency_hours: NonZero<u32>,
+    #[serde(rename = "idempotency_wait_ms", deserialize_with = "milliseconds")]
+    pub idempotency_wait: Duration,
+    pub mail_tls: MailTls,
+    pub mail_ca: PathBuf,
+    pub mail_templates: PathBuf,
+    #[serde(rename = "mail_wait_ms", deserialize_with = "mail_wait")]
+    pub mail_wait: Duration,
+    pub mail_hours: NonZero<u32>,
+    pub mail_retention_days: NonZero<u32>,
+    #[serde(rename = "shutdown_timeout_ms", deserialize_with = "milliseconds")]
+    pub drain: Duration,
+    #[serde(deserialize_with = "log")]
+    pub log: Targets,
+    pub log_format: LogFormat,
+}
+
+/// A setting that is `on` or `off`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Switch {
+    On,
+    Off,
+}
+
+/// When a connection to a mail server is encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "config/mortise.toml says it")]
+pub enum MailTls {
+    Required,
+    Wanted,
+    Off,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum LogFormat {
+    Auto,
+    Human,
+    Json,
+}
+
+/// Text that never shows in a log or an error. It is compared with what is known, never with what a client sends.
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text itself. Mind where it goes.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_empty() { "\"\"" } else { "(hidden)" })
+    }
+}
+
+/// Why a start was stopped by its settings.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum ConfigError {
+    #[error("cannot read {}: {source}", path.display())]
+    Unreadable { path: PathBuf, source: std::io::Error },
+    #[error("{}: {message}", path.display())]
+    Malformed { path: PathBuf, message: String },
+    #[error("unknown setting {0}: config/mortise.toml lists all of them")]
+    Unknown(String),
+    #[error("the setting {name} (from {origin}) {problem}")]
+    Invalid { name: String, origin: String, problem: String },
+}
+
+impl Config {
+    /// Lays the operator's file (`file`, else the usual one where it stands), `environment` and `options` over the
+    /// defaults, in that order.
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl Iterator<Item = (String, String)>,
+        options: &[Override],
+    ) -> Result<Self, ConfigError> {
+        Layers::read(file, environment, options)?.config()
+    }
+}
+
+/// Empty stands for none.
+fn perhaps<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<SocketAddr>, D::Error> {
+    let text = String::deserialize(value)?;
+    let address = |text: &str| text.parse().map_err(|_| serde::de::Error::custom("it must look like 127.0.0.1:9464"));
+    Some(text.trim()).filter(|text| !text.is_empty()).map(address).transpose()
+}
+
+/// Empty stands for none. A program that can't send traces says so, rather than keep silent about it.
+fn collector<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<Uri>, D::Error> {
+    let text = String::deserialize(value)?;
+    // Settings are shown: a password has no place among them.
+    let open = |uri: &Uri| uri.authority().is_some_and(|authority| !authority.as_str().contains('@'));
+    let plain = |uri: &Uri| uri.scheme() == Some(&Scheme::HTTP) && uri.query().is_none() && open(uri);
+    match text.trim() {
+        "" => Ok(None),
+        _ if !cfg!(feature = "otlp") => {
+            Err(serde::de::Error::custom("this program was built without the feature otlp"))
+        }
+        url => url
+            .parse()
+            .ok()
+            .filter(plain)
+            .map(Some)
+            .ok_or_else(|| serde::de::Error::custom("it must look like http://127.0.0.1:4318, without TLS")),
+    }
+}
+
+fn milliseconds<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Duration, D::Error> {
+    u64::deserialize(value).map(Duration::from_millis)
+}
+
+/// A claim on an e-mail lasts several times as long, and nobody should have to wait for it for hours.
+fn mail_wait<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Duration, D::Error> {
+    match milliseconds(value)? {
+        wait if (Duration::from_millis(100)..=Duration::from_mins(10)).contains(&wait) => Ok(wait),
+        _ => Err(serde::de::Error::custom("it must be from 100 to 600000")),
+    }
+}
+
+/// 0 stands for no end. A clock must be able to show it, too.
+fn patience<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Duration, D::Error> {
+    const FOREVER: Duration = Duration::from_hours(24 * 365 * 30);
+    let patience = milliseconds(value)?;
+    Ok(if patience.is_zero() { FOREVER } else { patience.min(FOREVER) })
+}
+
+/// 0 stands for any number.
+fn most<'de, D: serde::Deserializer<'de>>(value: D) -> Result<usize, D::Error> {
+    let most = usize::deserialize(value)?;
+    Ok(if most == 0 { ANY } else { most.min(ANY) })
+}
+
+fn connections<'de, D: serde::Deserializer<'de>>(value: D) -> Result<u32, D::Error> {
+    match u32::deserialize(value)? {
+        0 => Ok(fitting_connections()),
+        connections @ 1..=1000 => Ok(connections),
+        _ => Err(serde::de::Error::custom("it must be from 0 to 1000")),
+    }
+}
+
+/// As many as keep the processors busy while some wait for the disk: more only take turns.
+fn fitting_connections() -> u32 {
+    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+    u32::try_from(processors).unwrap_or(u32::MAX).saturating_mul(8).clamp(8, 32)
+}
+
+/// Two even on a single processor: while one waits for the disk the other has work.
+fn sale_concurrency<'de, D: serde::Deserializer<'de>>(sales: D) -> Result<usize, D::Error> {
+    Ok(match usize::deserialize(sales)? {
+        0 => std::thread::available_parallelism().map_or(2, NonZero::get).max(2),
+        sales => sales,
+    })
+}
+
+/// Up to ten years: beyond some thousands of them the database has no time to compare with.
+fn hours<'de, D: serde::Deserializer<'de>>(value: D) -> Result<NonZero<u32>, D::Error> {
+    const MOST: u32 = 24 * 365 * 10;
+    let hours = NonZero::<u32>::deserialize(value)?;
+    if hours.get() <= MOST { Ok(hours) } else { Err(serde::de::Error::custom(format!("it must be at most {MOST}"))) }
+}
+
+/// Addresses and networks, with commas between them.
+fn networks<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Vec<IpNet>, D::Error> {
+    let text = String::deserialize(value)?;
+    let network =
+        |part: &str| part.parse::<IpAddr>().map(|address| address.to_canonical().into()).or(part.parse()).ok();
+    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+    let networks: Option<Vec<IpNet>> = parts.map(network).collect();
+    networks.ok_or_else(|| serde::de::Error::custom("it must look like 10.0.0.0/8, 192.0.2.1, fd00::/8"))
+}
+
+/// Levels, and modules with levels. A word that is neither would be taken for a module whose lines are all wanted.
+fn log<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Targets, D::Error> {
+    let text = String::deserialize(value)?;
+    let is_level = |word: &str| word.trim().parse::<LevelFilter>().is_ok();
+    let known = text.split(',').all(|part| is_level(part.split_once('=').map_or(part, |(_, level)| level)));
+    match text.parse() {
+        Ok(targets) if known => Ok(targets),
+        _ => Err(serde::de::Error::custom("it must look like info,sqlx=warn")),
+    }
+}
+
+fn prefix<'de, D: serde::Deserializer<'de>>(value: D) -> Result<String, D::Error> {
+    let text = String::deserialize(value)?;
+    let prefix = text.trim_end_matches('/');
+    let plain = prefix.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/-_.~".contains(&byte));
+    if !plain || !(prefix.is_empty() || prefix.starts_with('/')) {
+        return Err(serde::de::Error::custom("it must look like /billing"));
+    }
+    Ok(prefix.to_owned())
+}

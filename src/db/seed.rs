@@ -1,0 +1,200 @@
+//! What a new database holds: an admin with a secret key, or with `--demo` a small world in which the published pages'
+//! examples work to the letter.
+
+use std::collections::HashSet;
+
+use sha1::{Digest, Sha1};
+use sqlx::{PgConnection, PgPool};
+
+use crate::config::Secret;
+use crate::db::DatabaseError;
+use crate::managed_postgres::data_directory::random_text;
+
+/// The published pages' own user and key.
+pub const DEMO_KEY: &str = "456789";
+
+/// What the operator must be told once.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct FirstStart {
+    pub username: &'static str,
+    pub key: Secret,
+}
+
+/// Fills a database in which there is nobody yet, and tells the operator; if that fails nothing is filled. `false`: there
+/// was somebody, and nothing was changed.
+pub async fn fill_if_empty(
+    pool: &PgPool,
+    demo: bool,
+    tell: impl FnOnce(&FirstStart) -> std::io::Result<()>,
+) -> Result<bool, DatabaseError> {
+    fill(pool, demo, tell).await.map_err(DatabaseError::FirstStart)
+}
+
+async fn fill(pool: &PgPool, demo: bool, tell: impl FnOnce(&FirstStart) -> std::io::Result<()>) -> sqlx::Result<bool> {
+    let mut transaction = pool.begin().await?;
+    let connection = &mut *transaction;
+    if somebody_is_there(connection).await? {
+        return Ok(false);
+    }
+    // Two servers that start on one new database: the second waits here, and then finds the first one's admin.
+    sqlx::query!("lock table users in share row exclusive mode").execute(&mut *connection).await?;
+    if somebody_is_there(connection).await? {
+        return Ok(false);
+    }
+    let first = match demo {
+        true => FirstStart { username: "username", key: DEMO_KEY.to_owned().into() },
+        false => FirstStart { username: "admin", key: random()?.into() },
+    };
+    basics(connection, &first).await?;
+    if demo {
+        demo_world(connection).await?;
+    }
+    tell(&first)?;
+    transaction.commit().await?;
+    Ok(true)
+}
+
+async fn somebody_is_there(connection: &mut PgConnection) -> sqlx::Result<bool> {
+    Ok(sqlx::query!("select id from users limit 1").fetch_optional(connection).await?.is_some())
+}
+
+fn random() -> sqlx::Result<String> {
+    random_text().map_err(|error| sqlx::Error::Io(std::io::Error::other(error)))
+}
+
+/// Without these nothing works: the admin, the system's currency, the settings, the rights' names.
+async fn basics(connection: &mut PgConnection, first: &FirstStart) -> sqlx::Result<()> {
+    sqlx::query!("insert into currencies (id, name, full_name) values (1, 'USD', 'United States dollar')")
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query!("insert into currencies (id, name, full_name, exchange_rate, active) values (2, 'EUR', 'Euro', 1, 0)")
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query!("insert into taxes (id, tax1_enabled, tax1_name, total_tax_name) values (1, 1, 'Tax', 'Tax')")
+        .execute(&mut *connection)
+        .await?;
+    // Nobody knows this password: the admin's is set by the operator.
+    sqlx::query!(
+        "insert into users (id, username, password, usertype, tax_id, tariff_id, lcr_id) values (0, $1, $2, 'admin', 1, 1, 1)",
+        first.username,
+        sha1(&random()?)
+    )
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query!(
+        "insert into conflines (name, value, value2) values
+             ('Allow_API', '1', null), ('Allow_GET_API', '0', null), ('API_Secret_Key', $1, null),
+             ('XML_API_Extension', '0', null), ('CC_Active', '1', null), ('Nice_Number_Digits', '2', null),
+             ('Tax_1', 'Tax', '1'), ('Tax_2', '', '0'), ('Tax_3', '', '0'), ('Tax_4', '', '0'), ('Total_tax_name', 'Tax', null),
+             ('Tax_1_Value', '0', null), ('Tax_2_Value', '0', null), ('Tax_3_Value', '0', null), ('Tax_4_Value', '0', null),
+             ('Tax_compound', '1', null), ('API_Allow_payments_ower_API', '0', null)",
+        first.key.reveal()
+    )
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query!(
+        "insert into acc_rights (name, nice_name, permission_group, right_type) values
+             ('Callingcard_manage', 'Callingcard_manage', 'Callingcard', 'accountant'),
+             ('Callingcard_PIN', 'Callingcard_PIN', 'Callingcard', 'accountant'),
+             ('see_financial_data', 'See_Financial_Data', 'Data', 'accountant'),
+             ('Tariff_manage', 'Tariff_manage', 'Tariff', 'accountant'),
+             ('calling_cards', 'Calling_Cards', 'Plugins', 'reseller')"
+    )
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query!("insert into tariffs (name, purpose, currency) values ('Default', 'user', 'USD')")
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query!("insert into lcrs (name) values ('Default')").execute(&mut *connection).await?;
+    sqlx::query!("insert into locations (name) values ('Global')").execute(&mut *connection).await?;
+    go_on_counting(connection).await
+}
+
+/// The published examples' world: card group 6 with ten thousand cards to sell, card group 3 for new ones, the accountant `user`.
+async fn demo_world(connection: &mut PgConnection) -> sqlx::Result<()> {
+    sqlx::query!("update conflines set value = '1' where name = 'API_Allow_payments_ower_API'")
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query!("insert into acc_groups (id, name, group_type) values (1, 'Card shop', 'accountant')")
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query!(
+        "insert into acc_group_rights (acc_group_id, acc_right_id, value)
+         select 1, id, 2 from acc_rights where right_type = 'accountant'"
+    )
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query!(
+        "insert into users (id, username, password, usertype, tax_id, tariff_id, lcr_id, acc_group_id)
+         values (2, 'user', $1, 'accountant', 1, 1, 1, 1)",
+        sha1("user1")
+    )
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query!(
+        "insert into taxes (id, tax1_enabled, tax1_name, total_tax_name, tax1_value) values (2, 1, 'VAT', 'VAT', 19)"
+    )
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query!(
+        "insert into cardgroups (id, name, description, price, tariff_id, lcr_id, created_at, valid_from, valid_till,
+             number_length, pin_length, tax_id, tell_balance_in_currency)
+         select id, name, description, price, 1, 1, now(), now(), now() + interval '10 years', 10, 8, 2, 'USD'
+         from (values (3, 'Caller ID cards', 'Made for a caller ID when it is topped up', 0::numeric),
+                      (6, 'Ten dollar cards', 'Ten dollars of calls, 19 % VAT included', round(10 / 1.19, 15)))
+             demo (id, name, description, price)"
+    )
+    .execute(&mut *connection)
+    .await?;
+    let pins = pins(10_000, 8)?;
+    sqlx::query!(
+        "insert into cards (cardgroup_id, number, pin, balance)
+         select 6, (1111111000 + row_number() over () - 1)::text, pin, round(10 / 1.19, 15) from unnest($1::text[]) pin",
+        &pins
+    )
+    .execute(&mut *connection)
+    .await?;
+    go_on_counting(connection).await
+}
+
+/// Ids that were given go before those that are drawn.
+async fn go_on_counting(connection: &mut PgConnection) -> sqlx::Result<()> {
+    sqlx::query!(
+        r#"select setval('currencies_id_seq', (select max(id) from currencies)) as currencies,
+               setval('taxes_id_seq', (select max(id) from taxes)) as taxes,
+               setval('users_id_seq', (select greatest(max(id), 1) from users)) as users,
+               setval('acc_groups_id_seq', (select greatest(max(id), 1) from acc_groups)) as acc_groups,
+               setval('cardgroups_id_seq', (select greatest(max(id), 1) from cardgroups)) as cardgroups"#
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(())
+}
+
+/// Different random PINs, from the operating system's random source.
+fn pins(count: usize, length: u32) -> sqlx::Result<Vec<String>> {
+    let range = 10_u64.pow(length);
+    let mut pins = HashSet::with_capacity(count);
+    while pins.len() < count {
+        let random = getrandom::u64().map_err(|error| sqlx::Error::Io(std::io::Error::other(error)))?;
+        // The uneven end of the range is drawn again, so that every PIN is as likely as any other.
+        if random < u64::MAX - u64::MAX % range {
+            pins.insert(format!("{:0width$}", random % range, width = length as usize));
+        }
+    }
+    Ok(pins.into_iter().collect())
+}
+
+fn sha1(text: &str) -> String {
+    hex::encode(Sha1::digest(text))
+}
+
+/// Whether the database answers to the key that is printed in the published pages.
+pub async fn has_public_key(pool: &PgPool) -> sqlx::Result<bool> {
+    let row = sqlx::query!(
+        "select id from conflines where name in ('API_Secret_Key', 'API_Secret_Key_Previous') and value = $1 limit 1",
+        DEMO_KEY
+    );
+    Ok(row.fetch_optional(pool).await?.is_some())
+}

@@ -1,0 +1,9 @@
+//! Operations on card groups.
+
+pub mod create;
+pub mod get;
+mod input;
+pub mod list;
+mod lookups;
+mod parameters;
+pub mod update;

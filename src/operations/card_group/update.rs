@@ -1,0 +1,185 @@
+//! `cc_group_update`: changes a card group and its taxes; what isn't sent stays as it is.
+//! The spec's page: `endpoints/cc_group_update.md`.
+
+use sqlx::PgConnection;
+
+use super::input::{self, Taxes, Wish};
+use super::lookups::{Facts, Standing};
+use super::parameters::PARAMETERS;
+use crate::auth::admission::{self, Caller};
+use crate::auth::signature::Rule;
+use crate::error::{Fault, on_constraints};
+use crate::http::context::{Call, Operation};
+use crate::idempotency::Once;
+use crate::number;
+use crate::operations::spec::{Kind, Page, Parameter};
+use crate::store;
+use crate::xml::Document;
+
+/// The operation.
+pub const OPERATION: Operation = Operation {
+    name: "cc_group_update",
+    aliases: &[],
+    hashed: &[Rule::Exactly(&["cc_group_id"])],
+    page: Page {
+        summary: "Changes a card group",
+        description: "Changes what is sent of a card group and its taxes. What isn't sent, or is blank, stays as it is; at the first \
+            thing that is wrong nothing is changed.",
+        parameters: &[
+            &[
+                Parameter::new("cc_group_id", Kind::Integer, "The card group.", "3").required(),
+                Parameter::new("name", Kind::Text, "Its name, which no other group has.", "Caller ID cards"),
+            ],
+            PARAMETERS,
+        ],
+        changes: true,
+        reply: "<page>
+  <status>
+    <success>Card Group was successfully updated</success>
+  </status>
+</page>",
+    },
+    handler: |call| Box::pin(answer(call)),
+};
+
+async fn answer(call: &Call) -> Result<Document, Fault> {
+    let caller = input::admit(admission::admit(call).await?, call.dialect())?;
+    let once = Once::new(call, &caller).await?;
+    let reply = |()| Document::status("success", "Card Group was successfully updated");
+    once.answer(update(call, &caller, &once), reply).await
+}
+
+async fn update(call: &Call, caller: &Caller, once: &Once<'_>) -> Result<(), Fault> {
+    let currencies = call.app.directory.currencies().await?;
+    let mut change = once.begin().await?;
+    let standing = find(&mut change, call, caller).await?;
+    let facts = Facts::look_up(&mut *change, call, caller, None, Some(&standing)).await?;
+    let wish = Wish::read(call, caller, &currencies, &facts, Some(&standing))?;
+    let tax_id = write_taxes(&mut change, call, &standing, &wish.taxes).await?;
+    write(&mut change, call, standing.id, tax_id, &wish).await?;
+    change.commit(()).await
+}
+
+/// The group, locked: not hidden, and the caller's owner's unless the caller is the admin.
+async fn find(connection: &mut PgConnection, call: &Call, caller: &Caller) -> Result<Standing, Fault> {
+    let id = call.params.get("cc_group_id").filter(|id| call.dialect().is_digits(id));
+    sqlx::query_as!(
+        Standing,
+        r#"select id, tax_id, extract(epoch from valid_from)::bigint as valid_from, extract(epoch from valid_till)::bigint as valid_till
+           from cardgroups where id = $1::bigint and hidden = 0 and ($2::integer is null or owner_id = $2)
+           for no key update"#,
+        id.map(number::integer),
+        caller.confined_to()
+    )
+    .fetch_optional(connection)
+    .await?
+    .ok_or(Fault::NotFound("Card Group"))
+}
+
+/// Writes what is said of taxes; the id of the group's tax row afterwards.
+async fn write_taxes(
+    connection: &mut PgConnection,
+    call: &Call,
+    standing: &Standing,
+    taxes: &Taxes,
+) -> Result<i32, Fault> {
+    let own = if call.dialect().repairs_taxes() {
+        store::tax::repair(connection, standing.id).await?;
+        store::tax::row_of(connection, standing.id).await?
+    } else {
+        standing.tax_id
+    };
+    if taxes.say_nothing() {
+        return Ok(own);
+    }
+    // An X7 server links the row that is named and writes into it, whoever else has it.
+    let target = match taxes.row {
+        Some(row) if call.dialect().shares_tax_rows() => row,
+        _ if call.dialect().shares_tax_rows() => own,
+        _ => store::tax::own_row(connection, standing.id).await?,
+    };
+    sqlx::query!(
+        "update taxes set
+             total_tax_name = coalesce($3, source.total_tax_name),
+             tax1_name = coalesce($4, source.tax1_name), tax2_name = coalesce($5, source.tax2_name),
+             tax3_name = coalesce($6, source.tax3_name), tax4_name = coalesce($7, source.tax4_name),
+             tax1_value = coalesce($8, source.tax1_value), tax2_value = coalesce($9, source.tax2_value),
+             tax3_value = coalesce($10, source.tax3_value), tax4_value = coalesce($11, source.tax4_value),
+             tax1_enabled = source.tax1_enabled, tax2_enabled = coalesce($12, source.tax2_enabled),
+             tax3_enabled = coalesce($13, source.tax3_enabled), tax4_enabled = coalesce($14, source.tax4_enabled),
+             compound_tax = coalesce($15, source.compound_tax)
+         from taxes source where taxes.id = $1 and source.id = $2",
+        target,
+        taxes.row.unwrap_or(target),
+        taxes.total_name,
+        taxes.names[0],
+        taxes.names[1],
+        taxes.names[2],
+        taxes.names[3],
+        taxes.values[0],
+        taxes.values[1],
+        taxes.values[2],
+        taxes.values[3],
+        taxes.enabled[1],
+        taxes.enabled[2],
+        taxes.enabled[3],
+        taxes.compound
+    )
+    .execute(connection)
+    .await?;
+    Ok(target)
+}
+
+/// Amounts lose the taxes that the group has now and become the system's currency here, where division is exact.
+async fn write(connection: &mut PgConnection, call: &Call, group: i32, tax_id: i32, wish: &Wish) -> Result<(), Fault> {
+    let changed = sqlx::query!(
+        "update cardgroups set
+             name = coalesce($2, name), description = coalesce($3, description), tax_id = $4,
+             tariff_id = coalesce($5, tariff_id), lcr_id = coalesce($6, lcr_id), location_id = coalesce($7, location_id),
+             tell_balance_in_currency = coalesce($8, tell_balance_in_currency),
+             use_external_function = coalesce($9::smallint, use_external_function),
+             allow_loss_calls = coalesce($10, allow_loss_calls), tell_cents = coalesce($11, tell_cents),
+             solo_pinless = coalesce($12, solo_pinless), disable_voucher = coalesce($13, disable_voucher),
+             callerid_leave = coalesce($14, callerid_leave),
+             disable_topup_from_cards_with_cid = coalesce($15, disable_topup_from_cards_with_cid),
+             valid_from = coalesce(to_timestamp($16::bigint) at time zone 'utc', valid_from),
+             valid_till = coalesce(to_timestamp($17::bigint) at time zone 'utc', valid_till),
+             valid_after_first_use = coalesce($18, valid_after_first_use),
+             ghost_min_perc = coalesce($19, ghost_min_perc), ghost_balance_perc = coalesce($20, ghost_balance_perc),
+             price = case when $21::numeric is null then price
+                 else quotient($21, $24::numeric * case when $25 then 1 + tax_share_of($4, owner_id) else 1 end) end,
+             setup_fee = case when $22::numeric is null then setup_fee else quotient($22, $24) end,
+             daily_charge = case when $23::numeric is null then daily_charge else quotient($23, $24) end
+         where id = $1 and ($21::numeric is null or not $25 or tax_share_of($4, owner_id) > -1)",
+        group,
+        wish.name,
+        wish.description,
+        tax_id,
+        wish.tariff,
+        wish.lcr,
+        wish.location,
+        wish.currency,
+        wish.flags[0],
+        wish.flags[1],
+        wish.flags[2],
+        wish.flags[3],
+        wish.flags[4],
+        wish.flags[5],
+        wish.flags[6],
+        wish.valid_from,
+        wish.valid_till,
+        wish.valid_after_first_use,
+        wish.ghost_min_perc,
+        wish.ghost_balance_perc,
+        wish.price,
+        wish.setup_fee,
+        wish.daily_charge,
+        wish.rate,
+        call.dialect().takes_taxes_off_prices()
+    )
+    .execute(connection)
+    .await
+    .map_err(on_constraints([("cardgroups_name", Fault::CardGroupNameTaken)], Fault::from))?;
+    // Taxes of less than nothing would turn the price round.
+    if changed.rows_affected() == 1 { Ok(()) } else { Err(Fault::TransactionFailed) }
+}

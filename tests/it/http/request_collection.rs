@@ -1,0 +1,132 @@
+//! The request collection is what the operations say of themselves. `scripts/collection` writes it anew.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use mortise::http::context::Operation;
+use mortise::http::openapi;
+use mortise::operations::OPERATIONS;
+use mortise::operations::spec::{Parameter, REQUEST_ID};
+
+use crate::harness::hash;
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/requests")
+}
+
+#[test]
+fn the_collection_is_what_the_operations_say() {
+    let mut files = vec![(folder().join("curl.sh"), curl())];
+    for (place, operation) in OPERATIONS.iter().enumerate() {
+        files.push((folder().join(format!("bruno/{}.bru", operation.name)), bruno(place + 1, operation)));
+    }
+    for (path, text) in &files {
+        if std::env::var_os("COLLECTION").is_some_and(|wish| wish == "write") {
+            std::fs::write(path, text).unwrap();
+        }
+        let found = std::fs::read_to_string(path).unwrap_or_default();
+        assert_eq!(found, *text, "{} isn't what the operations say: run scripts/collection", path.display());
+    }
+    let there = std::fs::read_dir(folder().join("bruno")).unwrap().map(|entry| entry.unwrap().path());
+    for request in there.filter(|path| path.extension().is_some_and(|extension| extension == "bru")) {
+        assert!(files.iter().any(|(path, _)| *path == request), "{} is of no operation", request.display());
+    }
+}
+
+/// The script's own requests, and one of the operator's, are signed as the server wants it.
+#[test]
+fn the_script_signs_what_it_sends() {
+    let told = tempfile::tempdir().unwrap();
+    let curl = told.path().join("curl");
+    std::fs::write(&curl, "#!/bin/sh\nprintf '%s\\n' \"$@\"\n").unwrap();
+    let sent = |arguments: &[&str]| {
+        let mut script = Command::new("sh");
+        script.arg(folder().join("curl.sh")).args(arguments).env("CURL", format!("sh {}", curl.display()));
+        let script = script.env("KEY", "secret").env("API_USER", "admin").env("URL", "http://shop.test/api");
+        let output = script.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for operation in OPERATIONS {
+        for name in std::iter::once(&operation.name).chain(operation.aliases) {
+            let said = sent(&[name]);
+            assert!(said.contains(&format!("http://shop.test/api/{name}\n")), "{said}");
+            let value = |name: &&str| {
+                let parameter = operation.page.parameters().find(|parameter| parameter.name == *name)?;
+                Some(parameter.example).filter(|_| parameter.is_in_example())
+            };
+            let values: String = order(operation).iter().filter_map(value).collect();
+            assert!(said.contains(&format!("hash={}\n", hash(&values, "secret"))), "{said}");
+            for parameter in operation.page.parameters().filter(|parameter| parameter.is_in_example()) {
+                assert!(said.contains(&format!("--data-urlencode\n{}\n", pair(parameter))), "{said}");
+            }
+        }
+    }
+    let own = sent(&["card_from_group_sell", "quantity=3", "id=1 2", "email=a=b@shop.test", "curr=EUR"]);
+    assert!(own.contains(&format!("hash={}\n", hash("a=b@shop.test1 23", "secret"))), "{own}");
+    assert!(
+        own.ends_with("--data-urlencode\nid=1 2\n--data-urlencode\nemail=a=b@shop.test\n--data-urlencode\ncurr=EUR\n"),
+        "{own}"
+    );
+}
+
+/// What the hash covers by the first of the operation's rules, which holds under each of its names.
+fn order(operation: &Operation) -> Vec<&'static str> {
+    openapi::hashed(operation, operation.name).remove(0)
+}
+
+fn pair(parameter: &Parameter) -> String {
+    format!("{}={}", parameter.name, parameter.example)
+}
+
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+fn curl() -> String {
+    let cases: Vec<String> = OPERATIONS.iter().map(curl_case).collect();
+    include_str!("../../../contrib/requests/curl.template").replace("    # The operations.\n", &cases.concat())
+}
+
+fn curl_case(operation: &Operation) -> String {
+    let names: Vec<&str> = std::iter::once(operation.name).chain(operation.aliases.iter().copied()).collect();
+    let example: Vec<String> = operation
+        .page
+        .parameters()
+        .filter(|parameter| parameter.is_in_example())
+        .map(|parameter| quoted(&pair(parameter)))
+        .collect();
+    let (names, hashed, example) = (names.join(" | "), order(operation).join(" "), example.join(" "));
+    let summary = operation.page.summary;
+    format!(
+        "    # {summary}.\n    {names})\n        hashed='{hashed}'\n        [ $# -gt 0 ] || set -- {example}\n        ;;\n"
+    )
+}
+
+fn bruno(place: usize, operation: &Operation) -> String {
+    let fields: String = operation
+        .page
+        .parameters()
+        .map(|parameter| {
+            let unused = if parameter.is_in_example() { "" } else { "~" };
+            format!("  {unused}{}: {}\n", parameter.name, parameter.example)
+        })
+        .collect();
+    let meanings: String = operation
+        .page
+        .parameters()
+        .map(|parameter| format!("  - `{}`: {}\n", parameter.name, parameter.meaning))
+        .collect();
+    let (name, summary, about) = (operation.name, operation.page.summary, operation.page.description);
+    let hashed = serde_json::to_string(&order(operation)).unwrap();
+    let key = REQUEST_ID.example;
+    let headers =
+        if operation.page.changes { format!("headers {{\n  ~Idempotency-Key: {key}\n}}\n\n") } else { String::new() };
+    format!(
+        "meta {{\n  name: {name}\n  type: http\n  seq: {place}\n}}\n\n\
+         post {{\n  url: {{{{url}}}}/{name}\n  body: formUrlEncoded\n  auth: none\n}}\n\n{headers}\
+         body:form-urlencoded {{\n  u: {{{{user}}}}\n  hash: {{{{hash}}}}\n{fields}}}\n\n\
+         script:pre-request {{\n  require(\"./sign.js\")(req, bru, {hashed});\n}}\n\n\
+         docs {{\n  {summary}.\n\n  {about}\n\n{meanings}}}\n"
+    )
+}

@@ -1,0 +1,98 @@
+//! What the documents tell an operator to run is run here, as it stands there.
+
+use std::path::Path;
+use std::process::Command;
+
+use mortise::managed_postgres::installation::find_binaries;
+
+use crate::harness::process::{command, data, start};
+use crate::harness::server;
+
+/// The blocks of code in one language below a heading.
+fn blocks(document: &str, heading: &str, language: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(document)).unwrap();
+    let section = text.split("\n## ").find(|section| section.starts_with(heading)).unwrap().to_owned();
+    let fence = format!("```{language}\n");
+    section.split(fence.as_str()).skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
+}
+
+/// Runs a block as an operator would whose data directory is this one; what it printed.
+fn run(block: &str, data: &Path) -> String {
+    let block = block.replace("/var/lib/mortise", data.to_str().unwrap());
+    let programs = find_binaries(&data.join("postgres")).unwrap();
+    let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
+    let output = Command::new("sh").args(["-euc", &block]).current_dir(data).env("PATH", path).output().unwrap();
+    assert!(output.status.success(), "{block}\n{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[tokio::test]
+async fn a_backup_is_restored() {
+    let [dump, restore] = blocks("docs/operations.md", "Back up and restore", "sh").try_into().unwrap();
+    let data = data();
+    let server = start(command(data.path()));
+    let before = server.buy().await;
+    run(&dump, data.path());
+    let after = server.buy().await;
+    assert!(before.contains("<number>1111111001<") && after.contains("<number>1111111002<"), "{before}{after}");
+    assert_eq!(run(&restore, data.path()), "", "the stock isn't true");
+    server.stop();
+    let again = start(command(data.path()));
+    assert_eq!(again.buy().await, after, "what was sold after the dump is for sale again, in the same order");
+    again.stop();
+}
+
+#[tokio::test]
+async fn data_of_mors_can_be_brought_in() {
+    let [empty, copy, count_on, retire] = blocks("docs/migrating-from-mor.md", "The move", "sql").try_into().unwrap();
+    let server = server().await;
+    server.sql(&format!("truncate cardgroups, payments cascade; {empty}")).await;
+    server.has("select count(*) from users union all select count(*) from conflines", &["0", "0"]).await;
+
+    let columns = copy.split(['(', ')']).nth(1).unwrap();
+    let [known]: [String; 1] = server
+        .rows(&format!(
+            "select count(*) from information_schema.columns where table_name = 'cards' and column_name = any (regexp_split_to_array('{columns}', ', '))"
+        ))
+        .await
+        .try_into()
+        .unwrap();
+    assert_eq!(known, columns.split(", ").count().to_string(), "{columns}");
+    server
+        .sql(
+            "insert into users (id, username) values (0, 'admin'), (7, 'seventh'); insert into cardgroups (id, name) values (40, 'from MOR');
+             insert into cards (id, cardgroup_id, number, pin, balance, sold) values
+                 (900, 40, '1', '1', 0, 0), (901, 40, '2', '2', 5, 0), (902, 40, '3', '3', 0, 1), (903, 40, '4', '4', 0, 0);
+             insert into payments (card, user_id) values (1, 900), (1, 901), (1, 902)",
+        )
+        .await;
+    server.sql(&count_on).await;
+    server.sql(&retire).await;
+    server.has("select id from cards where retired_at is not null", &["900"]).await;
+    server.has("select card_id from card_stock order by 1", &["901", "903"]).await;
+    server
+        .sql("insert into cards (cardgroup_id, number) values (40, '9'); insert into users (username) values ('new')")
+        .await;
+    server.has("select max(id) from cards union all select max(id) from users", &["904", "8"]).await;
+}
+
+/// A link to a file, from wherever it stands.
+#[test]
+fn links_lead_somewhere() {
+    let house = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let documents = std::fs::read_dir(house.join("docs")).unwrap().chain(std::fs::read_dir(house).unwrap());
+    let documents =
+        documents.map(|entry| entry.unwrap().path()).filter(|path| path.extension().is_some_and(|end| end == "md"));
+    let mut links = 0;
+    for document in documents {
+        let text = std::fs::read_to_string(&document).unwrap();
+        for link in text.split("](").skip(1).map(|rest| rest.split([')', '#']).next().unwrap()) {
+            if !link.is_empty() && !link.starts_with("http") {
+                links += 1;
+                let target = document.parent().unwrap().join(link);
+                assert!(target.exists(), "{} has a link to {link}", document.display());
+            }
+        }
+    }
+    assert!(links > 10);
+}

@@ -1,0 +1,9 @@
+//! Commands, settings, documents, packages, dashboards, logs and traces.
+
+mod commands;
+mod config;
+mod contrib;
+mod docs;
+mod log;
+mod packages;
+mod trace;

@@ -1,0 +1,261 @@
+//! What is struck: a server process on a PostgreSQL of its own, or on one that is reached over a wire that can be cut.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::{Duration, Instant};
+
+use mortise::managed_postgres::{self, installation};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection};
+
+use crate::harness::process::{self, Running};
+use crate::harness::proxy::Scissors;
+use crate::harness::smtp::MailServer;
+
+/// Besides the demo's: a group whose taxes leave no remainder, a user with a device, and stock.
+const MORE: &str = "
+    insert into conflines (name, value) values ('API_Allow_payments_ower_API', '1');
+    insert into taxes (id, tax1_enabled, tax1_value) values (70, 1, 25);
+    insert into cardgroups (id, name, price, tax_id, tell_balance_in_currency, number_length, pin_length)
+    values (70, 'sold', 8, 70, 'USD', 12, 12), (71, 'made', 8, 70, 'USD', 12, 12);
+    insert into users (id, username, usertype, owner_id, tax_id) select 700 + i, 'user' || i, 'user', 0, 70 from generate_series(0, 15) i;
+    insert into devices (id, user_id, name) select 700 + i, 700 + i, 'device' from generate_series(0, 15) i;
+    insert into callerids (cli, device_id) select '900' || i, 700 + i from generate_series(0, 15) i;
+    create sequence stock_numbers start 700000000001;
+    select setval('taxes_id_seq', 1000), setval('cardgroups_id_seq', 1000)";
+
+const STOCK: u32 = 5000;
+
+/// The key of the demo.
+pub const KEY: &str = "456789";
+
+pub struct World {
+    server: Mutex<Option<Running>>,
+    address: Arc<RwLock<SocketAddr>>,
+    pub database: Database,
+    pub mail: MailServer,
+}
+
+pub enum Database {
+    Managed { data: tempfile::TempDir },
+    External(External),
+}
+
+/// A PostgreSQL of the test's own, on a small disk where one can be had.
+pub struct External {
+    postgres: Mutex<Child>,
+    binaries: PathBuf,
+    pub directory: PathBuf,
+    pub has_small_disk: bool,
+    pub wire: Scissors,
+    _place: tempfile::TempDir,
+}
+
+impl World {
+    pub async fn managed() -> Self {
+        let data = process::data();
+        Self::start(Database::Managed { data }).await
+    }
+
+    pub async fn external() -> Self {
+        Self::start(Database::External(External::start().await)).await
+    }
+
+    async fn start(database: Database) -> Self {
+        let server = process::start(command(&database));
+        let address = Arc::new(RwLock::new(server.address));
+        let mail = MailServer::start().await;
+        let port = mail.address.port();
+        let world = Self { server: Mutex::new(Some(server)), address, database, mail };
+        world.sql(MORE).await;
+        world
+            .sql(&format!(
+                "insert into conflines (name, value) values ('Email_Sending_Enabled', '1'), ('Email_from', 'shop@x.test'),
+                     ('Email_Smtp_Server', '127.0.0.1'), ('Email_port', '{port}')"
+            ))
+            .await;
+        world
+    }
+
+    /// Where the server is at the moment.
+    pub fn address(&self) -> Arc<RwLock<SocketAddr>> {
+        self.address.clone()
+    }
+
+    pub fn kill_server(&self) {
+        self.server.lock().unwrap().take().unwrap().kill();
+    }
+
+    pub fn start_server(&self) {
+        let server = process::start(command(&self.database));
+        *self.address.write().unwrap() = server.address;
+        *self.server.lock().unwrap() = Some(server);
+    }
+
+    pub fn server_log(&self) -> String {
+        self.server.lock().unwrap().as_ref().map(|server| server.log.lock().unwrap().clone()).unwrap_or_default()
+    }
+
+    /// A server that was struck goes on, and never panicked.
+    pub fn is_healthy(&self) {
+        let log = self.server_log();
+        assert!(!log.contains("panic"), "{log}");
+    }
+
+    fn options(&self) -> PgConnectOptions {
+        let options = PgConnectOptions::new_without_pgpass().database("mortise").username("mortise");
+        match &self.database {
+            Database::Managed { data } => {
+                let password = std::fs::read_to_string(data.path().join("password")).unwrap();
+                options.socket(data.path().join("run")).password(password.trim())
+            }
+            Database::External(external) => options.socket(&external.directory),
+        }
+    }
+
+    /// A connection that no fault stands in the way of.
+    pub async fn connection(&self) -> PgConnection {
+        let since = Instant::now();
+        loop {
+            match self.options().connect().await {
+                Ok(connection) => return connection,
+                Err(error) => assert!(since.elapsed() < Duration::from_secs(60), "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    pub async fn sql(&self, statements: &str) {
+        sqlx::raw_sql(AssertSqlSafe(statements.to_owned())).execute(&mut self.connection().await).await.unwrap();
+    }
+
+    /// Fills the group that is sold from.
+    pub async fn restock(&self) {
+        self.sql(&format!(
+            "insert into cards (cardgroup_id, number, pin, balance)
+             select 70, number::text, lpad((number * 982451653 % 1000000000000)::text, 12, '0'), 8
+             from (select nextval('stock_numbers')::numeric as number
+                 from generate_series(1, {STOCK} - (select count(*) from card_stock where cardgroup_id = 70))) new"
+        ))
+        .await;
+    }
+
+    pub async fn end(self) {
+        let server = self.server.lock().unwrap().take().unwrap();
+        server.stop();
+    }
+}
+
+fn command(database: &Database) -> Command {
+    let mut command = command_for(database);
+    // What a server that was killed had claimed is soon free again.
+    command.env("MORTISE_MAIL_TLS", "off").env("MORTISE_MAIL_WAIT_MS", "5000");
+    command
+}
+
+fn command_for(database: &Database) -> Command {
+    match database {
+        Database::Managed { data } => process::command(data.path()),
+        Database::External(external) => {
+            let mut command = process::command(&external.directory);
+            let wire = external.wire.directory().display().to_string();
+            command.env("DATABASE_URL", format!("postgres://mortise@localhost/mortise?host={wire}&sslmode=disable"));
+            // Few connections, for more clients, and little patience: a fault is felt soon.
+            for (name, value) in [("CONNECTIONS", "4"), ("WAIT_MS", "2000")] {
+                command.env(format!("MORTISE_DATABASE_{name}"), value);
+            }
+            command.env("MORTISE_IDEMPOTENCY_WAIT_MS", "300");
+            command
+        }
+    }
+}
+
+impl External {
+    async fn start() -> Self {
+        let place = process::data();
+        let directory = place.path().to_owned();
+        let has_small_disk = mount(&directory);
+        let account = installation::Account::find().unwrap();
+        if let Some(account) = &account {
+            account.give(&directory).unwrap();
+        }
+        let cluster = directory.join("cluster");
+        let binaries = installation::find_binaries(&cluster).unwrap();
+        installation::initdb(&binaries, &cluster, account.as_ref(), "unused").unwrap();
+        std::fs::write(cluster.join("pg_hba.conf"), "local all all trust\n").unwrap();
+        let postgres = Mutex::new(postgres(&binaries, &directory));
+        let wire = Scissors::before(directory.clone()).await;
+        let external = Self { postgres, binaries, directory, has_small_disk, wire, _place: place };
+        let mut admin = external.admin().await;
+        for statement in ["create role mortise login", "create database mortise owner mortise"] {
+            sqlx::raw_sql(statement).execute(&mut admin).await.unwrap();
+        }
+        external
+    }
+
+    /// A connection to it as soon as it can be had.
+    pub async fn admin(&self) -> PgConnection {
+        let options = PgConnectOptions::new_without_pgpass().socket(&self.directory).username("postgres");
+        let since = Instant::now();
+        loop {
+            match options.connect().await {
+                Ok(connection) => return connection,
+                Err(error) => assert!(since.elapsed() < Duration::from_secs(60), "{error}"),
+            }
+            self.start_again_if_dead();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// A file that takes what room is left, and more.
+    pub fn ballast(&self) -> PathBuf {
+        self.directory.join("ballast")
+    }
+
+    pub fn kill(&self) {
+        let mut postgres = self.postgres.lock().unwrap();
+        postgres.kill().unwrap();
+        postgres.wait().unwrap();
+    }
+
+    /// The processes of one that was killed go away by and by, and no other can start before.
+    pub fn start_again_if_dead(&self) {
+        let mut running = self.postgres.lock().unwrap();
+        if running.try_wait().unwrap().is_some() {
+            *running = postgres(&self.binaries, &self.directory);
+        }
+    }
+}
+
+impl Drop for External {
+    fn drop(&mut self) {
+        let _ = self.postgres.lock().unwrap().kill();
+        let _ = self.postgres.lock().unwrap().wait();
+        if self.has_small_disk {
+            let _ = Command::new("umount").arg("-l").arg(&self.directory).status();
+        }
+    }
+}
+
+fn postgres(binaries: &Path, directory: &Path) -> Child {
+    let account = installation::Account::find().unwrap();
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(directory.with_extension("log")).unwrap();
+    installation::command(&binaries.join("postgres"), account.as_ref())
+        .args(managed_postgres::server_arguments(&directory.join("cluster"), directory))
+        // What is killed here is processes, not the machine.
+        .args(["-c", "fsync=off", "-c", "max_wal_size=64MB", "-c", "wal_keep_size=0"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .unwrap()
+}
+
+/// A disk small enough to be filled. Only root may have one.
+fn mount(directory: &Path) -> bool {
+    let mut mount = Command::new("mount");
+    mount.args(["-t", "tmpfs", "-o", "size=400m", "tmpfs"]).arg(directory).stderr(Stdio::null());
+    mount.status().is_ok_and(|status| status.success())
+}

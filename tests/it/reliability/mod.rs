@@ -1,0 +1,15 @@
+//! Faults, concurrency, caches, the database and upgrades.
+
+mod account_cache;
+mod chaos;
+mod contention;
+mod idempotency;
+mod managed_postgres;
+#[cfg(target_os = "linux")]
+mod memory;
+mod pool;
+mod query_plans;
+mod sale_batching;
+pub mod soak;
+mod stock;
+mod upgrade;
