@@ -1,5 +1,5 @@
-# Sourced by the other scripts: finds PostgreSQL's programs, and installs them where that is allowed. Sets `bin`, their
-# directory, and `as`, what a command must be run with (as root PostgreSQL runs as its own user).
+# Sourced by other scripts. Finds the programs of PostgreSQL, and installs them if it runs as root on Debian. Sets `bin`, the
+# directory of the programs, and `as`, a command prefix: root must run PostgreSQL as the user postgres.
 
 newest_postgres() {
     for candidate in "$(dirname "$(readlink -f "$(command -v initdb)" 2>/dev/null)" 2>/dev/null)" \
@@ -18,8 +18,8 @@ if [ -z "$bin" ]; then
         echo "PostgreSQL is not installed. Install it, for example with: sudo apt-get install postgresql" >&2
         exit 1
     fi
-    echo "PostgreSQL is not installed: installing Debian's package" >&2
-    # We run our own; the package need not start one.
+    echo "PostgreSQL is not installed: installing the Debian package" >&2
+    # The scripts start their own clusters: the package must not create one.
     mkdir -p /etc/postgresql-common
     [ -e /etc/postgresql-common/createcluster.conf ] ||
         echo "create_main_cluster = false" >/etc/postgresql-common/createcluster.conf

@@ -1,6 +1,6 @@
-# Sourced by the scripts that need tools from PyPI: a directory for them, made anew when what they require has changed.
+# Sourced by the scripts that need tools from PyPI.
 
-# $1: the directory, $2: the file of requirements.
+# Installs the requirements in the file $2 into the virtual environment $1. Creates it again when the file has changed.
 python_tools() {
     if ! cmp -s "$2" "$1/requirements.txt"; then
         python3 -m venv --clear "$1"

@@ -8,44 +8,44 @@ use sqlx::{PgExecutor, PgPool};
 use tokio::sync::mpsc::{self, Receiver, Sender};
 
 /// Rows that may wait to be written. Beyond it, under a flood of refusals, rows are dropped and counted.
-const WAITING: usize = 10_000;
-const AT_ONCE: usize = 100;
+const QUEUE_LEN_MAX: usize = 10_000;
+const BATCH_LEN_MAX: usize = 100;
 /// For each row that was written: whoever floods us with wrong hashes gets no more than five hundred a second, and log lines only
 /// for those that may wait.
-const PAUSE: Duration = Duration::from_millis(2);
+const PAUSE_PER_ROW: Duration = Duration::from_millis(2);
 
 /// A refused request, for the table `actions`.
 #[derive(Debug)]
-pub struct Refusal {
+pub struct AuditRow {
     /// What happened, in MOR's words.
-    pub what: &'static str,
+    pub message: &'static str,
     /// The URL, secrets masked.
     pub url: String,
     /// The client's address.
-    pub address: String,
+    pub client_addr: String,
     /// The names of the parameters.
-    pub parameters: String,
+    pub parameter_names: String,
 }
 
 /// Gathers refusals; [`Audit::write`] puts them into the database in the background.
 #[derive(Debug)]
-pub struct Audit {
-    waiting: Sender<Refusal>,
+pub struct AuditQueue {
+    sender: Sender<AuditRow>,
     /// How many were dropped.
     pub dropped: Counter,
 }
 
-impl Audit {
+impl AuditQueue {
     /// The audit, and what its writer reads from.
-    pub fn new() -> (Self, Receiver<Refusal>) {
-        let (waiting, rows) = mpsc::channel(WAITING);
-        (Self { waiting, dropped: Counter::default() }, rows)
+    pub fn new() -> (Self, Receiver<AuditRow>) {
+        let (waiting, rows) = mpsc::channel(QUEUE_LEN_MAX);
+        (Self { sender: waiting, dropped: Counter::default() }, rows)
     }
 
     /// Takes a refusal down without waiting for anything; `false` where too many wait already. Then it only counts, and nobody
     /// should do more for it.
-    pub fn note(&self, refusal: impl FnOnce() -> Refusal) -> bool {
-        let place = self.waiting.try_reserve();
+    pub fn enqueue(&self, refusal: impl FnOnce() -> AuditRow) -> bool {
+        let place = self.sender.try_reserve();
         if place.is_err() {
             let dropped = self.dropped.inc() + 1;
             if dropped.is_power_of_two() {
@@ -56,15 +56,15 @@ impl Audit {
     }
 
     /// Writes until every [`Audit`] that notes is gone and all it noted is written.
-    pub async fn write(pool: PgPool, mut rows: Receiver<Refusal>) {
+    pub async fn run_writer(pool: PgPool, mut rows: Receiver<AuditRow>) {
         let mut batch = Vec::new();
         // At the end there is little time.
-        while rows.recv_many(&mut batch, if rows.is_closed() { WAITING } else { AT_ONCE }).await > 0 {
+        while rows.recv_many(&mut batch, if rows.is_closed() { QUEUE_LEN_MAX } else { BATCH_LEN_MAX }).await > 0 {
             if let Err(error) = insert(&pool, &batch).await {
                 tracing::warn!(%error, rows = batch.len(), "audit rows of refusals are lost");
             }
             if !rows.is_closed() {
-                tokio::time::sleep(PAUSE * u32::try_from(batch.len()).unwrap_or(u32::MAX)).await;
+                tokio::time::sleep(PAUSE_PER_ROW * u32::try_from(batch.len()).unwrap_or(u32::MAX)).await;
             }
             batch.clear();
         }
@@ -72,15 +72,15 @@ impl Audit {
 }
 
 /// Writes refusals, in the order given.
-pub async fn insert(database: impl PgExecutor<'_>, refusals: &[Refusal]) -> sqlx::Result<()> {
-    let column = |of: fn(&Refusal) -> &str| refusals.iter().map(|row| of(row).to_owned()).collect::<Vec<_>>();
+pub async fn insert(database: impl PgExecutor<'_>, refusals: &[AuditRow]) -> sqlx::Result<()> {
+    let column = |of: fn(&AuditRow) -> &str| refusals.iter().map(|row| of(row).to_owned()).collect::<Vec<_>>();
     sqlx::query!(
         "insert into actions (user_id, action, data, data2, data3, data4)
          select -1, 'error', * from unnest($1::text[], $2::text[], $3::text[], $4::text[])",
-        &column(|row| row.what),
+        &column(|row| row.message),
         &column(|row| &row.url),
-        &column(|row| &row.address),
-        &column(|row| &row.parameters)
+        &column(|row| &row.client_addr),
+        &column(|row| &row.parameter_names)
     )
     .execute(database)
     .await?;

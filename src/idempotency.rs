@@ -12,220 +12,220 @@ use sqlx::{PgConnection, PgPool};
 
 use crate::auth::admission::Caller;
 use crate::db::pool::Transaction;
-use crate::error::{Fault, Refusal};
-use crate::http::context::Call;
+use crate::error::{ApiError, ErrorBody};
+use crate::http::context::CallContext;
 use crate::http::params::Params;
-use crate::locks::KeyTurn;
-use crate::xml::Document;
+use crate::locks::KeyLock;
+use crate::xml::XmlReply;
 
 /// For clients that can set headers.
-const HEADER: &str = "idempotency-key";
+const KEY_HEADER: &str = "idempotency-key";
 /// For those that can't.
-const PARAMETER: &str = "request_id";
-const LONGEST: usize = 255;
-const MALFORMED: Fault = Fault::BadRequest("Idempotency key must be 1 to 255 printable characters");
+const KEY_PARAM: &str = "request_id";
+const KEY_LEN_MAX: usize = 255;
+const MALFORMED_KEY: ApiError = ApiError::BadRequest("Idempotency key must be 1 to 255 printable characters");
 /// Not part of what is asked for; and no trace of a password is kept.
-const NOT_FINGERPRINTED: [&str; 3] = [PARAMETER, "hash", "p"];
+const UNFINGERPRINTED_PARAMS: [&str; 3] = [KEY_PARAM, "hash", "p"];
 /// The SQLSTATE of a lock that was waited for in vain.
 const LOCK_NOT_AVAILABLE: &str = "55P03";
 const PRIMARY_KEY: &str = "idempotency_keys_pkey";
 
 /// A request to change something, with the key that it came with, if it did.
 #[derive(Debug)]
-pub struct Once<'a> {
-    call: &'a Call,
-    key: Option<Arc<Key>>,
+pub struct Idempotency<'a> {
+    context: &'a CallContext,
+    key: Option<Arc<IdempotencyKey>>,
 }
 
 /// A key, and what it was sent with.
 #[derive(Debug)]
-pub struct Key {
-    user: i32,
+pub struct IdempotencyKey {
+    user_id: i32,
     operation: &'static str,
     /// As the client chose it.
     pub key: String,
     /// SHA-256 of the parameters.
     pub fingerprint: [u8; 32],
     /// Nobody else within this server is at the same key.
-    _turn: KeyTurn,
+    _lock: KeyLock,
 }
 
 /// What was answered, as data.
 #[derive(Debug, Serialize, Deserialize)]
-enum Kept<T> {
+enum StoredReply<T> {
     Done(T),
-    Refused(Refusal),
+    Refused(ErrorBody),
 }
 
-impl<'a> Once<'a> {
+impl<'a> Idempotency<'a> {
     /// Reads the key, and waits a moment for an earlier request with the same one.
     ///
     /// # Errors
     ///
     /// A malformed key, and an earlier request that takes longer.
-    pub async fn new(call: &'a Call, caller: &Caller) -> Result<Self, Fault> {
-        let Some(key) = sent(&call.headers, &call.params)? else { return Ok(Self { call, key: None }) };
+    pub async fn new(call: &'a CallContext, caller: &Caller) -> Result<Self, ApiError> {
+        let Some(key) = read_key(&call.headers, &call.params)? else { return Ok(Self { context: call, key: None }) };
         let (user, operation) = (caller.id(), call.operation.name);
-        let turn = call.app.turns.of_key((user, operation, key.clone()));
-        let turn = tokio::time::timeout(call.app.config.idempotency_wait, turn).await;
-        let key = Key {
-            user,
+        let turn = call.state.locks.lock_key((user, operation, key.clone()));
+        let turn = tokio::time::timeout(call.state.config.idempotency_wait, turn).await;
+        let key = IdempotencyKey {
+            user_id: user,
             operation,
             key,
             fingerprint: fingerprint(&call.params),
-            _turn: turn.map_err(|_| Fault::StillRunning)?,
+            _lock: turn.map_err(|_| ApiError::RequestInProgress)?,
         };
-        Ok(Self { call, key: Some(Arc::new(key)) })
+        Ok(Self { context: call, key: Some(Arc::new(key)) })
     }
 
     /// The key, for a statement that keeps the reply itself.
-    pub fn key(&self) -> Option<&Arc<Key>> {
+    pub fn key(&self) -> Option<&Arc<IdempotencyKey>> {
         self.key.as_ref()
     }
 
     /// Whether there is an answer to the key.
-    pub async fn is_answered(&self) -> Result<bool, Fault> {
+    pub async fn has_stored_reply(&self) -> Result<bool, ApiError> {
         match &self.key {
             None => Ok(false),
-            Some(key) => Ok(self.kept::<IgnoredAny>(key).await?.is_some()),
+            Some(key) => Ok(self.load_reply::<IgnoredAny>(key).await?.is_some()),
         }
     }
 
     /// What was answered before; else what comes of `work`, which begins with [`Once::begin`] and ends with
     /// [`Change::commit`]. A refusal is kept as well, unless it owes to the moment.
-    pub async fn answer<T: Serialize + DeserializeOwned>(
+    pub async fn replay_or_run<T: Serialize + DeserializeOwned>(
         &self,
-        work: impl Future<Output = Result<T, Fault>>,
-        reply: impl FnOnce(T) -> Document,
-    ) -> Result<Document, Fault> {
+        work: impl Future<Output = Result<T, ApiError>>,
+        reply: impl FnOnce(T) -> XmlReply,
+    ) -> Result<XmlReply, ApiError> {
         let Some(key) = &self.key else { return work.await.map(reply) };
-        let mut kept = self.kept(key).await?;
+        let mut kept = self.load_reply(key).await?;
         if kept.is_none() {
             match work.await {
                 Ok(done) => return Ok(reply(done)),
                 // Another server was at it, and may have done it by now.
-                Err(Fault::StillRunning) => kept = self.kept(key).await?,
-                Err(fault) => match fault.refusal(self.call.dialect()) {
-                    None => return Err(self.advise(fault)),
+                Err(ApiError::RequestInProgress) => kept = self.load_reply(key).await?,
+                Err(fault) => match fault.storable_body(self.context.dialect()) {
+                    None => return Err(self.with_retry_hint(fault)),
                     // Another server may have carried it out meanwhile, and be what this one stumbled over.
-                    Some(refusal) if self.keep(key, &refusal).await? => return Err(fault),
-                    Some(_) => kept = self.kept(key).await?,
+                    Some(refusal) if self.store_error(key, &refusal).await? => return Err(fault),
+                    Some(_) => kept = self.load_reply(key).await?,
                 },
             }
         }
-        match kept.ok_or(Fault::StillRunning)? {
-            Kept::Done(done) => Ok(reply(done).repeated()),
-            Kept::Refused(refusal) => Err(Fault::Repeated(refusal)),
+        match kept.ok_or(ApiError::RequestInProgress)? {
+            StoredReply::Done(done) => Ok(reply(done).into_replayed()),
+            StoredReply::Refused(refusal) => Err(ApiError::Replayed(refusal)),
         }
     }
 
     /// Where nobody knows what became of a change, a client that sent a key can find out.
-    pub fn advise(&self, fault: Fault) -> Fault {
+    pub fn with_retry_hint(&self, fault: ApiError) -> ApiError {
         match (fault, &self.key) {
-            (Fault::OutcomeUnknown, Some(_)) => Fault::OutcomeToAskFor,
+            (ApiError::CommitUnknown, Some(_)) => ApiError::CommitUnknownRetryable,
             (fault, _) => fault,
         }
     }
 
     /// Begins the transaction of the change. What memory may have to ask the database for is asked for before: a request that
     /// holds a connection and waits for another may wait for others that do the same.
-    pub async fn begin(&self) -> Result<Change<'_>, Fault> {
-        let mut transaction = self.call.app.pool.begin().await?;
+    pub async fn begin(&self) -> Result<IdempotentTx<'_>, ApiError> {
+        let mut transaction = self.context.state.pool.begin().await?;
         if let Some(key) = &self.key {
             self.claim(key, &mut transaction).await?;
         }
-        Ok(Change { transaction, key: self.key.as_deref() })
+        Ok(IdempotentTx { transaction, key: self.key.as_deref() })
     }
 
     /// The key is ours until the transaction ends. Another server may be at it as well.
-    async fn claim(&self, key: &Key, connection: &mut PgConnection) -> Result<(), Fault> {
+    async fn claim(&self, key: &IdempotencyKey, connection: &mut PgConnection) -> Result<(), ApiError> {
         let claimed = sqlx::query!(
             "insert into idempotency_keys as known (user_id, operation, key, fingerprint) values ($1, $2, $3, $4)
              on conflict (user_id, operation, key) do update
                  set fingerprint = excluded.fingerprint, reply = null, created_at = excluded.created_at
                  where known.created_at < (now() at time zone 'utc') - make_interval(hours => $5)",
-            key.user,
+            key.user_id,
             key.operation,
             key.key,
             &key.fingerprint,
-            self.hours()
+            self.retention_hours()
         )
         .execute(connection)
         .await;
         match claimed {
             Ok(done) if done.rows_affected() == 1 => Ok(()),
-            Ok(_) => Err(Fault::StillRunning),
-            Err(error) if is_waited_for_in_vain(&error) => Err(Fault::StillRunning),
+            Ok(_) => Err(ApiError::RequestInProgress),
+            Err(error) if is_lock_timeout(&error) => Err(ApiError::RequestInProgress),
             Err(error) => Err(error.into()),
         }
     }
 
     /// What was answered to the key, if it was for the same request.
-    async fn kept<T: DeserializeOwned>(&self, key: &Key) -> Result<Option<Kept<T>>, Fault> {
-        let mut connection = self.call.app.pool.acquire().await?;
+    async fn load_reply<T: DeserializeOwned>(&self, key: &IdempotencyKey) -> Result<Option<StoredReply<T>>, ApiError> {
+        let mut connection = self.context.state.pool.acquire().await?;
         let row = sqlx::query!(
             r#"select fingerprint, reply::text as "reply!" from idempotency_keys
                where user_id = $1 and operation = $2 and key = $3 and reply is not null
                    and created_at >= (now() at time zone 'utc') - make_interval(hours => $4)"#,
-            key.user,
+            key.user_id,
             key.operation,
             key.key,
-            self.hours()
+            self.retention_hours()
         )
         .fetch_optional(&mut *connection)
         .await?;
-        connection.keep();
+        connection.release_clean();
         let Some(row) = row else { return Ok(None) };
         if row.fingerprint != key.fingerprint {
-            return Err(Fault::KeyOfAnotherRequest);
+            return Err(ApiError::KeyReused);
         }
         serde_json::from_str(&row.reply).map(Some).map_err(|error| {
             tracing::error!(%error, operation = key.operation, "a kept reply can't be read");
-            Fault::TransactionFailed
+            ApiError::TransactionFailed
         })
     }
 
     /// Keeps a refusal; `false` where something is kept already.
-    async fn keep(&self, key: &Key, refusal: &Refusal) -> Result<bool, Fault> {
+    async fn store_error(&self, key: &IdempotencyKey, refusal: &ErrorBody) -> Result<bool, ApiError> {
         let mut change = match self.begin().await {
-            Err(Fault::StillRunning) => return Ok(false),
+            Err(ApiError::RequestInProgress) => return Ok(false),
             change => change?,
         };
-        change.keep(key, &Kept::<()>::Refused(refusal.clone())).await?;
+        change.store_reply(key, &StoredReply::<()>::Refused(refusal.clone())).await?;
         change.transaction.commit().await?;
         Ok(true)
     }
 
-    fn hours(&self) -> i32 {
-        i32::try_from(self.call.app.config.idempotency_hours.get()).unwrap_or(i32::MAX)
+    fn retention_hours(&self) -> i32 {
+        i32::try_from(self.context.state.config.idempotency_hours.get()).unwrap_or(i32::MAX)
     }
 }
 
 /// The transaction of a change.
 #[derive(Debug)]
-pub struct Change<'a> {
+pub struct IdempotentTx<'a> {
     transaction: Transaction,
-    key: Option<&'a Key>,
+    key: Option<&'a IdempotencyKey>,
 }
 
-impl Change<'_> {
+impl IdempotentTx<'_> {
     /// Makes the change last, and the reply with it.
-    pub async fn commit<T: Serialize>(mut self, reply: T) -> Result<T, Fault> {
+    pub async fn commit<T: Serialize>(mut self, reply: T) -> Result<T, ApiError> {
         if let Some(key) = self.key {
-            self.keep(key, &Kept::Done(&reply)).await?;
+            self.store_reply(key, &StoredReply::Done(&reply)).await?;
         }
-        self.transaction.commit().await.map_err(Fault::of_commit)?;
+        self.transaction.commit().await.map_err(ApiError::from_commit_error)?;
         Ok(reply)
     }
 
-    async fn keep<T: Serialize>(&mut self, key: &Key, kept: &Kept<T>) -> Result<(), Fault> {
+    async fn store_reply<T: Serialize>(&mut self, key: &IdempotencyKey, kept: &StoredReply<T>) -> Result<(), ApiError> {
         let reply = serde_json::to_string(kept).map_err(|error| {
             tracing::error!(%error, "a reply can't be kept");
-            Fault::TransactionFailed
+            ApiError::TransactionFailed
         })?;
         sqlx::query!(
             "update idempotency_keys set reply = $4::text::json where user_id = $1 and operation = $2 and key = $3",
-            key.user,
+            key.user_id,
             key.operation,
             key.key,
             reply
@@ -236,7 +236,7 @@ impl Change<'_> {
     }
 }
 
-impl Deref for Change<'_> {
+impl Deref for IdempotentTx<'_> {
     type Target = PgConnection;
 
     fn deref(&self) -> &PgConnection {
@@ -244,37 +244,37 @@ impl Deref for Change<'_> {
     }
 }
 
-impl DerefMut for Change<'_> {
+impl DerefMut for IdempotentTx<'_> {
     fn deref_mut(&mut self) -> &mut PgConnection {
         &mut self.transaction
     }
 }
 
 /// Whether a statement failed because its key is known already.
-pub fn is_known(error: &sqlx::Error) -> bool {
+pub fn is_duplicate_key(error: &sqlx::Error) -> bool {
     error.as_database_error().and_then(|error| error.constraint()) == Some(PRIMARY_KEY)
 }
 
 /// Whether a statement failed because somebody else held what it needed for too long.
-pub fn is_waited_for_in_vain(error: &sqlx::Error) -> bool {
+pub fn is_lock_timeout(error: &sqlx::Error) -> bool {
     error.as_database_error().and_then(|error| error.code()).as_deref() == Some(LOCK_NOT_AVAILABLE)
 }
 
 /// The key that a request came with; the header goes before the parameter.
-fn sent(headers: &HeaderMap, params: &Params) -> Result<Option<String>, Fault> {
-    let mut sent = headers.get_all(HEADER).iter();
+fn read_key(headers: &HeaderMap, params: &Params) -> Result<Option<String>, ApiError> {
+    let mut sent = headers.get_all(KEY_HEADER).iter();
     let key = match (sent.next(), sent.next()) {
-        (None, _) => params.as_sent(PARAMETER),
-        (Some(key), None) => Some(str::from_utf8(key.as_bytes()).map_err(|_| MALFORMED)?),
-        (Some(_), Some(_)) => return Err(MALFORMED),
+        (None, _) => params.raw(KEY_PARAM),
+        (Some(key), None) => Some(str::from_utf8(key.as_bytes()).map_err(|_| MALFORMED_KEY)?),
+        (Some(_), Some(_)) => return Err(MALFORMED_KEY),
     };
-    let proper = |key: &str| (1..=LONGEST).contains(&key.chars().count()) && !key.chars().any(char::is_control);
-    key.map(|key| if proper(key) { Ok(key.to_owned()) } else { Err(MALFORMED) }).transpose()
+    let proper = |key: &str| (1..=KEY_LEN_MAX).contains(&key.chars().count()) && !key.chars().any(char::is_control);
+    key.map(|key| if proper(key) { Ok(key.to_owned()) } else { Err(MALFORMED_KEY) }).transpose()
 }
 
 /// The parameters in an order of their own: a client that sends them in another one asks for the same.
 fn fingerprint(params: &Params) -> [u8; 32] {
-    let mut pairs: Vec<_> = params.pairs().filter(|(name, _)| !NOT_FINGERPRINTED.contains(name)).collect();
+    let mut pairs: Vec<_> = params.pairs().filter(|(name, _)| !UNFINGERPRINTED_PARAMS.contains(name)).collect();
     pairs.sort_unstable();
     let mut sha256 = Sha256::new();
     for (name, value) in pairs {
@@ -288,8 +288,8 @@ fn fingerprint(params: &Params) -> [u8; 32] {
 }
 
 /// Forgets the keys that are older than so many hours, a few at a time so that nobody waits for it.
-pub async fn forget(pool: &PgPool, hours: u32) {
-    const FEW: u64 = 5_000;
+pub async fn purge_expired(pool: &PgPool, hours: u32) {
+    const BATCH_SIZE: u64 = 5_000;
     let hours = i32::try_from(hours).unwrap_or(i32::MAX);
     loop {
         let forgotten = sqlx::query!(
@@ -298,12 +298,12 @@ pub async fn forget(pool: &PgPool, hours: u32) {
                  where created_at < (now() at time zone 'utc') - make_interval(hours => $1)
                  order by created_at limit $2 for update skip locked))",
             hours,
-            i64::try_from(FEW).unwrap_or(i64::MAX)
+            i64::try_from(BATCH_SIZE).unwrap_or(i64::MAX)
         )
         .execute(pool)
         .await;
         match forgotten {
-            Ok(done) if done.rows_affected() == FEW => {}
+            Ok(done) if done.rows_affected() == BATCH_SIZE => {}
             Ok(_) => return,
             Err(error) => return tracing::debug!(%error, "old idempotency keys were not forgotten"),
         }

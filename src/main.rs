@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use mortise::cli::{self, Failure, Report};
+use mortise::cli::{self, CommandError, Report};
 use mortise::config::{Config, ConfigError, Layers, Override};
 use mortise::server::{self, ServerError};
 use mortise::telemetry::log;
@@ -13,7 +13,7 @@ use mortise::telemetry::log;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const MANUAL: &str = "\
+const AFTER_HELP: &str = "\
 Begin with:
   mortise serve                                      the API, on a PostgreSQL of its own
   mortise doctor                                     is everything as it should be?
@@ -33,12 +33,12 @@ Ends with:
 
 /// Mortise answers the HTTP API of the MOR billing system, on PostgreSQL.
 #[derive(Debug, Parser)]
-#[command(version, after_help = MANUAL, subcommand_required = true, arg_required_else_help = true)]
+#[command(version, after_help = AFTER_HELP, subcommand_required = true, arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
     #[command(flatten)]
-    settings: Settings,
+    options: GlobalOptions,
 }
 
 #[derive(Debug, Subcommand)]
@@ -88,7 +88,7 @@ enum Command {
 
 /// Every setting stands in config/mortise.toml and can be given in the environment too (MORTISE_LISTEN, DATABASE_URL, …).
 #[derive(Debug, Args)]
-struct Settings {
+struct GlobalOptions {
     /// Answer in JSON, for scripts
     #[arg(long, global = true)]
     json: bool,
@@ -109,8 +109,8 @@ struct Settings {
     database_url: Option<String>,
 }
 
-impl Settings {
-    fn read(&self) -> Result<Layers, ConfigError> {
+impl GlobalOptions {
+    fn read_layers(&self) -> Result<Layers, ConfigError> {
         Layers::read(self.config.as_deref(), environment(), &self.overrides())
     }
 
@@ -129,35 +129,35 @@ impl Settings {
 }
 
 fn main() -> ExitCode {
-    let Cli { command, settings } = Cli::parse();
+    let Cli { command, options: settings } = Cli::parse();
     let ended = match command {
         Command::Serve { demo } => serve(&settings, demo).map(|()| ExitCode::SUCCESS),
         command => run(&command, &settings).and_then(|report| Ok(report.print(settings.json)?)),
     };
     ended.unwrap_or_else(|failure| {
         eprintln!("mortise: {failure}");
-        failure.code()
+        failure.exit_code()
     })
 }
 
-fn serve(settings: &Settings, demo: bool) -> Result<(), Failure> {
-    let config = settings.read()?.config()?;
-    log::start(&config);
-    let served = runtime()?.block_on(server::serve(config, demo));
+fn serve(settings: &GlobalOptions, demo: bool) -> Result<(), CommandError> {
+    let config = settings.read_layers()?.config()?;
+    log::init(&config);
+    let served = build_runtime()?.block_on(server::serve(config, demo));
     served.map_err(|error| match error {
         ServerError::Managed(error) => error.into(),
         ServerError::Database(error) => error.into(),
         ServerError::Io(error) => error.into(),
-        ServerError::Mail(error) => Failure::Usage(error.to_string()),
-        error => Failure::Refused(error.to_string()),
+        ServerError::Mail(error) => CommandError::Usage(error.to_string()),
+        error => CommandError::Failed(error.to_string()),
     })
 }
 
-fn run(command: &Command, settings: &Settings) -> Result<Report, Failure> {
-    let layers = settings.read();
-    let runtime = runtime()?;
+fn run(command: &Command, settings: &GlobalOptions) -> Result<Report, CommandError> {
+    let layers = settings.read_layers();
+    let runtime = build_runtime()?;
     if let Command::Doctor = command {
-        log::start_for_command();
+        log::init_for_command();
         return Ok(runtime.block_on(cli::doctor::run(layers)));
     }
     let layers = layers?;
@@ -165,12 +165,12 @@ fn run(command: &Command, settings: &Settings) -> Result<Report, Failure> {
     match command {
         Command::Config(options) => return Ok(cli::config::run(options, &layers)),
         Command::Healthcheck => return cli::healthcheck::run(&config),
-        _ => log::start_for_command(),
+        _ => log::init_for_command(),
     }
-    runtime.block_on(on_database(command, &config))
+    runtime.block_on(run_on_database(command, &config))
 }
 
-async fn on_database(command: &Command, config: &Config) -> Result<Report, Failure> {
+async fn run_on_database(command: &Command, config: &Config) -> Result<Report, CommandError> {
     match command {
         Command::Migrate => cli::migrate::run(config).await,
         Command::User(command) => cli::user::run(command, config).await,
@@ -183,11 +183,11 @@ async fn on_database(command: &Command, config: &Config) -> Result<Report, Failu
         Command::Sign(options) => cli::sign::run(options, config).await,
         Command::ExplainHash(options) => cli::explain::run(options, config).await,
         Command::Audit(options) => cli::audit::run(options, config).await,
-        Command::Serve { .. } | Command::Healthcheck | Command::Config(_) | Command::Doctor => Ok(Report::silent()),
+        Command::Serve { .. } | Command::Healthcheck | Command::Config(_) | Command::Doctor => Ok(Report::empty()),
     }
 }
 
-fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+fn build_runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()
 }
 

@@ -4,7 +4,7 @@ use bigdecimal::BigDecimal;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Where `numeric(30,15)` ends: the least amount that it doesn't hold.
-pub const LARGEST_AMOUNT: i64 = 1_000_000_000_000_000;
+pub const AMOUNT_MAX_EXCLUSIVE: i64 = 1_000_000_000_000_000;
 
 /// An amount, exact: as many digits as `numeric(30,15)` and its products have. There is no way in from a binary float.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, sqlx::Type)]
@@ -25,7 +25,7 @@ impl Money {
 
     /// Printed "plain": all digits, trailing zeros dropped, at least one decimal. The database's function `plain` prints
     /// the same.
-    pub fn plain(&self) -> String {
+    pub fn to_plain_string(&self) -> String {
         let mut text = self.0.normalized().to_plain_string();
         if !text.contains('.') {
             text.push_str(".0");
@@ -34,7 +34,7 @@ impl Money {
     }
 
     /// Printed "nice": fixed decimals, as C's `%.Nf` prints the nearest double (so that 0.125 gives 0.12).
-    pub fn nice(&self, digits: usize) -> String {
+    pub fn to_fixed_string(&self, digits: usize) -> String {
         // A detour over text: it rounds to the nearest double, and no other way into one is open.
         let double: f64 = self.0.to_plain_string().parse().unwrap_or_default();
         format!("{double:.digits$}")
@@ -44,7 +44,7 @@ impl Money {
 /// As text: a number would be read as a binary float by somebody some day.
 impl Serialize for Money {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.plain())
+        serializer.serialize_str(&self.to_plain_string())
     }
 }
 

@@ -5,13 +5,13 @@ use std::borrow::Cow;
 use bigdecimal::BigDecimal;
 
 /// More digits than any column has: a number is cut there, so that reading it costs nothing.
-const MOST_DIGITS: usize = 60;
+const DIGITS_MAX: usize = 60;
 
 /// The sign and the leading digits of `text`, without leading zeros (empty: zero): white space and a sign may stand before
 /// them, one `_` may stand between two of them; ASCII digits only. `None` where there is no digit at all.
-pub fn digits(text: &str) -> Option<(Sign, String)> {
-    let (minus, text) = signed(text.trim_start_matches(WHITE));
-    let (digits, _) = run(text);
+pub fn parse_digits(text: &str) -> Option<(Sign, String)> {
+    let (minus, text) = split_sign(text.trim_start_matches(WHITESPACE));
+    let (digits, _) = split_digits(text);
     let sign = if minus { Sign::Minus } else { Sign::Plus };
     (!digits.is_empty()).then(|| (sign, digits.trim_start_matches('0').to_owned()))
 }
@@ -25,21 +25,21 @@ pub enum Sign {
 }
 
 /// A whole number: `"VFT"` is 0, `"1.9"` is 1, `" 3"` is 3, `"12abc"` is 12. Beyond the type's range: its end.
-pub fn integer(text: &str) -> i64 {
-    let (minus, text) = signed(text.trim_start_matches(WHITE));
-    let (digits, _) = run(text);
+pub fn parse_integer(text: &str) -> i64 {
+    let (minus, text) = split_sign(text.trim_start_matches(WHITESPACE));
+    let (digits, _) = split_digits(text);
     let size = if digits.is_empty() { 0 } else { digits.parse().unwrap_or(i64::MAX) };
     if minus { -size } else { size }
 }
 
 /// A decimal number: `"1.5x"` is 1.5, `"abc"` is 0, `"1e2"` is 100. What is beyond every column stays beyond it.
-pub fn decimal(text: &str) -> BigDecimal {
-    Decimal::read(text).map_or_else(|| BigDecimal::from(0), |decimal| decimal.value())
+pub fn parse_decimal(text: &str) -> BigDecimal {
+    DecimalParts::parse(text).map_or_else(|| BigDecimal::from(0), |decimal| decimal.to_big_decimal())
 }
 
 /// Whether the text is a decimal number and nothing else.
 pub fn is_decimal(text: &str) -> bool {
-    Decimal::read(text).is_some_and(|decimal| decimal.rest.trim().is_empty())
+    DecimalParts::parse(text).is_some_and(|decimal| decimal.rest.trim().is_empty())
 }
 
 /// Whether the text is ASCII digits and nothing else.
@@ -48,21 +48,21 @@ pub fn is_digits(text: &str) -> bool {
 }
 
 /// The parts of a decimal number in text.
-struct Decimal<'a> {
-    minus: bool,
-    whole: Cow<'a, str>,
+struct DecimalParts<'a> {
+    is_negative: bool,
+    integer_part: Cow<'a, str>,
     fraction: Cow<'a, str>,
     exponent: i64,
     rest: &'a str,
 }
 
-impl<'a> Decimal<'a> {
-    fn read(text: &'a str) -> Option<Self> {
-        let (minus, text) = signed(text.trim_start_matches(WHITE));
-        let (whole, mut rest) = run(text);
+impl<'a> DecimalParts<'a> {
+    fn parse(text: &'a str) -> Option<Self> {
+        let (minus, text) = split_sign(text.trim_start_matches(WHITESPACE));
+        let (whole, mut rest) = split_digits(text);
         let mut fraction = Cow::Borrowed("");
         if let Some(behind) = rest.strip_prefix('.') {
-            let (digits, further) = run(behind);
+            let (digits, further) = split_digits(behind);
             // A point without a digit behind it is part of nothing, unless it ends the number.
             if !digits.is_empty() || further.trim().is_empty() {
                 (fraction, rest) = (digits, further);
@@ -73,19 +73,19 @@ impl<'a> Decimal<'a> {
         }
         let mut exponent = 0;
         if let Some(behind) = rest.strip_prefix(['e', 'E']) {
-            let (minus, digits) = signed(behind);
-            let (digits, further) = run(digits);
+            let (minus, digits) = split_sign(behind);
+            let (digits, further) = split_digits(digits);
             if !digits.is_empty() {
                 let size = digits.parse().unwrap_or(i64::MAX);
                 (exponent, rest) = (if minus { -size } else { size }, further);
             }
         }
-        Some(Self { minus, whole, fraction, exponent, rest })
+        Some(Self { is_negative: minus, integer_part: whole, fraction, exponent, rest })
     }
 
-    fn value(&self) -> BigDecimal {
-        let whole = self.whole.trim_start_matches('0');
-        let most = i64::try_from(MOST_DIGITS).unwrap_or(i64::MAX);
+    fn to_big_decimal(&self) -> BigDecimal {
+        let whole = self.integer_part.trim_start_matches('0');
+        let most = i64::try_from(DIGITS_MAX).unwrap_or(i64::MAX);
         let digits: String = whole.chars().chain(self.fraction.chars()).collect();
         let point = i64::try_from(whole.len()).unwrap_or(most).saturating_add(self.exponent);
         let zero = digits.bytes().all(|digit| digit == b'0');
@@ -94,18 +94,18 @@ impl<'a> Decimal<'a> {
         } else if point > most {
             BigDecimal::new(1.into(), -most)
         } else {
-            let kept: String = digits.chars().take(2 * MOST_DIGITS).collect();
+            let kept: String = digits.chars().take(2 * DIGITS_MAX).collect();
             let scale = i64::try_from(kept.len()).unwrap_or(most) - point;
             BigDecimal::new(kept.parse().unwrap_or_default(), scale)
         };
-        if self.minus { -value } else { value }
+        if self.is_negative { -value } else { value }
     }
 }
 
-const WHITE: [char; 6] = [' ', '\t', '\n', '\u{b}', '\u{c}', '\r'];
+const WHITESPACE: [char; 6] = [' ', '\t', '\n', '\u{b}', '\u{c}', '\r'];
 
 /// Whether a minus stands in front, and what is behind the sign.
-fn signed(text: &str) -> (bool, &str) {
+fn split_sign(text: &str) -> (bool, &str) {
     match text.as_bytes().first() {
         Some(b'-') => (true, &text[1..]),
         Some(b'+') => (false, &text[1..]),
@@ -114,7 +114,7 @@ fn signed(text: &str) -> (bool, &str) {
 }
 
 /// The digits in front, one `_` between two of them skipped, and what is behind.
-fn run(text: &str) -> (Cow<'_, str>, &str) {
+fn split_digits(text: &str) -> (Cow<'_, str>, &str) {
     let bytes = text.as_bytes();
     let is_digit = |at: usize| bytes.get(at).is_some_and(u8::is_ascii_digit);
     let mut end = 0;

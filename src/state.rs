@@ -3,57 +3,60 @@
 use sqlx::PgPool;
 use tokio::sync::{MutexGuard, OwnedSemaphorePermit};
 
-use crate::accounts::Directory;
-use crate::audit::Audit;
-use crate::auth::attempt_limiter::Guessing;
+use crate::accounts::AccountCache;
+use crate::audit::AuditQueue;
+use crate::auth::attempt_limiter::AttemptLimiter;
 use crate::auth::passwords::Passwords;
 use crate::config::Config;
 use crate::db::pool::Pool;
-use crate::jobs::stock_vacuum::Sweeper;
-use crate::locks::Turns;
-use crate::mail::Mail;
-use crate::sales::batcher::Together;
-use crate::server::limits::Load;
-use crate::telemetry::metrics::Figures;
+use crate::jobs::stock_vacuum::StockVacuum;
+use crate::locks::Locks;
+use crate::mail::Mailer;
+use crate::sales::batcher::SaleBatcher;
+use crate::server::limits::LoadLimiter;
+use crate::telemetry::metrics::Metrics;
 #[cfg(feature = "otlp")]
-use crate::telemetry::tracer::Traces;
+use crate::telemetry::tracer::OtlpTracer;
 
 /// The server's parts, made once at the start.
 #[derive(Debug)]
 #[expect(missing_docs, reason = "each part's type says what it is")]
-pub struct App {
+pub struct AppState {
     pub config: Config,
     pub pool: Pool,
     /// For what must not wait behind requests.
-    pub errands: PgPool,
-    pub directory: Directory,
+    pub background_pool: PgPool,
+    pub accounts: AccountCache,
     pub passwords: Passwords,
-    pub audit: Audit,
-    pub guessing: Guessing,
-    pub turns: Turns,
-    pub load: Load,
-    pub mail: Mail,
-    pub sweeper: Sweeper,
-    pub together: Together,
-    pub figures: Figures,
+    pub audit: AuditQueue,
+    pub attempts: AttemptLimiter,
+    pub locks: Locks,
+    pub load: LoadLimiter,
+    pub mail: Mailer,
+    pub stock_vacuum: StockVacuum,
+    pub batcher: SaleBatcher,
+    pub metrics: Metrics,
     #[cfg(feature = "otlp")]
-    pub traces: Traces,
+    pub tracer: OtlpTracer,
 }
 
-impl App {
+impl AppState {
     /// So many cards were sold.
-    pub fn sold(&self, cards: usize) {
-        self.sweeper.sold(cards);
-        self.figures.cards_sold.inc_by(u64::try_from(cards).unwrap_or(0));
+    pub fn record_cards_sold(&self, cards: usize) {
+        self.stock_vacuum.record_cards_sold(cards);
+        self.metrics.cards_sold.inc_by(u64::try_from(cards).unwrap_or(0));
     }
 
     /// Waits for the caller id's turn within this server, as long as a request may wait for a connection. `None`: in vain.
-    pub async fn callerid_turn(&self, callerid: &str) -> Option<MutexGuard<'_, ()>> {
-        tokio::time::timeout(self.config.database_wait, self.turns.of_callerid(callerid)).await.ok()
+    pub async fn lock_callerid(&self, callerid: &str) -> Option<MutexGuard<'_, ()>> {
+        tokio::time::timeout(self.config.database_acquire_timeout, self.locks.lock_callerid(callerid)).await.ok()
     }
 
     /// Waits as long for a list reader's turn.
-    pub async fn list_turn(&self) -> Option<OwnedSemaphorePermit> {
-        tokio::time::timeout(self.config.database_wait, self.turns.of_list_readers()).await.ok().flatten()
+    pub async fn acquire_list_permit(&self) -> Option<OwnedSemaphorePermit> {
+        tokio::time::timeout(self.config.database_acquire_timeout, self.locks.acquire_list_permit())
+            .await
+            .ok()
+            .flatten()
     }
 }

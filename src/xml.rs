@@ -4,27 +4,27 @@ use async_stream::try_stream;
 use futures_util::stream::{self, BoxStream, Stream, StreamExt, TryStreamExt};
 
 /// The first line of every reply.
-pub const DECLARATION: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n";
+pub const XML_DECLARATION: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n";
 /// How much of a long list is gathered before it is sent, in bytes.
-const CHUNK: usize = 64 * 1024;
+const CHUNK_BYTES: usize = 64 * 1024;
 
 /// A reply: the declaration, then one root element; two spaces a level, each element on its own line.
-pub enum Document {
+pub enum XmlReply {
     /// All of it.
-    Whole(String),
+    Buffered(String),
     /// All of it, and as it was said before, to a request with the same idempotency key.
-    Repeated(String),
+    Replayed(String),
     /// A list that is written while its rows come.
-    Long(BoxStream<'static, sqlx::Result<String>>),
+    Streamed(BoxStream<'static, sqlx::Result<String>>),
 }
 
-impl Document {
+impl XmlReply {
     /// Writes the document whose root element is `name`, with what `content` puts inside it.
     pub fn new(name: &'static str, content: impl FnOnce(&mut Element<'_>)) -> Self {
         let mut text = String::with_capacity(512);
-        text.push_str(DECLARATION);
+        text.push_str(XML_DECLARATION);
         Element { text: &mut text, depth: 0 }.element(name, content);
-        Self::Whole(text)
+        Self::Buffered(text)
     }
 
     /// What most operations say when all went well, or nothing did: `<page><status>`, and in it the words.
@@ -33,9 +33,9 @@ impl Document {
     }
 
     /// The same, as an answer that was given before.
-    pub fn repeated(self) -> Self {
+    pub fn into_replayed(self) -> Self {
         match self {
-            Self::Whole(text) => Self::Repeated(text),
+            Self::Buffered(text) => Self::Replayed(text),
             other => other,
         }
     }
@@ -46,7 +46,7 @@ impl Document {
     /// # Errors
     ///
     /// What goes wrong before the first chunk is full; later it breaks off the reply, which has begun by then.
-    pub async fn list<Row: Send + 'static, Key: PartialEq + Send + 'static>(
+    pub async fn stream_list<Row: Send + 'static, Key: PartialEq + Send + 'static>(
         root: &'static str,
         list: &'static str,
         rows: impl Stream<Item = sqlx::Result<Row>> + Send + 'static,
@@ -55,14 +55,14 @@ impl Document {
     ) -> sqlx::Result<Option<Self>> {
         let mut chunks = try_stream! {
             let mut rows = Box::pin(rows);
-            let mut text = String::with_capacity(CHUNK + CHUNK / 8);
+            let mut text = String::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 8);
             let mut open = None;
             while let Some(row) = rows.try_next().await? {
                 let own = Some(key(&row));
                 if open != own {
                     match open {
                         None => {
-                            text.push_str(DECLARATION);
+                            text.push_str(XML_DECLARATION);
                             Element { text: &mut text, depth: 0 }.open(root);
                         }
                         Some(_) => Element { text: &mut text, depth: 1 }.close(list),
@@ -71,8 +71,8 @@ impl Document {
                     open = own;
                 }
                 write(&mut Element { text: &mut text, depth: 2 }, &row);
-                if text.len() >= CHUNK {
-                    yield std::mem::replace(&mut text, String::with_capacity(CHUNK + CHUNK / 8));
+                if text.len() >= CHUNK_BYTES {
+                    yield std::mem::replace(&mut text, String::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 8));
                 }
             }
             if open.is_some() {
@@ -84,17 +84,17 @@ impl Document {
         .boxed();
         let Some(first) = chunks.try_next().await? else { return Ok(None) };
         Ok(Some(match chunks.try_next().await? {
-            None => Self::Whole(first),
-            Some(second) => Self::Long(stream::iter([Ok(first), Ok(second)]).chain(chunks).boxed()),
+            None => Self::Buffered(first),
+            Some(second) => Self::Streamed(stream::iter([Ok(first), Ok(second)]).chain(chunks).boxed()),
         }))
     }
 }
 
-impl std::fmt::Debug for Document {
+impl std::fmt::Debug for XmlReply {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Whole(text) | Self::Repeated(text) => write!(f, "a document of {} bytes", text.len()),
-            Self::Long(_) => f.write_str("a long document"),
+            Self::Buffered(text) | Self::Replayed(text) => write!(f, "a document of {} bytes", text.len()),
+            Self::Streamed(_) => f.write_str("a long document"),
         }
     }
 }
@@ -117,36 +117,36 @@ impl Element<'_> {
     /// An element that holds text. Only `&`, `<` and `>` are escaped; characters that XML forbids become U+FFFD.
     pub fn text(&mut self, name: &'static str, value: impl AsRef<str>) {
         self.indent();
-        self.tag("<", name);
+        self.write_tag("<", name);
         let value = value.as_ref();
         if value.bytes().all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'&' | b'<' | b'>')) {
             self.text.push_str(value);
         } else {
-            self.escaped(value);
+            self.write_escaped(value);
         }
-        self.tag("</", name);
+        self.write_tag("</", name);
         self.text.push('\n');
     }
 
-    fn escaped(&mut self, value: &str) {
+    fn write_escaped(&mut self, value: &str) {
         for char in value.chars() {
             match char {
                 '&' => self.text.push_str("&amp;"),
                 '<' => self.text.push_str("&lt;"),
                 '>' => self.text.push_str("&gt;"),
-                _ if is_xml(char) => self.text.push(char),
+                _ if is_xml_char(char) => self.text.push(char),
                 _ => self.text.push('\u{fffd}'),
             }
         }
     }
 
     /// An element that holds text, or none at all: `<name/>`.
-    pub fn value(&mut self, name: &'static str, value: Option<&str>) {
+    pub fn optional_text(&mut self, name: &'static str, value: Option<&str>) {
         match value {
             Some(value) => self.text(name, value),
             None => {
                 self.indent();
-                self.tag("<", name);
+                self.write_tag("<", name);
                 // The bracket just written closes the element as well.
                 self.text.insert(self.text.len() - 1, '/');
                 self.text.push('\n');
@@ -161,13 +161,13 @@ impl Element<'_> {
 
     fn open(&mut self, name: &str) {
         self.indent();
-        self.tag("<", name);
+        self.write_tag("<", name);
         self.text.push('\n');
     }
 
     fn close(&mut self, name: &str) {
         self.indent();
-        self.tag("</", name);
+        self.write_tag("</", name);
         self.text.push('\n');
     }
 
@@ -177,7 +177,7 @@ impl Element<'_> {
         }
     }
 
-    fn tag(&mut self, open: &str, name: &str) {
+    fn write_tag(&mut self, open: &str, name: &str) {
         self.text.push_str(open);
         self.text.push_str(name);
         self.text.push('>');
@@ -186,6 +186,6 @@ impl Element<'_> {
 
 /// Whether XML 1.0 lets a document contain the character. (A parser reads a bare carriage return back as a line feed; MOR
 /// sends it as it is, so it isn't escaped: the reason why the escaping is our own and not a library's.)
-fn is_xml(char: char) -> bool {
+fn is_xml_char(char: char) -> bool {
     matches!(char, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..)
 }

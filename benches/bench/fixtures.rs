@@ -6,67 +6,67 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use mortise::managed_postgres::Managed;
+use mortise::managed_postgres::ManagedPostgres;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, PgPool};
 
-use crate::Size;
+use crate::BenchSize;
 
-pub const KEY: &str = "secret";
+pub const SECRET_KEY: &str = "secret";
 /// Ten groups that are sold from, from this id on.
-pub const GROUPS: u32 = 101;
+pub const FIRST_GROUP_ID: u32 = 101;
 /// One that is nearly sold out, one whose cards are made, and one as large as the first, all free.
-pub const SOLD_OUT: u32 = 201;
+pub const SOLD_OUT_GROUP_ID: u32 = 201;
 /// Its random PINs are longer than the others', which they would meet by chance.
-pub const MADE: u32 = 202;
-pub const FRESH: u32 = 203;
+pub const CREATED_CARDS_GROUP_ID: u32 = 202;
+pub const UNSOLD_GROUP_ID: u32 = 203;
 
-pub struct World {
-    managed: Managed,
-    pub options: PgConnectOptions,
+pub struct BenchEnvironment {
+    managed: ManagedPostgres,
+    pub connect_options: PgConnectOptions,
     pub pool: PgPool,
     pub password: String,
-    data: tempfile::TempDir,
+    data_dir: tempfile::TempDir,
 }
 
-impl World {
-    pub async fn new(size: Size) -> Self {
+impl BenchEnvironment {
+    pub async fn new(size: BenchSize) -> Self {
         let mut builder = tempfile::Builder::new();
         let data = builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755)).tempdir().unwrap();
-        let managed = Managed::prepare(data.path()).unwrap();
+        let managed = ManagedPostgres::prepare(data.path()).unwrap();
         managed.start().await.unwrap();
-        let options = managed.options().options([("jit", "off")]);
+        let options = managed.connect_options().options([("jit", "off")]);
         let pool = sqlx::postgres::PgPoolOptions::new().max_connections(2).connect_with(options.clone()).await.unwrap();
         mortise::db::migrate(&pool).await.unwrap();
         let password = std::fs::read_to_string(data.path().join("password")).unwrap().trim().to_owned();
-        let world = Self { managed, options, pool, password, data };
-        std::fs::create_dir(world.scratch()).unwrap();
-        world.fill(size).await;
+        let world = Self { managed, connect_options: options, pool, password, data_dir: data };
+        std::fs::create_dir(world.scratch_dir()).unwrap();
+        world.insert_fixtures(size).await;
         world
     }
 
-    async fn fill(&self, size: Size) {
-        self.sql(&format!(
+    async fn insert_fixtures(&self, size: BenchSize) {
+        self.execute(&format!(
             "insert into currencies (id, name) values (1, 'USD');
              insert into taxes (id, tax1_enabled, tax1_value) values (1, 1, 19);
              insert into users (id, username, usertype, tax_id) values (0, 'admin', 'admin', 1);
-             insert into conflines (name, value) values ('Allow_API', '1'), ('Allow_GET_API', '1'), ('API_Secret_Key', '{KEY}'), ('CC_Active', '1');
+             insert into conflines (name, value) values ('Allow_API', '1'), ('Allow_GET_API', '1'), ('API_Secret_Key', '{SECRET_KEY}'), ('CC_Active', '1');
              insert into cardgroups (id, name, price, tax_id, tell_balance_in_currency, number_length, pin_length)
-             select id, 'group ' || id, 8.403361344537815, 1, 'USD', 12, case id when {MADE} then 13 else 12 end
-             from (select generate_series({GROUPS}, {GROUPS} + 9) union all values ({SOLD_OUT}), ({MADE}), ({FRESH})) g (id);
+             select id, 'group ' || id, 8.403361344537815, 1, 'USD', 12, case id when {CREATED_CARDS_GROUP_ID} then 13 else 12 end
+             from (select generate_series({FIRST_GROUP_ID}, {FIRST_GROUP_ID} + 9) union all values ({SOLD_OUT_GROUP_ID}), ({CREATED_CARDS_GROUP_ID}), ({UNSOLD_GROUP_ID})) g (id);
              select setval('cardgroups_id_seq', 1000)"
         ))
         .await;
-        for group in (GROUPS..GROUPS + 10).chain([SOLD_OUT, FRESH]) {
-            let cards = if group >= SOLD_OUT { size.sold_out } else { size.cards_a_group };
-            self.stock(group, cards).await;
+        for group in (FIRST_GROUP_ID..FIRST_GROUP_ID + 10).chain([SOLD_OUT_GROUP_ID, UNSOLD_GROUP_ID]) {
+            let cards = if group >= SOLD_OUT_GROUP_ID { size.sold_out_cards } else { size.cards_per_group };
+            self.add_cards(group, cards).await;
         }
-        self.sql("vacuum analyze").await;
+        self.execute("vacuum analyze").await;
     }
 
     /// Fills a group up, with random PINs.
-    pub async fn stock(&self, group: u32, cards: u32) {
-        self.sql(&format!(
+    pub async fn add_cards(&self, group: u32, cards: u32) {
+        self.execute(&format!(
             "insert into cards (cardgroup_id, number, pin, balance)
              select {group}, lpad((start + i)::text, 12, '0'), lpad((((start + i) * 982451653::numeric) % 1000000000000)::text, 12, '0'),
                  8.403361344537815
@@ -77,56 +77,56 @@ impl World {
     }
 
     /// Fills up those groups from which much was sold: between turns, so that none runs dry.
-    pub async fn restock(&self, size: Size) {
-        for group in GROUPS..GROUPS + 10 {
+    pub async fn restock(&self, size: BenchSize) {
+        for group in FIRST_GROUP_ID..FIRST_GROUP_ID + 10 {
             let free: i64 = sqlx::query_scalar("select count(*) from card_stock where cardgroup_id = $1")
                 .bind(i32::try_from(group).unwrap())
                 .fetch_one(&self.pool)
                 .await
                 .unwrap();
-            let missing = i64::from(size.cards_a_group) - free;
-            if missing > i64::from(size.cards_a_group) / 2 {
-                self.stock(group, u32::try_from(missing).unwrap()).await;
+            let missing = i64::from(size.cards_per_group) - free;
+            if missing > i64::from(size.cards_per_group) / 2 {
+                self.add_cards(group, u32::try_from(missing).unwrap()).await;
             }
         }
     }
 
     /// How many payments there have been, by the counter that gives them their ids.
-    pub async fn payments(&self) -> i64 {
+    pub async fn payment_count(&self) -> i64 {
         sqlx::query_scalar("select last_value from payments_id_seq").fetch_one(&self.pool).await.unwrap()
     }
 
-    pub async fn sql(&self, statements: &str) {
+    pub async fn execute(&self, statements: &str) {
         sqlx::raw_sql(AssertSqlSafe(statements.to_owned())).execute(&self.pool).await.unwrap();
     }
 
     /// A server of its own process on the database.
-    pub fn server(&self, settings: &[(&str, &str)]) -> Server {
-        let socket = self.options.get_socket().unwrap().display().to_string();
+    pub fn start_server(&self, settings: &[(&str, &str)]) -> ServerProcess {
+        let socket = self.connect_options.get_socket().unwrap().display().to_string();
         let url = format!("postgres://mortise:{}@localhost/mortise?host={socket}", self.password);
-        Server::start(Command::new(env!("CARGO_BIN_EXE_mortise")).env("DATABASE_URL", url), settings)
+        ServerProcess::start(Command::new(env!("CARGO_BIN_EXE_mortise")).env("DATABASE_URL", url), settings)
     }
 
     /// A directory for files.
-    pub fn scratch(&self) -> PathBuf {
-        self.data.path().join("scratch")
+    pub fn scratch_dir(&self) -> PathBuf {
+        self.data_dir.path().join("scratch")
     }
 
-    pub async fn end(self) {
+    pub async fn stop(self) {
         self.pool.close().await;
         self.managed.stop().await;
     }
 }
 
 /// A running server.
-pub struct Server {
+pub struct ServerProcess {
     child: Child,
     pub address: SocketAddr,
     /// From the start of the process to its listening.
-    pub ready: Duration,
+    pub startup_time: Duration,
 }
 
-impl Server {
+impl ServerProcess {
     pub fn start(command: &mut Command, settings: &[(&str, &str)]) -> Self {
         for (name, value) in settings {
             command.env(format!("MORTISE_{}", name.to_uppercase()), value);
@@ -146,13 +146,13 @@ impl Server {
                 Some(line.unwrap().split_once("listening on http://")?.1.split('/').next()?.parse().unwrap())
             })
             .unwrap();
-        let ready = since.elapsed();
+        let startup_time = since.elapsed();
         std::thread::spawn(move || lines.count());
-        Self { child, address, ready }
+        Self { child, address, startup_time }
     }
 
     /// Memory in megabytes: at the moment (`VmRSS`) or at most (`VmHWM`).
-    pub fn memory(&self, what: &str) -> f64 {
+    pub fn memory_mb(&self, what: &str) -> f64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
         let line = status.lines().find(|line| line.starts_with(what));
         line.and_then(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok())
@@ -167,7 +167,7 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for ServerProcess {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

@@ -12,15 +12,15 @@ use tokio::task::JoinSet;
 
 /// What a load came to.
 #[derive(Debug, Default, Clone)]
-pub struct Load {
+pub struct LoadResult {
     pub requests: usize,
     pub seconds: f64,
     /// In the order of their length.
     pub latencies: Vec<Duration>,
 }
 
-impl Load {
-    pub fn per_second(&self) -> f64 {
+impl LoadResult {
+    pub fn requests_per_second(&self) -> f64 {
         self.requests as f64 / self.seconds
     }
 
@@ -41,19 +41,19 @@ impl Load {
 
 /// When a load ends.
 #[derive(Debug, Clone, Copy)]
-pub enum Until {
+pub enum StopCondition {
     Time(Duration),
     /// So many requests on each connection.
     Requests(usize),
 }
 
 /// The request hash, as a client makes it.
-pub fn hash(values: &str) -> String {
-    hex::encode(Sha1::digest(format!("{values}{}", crate::fixtures::KEY)))
+pub fn request_hash(values: &str) -> String {
+    hex::encode(Sha1::digest(format!("{values}{}", crate::fixtures::SECRET_KEY)))
 }
 
 /// The bytes of a POST with a form.
-pub fn post(operation: &str, form: &str) -> Vec<u8> {
+pub fn post_request(operation: &str, form: &str) -> Vec<u8> {
     format!(
         "POST /billing/api/{operation} HTTP/1.1\r\nHost: shop\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n{form}",
         form.len()
@@ -62,24 +62,24 @@ pub fn post(operation: &str, form: &str) -> Vec<u8> {
 }
 
 /// The bytes of a GET.
-pub fn get(path_and_query: &str) -> Vec<u8> {
+pub fn get_request(path_and_query: &str) -> Vec<u8> {
     format!("GET {path_and_query} HTTP/1.1\r\nHost: shop\r\n\r\n").into_bytes()
 }
 
 /// A sale of so many cards of the group.
-pub fn sale(group: u32, quantity: u32) -> Vec<u8> {
-    post(
+pub fn sale_request(group: u32, quantity: u32) -> Vec<u8> {
+    post_request(
         "card_from_group_sell",
-        &format!("u=admin&id={group}&quantity={quantity}&hash={}", hash(&format!("{group}{quantity}"))),
+        &format!("u=admin&id={group}&quantity={quantity}&hash={}", request_hash(&format!("{group}{quantity}"))),
     )
 }
 
 /// The sale of a card with an idempotency key of its own.
-pub fn sale_once(group: u32) -> Vec<u8> {
-    static KEYS: AtomicUsize = AtomicUsize::new(0);
-    let key = hash(&KEYS.fetch_add(1, Ordering::Relaxed).to_string());
-    let form = format!("u=admin&id={group}&quantity=1&request_id={key}&hash={}", hash(&format!("{group}1")));
-    post("card_from_group_sell", &form)
+pub fn keyed_sale_request(group: u32) -> Vec<u8> {
+    static NEXT_KEY: AtomicUsize = AtomicUsize::new(0);
+    let key = request_hash(&NEXT_KEY.fetch_add(1, Ordering::Relaxed).to_string());
+    let form = format!("u=admin&id={group}&quantity=1&request_id={key}&hash={}", request_hash(&format!("{group}1")));
+    post_request("card_from_group_sell", &form)
 }
 
 /// Sends requests over so many connections, spread over the servers; `request` makes the one with a number, and every reply must
@@ -87,10 +87,10 @@ pub fn sale_once(group: u32) -> Vec<u8> {
 pub async fn run(
     servers: &[SocketAddr],
     connections: usize,
-    until: Until,
+    until: StopCondition,
     expected: &'static str,
     request: impl Fn(usize) -> Vec<u8> + Clone + Send + 'static,
-) -> Load {
+) -> LoadResult {
     let mut tasks = JoinSet::new();
     let begun = Instant::now();
     for connection in 0..connections {
@@ -103,8 +103,8 @@ pub async fn run(
             let mut buffer = Vec::with_capacity(16 * 1024);
             for turn in 0.. {
                 let over = match until {
-                    Until::Time(time) => begun.elapsed() >= time,
-                    Until::Requests(most) => turn >= most,
+                    StopCondition::Time(time) => begun.elapsed() >= time,
+                    StopCondition::Requests(most) => turn >= most,
                 };
                 if over {
                     break;
@@ -112,13 +112,13 @@ pub async fn run(
                 let bytes = request(turn * connections + connection);
                 let since = Instant::now();
                 stream.write_all(&bytes).await.unwrap();
-                reply(&mut stream, &mut buffer, expected).await;
+                read_reply(&mut stream, &mut buffer, expected).await;
                 latencies.push(since.elapsed());
             }
             latencies
         });
     }
-    let mut load = Load::default();
+    let mut load = LoadResult::default();
     while let Some(latencies) = tasks.join_next().await {
         load.latencies.extend(latencies.unwrap());
     }
@@ -129,7 +129,7 @@ pub async fn run(
 }
 
 /// Reads a reply with a Content-Length, which all short ones have, at the least cost: what is spent here the server can't have.
-async fn reply(stream: &mut TcpStream, buffer: &mut Vec<u8>, expected: &str) {
+async fn read_reply(stream: &mut TcpStream, buffer: &mut Vec<u8>, expected: &str) {
     buffer.clear();
     let mut whole = None;
     while whole.is_none_or(|whole| buffer.len() < whole) {
@@ -137,15 +137,15 @@ async fn reply(stream: &mut TcpStream, buffer: &mut Vec<u8>, expected: &str) {
         if whole.is_none()
             && let Some(head) = memmem::find(buffer, b"\r\n\r\n")
         {
-            whole = Some(head + 4 + content_length(&buffer[..head]));
+            whole = Some(head + 4 + parse_content_length(&buffer[..head]));
         }
     }
     assert!(memmem::find(buffer, expected.as_bytes()).is_some(), "{}", String::from_utf8_lossy(buffer));
 }
 
-fn content_length(head: &[u8]) -> usize {
-    const NAME: &[u8] = b"\r\ncontent-length: ";
-    let digits = &head[memmem::find(head, NAME).expect("a short reply") + NAME.len()..];
+fn parse_content_length(head: &[u8]) -> usize {
+    const HEADER_NAME: &[u8] = b"\r\ncontent-length: ";
+    let digits = &head[memmem::find(head, HEADER_NAME).expect("a short reply") + HEADER_NAME.len()..];
     digits
         .iter()
         .take_while(|byte| byte.is_ascii_digit())
@@ -156,8 +156,9 @@ fn content_length(head: &[u8]) -> usize {
 pub async fn download(server: SocketAddr, operation: &str, form: &str, mark: &[u8]) -> (usize, usize, Duration) {
     let since = Instant::now();
     let mut stream = TcpStream::connect(server).await.unwrap();
-    let request =
-        String::from_utf8(post(operation, form)).unwrap().replace("Host: shop", "Host: shop\r\nConnection: close");
+    let request = String::from_utf8(post_request(operation, form))
+        .unwrap()
+        .replace("Host: shop", "Host: shop\r\nConnection: close");
     stream.write_all(request.as_bytes()).await.unwrap();
     let (mut bytes, mut marks, mut kept) = (0, 0, Vec::new());
     loop {

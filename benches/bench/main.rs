@@ -15,40 +15,40 @@ use std::time::Duration;
 
 /// How much is measured.
 #[derive(Debug, Clone, Copy)]
-pub struct Size {
+pub struct BenchSize {
     /// How often the candidates take turns.
     pub rounds: usize,
     /// How long a turn is.
-    pub turn: Duration,
+    pub run_duration: Duration,
     /// Cards in each of the ten groups that are sold from.
-    pub cards_a_group: u32,
+    pub cards_per_group: u32,
     /// Cards in the group that is sold out.
-    pub sold_out: u32,
+    pub sold_out_cards: u32,
     /// Cards that are made in one call.
-    pub made: u32,
+    pub created_cards: u32,
     /// Card groups that are listed.
-    pub groups: u32,
+    pub listed_groups: u32,
     /// Everything that takes long besides.
-    pub full: bool,
+    pub is_full: bool,
 }
 
-const QUICK: Size = Size {
+const QUICK: BenchSize = BenchSize {
     rounds: 24,
-    turn: Duration::from_millis(400),
-    cards_a_group: 20_000,
-    sold_out: 100_000,
-    made: 100_000,
-    groups: 10_000,
-    full: false,
+    run_duration: Duration::from_millis(400),
+    cards_per_group: 20_000,
+    sold_out_cards: 100_000,
+    created_cards: 100_000,
+    listed_groups: 10_000,
+    is_full: false,
 };
-const FULL: Size = Size {
+const FULL: BenchSize = BenchSize {
     rounds: 80,
-    turn: Duration::from_millis(500),
-    cards_a_group: 100_000,
-    sold_out: 1_000_000,
-    made: 1_000_000,
-    groups: 10_000,
-    full: true,
+    run_duration: Duration::from_millis(500),
+    cards_per_group: 100_000,
+    sold_out_cards: 1_000_000,
+    created_cards: 1_000_000,
+    listed_groups: 10_000,
+    is_full: true,
 };
 
 fn main() {
@@ -64,9 +64,9 @@ fn main() {
         }
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let report = runtime.block_on(measures::all(size));
+    let report = runtime.block_on(measures::run_all(size));
     report.print();
     if let Some(path) = json {
-        std::fs::write(path, report.json()).unwrap();
+        std::fs::write(path, report.to_json()).unwrap();
     }
 }

@@ -6,16 +6,16 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::fixtures::{GROUPS, World};
+use crate::fixtures::{BenchEnvironment, FIRST_GROUP_ID};
 
 /// A statement and its parameters' types.
 struct Statement {
     text: String,
-    types: Vec<&'static str>,
+    param_types: Vec<&'static str>,
 }
 
 /// The shortest statement of the program that contains `parts`, as it is committed for the compiler.
-fn statement(parts: &[&str]) -> Statement {
+fn find_statement(parts: &[&str]) -> Statement {
     let statements = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(".sqlx");
     let read = |file: std::io::Result<std::fs::DirEntry>| {
         let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
@@ -36,24 +36,24 @@ fn statement(parts: &[&str]) -> Statement {
             "Bytea" => "bytea",
             other => panic!("{other}"),
         });
-    Statement { text: found["query"].as_str().unwrap().to_owned(), types: types.collect() }
+    Statement { text: found["query"].as_str().unwrap().to_owned(), param_types: types.collect() }
 }
 
 /// Each connection of the program sets these too.
-const OPTIONS: &str = "-c jit=off -c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_bitmapscan=off \
+const CONNECTION_OPTIONS: &str = "-c jit=off -c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_bitmapscan=off \
     -c enable_hashjoin=off -c enable_mergejoin=off -c enable_sort=off -c TimeZone=UTC";
 
 const NULL: &str = "null";
-const PGBENCH: &str = "pgbench, which comes with PostgreSQL";
+const PGBENCH_MISSING: &str = "pgbench, which comes with PostgreSQL";
 
 /// What is said in the statement that sells the next cards, without order rows.
-const SALE: [&str; 2] = ["as now\n", "from picked where (select true"];
+const SALE_STATEMENT_PARTS: [&str; 2] = ["as now\n", "from picked where (select true"];
 
 /// With pgbench's variables in place of parameters. pgbench makes a parameter of each place where a variable stands, and can't
 /// send NULL: so each says its type, and what is null is made so on the way; the planner knows as little of it as of ours.
-fn for_pgbench(statement: &Statement, values: &[&str]) -> String {
+fn to_pgbench_sql(statement: &Statement, values: &[&str]) -> String {
     let mut text = statement.text.clone();
-    for (place, (value, kind)) in values.iter().zip(&statement.types).enumerate().rev() {
+    for (place, (value, kind)) in values.iter().zip(&statement.param_types).enumerate().rev() {
         let name = place + 1;
         let variable =
             if *value == NULL { format!("nullif(:p{name}, '{NULL}')::{kind}") } else { format!("(:p{name}::{kind})") };
@@ -74,25 +74,29 @@ impl Script {
         let variables =
             values.iter().enumerate().map(|(place, value)| (format!("p{}", place + 1), (*value).to_owned())).collect();
         // The group, the first parameter, is drawn anew each time, as the requests do.
-        let text = format!("\\set p1 random({GROUPS}, {GROUPS} + 9)\n{};\n", for_pgbench(statement, values));
+        let text = format!(
+            "\\set p1 random({FIRST_GROUP_ID}, {FIRST_GROUP_ID} + 9)\n{};\n",
+            to_pgbench_sql(statement, values)
+        );
         Self { text, variables }
     }
 
     /// The sale of a card, as the server sends it.
     pub fn sale() -> Self {
-        Self::new(&statement(&SALE), &["101", "0", "0", "true", "USD", "1", "1", "1"])
+        Self::new(&find_statement(&SALE_STATEMENT_PARTS), &["101", "0", "0", "true", "USD", "1", "1", "1"])
     }
 
     /// The same with an idempotency key, which is drawn anew each time.
     pub fn sale_with_key() -> Self {
         let fingerprint = format!("\\x{}", "5a".repeat(32));
         let values = ["101", "0", "0", "true", "USD", "1", "1", "1", "0", &fingerprint, "USD"];
-        let Self { text, variables } = Self::new(&statement(&[SALE[0], SALE[1], "kept as"]), &values);
+        let Self { text, variables } =
+            Self::new(&find_statement(&[SALE_STATEMENT_PARTS[0], SALE_STATEMENT_PARTS[1], "stored_reply as"]), &values);
         Self { text: format!("\\set p9 random(1, 9000000000000000000)\n{text}"), variables }
     }
 
     /// The least that a sale can be: the card, its payment, one audit row.
-    pub fn bare() -> Self {
+    pub fn bare_sale() -> Self {
         let sale = "with picked as materialized (
                 select c.id, c.number, c.pin, c.balance from card_stock s join cards c on c.id = s.card_id
                 where s.cardgroup_id = $1 and c.sold = 0
@@ -106,33 +110,33 @@ impl Script {
                 insert into actions (action, target_type, target_id) select 'card_payment_created', 'Payment', id from payment
             )
             select number, pin, balance from picked";
-        Self::new(&Statement { text: sale.to_owned(), types: vec!["integer"] }, &["101"])
+        Self::new(&Statement { text: sale.to_owned(), param_types: vec!["integer"] }, &["101"])
     }
 
     /// What `card_group_get` asks.
-    pub fn card_group() -> Self {
-        Self::new(&statement(&["as \"free_cards!\""]), &["101", "0", "1"])
+    pub fn card_group_get() -> Self {
+        Self::new(&find_statement(&["as \"free_cards!\""]), &["101", "0", "1"])
     }
 
     /// How many a second so many clients do in this time.
-    pub fn run(&self, world: &World, clients: usize, time: Duration) -> f64 {
-        let output = self.command(world, clients, time).output().expect(PGBENCH);
+    pub fn run(&self, world: &BenchEnvironment, clients: usize, time: Duration) -> f64 {
+        let output = self.command(world, clients, time).output().expect(PGBENCH_MISSING);
         let (printed, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         let tps = printed.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
         tps.unwrap_or_else(|| panic!("{printed}\n{errors}"))
     }
 
     /// So many clients that run when it is their turn.
-    pub fn start(&self, world: &World, clients: usize) -> Pgbench {
-        const FOR_LONG: Duration = Duration::from_secs(24 * 60 * 60);
-        let mut command = self.command(world, clients, FOR_LONG);
-        let pgbench = Pgbench(command.stdout(Stdio::null()).spawn().expect(PGBENCH));
-        pgbench.send(Signal::STOP);
+    pub fn start(&self, world: &BenchEnvironment, clients: usize) -> Pgbench {
+        const DURATION_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+        let mut command = self.command(world, clients, DURATION_MAX);
+        let pgbench = Pgbench(command.stdout(Stdio::null()).spawn().expect(PGBENCH_MISSING));
+        pgbench.send_signal(Signal::STOP);
         pgbench
     }
 
-    fn command(&self, world: &World, clients: usize, time: Duration) -> Command {
-        let (mut file, path) = tempfile::NamedTempFile::new_in(world.scratch()).unwrap().keep().unwrap();
+    fn command(&self, world: &BenchEnvironment, clients: usize, time: Duration) -> Command {
+        let (mut file, path) = tempfile::NamedTempFile::new_in(world.scratch_dir()).unwrap().keep().unwrap();
         file.write_all(self.text.as_bytes()).unwrap();
         let (clients, seconds) = (clients.to_string(), time.as_secs().max(1).to_string());
         let mut command = Command::new("pgbench");
@@ -141,10 +145,10 @@ impl Script {
             .arg(path)
             .args(self.variables.iter().map(|(name, value)| format!("-D{name}={value}")))
             .arg("-h")
-            .arg(world.options.get_socket().unwrap())
+            .arg(world.connect_options.get_socket().unwrap())
             .args(["-p", "5432", "-U", "mortise", "mortise"])
             .env("PGPASSWORD", &world.password)
-            .env("PGOPTIONS", OPTIONS);
+            .env("PGOPTIONS", CONNECTION_OPTIONS);
         command
     }
 }
@@ -154,18 +158,18 @@ pub struct Pgbench(Child);
 
 impl Pgbench {
     /// How many a second it sells in this time: the payments that there are more at its end. (pgbench itself counts only to its own.)
-    pub async fn turn(&self, world: &World, time: Duration) -> f64 {
-        let before = world.payments().await;
+    pub async fn run_for(&self, world: &BenchEnvironment, time: Duration) -> f64 {
+        let before = world.payment_count().await;
         let since = Instant::now();
-        self.send(Signal::CONT);
+        self.send_signal(Signal::CONT);
         tokio::time::sleep(time).await;
-        let (after, took) = (world.payments().await, since.elapsed());
-        self.send(Signal::STOP);
+        let (after, took) = (world.payment_count().await, since.elapsed());
+        self.send_signal(Signal::STOP);
         assert!(after > before, "pgbench sells nothing");
         (after - before) as f64 / took.as_secs_f64()
     }
 
-    fn send(&self, signal: Signal) {
+    fn send_signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.0), signal).unwrap();
     }
 }

@@ -20,89 +20,96 @@ use sqlx::{PgConnection, PgPool};
 use tokio::time::timeout;
 
 use self::records::Confline;
-pub use self::records::{Currencies, Currency, Key, Setting, Settings, User, UserType};
-use crate::config::{Secret, Switch};
+pub use self::records::{Currencies, Currency, SecretKey, Setting, Settings, User, UserType};
+use crate::config::{OnOff, Secret};
 use crate::db::pool::Pool;
 
 const CHANNEL: &str = "mortise_changes";
 /// How long silence on the listening connection is bridged. A change takes effect everywhere within this time, even if
 /// the connection is cut without a word.
-const TRUST: Duration = Duration::from_millis(800);
-const SIGN_OF_LIFE: Duration = Duration::from_millis(250);
+const CACHE_VALIDITY: Duration = Duration::from_millis(800);
+const HEARTBEAT: Duration = Duration::from_millis(250);
 /// Everything is read anew after this time, whatever is said.
-const OLDEST: Duration = Duration::from_secs(30);
+const SNAPSHOT_AGE_MAX: Duration = Duration::from_secs(30);
 /// Users that are remembered at most; beyond it all are forgotten and the busy ones are soon back.
-const MOST_USERS: usize = 10_000;
+const CACHED_USERS_MAX: usize = 10_000;
 /// In bytes. Spaces behind a name don't count, so anybody can send one of any length.
-const LONGEST_NAME: usize = 255;
+const USERNAME_LEN_MAX: usize = 255;
 /// In seconds.
-const ROUND_TRIPS: [f64; 10] = [0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.2, 0.8];
+const ROUND_TRIP_BUCKETS_S: [f64; 10] = [0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.2, 0.8];
 
 /// The database's word on users, settings and currencies, remembered where it may be.
 #[derive(Debug)]
-pub struct Directory {
+pub struct AccountCache {
     pool: Pool,
     /// What the listening needs doesn't wait behind requests.
-    errands: PgPool,
-    cache: Switch,
-    memory: ArcSwap<Memory>,
+    background_pool: PgPool,
+    mode: OnOff,
+    snapshot: ArcSwap<Snapshot>,
     /// Until when memory may be used, in microseconds by [`now`]; 0: not at all.
-    trusted: AtomicU64,
+    valid_until_us: AtomicU64,
     /// How long the database takes to answer the simplest question, in seconds.
-    pub round_trips: Histogram,
+    pub round_trip_seconds: Histogram,
 }
 
 /// How memory is.
 #[derive(Debug)]
 #[expect(missing_docs, reason = "the names say it")]
-pub struct State {
-    pub is_trusted: bool,
-    pub users: usize,
+pub struct CacheState {
+    pub is_valid: bool,
+    pub user_count: usize,
     /// How often everything was forgotten.
-    pub forgotten: u64,
+    pub invalidations: u64,
 }
 
 /// Every request reads it, so nobody waits for anybody. To forget is to begin another one: what the database answered to questions
 /// from before isn't kept in it.
 #[derive(Debug, Default)]
-struct Memory {
+struct Snapshot {
     /// How many went before it.
-    number: u64,
+    generation: u64,
     /// By names as clients spell them, so the hash is one that they can't play with.
     users: HashMap<String, Arc<User>>,
     settings: HashMap<i32, Arc<Settings>, fast::RandomState>,
     currencies: OnceLock<Arc<Currencies>>,
 }
 
-impl Directory {
+impl AccountCache {
     /// A directory that remembers nothing yet. `errands`: connections that requests don't use.
-    pub fn new(pool: Pool, errands: PgPool, cache: Switch) -> Self {
-        let (memory, trusted) = (ArcSwap::default(), AtomicU64::new(0));
-        Self { pool, errands, cache, memory, trusted, round_trips: Histogram::new(ROUND_TRIPS) }
+    pub fn new(pool: Pool, background_pool: PgPool, mode: OnOff) -> Self {
+        let (snapshot, valid_until_us) = (ArcSwap::default(), AtomicU64::new(0));
+        Self {
+            pool,
+            background_pool,
+            mode,
+            snapshot,
+            valid_until_us,
+            round_trip_seconds: Histogram::new(ROUND_TRIP_BUCKETS_S),
+        }
     }
 
     /// Whether things are kept in memory.
-    pub fn remembers(&self) -> bool {
-        self.cache == Switch::On
+    pub fn is_enabled(&self) -> bool {
+        self.mode == OnOff::On
     }
 
     /// The user of that name: the lowest id, letter case and trailing spaces aside.
     pub async fn user(&self, name: &str) -> sqlx::Result<Option<Arc<User>>> {
         // As it was sent: what the database folds together is its own business.
-        match self.look(|memory| memory.users.pin().get(name).cloned()) {
+        match self.lookup(|memory| memory.users.pin().get(name).cloned()) {
             Ok(user) => Ok(Some(user)),
             // In a box, here and below: it is large, and rare.
-            Err(number) => Box::pin(self.learn_user(number, name)).await,
+            Err(number) => Box::pin(self.load_user(number, name)).await,
         }
     }
 
     /// A user from the database, into the memory with a number.
-    async fn learn_user(&self, number: u64, name: &str) -> sqlx::Result<Option<Arc<User>>> {
+    async fn load_user(&self, number: u64, name: &str) -> sqlx::Result<Option<Arc<User>>> {
         let Some(user) = self.read_user(name).await?.map(Arc::new) else { return Ok(None) };
-        if name.len() <= LONGEST_NAME {
-            self.keep(number, |memory| {
+        if name.len() <= USERNAME_LEN_MAX {
+            self.insert(number, |memory| {
                 let users = memory.users.pin();
-                if users.len() >= MOST_USERS {
+                if users.len() >= CACHED_USERS_MAX {
                     users.clear();
                 }
                 users.insert(name.to_owned(), user.clone());
@@ -125,12 +132,12 @@ impl Directory {
         )
         .fetch_optional(&mut *connection)
         .await?;
-        connection.keep();
+        connection.release_clean();
         Ok(found.map(|row| User {
             id: row.id,
             usertype: row.usertype.as_str().into(),
             owner_id: row.owner_id,
-            shut_out: row.shut_out,
+            blocked: row.shut_out,
             password: row.password.into(),
             password_argon2: row.password_argon2.map(Secret::from),
             currency_id: row.currency_id,
@@ -140,21 +147,21 @@ impl Directory {
 
     /// An owner's settings (owner 0: the system's).
     pub async fn settings(&self, owner: i32) -> sqlx::Result<Arc<Settings>> {
-        match self.look(|memory| memory.settings.pin().get(&owner).cloned()) {
+        match self.lookup(|memory| memory.settings.pin().get(&owner).cloned()) {
             Ok(settings) => Ok(settings),
-            Err(number) => Box::pin(self.learn_settings(number, owner)).await,
+            Err(number) => Box::pin(self.load_settings(number, owner)).await,
         }
     }
 
-    async fn learn_settings(&self, number: u64, owner: i32) -> sqlx::Result<Arc<Settings>> {
+    async fn load_settings(&self, number: u64, owner: i32) -> sqlx::Result<Arc<Settings>> {
         let mut connection = self.pool.acquire().await?;
-        let settings = self.read_settings(&mut connection, number, owner).await?;
-        connection.keep();
+        let settings = self.read_and_cache_settings(&mut connection, number, owner).await?;
+        connection.release_clean();
         Ok(settings)
     }
 
     /// Settings from the database, into the memory with a number.
-    async fn read_settings(
+    async fn read_and_cache_settings(
         &self,
         connection: &mut PgConnection,
         number: u64,
@@ -166,43 +173,43 @@ impl Directory {
                    extract(epoch from now())::bigint as "now!"
                from conflines where owner_id = $1 and name = any($2) order by name, id"#,
             owner,
-            &Setting::names()
+            &Setting::owned_names()
         )
         .fetch_all(connection)
         .await?;
         let settings = Arc::new(Settings::new(owner, rows));
-        self.keep(number, |memory| {
+        self.insert(number, |memory| {
             memory.settings.pin().insert(owner, settings.clone());
         });
         Ok(settings)
     }
 
     /// Has the system's settings at hand for refusals, which don't wait for the database.
-    async fn remember_system(&self) -> sqlx::Result<()> {
-        if let Err(number) = self.look(|memory| memory.settings.pin().get(&0).cloned()) {
-            let mut connection = self.errands.acquire().await?;
-            self.read_settings(&mut connection, number, 0).await?;
+    async fn ensure_system_settings(&self) -> sqlx::Result<()> {
+        if let Err(number) = self.lookup(|memory| memory.settings.pin().get(&0).cloned()) {
+            let mut connection = self.background_pool.acquire().await?;
+            self.read_and_cache_settings(&mut connection, number, 0).await?;
         }
         Ok(())
     }
 
     /// An owner's settings, if they can be had without waiting for the database.
-    pub async fn settings_at_hand(&self, owner: i32) -> Option<Arc<Settings>> {
-        match self.cache {
-            Switch::On => self.look(|memory| memory.settings.pin().get(&owner).cloned()).ok(),
-            Switch::Off => self.settings(owner).await.ok(),
+    pub async fn cached_settings(&self, owner: i32) -> Option<Arc<Settings>> {
+        match self.mode {
+            OnOff::On => self.lookup(|memory| memory.settings.pin().get(&owner).cloned()).ok(),
+            OnOff::Off => self.settings(owner).await.ok(),
         }
     }
 
     /// All currencies.
     pub async fn currencies(&self) -> sqlx::Result<Arc<Currencies>> {
-        match self.look(|memory| memory.currencies.get().cloned()) {
+        match self.lookup(|memory| memory.currencies.get().cloned()) {
             Ok(currencies) => Ok(currencies),
-            Err(number) => Box::pin(self.learn_currencies(number)).await,
+            Err(number) => Box::pin(self.load_currencies(number)).await,
         }
     }
 
-    async fn learn_currencies(&self, number: u64) -> sqlx::Result<Arc<Currencies>> {
+    async fn load_currencies(&self, number: u64) -> sqlx::Result<Arc<Currencies>> {
         let mut connection = self.pool.acquire().await?;
         let rows = sqlx::query_as!(
             Currency,
@@ -211,9 +218,9 @@ impl Directory {
         )
         .fetch_all(&mut *connection)
         .await?;
-        connection.keep();
+        connection.release_clean();
         let currencies = Arc::new(Currencies::from(rows));
-        self.keep(number, |memory| {
+        self.insert(number, |memory| {
             // Who was quicker has read the same.
             let _ = memory.currencies.set(currencies.clone());
         });
@@ -221,78 +228,78 @@ impl Directory {
     }
 
     /// How memory is, for whoever watches.
-    pub fn state(&self) -> State {
-        let memory = self.memory.load();
-        State { is_trusted: self.is_trusted(), users: memory.users.len(), forgotten: memory.number }
+    pub fn state(&self) -> CacheState {
+        let memory = self.snapshot.load();
+        CacheState { is_valid: self.is_valid(), user_count: memory.users.len(), invalidations: memory.generation }
     }
 
     /// What memory has, or the number of the memory that the database's answer belongs into.
-    fn look<T>(&self, find: impl FnOnce(&Memory) -> Option<T>) -> Result<T, u64> {
+    fn lookup<T>(&self, find: impl FnOnce(&Snapshot) -> Option<T>) -> Result<T, u64> {
         // In this order: what is found is at least as new as the trust in it.
-        let is_trusted = self.is_trusted();
-        let memory = self.memory.load();
+        let is_trusted = self.is_valid();
+        let memory = self.snapshot.load();
         let found = if is_trusted { find(&memory) } else { None };
-        found.ok_or(memory.number)
+        found.ok_or(memory.generation)
     }
 
-    fn keep(&self, number: u64, put: impl FnOnce(&Memory)) {
-        let memory = self.memory.load();
-        if self.is_trusted() && memory.number == number {
+    fn insert(&self, number: u64, put: impl FnOnce(&Snapshot)) {
+        let memory = self.snapshot.load();
+        if self.is_valid() && memory.generation == number {
             put(&memory);
         }
     }
 
-    fn is_trusted(&self) -> bool {
-        microseconds(now()) < self.trusted.load(Ordering::Acquire)
+    fn is_valid(&self) -> bool {
+        as_micros_u64(coarse_now()) < self.valid_until_us.load(Ordering::Acquire)
     }
 
     /// Only the listener forgets.
-    fn forget(&self) {
-        let number = self.memory.load().number + 1;
-        self.memory.store(Arc::new(Memory { number, ..Memory::default() }));
+    fn invalidate(&self) {
+        let number = self.snapshot.load().generation + 1;
+        self.snapshot.store(Arc::new(Snapshot { generation: number, ..Snapshot::default() }));
     }
 
     /// Listens to the database until the pool is closed. Run it beside the server.
     pub async fn listen(&self) {
-        while self.remembers() && !self.pool.is_closed() {
-            match self.hear().await {
+        while self.is_enabled() && !self.pool.is_closed() {
+            match self.listen_once().await {
                 Ok(()) | Err(sqlx::Error::PoolClosed) => {}
                 Err(error) => {
                     tracing::warn!(%error, "the database can't be heard: everything is read anew for each request");
-                    tokio::time::sleep(SIGN_OF_LIFE).await;
+                    tokio::time::sleep(HEARTBEAT).await;
                 }
             }
-            self.trusted.store(0, Ordering::Release);
-            self.forget();
+            self.valid_until_us.store(0, Ordering::Release);
+            self.invalidate();
         }
     }
 
     /// Keeps memory true until the listening connection is lost.
-    async fn hear(&self) -> sqlx::Result<()> {
-        let mut listener = PgListener::connect_with(&self.errands).await?;
+    async fn listen_once(&self) -> sqlx::Result<()> {
+        let mut listener = PgListener::connect_with(&self.background_pool).await?;
         listener.listen(CHANNEL).await?;
-        self.forget();
+        self.invalidate();
         let mut since = Instant::now();
         loop {
-            let (asked, then) = (Instant::now(), now());
-            let answer = timeout(TRUST, sqlx::query("select 1").execute(&mut listener)).await;
-            self.round_trips.observe(asked.elapsed().as_secs_f64());
+            let (asked, then) = (Instant::now(), coarse_now());
+            let answer = timeout(CACHE_VALIDITY, sqlx::query("select 1").execute(&mut listener)).await;
+            self.round_trip_seconds.observe(asked.elapsed().as_secs_f64());
             answer.map_err(|_| sqlx::Error::PoolTimedOut)??;
             let mut changed = false;
             while listener.next_buffered().is_some() {
                 changed = true;
             }
             // A restored dump brings its rows before its triggers: nothing is told of those.
-            if changed || since.elapsed() > OLDEST {
-                self.forget();
+            if changed || since.elapsed() > SNAPSHOT_AGE_MAX {
+                self.invalidate();
                 since = Instant::now();
             }
             // What changed before the question was asked has been heard with the answer.
-            self.trusted.store(microseconds(then + TRUST), Ordering::Release);
-            timeout(TRUST, self.remember_system()).await.map_err(|_| sqlx::Error::PoolTimedOut)??;
-            match timeout(SIGN_OF_LIFE, listener.try_recv()).await {
+            self.valid_until_us.store(as_micros_u64(then + CACHE_VALIDITY), Ordering::Release);
+            timeout(CACHE_VALIDITY, self.ensure_system_settings()).await.map_err(|_| sqlx::Error::PoolTimedOut)??;
+            match timeout(HEARTBEAT, listener.try_recv()).await {
                 Err(_) => {}
-                Ok(Ok(Some(_))) => self.forget(),
+                Ok(Ok(Some(_))) => self.invalidate(),
                 Ok(Ok(None)) => return Ok(()),
                 Ok(Err(error)) => return Err(error),
             }
@@ -302,10 +309,10 @@ impl Directory {
 
 /// The time by the system's clock that only goes forward, at most ten milliseconds late. Each request asks several times, and the exact
 /// clock would take ten times as long to answer.
-fn now() -> Duration {
+fn coarse_now() -> Duration {
     clock_gettime(ClockId::MonotonicCoarse).try_into().unwrap_or(Duration::MAX)
 }
 
-fn microseconds(time: Duration) -> u64 {
+fn as_micros_u64(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }

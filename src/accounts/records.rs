@@ -61,7 +61,7 @@ impl Setting {
     }
 
     /// The names of all, as the database takes them.
-    pub fn names() -> Vec<String> {
+    pub fn owned_names() -> Vec<String> {
         Self::NAMES.iter().copied().map(str::to_owned).collect()
     }
 }
@@ -74,7 +74,7 @@ pub struct User {
     pub usertype: UserType,
     pub owner_id: i32,
     /// Blocked or hidden.
-    pub shut_out: bool,
+    pub blocked: bool,
     /// SHA-1 hex, as MOR stores it; empty once the operator has emptied it.
     pub password: Secret,
     /// Ours; goes before `password` where it stands.
@@ -125,7 +125,7 @@ impl From<&str> for UserType {
 
 /// What a hash may be made with. Not for logs.
 #[expect(missing_docs, reason = "the names say it")]
-pub struct Key<'a> {
+pub struct SecretKey<'a> {
     pub text: &'a str,
     pub is_previous: bool,
 }
@@ -140,7 +140,7 @@ pub(super) struct Confline {
 
 impl Confline {
     /// The time in `value2`. What is over was over at the database's time: that is the same for every server.
-    fn time(&self) -> Option<Instant> {
+    fn expires_at(&self) -> Option<Instant> {
         let until = humantime::parse_rfc3339_weak(self.value2.trim()).ok()?;
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(self.now).ok()?);
         Instant::now().checked_add(until.duration_since(now).unwrap_or_default())
@@ -153,14 +153,14 @@ pub struct Settings {
     /// By [`Setting`].
     texts: [Option<Secret>; Setting::COUNT],
     /// Until when the previous key counts.
-    previous_until: Option<Instant>,
+    previous_key_expires_at: Option<Instant>,
 }
 
 impl Settings {
     /// An owner's rows of `conflines`.
     pub(super) fn new(owner: i32, rows: Vec<Confline>) -> Self {
-        let previous_until = rows.iter().find(|row| row.name == Setting::PreviousKey.name()).and_then(|row| {
-            let until = row.time();
+        let previous_key_expires_at = rows.iter().find(|row| row.name == Setting::PreviousKey.name()).and_then(|row| {
+            let until = row.expires_at();
             if until.is_none() {
                 let name = Setting::PreviousKey.name();
                 tracing::warn!(owner, "value2 of {name} is no time like 2030-01-31 12:00:00: that key is over");
@@ -173,28 +173,28 @@ impl Settings {
                 texts[setting as usize] = Some(row.value.into());
             }
         }
-        Self { texts, previous_until }
+        Self { texts, previous_key_expires_at }
     }
 
     /// The secret key, and the previous one as long as it counts. Without a key there is none to go before it: whoever
     /// empties `API_Secret_Key` means everybody.
-    pub fn keys(&self) -> impl Iterator<Item = Key<'_>> {
+    pub fn secret_keys(&self) -> impl Iterator<Item = SecretKey<'_>> {
         let key = self.text(Setting::SecretKey);
-        let until = key.and(self.previous_until).filter(|until| Instant::now() < *until);
+        let until = key.and(self.previous_key_expires_at).filter(|until| Instant::now() < *until);
         let previous = until.and_then(|_| self.text(Setting::PreviousKey));
-        let as_key = |is_previous| move |text| Key { text, is_previous };
+        let as_key = |is_previous| move |text| SecretKey { text, is_previous };
         key.map(as_key(false)).into_iter().chain(previous.map(as_key(true)))
     }
 
     /// Whether a switch is on.
-    pub fn on(&self, setting: Setting) -> bool {
-        self.text(setting).is_some_and(|value| number::integer(value) == 1)
+    pub fn is_enabled(&self, setting: Setting) -> bool {
+        self.text(setting).is_some_and(|value| number::parse_integer(value) == 1)
     }
 
     /// How many decimals a "nice" amount has (`data.md`, "Money"): 2 where nothing is set.
     pub fn nice_digits(&self) -> usize {
         self.text(Setting::NiceNumberDigits)
-            .map_or(2, |digits| usize::try_from(number::integer(digits)).unwrap_or(0).min(100))
+            .map_or(2, |digits| usize::try_from(number::parse_integer(digits)).unwrap_or(0).min(100))
     }
 
     /// A setting's text, where it isn't empty.
@@ -235,14 +235,14 @@ impl Currencies {
     }
 
     /// The currency of a user who has this id as `currency_id`.
-    pub fn of_user(&self, currency_id: Option<i32>) -> Option<&Currency> {
+    pub fn user_currency(&self, currency_id: Option<i32>) -> Option<&Currency> {
         currency_id.and_then(|id| self.by_id(id))
     }
 
     /// What the amounts are multiplied by that such a user is shown: 1, or by an X7 server the user's own currency's rate
     /// (`x7.md`, "Values printed").
-    pub fn shown_rate(&self, currency_id: Option<i32>, dialect: Dialect) -> BigDecimal {
-        let own = self.of_user(currency_id).filter(|_| dialect.shows_callers_currency());
+    pub fn display_rate(&self, currency_id: Option<i32>, dialect: Dialect) -> BigDecimal {
+        let own = self.user_currency(currency_id).filter(|_| dialect.converts_to_caller_currency());
         own.map_or(BigDecimal::from(1), |currency| currency.exchange_rate.clone())
     }
 

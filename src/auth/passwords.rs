@@ -16,21 +16,21 @@ use tokio::sync::Semaphore;
 use crate::accounts::User;
 use crate::config::Secret;
 use crate::db::pool::Pool;
-use crate::error::Fault;
+use crate::error::ApiError;
 
 /// How long a password that was right is known to be.
-const REMEMBERED: Duration = Duration::from_secs(300);
+const CACHE_TTL: Duration = Duration::from_secs(300);
 /// Checks that may run at once; each takes 19 MiB and a good part of a core for some hundredths of a second.
-const AT_ONCE: usize = 2;
+const CONCURRENT_CHECKS_MAX: usize = 2;
 
-type Mark = [u8; 32];
+type CacheKey = [u8; 32];
 
 /// Checks passwords, and remembers for a while which were right: not the passwords, but marks made from them with a key
 /// that is drawn at the start and never leaves.
 pub struct Passwords {
-    key: [u8; 64],
-    right: Mutex<HashMap<Mark, Instant>>,
-    turns: Semaphore,
+    hmac_key: [u8; 64],
+    verified: Mutex<HashMap<CacheKey, Instant>>,
+    permits: Semaphore,
 }
 
 impl std::fmt::Debug for Passwords {
@@ -44,50 +44,50 @@ impl Passwords {
     pub fn new() -> Result<Self, getrandom::Error> {
         let mut key = [0; 64];
         getrandom::fill(&mut key)?;
-        Ok(Self { key, right: Mutex::default(), turns: Semaphore::new(AT_ONCE) })
+        Ok(Self { hmac_key: key, verified: Mutex::default(), permits: Semaphore::new(CONCURRENT_CHECKS_MAX) })
     }
 
     /// Whether `password` is the user's. The first right answer against MOR's SHA-1 writes an argon2id hash, which counts
     /// from then on. A check that had to wait for its turn asks first whether it `may_go_on`.
-    pub async fn is_right(
+    pub async fn verify(
         &self,
         pool: &Pool,
         user: &User,
         password: &str,
-        may_go_on: impl FnOnce() -> Result<(), Fault>,
-    ) -> Result<bool, Fault> {
-        let mark = self.mark(user, password);
-        if self.remembers(&mark) {
+        may_go_on: impl FnOnce() -> Result<(), ApiError>,
+    ) -> Result<bool, ApiError> {
+        let mark = self.cache_key(user, password);
+        if self.is_cached(&mark) {
             return Ok(true);
         }
-        let Ok(_turn) = self.turns.acquire().await else { return Ok(false) };
+        let Ok(_turn) = self.permits.acquire().await else { return Ok(false) };
         may_go_on()?;
         let right = match &user.password_argon2 {
             Some(hash) => matches_argon2(hash.reveal().to_owned(), password.to_owned()).await,
             None => {
                 let right = matches_sha1(user.password.reveal(), password);
                 if right {
-                    strengthen(pool, user, password.to_owned()).await?;
+                    upgrade_hash(pool, user, password.to_owned()).await?;
                 }
                 right
             }
         };
         if right {
-            let mut known = self.right.lock().unwrap_or_else(PoisonError::into_inner);
-            known.retain(|_, since| since.elapsed() < REMEMBERED);
+            let mut known = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
+            known.retain(|_, since| since.elapsed() < CACHE_TTL);
             known.insert(mark, Instant::now());
         }
         Ok(right)
     }
 
-    fn remembers(&self, mark: &Mark) -> bool {
-        let known = self.right.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(mark).is_some_and(|since| since.elapsed() < REMEMBERED)
+    fn is_cached(&self, mark: &CacheKey) -> bool {
+        let known = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(mark).is_some_and(|since| since.elapsed() < CACHE_TTL)
     }
 
     /// Made from what is stored as well, so that a new password in the database makes the old mark worthless.
-    fn mark(&self, user: &User, password: &str) -> Mark {
-        let mut mac = Hmac::<Sha256>::new(&self.key.into());
+    fn cache_key(&self, user: &User, password: &str) -> CacheKey {
+        let mut mac = Hmac::<Sha256>::new(&self.hmac_key.into());
         mac.update(&user.id.to_be_bytes());
         for stored in [user.password.reveal(), user.password_argon2.as_ref().map_or("", Secret::reveal)] {
             mac.update(stored.as_bytes());
@@ -99,17 +99,17 @@ impl Passwords {
 }
 
 /// A password as MOR stores it.
-pub fn sha1(password: &str) -> String {
+pub fn hash_sha1(password: &str) -> String {
     hex::encode(Sha1::digest(password))
 }
 
 /// A password as it should be stored, with a salt of its own. Slow by design.
-pub fn argon2(password: &str) -> Option<String> {
+pub fn hash_argon2(password: &str) -> Option<String> {
     Argon2::default().hash_password(password.as_bytes()).map(|hash| hash.to_string()).ok()
 }
 
 fn matches_sha1(stored: &str, password: &str) -> bool {
-    let given = sha1(password);
+    let given = hash_sha1(password);
     stored.to_ascii_lowercase().as_bytes().ct_eq(given.as_bytes()).into()
 }
 
@@ -119,8 +119,8 @@ async fn matches_argon2(hash: String, password: String) -> bool {
     tokio::task::spawn_blocking(check).await.unwrap_or(false)
 }
 
-async fn strengthen(pool: &Pool, user: &User, password: String) -> sqlx::Result<()> {
-    if let Ok(Some(hash)) = tokio::task::spawn_blocking(move || argon2(&password)).await {
+async fn upgrade_hash(pool: &Pool, user: &User, password: String) -> sqlx::Result<()> {
+    if let Ok(Some(hash)) = tokio::task::spawn_blocking(move || hash_argon2(&password)).await {
         let mut connection = pool.acquire().await?;
         // Only beside the very hash that was checked: somebody may have set another password meanwhile.
         sqlx::query!(
@@ -131,7 +131,7 @@ async fn strengthen(pool: &Pool, user: &User, password: String) -> sqlx::Result<
         )
         .execute(&mut *connection)
         .await?;
-        connection.keep();
+        connection.release_clean();
     }
     Ok(())
 }

@@ -14,9 +14,9 @@ use crate::http::params::Params;
 
 /// One of the ways in which a request may be signed. Every operation has one or more.
 #[derive(Debug, Clone, Copy)]
-pub enum Rule {
+pub enum HashRule {
     /// Every parameter of the long list that the request carries, in the list's order, but for those named here.
-    Listed(Except),
+    ParamOrder(Excluded),
     /// These, in whichever order.
     AnyOrder([&'static str; 3]),
     /// Exactly these, a missing one counting as empty.
@@ -26,28 +26,28 @@ pub enum Rule {
 }
 
 /// Names that are left out though they stand in the list.
-pub type Except = &'static [&'static str];
+pub type Excluded = &'static [&'static str];
 
 /// The parameters of one request that are hashed, in order.
 #[derive(Debug)]
-pub struct Signed<'a> {
+pub struct SignedParams<'a> {
     values: Vec<(&'static str, &'a str)>,
     /// Whether the rule leaves something unsigned that should be.
-    pub legacy: bool,
+    pub is_legacy: bool,
 }
 
-impl Rule {
+impl HashRule {
     /// What of `params` enters the hash; for a request that came under the name `called`. More than one where the order
     /// is the client's choice, none where the rule isn't for that request.
-    pub fn of<'a>(&self, params: &'a Params, called: &str) -> SmallVec<[Signed<'a>; 1]> {
-        let proper = |(name, value): (&'static str, &'a str)| Some((name, entering(name, value)?));
+    pub fn signed_params<'a>(&self, params: &'a Params, called: &str) -> SmallVec<[SignedParams<'a>; 1]> {
+        let proper = |(name, value): (&'static str, &'a str)| Some((name, hashed_value(name, value)?));
         let sent = |names: &[&'static str]| -> Vec<_> {
-            names.iter().filter_map(|name| proper((name, params.as_sent(name)?))).collect()
+            names.iter().filter_map(|name| proper((name, params.raw(name)?))).collect()
         };
-        let signed = |values| Signed { values, legacy: false };
+        let signed = |values| SignedParams { values, is_legacy: false };
         match self {
-            Self::Listed(except) => {
-                smallvec![signed(listed(params.pairs_as_sent(), except).filter_map(proper).collect())]
+            Self::ParamOrder(except) => {
+                smallvec![signed(select_in_param_order(params.raw_pairs(), except).filter_map(proper).collect())]
             }
             Self::AnyOrder([a, b, c]) => [[a, b, c], [a, c, b], [b, a, c], [b, c, a], [c, a, b], [c, b, a]]
                 .map(|order| signed(sent(&order.map(|name| *name))))
@@ -56,9 +56,9 @@ impl Rule {
             Self::Exactly(names) => smallvec![signed(sent(names))],
             // Without its last parameter it would be the key alone that is hashed, whatever the amount.
             Self::Legacy(name, names)
-                if *name == called && names.last().is_some_and(|last| params.filled(last).is_some()) =>
+                if *name == called && names.last().is_some_and(|last| params.non_blank(last).is_some()) =>
             {
-                smallvec![Signed { values: sent(names), legacy: true }]
+                smallvec![SignedParams { values: sent(names), is_legacy: true }]
             }
             Self::Legacy(..) => SmallVec::new(),
         }
@@ -66,9 +66,11 @@ impl Rule {
 
     /// Which of the names that an operation reads enter the hash, in the order in which they do; `None` where the rule isn't for
     /// the name by which it is called.
-    pub fn names<'a>(&self, read: impl Iterator<Item = &'a str>, called: &str) -> Option<Vec<&'static str>> {
+    pub fn hashed_names<'a>(&self, read: impl Iterator<Item = &'a str>, called: &str) -> Option<Vec<&'static str>> {
         match self {
-            Self::Listed(except) => Some(listed(read.map(|name| (name, ())), except).map(|(name, ())| name).collect()),
+            Self::ParamOrder(except) => {
+                Some(select_in_param_order(read.map(|name| (name, ())), except).map(|(name, ())| name).collect())
+            }
             Self::AnyOrder(names) => Some(names.to_vec()),
             Self::Exactly(names) => Some(names.to_vec()),
             Self::Legacy(name, names) => (*name == called).then(|| names.to_vec()),
@@ -77,14 +79,17 @@ impl Rule {
 }
 
 /// What comes with those of the names that stand in the long list, in its order.
-fn listed<'a, T>(named: impl Iterator<Item = (&'a str, T)>, except: Except) -> impl Iterator<Item = (&'static str, T)> {
+fn select_in_param_order<'a, T>(
+    named: impl Iterator<Item = (&'a str, T)>,
+    except: Excluded,
+) -> impl Iterator<Item = (&'static str, T)> {
     let mut listed: SmallVec<[(usize, T); 8]> =
-        named.filter_map(|(name, what)| Some((*PLACES.get(name)?, what))).collect();
+        named.filter_map(|(name, what)| Some((*PARAM_INDEX.get(name)?, what))).collect();
     listed.sort_unstable_by_key(|(place, _)| *place);
-    listed.into_iter().map(|(place, what)| (ORDER[place], what)).filter(|(name, _)| !except.contains(name))
+    listed.into_iter().map(|(place, what)| (PARAM_ORDER[place], what)).filter(|(name, _)| !except.contains(name))
 }
 
-impl Signed<'_> {
+impl SignedParams<'_> {
     /// The SHA-1 of the values, joined without separators, and the key behind them.
     pub fn digest(&self, key: &str) -> [u8; 20] {
         let mut sha1 = Sha1::new();
@@ -96,10 +101,10 @@ impl Signed<'_> {
     }
 
     /// Whether `hash`, as sent, is right for the key. Takes as long whichever byte differs.
-    pub fn is_right(&self, hash: &str, key: &str, dialect: Dialect) -> bool {
+    pub fn verify(&self, hash: &str, key: &str, dialect: Dialect) -> bool {
         let mut sent = [0; 20];
         let readable = hex::decode_to_slice(hash, &mut sent).is_ok()
-            && (dialect.takes_upper_case_hash() || !hash.bytes().any(|byte| byte.is_ascii_uppercase()));
+            && (dialect.accepts_uppercase_hash() || !hash.bytes().any(|byte| byte.is_ascii_uppercase()));
         readable && bool::from(sent.ct_eq(&self.digest(key)))
     }
 
@@ -109,13 +114,13 @@ impl Signed<'_> {
     }
 
     /// The names in order, for people who look for the mistake in their client. Never the values: a PIN may be among them.
-    pub fn names(&self) -> String {
+    pub fn joined_names(&self) -> String {
         self.values.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
     }
 }
 
 /// The value as it enters the hash; `None` where the parameter counts only in a proper form and hasn't got it.
-fn entering<'a>(name: &str, value: &'a str) -> Option<&'a str> {
+fn hashed_value<'a>(name: &str, value: &'a str) -> Option<&'a str> {
     let digits = || !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
     let as_sent = |proper: bool| proper.then_some(value);
     match name {
@@ -151,12 +156,12 @@ fn entering<'a>(name: &str, value: &'a str) -> Option<&'a str> {
 }
 
 /// Where each name stands in the long list.
-static PLACES: LazyLock<HashMap<&str, usize, FixedState>> =
-    LazyLock::new(|| ORDER.iter().enumerate().map(|(place, name)| (*name, place)).collect());
+static PARAM_INDEX: LazyLock<HashMap<&str, usize, FixedState>> =
+    LazyLock::new(|| PARAM_ORDER.iter().enumerate().map(|(place, name)| (*name, place)).collect());
 
 /// Every parameter that can enter a hash, in the order in which it does (`hash-parameters.md`).
 #[rustfmt::skip]
-const ORDER: &[&str] = &[
+const PARAM_ORDER: &[&str] = &[
     "user_id", "period_start", "period_end", "direction", "calltype", "device", "balance", "users", "block", "email",
     "mtype", "tariff_id", "u0", "u1", "u2", "u3", "u4", "u5", "u6", "u7", "u8", "u9", "u10", "u11", "u12", "u13",
     "u14", "u15", "u16", "u17", "u18", "u19", "u20", "u21", "u22", "u23", "u24", "u25", "u26", "u27", "u28", "ay",

@@ -5,8 +5,8 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
-use super::database::{on_database, reading};
-use super::{Failure, Report, somebody};
+use super::database::{begin_read_only, with_database};
+use super::{CommandError, Report, find_user};
 use crate::config::Config;
 
 /// What is looked for: everything that is said, all together.
@@ -31,7 +31,7 @@ pub struct Options {
 
 /// An audit row.
 #[derive(Debug, Serialize)]
-struct Row {
+struct ActionRow {
     id: i32,
     date: String,
     user_id: i32,
@@ -43,19 +43,19 @@ struct Row {
 }
 
 /// Searches.
-pub async fn run(options: &Options, config: &Config) -> Result<Report, Failure> {
-    let mut rows = on_database(config, async |pool| {
+pub async fn run(options: &Options, config: &Config) -> Result<Report, CommandError> {
+    let mut rows = with_database(config, async |pool| {
         let user = match &options.user {
-            Some(name) => Some(somebody(pool, name).await?.id),
+            Some(name) => Some(find_user(pool, name).await?.id),
             None => None,
         };
         let cards = match &options.card {
-            Some(number) => Some(cards(pool, number).await?),
+            Some(number) => Some(find_card_ids(pool, number).await?),
             None => None,
         };
-        let mut transaction = reading(pool).await?;
+        let mut transaction = begin_read_only(pool).await?;
         let rows = sqlx::query_as!(
-            Row,
+            ActionRow,
             r#"select a.id, to_char(a.date, 'YYYY-MM-DD HH24:MI:SS') as "date!", a.user_id, u.username as "user?", a.action,
                    nullif(a.target_type, '') as target_type, a.target_id,
                    array_remove(array_remove(array[a.data, a.data2, a.data3, a.data4], null), '') as "data!"
@@ -90,9 +90,9 @@ pub async fn run(options: &Options, config: &Config) -> Result<Report, Failure> 
 }
 
 /// The ids of the cards that have the number or had it, hidden ones too.
-async fn cards(pool: &sqlx::PgPool, number: &str) -> Result<Vec<i64>, Failure> {
-    let mut transaction = reading(pool).await?;
+async fn find_card_ids(pool: &sqlx::PgPool, number: &str) -> Result<Vec<i64>, CommandError> {
+    let mut transaction = begin_read_only(pool).await?;
     let ids =
         sqlx::query_scalar!("select id from cards where number = $1", number).fetch_all(&mut *transaction).await?;
-    if ids.is_empty() { Err(Failure::Missing(format!("there is no card {number}"))) } else { Ok(ids) }
+    if ids.is_empty() { Err(CommandError::NotFound(format!("there is no card {number}"))) } else { Ok(ids) }
 }

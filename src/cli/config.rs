@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 
 use super::Report;
-use crate::config::{DEFAULTS, Layers, Setting};
+use crate::config::{DEFAULTS, EffectiveSetting, Layers};
 
 /// What to show.
 #[derive(Debug, Args)]
@@ -17,26 +17,26 @@ pub struct Options {
 /// Every setting in effect in the form of a settings' file, and where each comes from.
 pub fn run(options: &Options, layers: &Layers) -> Report {
     if options.defaults {
-        return Report::of(DEFAULTS, DEFAULTS);
+        return Report::new(DEFAULTS, DEFAULTS);
     }
-    let settings: Vec<Setting<'_>> = layers.settings().collect();
-    let lines: Vec<String> = settings.iter().map(assignment).collect();
+    let settings: Vec<EffectiveSetting<'_>> = layers.settings().collect();
+    let lines: Vec<String> = settings.iter().map(format_setting).collect();
     let width = lines.iter().map(|line| line.chars().count()).max().unwrap_or(0).min(60);
     let text: Vec<String> =
         lines.iter().zip(&settings).map(|(line, setting)| format!("{line:width$}  # {}", setting.origin)).collect();
-    let json: Map<String, Value> = settings.iter().map(as_json).collect();
-    Report::of(text.join("\n"), json)
+    let json: Map<String, Value> = settings.iter().map(setting_to_json).collect();
+    Report::new(text.join("\n"), json)
 }
 
 /// A secret is left out rather than replaced, so that the output can be used as a file.
-fn assignment(setting: &Setting<'_>) -> String {
+fn format_setting(setting: &EffectiveSetting<'_>) -> String {
     match setting.value {
         Some(value) => format!("{} = {value}", setting.name),
         None => format!("# {} = (hidden)", setting.name),
     }
 }
 
-fn as_json(setting: &Setting<'_>) -> (String, Value) {
+fn setting_to_json(setting: &EffectiveSetting<'_>) -> (String, Value) {
     let value = json!({ "value": setting.value, "hidden": setting.value.is_none(), "from": setting.origin });
     (setting.name.to_owned(), value)
 }

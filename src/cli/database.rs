@@ -7,63 +7,64 @@ use std::time::Duration;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgPool, Postgres, Transaction};
 
-use super::Failure;
+use super::CommandError;
 use crate::config::Config;
 use crate::db::{self, DatabaseError};
-use crate::managed_postgres::Managed;
-use crate::managed_postgres::installation::ManagedError;
+use crate::managed_postgres::ManagedPostgres;
+use crate::managed_postgres::installation::ManagedPostgresError;
 use crate::server;
 
 /// How long the database of a server that is just starting or stopping is waited for, in steps.
-const STEPS: u32 = 50;
-const STEP: Duration = Duration::from_millis(100);
+const POLLS_MAX: u32 = 50;
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What reads all of a table may; everything else goes by indexes here too.
-const READ: &str = "begin read only; set local plan_cache_mode = force_custom_plan; set local enable_seqscan = on;
+const BEGIN_READ_ONLY: &str =
+    "begin read only; set local plan_cache_mode = force_custom_plan; set local enable_seqscan = on;
     set local enable_bitmapscan = on; set local enable_hashjoin = on; set local enable_mergejoin = on;
     set local enable_sort = on; set local work_mem = '64MB'; set local statement_timeout = '1h'";
 
 /// Does `work` on a database whose schema is up to date.
-pub async fn on_database<T>(
+pub async fn with_database<T>(
     config: &Config,
-    work: impl AsyncFnOnce(&PgPool) -> Result<T, Failure>,
-) -> Result<T, Failure> {
-    on_any_schema(config, async |pool| {
-        db::demand_current(pool).await?;
+    work: impl AsyncFnOnce(&PgPool) -> Result<T, CommandError>,
+) -> Result<T, CommandError> {
+    with_any_schema(config, async |pool| {
+        db::require_current_schema(pool).await?;
         work(pool).await
     })
     .await
 }
 
 /// The same, whatever the schema.
-pub async fn on_any_schema<T>(
+pub async fn with_any_schema<T>(
     config: &Config,
-    work: impl AsyncFnOnce(&PgPool) -> Result<T, Failure>,
-) -> Result<T, Failure> {
-    if config.database_url.reveal().is_empty() && !Managed::is_made(&server::data_dir(config)) {
-        return Err(Failure::NoDatabase(server::data_dir(config)));
+    work: impl AsyncFnOnce(&PgPool) -> Result<T, CommandError>,
+) -> Result<T, CommandError> {
+    if config.database_url.reveal().is_empty() && !ManagedPostgres::is_initialized(&server::data_dir(config)) {
+        return Err(CommandError::NoDatabase(server::data_dir(config)));
     }
-    on_new_or_old(config, work).await
+    with_new_or_existing(config, work).await
 }
 
 /// The same; where there is no local database yet, one is made.
-pub async fn on_new_or_old<T>(
+pub async fn with_new_or_existing<T>(
     config: &Config,
-    work: impl AsyncFnOnce(&PgPool) -> Result<T, Failure>,
-) -> Result<T, Failure> {
+    work: impl AsyncFnOnce(&PgPool) -> Result<T, CommandError>,
+) -> Result<T, CommandError> {
     let url = config.database_url.reveal();
     if !url.is_empty() {
-        return until_stopped(on(db::external(url)?, config, work)).await;
+        return cancel_on_signal(with_pool(db::parse_url(url)?, config, work)).await;
     }
-    match reach(&server::data_dir(config)).await? {
-        Reached::Beside(options) => until_stopped(on(options, config, work)).await,
-        Reached::Ours(managed) => {
-            let worked = until_stopped(async {
+    match acquire_local_postgres(&server::data_dir(config)).await? {
+        LocalPostgres::Running(options) => cancel_on_signal(with_pool(options, config, work)).await,
+        LocalPostgres::Owned(managed) => {
+            let worked = cancel_on_signal(async {
                 managed.start().await?;
-                on(managed.options(), config, work).await
+                with_pool(managed.connect_options(), config, work).await
             })
             .await;
-            until_alone(&managed).await;
+            wait_for_other_clients(&managed).await;
             managed.stop().await;
             worked
         }
@@ -71,45 +72,45 @@ pub async fn on_new_or_old<T>(
 }
 
 /// The local PostgreSQL.
-enum Reached {
+enum LocalPostgres {
     /// A server runs it.
-    Beside(PgConnectOptions),
+    Running(PgConnectOptions),
     /// Nobody else does.
-    Ours(Managed),
+    Owned(ManagedPostgres),
 }
 
 /// A server holds the data directory before its database can be reached, and after: then the next look may find it free.
-async fn reach(data: &Path) -> Result<Reached, Failure> {
-    let mut left = STEPS;
+async fn acquire_local_postgres(data: &Path) -> Result<LocalPostgres, CommandError> {
+    let mut left = POLLS_MAX;
     loop {
-        match Managed::prepare(data) {
-            Ok(managed) => return Ok(Reached::Ours(managed)),
-            Err(ManagedError::InUse { .. }) => {}
+        match ManagedPostgres::prepare(data) {
+            Ok(managed) => return Ok(LocalPostgres::Owned(managed)),
+            Err(ManagedPostgresError::InUse { .. }) => {}
             Err(error) => return Err(error.into()),
         }
-        let refused = match Managed::options_beside(data) {
+        let refused = match ManagedPostgres::running_connect_options(data) {
             Ok(options) => match options.connect().await {
                 Ok(connection) => {
                     connection.close().await?;
-                    return Ok(Reached::Beside(options));
+                    return Ok(LocalPostgres::Running(options));
                 }
                 Err(error) => DatabaseError::Unreachable(error).into(),
             },
-            Err(error) => Failure::from(error),
+            Err(error) => CommandError::from(error),
         };
         left -= 1;
         if left == 0 {
             return Err(refused);
         }
-        tokio::time::sleep(STEP).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
-async fn on<T>(
+async fn with_pool<T>(
     options: PgConnectOptions,
     config: &Config,
-    work: impl AsyncFnOnce(&PgPool) -> Result<T, Failure>,
-) -> Result<T, Failure> {
+    work: impl AsyncFnOnce(&PgPool) -> Result<T, CommandError>,
+) -> Result<T, CommandError> {
     // Some commands look at one thing while they hold another.
     let config = Config { database_connections: config.database_connections.max(2), ..config.clone() };
     let pool = db::connect(options, &config).await?;
@@ -119,10 +120,10 @@ async fn on<T>(
 }
 
 /// Another command may have come meanwhile, and be at work on the database that this one started. Ctrl-C goes before it.
-async fn until_alone(managed: &Managed) {
-    let Ok(stop) = server::told_to_stop() else { return };
+async fn wait_for_other_clients(managed: &ManagedPostgres) {
+    let Ok(stop) = server::shutdown_signal() else { return };
     let alone = async {
-        let mut connection = managed.options().connect().await?;
+        let mut connection = managed.connect_options().connect().await?;
         while sqlx::query_scalar!(
             r#"select exists (select from pg_stat_activity
                               where application_name = 'mortise' and datname = current_database()) as "others!""#
@@ -130,7 +131,7 @@ async fn until_alone(managed: &Managed) {
         .fetch_one(&mut connection)
         .await?
         {
-            tokio::time::sleep(STEP).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
         connection.close().await
     };
@@ -141,15 +142,15 @@ async fn until_alone(managed: &Managed) {
 }
 
 /// Ctrl-C must not leave the local database running.
-async fn until_stopped<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    let stop = server::told_to_stop()?;
+async fn cancel_on_signal<T>(work: impl Future<Output = Result<T, CommandError>>) -> Result<T, CommandError> {
+    let stop = server::shutdown_signal()?;
     tokio::select! {
         worked = work => worked,
-        () = stop => Err(Failure::Stopped),
+        () = stop => Err(CommandError::Interrupted),
     }
 }
 
 /// A transaction that changes nothing and may read all of a table.
-pub async fn reading(pool: &PgPool) -> sqlx::Result<Transaction<'static, Postgres>> {
-    pool.begin_with(READ).await
+pub async fn begin_read_only(pool: &PgPool) -> sqlx::Result<Transaction<'static, Postgres>> {
+    pool.begin_with(BEGIN_READ_ONLY).await
 }

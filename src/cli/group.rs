@@ -3,8 +3,8 @@
 use clap::Subcommand;
 use serde::Serialize;
 
-use super::database::{on_database, reading};
-use super::{Failure, Report};
+use super::database::{begin_read_only, with_database};
+use super::{CommandError, Report};
 use crate::config::Config;
 use crate::money::Money;
 
@@ -16,7 +16,7 @@ pub enum Command {
 }
 
 /// Does it.
-pub async fn run(command: &Command, config: &Config) -> Result<Report, Failure> {
+pub async fn run(command: &Command, config: &Config) -> Result<Report, CommandError> {
     match command {
         Command::List => list(config).await,
     }
@@ -24,7 +24,7 @@ pub async fn run(command: &Command, config: &Config) -> Result<Report, Failure> 
 
 /// A card group.
 #[derive(Debug, Serialize)]
-struct Listed {
+struct CardGroupRow {
     id: i32,
     name: String,
     owner: Option<String>,
@@ -36,11 +36,11 @@ struct Listed {
     hidden: bool,
 }
 
-async fn list(config: &Config) -> Result<Report, Failure> {
-    let groups = on_database(config, async |pool| {
-        let mut transaction = reading(pool).await?;
+async fn list(config: &Config) -> Result<Report, CommandError> {
+    let groups = with_database(config, async |pool| {
+        let mut transaction = begin_read_only(pool).await?;
         let groups = sqlx::query_as!(
-            Listed,
+            CardGroupRow,
             r#"with free as materialized (select cardgroup_id, count(*) as count from card_stock group by cardgroup_id),
                     sold as materialized (
                         select cardgroup_id, count(*) as count from cards where sold = 1 and hidden = 0 group by cardgroup_id)
@@ -59,7 +59,7 @@ async fn list(config: &Config) -> Result<Report, Failure> {
             group.id.to_string(),
             group.name.clone(),
             group.owner.clone().unwrap_or_default(),
-            group.price.plain(),
+            group.price.to_plain_string(),
             group.number_length.to_string(),
             group.pin_length.to_string(),
             group.free.to_string(),

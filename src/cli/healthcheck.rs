@@ -7,27 +7,27 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{Failure, Report};
+use super::{CommandError, Report};
 use crate::config::Config;
 
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 /// More than any answer to `/readyz` has.
-const LONGEST: u64 = 64 * 1024;
+const REPLY_LEN_MAX: u64 = 64 * 1024;
 
 /// Asks `/readyz`.
-pub fn run(config: &Config) -> Result<Report, Failure> {
-    let address = reachable(config.listen);
-    let reply =
-        ask(address).map_err(|error| Failure::Refused(format!("no answer from http://{address}/readyz: {error}")))?;
+pub fn run(config: &Config) -> Result<Report, CommandError> {
+    let address = loopback_if_unspecified(config.listen);
+    let reply = fetch_readyz(address)
+        .map_err(|error| CommandError::Failed(format!("no answer from http://{address}/readyz: {error}")))?;
     let status = reply.split(' ').nth(1).unwrap_or_default();
     let body = reply.split_once("\r\n\r\n").map_or("", |(_, body)| body).trim();
     let is_ready = status == "200";
     let text = if is_ready { "ready".to_owned() } else { format!("not ready: {status} {body}") };
-    Ok(Report::of(text, json!({ "ready": is_ready, "status": status, "body": body })).bad_unless(is_ready))
+    Ok(Report::new(text, json!({ "ready": is_ready, "status": status, "body": body })).fail_unless(is_ready))
 }
 
 /// Who listens on every address is asked at this machine's own.
-fn reachable(listen: SocketAddr) -> SocketAddr {
+fn loopback_if_unspecified(listen: SocketAddr) -> SocketAddr {
     let address = match listen.ip() {
         IpAddr::V4(address) if address.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(address) if address.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
@@ -36,12 +36,12 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
     SocketAddr::new(address, listen.port())
 }
 
-fn ask(address: SocketAddr) -> io::Result<String> {
-    let mut connection = TcpStream::connect_timeout(&address, PATIENCE)?;
-    connection.set_read_timeout(Some(PATIENCE))?;
-    connection.set_write_timeout(Some(PATIENCE))?;
+fn fetch_readyz(address: SocketAddr) -> io::Result<String> {
+    let mut connection = TcpStream::connect_timeout(&address, TIMEOUT)?;
+    connection.set_read_timeout(Some(TIMEOUT))?;
+    connection.set_write_timeout(Some(TIMEOUT))?;
     write!(connection, "GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
     let mut reply = Vec::new();
-    connection.take(LONGEST).read_to_end(&mut reply)?;
+    connection.take(REPLY_LEN_MAX).read_to_end(&mut reply)?;
     Ok(String::from_utf8_lossy(&reply).into_owned())
 }

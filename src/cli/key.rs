@@ -6,10 +6,10 @@ use clap::Subcommand;
 use serde_json::json;
 use sqlx::PgConnection;
 
-use super::database::on_database;
-use super::{Deed, Failure, Report, owner, secret};
+use super::database::with_database;
+use super::{AuditEntry, CommandError, Report, find_settings_owner_id, secret};
 use crate::config::Config;
-use crate::managed_postgres::data_directory::random_text;
+use crate::managed_postgres::data_directory::random_hex;
 
 /// What to do with the secret key.
 #[derive(Debug, Subcommand)]
@@ -47,34 +47,39 @@ pub enum Command {
 }
 
 /// Does it.
-pub async fn run(command: &Command, config: &Config) -> Result<Report, Failure> {
+pub async fn run(command: &Command, config: &Config) -> Result<Report, CommandError> {
     match command {
         Command::Set { user } => {
             let key = secret::read("secret key")?;
-            change(user.as_deref(), &key, Duration::ZERO, config).await?;
+            replace_key(user.as_deref(), &key, Duration::ZERO, config).await?;
             Ok(Report::done("The secret key was set."))
         }
         Command::Rotate { user, keep } => {
-            let key = random_text().map_err(|error| Failure::Refused(format!("no random numbers: {error}")))?;
-            let until = change(user.as_deref(), &key, *keep, config).await?;
+            let key = random_hex().map_err(|error| CommandError::Failed(format!("no random numbers: {error}")))?;
+            let until = replace_key(user.as_deref(), &key, *keep, config).await?;
             let previous = until.as_ref().map(|until| format!("\nThe key before counts until {until} UTC."));
             let text = format!("New API secret key: {key}{}", previous.unwrap_or_default());
-            Ok(Report::of(text, json!({ "key": key, "previous_until": until })))
+            Ok(Report::new(text, json!({ "key": key, "previous_until": until })))
         }
-        Command::End { user } => end(user.as_deref(), config).await,
-        Command::Show { user, .. } => show(user.as_deref(), config).await,
+        Command::End { user } => end_previous_key(user.as_deref(), config).await,
+        Command::Show { user, .. } => show_key(user.as_deref(), config).await,
     }
 }
 
 /// Puts a new key in the place of an owner's; until when the one before counts, if it does.
-async fn change(user: Option<&str>, key: &str, keep: Duration, config: &Config) -> Result<Option<String>, Failure> {
-    let keep = i64::try_from(keep.as_secs()).map_err(|_| Failure::Usage("--keep is too long".to_owned()))?;
-    on_database(config, async |pool| {
+async fn replace_key(
+    user: Option<&str>,
+    key: &str,
+    keep: Duration,
+    config: &Config,
+) -> Result<Option<String>, CommandError> {
+    let keep = i64::try_from(keep.as_secs()).map_err(|_| CommandError::Usage("--keep is too long".to_owned()))?;
+    with_database(config, async |pool| {
         let mut change = pool.begin().await?;
-        let owner = owner(&mut *change, user).await?;
+        let owner = find_settings_owner_id(&mut *change, user).await?;
         // Two who change it at once would otherwise both keep what neither of them set.
         sqlx::query!("lock table conflines in share row exclusive mode").execute(&mut *change).await?;
-        let until = keep_previous(&mut change, owner, keep).await?;
+        let until = set_previous_key(&mut change, owner, keep).await?;
         sqlx::query!(
             "with changed as (
                  update conflines set value = $2 where owner_id = $1 and name = 'API_Secret_Key' returning id)
@@ -85,7 +90,7 @@ async fn change(user: Option<&str>, key: &str, keep: Duration, config: &Config) 
         )
         .execute(&mut *change)
         .await?;
-        note(&mut change, "secret_key_changed", owner, until.as_deref().unwrap_or_default()).await?;
+        audit_key_action(&mut change, "secret_key_changed", owner, until.as_deref().unwrap_or_default()).await?;
         change.commit().await?;
         Ok(until)
     })
@@ -93,7 +98,11 @@ async fn change(user: Option<&str>, key: &str, keep: Duration, config: &Config) 
 }
 
 /// Keeps the key that counts now as the previous one, for so many seconds (0: not at all), in the place of the one before it.
-async fn keep_previous(connection: &mut PgConnection, owner: i32, keep: i64) -> Result<Option<String>, Failure> {
+async fn set_previous_key(
+    connection: &mut PgConnection,
+    owner: i32,
+    keep: i64,
+) -> Result<Option<String>, CommandError> {
     sqlx::query!("delete from conflines where owner_id = $1 and name = 'API_Secret_Key_Previous'", owner)
         .execute(&mut *connection)
         .await?;
@@ -109,43 +118,45 @@ async fn keep_previous(connection: &mut PgConnection, owner: i32, keep: i64) -> 
     );
     until.fetch_optional(connection).await.map_err(|error| match error {
         sqlx::Error::Database(error) if error.code().as_deref() == Some("22008") => {
-            Failure::Usage("--keep is too long".to_owned())
+            CommandError::Usage("--keep is too long".to_owned())
         }
         error => error.into(),
     })
 }
 
-async fn end(user: Option<&str>, config: &Config) -> Result<Report, Failure> {
-    on_database(config, async |pool| {
+async fn end_previous_key(user: Option<&str>, config: &Config) -> Result<Report, CommandError> {
+    with_database(config, async |pool| {
         let mut change = pool.begin().await?;
-        let owner = owner(&mut *change, user).await?;
-        keep_previous(&mut change, owner, 0).await?;
-        note(&mut change, "previous_secret_key_ended", owner, "").await?;
+        let owner = find_settings_owner_id(&mut *change, user).await?;
+        set_previous_key(&mut change, owner, 0).await?;
+        audit_key_action(&mut change, "previous_secret_key_ended", owner, "").await?;
         change.commit().await?;
         Ok(Report::done("No previous key counts."))
     })
     .await
 }
 
-async fn show(user: Option<&str>, config: &Config) -> Result<Report, Failure> {
-    on_database(config, async |pool| {
+async fn show_key(user: Option<&str>, config: &Config) -> Result<Report, CommandError> {
+    with_database(config, async |pool| {
         let mut change = pool.begin().await?;
-        let owner = owner(&mut *change, user).await?;
+        let owner = find_settings_owner_id(&mut *change, user).await?;
         let key = sqlx::query_scalar!(
             r#"select coalesce(value, '') as "key!" from conflines where owner_id = $1 and name = 'API_Secret_Key'
                order by id limit 1"#,
             owner
         );
         let key = key.fetch_optional(&mut *change).await?.filter(|key| !key.is_empty());
-        let key = key.ok_or_else(|| Failure::Missing("no secret key is set: `mortise key set` sets one".to_owned()))?;
-        note(&mut change, "secret_key_shown", owner, "").await?;
+        let key =
+            key.ok_or_else(|| CommandError::NotFound("no secret key is set: `mortise key set` sets one".to_owned()))?;
+        audit_key_action(&mut change, "secret_key_shown", owner, "").await?;
         change.commit().await?;
-        Ok(Report::of(key.as_str(), json!({ "key": key })))
+        Ok(Report::new(key.as_str(), json!({ "key": key })))
     })
     .await
 }
 
-async fn note(connection: &mut PgConnection, action: &str, owner: i32, until: &str) -> sqlx::Result<()> {
-    let deed = Deed { action, target_type: "User", target_id: owner.into(), data: until, ..Deed::default() };
-    deed.note(connection).await
+async fn audit_key_action(connection: &mut PgConnection, action: &str, owner: i32, until: &str) -> sqlx::Result<()> {
+    let deed =
+        AuditEntry { action, target_type: "User", target_id: owner.into(), data: until, ..AuditEntry::default() };
+    deed.record(connection).await
 }

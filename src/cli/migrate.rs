@@ -2,21 +2,21 @@
 
 use serde_json::json;
 
-use super::database::on_new_or_old;
-use super::{Failure, Report};
+use super::database::with_new_or_existing;
+use super::{CommandError, Report};
 use crate::config::Config;
 use crate::db;
 
 /// Brings the schema up to date, and tells by which migrations.
-pub async fn run(config: &Config) -> Result<Report, Failure> {
-    on_new_or_old(config, async |pool| {
+pub async fn run(config: &Config) -> Result<Report, CommandError> {
+    with_new_or_existing(config, async |pool| {
         let carried_out = db::migrate(pool).await?;
         let text = match carried_out.as_slice() {
             [] => "The schema is up to date.".to_owned(),
             [one] => format!("Migration {one} was carried out; the schema is up to date."),
             [first, .., last] => format!("Migrations {first} to {last} were carried out; the schema is up to date."),
         };
-        Ok(Report::of(text, json!({ "carried_out": carried_out })))
+        Ok(Report::new(text, json!({ "carried_out": carried_out })))
     })
     .await
 }

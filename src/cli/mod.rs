@@ -27,23 +27,23 @@ use sqlx::{PgConnection, PgExecutor};
 use crate::config::ConfigError;
 use crate::db::DatabaseError;
 use crate::dialect::Dialect;
-use crate::error::Fault;
-use crate::managed_postgres::installation::ManagedError;
+use crate::error::ApiError;
+use crate::managed_postgres::installation::ManagedPostgresError;
 
 pub use self::report::Report;
 
 /// Whom the audit rows of commands name: the admin, since there is no other for whoever may run them.
-const ADMIN: i32 = 0;
+const ADMIN_ID: i32 = 0;
 
 /// Why a command wasn't carried out.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say it")]
-pub enum Failure {
+pub enum CommandError {
     /// In words of the command's own.
     #[error("{0}")]
-    Refused(String),
+    Failed(String),
     #[error("stopped before it was done")]
-    Stopped,
+    Interrupted,
     #[error(transparent)]
     Io(#[from] io::Error),
     /// The command line makes no sense.
@@ -53,55 +53,59 @@ pub enum Failure {
     Config(#[from] ConfigError),
     /// What is named isn't there.
     #[error("{0}")]
-    Missing(String),
+    NotFound(String),
     #[error("there is no database in {}: `mortise serve` or `mortise migrate` makes one, --data-dir names another", .0.display())]
     NoDatabase(std::path::PathBuf),
     #[error(transparent)]
-    Managed(#[from] ManagedError),
+    Managed(#[from] ManagedPostgresError),
     #[error(transparent)]
     Database(#[from] DatabaseError),
     #[error("{0}")]
-    Lost(String),
+    DatabaseUnavailable(String),
     #[error("the database says: {0}")]
     Sql(#[from] sqlx::Error),
 }
 
-impl Failure {
+impl CommandError {
     /// As `mortise --help` lists them.
-    pub fn code(&self) -> ExitCode {
+    pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
-            Self::Refused(_) | Self::Stopped | Self::Io(_) => 1,
+            Self::Failed(_) | Self::Interrupted | Self::Io(_) => 1,
             Self::Usage(_) | Self::Config(_) => 2,
-            Self::Missing(_) => 3,
+            Self::NotFound(_) => 3,
             // A value that it won't have isn't a database that can't be had.
             Self::Sql(sqlx::Error::Database(error))
                 if error.code().is_some_and(|code| code.starts_with("22") || code.starts_with("23")) =>
             {
                 1
             }
-            Self::Lost(_) | Self::NoDatabase(_) | Self::Managed(_) | Self::Database(_) | Self::Sql(_) => 4,
+            Self::DatabaseUnavailable(_)
+            | Self::NoDatabase(_)
+            | Self::Managed(_)
+            | Self::Database(_)
+            | Self::Sql(_) => 4,
         })
     }
 
-    fn refused(words: impl Into<String>) -> Self {
-        Self::Refused(words.into())
+    fn failed(words: impl Into<String>) -> Self {
+        Self::Failed(words.into())
     }
 }
 
 /// What operations and commands share refuses in words for clients.
-impl From<Fault> for Failure {
-    fn from(fault: Fault) -> Self {
+impl From<ApiError> for CommandError {
+    fn from(fault: ApiError) -> Self {
         let words = fault.message(Dialect::Documented);
         match fault {
-            Fault::Unavailable => Self::Lost(words),
-            Fault::OutcomeUnknown => Self::Lost(format!("{words}: look at `mortise audit`")),
-            _ => Self::Refused(words),
+            ApiError::Unavailable => Self::DatabaseUnavailable(words),
+            ApiError::CommitUnknown => Self::DatabaseUnavailable(format!("{words}: look at `mortise audit`")),
+            _ => Self::Failed(words),
         }
     }
 }
 
 /// A user whom a command is about.
-struct Somebody {
+struct UserRow {
     id: i32,
     username: String,
     usertype: String,
@@ -109,24 +113,24 @@ struct Somebody {
 }
 
 /// The user whom the server takes for the one of that name.
-async fn somebody(database: impl PgExecutor<'_>, name: &str) -> Result<Somebody, Failure> {
+async fn find_user(database: impl PgExecutor<'_>, name: &str) -> Result<UserRow, CommandError> {
     let user = sqlx::query_as!(
-        Somebody,
+        UserRow,
         r#"select id, username, usertype, coalesce(owner_id, 0) as "owner_id!" from users
            where lower(rtrim(username)) = lower(rtrim($1)) order by id limit 1"#,
         name
     );
-    user.fetch_optional(database).await?.ok_or_else(|| Failure::Missing(format!("there is no user {name:?}")))
+    user.fetch_optional(database).await?.ok_or_else(|| CommandError::NotFound(format!("there is no user {name:?}")))
 }
 
 /// Whose settings a command is about: those of the reseller named, or the admin's.
-async fn owner(database: impl PgExecutor<'_>, name: Option<&str>) -> Result<i32, Failure> {
-    let Some(name) = name else { return Ok(ADMIN) };
-    let user = somebody(database, name).await?;
+async fn find_settings_owner_id(database: impl PgExecutor<'_>, name: Option<&str>) -> Result<i32, CommandError> {
+    let Some(name) = name else { return Ok(ADMIN_ID) };
+    let user = find_user(database, name).await?;
     match user.usertype.as_str() {
         "reseller" => Ok(user.id),
-        "admin" | "accountant" => Ok(ADMIN),
-        _ => Err(Failure::Refused(format!(
+        "admin" | "accountant" => Ok(ADMIN_ID),
+        _ => Err(CommandError::Failed(format!(
             "{} has no settings: those of the owner (user id {}) count",
             user.username, user.owner_id
         ))),
@@ -135,7 +139,7 @@ async fn owner(database: impl PgExecutor<'_>, name: Option<&str>) -> Result<i32,
 
 /// What a command changed, for the table `actions`.
 #[derive(Default)]
-struct Deed<'a> {
+struct AuditEntry<'a> {
     action: &'a str,
     target_type: &'a str,
     target_id: i64,
@@ -144,20 +148,20 @@ struct Deed<'a> {
     data3: &'a str,
 }
 
-impl Deed<'_> {
+impl AuditEntry<'_> {
     /// Writes the row, within the change's own transaction.
-    async fn note(&self, connection: &mut PgConnection) -> sqlx::Result<()> {
+    async fn record(&self, connection: &mut PgConnection) -> sqlx::Result<()> {
         sqlx::query!(
             "insert into actions (user_id, action, target_type, target_id, data, data2, data3, data4)
              values ($1, $2, $3, $4, $5, $6, $7, $8)",
-            ADMIN,
+            ADMIN_ID,
             self.action,
             self.target_type,
             self.target_id,
             self.data,
             self.data2,
             self.data3,
-            format!("mortise command of {}", operator())
+            format!("mortise command of {}", operator_name())
         )
         .execute(connection)
         .await?;
@@ -166,7 +170,7 @@ impl Deed<'_> {
 }
 
 /// Who runs the command, as far as the system tells.
-fn operator() -> String {
+fn operator_name() -> String {
     let named = ["SUDO_USER", "USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok());
     let name = named.filter(|name| !name.is_empty());
     let name = name.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()));

@@ -11,24 +11,24 @@ use serde_json::{Value, json};
 pub struct Report {
     text: String,
     json: Value,
-    is_good: bool,
+    is_success: bool,
 }
 
 impl Report {
     /// It was done; `text` says what.
     pub fn done(text: impl Into<String>) -> Self {
         let text = text.into();
-        Self { json: json!({ "done": text }), text, is_good: true }
+        Self { json: json!({ "done": text }), text, is_success: true }
     }
 
     /// The same in two forms.
-    pub fn of(text: impl Into<String>, json: impl Serialize) -> Self {
-        Self { text: text.into(), json: serde_json::to_value(json).unwrap_or_default(), is_good: true }
+    pub fn new(text: impl Into<String>, json: impl Serialize) -> Self {
+        Self { text: text.into(), json: serde_json::to_value(json).unwrap_or_default(), is_success: true }
     }
 
     /// Nothing to be said.
-    pub fn silent() -> Self {
-        Self { text: String::new(), json: Value::Null, is_good: true }
+    pub fn empty() -> Self {
+        Self { text: String::new(), json: Value::Null, is_success: true }
     }
 
     /// Rows under headings; JSON has them whole.
@@ -37,12 +37,12 @@ impl Report {
         rows: &[Row],
         cells: impl Fn(&Row) -> [String; N],
     ) -> Self {
-        Self::of(table(headings, rows.iter().map(cells)), rows)
+        Self::new(format_table(headings, rows.iter().map(cells)), rows)
     }
 
     /// The answer is no, or something is wrong: the program ends with 1.
-    pub fn bad_unless(self, is_good: bool) -> Self {
-        Self { is_good, ..self }
+    pub fn fail_unless(self, is_good: bool) -> Self {
+        Self { is_success: is_good, ..self }
     }
 
     /// Prints it. A reader who has seen enough and left is no mistake.
@@ -59,12 +59,12 @@ impl Report {
                 _ => {}
             }
         }
-        Ok(if self.is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(if self.is_success { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }
 
 /// Columns as wide as they must be. What a terminal would take for a command is shown as U+FFFD.
-fn table<const N: usize>(headings: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
+fn format_table<const N: usize>(headings: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
     let plain = |cell: String| cell.replace(char::is_control, "\u{fffd}");
     let rows: Vec<[String; N]> =
         std::iter::once(headings.map(str::to_owned)).chain(rows.map(|row| row.map(plain))).collect();

@@ -4,8 +4,8 @@ use clap::{Subcommand, ValueEnum};
 use serde::Serialize;
 use sqlx::PgConnection;
 
-use super::database::on_database;
-use super::{Deed, Failure, Report, somebody};
+use super::database::with_database;
+use super::{AuditEntry, CommandError, Report, find_user};
 use crate::config::Config;
 
 /// What to do with rights.
@@ -20,10 +20,10 @@ pub enum Command {
         /// The right, as `mortise right list` names them
         right: String,
         /// How much of it
-        value: Value,
+        value: AccessLevel,
         /// Make the group, for users of this type, if there is none of the name
         #[arg(long, value_name = "TYPE")]
-        create: Option<Type>,
+        create: Option<GroupType>,
     },
     /// Put a user into a permission group
     Give {
@@ -37,7 +37,7 @@ pub enum Command {
 /// The values of a right.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 #[expect(missing_docs, reason = "the names say it")]
-pub enum Value {
+pub enum AccessLevel {
     None,
     Read,
     Edit,
@@ -46,12 +46,12 @@ pub enum Value {
 /// Who has permission groups.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 #[expect(missing_docs, reason = "MOR's own words")]
-pub enum Type {
+pub enum GroupType {
     Accountant,
     Reseller,
 }
 
-impl Type {
+impl GroupType {
     fn name(self) -> &'static str {
         match self {
             Self::Accountant => "accountant",
@@ -61,17 +61,17 @@ impl Type {
 }
 
 /// Does it.
-pub async fn run(command: &Command, config: &Config) -> Result<Report, Failure> {
+pub async fn run(command: &Command, config: &Config) -> Result<Report, CommandError> {
     match command {
         Command::List => list(config).await,
         Command::Set { group, right, value, create } => set(group, right, *value, *create, config).await,
-        Command::Give { group, user } => give(group, user, config).await,
+        Command::Give { group, user } => assign_group(group, user, config).await,
     }
 }
 
 /// A right of a group. Of one that stands twice the lowest id counts.
 #[derive(Debug, Serialize)]
-struct Listed {
+struct RightRow {
     group_id: i32,
     group: String,
     r#type: String,
@@ -80,10 +80,10 @@ struct Listed {
     members: Vec<String>,
 }
 
-async fn list(config: &Config) -> Result<Report, Failure> {
-    let rights = on_database(config, async |pool| {
+async fn list(config: &Config) -> Result<Report, CommandError> {
+    let rights = with_database(config, async |pool| {
         let rights = sqlx::query_as!(
-            Listed,
+            RightRow,
             r#"select g.id as group_id, g.name as "group", g.group_type as "type", r.name as "right?",
                    (select value from acc_group_rights v where v.acc_group_id = g.id and v.acc_right_id = r.id
                     order by v.id limit 1) as value,
@@ -111,8 +111,14 @@ async fn list(config: &Config) -> Result<Report, Failure> {
     }))
 }
 
-async fn set(group: &str, right: &str, value: Value, create: Option<Type>, config: &Config) -> Result<Report, Failure> {
-    on_database(config, async |pool| {
+async fn set(
+    group: &str,
+    right: &str,
+    value: AccessLevel,
+    create: Option<GroupType>,
+    config: &Config,
+) -> Result<Report, CommandError> {
+    with_database(config, async |pool| {
         let mut change = pool.begin().await?;
         sqlx::query!("lock table acc_groups, acc_group_rights in share row exclusive mode")
             .execute(&mut *change)
@@ -120,21 +126,21 @@ async fn set(group: &str, right: &str, value: Value, create: Option<Type>, confi
         let (right_id, right, of) = find_right(&mut change, right).await?;
         let group_id = match (find_group(&mut change, group).await?, create) {
             (Some((_, kind)), _) if kind != of || create.is_some_and(|create| create.name() != kind) => {
-                return Err(Failure::Refused(format!(
+                return Err(CommandError::Failed(format!(
                     "{group} is a permission group of the type {kind}, {right} a right of the type {of}"
                 )));
             }
             (None, Some(kind)) if kind.name() != of => {
-                return Err(Failure::Refused(format!("{right} is a right of the type {of}")));
+                return Err(CommandError::Failed(format!("{right} is a right of the type {of}")));
             }
             (Some((id, _)), _) => id,
-            (None, Some(kind)) => make_group(&mut change, group, kind).await?,
-            (None, None) => return Err(no_group(group)),
+            (None, Some(kind)) => create_group(&mut change, group, kind).await?,
+            (None, None) => return Err(group_not_found(group)),
         };
         let number = match value {
-            Value::None => 0_i16,
-            Value::Read => 1,
-            Value::Edit => 2,
+            AccessLevel::None => 0_i16,
+            AccessLevel::Read => 1,
+            AccessLevel::Edit => 2,
         };
         sqlx::query!(
             "with changed as (
@@ -147,15 +153,15 @@ async fn set(group: &str, right: &str, value: Value, create: Option<Type>, confi
         )
         .execute(&mut *change)
         .await?;
-        let deed = Deed {
+        let deed = AuditEntry {
             action: "permission_changed",
             target_type: "AccGroup",
             target_id: group_id.into(),
             data: &right,
             data2: &number.to_string(),
-            ..Deed::default()
+            ..AuditEntry::default()
         };
-        deed.note(&mut change).await?;
+        deed.record(&mut change).await?;
         change.commit().await?;
         let value = format!("{value:?}").to_lowercase();
         Ok(Report::done(format!("{right} of the permission group {group} is {value} now.")))
@@ -163,23 +169,23 @@ async fn set(group: &str, right: &str, value: Value, create: Option<Type>, confi
     .await
 }
 
-async fn give(group: &str, user: &str, config: &Config) -> Result<Report, Failure> {
-    on_database(config, async |pool| {
+async fn assign_group(group: &str, user: &str, config: &Config) -> Result<Report, CommandError> {
+    with_database(config, async |pool| {
         let mut change = pool.begin().await?;
-        let user = somebody(&mut *change, user).await?;
-        let group_id = permission_group(&mut change, group, &user.usertype).await?;
+        let user = find_user(&mut *change, user).await?;
+        let group_id = find_permission_group_id(&mut change, group, &user.usertype).await?;
         sqlx::query!("update users set acc_group_id = $2 where id = $1", user.id, group_id)
             .execute(&mut *change)
             .await?;
-        let deed = Deed {
+        let deed = AuditEntry {
             action: "user_permission_group_changed",
             target_type: "User",
             target_id: user.id.into(),
             data: &user.username,
             data2: group,
-            ..Deed::default()
+            ..AuditEntry::default()
         };
-        deed.note(&mut change).await?;
+        deed.record(&mut change).await?;
         change.commit().await?;
         Ok(Report::done(format!("{} has the rights of {group} now.", user.username)))
     })
@@ -187,11 +193,15 @@ async fn give(group: &str, user: &str, config: &Config) -> Result<Report, Failur
 }
 
 /// The id of a permission group that users of the type may have.
-pub async fn permission_group(connection: &mut PgConnection, name: &str, usertype: &str) -> Result<i32, Failure> {
-    let (id, kind) = find_group(connection, name).await?.ok_or_else(|| no_group(name))?;
+pub async fn find_permission_group_id(
+    connection: &mut PgConnection,
+    name: &str,
+    usertype: &str,
+) -> Result<i32, CommandError> {
+    let (id, kind) = find_group(connection, name).await?.ok_or_else(|| group_not_found(name))?;
     if kind != usertype {
         let words = format!("the permission group {name} is for users of the type {kind}, not {usertype}");
-        return Err(Failure::Refused(words));
+        return Err(CommandError::Failed(words));
     }
     Ok(id)
 }
@@ -202,20 +212,20 @@ async fn find_group(connection: &mut PgConnection, name: &str) -> sqlx::Result<O
     Ok(group.fetch_optional(connection).await?.map(|row| (row.id, row.group_type)))
 }
 
-fn no_group(name: &str) -> Failure {
-    Failure::Missing(format!(
+fn group_not_found(name: &str) -> CommandError {
+    CommandError::NotFound(format!(
         "there is no permission group {name:?}: `mortise right list` shows all, --create makes one"
     ))
 }
 
-async fn make_group(connection: &mut PgConnection, name: &str, kind: Type) -> sqlx::Result<i32> {
+async fn create_group(connection: &mut PgConnection, name: &str, kind: GroupType) -> sqlx::Result<i32> {
     sqlx::query_scalar!("insert into acc_groups (name, group_type) values ($1, $2) returning id", name, kind.name())
         .fetch_one(connection)
         .await
 }
 
 /// Rights match in any letter case.
-async fn find_right(connection: &mut PgConnection, name: &str) -> Result<(i32, String, String), Failure> {
+async fn find_right(connection: &mut PgConnection, name: &str) -> Result<(i32, String, String), CommandError> {
     let known =
         sqlx::query!(r#"select id, name, coalesce(right_type, '') as "right_type!" from acc_rights order by name"#)
             .fetch_all(connection)
@@ -224,7 +234,7 @@ async fn find_right(connection: &mut PgConnection, name: &str) -> Result<(i32, S
         Some(right) => Ok((right.id, right.name.clone(), right.right_type.clone())),
         None => {
             let names: Vec<&str> = known.iter().map(|right| right.name.as_str()).collect();
-            Err(Failure::Missing(format!("there is no right {name:?}; there are {}", names.join(", "))))
+            Err(CommandError::NotFound(format!("there is no right {name:?}; there are {}", names.join(", "))))
         }
     }
 }

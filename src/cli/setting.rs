@@ -4,8 +4,8 @@ use clap::Subcommand;
 use serde::Serialize;
 use serde_json::json;
 
-use super::database::on_database;
-use super::{Deed, Failure, Report, owner, secret};
+use super::database::with_database;
+use super::{AuditEntry, CommandError, Report, find_settings_owner_id, secret};
 use crate::accounts::Setting;
 use crate::config::Config;
 
@@ -42,7 +42,7 @@ pub enum Command {
 }
 
 /// Settings that are on with 1.
-const SWITCHES: [&str; 7] = [
+const BOOLEAN_SETTINGS: [&str; 7] = [
     "Email_Sending_Enabled",
     "Allow_API",
     "Allow_GET_API",
@@ -53,7 +53,7 @@ const SWITCHES: [&str; 7] = [
 ];
 
 /// Does it.
-pub async fn run(command: &Command, config: &Config) -> Result<Report, Failure> {
+pub async fn run(command: &Command, config: &Config) -> Result<Report, CommandError> {
     match command {
         Command::Get { name, user } => get(name, user.as_deref(), config).await,
         Command::Set { name, value, user, new } => set(name, value.as_deref(), user.as_deref(), *new, config).await,
@@ -67,50 +67,50 @@ fn is_secret(name: &str) -> bool {
     ["key", "password", "passwd", "secret", "token"].iter().any(|part| name.contains(part))
 }
 
-fn not_here(name: &str) -> Failure {
-    Failure::Usage(format!("{name} is a secret, which isn't shown here: `mortise key` is for API keys"))
+fn secret_not_shown(name: &str) -> CommandError {
+    CommandError::Usage(format!("{name} is a secret, which isn't shown here: `mortise key` is for API keys"))
 }
 
-async fn get(name: &str, user: Option<&str>, config: &Config) -> Result<Report, Failure> {
+async fn get(name: &str, user: Option<&str>, config: &Config) -> Result<Report, CommandError> {
     if is_secret(name) {
-        return Err(not_here(name));
+        return Err(secret_not_shown(name));
     }
-    on_database(config, async |pool| {
-        let owner = owner(pool, user).await?;
+    with_database(config, async |pool| {
+        let owner = find_settings_owner_id(pool, user).await?;
         let row = sqlx::query!(
             r#"select coalesce(value, '') as "value!", value2 from conflines where owner_id = $1 and name = $2 order by id limit 1"#,
             owner,
             name
         );
         let row = row.fetch_optional(pool).await?;
-        let row = row.ok_or_else(|| Failure::Missing(format!("{name} isn't set for owner {owner}")))?;
-        Ok(Report::of(row.value.as_str(), json!({ "name": name, "owner_id": owner, "value": row.value, "value2": row.value2 })))
+        let row = row.ok_or_else(|| CommandError::NotFound(format!("{name} isn't set for owner {owner}")))?;
+        Ok(Report::new(row.value.as_str(), json!({ "name": name, "owner_id": owner, "value": row.value, "value2": row.value2 })))
     })
     .await
 }
 
 /// A switch's value as MOR writes it. Any word but 1 would quietly be off.
-fn written(name: &str, value: &str) -> Result<String, Failure> {
-    if !SWITCHES.contains(&name) {
+fn normalize_value(name: &str, value: &str) -> Result<String, CommandError> {
+    if !BOOLEAN_SETTINGS.contains(&name) {
         return Ok(value.to_owned());
     }
     match value {
         "1" | "on" | "yes" | "true" => Ok("1".to_owned()),
         "0" | "off" | "no" | "false" | "" => Ok("0".to_owned()),
-        _ => Err(Failure::Usage(format!("{name} is a switch: on or off"))),
+        _ => Err(CommandError::Usage(format!("{name} is a switch: on or off"))),
     }
 }
 
 /// The value as it is to be kept, from where it may come.
-fn given(name: &str, value: Option<&str>) -> Result<String, Failure> {
+fn resolve_value(name: &str, value: Option<&str>) -> Result<String, CommandError> {
     match value {
-        _ if name.to_ascii_lowercase().starts_with("api_secret_key") => Err(not_here(name)),
+        _ if name.to_ascii_lowercase().starts_with("api_secret_key") => Err(secret_not_shown(name)),
         None if is_secret(name) => secret::read(name),
-        Some(_) if is_secret(name) => Err(Failure::Usage(format!(
+        Some(_) if is_secret(name) => Err(CommandError::Usage(format!(
             "{name} is a secret: leave its value out, and type it or send it on standard input"
         ))),
-        Some(value) => written(name, value),
-        None => Err(Failure::Usage(format!("say a value for {name}"))),
+        Some(value) => normalize_value(name, value),
+        None => Err(CommandError::Usage(format!("say a value for {name}"))),
     }
 }
 
@@ -120,11 +120,11 @@ async fn set(
     user: Option<&str>,
     new: bool,
     config: &Config,
-) -> Result<Report, Failure> {
-    let value = given(name, value)?;
-    on_database(config, async |pool| {
+) -> Result<Report, CommandError> {
+    let value = resolve_value(name, value)?;
+    with_database(config, async |pool| {
         let mut change = pool.begin().await?;
-        let owner = owner(&mut *change, user).await?;
+        let owner = find_settings_owner_id(&mut *change, user).await?;
         sqlx::query!("lock table conflines in share row exclusive mode").execute(&mut *change).await?;
         let names = sqlx::query_scalar!(r#"select distinct name as "name!" from conflines where name is not null"#)
             .fetch_all(&mut *change)
@@ -136,7 +136,7 @@ async fn set(
                 .chain(Setting::NAMES.iter().copied())
                 .find(|known| known.eq_ignore_ascii_case(name));
             let hint = alike.map_or("--new adds it all the same".to_owned(), |alike| format!("did you mean {alike}?"));
-            return Err(Failure::Missing(format!("there is no setting {name}: {hint}")));
+            return Err(CommandError::NotFound(format!("there is no setting {name}: {hint}")));
         }
         let before = sqlx::query_scalar!(
             "select value from conflines where owner_id = $1 and name = $2 order by id limit 1",
@@ -155,7 +155,7 @@ async fn set(
         .await?;
         let shown = |value: String| if is_secret(name) { "(hidden)".to_owned() } else { value };
         let (value, before) = (shown(value), shown(before));
-        let deed = Deed {
+        let deed = AuditEntry {
             action: "setting_changed",
             target_type: "User",
             target_id: owner.into(),
@@ -163,17 +163,17 @@ async fn set(
             data2: &value,
             data3: &before,
         };
-        deed.note(&mut change).await?;
+        deed.record(&mut change).await?;
         change.commit().await?;
         let text = format!("{name} of owner {owner} is {value:?} now (it was {before:?}).");
-        Ok(Report::of(text, json!({ "name": name, "owner_id": owner, "value": value, "before": before })))
+        Ok(Report::new(text, json!({ "name": name, "owner_id": owner, "value": value, "before": before })))
     })
     .await
 }
 
 /// A setting of an owner.
 #[derive(Debug, Serialize)]
-struct Listed {
+struct SettingRow {
     owner_id: i32,
     owner: Option<String>,
     name: String,
@@ -181,10 +181,10 @@ struct Listed {
     value2: Option<String>,
 }
 
-async fn list(all: bool, config: &Config) -> Result<Report, Failure> {
-    let settings = on_database(config, async |pool| {
+async fn list(all: bool, config: &Config) -> Result<Report, CommandError> {
+    let settings = with_database(config, async |pool| {
         let settings = sqlx::query_as!(
-            Listed,
+            SettingRow,
             r#"select * from (
                    select distinct on (c.owner_id, c.name) coalesce(c.owner_id, 0) as "owner_id!", u.username as "owner?",
                        coalesce(c.name, '') as "name!", c.value, c.value2
@@ -192,7 +192,7 @@ async fn list(all: bool, config: &Config) -> Result<Report, Failure> {
                    where $1 or c.name = any ($2) order by c.owner_id, c.name, c.id) first
                order by 1, 3"#,
             all,
-            &Setting::names()
+            &Setting::owned_names()
         );
         let mut settings = settings.fetch_all(pool).await?;
         for setting in &mut settings {

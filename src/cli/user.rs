@@ -5,9 +5,9 @@ use serde::Serialize;
 use serde_json::json;
 use sqlx::PgConnection;
 
-use super::database::on_database;
-use super::right::permission_group;
-use super::{Deed, Failure, Report, secret, somebody};
+use super::database::with_database;
+use super::right::find_permission_group_id;
+use super::{AuditEntry, CommandError, Report, find_user, secret};
 use crate::auth::passwords;
 use crate::config::Config;
 
@@ -15,12 +15,12 @@ use crate::config::Config;
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Add a user; the password is asked for, or read from standard input
-    Add(New),
+    Add(NewUser),
     /// List users
     List {
         /// Only those of this type
         #[arg(long, value_name = "TYPE")]
-        r#type: Option<Type>,
+        r#type: Option<UserType>,
     },
     /// Set a password, which is asked for or read from standard input
     SetPassword {
@@ -46,12 +46,12 @@ pub enum Command {
 
 /// A user to be.
 #[derive(Debug, clap::Args)]
-pub struct New {
+pub struct NewUser {
     /// The name to log in with: `u` in requests
     name: String,
     /// What kind of user
     #[arg(long, value_name = "TYPE")]
-    r#type: Type,
+    r#type: UserType,
     /// Whose user it is [default: the admin]
     #[arg(long, value_name = "USER")]
     owner: Option<String>,
@@ -66,7 +66,7 @@ pub struct New {
 /// MOR's types of users.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[expect(missing_docs, reason = "MOR's own words")]
-pub enum Type {
+pub enum UserType {
     Admin,
     Accountant,
     Reseller,
@@ -74,7 +74,7 @@ pub enum Type {
     Partner,
 }
 
-impl Type {
+impl UserType {
     fn name(self) -> &'static str {
         match self {
             Self::Admin => "admin",
@@ -87,45 +87,46 @@ impl Type {
 }
 
 /// Does it.
-pub async fn run(command: &Command, config: &Config) -> Result<Report, Failure> {
+pub async fn run(command: &Command, config: &Config) -> Result<Report, CommandError> {
     match command {
         Command::Add(new) => add(new, config).await,
         Command::List { r#type } => list(*r#type, config).await,
         Command::SetPassword { name, sha1 } => set_password(name, *sha1, config).await,
-        Command::ForgetSha1 => forget_sha1(config).await,
-        Command::Block { name } => block(name, true, config).await,
-        Command::Unblock { name } => block(name, false, config).await,
+        Command::ForgetSha1 => clear_sha1_hashes(config).await,
+        Command::Block { name } => set_blocked(name, true, config).await,
+        Command::Unblock { name } => set_blocked(name, false, config).await,
     }
 }
 
 /// A password in the forms in which it is stored. An empty SHA-1 form is nobody's.
-struct Stored {
+struct PasswordHashes {
     sha1: String,
     argon2: String,
 }
 
-impl Stored {
-    fn read(with_sha1: bool) -> Result<Self, Failure> {
+impl PasswordHashes {
+    fn read(with_sha1: bool) -> Result<Self, CommandError> {
         let password = secret::read("password")?;
-        let argon2 = passwords::argon2(&password).ok_or_else(|| Failure::refused("the password can't be hashed"))?;
-        Ok(Self { sha1: if with_sha1 { passwords::sha1(&password) } else { String::new() }, argon2 })
+        let argon2 =
+            passwords::hash_argon2(&password).ok_or_else(|| CommandError::failed("the password can't be hashed"))?;
+        Ok(Self { sha1: if with_sha1 { passwords::hash_sha1(&password) } else { String::new() }, argon2 })
     }
 }
 
-async fn add(new: &New, config: &Config) -> Result<Report, Failure> {
+async fn add(new: &NewUser, config: &Config) -> Result<Report, CommandError> {
     let name = new.name.as_str();
     if name.trim() != name || name.is_empty() || name.len() > 255 || name.contains(char::is_control) {
-        return Err(Failure::Usage("a name has 1 to 255 characters, and no spaces around it".to_owned()));
+        return Err(CommandError::Usage("a name has 1 to 255 characters, and no spaces around it".to_owned()));
     }
-    let stored = Stored::read(new.sha1)?;
-    on_database(config, async |pool| {
+    let stored = PasswordHashes::read(new.sha1)?;
+    with_database(config, async |pool| {
         let mut change = pool.begin().await?;
         // Two names that MOR's database takes for the same must not come at once.
         sqlx::query!("lock table users in share row exclusive mode").execute(&mut *change).await?;
-        match somebody(&mut *change, name).await {
-            Err(Failure::Missing(_)) => {}
+        match find_user(&mut *change, name).await {
+            Err(CommandError::NotFound(_)) => {}
             Ok(known) => {
-                return Err(Failure::Refused(format!(
+                return Err(CommandError::Failed(format!(
                     "there is a user {:?} already (id {})",
                     known.username, known.id
                 )));
@@ -133,32 +134,37 @@ async fn add(new: &New, config: &Config) -> Result<Report, Failure> {
             Err(error) => return Err(error),
         }
         let owner = match &new.owner {
-            Some(owner) => somebody(&mut *change, owner).await?.id,
-            None => super::ADMIN,
+            Some(owner) => find_user(&mut *change, owner).await?.id,
+            None => super::ADMIN_ID,
         };
         let group = match &new.rights {
-            Some(group) => permission_group(&mut change, group, new.r#type.name()).await?,
+            Some(group) => find_permission_group_id(&mut change, group, new.r#type.name()).await?,
             None => 0,
         };
-        let id = insert(&mut change, new, owner, group, &stored).await?;
-        let deed =
-            Deed { action: "user_created", target_type: "User", target_id: id.into(), data: name, ..Deed::default() };
-        deed.note(&mut change).await?;
+        let id = insert_user(&mut change, new, owner, group, &stored).await?;
+        let deed = AuditEntry {
+            action: "user_created",
+            target_type: "User",
+            target_id: id.into(),
+            data: name,
+            ..AuditEntry::default()
+        };
+        deed.record(&mut change).await?;
         change.commit().await?;
         let kind = new.r#type.name();
-        Ok(Report::of(format!("The {kind} {name} was added, with id {id}."), json!({ "id": id, "username": name })))
+        Ok(Report::new(format!("The {kind} {name} was added, with id {id}."), json!({ "id": id, "username": name })))
     })
     .await
 }
 
 /// Taxes, tariff, LCR and currency are the owner's, as in MOR.
-async fn insert(
+async fn insert_user(
     connection: &mut PgConnection,
-    new: &New,
+    new: &NewUser,
     owner: i32,
     group: i32,
-    stored: &Stored,
-) -> Result<i32, Failure> {
+    stored: &PasswordHashes,
+) -> Result<i32, CommandError> {
     let id = sqlx::query_scalar!(
         "insert into users (username, password, password_argon2, usertype, owner_id, acc_group_id, tax_id, tariff_id, lcr_id,
              currency_id)
@@ -176,12 +182,12 @@ async fn insert(
     );
     id.fetch_optional(connection)
         .await?
-        .ok_or_else(|| Failure::refused("there is no admin (id 0): `mortise serve` makes one at the first start"))
+        .ok_or_else(|| CommandError::failed("there is no admin (id 0): `mortise serve` makes one at the first start"))
 }
 
 /// A user, as lists show one.
 #[derive(Debug, Serialize)]
-struct Listed {
+struct UserListRow {
     id: i32,
     username: String,
     r#type: String,
@@ -192,10 +198,10 @@ struct Listed {
     password: String,
 }
 
-async fn list(kind: Option<Type>, config: &Config) -> Result<Report, Failure> {
-    let users = on_database(config, async |pool| {
+async fn list(kind: Option<UserType>, config: &Config) -> Result<Report, CommandError> {
+    let users = with_database(config, async |pool| {
         let users = sqlx::query_as!(
-            Listed,
+            UserListRow,
             r#"select u.id, u.username, u.usertype as "type", owner.username as "owner?", g.name as "rights?",
                    u.blocked = 1 or u.hidden = 1 as "blocked!",
                    case when u.password_argon2 is not null and u.password <> '' then 'both'
@@ -206,7 +212,7 @@ async fn list(kind: Option<Type>, config: &Config) -> Result<Report, Failure> {
                left join acc_groups g on g.id = u.acc_group_id
                where $1::text is null or u.usertype = $1
                order by u.id"#,
-            kind.map(Type::name)
+            kind.map(UserType::name)
         );
         Ok(users.fetch_all(pool).await?)
     })
@@ -224,10 +230,10 @@ async fn list(kind: Option<Type>, config: &Config) -> Result<Report, Failure> {
     }))
 }
 
-async fn set_password(name: &str, with_sha1: bool, config: &Config) -> Result<Report, Failure> {
-    let stored = Stored::read(with_sha1)?;
-    on_database(config, async |pool| {
-        let user = somebody(pool, name).await?;
+async fn set_password(name: &str, with_sha1: bool, config: &Config) -> Result<Report, CommandError> {
+    let stored = PasswordHashes::read(with_sha1)?;
+    with_database(config, async |pool| {
+        let user = find_user(pool, name).await?;
         let mut change = pool.begin().await?;
         sqlx::query!(
             "update users set password = $2, password_argon2 = $3 where id = $1",
@@ -237,15 +243,15 @@ async fn set_password(name: &str, with_sha1: bool, config: &Config) -> Result<Re
         )
         .execute(&mut *change)
         .await?;
-        note(&mut change, "user_password_changed", &user).await?;
+        audit_user_change(&mut change, "user_password_changed", &user).await?;
         change.commit().await?;
         Ok(Report::done(format!("The password of {} was set.", user.username)))
     })
     .await
 }
 
-async fn forget_sha1(config: &Config) -> Result<Report, Failure> {
-    on_database(config, async |pool| {
+async fn clear_sha1_hashes(config: &Config) -> Result<Report, CommandError> {
+    with_database(config, async |pool| {
         let mut change = pool.begin().await?;
         let emptied =
             sqlx::query!("update users set password = '' where password <> '' and password_argon2 is not null")
@@ -255,30 +261,30 @@ async fn forget_sha1(config: &Config) -> Result<Report, Failure> {
         let left = sqlx::query_scalar!(r#"select count(*) as "count!" from users where password <> ''"#)
             .fetch_one(&mut *change)
             .await?;
-        let deed = Deed {
+        let deed = AuditEntry {
             action: "user_sha1_passwords_emptied",
             target_type: "User",
             data: &emptied.to_string(),
-            ..Deed::default()
+            ..AuditEntry::default()
         };
-        deed.note(&mut change).await?;
+        deed.record(&mut change).await?;
         change.commit().await?;
         let text = format!(
             "{emptied} SHA-1 passwords were emptied; {left} are left, of users who haven't sent their password yet."
         );
-        Ok(Report::of(text, json!({ "emptied": emptied, "left": left })))
+        Ok(Report::new(text, json!({ "emptied": emptied, "left": left })))
     })
     .await
 }
 
-async fn block(name: &str, blocked: bool, config: &Config) -> Result<Report, Failure> {
-    on_database(config, async |pool| {
-        let user = somebody(pool, name).await?;
+async fn set_blocked(name: &str, blocked: bool, config: &Config) -> Result<Report, CommandError> {
+    with_database(config, async |pool| {
+        let user = find_user(pool, name).await?;
         let mut change = pool.begin().await?;
         sqlx::query!("update users set blocked = $2 where id = $1", user.id, i16::from(blocked))
             .execute(&mut *change)
             .await?;
-        note(&mut change, if blocked { "user_blocked" } else { "user_unblocked" }, &user).await?;
+        audit_user_change(&mut change, if blocked { "user_blocked" } else { "user_unblocked" }, &user).await?;
         change.commit().await?;
         let lets_in = blocked && !config.dialect.refuses_blocked_users();
         Ok(Report::done(match (blocked, lets_in) {
@@ -293,7 +299,13 @@ async fn block(name: &str, blocked: bool, config: &Config) -> Result<Report, Fai
     .await
 }
 
-async fn note(connection: &mut PgConnection, action: &str, user: &super::Somebody) -> sqlx::Result<()> {
-    let deed = Deed { action, target_type: "User", target_id: user.id.into(), data: &user.username, ..Deed::default() };
-    deed.note(connection).await
+async fn audit_user_change(connection: &mut PgConnection, action: &str, user: &super::UserRow) -> sqlx::Result<()> {
+    let deed = AuditEntry {
+        action,
+        target_type: "User",
+        target_id: user.id.into(),
+        data: &user.username,
+        ..AuditEntry::default()
+    };
+    deed.record(connection).await
 }

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use toml::{Table, Value};
 
-use super::{Config, ConfigError, DEFAULTS, SECRETS};
+use super::{Config, ConfigError, DEFAULTS, SECRET_SETTINGS};
 
 /// Read where it stands in the working directory, when no file is named.
-const USUAL_FILE: &str = "config/mortise.toml";
+const CONFIG_FILE_DEFAULT: &str = "config/mortise.toml";
 
 /// A setting given as text, by the environment or the command line: its name, its value, and who said so.
 #[derive(Clone)]
@@ -35,7 +35,7 @@ pub struct Layers {
 /// A setting in effect.
 #[derive(Debug)]
 #[expect(missing_docs, reason = "the names say it")]
-pub struct Setting<'a> {
+pub struct EffectiveSetting<'a> {
     pub name: &'a str,
     /// `None`: it is a secret, and set.
     pub value: Option<&'a Value>,
@@ -50,17 +50,17 @@ impl Layers {
         environment: impl Iterator<Item = (String, String)>,
         options: &[Override],
     ) -> Result<Self, ConfigError> {
-        let usual = Path::new(USUAL_FILE);
-        let mut layers = Self { table: table(DEFAULTS, usual)?, origins: BTreeMap::new() };
+        let usual = Path::new(CONFIG_FILE_DEFAULT);
+        let mut layers = Self { table: parse_table(DEFAULTS, usual)?, origins: BTreeMap::new() };
         if let Some(path) = file.or_else(|| usual.exists().then_some(usual)) {
-            let text = read(path)?;
-            for (name, value) in table(&text, path)? {
+            let text = read_file(path)?;
+            for (name, value) in parse_table(&text, path)? {
                 layers.put(&name, value, &path.display().to_string())?;
             }
         }
-        for given in from_environment(environment)?.iter().chain(options) {
-            let known = layers.table.get(&given.name).ok_or_else(|| given.unknown())?;
-            let value = typed_like(known, given)?;
+        for given in overrides_from_env(environment)?.iter().chain(options) {
+            let known = layers.table.get(&given.name).ok_or_else(|| given.unknown_error())?;
+            let value = coerce_type(known, given)?;
             layers.put(&given.name, value, &given.origin)?;
         }
         Ok(layers)
@@ -75,11 +75,11 @@ impl Layers {
     }
 
     /// Every setting by its name, without the secrets.
-    pub fn settings(&self) -> impl Iterator<Item = Setting<'_>> {
+    pub fn settings(&self) -> impl Iterator<Item = EffectiveSetting<'_>> {
         self.table.iter().map(|(name, value)| {
-            let hidden = SECRETS.contains(&name.as_str()) && value.as_str() != Some("");
+            let hidden = SECRET_SETTINGS.contains(&name.as_str()) && value.as_str() != Some("");
             let origin = self.origins.get(name).map_or("default", String::as_str);
-            Setting { name, value: (!hidden).then_some(value), origin }
+            EffectiveSetting { name, value: (!hidden).then_some(value), origin }
         })
     }
 
@@ -99,21 +99,21 @@ impl Layers {
 }
 
 impl Override {
-    fn unknown(&self) -> ConfigError {
+    fn unknown_error(&self) -> ConfigError {
         ConfigError::Unknown(self.origin.clone())
     }
 
-    fn invalid(&self, problem: impl Into<String>) -> ConfigError {
+    fn invalid_error(&self, problem: impl Into<String>) -> ConfigError {
         ConfigError::Invalid { name: self.name.clone(), origin: self.origin.clone(), problem: problem.into() }
     }
 }
 
-fn read(path: &Path) -> Result<String, ConfigError> {
+fn read_file(path: &Path) -> Result<String, ConfigError> {
     std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: path.into(), source })
 }
 
 /// The error names the line and doesn't quote it: a password may stand there.
-fn table(text: &str, path: &Path) -> Result<Table, ConfigError> {
+fn parse_table(text: &str, path: &Path) -> Result<Table, ConfigError> {
     text.parse().map_err(|error: toml::de::Error| {
         let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
         let line = before.matches('\n').count() + 1;
@@ -122,26 +122,26 @@ fn table(text: &str, path: &Path) -> Result<Table, ConfigError> {
 }
 
 /// Text becomes what the setting's default is: a number, a truth value or text.
-fn typed_like(known: &Value, given: &Override) -> Result<Value, ConfigError> {
+fn coerce_type(known: &Value, given: &Override) -> Result<Value, ConfigError> {
     match known {
         Value::Integer(_) => given
             .value
             .trim()
             .parse()
             .map(Value::Integer)
-            .map_err(|_| given.invalid(format!("wants a whole number, not {:?}", given.value))),
+            .map_err(|_| given.invalid_error(format!("wants a whole number, not {:?}", given.value))),
         Value::Boolean(_) => given
             .value
             .trim()
             .parse()
             .map(Value::Boolean)
-            .map_err(|_| given.invalid(format!("wants true or false, not {:?}", given.value))),
+            .map_err(|_| given.invalid_error(format!("wants true or false, not {:?}", given.value))),
         _ => Ok(Value::String(given.value.clone())),
     }
 }
 
 /// `MORTISE_KEY`, `DATABASE_URL`, and both with `_FILE` behind them; by name, so that the order is always the same.
-fn from_environment(variables: impl Iterator<Item = (String, String)>) -> Result<Vec<Override>, ConfigError> {
+fn overrides_from_env(variables: impl Iterator<Item = (String, String)>) -> Result<Vec<Override>, ConfigError> {
     let mut found = Vec::new();
     for (variable, value) in variables {
         let name = match variable.strip_prefix("MORTISE_") {
@@ -150,7 +150,7 @@ fn from_environment(variables: impl Iterator<Item = (String, String)>) -> Result
             None => continue,
         };
         found.push(match name.strip_suffix("_file") {
-            Some(name) => Override::new(name, read(Path::new(&value))?.trim_end(), &variable),
+            Some(name) => Override::new(name, read_file(Path::new(&value))?.trim_end(), &variable),
             None => Override::new(&name, &value, &variable),
         });
     }

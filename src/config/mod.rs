@@ -13,17 +13,17 @@ use ipnet::IpNet;
 use serde::Deserialize;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
-pub use self::layers::{Layers, Override, Setting};
+pub use self::layers::{EffectiveSetting, Layers, Override};
 use crate::dialect::Dialect;
 
 /// The commented file of defaults, as it is shipped: the one place where a setting's default stands.
 pub const DEFAULTS: &str = include_str!("../../config/mortise.toml");
 
 /// The settings that are never shown.
-pub const SECRETS: [&str; 1] = ["database_url"];
+pub const SECRET_SETTINGS: [&str; 1] = ["database_url"];
 
 /// A number without a limit, which a semaphore can count.
-pub const ANY: usize = tokio::sync::Semaphore::MAX_PERMITS;
+pub const UNLIMITED: usize = tokio::sync::Semaphore::MAX_PERMITS;
 
 /// Every setting, checked. `config/mortise.toml` says what each means.
 #[derive(Debug, Clone, Deserialize)]
@@ -31,28 +31,28 @@ pub const ANY: usize = tokio::sync::Semaphore::MAX_PERMITS;
 #[expect(missing_docs, reason = "config/mortise.toml documents each setting, once")]
 pub struct Config {
     pub listen: SocketAddr,
-    #[serde(deserialize_with = "perhaps")]
+    #[serde(deserialize_with = "optional_addr")]
     pub metrics_listen: Option<SocketAddr>,
-    #[serde(deserialize_with = "collector")]
+    #[serde(deserialize_with = "otlp_endpoint")]
     pub otlp_endpoint: Option<Uri>,
     #[serde(deserialize_with = "prefix")]
     pub prefix: String,
     pub dialect: Dialect,
     pub database_url: Secret,
     pub data_dir: PathBuf,
-    pub migrate: Switch,
-    #[serde(deserialize_with = "connections")]
+    pub migrate: OnOff,
+    #[serde(deserialize_with = "database_connections")]
     pub database_connections: u32,
     #[serde(deserialize_with = "sale_concurrency")]
     pub sale_concurrency: usize,
     #[serde(rename = "database_acquire_timeout_ms", deserialize_with = "milliseconds")]
-    pub database_wait: Duration,
-    pub cache: Switch,
+    pub database_acquire_timeout: Duration,
+    pub cache: OnOff,
     pub require_password: bool,
     pub legacy_hashes: bool,
     pub failed_attempts_max: u32,
     #[serde(rename = "lockout_s")]
-    pub guess_pause: NonZero<u32>,
+    pub lockout: NonZero<u32>,
     #[serde(deserialize_with = "networks")]
     pub trusted_proxies: Vec<IpNet>,
     pub match_partial_callerids: bool,
@@ -60,35 +60,35 @@ pub struct Config {
     pub max_parameters: NonZero<usize>,
     pub max_headers: NonZero<usize>,
     pub max_header: NonZero<usize>,
-    #[serde(deserialize_with = "most")]
+    #[serde(deserialize_with = "limit")]
     pub max_connections: usize,
-    #[serde(deserialize_with = "most")]
+    #[serde(deserialize_with = "limit")]
     pub max_requests: usize,
-    #[serde(deserialize_with = "most")]
+    #[serde(deserialize_with = "limit")]
     pub max_body_memory: usize,
-    #[serde(rename = "header_timeout_ms", deserialize_with = "patience")]
-    pub header: Duration,
-    #[serde(rename = "keep_alive_timeout_ms", deserialize_with = "patience")]
-    pub idle: Duration,
-    #[serde(rename = "body_timeout_ms", deserialize_with = "patience")]
-    pub body: Duration,
-    #[serde(rename = "write_timeout_ms", deserialize_with = "patience")]
-    pub reply: Duration,
+    #[serde(rename = "header_timeout_ms", deserialize_with = "timeout")]
+    pub header_timeout: Duration,
+    #[serde(rename = "keep_alive_timeout_ms", deserialize_with = "timeout")]
+    pub keep_alive_timeout: Duration,
+    #[serde(rename = "body_timeout_ms", deserialize_with = "timeout")]
+    pub body_timeout: Duration,
+    #[serde(rename = "write_timeout_ms", deserialize_with = "timeout")]
+    pub write_timeout: Duration,
     pub max_quantity: NonZero<u32>,
     pub max_new_cards: NonZero<u32>,
-    #[serde(deserialize_with = "hours")]
+    #[serde(deserialize_with = "idempotency_hours")]
     pub idempotency_hours: NonZero<u32>,
     #[serde(rename = "idempotency_wait_ms", deserialize_with = "milliseconds")]
     pub idempotency_wait: Duration,
     pub mail_tls: MailTls,
     pub mail_ca: PathBuf,
     pub mail_templates: PathBuf,
-    #[serde(rename = "mail_wait_ms", deserialize_with = "mail_wait")]
-    pub mail_wait: Duration,
+    #[serde(rename = "mail_wait_ms", deserialize_with = "mail_timeout")]
+    pub mail_timeout: Duration,
     pub mail_hours: NonZero<u32>,
     pub mail_retention_days: NonZero<u32>,
     #[serde(rename = "shutdown_timeout_ms", deserialize_with = "milliseconds")]
-    pub drain: Duration,
+    pub shutdown_timeout: Duration,
     #[serde(deserialize_with = "log")]
     pub log: Targets,
     pub log_format: LogFormat,
@@ -98,7 +98,7 @@ pub struct Config {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[expect(missing_docs, reason = "the names say it")]
-pub enum Switch {
+pub enum OnOff {
     On,
     Off,
 }
@@ -174,14 +174,14 @@ impl Config {
 }
 
 /// Empty stands for none.
-fn perhaps<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<SocketAddr>, D::Error> {
+fn optional_addr<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<SocketAddr>, D::Error> {
     let text = String::deserialize(value)?;
     let address = |text: &str| text.parse().map_err(|_| serde::de::Error::custom("it must look like 127.0.0.1:9464"));
     Some(text.trim()).filter(|text| !text.is_empty()).map(address).transpose()
 }
 
 /// Empty stands for none. A program that can't send traces says so, rather than keep silent about it.
-fn collector<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<Uri>, D::Error> {
+fn otlp_endpoint<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<Uri>, D::Error> {
     let text = String::deserialize(value)?;
     // Settings are shown: a password has no place among them.
     let open = |uri: &Uri| uri.authority().is_some_and(|authority| !authority.as_str().contains('@'));
@@ -205,7 +205,7 @@ fn milliseconds<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Duration, 
 }
 
 /// A claim on an e-mail lasts several times as long, and nobody should have to wait for it for hours.
-fn mail_wait<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Duration, D::Error> {
+fn mail_timeout<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Duration, D::Error> {
     match milliseconds(value)? {
         wait if (Duration::from_millis(100)..=Duration::from_mins(10)).contains(&wait) => Ok(wait),
         _ => Err(serde::de::Error::custom("it must be from 100 to 600000")),
@@ -213,28 +213,28 @@ fn mail_wait<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Duration, D::
 }
 
 /// 0 stands for no end. A clock must be able to show it, too.
-fn patience<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Duration, D::Error> {
-    const FOREVER: Duration = Duration::from_hours(24 * 365 * 30);
+fn timeout<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Duration, D::Error> {
+    const TIMEOUT_MAX: Duration = Duration::from_hours(24 * 365 * 30);
     let patience = milliseconds(value)?;
-    Ok(if patience.is_zero() { FOREVER } else { patience.min(FOREVER) })
+    Ok(if patience.is_zero() { TIMEOUT_MAX } else { patience.min(TIMEOUT_MAX) })
 }
 
 /// 0 stands for any number.
-fn most<'de, D: serde::Deserializer<'de>>(value: D) -> Result<usize, D::Error> {
+fn limit<'de, D: serde::Deserializer<'de>>(value: D) -> Result<usize, D::Error> {
     let most = usize::deserialize(value)?;
-    Ok(if most == 0 { ANY } else { most.min(ANY) })
+    Ok(if most == 0 { UNLIMITED } else { most.min(UNLIMITED) })
 }
 
-fn connections<'de, D: serde::Deserializer<'de>>(value: D) -> Result<u32, D::Error> {
+fn database_connections<'de, D: serde::Deserializer<'de>>(value: D) -> Result<u32, D::Error> {
     match u32::deserialize(value)? {
-        0 => Ok(fitting_connections()),
+        0 => Ok(default_database_connections()),
         connections @ 1..=1000 => Ok(connections),
         _ => Err(serde::de::Error::custom("it must be from 0 to 1000")),
     }
 }
 
 /// As many as keep the processors busy while some wait for the disk: more only take turns.
-fn fitting_connections() -> u32 {
+fn default_database_connections() -> u32 {
     let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
     u32::try_from(processors).unwrap_or(u32::MAX).saturating_mul(8).clamp(8, 32)
 }
@@ -248,10 +248,14 @@ fn sale_concurrency<'de, D: serde::Deserializer<'de>>(sales: D) -> Result<usize,
 }
 
 /// Up to ten years: beyond some thousands of them the database has no time to compare with.
-fn hours<'de, D: serde::Deserializer<'de>>(value: D) -> Result<NonZero<u32>, D::Error> {
-    const MOST: u32 = 24 * 365 * 10;
+fn idempotency_hours<'de, D: serde::Deserializer<'de>>(value: D) -> Result<NonZero<u32>, D::Error> {
+    const HOURS_MAX: u32 = 24 * 365 * 10;
     let hours = NonZero::<u32>::deserialize(value)?;
-    if hours.get() <= MOST { Ok(hours) } else { Err(serde::de::Error::custom(format!("it must be at most {MOST}"))) }
+    if hours.get() <= HOURS_MAX {
+        Ok(hours)
+    } else {
+        Err(serde::de::Error::custom(format!("it must be at most {HOURS_MAX}")))
+    }
 }
 
 /// Addresses and networks, with commas between them.

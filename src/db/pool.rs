@@ -11,13 +11,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 /// After how long an idle connection is asked for a sign of life before it is used.
-pub(super) const IDLE: Duration = Duration::from_secs(1);
+pub(super) const PING_AFTER_IDLE: Duration = Duration::from_secs(1);
 
 /// Connections for what isn't a request.
-const ERRANDS: u32 = 4;
+const BACKGROUND_CONNECTIONS_MAX: u32 = 4;
 
 /// How long connections are handed from request to request, before sqlx's pool gets to look after their health and age again.
-const HANDED_ON: Duration = Duration::from_secs(60);
+const REUSE_DURATION_MAX: Duration = Duration::from_secs(60);
 
 /// sqlx's pool, and beside it the connections that are known to be sound.
 ///
@@ -32,29 +32,29 @@ struct Shared {
     pool: PgPool,
     /// One for each connection there may be. Who has one finds a connection kept here, or sqlx's pool has one for him: those that lie
     /// here idle are never in the way of those who wait there.
-    turns: Arc<Semaphore>,
-    shelf: Mutex<Shelf>,
+    permits: Arc<Semaphore>,
+    idle: Mutex<IdleList>,
 }
 
 /// The connections that are kept.
 #[derive(Debug, Default)]
-struct Shelf {
+struct IdleList {
     /// The last to come is the first to go: the others grow idle.
-    kept: Vec<Kept>,
+    connections: Vec<IdleConnection>,
     /// Whether somebody takes away those that nobody takes.
-    is_tidied: bool,
+    is_reaper_running: bool,
 }
 
 #[derive(Debug)]
-struct Kept {
+struct IdleConnection {
     connection: PoolConnection<Postgres>,
-    from_pool: Instant,
-    since: Instant,
+    acquired_at: Instant,
+    idle_since: Instant,
 }
 
-impl Kept {
+impl IdleConnection {
     fn is_fresh(&self) -> bool {
-        self.since.elapsed() < IDLE
+        self.idle_since.elapsed() < PING_AFTER_IDLE
     }
 }
 
@@ -62,41 +62,47 @@ impl Kept {
 impl From<PgPool> for Pool {
     fn from(pool: PgPool) -> Self {
         let turns = usize::try_from(pool.options().get_max_connections()).unwrap_or(Semaphore::MAX_PERMITS);
-        Self(Arc::new(Shared { pool, turns: Arc::new(Semaphore::new(turns)), shelf: Mutex::default() }))
+        Self(Arc::new(Shared { pool, permits: Arc::new(Semaphore::new(turns)), idle: Mutex::default() }))
     }
 }
 
 impl Pool {
     /// A connection, waited for as long as sqlx's pool waits.
     pub async fn acquire(&self) -> sqlx::Result<Connection> {
-        if let Some(connection) = self.at_hand() {
+        if let Some(connection) = self.try_idle() {
             return Ok(connection);
         }
         // In a box: it is large, and seldom needed where there is much to do.
-        let waited = Box::pin(timeout(self.0.pool.options().get_acquire_timeout(), self.wait())).await;
+        let waited = Box::pin(timeout(self.0.pool.options().get_acquire_timeout(), self.acquire_waiting())).await;
         waited.map_err(|_| sqlx::Error::PoolTimedOut)?
     }
 
     /// The connection that was used last, if nobody has to wait for anything.
-    fn at_hand(&self) -> Option<Connection> {
-        let turn = self.0.turns.clone().try_acquire_owned().ok()?;
-        let Kept { connection, from_pool, .. } = self.0.shelf().kept.pop_if(|kept| kept.is_fresh())?;
-        Some(self.lend(connection, from_pool, turn))
+    fn try_idle(&self) -> Option<Connection> {
+        let turn = self.0.permits.clone().try_acquire_owned().ok()?;
+        let IdleConnection { connection, acquired_at: from_pool, .. } =
+            self.0.lock_idle().connections.pop_if(|kept| kept.is_fresh())?;
+        Some(self.check_out(connection, from_pool, turn))
     }
 
-    async fn wait(&self) -> sqlx::Result<Connection> {
-        let turn = self.0.turns.clone().acquire_owned().await.map_err(|_| sqlx::Error::PoolClosed)?;
+    async fn acquire_waiting(&self) -> sqlx::Result<Connection> {
+        let turn = self.0.permits.clone().acquire_owned().await.map_err(|_| sqlx::Error::PoolClosed)?;
         // One that isn't fresh goes back to sqlx's pool, which finds out whether it lives.
-        let kept = self.0.shelf().kept.pop().filter(Kept::is_fresh);
+        let kept = self.0.lock_idle().connections.pop().filter(IdleConnection::is_fresh);
         let (connection, from_pool) = match kept {
-            Some(Kept { connection, from_pool, .. }) => (connection, from_pool),
+            Some(IdleConnection { connection, acquired_at: from_pool, .. }) => (connection, from_pool),
             None => (self.0.pool.acquire().await?, Instant::now()),
         };
-        Ok(self.lend(connection, from_pool, turn))
+        Ok(self.check_out(connection, from_pool, turn))
     }
 
-    fn lend(&self, connection: PoolConnection<Postgres>, from_pool: Instant, turn: OwnedSemaphorePermit) -> Connection {
-        Connection { connection, from_pool, shared: self.0.clone(), turn }
+    fn check_out(
+        &self,
+        connection: PoolConnection<Postgres>,
+        from_pool: Instant,
+        turn: OwnedSemaphorePermit,
+    ) -> Connection {
+        Connection { connection, acquired_at: from_pool, shared: self.0.clone(), permit: turn }
     }
 
     /// A transaction on a connection of its own.
@@ -104,19 +110,19 @@ impl Pool {
     /// It is begun whether or not somebody still waits for it: sqlx forgets a BEGIN whose answer nobody waits for, the connection would
     /// come back with an open transaction, and what others do on it would never be committed.
     pub async fn begin(&self) -> sqlx::Result<Transaction> {
-        let Connection { connection, turn, .. } = self.acquire().await?;
+        let Connection { connection, permit: turn, .. } = self.acquire().await?;
         let begun = tokio::spawn(async {
-            Ok(Transaction { transaction: sqlx::Transaction::begin(connection, None).await?, _turn: turn })
+            Ok(Transaction { transaction: sqlx::Transaction::begin(connection, None).await?, _permit: turn })
         });
         begun.await.map_err(|_| sqlx::Error::WorkerCrashed)?
     }
 
     /// A few connections beside these, made when they are needed: for listening, sweeping, watching. What these do mustn't wait for a
     /// turn among requests that wait for each other.
-    pub fn errands(&self) -> PgPool {
+    pub fn background_pool(&self) -> PgPool {
         let Shared { pool, .. } = &*self.0;
         PgPoolOptions::new()
-            .max_connections(ERRANDS)
+            .max_connections(BACKGROUND_CONNECTIONS_MAX)
             .acquire_timeout(pool.options().get_acquire_timeout())
             .idle_timeout(Duration::from_secs(60))
             .connect_lazy_with(pool.connect_options().as_ref().clone().application_name("mortise errands"))
@@ -128,47 +134,47 @@ impl Pool {
     }
 
     /// Those of them that nobody uses.
-    pub fn idle(&self) -> usize {
-        self.0.pool.num_idle().saturating_add(self.0.shelf().kept.len())
+    pub fn idle_count(&self) -> usize {
+        self.0.pool.num_idle().saturating_add(self.0.lock_idle().connections.len())
     }
 
     /// Whether it was closed.
     pub fn is_closed(&self) -> bool {
-        self.0.turns.is_closed()
+        self.0.permits.is_closed()
     }
 
     /// Gives out no more connections, and closes each as it comes back.
     pub async fn close(&self) {
-        self.0.turns.close();
-        self.0.shelf().kept.clear();
+        self.0.permits.close();
+        self.0.lock_idle().connections.clear();
         self.0.pool.close().await;
     }
 }
 
 impl Shared {
-    fn shelf(&self) -> MutexGuard<'_, Shelf> {
-        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_idle(&self) -> MutexGuard<'_, IdleList> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn keep(self: Arc<Self>, kept: Kept) {
-        let mut shelf = self.shelf();
+    fn push_idle(self: Arc<Self>, kept: IdleConnection) {
+        let mut shelf = self.lock_idle();
         // Whoever closes the pool clears the shelf afterwards.
-        if !self.turns.is_closed() {
-            shelf.kept.push(kept);
-            if !std::mem::replace(&mut shelf.is_tidied, true) {
-                tokio::spawn(Self::tidy(self.clone()));
+        if !self.permits.is_closed() {
+            shelf.connections.push(kept);
+            if !std::mem::replace(&mut shelf.is_reaper_running, true) {
+                tokio::spawn(Self::reap(self.clone()));
             }
         }
     }
 
     /// Gives back to sqlx's pool what nobody takes, until nothing is left.
-    async fn tidy(self: Arc<Self>) {
+    async fn reap(self: Arc<Self>) {
         loop {
-            tokio::time::sleep(IDLE).await;
-            let mut shelf = self.shelf();
-            shelf.kept.retain(Kept::is_fresh);
-            if shelf.kept.is_empty() {
-                shelf.is_tidied = false;
+            tokio::time::sleep(PING_AFTER_IDLE).await;
+            let mut shelf = self.lock_idle();
+            shelf.connections.retain(IdleConnection::is_fresh);
+            if shelf.connections.is_empty() {
+                shelf.is_reaper_running = false;
                 return;
             }
         }
@@ -179,21 +185,21 @@ impl Shared {
 #[derive(Debug)]
 pub struct Connection {
     connection: PoolConnection<Postgres>,
-    from_pool: Instant,
+    acquired_at: Instant,
     shared: Arc<Shared>,
     /// Dropped last.
-    turn: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
 }
 
 impl Connection {
     /// For the next request, at once: all statements came to their ends, and no transaction is open. What isn't kept goes through
     /// sqlx's pool, which rolls back what was left, and finds out whether the connection is any good.
-    pub fn keep(self) {
+    pub fn release_clean(self) {
         debug_assert!(!self.connection.is_in_transaction(), "a transaction is open");
-        let Self { connection, from_pool, shared, turn } = self;
+        let Self { connection, acquired_at: from_pool, shared, permit: turn } = self;
         let since = Instant::now();
-        if since.duration_since(from_pool) < HANDED_ON {
-            shared.keep(Kept { connection, from_pool, since });
+        if since.duration_since(from_pool) < REUSE_DURATION_MAX {
+            shared.push_idle(IdleConnection { connection, acquired_at: from_pool, idle_since: since });
         } else {
             drop(connection);
         }
@@ -226,7 +232,7 @@ impl DerefMut for Connection {
 pub struct Transaction {
     transaction: sqlx::Transaction<'static, Postgres>,
     /// Dropped last.
-    _turn: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Transaction {

@@ -8,7 +8,7 @@ use sqlx::{PgConnection, PgPool};
 
 use crate::config::Secret;
 use crate::db::DatabaseError;
-use crate::managed_postgres::data_directory::random_text;
+use crate::managed_postgres::data_directory::random_hex;
 
 /// The published pages' own user and key.
 pub const DEMO_KEY: &str = "456789";
@@ -16,55 +16,59 @@ pub const DEMO_KEY: &str = "456789";
 /// What the operator must be told once.
 #[derive(Debug)]
 #[expect(missing_docs, reason = "the names say it")]
-pub struct FirstStart {
+pub struct InitialCredentials {
     pub username: &'static str,
-    pub key: Secret,
+    pub secret_key: Secret,
 }
 
 /// Fills a database in which there is nobody yet, and tells the operator; if that fails nothing is filled. `false`: there
 /// was somebody, and nothing was changed.
-pub async fn fill_if_empty(
+pub async fn seed_if_empty(
     pool: &PgPool,
     demo: bool,
-    tell: impl FnOnce(&FirstStart) -> std::io::Result<()>,
+    tell: impl FnOnce(&InitialCredentials) -> std::io::Result<()>,
 ) -> Result<bool, DatabaseError> {
-    fill(pool, demo, tell).await.map_err(DatabaseError::FirstStart)
+    seed(pool, demo, tell).await.map_err(DatabaseError::SeedFailed)
 }
 
-async fn fill(pool: &PgPool, demo: bool, tell: impl FnOnce(&FirstStart) -> std::io::Result<()>) -> sqlx::Result<bool> {
+async fn seed(
+    pool: &PgPool,
+    demo: bool,
+    tell: impl FnOnce(&InitialCredentials) -> std::io::Result<()>,
+) -> sqlx::Result<bool> {
     let mut transaction = pool.begin().await?;
     let connection = &mut *transaction;
-    if somebody_is_there(connection).await? {
+    if has_users(connection).await? {
         return Ok(false);
     }
     // Two servers that start on one new database: the second waits here, and then finds the first one's admin.
     sqlx::query!("lock table users in share row exclusive mode").execute(&mut *connection).await?;
-    if somebody_is_there(connection).await? {
+    if has_users(connection).await? {
         return Ok(false);
     }
     let first = match demo {
-        true => FirstStart { username: "username", key: DEMO_KEY.to_owned().into() },
-        false => FirstStart { username: "admin", key: random()?.into() },
+        true => InitialCredentials { username: "username", secret_key: DEMO_KEY.to_owned().into() },
+        false => InitialCredentials { username: "admin", secret_key: random_secret()?.into() },
     };
-    basics(connection, &first).await?;
+    seed_basics(connection, &first).await?;
     if demo {
-        demo_world(connection).await?;
+        seed_demo(connection).await?;
     }
     tell(&first)?;
     transaction.commit().await?;
     Ok(true)
 }
 
-async fn somebody_is_there(connection: &mut PgConnection) -> sqlx::Result<bool> {
+async fn has_users(connection: &mut PgConnection) -> sqlx::Result<bool> {
     Ok(sqlx::query!("select id from users limit 1").fetch_optional(connection).await?.is_some())
 }
 
-fn random() -> sqlx::Result<String> {
-    random_text().map_err(|error| sqlx::Error::Io(std::io::Error::other(error)))
+fn random_secret() -> sqlx::Result<String> {
+    random_hex().map_err(|error| sqlx::Error::Io(std::io::Error::other(error)))
 }
 
 /// Without these nothing works: the admin, the system's currency, the settings, the rights' names.
-async fn basics(connection: &mut PgConnection, first: &FirstStart) -> sqlx::Result<()> {
+async fn seed_basics(connection: &mut PgConnection, first: &InitialCredentials) -> sqlx::Result<()> {
     sqlx::query!("insert into currencies (id, name, full_name) values (1, 'USD', 'United States dollar')")
         .execute(&mut *connection)
         .await?;
@@ -78,7 +82,7 @@ async fn basics(connection: &mut PgConnection, first: &FirstStart) -> sqlx::Resu
     sqlx::query!(
         "insert into users (id, username, password, usertype, tax_id, tariff_id, lcr_id) values (0, $1, $2, 'admin', 1, 1, 1)",
         first.username,
-        sha1(&random()?)
+        hash_sha1(&random_secret()?)
     )
     .execute(&mut *connection)
     .await?;
@@ -89,7 +93,7 @@ async fn basics(connection: &mut PgConnection, first: &FirstStart) -> sqlx::Resu
              ('Tax_1', 'Tax', '1'), ('Tax_2', '', '0'), ('Tax_3', '', '0'), ('Tax_4', '', '0'), ('Total_tax_name', 'Tax', null),
              ('Tax_1_Value', '0', null), ('Tax_2_Value', '0', null), ('Tax_3_Value', '0', null), ('Tax_4_Value', '0', null),
              ('Tax_compound', '1', null), ('API_Allow_payments_ower_API', '0', null)",
-        first.key.reveal()
+        first.secret_key.reveal()
     )
     .execute(&mut *connection)
     .await?;
@@ -108,11 +112,11 @@ async fn basics(connection: &mut PgConnection, first: &FirstStart) -> sqlx::Resu
         .await?;
     sqlx::query!("insert into lcrs (name) values ('Default')").execute(&mut *connection).await?;
     sqlx::query!("insert into locations (name) values ('Global')").execute(&mut *connection).await?;
-    go_on_counting(connection).await
+    reset_sequences(connection).await
 }
 
 /// The published examples' world: card group 6 with ten thousand cards to sell, card group 3 for new ones, the accountant `user`.
-async fn demo_world(connection: &mut PgConnection) -> sqlx::Result<()> {
+async fn seed_demo(connection: &mut PgConnection) -> sqlx::Result<()> {
     sqlx::query!("update conflines set value = '1' where name = 'API_Allow_payments_ower_API'")
         .execute(&mut *connection)
         .await?;
@@ -128,7 +132,7 @@ async fn demo_world(connection: &mut PgConnection) -> sqlx::Result<()> {
     sqlx::query!(
         "insert into users (id, username, password, usertype, tax_id, tariff_id, lcr_id, acc_group_id)
          values (2, 'user', $1, 'accountant', 1, 1, 1, 1)",
-        sha1("user1")
+        hash_sha1("user1")
     )
     .execute(&mut *connection)
     .await?;
@@ -147,7 +151,7 @@ async fn demo_world(connection: &mut PgConnection) -> sqlx::Result<()> {
     )
     .execute(&mut *connection)
     .await?;
-    let pins = pins(10_000, 8)?;
+    let pins = generate_pins(10_000, 8)?;
     sqlx::query!(
         "insert into cards (cardgroup_id, number, pin, balance)
          select 6, (1111111000 + row_number() over () - 1)::text, pin, round(10 / 1.19, 15) from unnest($1::text[]) pin",
@@ -155,11 +159,11 @@ async fn demo_world(connection: &mut PgConnection) -> sqlx::Result<()> {
     )
     .execute(&mut *connection)
     .await?;
-    go_on_counting(connection).await
+    reset_sequences(connection).await
 }
 
 /// Ids that were given go before those that are drawn.
-async fn go_on_counting(connection: &mut PgConnection) -> sqlx::Result<()> {
+async fn reset_sequences(connection: &mut PgConnection) -> sqlx::Result<()> {
     sqlx::query!(
         r#"select setval('currencies_id_seq', (select max(id) from currencies)) as currencies,
                setval('taxes_id_seq', (select max(id) from taxes)) as taxes,
@@ -173,7 +177,7 @@ async fn go_on_counting(connection: &mut PgConnection) -> sqlx::Result<()> {
 }
 
 /// Different random PINs, from the operating system's random source.
-fn pins(count: usize, length: u32) -> sqlx::Result<Vec<String>> {
+fn generate_pins(count: usize, length: u32) -> sqlx::Result<Vec<String>> {
     let range = 10_u64.pow(length);
     let mut pins = HashSet::with_capacity(count);
     while pins.len() < count {
@@ -186,12 +190,12 @@ fn pins(count: usize, length: u32) -> sqlx::Result<Vec<String>> {
     Ok(pins.into_iter().collect())
 }
 
-fn sha1(text: &str) -> String {
+fn hash_sha1(text: &str) -> String {
     hex::encode(Sha1::digest(text))
 }
 
 /// Whether the database answers to the key that is printed in the published pages.
-pub async fn has_public_key(pool: &PgPool) -> sqlx::Result<bool> {
+pub async fn has_demo_key(pool: &PgPool) -> sqlx::Result<bool> {
     let row = sqlx::query!(
         "select id from conflines where name in ('API_Secret_Key', 'API_Secret_Key_Previous') and value = $1 limit 1",
         DEMO_KEY

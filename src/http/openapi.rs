@@ -13,18 +13,18 @@ use utoipa::openapi::{
     Ref, RefOr, Required, Server,
 };
 
-use crate::auth::signature::Rule;
+use crate::auth::signature::HashRule;
 use crate::db::seed::DEMO_KEY;
 use crate::dialect::Dialect;
-use crate::error::Fault;
+use crate::error::ApiError;
 use crate::http::context::Operation;
-use crate::operations::spec::{Kind, Need, Parameter};
-use crate::xml::{DECLARATION, Document};
+use crate::operations::spec::{ParamType, Parameter, Presence};
+use crate::xml::{XML_DECLARATION, XmlReply};
 
 /// Where it is served, behind the prefix and without it.
 pub const PATH: &str = "/api/openapi.json";
 
-const ABOUT: &str = "The HTTP API of the MOR billing system for calling cards, as Mortise answers it. Every operation takes its parameters \
+const DESCRIPTION: &str = "The HTTP API of the MOR billing system for calling cards, as Mortise answers it. Every operation takes its parameters \
 from the query string and the body, as a form or a flat JSON object, and is called by GET or POST (GET only where the setting \
 `Allow_GET_API` is on). `/api/NAME` without the prefix answers as well.\n\nA request is signed: `hash` is the SHA-1, in hex, of the \
 values of certain parameters and then the secret key, without anything between them. Which parameters, and in which order, each \
@@ -32,41 +32,41 @@ operation says, in words and in `x-mortise-hash`.\n\nWhatever an operation has t
 `<error>`. The reply is XML that calls itself HTML, as MOR's does, or XML where the setting `XML_API_Extension` is on.";
 
 /// What a reply calls itself, by settings and parameters; the bytes are the same.
-const REPLIES: [&str; 3] = ["text/html", "text/xml", "application/xml"];
+const REPLY_CONTENT_TYPES: [&str; 3] = ["text/html", "text/xml", "application/xml"];
 
 /// What a body may be.
-const BODIES: [&str; 3] = ["application/x-www-form-urlencoded", "multipart/form-data", "application/json"];
+const BODY_CONTENT_TYPES: [&str; 3] = ["application/x-www-form-urlencoded", "multipart/form-data", "application/json"];
 
 /// What any request may hear before an operation has its say: status, reason, and such a refusal (of a panic, what is said of it).
-const REFUSALS: [(&str, &str, Option<Fault>); 10] = [
-    ("400", "The request can't be read.", Some(Fault::BadRequest("Parameters are not valid UTF-8"))),
-    ("405", "Neither GET, POST nor HEAD.", Some(Fault::MethodNotAllowed)),
-    ("408", "The body didn't come in time.", Some(Fault::BodyTooSlow)),
-    ("409", "A request with the same idempotency key is being carried out.", Some(Fault::StillRunning)),
-    ("413", "The body is too large.", Some(Fault::BodyTooLarge)),
-    ("422", "The idempotency key came with other parameters before.", Some(Fault::KeyOfAnotherRequest)),
-    ("429", "Too many wrong hashes, passwords or PINs from this address.", Some(Fault::TooManyGuesses(60))),
+const ERROR_RESPONSES: [(&str, &str, Option<ApiError>); 10] = [
+    ("400", "The request can't be read.", Some(ApiError::BadRequest("Parameters are not valid UTF-8"))),
+    ("405", "Neither GET, POST nor HEAD.", Some(ApiError::MethodNotAllowed)),
+    ("408", "The body didn't come in time.", Some(ApiError::BodyTimeout)),
+    ("409", "A request with the same idempotency key is being carried out.", Some(ApiError::RequestInProgress)),
+    ("413", "The body is too large.", Some(ApiError::BodyTooLarge)),
+    ("422", "The idempotency key came with other parameters before.", Some(ApiError::KeyReused)),
+    ("429", "Too many wrong hashes, passwords or PINs from this address.", Some(ApiError::TooManyAttempts(60))),
     ("431", "Too many headers, or too large ones.", None),
-    ("500", "A fault of the server's own.", Some(Fault::TransactionFailed)),
-    ("503", "The database is away, or there are too many requests at once.", Some(Fault::Unavailable)),
+    ("500", "A fault of the server's own.", Some(ApiError::TransactionFailed)),
+    ("503", "The database is away, or there are too many requests at once.", Some(ApiError::Unavailable)),
 ];
 
 /// The statuses that only a request with an idempotency key hears.
-const OF_KEYS: [&str; 2] = ["409", "422"];
+const IDEMPOTENCY_STATUSES: [&str; 2] = ["409", "422"];
 
 /// The statuses that come with Retry-After.
-const TO_RETRY: [&str; 3] = ["409", "429", "503"];
+const RETRY_AFTER_STATUSES: [&str; 3] = ["409", "429", "503"];
 
 /// The document of these operations, served behind this prefix.
-pub fn document(operations: &[Operation], prefix: &str) -> OpenApi {
-    let mut paths = PathsBuilder::new().path(PATH, own_path());
+pub fn build_document(operations: &[Operation], prefix: &str) -> OpenApi {
+    let mut paths = PathsBuilder::new().path(PATH, openapi_path_item());
     for operation in operations {
         for name in std::iter::once(&operation.name).chain(operation.aliases) {
-            paths = paths.path(format!("/api/{name}"), path(operation, name));
+            paths = paths.path(format!("/api/{name}"), path_item(operation, name));
         }
     }
     let licence = LicenseBuilder::new().name("Apache-2.0").identifier(Some("Apache-2.0")).build();
-    let info = InfoBuilder::new().title("Mortise").version(env!("CARGO_PKG_VERSION")).description(Some(ABOUT));
+    let info = InfoBuilder::new().title("Mortise").version(env!("CARGO_PKG_VERSION")).description(Some(DESCRIPTION));
     OpenApiBuilder::new()
         .info(info.license(Some(licence)).build())
         .servers((!prefix.is_empty()).then(|| [Server::new(prefix)]))
@@ -76,7 +76,7 @@ pub fn document(operations: &[Operation], prefix: &str) -> OpenApi {
 }
 
 /// The path of the document itself.
-fn own_path() -> PathItem {
+fn openapi_path_item() -> PathItem {
     let content = ContentBuilder::new().schema(Some(ObjectBuilder::new())).build();
     let operation = OperationBuilder::new()
         .operation_id(Some("openapi"))
@@ -90,60 +90,62 @@ fn own_path() -> PathItem {
 }
 
 /// An operation under one of its names.
-fn path(operation: &Operation, name: &str) -> PathItem {
+fn path_item(operation: &Operation, name: &str) -> PathItem {
     let described = |id: String| {
         let mut described = OperationBuilder::new()
             .operation_id(Some(id))
-            .summary(Some(operation.page.summary))
+            .summary(Some(operation.spec.summary))
             .description(Some(description(operation, name)))
             .deprecated((name != operation.name).then_some(Deprecated::True))
             .extensions(Some(
-                ExtensionsBuilder::new().add("x-mortise-hash", Value::from(hashed(operation, name))).build(),
+                ExtensionsBuilder::new()
+                    .add("x-mortise-hash", Value::from(hashed_param_names(operation, name)))
+                    .build(),
             ));
         for header in request_headers(operation) {
             described = described.parameter(header);
         }
-        for (status, answer) in answers(operation) {
+        for (status, answer) in responses(operation) {
             described = described.response(status, answer);
         }
         described
     };
     let mut get = described(format!("{name}_by_get"));
-    for parameter in operation.page.all_parameters() {
+    for parameter in operation.spec.all_parameters() {
         get = get.parameter(
             ParameterBuilder::new()
                 .name(parameter.name)
                 .parameter_in(ParameterIn::Query)
-                .required(if parameter.need == Need::Required { Required::True } else { Required::False })
-                .description(Some(parameter.meaning))
-                .schema(Some(schema(parameter)))
+                .required(if parameter.presence == Presence::Required { Required::True } else { Required::False })
+                .description(Some(parameter.description))
+                .schema(Some(param_schema(parameter)))
                 .example(Some(example(operation, parameter))),
         );
     }
-    let post = described(name.to_owned()).request_body(Some(body(operation)));
+    let post = described(name.to_owned()).request_body(Some(request_body(operation)));
     PathItemBuilder::new().operation(HttpMethod::Get, get.build()).operation(HttpMethod::Post, post.build()).build()
 }
 
 /// The names that the hash covers, in order: a list for each way in which a request may be signed.
-pub fn hashed(operation: &Operation, called: &str) -> Vec<Vec<&'static str>> {
-    let names = || operation.page.parameters().map(|parameter| parameter.name);
-    operation.hashed.iter().filter_map(|rule| rule.names(names(), called)).collect()
+pub fn hashed_param_names(operation: &Operation, called: &str) -> Vec<Vec<&'static str>> {
+    let names = || operation.spec.parameters().map(|parameter| parameter.name);
+    operation.hash_rules.iter().filter_map(|rule| rule.hashed_names(names(), called)).collect()
 }
 
 fn description(operation: &Operation, name: &str) -> String {
-    let mut text = operation.page.description.to_owned();
+    let mut text = operation.spec.description.to_owned();
     if name != operation.name {
         text += &format!("\n\nAn older name of `{}`.", operation.name);
     }
-    for (rule, names) in operation.hashed.iter().zip(hashed(operation, name)) {
+    for (rule, names) in operation.hash_rules.iter().zip(hashed_param_names(operation, name)) {
         let names = names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
         text += &match rule {
             _ if names.is_empty() => "\n\nThe hash is of the secret key alone.".to_owned(),
-            Rule::Listed(_) | Rule::Exactly(_) => {
+            HashRule::ParamOrder(_) | HashRule::Exactly(_) => {
                 format!("\n\nThe hash covers {names}: what is sent of them, in this order, then the secret key.")
             }
-            Rule::AnyOrder(_) => format!("\n\nIt may cover {names} in whichever order."),
-            Rule::Legacy(..) => format!(
+            HashRule::AnyOrder(_) => format!("\n\nIt may cover {names} in whichever order."),
+            HashRule::Legacy(..) => format!(
                 "\n\nUnder this name it may cover {names} instead, which leaves the rest unsigned; the setting `legacy_hashes` says whether."
             ),
         };
@@ -163,7 +165,7 @@ fn request_headers(operation: &Operation) -> Vec<ParameterBuilder> {
     };
     let mut headers =
         vec![header("X-Request-Id", "What the request is called in the log; else the server names it.", 128)];
-    if operation.page.changes {
+    if operation.spec.is_mutation {
         let meaning =
             "The request is carried out once, however often it is sent with this key, and answered as the first time.";
         headers.push(header("Idempotency-Key", meaning, 255));
@@ -171,37 +173,40 @@ fn request_headers(operation: &Operation) -> Vec<ParameterBuilder> {
     headers
 }
 
-fn body(operation: &Operation) -> RequestBody {
+fn request_body(operation: &Operation) -> RequestBody {
     let mut body = RequestBodyBuilder::new().required(Some(Required::True));
-    for kind in BODIES {
+    for kind in BODY_CONTENT_TYPES {
         body = body.content(kind, ContentBuilder::new().schema(Some(Ref::from_schema_name(operation.name))).build());
     }
     body.build()
 }
 
-fn answers(operation: &Operation) -> Vec<(&'static str, RefOr<Response>)> {
-    let said = format!("{DECLARATION}{}\n", operation.page.reply);
-    let mut answer = with_id(ResponseBuilder::new().description("What the operation has to say, be it a refusal."));
-    for (kind, content) in replies(&said) {
+fn responses(operation: &Operation) -> Vec<(&'static str, RefOr<Response>)> {
+    let said = format!("{XML_DECLARATION}{}\n", operation.spec.example_reply);
+    let mut answer =
+        with_request_id(ResponseBuilder::new().description("What the operation has to say, be it a refusal."));
+    for (kind, content) in reply_contents(&said) {
         answer = answer.content(kind, content);
     }
-    if operation.page.changes {
+    if operation.spec.is_mutation {
         let meaning = "true: an earlier answer to a request with the same idempotency key.";
         answer = answer.header("Idempotency-Replayed", header(Type::Boolean, meaning));
     }
-    let refusals = REFUSALS.iter().filter(|(status, ..)| operation.page.changes || !OF_KEYS.contains(status));
+    let refusals = ERROR_RESPONSES
+        .iter()
+        .filter(|(status, ..)| operation.spec.is_mutation || !IDEMPOTENCY_STATUSES.contains(status));
     let refusals = refusals.map(|(status, ..)| (*status, Ref::from_response_name(*status).into()));
     std::iter::once(("200", answer.build().into())).chain(refusals).collect()
 }
 
 /// A reply under each of its content types.
-fn replies(said: &str) -> impl Iterator<Item = (&'static str, Content)> {
+fn reply_contents(said: &str) -> impl Iterator<Item = (&'static str, Content)> {
     let schema = ObjectBuilder::new().schema_type(Type::String);
     let content = ContentBuilder::new().schema(Some(schema)).example(Some(said.into())).build();
-    REPLIES.into_iter().map(move |kind| (kind, content.clone()))
+    REPLY_CONTENT_TYPES.into_iter().map(move |kind| (kind, content.clone()))
 }
 
-fn with_id(answer: ResponseBuilder) -> ResponseBuilder {
+fn with_request_id(answer: ResponseBuilder) -> ResponseBuilder {
     answer.header(
         "X-Request-Id",
         header(Type::String, "The request's name in the log: the client's own or the server's."),
@@ -214,15 +219,15 @@ fn header(kind: Type, meaning: &str) -> Header {
 
 fn components(operations: &[Operation]) -> Components {
     let mut components = ComponentsBuilder::new();
-    for (status, reason, fault) in REFUSALS {
+    for (status, reason, fault) in ERROR_RESPONSES {
         let mut refusal = ResponseBuilder::new().description(reason);
-        if let Some(Document::Whole(said)) = fault.map(|fault| fault.document(Dialect::Documented)) {
-            refusal = with_id(refusal);
-            for (kind, content) in replies(&said) {
+        if let Some(XmlReply::Buffered(said)) = fault.map(|fault| fault.to_reply(Dialect::Documented)) {
+            refusal = with_request_id(refusal);
+            for (kind, content) in reply_contents(&said) {
                 refusal = refusal.content(kind, content);
             }
         }
-        if TO_RETRY.contains(&status) {
+        if RETRY_AFTER_STATUSES.contains(&status) {
             refusal =
                 refusal.header("Retry-After", header(Type::Integer, "After so many seconds it may be sent again."));
         }
@@ -230,17 +235,17 @@ fn components(operations: &[Operation]) -> Components {
     }
     operations
         .iter()
-        .fold(components, |components, operation| components.schema(operation.name, form(operation)))
+        .fold(components, |components, operation| components.schema(operation.name, params_schema(operation)))
         .build()
 }
 
 /// The parameters of an operation in a body.
-fn form(operation: &Operation) -> Object {
+fn params_schema(operation: &Operation) -> Object {
     let mut form = ObjectBuilder::new();
     let mut usual = Map::new();
-    for parameter in operation.page.all_parameters() {
-        form = form.property(parameter.name, schema(parameter).description(Some(parameter.meaning)));
-        if parameter.need == Need::Required {
+    for parameter in operation.spec.all_parameters() {
+        form = form.property(parameter.name, param_schema(parameter).description(Some(parameter.description)));
+        if parameter.presence == Presence::Required {
             form = form.required(parameter.name);
         }
         if parameter.is_in_example() {
@@ -250,36 +255,38 @@ fn form(operation: &Operation) -> Object {
     form.examples([Value::Object(usual)]).build()
 }
 
-fn schema(parameter: &Parameter) -> ObjectBuilder {
+fn param_schema(parameter: &Parameter) -> ObjectBuilder {
     let kind = |kind| ObjectBuilder::new().schema_type(kind);
     let known = |format| Some(SchemaFormat::KnownFormat(format));
-    match parameter.kind {
-        Kind::Text => kind(Type::String),
-        Kind::Secret => kind(Type::String).format(known(KnownFormat::Password)),
-        Kind::Integer | Kind::Moment => kind(Type::Integer).format(known(KnownFormat::Int64)),
-        Kind::Decimal => kind(Type::String)
+    match parameter.param_type {
+        ParamType::Text => kind(Type::String),
+        ParamType::Secret => kind(Type::String).format(known(KnownFormat::Password)),
+        ParamType::Integer | ParamType::UnixTime => kind(Type::Integer).format(known(KnownFormat::Int64)),
+        ParamType::Decimal => kind(Type::String)
             .format(Some(SchemaFormat::Custom("decimal".into())))
             .pattern(Some(r"^-?[0-9]+(\.[0-9]+)?$")),
-        Kind::Switch => kind(Type::Integer).enum_values(Some([0, 1])),
-        Kind::Choice(words) => kind(Type::String).enum_values(Some(words.iter().copied())),
+        ParamType::Flag => kind(Type::Integer).enum_values(Some([0, 1])),
+        ParamType::Choice(words) => kind(Type::String).enum_values(Some(words.iter().copied())),
     }
 }
 
 fn example(operation: &Operation, parameter: &Parameter) -> Value {
     let text = parameter.example;
-    match parameter.kind {
+    match parameter.param_type {
         _ if parameter.name == "hash" => example_hash(operation).into(),
-        Kind::Integer | Kind::Moment | Kind::Switch => text.parse::<i64>().map_or(Value::Null, Value::from),
-        Kind::Text | Kind::Secret | Kind::Decimal | Kind::Choice(_) => text.into(),
+        ParamType::Integer | ParamType::UnixTime | ParamType::Flag => {
+            text.parse::<i64>().map_or(Value::Null, Value::from)
+        }
+        ParamType::Text | ParamType::Secret | ParamType::Decimal | ParamType::Choice(_) => text.into(),
     }
 }
 
 /// The hash of the example, with the demo's key.
 fn example_hash(operation: &Operation) -> String {
     let mut sha1 = Sha1::new();
-    for name in hashed(operation, operation.name).first().into_iter().flatten() {
+    for name in hashed_param_names(operation, operation.name).first().into_iter().flatten() {
         let sent = |parameter: &&Parameter| parameter.name == *name && parameter.is_in_example();
-        sha1.update(operation.page.parameters().find(sent).map_or("", |parameter| parameter.example));
+        sha1.update(operation.spec.parameters().find(sent).map_or("", |parameter| parameter.example));
     }
     sha1.update(DEMO_KEY);
     hex::encode(sha1.finalize())

@@ -11,7 +11,7 @@ use futures_util::stream;
 use memchr::{memchr, memchr2_iter};
 use percent_encoding::percent_decode;
 
-use crate::error::Fault;
+use crate::error::ApiError;
 use crate::number;
 
 /// The parameters: each name once, text that may go anywhere. The hash and the password are of what was sent.
@@ -28,7 +28,7 @@ struct Param {
     name: Range<usize>,
     value: Range<usize>,
     /// As it came, where characters had to be replaced; else the same.
-    sent: Range<usize>,
+    raw: Range<usize>,
 }
 
 /// The names alone: passwords and PINs are among the values.
@@ -47,8 +47,8 @@ impl Params {
         headers: &HeaderMap,
         body: Bytes,
         most: usize,
-    ) -> Result<Self, Fault> {
-        let mut params = Self { text: String::new(), list: Vec::with_capacity(USUAL) };
+    ) -> Result<Self, ApiError> {
+        let mut params = Self { text: String::new(), list: Vec::with_capacity(INITIAL_CAPACITY) };
         if let Some(id) = path_id {
             params.add_text(0, "id", id)?;
         }
@@ -63,8 +63,8 @@ impl Params {
     }
 
     /// The same with all the control characters that came with it: to be compared, not to be kept or shown.
-    pub fn as_sent(&self, name: &str) -> Option<&str> {
-        self.find(name).map(|param| &self.text[param.sent.clone()])
+    pub fn raw(&self, name: &str) -> Option<&str> {
+        self.find(name).map(|param| &self.text[param.raw.clone()])
     }
 
     fn find(&self, name: &str) -> Option<&Param> {
@@ -72,13 +72,13 @@ impl Params {
     }
 
     /// The value of a parameter that was sent and isn't blank.
-    pub fn filled(&self, name: &str) -> Option<&str> {
+    pub fn non_blank(&self, name: &str) -> Option<&str> {
         self.get(name).filter(|value| !value.trim().is_empty())
     }
 
     /// The whole number that a parameter reads as; 0 where it wasn't sent.
     pub fn integer(&self, name: &str) -> i64 {
-        self.get(name).map_or(0, number::integer)
+        self.get(name).map_or(0, number::parse_integer)
     }
 
     /// The names, in the order in which they were sent.
@@ -92,8 +92,8 @@ impl Params {
     }
 
     /// The same with all the control characters that came with the values.
-    pub fn pairs_as_sent(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.list.iter().map(|param| (&self.text[param.name.clone()], &self.text[param.sent.clone()]))
+    pub fn raw_pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.list.iter().map(|param| (&self.text[param.name.clone()], &self.text[param.raw.clone()]))
     }
 
     /// Adds one. The first `earlier` go before it, from the others of its name it takes over.
@@ -106,18 +106,18 @@ impl Params {
         }
     }
 
-    fn add_text(&mut self, earlier: usize, name: &str, value: &str) -> Result<(), Fault> {
+    fn add_text(&mut self, earlier: usize, name: &str, value: &str) -> Result<(), ApiError> {
         if [name, value].iter().any(|text| text.contains('\0')) {
-            return Err(Fault::BadRequest("A NUL character is not allowed in parameters"));
+            return Err(ApiError::BadRequest("A NUL character is not allowed in parameters"));
         }
-        let name = self.put(harmless(name).as_deref().unwrap_or(name));
-        let sent = self.put(value);
-        let value = harmless(value).map_or_else(|| sent.clone(), |harmless| self.put(&harmless));
-        self.add(earlier, Param { name, value, sent });
+        let name = self.push_text(sanitized(name).as_deref().unwrap_or(name));
+        let sent = self.push_text(value);
+        let value = sanitized(value).map_or_else(|| sent.clone(), |harmless| self.push_text(&harmless));
+        self.add(earlier, Param { name, value, raw: sent });
         Ok(())
     }
 
-    fn put(&mut self, text: &str) -> Range<usize> {
+    fn push_text(&mut self, text: &str) -> Range<usize> {
         let start = self.text.len();
         self.text.push_str(text);
         start..self.text.len()
@@ -125,29 +125,29 @@ impl Params {
 
     /// Adds `name=value` pairs between `&` or `;`, with `+` and `%xx`. What comes twice counts twice against the limit, since it
     /// costs as much.
-    fn add_pairs(&mut self, text: &[u8], most: usize) -> Result<(), Fault> {
+    fn add_pairs(&mut self, text: &[u8], most: usize) -> Result<(), ApiError> {
         let earlier = self.list.len();
         // Most requests are as they look: then their text is taken as a whole.
-        let whole = plain(text).map(|plain| self.put(plain).start);
+        let whole = as_plain_ascii(text).map(|plain| self.push_text(plain).start);
         if whole.is_none() {
             self.text.reserve(text.len());
         }
-        for (number, (name, value)) in pairs(text).enumerate() {
+        for (number, (name, value)) in split_pairs(text).enumerate() {
             if earlier + number >= most {
-                return Err(TOO_MANY);
+                return Err(TOO_MANY_PARAMS);
             }
             match whole {
                 Some(start) => {
                     let [name, value] = [name, value].map(|part| start + part.start..start + part.end);
-                    self.add(earlier, Param { name, sent: value.clone(), value });
+                    self.add(earlier, Param { name, raw: value.clone(), value });
                 }
-                None => self.add_text(earlier, &decoded(&text[name])?, &decoded(&text[value])?)?,
+                None => self.add_text(earlier, &form_decoded(&text[name])?, &form_decoded(&text[value])?)?,
             }
         }
         Ok(())
     }
 
-    async fn add_body(&mut self, headers: &HeaderMap, body: Bytes, most: usize) -> Result<(), Fault> {
+    async fn add_body(&mut self, headers: &HeaderMap, body: Bytes, most: usize) -> Result<(), ApiError> {
         let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let essence = content_type.split(';').next().unwrap_or_default().trim();
         let is = |name: &str| essence.eq_ignore_ascii_case(name);
@@ -158,18 +158,18 @@ impl Params {
             self.add_pairs(&body, most)
         } else if is("multipart/form-data") {
             // In a box: it is large, and few requests come so.
-            self.add_all(&Box::pin(multipart(content_type, body, most)).await?, most)
+            self.add_fields(&Box::pin(parse_multipart(content_type, body, most)).await?, most)
         } else if is("application/json") {
-            self.add_all(&json(&body)?, most)
+            self.add_fields(&parse_json(&body)?, most)
         } else {
             Ok(())
         }
     }
 
-    fn add_all(&mut self, fields: &[(String, String)], most: usize) -> Result<(), Fault> {
+    fn add_fields(&mut self, fields: &[(String, String)], most: usize) -> Result<(), ApiError> {
         let earlier = self.list.len();
         if earlier + fields.len() > most {
-            return Err(TOO_MANY);
+            return Err(TOO_MANY_PARAMS);
         }
         fields.iter().try_for_each(|(name, value)| self.add_text(earlier, name, value))
     }
@@ -177,7 +177,7 @@ impl Params {
 
 /// The text with U+FFFD, as replies have it, for each character that terminals, logs or XML may choke on; `None` where there
 /// is none. Tabs and line ends belong to text.
-pub fn harmless(text: &str) -> Option<String> {
+pub fn sanitized(text: &str) -> Option<String> {
     if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
         return None;
     }
@@ -188,11 +188,11 @@ pub fn harmless(text: &str) -> Option<String> {
 }
 
 /// More parameters than most requests have.
-const USUAL: usize = 12;
-const TOO_MANY: Fault = Fault::BadRequest("Too many parameters");
+const INITIAL_CAPACITY: usize = 12;
+const TOO_MANY_PARAMS: ApiError = ApiError::BadRequest("Too many parameters");
 
 /// Where names and values stand.
-fn pairs(text: &[u8]) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+fn split_pairs(text: &[u8]) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
     let ends = memchr2_iter(b'&', b';', text).chain(iter::once(text.len()));
     let mut next = 0;
     ends.filter_map(move |end| {
@@ -203,37 +203,37 @@ fn pairs(text: &[u8]) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
 }
 
 /// Text in which nothing stands for something else, and nothing has to be replaced.
-fn plain(text: &[u8]) -> Option<&str> {
+fn as_plain_ascii(text: &[u8]) -> Option<&str> {
     let is_plain = |byte: u8| byte.is_ascii() & !byte.is_ascii_control() & (byte != b'+') & (byte != b'%');
     // Without a look at where it ends, so that many are looked at together.
     let plain = text.iter().fold(true, |plain, byte| plain & is_plain(*byte));
     plain.then(|| str::from_utf8(text).ok()).flatten()
 }
 
-fn decoded(text: &[u8]) -> Result<Cow<'_, str>, Fault> {
+fn form_decoded(text: &[u8]) -> Result<Cow<'_, str>, ApiError> {
     if !text.contains(&b'+') {
-        return unescaped(text);
+        return percent_decoded(text);
     }
     let spaced: Vec<u8> = text.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect();
-    Ok(unescaped(&spaced)?.into_owned().into())
+    Ok(percent_decoded(&spaced)?.into_owned().into())
 }
 
 /// Text with its `%xx` resolved.
-pub fn unescaped(text: &[u8]) -> Result<Cow<'_, str>, Fault> {
-    const NOT_UTF8: Fault = Fault::BadRequest("Parameters are not valid UTF-8");
+pub fn percent_decoded(text: &[u8]) -> Result<Cow<'_, str>, ApiError> {
+    const NOT_UTF8: ApiError = ApiError::BadRequest("Parameters are not valid UTF-8");
     if !text.contains(&b'%') {
         return str::from_utf8(text).map(Cow::Borrowed).map_err(|_| NOT_UTF8);
     }
     let mut escapes = text.iter().enumerate().filter(|(_, byte)| **byte == b'%');
     if !escapes.all(|(at, _)| text.get(at + 1..at + 3).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit))) {
-        return Err(Fault::BadRequest("Parameters have a malformed % escape"));
+        return Err(ApiError::BadRequest("Parameters have a malformed % escape"));
     }
     String::from_utf8(percent_decode(text).collect()).map(Cow::Owned).map_err(|_| NOT_UTF8)
 }
 
 /// The text fields of a form; files are passed over.
-async fn multipart(content_type: &str, body: Bytes, most: usize) -> Result<Vec<(String, String)>, Fault> {
-    const MALFORMED: Fault = Fault::BadRequest("Multipart body is malformed");
+async fn parse_multipart(content_type: &str, body: Bytes, most: usize) -> Result<Vec<(String, String)>, ApiError> {
+    const MALFORMED: ApiError = ApiError::BadRequest("Multipart body is malformed");
     let boundary = multer::parse_boundary(content_type).map_err(|_| MALFORMED)?;
     let mut form = multer::Multipart::new(stream::iter([Ok::<_, Infallible>(body)]), boundary);
     let mut fields = Vec::new();
@@ -242,7 +242,7 @@ async fn multipart(content_type: &str, body: Bytes, most: usize) -> Result<Vec<(
         let bytes = field.bytes().await.map_err(|_| MALFORMED)?;
         if let Some(name) = name {
             let text =
-                String::from_utf8(bytes.into()).map_err(|_| Fault::BadRequest("Parameters are not valid UTF-8"))?;
+                String::from_utf8(bytes.into()).map_err(|_| ApiError::BadRequest("Parameters are not valid UTF-8"))?;
             fields.push((name, text));
         }
         if fields.len() > most {
@@ -253,10 +253,10 @@ async fn multipart(content_type: &str, body: Bytes, most: usize) -> Result<Vec<(
 }
 
 /// A flat object. Numbers and truth values count as their text; null, lists and objects as absent.
-fn json(body: &[u8]) -> Result<Vec<(String, String)>, Fault> {
+fn parse_json(body: &[u8]) -> Result<Vec<(String, String)>, ApiError> {
     use serde_json::Value;
     let Ok(Value::Object(object)) = serde_json::from_slice(body) else {
-        return Err(Fault::BadRequest("JSON body is malformed: it must be an object"));
+        return Err(ApiError::BadRequest("JSON body is malformed: it must be an object"));
     };
     let text = |value| match value {
         Value::String(text) => Some(text),

@@ -24,58 +24,64 @@ use tower_http::set_header::SetResponseHeaderLayer;
 
 use crate::accounts::Setting;
 use crate::dialect::Dialect;
-use crate::error::Fault;
-use crate::http::context::Call;
+use crate::error::ApiError;
+use crate::http::context::CallContext;
 use crate::http::monitoring;
 use crate::http::openapi;
-use crate::http::reply::{self, Presentation};
-use crate::http::request::{Incoming, Path, presentation};
+use crate::http::reply::{self, ReplyFormat};
+use crate::http::request::{ApiPath, ApiRequest, reply_format};
 use crate::operations::OPERATIONS;
-use crate::state::App;
+use crate::state::AppState;
 use crate::telemetry::log;
-use crate::xml::Document;
+use crate::xml::XmlReply;
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Everything that is served: the API and its document under the prefix and under `/api`, `/livez` and `/readyz`.
 ///
 /// A request to the API goes straight to it. The router, which would box it twice on its way, has the others, unknown paths among them,
 /// which the API refuses.
 #[derive(Debug, Clone)]
-pub struct Front<S> {
+pub struct AppService<S> {
     api: S,
     router: Router,
     prefix: Arc<str>,
 }
 
 /// What a server answers with.
-pub fn front(app: Arc<App>) -> Front<impl Serve<Future: Send>> {
+pub fn build_service(state: Arc<AppState>) -> AppService<impl HttpService<Future: Send>> {
     // As one layer, from the outermost in: each by itself would cost each request half a dozen allocations.
     let layers = (
-        MapRequestLayer::new(only_sound_id),
-        SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid),
-        PropagateRequestIdLayer::new(REQUEST_ID),
+        MapRequestLayer::new(validate_request_id),
+        SetRequestIdLayer::new(X_REQUEST_ID, MakeRequestUuid),
+        PropagateRequestIdLayer::new(X_REQUEST_ID),
         SetResponseHeaderLayer::overriding(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
         SetResponseHeaderLayer::overriding(CACHE_CONTROL, HeaderValue::from_static("no-store")),
     );
-    let prefix: Arc<str> = app.config.prefix.as_str().into();
-    let mut router = Router::new().route(openapi::PATH, document(&prefix));
+    let prefix: Arc<str> = state.config.prefix.as_str().into();
+    let mut router = Router::new().route(openapi::PATH, openapi_route(&prefix));
     if !prefix.is_empty() {
-        router = router.route(&format!("{prefix}{}", openapi::PATH), document(&prefix));
+        router = router.route(&format!("{prefix}{}", openapi::PATH), openapi_route(&prefix));
     }
-    let router =
-        router.fallback(api).with_state(app.clone()).merge(monitoring::health(app.clone())).layer(layers.clone());
+    let router = router
+        .fallback(serve_api)
+        .with_state(state.clone())
+        .merge(monitoring::health_router(state.clone()))
+        .layer(layers.clone());
     // In a box: it is large, and on its way out each layer would move it.
-    let api = layers.layer(service_fn(move |request| Box::pin(api(State(app.clone()), request)).map(Ok)));
-    Front { api, router, prefix }
+    let api = layers.layer(service_fn(move |request| Box::pin(serve_api(State(state.clone()), request)).map(Ok)));
+    AppService { api, router, prefix }
 }
 
 /// What answers requests, whatever they are.
-pub trait Serve: Service<Request, Response = Response, Error = Infallible> + Clone + Send + Sync + 'static {}
+pub trait HttpService:
+    Service<Request, Response = Response, Error = Infallible> + Clone + Send + Sync + 'static
+{
+}
 
-impl<S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + Sync + 'static> Serve for S {}
+impl<S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + Sync + 'static> HttpService for S {}
 
-impl<S: Serve> Service<Request> for Front<S> {
+impl<S: HttpService> Service<Request> for AppService<S> {
     type Response = Response;
     type Error = Infallible;
     type Future = Either<S::Future, RouteFuture<Infallible>>;
@@ -96,8 +102,8 @@ impl<S: Serve> Service<Request> for Front<S> {
 }
 
 /// The OpenAPI document, the same for everybody.
-fn document<S: Clone + Send + Sync + 'static>(prefix: &str) -> MethodRouter<S> {
-    let document = openapi::document(OPERATIONS, prefix).to_json().map(Bytes::from);
+fn openapi_route<S: Clone + Send + Sync + 'static>(prefix: &str) -> MethodRouter<S> {
+    let document = openapi::build_document(OPERATIONS, prefix).to_json().map(Bytes::from);
     let document = document.inspect_err(|error| tracing::error!(%error, "the OpenAPI document can't be written")).ok();
     get(async move || {
         document.map(|text| ([(CONTENT_TYPE, "application/json")], text)).ok_or(StatusCode::INTERNAL_SERVER_ERROR)
@@ -105,59 +111,68 @@ fn document<S: Clone + Send + Sync + 'static>(prefix: &str) -> MethodRouter<S> {
 }
 
 /// An id that a client or a proxy chose goes into each line of the log: one that doesn't look like an id is replaced.
-fn only_sound_id(mut request: Request) -> Request {
-    let is_sound = |id: &[u8]| (1..=128).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic);
-    if request.headers().get(REQUEST_ID).is_some_and(|id| !is_sound(id.as_bytes())) {
-        request.headers_mut().remove(REQUEST_ID);
+fn validate_request_id(mut request: Request) -> Request {
+    let is_valid = |id: &[u8]| (1..=128).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic);
+    if request.headers().get(X_REQUEST_ID).is_some_and(|id| !is_valid(id.as_bytes())) {
+        request.headers_mut().remove(X_REQUEST_ID);
     }
     request
 }
 
 /// A request to the API: answered, counted, and each line that the log has of it with its id.
-fn api(State(app): State<Arc<App>>, mut request: Request) -> impl Future<Output = Response> + Send {
+fn serve_api(State(state): State<Arc<AppState>>, mut request: Request) -> impl Future<Output = Response> + Send {
     let since = Instant::now();
-    let path = Path::read(request.uri().path(), &app.config.prefix, app.config.dialect.suffixes());
+    let path = ApiPath::parse(request.uri().path(), &state.config.prefix, state.config.dialect.path_suffixes());
     let operation = path.operation.map(|operation| operation.name);
-    let worked_at = log::Request { id: request.headers().get(REQUEST_ID).cloned(), operation };
+    let worked_at = log::RequestInfo { id: request.headers().get(X_REQUEST_ID).cloned(), operation };
     #[cfg(feature = "otlp")]
-    let traced = app.traces.begin(operation, request.headers());
-    log::about(worked_at, async move {
-        let answered = AssertUnwindSafe(answer(&app, &path, &mut request)).catch_unwind().await;
-        let (outcome, response) = answered.unwrap_or_else(|_| panicked(app.config.dialect));
+    let traced = state.tracer.start_span(operation, request.headers());
+    log::with_request(worked_at, async move {
+        let answered = AssertUnwindSafe(handle(&state, &path, &mut request)).catch_unwind().await;
+        let (outcome, response) = answered.unwrap_or_else(|_| panic_response(state.config.dialect));
         let took = since.elapsed();
-        app.figures.answered(operation, outcome, took);
+        state.metrics.record_request(operation, outcome, took);
         #[cfg(feature = "otlp")]
-        traced.answered(outcome, response.status());
+        traced.finish(outcome, response.status());
         tracing::debug!(target: "mortise::request", outcome, status = response.status().as_u16(), ?took, "answered");
         response
     })
 }
 
 /// The reply to a request that made us panic.
-fn panicked(dialect: Dialect) -> (&'static str, Response) {
+fn panic_response(dialect: Dialect) -> (&'static str, Response) {
     tracing::error!("a request made the server panic");
-    let mut response = reply::response(Err(Fault::TransactionFailed), Presentation::default(), dialect);
+    let mut response = reply::build_response(Err(ApiError::TransactionFailed), ReplyFormat::default(), dialect);
     *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
     ("panic", response)
 }
 
 /// From a request's bytes to the bytes of the reply, and in a word what came of it. The request is taken apart where it stands: in
 /// futures each hand that a thing goes through keeps room for it.
-async fn answer(app: &Arc<App>, path: &Path, request: &mut Request) -> (&'static str, Response) {
-    let dialect = app.config.dialect;
+async fn handle(state: &Arc<AppState>, path: &ApiPath, request: &mut Request) -> (&'static str, Response) {
+    let dialect = state.config.dialect;
     let is_head = request.method() == Method::HEAD;
-    let incoming = Incoming::read(app, path, request).await;
+    let incoming = ApiRequest::read(state, path, request).await;
     let params = incoming.as_ref().ok().map(|incoming| &incoming.params);
-    let mut presentation = presentation(dialect, path, params);
+    let mut presentation = reply_format(dialect, path, params);
     let result = match (path.operation, incoming) {
-        (Some(operation), Ok(Incoming { params, client, permits: _permits })) => {
-            match app.directory.settings(0).await {
+        (Some(operation), Ok(ApiRequest { params, client, permits: _permits })) => {
+            match state.accounts.settings(0).await {
                 Ok(system) => {
-                    presentation.xml_extension = system.on(Setting::XmlApiExtension);
+                    presentation.xml_extension = system.is_enabled(Setting::XmlApiExtension);
                     let (method, uri) = (request.method().clone(), mem::take(request.uri_mut()));
-                    let (headers, called) = (mem::take(request.headers_mut()), path.called);
-                    let call =
-                        Call { app: app.clone(), operation, called, params, system, method, uri, headers, client };
+                    let (headers, called) = (mem::take(request.headers_mut()), path.alias);
+                    let call = CallContext {
+                        state: state.clone(),
+                        operation,
+                        alias: called,
+                        params,
+                        system_settings: system,
+                        method,
+                        uri,
+                        headers,
+                        client,
+                    };
                     (operation.handler)(&call).await
                 }
                 Err(error) => Err(error.into()),
@@ -166,19 +181,19 @@ async fn answer(app: &Arc<App>, path: &Path, request: &mut Request) -> (&'static
         // A refusal that needs no database doesn't wait for it.
         (operation, incoming) => {
             presentation.xml_extension =
-                app.directory.settings_at_hand(0).await.is_some_and(|system| system.on(Setting::XmlApiExtension));
-            Err(operation.and(incoming.err()).unwrap_or(Fault::UnknownOperation))
+                state.accounts.cached_settings(0).await.is_some_and(|system| system.is_enabled(Setting::XmlApiExtension));
+            Err(operation.and(incoming.err()).unwrap_or(ApiError::UnknownOperation))
         }
     };
     // An X7 server shows this one answer as HTML whatever the settings say.
-    if path.operation.is_none() && presentation.test && dialect.format_chooses_type() {
-        presentation = Presentation { test: true, ..Presentation::default() };
+    if path.operation.is_none() && presentation.test && dialect.format_sets_content_type() {
+        presentation = ReplyFormat { test: true, ..ReplyFormat::default() };
     }
     let outcome = match &result {
-        Ok(Document::Repeated(_)) => "repeated",
+        Ok(XmlReply::Replayed(_)) => "replayed",
         Ok(_) => "done",
         Err(fault) => fault.into(),
     };
-    let response = reply::response(result, presentation, dialect);
-    (outcome, if is_head { reply::head(response) } else { response })
+    let response = reply::build_response(result, presentation, dialect);
+    (outcome, if is_head { reply::into_head_response(response) } else { response })
 }

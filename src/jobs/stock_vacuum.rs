@@ -9,41 +9,41 @@ use sqlx::PgPool;
 use tokio::sync::Notify;
 
 /// So many cards sold are worth the trouble.
-const ENOUGH: usize = 1_000;
+const VACUUM_THRESHOLD: usize = 1_000;
 /// Sweeping reads the whole index: it may take a twentieth of the time, not more.
-const SHARE: u32 = 20;
-const SHORTEST_REST: Duration = Duration::from_millis(200);
+const COOLDOWN_FACTOR: u32 = 20;
+const COOLDOWN_MIN: Duration = Duration::from_millis(200);
 
 /// Locks are never waited for: whoever holds one sweeps. `index_cleanup`, or dead entries would stay while they are few for the
 /// table's size.
-const SWEEP: &str = "vacuum (index_cleanup on, truncate off, process_toast off, skip_locked) card_stock";
+const VACUUM_SQL: &str = "vacuum (index_cleanup on, truncate off, process_toast off, skip_locked) card_stock";
 
 /// Counts what is sold, and sweeps when it is enough.
 #[derive(Debug, Default)]
-pub struct Sweeper {
-    sold: AtomicUsize,
-    due: Notify,
+pub struct StockVacuum {
+    sold_count: AtomicUsize,
+    threshold_reached: Notify,
 }
 
-impl Sweeper {
+impl StockVacuum {
     /// So many cards were sold.
-    pub fn sold(&self, cards: usize) {
-        let before = self.sold.fetch_add(cards, Ordering::Relaxed);
-        if before < ENOUGH && before + cards >= ENOUGH {
-            self.due.notify_one();
+    pub fn record_cards_sold(&self, cards: usize) {
+        let before = self.sold_count.fetch_add(cards, Ordering::Relaxed);
+        if before < VACUUM_THRESHOLD && before + cards >= VACUUM_THRESHOLD {
+            self.threshold_reached.notify_one();
         }
     }
 
     /// Sweeps whenever it is time. Run it beside the server.
-    pub async fn sweep(&self, pool: &PgPool) {
+    pub async fn run(&self, pool: &PgPool) {
         loop {
-            self.due.notified().await;
-            self.sold.store(0, Ordering::Relaxed);
+            self.threshold_reached.notified().await;
+            self.sold_count.store(0, Ordering::Relaxed);
             let begun = Instant::now();
-            if let Err(error) = sqlx::raw_sql(SWEEP).execute(pool).await {
+            if let Err(error) = sqlx::raw_sql(VACUUM_SQL).execute(pool).await {
                 tracing::debug!(%error, "the stock was not swept");
             }
-            tokio::time::sleep((begun.elapsed() * SHARE).max(SHORTEST_REST)).await;
+            tokio::time::sleep((begun.elapsed() * COOLDOWN_FACTOR).max(COOLDOWN_MIN)).await;
         }
     }
 }

@@ -13,28 +13,28 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
-pub use self::account::{Posting, Unusable};
+pub use self::account::{OutboxEntry, SmtpAccountError};
 use self::smtp::Tls;
 pub use self::template::TemplateError;
 use self::template::Templates;
 use crate::config::Config;
 
 /// To one mail server at once, from this server; more would be taken for an attack by some.
-const CONNECTIONS: usize = 4;
+const CONNECTIONS_PER_HOST_MAX: usize = 4;
 
 /// What sends e-mails, made once at the start.
 #[derive(Debug)]
-pub struct Mail {
+pub struct Mailer {
     templates: Templates,
     tls: Tls,
     /// How long a mail server may take for each of three things.
-    wait: Duration,
-    hours: i32,
-    keep_days: i32,
-    awake: Notify,
+    timeout: Duration,
+    retry_hours: i32,
+    retention_days: i32,
+    wake_signal: Notify,
     stage: watch::Sender<Stage>,
     /// Who may connect to a mail server, by its name and port.
-    doors: Mutex<HashMap<(String, u16), Weak<Semaphore>>>,
+    host_limits: Mutex<HashMap<(String, u16), Weak<Semaphore>>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,24 +54,24 @@ pub enum MailError {
     Certificates { path: String, problem: String },
 }
 
-impl Mail {
+impl Mailer {
     /// Reads the templates and certificates that the settings name.
     pub fn new(config: &Config) -> Result<Self, MailError> {
         Ok(Self {
             templates: Templates::load(&config.mail_templates)?,
             tls: Tls::new(config.mail_tls, &config.mail_ca)?,
-            wait: config.mail_wait,
-            hours: i32::try_from(config.mail_hours.get()).unwrap_or(i32::MAX),
-            keep_days: i32::try_from(config.mail_retention_days.get()).unwrap_or(i32::MAX),
-            awake: Notify::new(),
+            timeout: config.mail_timeout,
+            retry_hours: i32::try_from(config.mail_hours.get()).unwrap_or(i32::MAX),
+            retention_days: i32::try_from(config.mail_retention_days.get()).unwrap_or(i32::MAX),
+            wake_signal: Notify::new(),
             stage: watch::Sender::new(Stage::Sending),
-            doors: Mutex::default(),
+            host_limits: Mutex::default(),
         })
     }
 
     /// There is something in the outbox.
     pub fn wake(&self) {
-        self.awake.notify_one();
+        self.wake_signal.notify_one();
     }
 
     /// Begins no other e-mail, and waits until those that a mail server is accepting have gone, but not for ever.
@@ -91,18 +91,18 @@ impl Mail {
         *self.stage.borrow() != Stage::Sending
     }
 
-    async fn stopping(&self) {
+    async fn wait_until_stopping(&self) {
         let _ = self.stage.subscribe().wait_for(|stage| *stage != Stage::Sending).await;
     }
 
     /// A place among the connections to a mail server.
-    async fn admitted(&self, host: &str, port: u16) -> Option<OwnedSemaphorePermit> {
+    async fn acquire_host_permit(&self, host: &str, port: u16) -> Option<OwnedSemaphorePermit> {
         let door = {
-            let mut doors = self.doors.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut doors = self.host_limits.lock().unwrap_or_else(PoisonError::into_inner);
             doors.retain(|_, door| door.strong_count() > 0);
             let door = doors.entry((host.to_owned(), port)).or_default();
             door.upgrade().unwrap_or_else(|| {
-                let new = Arc::new(Semaphore::new(CONNECTIONS));
+                let new = Arc::new(Semaphore::new(CONNECTIONS_PER_HOST_MAX));
                 *door = Arc::downgrade(&new);
                 new
             })

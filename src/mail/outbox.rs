@@ -8,13 +8,13 @@ use sqlx::PgPool;
 use crate::money::Money;
 
 /// How long, in seconds, the next attempt waits after the first, the second and so on; the last goes for all that come after.
-const PAUSES: [i32; 5] = [60, 300, 900, 3600, 7200];
+const RETRY_DELAYS_S: [i32; 5] = [60, 300, 900, 3600, 7200];
 /// Owners whose e-mails are sent at once.
-const MOST_OWNERS: usize = 64;
+const CONCURRENT_OWNERS_MAX: usize = 64;
 
 /// An e-mail that is ours to send.
 #[derive(Debug)]
-pub(super) struct Claimed {
+pub(super) struct ClaimedMail {
     pub id: i64,
     /// Counts claims: what is noted of an earlier one doesn't count any more.
     pub attempts: i32,
@@ -24,12 +24,12 @@ pub(super) struct Claimed {
     /// When its cards were sold, in seconds since 1970.
     pub sold_at: i64,
     /// How many cards there must be.
-    pub cards: i32,
+    pub card_count: i32,
 }
 
 /// A card that was sold.
 #[derive(Debug)]
-pub(super) struct Card {
+pub(super) struct MailedCard {
     pub group: String,
     pub number: String,
     pub pin: String,
@@ -37,7 +37,7 @@ pub(super) struct Card {
 }
 
 /// Owners who have something to be sent now, those who are at it already left out; who has waited longest comes first.
-pub(super) async fn owners(pool: &PgPool, busy: Vec<i32>) -> sqlx::Result<Vec<i32>> {
+pub(super) async fn find_due_owners(pool: &PgPool, busy: Vec<i32>) -> sqlx::Result<Vec<i32>> {
     sqlx::query_scalar!(
         "select owner_id from email_outbox
          where sent_at is null and failed_at is null and next_attempt_at <= now() at time zone 'utc'
@@ -45,16 +45,16 @@ pub(super) async fn owners(pool: &PgPool, busy: Vec<i32>) -> sqlx::Result<Vec<i3
          group by owner_id order by min(next_attempt_at)
          limit $2",
         &busy,
-        i64::try_from(MOST_OWNERS.saturating_sub(busy.len())).unwrap_or(0)
+        i64::try_from(CONCURRENT_OWNERS_MAX.saturating_sub(busy.len())).unwrap_or(0)
     )
     .fetch_all(pool)
     .await
 }
 
 /// Takes the owner's next e-mail for so long. It counts as an attempt from now on, whatever becomes of us.
-pub(super) async fn claim(pool: &PgPool, owner: i32, lease: Duration) -> sqlx::Result<Option<Claimed>> {
+pub(super) async fn claim(pool: &PgPool, owner: i32, lease: Duration) -> sqlx::Result<Option<ClaimedMail>> {
     sqlx::query_as!(
-        Claimed,
+        ClaimedMail,
         r#"update email_outbox
            set attempts = attempts + 1, claimed_until = now() at time zone 'utc' + make_interval(secs => $2::bigint)
            where id = any (array(
@@ -64,7 +64,7 @@ pub(super) async fn claim(pool: &PgPool, owner: i32, lease: Duration) -> sqlx::R
                order by next_attempt_at limit 1
                for no key update skip locked))
            returning id, attempts, address, message_id, currency, floor(extract(epoch from created_at))::bigint as "sold_at!",
-               cardinality(card_ids) as "cards!""#,
+               cardinality(card_ids) as "card_count!""#,
         owner,
         i64::try_from(lease.as_secs()).unwrap_or(i64::MAX).max(1)
     )
@@ -73,9 +73,9 @@ pub(super) async fn claim(pool: &PgPool, owner: i32, lease: Duration) -> sqlx::R
 }
 
 /// The cards of an e-mail, in the order in which they were sold.
-pub(super) async fn cards(pool: &PgPool, id: i64) -> sqlx::Result<Vec<Card>> {
+pub(super) async fn fetch_cards(pool: &PgPool, id: i64) -> sqlx::Result<Vec<MailedCard>> {
     sqlx::query_as!(
-        Card,
+        MailedCard,
         r#"select g.name as "group!", coalesce(c.number, '') as "number!", coalesce(c.pin, '') as "pin!",
                sold.balance as "balance!: Money"
            from email_outbox o
@@ -91,7 +91,7 @@ pub(super) async fn cards(pool: &PgPool, id: i64) -> sqlx::Result<Vec<Card>> {
 }
 
 /// It has gone.
-pub(super) async fn sent(pool: &PgPool, id: i64) -> sqlx::Result<()> {
+pub(super) async fn mark_sent(pool: &PgPool, id: i64) -> sqlx::Result<()> {
     sqlx::query!(
         "update email_outbox
          set sent_at = now() at time zone 'utc', claimed_until = null, failed_at = null, last_error = null
@@ -104,7 +104,7 @@ pub(super) async fn sent(pool: &PgPool, id: i64) -> sqlx::Result<()> {
 }
 
 /// It goes on waiting, as if nobody had claimed it.
-pub(super) async fn give_back(pool: &PgPool, claimed: &Claimed) -> sqlx::Result<()> {
+pub(super) async fn release_claim(pool: &PgPool, claimed: &ClaimedMail) -> sqlx::Result<()> {
     sqlx::query!(
         "update email_outbox set claimed_until = null where id = $1 and attempts = $2",
         claimed.id,
@@ -116,9 +116,9 @@ pub(super) async fn give_back(pool: &PgPool, claimed: &Claimed) -> sqlx::Result<
 }
 
 /// It is tried again after a pause, unless it `for_good` can't be sent or has been tried for so many hours. Whether it has failed.
-pub(super) async fn put_off(
+pub(super) async fn reschedule(
     pool: &PgPool,
-    claimed: &Claimed,
+    claimed: &ClaimedMail,
     why: &str,
     for_good: bool,
     hours: i32,
@@ -137,7 +137,7 @@ pub(super) async fn put_off(
         why,
         for_good,
         hours,
-        &PAUSES
+        &RETRY_DELAYS_S
     )
     .fetch_optional(pool)
     .await?;
@@ -146,7 +146,7 @@ pub(super) async fn put_off(
 
 /// No e-mail of the owner's gets through at the moment: this was an attempt for each that is due. How many have failed for good.
 /// `hours` is how long they are tried: for ever, where there are none.
-pub(super) async fn put_off_all(pool: &PgPool, owner: i32, why: &str, hours: Option<i32>) -> sqlx::Result<usize> {
+pub(super) async fn reschedule_all(pool: &PgPool, owner: i32, why: &str, hours: Option<i32>) -> sqlx::Result<usize> {
     let failed = sqlx::query_scalar!(
         r#"update email_outbox
            set attempts = attempts + 1, last_error = $2,
@@ -160,7 +160,7 @@ pub(super) async fn put_off_all(pool: &PgPool, owner: i32, why: &str, hours: Opt
         owner,
         why,
         hours,
-        &PAUSES
+        &RETRY_DELAYS_S
     )
     .fetch_all(pool)
     .await?;
@@ -168,8 +168,8 @@ pub(super) async fn put_off_all(pool: &PgPool, owner: i32, why: &str, hours: Opt
 }
 
 /// Forgets what was sent, or failed, so many days ago; a few at a time so that nobody waits for it.
-pub(super) async fn forget(pool: &PgPool, days: i32) -> sqlx::Result<()> {
-    const FEW: u64 = 5_000;
+pub(super) async fn purge_expired(pool: &PgPool, days: i32) -> sqlx::Result<()> {
+    const BATCH_LEN_MAX: u64 = 5_000;
     loop {
         let forgotten = sqlx::query!(
             "delete from email_outbox where id = any (array(
@@ -177,11 +177,11 @@ pub(super) async fn forget(pool: &PgPool, days: i32) -> sqlx::Result<()> {
                  where coalesce(sent_at, failed_at) < now() at time zone 'utc' - make_interval(days => $1)
                  order by coalesce(sent_at, failed_at) limit $2 for update skip locked))",
             days,
-            i64::try_from(FEW).unwrap_or(i64::MAX)
+            i64::try_from(BATCH_LEN_MAX).unwrap_or(i64::MAX)
         )
         .execute(pool)
         .await?;
-        if forgotten.rows_affected() < FEW {
+        if forgotten.rows_affected() < BATCH_LEN_MAX {
             return Ok(());
         }
     }

@@ -8,12 +8,12 @@ use lettre::message::{Mailbox, MultiPart, SinglePart};
 use lettre::{Address, Message};
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value};
 
-use super::outbox::{Card, Claimed};
+use super::outbox::{ClaimedMail, MailedCard};
 
 const SUBJECT: &str = "cards_sold.subject";
 const TEXT: &str = "cards_sold.txt";
 const HTML: &str = "cards_sold.html";
-const BUILT_IN: [(&str, &str); 3] = [
+const BUILT_IN_TEMPLATES: [(&str, &str); 3] = [
     (SUBJECT, include_str!("../../templates/cards_sold.subject")),
     (TEXT, include_str!("../../templates/cards_sold.txt")),
     (HTML, include_str!("../../templates/cards_sold.html")),
@@ -24,13 +24,13 @@ const BUILT_IN: [(&str, &str); 3] = [
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum TemplateError {
     #[error("mail_templates ({0}) has none of cards_sold.subject, cards_sold.txt and cards_sold.html")]
-    None(String),
+    NoFiles(String),
     #[error("the template {0} can't be read: {1}")]
     Unreadable(String, std::io::Error),
     #[error("the template {0} is wrong: {1}")]
-    Wrong(String, minijinja::Error),
-    #[error("the template {name} names {variable}, which there isn't; there are {}", FACTS.join(", "))]
-    Unknown { name: String, variable: String },
+    Invalid(String, minijinja::Error),
+    #[error("the template {name} names {variable}, which there isn't; there are {}", VARIABLES.join(", "))]
+    UnknownVariable { name: String, variable: String },
 }
 
 /// The templates, checked.
@@ -38,11 +38,11 @@ pub enum TemplateError {
 pub(super) struct Templates(Environment<'static>);
 
 /// What templates may use besides `cards`, which have [`OF_A_CARD`].
-const FACTS: [&str; 3] = ["address", "currency", "cards"];
-const OF_A_CARD: [&str; 5] = ["group", "number", "pin", "balance", "exact_balance"];
+const VARIABLES: [&str; 3] = ["address", "currency", "cards"];
+const CARD_VARIABLES: [&str; 5] = ["group", "number", "pin", "balance", "exact_balance"];
 
 /// The parts of an e-mail.
-struct Rendered {
+struct RenderedMail {
     subject: String,
     text: String,
     html: String,
@@ -58,60 +58,60 @@ impl Templates {
             _ => AutoEscape::None,
         });
         let mut ours = 0;
-        for (name, built_in) in BUILT_IN {
-            let text = match own(directory, name)? {
+        for (name, built_in) in BUILT_IN_TEMPLATES {
+            let text = match read_custom_template(directory, name)? {
                 Some(text) => text,
                 None => {
                     ours += 1;
                     built_in.to_owned()
                 }
             };
-            environment.add_template_owned(name, text).map_err(|error| TemplateError::Wrong(name.into(), error))?;
+            environment.add_template_owned(name, text).map_err(|error| TemplateError::Invalid(name.into(), error))?;
         }
-        if ours == BUILT_IN.len() && !directory.as_os_str().is_empty() {
-            return Err(TemplateError::None(directory.display().to_string()));
+        if ours == BUILT_IN_TEMPLATES.len() && !directory.as_os_str().is_empty() {
+            return Err(TemplateError::NoFiles(directory.display().to_string()));
         }
         let templates = Self(environment);
-        templates.check()?;
+        templates.validate()?;
         Ok(templates)
     }
 
     /// A misspelt name is found now, not when the first e-mail is to be sent.
-    fn check(&self) -> Result<(), TemplateError> {
-        let card = || card_facts(["Group", "1", "1", "1.00", "1.0"]);
-        let sample = facts("buyer@example.com", "USD", vec![card(), card()]);
+    fn validate(&self) -> Result<(), TemplateError> {
+        let card = || build_card_variables(["Group", "1", "1", "1.00", "1.0"]);
+        let sample = build_variables("buyer@example.com", "USD", vec![card(), card()]);
         for (name, template) in self.0.templates() {
             let known = |variable: &String| {
-                FACTS.contains(&variable.as_str()) || self.0.globals().any(|(global, _)| global == variable)
+                VARIABLES.contains(&variable.as_str()) || self.0.globals().any(|(global, _)| global == variable)
             };
             if let Some(variable) = template.undeclared_variables(false).into_iter().find(|variable| !known(variable)) {
-                return Err(TemplateError::Unknown { name: name.to_owned(), variable });
+                return Err(TemplateError::UnknownVariable { name: name.to_owned(), variable });
             }
-            template.render(sample.clone()).map_err(|error| TemplateError::Wrong(name.to_owned(), error))?;
+            template.render(sample.clone()).map_err(|error| TemplateError::Invalid(name.to_owned(), error))?;
         }
         Ok(())
     }
 
-    fn render(&self, facts: &Value) -> Result<Rendered, minijinja::Error> {
+    fn render(&self, facts: &Value) -> Result<RenderedMail, minijinja::Error> {
         let part = |name| self.0.get_template(name)?.render(facts.clone());
-        Ok(Rendered { subject: one_line(&part(SUBJECT)?), text: part(TEXT)?, html: part(HTML)? })
+        Ok(RenderedMail { subject: to_single_line(&part(SUBJECT)?), text: part(TEXT)?, html: part(HTML)? })
     }
 
     /// The message for a buyer. Each attempt makes the same one: its id and its date are those of the sale.
-    pub fn message(
+    pub fn build_message(
         &self,
-        claimed: &Claimed,
-        cards: &[Card],
+        claimed: &ClaimedMail,
+        cards: &[MailedCard],
         digits: usize,
         from: &Mailbox,
         to: Address,
     ) -> Result<Message, String> {
-        let card = |card: &Card| {
-            let (balance, exact) = (card.balance.nice(digits), card.balance.plain());
-            card_facts([&card.group, &card.number, &card.pin, &balance, &exact])
+        let card = |card: &MailedCard| {
+            let (balance, exact) = (card.balance.to_fixed_string(digits), card.balance.to_plain_string());
+            build_card_variables([&card.group, &card.number, &card.pin, &balance, &exact])
         };
-        let facts = facts(claimed.address.trim(), &claimed.currency, cards.iter().map(card).collect());
-        let Rendered { subject, text, html } = self.render(&facts).map_err(|error| error.to_string())?;
+        let facts = build_variables(claimed.address.trim(), &claimed.currency, cards.iter().map(card).collect());
+        let RenderedMail { subject, text, html } = self.render(&facts).map_err(|error| error.to_string())?;
         let date = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(claimed.sold_at).unwrap_or_default());
         let automatic = HeaderName::new_from_ascii_str("Auto-Submitted");
         let message = Message::builder()
@@ -130,15 +130,19 @@ impl Templates {
     }
 }
 
-fn facts(address: &str, currency: &str, cards: Vec<Value>) -> Value {
-    Value::from_pairs(FACTS.into_iter().zip([address.into(), currency.into(), cards.into_iter().collect::<Value>()]))
+fn build_variables(address: &str, currency: &str, cards: Vec<Value>) -> Value {
+    Value::from_pairs(VARIABLES.into_iter().zip([
+        address.into(),
+        currency.into(),
+        cards.into_iter().collect::<Value>(),
+    ]))
 }
 
-fn card_facts(facts: [&str; 5]) -> Value {
-    Value::from_pairs(OF_A_CARD.into_iter().zip(facts))
+fn build_card_variables(facts: [&str; 5]) -> Value {
+    Value::from_pairs(CARD_VARIABLES.into_iter().zip(facts))
 }
 
-fn own(directory: &Path, name: &str) -> Result<Option<String>, TemplateError> {
+fn read_custom_template(directory: &Path, name: &str) -> Result<Option<String>, TemplateError> {
     if directory.as_os_str().is_empty() {
         return Ok(None);
     }
@@ -151,7 +155,7 @@ fn own(directory: &Path, name: &str) -> Result<Option<String>, TemplateError> {
 }
 
 /// A header has one line: what a card group's name may bring along ends none.
-fn one_line(text: &str) -> String {
+fn to_single_line(text: &str) -> String {
     text.split(|char: char| char.is_control() || char.is_whitespace())
         .filter(|word| !word.is_empty())
         .collect::<Vec<_>>()

@@ -25,19 +25,21 @@ use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::{ConnectOptions, Connection};
 
 use crate::config::Secret;
-use crate::managed_postgres::data_directory::{lock, password, reachable, socket_directory, socket_directory_beside};
+use crate::managed_postgres::data_directory::{
+    acquire_lock, check_accessible, find_socket_directory, prepare_socket_directory, read_or_create_password,
+};
 use crate::managed_postgres::installation::{
-    Account, ManagedError, SUPERUSER, at, command, find_binaries, initdb, make_directory,
+    ManagedPostgresError, OsUser, SUPERUSER, build_command, find_binaries, initdb, io_error_at, make_directory,
 };
 
 const ROLE: &str = "mortise";
-const LOOK: Duration = Duration::from_millis(20);
-const LINGERING: Duration = Duration::from_secs(4);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+const STALE_PROCESS_TIMEOUT: Duration = Duration::from_secs(4);
 /// How long PostgreSQL may take to come up or go down before the operator hears about it.
-const PATIENCE: Duration = Duration::from_secs(60);
+const SLOW_THRESHOLD: Duration = Duration::from_secs(60);
 
 /// Where the database lives when nobody says: as `config/mortise.toml` has it.
-pub fn usual_data_dir() -> PathBuf {
+pub fn default_data_dir() -> PathBuf {
     if rustix::process::geteuid().is_root() {
         return "/var/lib/mortise".into();
     }
@@ -69,11 +71,11 @@ pub fn server_arguments(cluster: &Path, socket: &Path) -> Vec<String> {
 
 /// The PostgreSQL that runs for this process.
 #[derive(Debug)]
-pub struct Managed {
-    data: PathBuf,
-    socket: PathBuf,
-    binaries: PathBuf,
-    account: Option<Account>,
+pub struct ManagedPostgres {
+    data_dir: PathBuf,
+    socket_dir: PathBuf,
+    bin_dir: PathBuf,
+    os_user: Option<OsUser>,
     password: Secret,
     superuser_password: Secret,
     /// Ours as long as the file is open.
@@ -81,65 +83,65 @@ pub struct Managed {
     child: Mutex<Option<std::process::Child>>,
 }
 
-impl Managed {
+impl ManagedPostgres {
     /// Takes the data directory, and makes the cluster where there is none.
-    pub fn prepare(data: &Path) -> Result<Self, ManagedError> {
-        let account = Account::find()?;
-        let data = std::path::absolute(data).map_err(at(data))?;
+    pub fn prepare(data: &Path) -> Result<Self, ManagedPostgresError> {
+        let account = OsUser::find_unprivileged()?;
+        let data = std::path::absolute(data).map_err(io_error_at(data))?;
         make_directory(&data, 0o755, None)?;
         // First of all: a lock that root made here would keep out the user whose directory it is.
-        reachable(&data, account.as_ref())?;
-        let lock = lock(&data)?;
+        check_accessible(&data, account.as_ref())?;
+        let lock = acquire_lock(&data)?;
         let cluster = data.join("postgres");
         let binaries = find_binaries(&cluster)?;
-        let superuser_password = password(&data.join("superuser_password"))?;
+        let superuser_password = read_or_create_password(&data.join("superuser_password"))?;
         if !cluster.join("PG_VERSION").exists() {
             tracing::info!(data = %data.display(), "making a database");
             initdb(&binaries, &cluster, account.as_ref(), &superuser_password)?;
         }
         Ok(Self {
-            socket: socket_directory(&data, account.as_ref())?,
-            password: password(&data.join("password"))?.into(),
-            binaries,
-            account,
+            socket_dir: prepare_socket_directory(&data, account.as_ref())?,
+            password: read_or_create_password(&data.join("password"))?.into(),
+            bin_dir: binaries,
+            os_user: account,
             _lock: lock,
             superuser_password: superuser_password.into(),
             child: Mutex::new(None),
-            data,
+            data_dir: data,
         })
     }
 
     /// Whether the data directory holds a database.
-    pub fn is_made(data: &Path) -> bool {
+    pub fn is_initialized(data: &Path) -> bool {
         data.join("postgres/PG_VERSION").exists()
     }
 
     /// How to connect beside another Mortise that runs on the data directory.
-    pub fn options_beside(data: &Path) -> Result<PgConnectOptions, ManagedError> {
-        let data = std::path::absolute(data).map_err(at(data))?;
+    pub fn running_connect_options(data: &Path) -> Result<PgConnectOptions, ManagedPostgresError> {
+        let data = std::path::absolute(data).map_err(io_error_at(data))?;
         let path = data.join("password");
-        let password = fs::read_to_string(&path).map_err(at(&path))?;
-        Ok(options_of(&socket_directory_beside(&data)?, ROLE, password.trim(), ROLE))
+        let password = fs::read_to_string(&path).map_err(io_error_at(&path))?;
+        Ok(build_connect_options(&find_socket_directory(&data)?, ROLE, password.trim(), ROLE))
     }
 
     /// How the server connects: as a role without special powers.
-    pub fn options(&self) -> PgConnectOptions {
-        options_of(&self.socket, ROLE, self.password.reveal(), ROLE)
+    pub fn connect_options(&self) -> PgConnectOptions {
+        build_connect_options(&self.socket_dir, ROLE, self.password.reveal(), ROLE)
     }
 
     /// Starts PostgreSQL, or takes up the one that a crash of ours left running, and waits until it can be used.
-    pub async fn start(&self) -> Result<(), ManagedError> {
-        if self.running().is_some() {
-            tracing::info!(data = %self.data.display(), "taking up the database that is still running");
+    pub async fn start(&self) -> Result<(), ManagedPostgresError> {
+        if self.running_pid().is_some() {
+            tracing::info!(data = %self.data_dir.display(), "taking up the database that is still running");
         } else {
-            self.tear_up_strange_note();
+            self.remove_stale_pid_file();
             self.spawn()?;
         }
-        let superuser = options_of(&self.socket, SUPERUSER, self.superuser_password.reveal(), SUPERUSER);
+        let superuser = build_connect_options(&self.socket_dir, SUPERUSER, self.superuser_password.reveal(), SUPERUSER);
         let begun = Instant::now();
         let mut since = begun;
         loop {
-            let refused = match self.options().connect().await {
+            let refused = match self.connect_options().connect().await {
                 Ok(connection) => {
                     let _ = connection.close().await;
                     return Ok(());
@@ -148,42 +150,42 @@ impl Managed {
                 Err(sqlx::Error::Database(error))
                     if matches!(error.code().as_deref(), Some("28P01" | "28000" | "3D000")) =>
                 {
-                    self.set_up(&superuser).await.map_err(ManagedError::SetUp)?;
+                    self.create_role_and_database(&superuser).await.map_err(ManagedPostgresError::SetupFailed)?;
                     continue;
                 }
                 Err(error) => error,
             };
-            if self.running().is_none() && self.has_ended() {
+            if self.running_pid().is_none() && self.child_has_exited() {
                 // Of one that was killed a process may linger for a moment, and PostgreSQL won't start beside it.
-                if begun.elapsed() > LINGERING {
-                    return Err(self.does_not_start());
+                if begun.elapsed() > STALE_PROCESS_TIMEOUT {
+                    return Err(self.start_error());
                 }
-                tokio::time::sleep(LINGERING / 20).await;
+                tokio::time::sleep(STALE_PROCESS_TIMEOUT / 20).await;
                 self.spawn()?;
             }
-            if since.elapsed() > PATIENCE {
+            if since.elapsed() > SLOW_THRESHOLD {
                 tracing::warn!(%refused, "still waiting for PostgreSQL, which may be recovering from a crash");
                 since = Instant::now();
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
-    fn spawn(&self) -> Result<(), ManagedError> {
-        let path = self.log();
-        let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(at(&path))?;
-        let errors = log.try_clone().map_err(at(&path))?;
-        let child = command(&self.binaries.join("postgres"), self.account.as_ref())
-            .args(server_arguments(&self.data.join("postgres"), &self.socket))
+    fn spawn(&self) -> Result<(), ManagedPostgresError> {
+        let path = self.log_path();
+        let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(io_error_at(&path))?;
+        let errors = log.try_clone().map_err(io_error_at(&path))?;
+        let child = build_command(&self.bin_dir.join("postgres"), self.os_user.as_ref())
+            .args(server_arguments(&self.data_dir.join("postgres"), &self.socket_dir))
             .stdout(log)
             .stderr(errors)
             .spawn()
-            .map_err(at(&self.binaries))?;
+            .map_err(io_error_at(&self.bin_dir))?;
         *self.child.lock().unwrap_or_else(PoisonError::into_inner) = Some(child);
         Ok(())
     }
 
-    async fn set_up(&self, superuser: &PgConnectOptions) -> sqlx::Result<()> {
+    async fn create_role_and_database(&self, superuser: &PgConnectOptions) -> sqlx::Result<()> {
         let mut connection = superuser.connect().await?;
         // The password is ours, letters and digits; a role's can't be a parameter.
         let role =
@@ -204,11 +206,11 @@ impl Managed {
     }
 
     /// Starts PostgreSQL again whenever it ends without being told to. Run it beside the server.
-    pub async fn keep_alive(&self) {
+    pub async fn restart_on_exit(&self) {
         loop {
             tokio::time::sleep(Duration::from_millis(250)).await;
-            if self.has_ended() && self.running().is_none() {
-                tracing::error!(log = %self.log().display(), "PostgreSQL ended by itself: starting it again");
+            if self.child_has_exited() && self.running_pid().is_none() {
+                tracing::error!(log = %self.log_path().display(), "PostgreSQL ended by itself: starting it again");
                 if let Err(error) = self.spawn() {
                     tracing::error!(%error, "PostgreSQL can't be started");
                 }
@@ -221,73 +223,73 @@ impl Managed {
     pub async fn stop(self) {
         // One that we have just started hasn't noted itself yet.
         let child = self.child.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(Pid::from_child);
-        let started = child.filter(|_| !self.has_ended());
-        let Some(pid) = started.or_else(|| self.running()) else { return };
+        let started = child.filter(|_| !self.child_has_exited());
+        let Some(pid) = started.or_else(|| self.running_pid()) else { return };
         if let Err(error) = kill_process(pid, Signal::INT) {
             tracing::error!(%error, "PostgreSQL can't be stopped");
         }
         let since = Instant::now();
-        while !self.has_ended() || self.running().is_some() {
-            if since.elapsed() > PATIENCE {
+        while !self.child_has_exited() || self.running_pid().is_some() {
+            if since.elapsed() > SLOW_THRESHOLD {
                 tracing::error!("PostgreSQL takes long to stop: leaving it to finish by itself");
                 return;
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
-        if self.socket.starts_with("/tmp") {
-            let _ = fs::remove_dir(&self.socket);
+        if self.socket_dir.starts_with("/tmp") {
+            let _ = fs::remove_dir(&self.socket_dir);
         }
     }
 
     /// The process that runs on our cluster, as PostgreSQL itself notes it.
-    fn running(&self) -> Option<Pid> {
-        self.noted().filter(|pid| self.is_ours(*pid))
+    fn running_pid(&self) -> Option<Pid> {
+        self.pid_file_pid().filter(|pid| self.is_own_postmaster(*pid))
     }
 
     /// The process that `postmaster.pid` names, if it lives.
-    fn noted(&self) -> Option<Pid> {
-        let note = fs::read_to_string(self.data.join("postgres/postmaster.pid")).ok()?;
+    fn pid_file_pid(&self) -> Option<Pid> {
+        let note = fs::read_to_string(self.data_dir.join("postgres/postmaster.pid")).ok()?;
         let pid = Pid::from_raw(note.lines().next()?.trim().parse().ok()?)?;
         test_kill_process(pid).is_ok().then_some(pid)
     }
 
     /// The number may have gone to somebody else since a crash; a postmaster runs in its cluster's directory. Where that can't be seen
     /// (other users' processes, a service that sees none but its own) somebody must listen on our socket.
-    fn is_ours(&self, pid: Pid) -> bool {
+    fn is_own_postmaster(&self, pid: Pid) -> bool {
         match fs::read_link(format!("/proc/{}/cwd", pid.as_raw_nonzero())) {
-            Ok(directory) => Some(directory) == self.data.join("postgres").canonicalize().ok(),
-            Err(_) => UnixStream::connect(self.socket.join(".s.PGSQL.5432")).is_ok(),
+            Ok(directory) => Some(directory) == self.data_dir.join("postgres").canonicalize().ok(),
+            Err(_) => UnixStream::connect(self.socket_dir.join(".s.PGSQL.5432")).is_ok(),
         }
     }
 
     /// A note that names a stranger would keep PostgreSQL from starting as long as the stranger lives. That none of the old
     /// PostgreSQL's processes still uses the cluster, the new one makes sure of by other means (its shared memory).
-    fn tear_up_strange_note(&self) {
-        if self.noted().is_some_and(|pid| !self.is_ours(pid)) {
+    fn remove_stale_pid_file(&self) {
+        if self.pid_file_pid().is_some_and(|pid| !self.is_own_postmaster(pid)) {
             tracing::warn!("postmaster.pid names a process that isn't PostgreSQL: removing it");
-            let _ = fs::remove_file(self.data.join("postgres/postmaster.pid"));
+            let _ = fs::remove_file(self.data_dir.join("postgres/postmaster.pid"));
         }
     }
 
     /// Whether the process that we started has ended, if we started one.
-    fn has_ended(&self) -> bool {
+    fn child_has_exited(&self) -> bool {
         let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
         child.as_mut().is_none_or(|child| !matches!(child.try_wait(), Ok(None)))
     }
 
-    fn log(&self) -> PathBuf {
-        self.data.join("postgres.log")
+    fn log_path(&self) -> PathBuf {
+        self.data_dir.join("postgres.log")
     }
 
-    fn does_not_start(&self) -> ManagedError {
-        let log = fs::read_to_string(self.log()).unwrap_or_default();
+    fn start_error(&self) -> ManagedPostgresError {
+        let log = fs::read_to_string(self.log_path()).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         let end = lines[lines.len().saturating_sub(5)..].join("\n");
-        ManagedError::DoesNotStart { log: self.log(), end }
+        ManagedPostgresError::StartFailed { log: self.log_path(), log_tail: end }
     }
 }
 
-fn options_of(socket: &Path, role: &str, password: &str, database: &str) -> PgConnectOptions {
+fn build_connect_options(socket: &Path, role: &str, password: &str, database: &str) -> PgConnectOptions {
     // Said in full, or PG… variables in the environment would have a say.
     PgConnectOptions::new_without_pgpass()
         .socket(socket)

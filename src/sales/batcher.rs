@@ -12,159 +12,159 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot::{self, Receiver, Sender};
 use tokio::time::timeout;
 
-use super::batch_statement::{Orders, SoldOf, sell_together};
+use super::batch_statement::{BatchInput, SoldCardRow, sell_batch};
 use super::statement::SoldCard;
 use crate::db::pool::Pool;
-use crate::error::Fault;
-use crate::idempotency::{self, Key};
+use crate::error::ApiError;
+use crate::idempotency::{self, IdempotencyKey};
 
 /// More cards are not sold by one statement: those who wait for it want an answer.
-const MOST_CARDS: u32 = 32;
+const BATCH_CARDS_MAX: u32 = 32;
 /// Who wants more goes alone: few others would find room beside him.
-pub const MOST_OF_ONE: u32 = MOST_CARDS / 4;
+pub const ORDER_CARDS_MAX: u32 = BATCH_CARDS_MAX / 4;
 /// Longer than the database lets any statement run: when this is over the connection is dead.
-const DEAD: Duration = Duration::from_secs(150);
+const STATEMENT_DEADLINE: Duration = Duration::from_secs(150);
 
 /// Where sales wait for each other.
 #[derive(Debug, Clone)]
-pub struct Together(Arc<Shared>);
+pub struct SaleBatcher(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     pool: Pool,
     /// Of one caller's, before others wait.
-    most: usize,
-    patience: Duration,
+    sale_concurrency: usize,
+    max_wait: Duration,
     queues: Mutex<Queues>,
 }
 
 #[derive(Debug, Default)]
 struct Queues {
     /// By the caller's id, where something of his runs.
-    of: HashMap<i32, Queue>,
+    by_user: HashMap<i32, Queue>,
     /// How many have waited until now.
-    tickets: u64,
+    next_ticket: u64,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
     /// Statements.
-    running: usize,
+    running_statements: usize,
     /// The sales that these make.
-    sales: usize,
-    waiting: VecDeque<Waiting>,
+    running_sales: usize,
+    queued: VecDeque<QueueEntry>,
 }
 
 #[derive(Debug)]
-struct Waiting {
+struct QueueEntry {
     ticket: u64,
-    order: Order,
-    answer: Sender<Outcome>,
+    order: SaleOrder,
+    outcome_sender: Sender<BatchOutcome>,
 }
 
 /// The next free cards of a group, without order rows.
 #[derive(Debug)]
-pub struct Order {
+pub struct SaleOrder {
     /// The group.
-    pub group: i32,
+    pub group_id: i32,
     /// How many, up to [`MOST_OF_ONE`].
     pub quantity: u32,
     /// Where the reply is kept, if somewhere. Once this is begun, whoever sends the key again waits for it, even if its client has gone away.
-    pub key: Option<Arc<Key>>,
+    pub key: Option<Arc<IdempotencyKey>>,
     /// Who sells, and how it is paid.
-    pub alike: Alike,
+    pub batch_key: BatchKey,
 }
 
 /// What sales that go together have in common.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "as in `Sale` and `Terms`")]
-pub struct Alike {
-    pub caller: i32,
-    pub owner: i32,
+pub struct BatchKey {
+    pub user_id: i32,
+    pub owner_id: i32,
     pub currency: String,
     pub rate: BigDecimal,
 }
 
 /// How a sale is made.
 #[derive(Debug)]
-pub enum Way {
+pub enum Dispatch {
     /// By itself, while this is held.
-    Alone(Place),
+    Immediate(StatementPermit),
     /// With others.
-    With(Others),
+    Queued(QueuedSale),
 }
 
 /// The others, while they are waited for.
 #[derive(Debug)]
-pub struct Others {
-    together: Together,
-    caller: i32,
+pub struct QueuedSale {
+    batcher: SaleBatcher,
+    user_id: i32,
     ticket: u64,
-    told: Receiver<Outcome>,
+    outcome_receiver: Receiver<BatchOutcome>,
 }
 
-impl Others {
+impl QueuedSale {
     /// What comes of it. Where it isn't begun soon, because what runs is held up, it is left alone; once begun it is waited for.
-    pub async fn outcome(mut self) -> Outcome {
-        let told = match timeout(self.together.0.patience, &mut self.told).await {
+    pub async fn wait_for_outcome(mut self) -> BatchOutcome {
+        let told = match timeout(self.batcher.0.max_wait, &mut self.outcome_receiver).await {
             Ok(told) => told,
-            Err(_) if self.together.leave(self.caller, self.ticket) => return Outcome::Undone,
-            Err(_) => (&mut self.told).await,
+            Err(_) if self.batcher.remove_queued(self.user_id, self.ticket) => return BatchOutcome::RetryAlone,
+            Err(_) => (&mut self.outcome_receiver).await,
         };
         // Whoever was about to tell was broken off.
-        told.unwrap_or(Outcome::Refused(Fault::OutcomeUnknown))
+        told.unwrap_or(BatchOutcome::Failed(ApiError::CommitUnknown))
     }
 }
 
 /// Who goes away before it is begun leaves nothing behind, his key neither: he may ask again at once.
-impl Drop for Others {
+impl Drop for QueuedSale {
     fn drop(&mut self) {
-        self.together.leave(self.caller, self.ticket);
+        self.batcher.remove_queued(self.user_id, self.ticket);
     }
 }
 
 /// What came of a sale that went with others.
 #[derive(Debug)]
-pub enum Outcome {
+pub enum BatchOutcome {
     /// The cards; none: fewer were free than asked for.
     Sold(Vec<SoldCard>),
     /// Nothing was changed, and one of the others may be the reason: it is to be made alone.
-    Undone,
+    RetryAlone,
     /// The database was away, or was lost.
-    Refused(Fault),
+    Failed(ApiError),
 }
 
-impl Together {
+impl SaleBatcher {
     /// At most so many statements of a caller's at once before his sales go together, then half as many; no sale waits longer than `patience`
     /// to be begun.
     pub fn new(pool: Pool, most: usize, patience: Duration) -> Self {
-        Self(Arc::new(Shared { pool, most, patience, queues: Mutex::default() }))
+        Self(Arc::new(Shared { pool, sale_concurrency: most, max_wait: patience, queues: Mutex::default() }))
     }
 
     /// Begins a sale of a caller's.
-    pub fn begin(&self, caller: i32, order: impl FnOnce() -> Order) -> Way {
-        let mut queues = self.queues();
-        let Queues { of, tickets } = &mut *queues;
+    pub fn submit(&self, caller: i32, order: impl FnOnce() -> SaleOrder) -> Dispatch {
+        let mut queues = self.lock_queues();
+        let Queues { by_user: of, next_ticket: tickets } = &mut *queues;
         let queue = of.entry(caller).or_default();
-        if queue.has_room(self.0.most) {
-            return Way::Alone(queue.place(self, caller, 1));
+        if queue.has_capacity(self.0.sale_concurrency) {
+            return Dispatch::Immediate(queue.issue_permit(self, caller, 1));
         }
         let (answer, told) = oneshot::channel();
         let ticket = *tickets;
         *tickets += 1;
-        queue.waiting.push_back(Waiting { ticket, order: order(), answer });
-        Way::With(Others { together: self.clone(), caller, ticket, told })
+        queue.queued.push_back(QueueEntry { ticket, order: order(), outcome_sender: answer });
+        Dispatch::Queued(QueuedSale { batcher: self.clone(), user_id: caller, ticket, outcome_receiver: told })
     }
 
     /// How many wait for a statement.
-    pub fn waiting(&self) -> usize {
-        self.queues().of.values().map(|queue| queue.waiting.len()).sum()
+    pub fn queued_sales(&self) -> usize {
+        self.lock_queues().by_user.values().map(|queue| queue.queued.len()).sum()
     }
 
     /// Whether who has the ticket was still waiting, and doesn't any more.
-    fn leave(&self, caller: i32, ticket: u64) -> bool {
-        let mut queues = self.queues();
-        let Some(Queue { waiting, .. }) = queues.of.get_mut(&caller) else { return false };
+    fn remove_queued(&self, caller: i32, ticket: u64) -> bool {
+        let mut queues = self.lock_queues();
+        let Some(Queue { queued: waiting, .. }) = queues.by_user.get_mut(&caller) else { return false };
         // Tickets stand in their order.
         waiting
             .binary_search_by_key(&ticket, |waiting| waiting.ticket)
@@ -172,136 +172,138 @@ impl Together {
     }
 
     /// A statement that made so many sales has ended.
-    fn ended(&self, caller: i32, sales: usize) {
-        if let Some(queue) = self.queues().of.get_mut(&caller) {
-            queue.running -= 1;
-            queue.sales -= sales;
+    fn finish_statement(&self, caller: i32, sales: usize) {
+        if let Some(queue) = self.lock_queues().by_user.get_mut(&caller) {
+            queue.running_statements -= 1;
+            queue.running_sales -= sales;
         }
     }
 
     /// Those who are next, where there is somebody and room for them.
-    fn next(&self, caller: i32) -> Option<(Place, Vec<Waiting>)> {
-        let mut queues = self.queues();
-        let queue = queues.of.get_mut(&caller)?;
-        let batch = if queue.has_room(self.0.most) { queue.batch() } else { Vec::new() };
+    fn next_batch(&self, caller: i32) -> Option<(StatementPermit, Vec<QueueEntry>)> {
+        let mut queues = self.lock_queues();
+        let queue = queues.by_user.get_mut(&caller)?;
+        let batch = if queue.has_capacity(self.0.sale_concurrency) { queue.pop_batch() } else { Vec::new() };
         if !batch.is_empty() {
-            return Some((queue.place(self, caller, batch.len()), batch));
+            return Some((queue.issue_permit(self, caller, batch.len()), batch));
         }
-        if queue.running == 0 {
-            queues.of.remove(&caller);
+        if queue.running_statements == 0 {
+            queues.by_user.remove(&caller);
         }
         None
     }
 
-    fn queues(&self) -> MutexGuard<'_, Queues> {
+    fn lock_queues(&self) -> MutexGuard<'_, Queues> {
         self.0.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// One of the statements that run. When it has ended, those who wait are next.
 #[derive(Debug)]
-pub struct Place {
-    together: Together,
-    caller: i32,
+pub struct StatementPermit {
+    batcher: SaleBatcher,
+    user_id: i32,
     /// So many it makes.
-    sales: usize,
+    sale_count: usize,
 }
 
-impl Drop for Place {
+impl Drop for StatementPermit {
     fn drop(&mut self) {
-        self.together.ended(self.caller, self.sales);
+        self.batcher.finish_statement(self.user_id, self.sale_count);
         // Without a runtime, at the very end, nobody waits any more.
         let Ok(runtime) = Handle::try_current() else { return };
         // Those who are too different to go together go beside each other.
-        while let Some((place, batch)) = self.together.next(self.caller) {
-            runtime.spawn(sell(place, batch));
+        while let Some((place, batch)) = self.batcher.next_batch(self.user_id) {
+            runtime.spawn(run_batch(place, batch));
         }
     }
 }
 
 impl Queue {
     /// Whether one more may run, beside so many at most.
-    fn has_room(&self, most: usize) -> bool {
-        let each_for_one = self.sales == self.running;
-        self.running < if each_for_one { most } else { most.div_ceil(2) }
+    fn has_capacity(&self, most: usize) -> bool {
+        let each_for_one = self.running_sales == self.running_statements;
+        self.running_statements < if each_for_one { most } else { most.div_ceil(2) }
     }
 
-    fn place(&mut self, together: &Together, caller: i32, sales: usize) -> Place {
-        self.running += 1;
-        self.sales += sales;
-        Place { together: together.clone(), caller, sales }
+    fn issue_permit(&mut self, together: &SaleBatcher, caller: i32, sales: usize) -> StatementPermit {
+        self.running_statements += 1;
+        self.running_sales += sales;
+        StatementPermit { batcher: together.clone(), user_id: caller, sale_count: sales }
     }
 
     /// Those who wait longest and go together.
-    fn batch(&mut self) -> Vec<Waiting> {
-        let (mut cards, mut batch, mut others) = (0, Vec::<Waiting>::new(), Vec::new());
-        while cards < MOST_CARDS
-            && let Some(next) = self.waiting.pop_front()
+    fn pop_batch(&mut self) -> Vec<QueueEntry> {
+        let (mut cards, mut batch, mut others) = (0, Vec::<QueueEntry>::new(), Vec::new());
+        while cards < BATCH_CARDS_MAX
+            && let Some(next) = self.queued.pop_front()
         {
-            let is_alike = batch.first().is_none_or(|first| first.order.alike == next.order.alike);
-            if is_alike && cards + next.order.quantity <= MOST_CARDS {
+            let is_alike = batch.first().is_none_or(|first| first.order.batch_key == next.order.batch_key);
+            if is_alike && cards + next.order.quantity <= BATCH_CARDS_MAX {
                 cards += next.order.quantity;
                 batch.push(next);
             } else {
                 others.push(next);
             }
         }
-        others.into_iter().rev().for_each(|other| self.waiting.push_front(other));
+        others.into_iter().rev().for_each(|other| self.queued.push_front(other));
         batch
     }
 }
 
 /// Makes sales together, and tells each what came of it.
-async fn sell(place: Place, batch: Vec<Waiting>) {
-    let sold = carry_out(&place.together.0.pool, &batch).await;
+async fn run_batch(place: StatementPermit, batch: Vec<QueueEntry>) {
+    let sold = execute(&place.batcher.0.pool, &batch).await;
     // Before anybody is told: who is served next needn't wait for it.
     drop(place);
     match sold {
-        Ok(sold) => hand_out(sold, batch),
-        Err(Some(fault)) => batch.into_iter().for_each(|waiting| waiting.tell(Outcome::Refused(fault.clone()))),
-        Err(None) => batch.into_iter().for_each(|waiting| waiting.tell(Outcome::Undone)),
+        Ok(sold) => distribute(sold, batch),
+        Err(Some(fault)) => batch.into_iter().for_each(|waiting| waiting.reply(BatchOutcome::Failed(fault.clone()))),
+        Err(None) => batch.into_iter().for_each(|waiting| waiting.reply(BatchOutcome::RetryAlone)),
     }
 }
 
 /// The cards, or what everybody hears; `None`: each should try it alone.
-async fn carry_out(pool: &Pool, batch: &[Waiting]) -> Result<Vec<SoldOf>, Option<Fault>> {
-    let mut orders = Orders::default();
+async fn execute(pool: &Pool, batch: &[QueueEntry]) -> Result<Vec<SoldCardRow>, Option<ApiError>> {
+    let mut orders = BatchInput::default();
     orders.extend(batch.iter().map(|waiting| &waiting.order));
-    let mut connection = pool.acquire().await.map_err(|error| Some(Fault::from(error)))?;
+    let mut connection = pool.acquire().await.map_err(|error| Some(ApiError::from(error)))?;
     // A request's client ends what hangs by going away; here there is none.
-    match timeout(DEAD, sell_together(&mut connection, &batch[0].order.alike, &orders)).await {
+    match timeout(STATEMENT_DEADLINE, sell_batch(&mut connection, &batch[0].order.batch_key, &orders)).await {
         Ok(Ok(sold)) => {
-            connection.keep();
+            connection.release_clean();
             Ok(sold)
         }
         // Whoever sent a key again, or is at it elsewhere, finds out alone; it isn't worth a line in the log.
-        Ok(Err(error)) if idempotency::is_known(&error) || idempotency::is_waited_for_in_vain(&error) => Err(None),
-        Ok(Err(error)) => Err(Some(Fault::of_commit(error)).filter(|fault| *fault == Fault::OutcomeUnknown)),
+        Ok(Err(error)) if idempotency::is_duplicate_key(&error) || idempotency::is_lock_timeout(&error) => Err(None),
+        Ok(Err(error)) => {
+            Err(Some(ApiError::from_commit_error(error)).filter(|fault| *fault == ApiError::CommitUnknown))
+        }
         Err(_) => {
             connection.close_on_drop();
-            Err(Some(Fault::OutcomeUnknown))
+            Err(Some(ApiError::CommitUnknown))
         }
     }
 }
 
 /// Gives each the cards of its group, in the order in which they came.
-fn hand_out(mut sold: Vec<SoldOf>, batch: Vec<Waiting>) {
-    sold.sort_unstable_by_key(|card| card.place);
+fn distribute(mut sold: Vec<SoldCardRow>, batch: Vec<QueueEntry>) {
+    sold.sort_unstable_by_key(|card| card.position);
     let mut groups: BTreeMap<i32, VecDeque<SoldCard>> = BTreeMap::new();
-    for SoldOf { group, number, pin, balance, .. } in sold {
+    for SoldCardRow { group_id: group, number, pin, balance, .. } in sold {
         groups.entry(group).or_default().push_back(SoldCard { number, pin, balance });
     }
     for waiting in batch {
-        let cards = groups.entry(waiting.order.group).or_default();
+        let cards = groups.entry(waiting.order.group_id).or_default();
         let quantity = usize::try_from(waiting.order.quantity).unwrap_or(usize::MAX).min(cards.len());
         let cards = cards.drain(..quantity).collect();
-        waiting.tell(Outcome::Sold(cards));
+        waiting.reply(BatchOutcome::Sold(cards));
     }
 }
 
-impl Waiting {
+impl QueueEntry {
     /// Who has gone away meanwhile has bought all the same, as one whose reply is lost.
-    fn tell(self, outcome: Outcome) {
-        let _ = self.answer.send(outcome);
+    fn reply(self, outcome: BatchOutcome) {
+        let _ = self.outcome_sender.send(outcome);
     }
 }

@@ -4,52 +4,52 @@ use bigdecimal::BigDecimal;
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
-use crate::idempotency::Key;
-use crate::mail::Posting;
+use crate::idempotency::IdempotencyKey;
+use crate::mail::OutboxEntry;
 use crate::money::Money;
 
 /// A sale: who sells which cards of which group, and how they are paid.
 #[derive(Debug)]
-pub struct Sale<'a> {
+pub struct SaleRequest<'a> {
     /// The caller's id, for the audit rows.
-    pub caller: i32,
+    pub user_id: i32,
     /// Whose the group must be, and open. `None`: that was looked at, or doesn't matter.
-    pub owner: Option<i32>,
+    pub owner_id: Option<i32>,
     /// The group.
-    pub group: i32,
+    pub group_id: i32,
     /// Which of its cards.
-    pub take: Take<'a>,
+    pub selection: CardSelection<'a>,
     /// In which currencies.
-    pub terms: &'a Terms,
+    pub terms: &'a PaymentTerms,
     /// Whether each card gets the audit row of `card_from_group_sell`.
-    pub over_api: bool,
+    pub sold_over_api: bool,
 }
 
 /// In which currencies a sale is paid, ordered and shown.
 #[derive(Debug)]
-pub struct Terms {
+pub struct PaymentTerms {
     /// The payment's currency. `None`: the group's.
     pub currency: Option<String>,
     /// From the system's currency to the payment's; to the caller's where the payment is in the group's, which the
     /// database knows.
     pub rate: BigDecimal,
     /// What the card's balance is multiplied by to be shown.
-    pub shown_rate: BigDecimal,
+    pub display_rate: BigDecimal,
     /// What the card's balance is multiplied by in the order rows.
     pub order_rate: BigDecimal,
     /// The order rows' currency: the system's.
     pub system_currency: String,
     /// Where the cards are sent; `None` writes no order rows.
-    pub email: Option<Email>,
+    pub email: Option<BuyerEmail>,
 }
 
 /// The buyer's address, as it stands in the order rows.
 #[derive(Debug)]
-pub struct Email {
+pub struct BuyerEmail {
     /// As the client sent it.
     pub address: String,
     /// The e-mail that goes there. `None`: none does.
-    pub posting: Option<Posting>,
+    pub outbox_entry: Option<OutboxEntry>,
 }
 
 /// A card that was sold.
@@ -65,32 +65,32 @@ pub struct SoldCard {
 
 /// Which cards a statement sells.
 #[derive(Debug)]
-pub enum Take<'a> {
+pub enum CardSelection<'a> {
     /// The next free ones.
     Next {
         /// This many, or none.
         quantity: i64,
         /// None where one of them is unsound, or the group has no tax row: somebody has to look closer.
-        only_sound: bool,
+        only_sellable: bool,
         /// Where the reply is kept, if somewhere.
-        kept: Option<Keeping<'a>>,
+        stored_reply: Option<StoredReplySpec<'a>>,
     },
     /// These, which are locked.
-    These(&'a [i64]),
+    Ids(&'a [i64]),
 }
 
 /// What is kept of `card_from_group_sell`'s reply besides the cards, and for whom.
 #[derive(Debug, Clone, Copy)]
-pub struct Keeping<'a> {
+pub struct StoredReplySpec<'a> {
     /// The request's key.
-    pub key: &'a Key,
+    pub key: &'a IdempotencyKey,
     /// The currency that balances are labelled with.
     pub currency: &'a str,
 }
 
 /// What every sale writes: the cards, their payments, vouchers and audit rows. Before it stands what picks the cards, as `sale`; each gets
-/// the audit row of `card_from_group_sell` where `over_api` says so.
-macro_rules! sale {
+/// the audit row of `card_from_group_sell` where `$over_api` says so.
+macro_rules! sale_query {
     ($row:ident, $($before:literal)+, [$over_api:literal], $($after:literal)+, $($value:expr),+) => {
         sqlx::query_as!(
             $row,
@@ -100,16 +100,16 @@ macro_rules! sale {
             ), payment as (
                 insert into payments (id, paymenttype, kind, amount, currency, tax, user_id, owner_id, card, completed,
                     date_added, shipped_at, description)
-                select payment_id, 'Card', 'sale', amount, currency, amount * tax_share, id, owner_id, 1, 1, now, now, ''
+                select payment_id, 'Card', 'sale', amount, currency, amount * tax_rate, id, owner_id, 1, 1, now, now, ''
                 from sale
             ), action as (
                 insert into actions (user_id, date, action, target_type, target_id, data, data2, data3)
                 select $3, now, row.*
                 from sale, lateral (
-                    select 'card_payment_created', 'Payment', payment_id, id::text, plain(amount), currency
+                    select 'card_payment_created', 'Payment', payment_id, id::text, plain_text(amount), currency
                     union all
                     select 'Disable_Voucher_when_Card_is_used', 'Voucher', voucher_id, number, id::text, null
-                    from spend_vouchers(voucher_number)
+                    from redeem_vouchers(voucher_number)
                     union all
                     select 'card_sell_over_api', 'Card', id, '', '', null"#
                 + $over_api
@@ -119,25 +119,25 @@ macro_rules! sale {
         )
     };
 }
-pub(super) use sale;
+pub(super) use sale_query;
 
 /// The statement, with the parts that differ: what else must be known of the group, how cards are picked, which of them must have been
 /// found, the order rows, and where the reply is kept (the places of the key, the fingerprint and the currency among the parameters). What
 /// a sale doesn't need would cost it the time in which PostgreSQL sets it up, so there are several texts.
-macro_rules! statement {
+macro_rules! single_group_query {
     (
         [$group:literal, $($picked:literal)+, $all:literal], [$ccorder_id:literal, $orders:literal],
-        [$($key:literal, $fingerprint:literal, $shown_currency:literal)?], $($value:expr),+
+        [$($key:literal, $fingerprint:literal, $display_currency:literal)?], $($value:expr),+
     ) => {
-        sale!(
+        sale_query!(
             SoldCard,
             r#"with picked as materialized (
                 select cardgroup.*, card.*
                 from (
                     select g.id as cardgroup_id, g.owner_id, g.disable_voucher,
-                        coalesce((select single_tax_share(t) from taxes t where t.id = g.tax_id), tax_share_of(g.tax_id, g.owner_id)) as tax_share,
+                        coalesce((select single_tax_rate(t) from taxes t where t.id = g.tax_id), effective_tax_rate(g.tax_id, g.owner_id)) as tax_rate,
                         coalesce($5, g.tell_balance_in_currency, '') as currency,
-                        $6::numeric * case when $5 is null then system_rate_to(g.tell_balance_in_currency) else 1 end as rate"#
+                        $6::numeric * case when $5 is null then exchange_rate_to(g.tell_balance_in_currency) else 1 end as rate"#
                 $group
                 r#"
                     from cardgroups g
@@ -147,8 +147,8 @@ macro_rules! statement {
                 $($picked)+
                 r#") card
             ), sale as materialized (
-                select nextval('payments_id_seq') as payment_id, id, number, pin, balance, times(balance, rate) as amount,
-                    cardgroup_id, owner_id, tax_share, currency,
+                select nextval('payments_id_seq') as payment_id, id, number, pin, balance, multiply_rounded(balance, rate) as amount,
+                    cardgroup_id, owner_id, tax_rate, currency,
                     case when disable_voucher = 1 then number end as voucher_number, now() at time zone 'utc' as now"#
                 $ccorder_id
                 r#"
@@ -156,64 +156,64 @@ macro_rules! statement {
                 $all,
             [" where $4"],
             $orders
-                $(r#", kept as (
+                $(r#", stored_reply as (
                 insert into idempotency_keys (user_id, operation, key, fingerprint, reply)
                 select $3, 'card_from_group_sell', "# $key ", " $fingerprint r#", json_build_object('Done', json_build_object(
-                    'currency', "# $shown_currency r#"::text,
-                    'cards', json_agg(json_build_object('number', number, 'pin', pin, 'balance', times(balance, $7)::text))))
+                    'currency', "# $display_currency r#"::text,
+                    'cards', json_agg(json_build_object('number', number, 'pin', pin, 'balance', multiply_rounded(balance, $7)::text))))
                 from sale having count(*) > 0
             )"#)?
                 r#"
-            select number as "number!", pin, times(balance, $7) as "balance!: Money" from sale"#,
+            select number as "number!", pin, multiply_rounded(balance, $7) as "balance!: Money" from sale"#,
             $($value),+
         )
     };
 }
 
 /// The statement for a way of picking, with order rows for whoever gave an e-mail address.
-macro_rules! sell {
-    ($database:expr, $sale:expr, $cards:expr, $picked:tt, $kept:tt, $kept_with_orders:tt, [$($key:expr),*]) => {{
-        let Sale { caller, owner, group, terms, over_api, .. } = $sale;
-        let Terms { currency, rate, shown_rate, order_rate, system_currency, email } = terms;
+macro_rules! run_sale {
+    ($database:expr, $sale:expr, $cards:expr, $picked:tt, $stored:tt, $stored_with_orders:tt, [$($key:expr),*]) => {{
+        let SaleRequest { user_id, owner_id, group_id, terms, sold_over_api, .. } = $sale;
+        let PaymentTerms { currency, rate, display_rate, order_rate, system_currency, email } = terms;
         let currency = currency.as_deref();
         match email {
             None => {
-                statement!($picked, ["", ""], $kept, group, owner, caller, over_api, currency, rate, shown_rate, $cards $(, $key)*)
+                single_group_query!($picked, ["", ""], $stored, group_id, owner_id, user_id, sold_over_api, currency, rate, display_rate, $cards $(, $key)*)
                     .fetch_all($database)
                     .await
             }
             Some(email) => {
-                statement!(
+                single_group_query!(
                     $picked,
                     [
                         ", nextval('ccorders_id_seq') as ccorder_id",
                         ", ccorder as (
                             insert into ccorders (id, amount, currency, ordertype, email, date_added, completed)
-                            select ccorder_id, times(balance, $9), $10, 'unspecified', $11, now, 1 from sale
+                            select ccorder_id, multiply_rounded(balance, $9), $10, 'unspecified', $11, now, 1 from sale
                         ), lineitem as (
                             insert into cclineitems (cardgroup_id, quantity, ccorder_id, card_id, price)
-                            select cardgroup_id, 1, ccorder_id, id, times(balance, $9) from sale
-                        ), letter as (
+                            select cardgroup_id, 1, ccorder_id, id, multiply_rounded(balance, $9) from sale
+                        ), outbox_entry as (
                             insert into email_outbox (owner_id, user_id, address, message_id, card_ids, balances, currency, failed_at, last_error)
-                            select min(owner_id), $3, $11, gen_random_uuid() || '@' || $12, array_agg(id), array_agg(times(balance, $7)),
+                            select min(owner_id), $3, $11, gen_random_uuid() || '@' || $12, array_agg(id), array_agg(multiply_rounded(balance, $7)),
                                 coalesce($5, $10), case when $13::text is not null then min(now) end, $13
                             from sale where $12::text is not null having count(*) > 0
                         )"
                     ],
-                    $kept_with_orders,
-                    group,
-                    owner,
-                    caller,
-                    over_api,
+                    $stored_with_orders,
+                    group_id,
+                    owner_id,
+                    user_id,
+                    sold_over_api,
                     currency,
                     rate,
-                    shown_rate,
+                    display_rate,
                     $cards,
                     order_rate,
                     system_currency,
                     email.address,
-                    email.posting.as_ref().map(|posting| posting.domain.as_str()),
-                    email.posting.as_ref().and_then(|posting| posting.problem)
+                    email.outbox_entry.as_ref().map(|entry| entry.message_id_domain.as_str()),
+                    email.outbox_entry.as_ref().and_then(|entry| entry.initial_error)
                     $(, $key)*
                 )
                 .fetch_all($database)
@@ -225,31 +225,31 @@ macro_rules! sell {
 
 /// The next free cards, and nobody waits for those that others are about to buy. A card is looked up by its id whatever the planner
 /// knows of the table, or doesn't: `+ 0` keeps it from reading the whole group instead.
-macro_rules! sell_next {
-    ($database:expr, $sale:expr, $quantity:expr, $group:literal, $sound:literal, $all:literal, $kept:expr) => {
-        match $kept {
-            None => sell_next!($database, $sale, $quantity, $group, $sound, $all, [], [], []),
-            Some(Keeping { key, currency: shown_currency }) => sell_next!(
+macro_rules! sell_next_free {
+    ($database:expr, $sale:expr, $quantity:expr, $group:literal, $sellable:literal, $all:literal, $stored:expr) => {
+        match $stored {
+            None => sell_next_free!($database, $sale, $quantity, $group, $sellable, $all, [], [], []),
+            Some(StoredReplySpec { key, currency: display_currency }) => sell_next_free!(
                 $database,
                 $sale,
                 $quantity,
                 $group,
-                $sound,
+                $sellable,
                 $all,
                 ["$9", "$10", "$11"],
                 ["$14", "$15", "$16"],
-                [key.key, &key.fingerprint, shown_currency]
+                [key.key, &key.fingerprint, display_currency]
             ),
         }
     };
-    ($database:expr, $sale:expr, $quantity:expr, $group:literal, $sound:literal, $all:literal, $kept:tt, $kept_with_orders:tt, $key:tt) => {
-        sell!(
+    ($database:expr, $sale:expr, $quantity:expr, $group:literal, $sellable:literal, $all:literal, $stored:tt, $stored_with_orders:tt, $key:tt) => {
+        run_sale!(
             $database,
             $sale,
             $quantity,
             [
                 $group,
-                "select c.id, c.number, c.pin, coalesce(c.balance, 0) as balance" $sound "
+                "select c.id, c.number, c.pin, coalesce(c.balance, 0) as balance" $sellable "
                  from card_stock s join cards c on c.id = s.card_id
                  where s.cardgroup_id = cardgroup.cardgroup_id and c.cardgroup_id + 0 = s.cardgroup_id and is_in_stock(c)
                  order by s.number, s.card_id
@@ -257,8 +257,8 @@ macro_rules! sell_next {
                  for no key update of c skip locked",
                 $all
             ],
-            $kept,
-            $kept_with_orders,
+            $stored,
+            $stored_with_orders,
             $key
         )
     };
@@ -270,21 +270,29 @@ macro_rules! sell_next {
 /// The cards are picked in a materialized CTE and updated by `any (array(…))`: in any other shape the planner may run the
 /// locking subquery again, and sell more than was asked for. Everything after that goes through them in the order in which they
 /// were picked. The reply is kept by the last of its parts: a key that is known already undoes all of it.
-pub async fn sell(connection: &mut PgConnection, sale: Sale<'_>) -> sqlx::Result<Vec<SoldCard>> {
-    match sale.take {
-        Take::Next { quantity, only_sound: false, kept } => {
-            sell_next!(connection, sale, quantity, "", "", "(select true from picked offset $8 - 1 limit 1)", kept)
+pub async fn sell(connection: &mut PgConnection, sale: SaleRequest<'_>) -> sqlx::Result<Vec<SoldCard>> {
+    match sale.selection {
+        CardSelection::Next { quantity, only_sellable: false, stored_reply } => {
+            sell_next_free!(
+                connection,
+                sale,
+                quantity,
+                "",
+                "",
+                "(select true from picked offset $8 - 1 limit 1)",
+                stored_reply
+            )
         }
-        Take::Next { quantity, only_sound: true, kept } => sell_next!(
+        CardSelection::Next { quantity, only_sellable: true, stored_reply } => sell_next_free!(
             connection,
             sale,
             quantity,
             ", g.pin_length, g.number_length, exists (select from taxes where id = g.tax_id) as has_taxes",
-            ", is_sound(c, cardgroup.pin_length, cardgroup.number_length) as sound",
-            "(select count(*) from picked where has_taxes and sound) = $8",
-            kept
+            ", is_sellable(c, cardgroup.pin_length, cardgroup.number_length) as sellable",
+            "(select count(*) from picked where has_taxes and sellable) = $8",
+            stored_reply
         ),
-        Take::These(cards) => sell!(
+        CardSelection::Ids(cards) => run_sale!(
             connection,
             sale,
             cards,

@@ -19,20 +19,20 @@ use tokio::time::{Instant, sleep};
 /// How long a client may take for what.
 #[derive(Debug, Clone, Copy)]
 #[expect(missing_docs, reason = "the settings' names")]
-pub struct Patience {
+pub struct Timeouts {
     pub header: Duration,
-    pub idle: Duration,
-    pub reply: Duration,
+    pub keep_alive: Duration,
+    pub write: Duration,
 }
 
-impl Patience {
+impl Timeouts {
     /// `None` while the client waits for us. How long its body takes is seen to where the body is read.
-    fn with(self, state: &State) -> Option<Duration> {
+    fn timeout_for(self, state: &ConnectionStatus) -> Option<Duration> {
         match state.stage {
-            _ if state.stalled => Some(self.reply),
+            _ if state.stalled => Some(self.write),
             Stage::New | Stage::Header => Some(self.header),
             Stage::Busy => None,
-            Stage::Idle => Some(self.idle),
+            Stage::Idle => Some(self.keep_alive),
         }
     }
 }
@@ -51,58 +51,58 @@ enum Stage {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct State {
+struct ConnectionStatus {
     stage: Stage,
     /// The client doesn't take what is sent.
     stalled: bool,
     /// Whether something has arrived is asked of the system itself.
-    closely: bool,
-    changes: u32,
+    probe_socket: bool,
+    change_count: u32,
 }
 
-impl State {
-    fn between_requests(&self) -> bool {
+impl ConnectionStatus {
+    fn is_between_requests(&self) -> bool {
         !self.stalled && matches!(self.stage, Stage::New | Stage::Idle)
     }
 }
 
 /// What hyper keeps to itself about a connection: gathered from what it reads, asks and writes, for the task that attends to it.
 #[derive(Debug)]
-pub struct Line(Mutex<State>);
+pub struct ConnectionState(Mutex<ConnectionStatus>);
 
-impl Default for Line {
+impl Default for ConnectionState {
     fn default() -> Self {
-        Self(Mutex::new(State { stage: Stage::New, stalled: false, closely: false, changes: 0 }))
+        Self(Mutex::new(ConnectionStatus { stage: Stage::New, stalled: false, probe_socket: false, change_count: 0 }))
     }
 }
 
-impl Line {
+impl ConnectionState {
     /// A request's header is here.
-    pub fn is_busy(&self) {
-        self.change(|state| state.stage = Stage::Busy);
+    pub fn mark_busy(&self) {
+        self.update(|state| state.stage = Stage::Busy);
     }
 
-    fn state(&self) -> State {
+    fn status(&self) -> ConnectionStatus {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn change(&self, change: impl FnOnce(&mut State)) {
+    fn update(&self, change: impl FnOnce(&mut ConnectionStatus)) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let before = *state;
         change(&mut state);
         if *state != before {
-            state.changes = state.changes.wrapping_add(1);
+            state.change_count = state.change_count.wrapping_add(1);
         }
     }
 }
 
 /// Drives a connection to its end: the client's, that of our patience, or that of the server. An idle one is closed in either
 /// case, but not before the system has said that no request has just come in.
-pub async fn attend(
+pub async fn drive(
     connection: impl GracefulConnection,
     peer: SocketAddr,
-    line: Arc<Line>,
-    patience: Patience,
+    line: Arc<ConnectionState>,
+    patience: Timeouts,
     mut stopping: watch::Receiver<bool>,
 ) {
     let mut connection = pin!(connection);
@@ -114,14 +114,14 @@ pub async fn attend(
             if connection.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());
             }
-            let state = line.state();
-            let limit = patience.with(&state);
-            if state.changes != changes {
-                changes = state.changes;
+            let state = line.status();
+            let limit = patience.timeout_for(&state);
+            if state.change_count != changes {
+                changes = state.change_count;
                 limit.inspect(|limit| clock.as_mut().reset(Instant::now() + *limit));
             }
             let over = limit.is_some() && clock.as_mut().poll(cx).is_ready();
-            if over && (closed || !state.between_requests()) {
+            if over && (closed || !state.is_between_requests()) {
                 if state.stalled {
                     tracing::warn!(client = %peer.ip(), "a client doesn't take its reply: its connection is closed");
                 }
@@ -132,7 +132,7 @@ pub async fn attend(
                 if !closing {
                     return Poll::Pending;
                 }
-                line.change(|state| state.closely = true);
+                line.update(|state| state.probe_socket = true);
             } else if closed || state.stage == Stage::Header {
                 // A request that has begun to come is waited for: hyper would take an idle connection for one without.
                 return Poll::Pending;
@@ -147,30 +147,30 @@ pub async fn attend(
 
 /// The socket, as hyper reads and writes it.
 #[derive(Debug)]
-pub struct Wire {
+pub struct TrackedIo {
     io: TokioIo<TcpStream>,
-    line: Arc<Line>,
+    state: Arc<ConnectionState>,
 }
 
-impl Wire {
+impl TrackedIo {
     /// What is seen on it goes to `line`.
-    pub fn new(stream: TcpStream, line: Arc<Line>) -> Self {
-        Self { io: TokioIo::new(stream), line }
+    pub fn new(stream: TcpStream, state: Arc<ConnectionState>) -> Self {
+        Self { io: TokioIo::new(stream), state }
     }
 
-    fn written(&self, result: Poll<std::io::Result<usize>>) -> Poll<std::io::Result<usize>> {
-        self.line.change(|state| state.stalled = result.is_pending());
+    fn record_write(&self, result: Poll<std::io::Result<usize>>) -> Poll<std::io::Result<usize>> {
+        self.state.update(|state| state.stalled = result.is_pending());
         result
     }
 }
 
-impl Read for Wire {
+impl Read for TrackedIo {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<std::io::Result<()>> {
         let result = Pin::new(&mut self.io).poll_read(cx, buf);
-        self.line.change(|state| {
+        self.state.update(|state| {
             // The runtime may not have heard yet of bytes that are there.
-            let arrived = || state.closely && ioctl_fionread(self.io.inner()).is_ok_and(|bytes| bytes > 0);
-            if state.between_requests() && (result.is_ready() || arrived()) {
+            let arrived = || state.probe_socket && ioctl_fionread(self.io.inner()).is_ok_and(|bytes| bytes > 0);
+            if state.is_between_requests() && (result.is_ready() || arrived()) {
                 state.stage = Stage::Header;
             }
         });
@@ -178,10 +178,10 @@ impl Read for Wire {
     }
 }
 
-impl Write for Wire {
+impl Write for TrackedIo {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
         let result = Pin::new(&mut self.io).poll_write(cx, buf);
-        self.written(result)
+        self.record_write(result)
     }
 
     fn poll_write_vectored(
@@ -190,7 +190,7 @@ impl Write for Wire {
         bufs: &[std::io::IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
         let result = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
-        self.written(result)
+        self.record_write(result)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -208,25 +208,25 @@ impl Write for Wire {
 
 /// A reply's body, whose end is the request's.
 #[derive(Debug)]
-pub struct Reply {
+pub struct TrackedBody {
     body: Body,
-    line: Arc<Line>,
+    state: Arc<ConnectionState>,
 }
 
-impl Reply {
+impl TrackedBody {
     /// Its end goes to `line`.
-    pub fn new(body: Body, line: Arc<Line>) -> Self {
-        Self { body, line }
+    pub fn new(body: Body, state: Arc<ConnectionState>) -> Self {
+        Self { body, state }
     }
 }
 
-impl Drop for Reply {
+impl Drop for TrackedBody {
     fn drop(&mut self) {
-        self.line.change(|state| state.stage = Stage::Idle);
+        self.state.update(|state| state.stage = Stage::Idle);
     }
 }
 
-impl HttpBody for Reply {
+impl HttpBody for TrackedBody {
     type Data = Bytes;
     type Error = axum::Error;
 

@@ -10,7 +10,7 @@ use crate::money::Money;
 /// A card and what counts of its group, locked.
 #[derive(Debug, Clone)]
 #[expect(missing_docs, reason = "MOR's own column names")]
-pub struct Card {
+pub struct LockedCard {
     pub id: i64,
     pub cardgroup_id: i32,
     pub owner_id: i32,
@@ -19,29 +19,33 @@ pub struct Card {
     pub pin: Option<String>,
     pub balance: BigDecimal,
     /// The group isn't hidden.
-    pub in_open_group: bool,
+    pub group_visible: bool,
     /// Why MOR wouldn't save the card, if it wouldn't.
-    pub flaw: Option<String>,
+    pub validation_error: Option<String>,
     /// From the system's currency to the group's; 0 where nobody knows that.
-    pub rate: BigDecimal,
+    pub group_rate: BigDecimal,
     /// What the group's taxes add to 1.
-    pub tax_share: BigDecimal,
+    pub tax_rate: BigDecimal,
 }
 
 /// The cards that have the caller id or the PIN, and can be used: neither hidden nor retired. (Only what stands beside the
 /// inner selects is looked at again when a lock had to be waited for.)
-pub async fn lock(connection: &mut PgConnection, callerid: &str, pin: Option<&str>) -> sqlx::Result<Vec<Card>> {
+pub async fn lock_matching(
+    connection: &mut PgConnection,
+    callerid: &str,
+    pin: Option<&str>,
+) -> sqlx::Result<Vec<LockedCard>> {
     sqlx::query_as!(
-        Card,
+        LockedCard,
         r#"select c.id, c.cardgroup_id, coalesce(c.owner_id, 0) as "owner_id!", c.sold = 1 as "sold!", c.callerid, c.pin,
-               coalesce(c.balance, 0) as "balance!", g.hidden = 0 as "in_open_group!",
+               coalesce(c.balance, 0) as "balance!", g.hidden = 0 as "group_visible!",
                case
                    when length(c.number) is distinct from g.number_length then 'Bad number length should be: ' || g.number_length
                    when btrim(coalesce(c.pin, '')) = '' then 'Card PIN is blank'
                    when length(c.pin) <> g.pin_length then 'Bad PIN length should be: ' || g.pin_length
                    when c.min_balance < 0 then 'Bad minimal balance'
-               end as flaw,
-               system_rate_to(g.tell_balance_in_currency) as "rate!", tax_share_of(g.tax_id, g.owner_id) as "tax_share!"
+               end as validation_error,
+               exchange_rate_to(g.tell_balance_in_currency) as "group_rate!", effective_tax_rate(g.tax_id, g.owner_id) as "tax_rate!"
            from cards c join cardgroups g on g.id = c.cardgroup_id
            where c.hidden = 0 and c.retired_at is null and c.id = any (array(
                select id from cards where callerid <> '' and callerid = $1
@@ -60,11 +64,11 @@ pub async fn lock(connection: &mut PgConnection, callerid: &str, pin: Option<&st
 #[derive(Debug, Clone)]
 pub struct Conversion {
     /// The caller's id, for audit rows.
-    pub caller: i32,
+    pub user_id: i32,
     /// The caller's currency rate where the dialect multiplies by it, else 1.
-    pub rate: BigDecimal,
+    pub caller_rate: BigDecimal,
     /// Decimals of a "nice" amount.
-    pub digits: usize,
+    pub nice_digits: usize,
 }
 
 /// Adds an amount in the group's currency, tax included, to the card's balance, and writes the payment.
@@ -76,26 +80,26 @@ pub async fn top_up(
 ) -> sqlx::Result<()> {
     sqlx::query!(
         "with cardgroup as materialized (
-             select g.owner_id, coalesce(g.tell_balance_in_currency, '') as currency, tax_share_of(g.tax_id, g.owner_id) as tax_share,
-                 system_rate_to(g.tell_balance_in_currency) as rate
+             select g.owner_id, coalesce(g.tell_balance_in_currency, '') as currency, effective_tax_rate(g.tax_id, g.owner_id) as tax_rate,
+                 exchange_rate_to(g.tell_balance_in_currency) as rate
              from cards c join cardgroups g on g.id = c.cardgroup_id where c.id = $1
          ), topped_up as (
              update cards set balance = coalesce(balance, 0)
-                 + quotient($2, (1 + cardgroup.tax_share) * cardgroup.rate * $3::numeric)
+                 + divide_rounded($2, (1 + cardgroup.tax_rate) * cardgroup.rate * $3::numeric)
              from cardgroup where cards.id = $1
          ), payment as (
              insert into payments (paymenttype, kind, amount, currency, tax, user_id, owner_id, card, completed, date_added, shipped_at, description)
-             select 'Card', 'top_up', quotient($2, 1 + tax_share), currency, quotient($2, 1 + tax_share) * tax_share, $1, owner_id,
+             select 'Card', 'top_up', divide_rounded($2, 1 + tax_rate), currency, divide_rounded($2, 1 + tax_rate) * tax_rate, $1, owner_id,
                  1, 1, now() at time zone 'utc', now() at time zone 'utc', ''
              from cardgroup
              returning id, amount, currency
          )
          insert into actions (user_id, action, target_type, target_id, data, data2, data3)
-         select $4, 'card_payment_created', 'Payment', id, $1::bigint::text, plain(amount), currency from payment",
+         select $4, 'card_payment_created', 'Payment', id, $1::bigint::text, plain_text(amount), currency from payment",
         card,
         amount,
-        conversion.rate,
-        conversion.caller
+        conversion.caller_rate,
+        conversion.user_id
     )
     .execute(connection)
     .await?;
@@ -103,7 +107,7 @@ pub async fn top_up(
 }
 
 /// Changes a card's balance by funds that come from, or go to, another place in the database.
-pub async fn move_balance(connection: &mut PgConnection, card: i64, change: &BigDecimal) -> sqlx::Result<()> {
+pub async fn change_balance(connection: &mut PgConnection, card: i64, change: &BigDecimal) -> sqlx::Result<()> {
     sqlx::query!("update cards set balance = coalesce(balance, 0) + $2 where id = $1", card, change)
         .execute(connection)
         .await?;
@@ -111,7 +115,7 @@ pub async fn move_balance(connection: &mut PgConnection, card: i64, change: &Big
 }
 
 /// The audit row of such a change.
-pub async fn note_move(
+pub async fn audit_balance_change(
     connection: &mut PgConnection,
     card: i64,
     change: &BigDecimal,
@@ -119,9 +123,9 @@ pub async fn note_move(
 ) -> sqlx::Result<()> {
     sqlx::query!(
         "insert into actions (user_id, action, target_type, target_id, data) values ($1, 'Added to cards balance', 'card', $2, $3)",
-        conversion.caller,
+        conversion.user_id,
         card,
-        Money::from(change * &conversion.rate).nice(conversion.digits)
+        Money::from(change * &conversion.caller_rate).to_fixed_string(conversion.nice_digits)
     )
     .execute(connection)
     .await?;

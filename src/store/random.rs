@@ -2,14 +2,14 @@
 
 use std::collections::HashSet;
 
-use crate::error::Fault;
+use crate::error::ApiError;
 
 /// As many random digits.
-pub fn digits(length: i32) -> Result<String, Fault> {
+pub fn digits(length: i32) -> Result<String, ApiError> {
     let mut digits = String::new();
     while digits.len() < usize::try_from(length).unwrap_or(0) {
         let mut bytes = [0; 32];
-        getrandom::fill(&mut bytes).map_err(|_| Fault::TransactionFailed)?;
+        getrandom::fill(&mut bytes).map_err(|_| ApiError::TransactionFailed)?;
         // 250 is the largest multiple of ten that a byte holds; the rest would favour some digits.
         let fair = bytes.iter().filter(|byte| **byte < 250).map(|byte| char::from(b'0' + byte % 10));
         digits.extend(fair);
@@ -19,7 +19,7 @@ pub fn digits(length: i32) -> Result<String, Fault> {
 }
 
 /// Up to so many different PINs of a length: fewer where they are so short that one comes twice.
-pub fn pins(count: u32, length: i32) -> Result<Vec<String>, Fault> {
+pub fn distinct_pins(count: u32, length: i32) -> Result<Vec<String>, ApiError> {
     let mut seen = HashSet::new();
     let mut pins = Vec::new();
     for _ in 0..count {

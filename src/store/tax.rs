@@ -1,20 +1,20 @@
-//! Tax rows that are missing (`x7.md`, "Repairs"). What taxes amount to is the database's function `tax_share`.
+//! Tax rows that are missing (`x7.md`, "Repairs"). What taxes amount to is the database's function `tax_rate`.
 
 use sqlx::PgConnection;
 
 /// Gives a group without its tax row one, a copy of its owner's, who may need one first.
-pub async fn repair(connection: &mut PgConnection, group: i32) -> sqlx::Result<()> {
-    if has_taxes(connection, group).await? {
+pub async fn ensure_taxes(connection: &mut PgConnection, group: i32) -> sqlx::Result<()> {
+    if has_tax_row(connection, group).await? {
         return Ok(());
     }
     // Two that come at once must not both do it: the second looks again, in a statement of its own, when the first is done.
     let owner = sqlx::query_scalar!("select owner_id from cardgroups where id = $1 for no key update", group)
         .fetch_optional(&mut *connection)
         .await?;
-    if has_taxes(connection, group).await? {
+    if has_tax_row(connection, group).await? {
         return Ok(());
     }
-    repair_user(connection, owner.flatten().unwrap_or(0)).await?;
+    ensure_user_taxes(connection, owner.flatten().unwrap_or(0)).await?;
     sqlx::query!(
         "update cardgroups set tax_id = coalesce(
              (select copy_taxes(t) from taxes t join users u on u.tax_id = t.id where u.id = cardgroups.owner_id),
@@ -28,7 +28,7 @@ pub async fn repair(connection: &mut PgConnection, group: i32) -> sqlx::Result<(
 }
 
 /// Gives a user without a tax row one, likewise.
-pub async fn repair_user(connection: &mut PgConnection, user: i32) -> sqlx::Result<()> {
+pub async fn ensure_user_taxes(connection: &mut PgConnection, user: i32) -> sqlx::Result<()> {
     sqlx::query!("select id from users where id = $1 for no key update", user).fetch_optional(&mut *connection).await?;
     sqlx::query!(
         "update users set tax_id = coalesce(
@@ -43,13 +43,13 @@ pub async fn repair_user(connection: &mut PgConnection, user: i32) -> sqlx::Resu
 }
 
 /// The id of a group's tax row, whether the row is there or not.
-pub async fn row_of(connection: &mut PgConnection, group: i32) -> sqlx::Result<i32> {
+pub async fn group_tax_id(connection: &mut PgConnection, group: i32) -> sqlx::Result<i32> {
     sqlx::query_scalar!("select tax_id from cardgroups where id = $1", group).fetch_one(connection).await
 }
 
 /// The id of a tax row with the group's taxes that nobody else has: the group's own, or a copy of it where it is shared, or of
 /// those that count where it is missing. The group must be locked.
-pub async fn own_row(connection: &mut PgConnection, group: i32) -> sqlx::Result<i32> {
+pub async fn ensure_unshared_row(connection: &mut PgConnection, group: i32) -> sqlx::Result<i32> {
     sqlx::query_scalar!(
         r#"select case
                when t.id is null then coalesce(
@@ -67,7 +67,7 @@ pub async fn own_row(connection: &mut PgConnection, group: i32) -> sqlx::Result<
     .await
 }
 
-async fn has_taxes(connection: &mut PgConnection, group: i32) -> sqlx::Result<bool> {
+async fn has_tax_row(connection: &mut PgConnection, group: i32) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         r#"select exists (select from cardgroups g join taxes t on t.id = g.tax_id where g.id = $1) as "exists!""#,
         group

@@ -11,84 +11,85 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 /// In seconds.
-const ANSWERS: [f64; 13] = [0.001, 0.002, 0.004, 0.008, 0.015, 0.03, 0.06, 0.125, 0.25, 0.5, 1.0, 2.5, 10.0];
+const DURATION_BUCKETS_SECONDS: [f64; 13] =
+    [0.001, 0.002, 0.004, 0.008, 0.015, 0.03, 0.06, 0.125, 0.25, 0.5, 1.0, 2.5, 10.0];
 /// The name under which a request is counted that no operation answered.
 const NO_OPERATION: &str = "none";
 /// Users whose refused hashes are counted for each of them; the others' go together.
-const MOST_USERS: usize = 1_000;
+const USER_LABELS_MAX: usize = 1_000;
 
 /// Counters of what requests do.
 #[derive(Debug)]
-pub struct Figures {
-    requests: Family<Request, Counter>,
-    seconds: Family<Named, Histogram, Buckets>,
-    refused_hashes: Family<By, Counter>,
+pub struct Metrics {
+    requests: Family<RequestLabels, Counter>,
+    request_duration: Family<OperationLabel, Histogram, DurationHistogram>,
+    refused_hashes: Family<UserLabel, Counter>,
     /// By operation and outcome: families are locked when they are asked, and every request would ask.
-    answers: HashMap<(&'static str, &'static str), (Counter, Histogram), RandomState>,
+    cached_request_metrics: HashMap<(&'static str, &'static str), (Counter, Histogram), RandomState>,
     /// By the user's id.
-    refused: HashMap<i32, Counter, RandomState>,
+    cached_hash_counters: HashMap<i32, Counter, RandomState>,
     /// Cards that were sold.
     pub cards_sold: Counter,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Request {
+struct RequestLabels {
     operation: &'static str,
     outcome: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Named {
+struct OperationLabel {
     operation: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct By {
+struct UserLabel {
     user_id: String,
 }
 
 #[derive(Debug, Clone)]
-struct Buckets;
+struct DurationHistogram;
 
-impl MetricConstructor<Histogram> for Buckets {
+impl MetricConstructor<Histogram> for DurationHistogram {
     fn new_metric(&self) -> Histogram {
-        Histogram::new(ANSWERS)
+        Histogram::new(DURATION_BUCKETS_SECONDS)
     }
 }
 
-impl Default for Figures {
+impl Default for Metrics {
     fn default() -> Self {
         Self {
             requests: Family::default(),
-            seconds: Family::new_with_constructor(Buckets),
+            request_duration: Family::new_with_constructor(DurationHistogram),
             refused_hashes: Family::default(),
-            answers: HashMap::default(),
-            refused: HashMap::default(),
+            cached_request_metrics: HashMap::default(),
+            cached_hash_counters: HashMap::default(),
             cards_sold: Counter::default(),
         }
     }
 }
 
-impl Figures {
+impl Metrics {
     /// A request was answered. `outcome` is `done`, or the name of what refused it.
-    pub fn answered(&self, operation: Option<&'static str>, outcome: &'static str, took: Duration) {
+    pub fn record_request(&self, operation: Option<&'static str>, outcome: &'static str, took: Duration) {
         let operation = operation.unwrap_or(NO_OPERATION);
-        let answers = self.answers.pin();
+        let answers = self.cached_request_metrics.pin();
         let (requests, seconds) = answers.get_or_insert_with((operation, outcome), || {
-            let requests = self.requests.get_or_create_owned(&Request { operation, outcome });
-            (requests, self.seconds.get_or_create_owned(&Named { operation }))
+            let requests = self.requests.get_or_create_owned(&RequestLabels { operation, outcome });
+            (requests, self.request_duration.get_or_create_owned(&OperationLabel { operation }))
         });
         requests.inc();
         seconds.observe(took.as_secs_f64());
     }
 
     /// A user's hash was wrong. The user exists: names that are made up don't come here.
-    pub fn refused_hash(&self, user: i32) {
-        let refused = self.refused.pin();
-        let by = |user_id| self.refused_hashes.get_or_create_owned(&By { user_id });
+    pub fn record_refused_hash(&self, user: i32) {
+        let refused = self.cached_hash_counters.pin();
+        let by = |user_id| self.refused_hashes.get_or_create_owned(&UserLabel { user_id });
         if let Some(known) = refused.get(&user) {
             known.inc();
-        } else if refused.len() < MOST_USERS {
+        } else if refused.len() < USER_LABELS_MAX {
             refused.get_or_insert_with(user, || by(user.to_string())).inc();
         } else {
             by("other".to_owned()).inc();
@@ -101,7 +102,7 @@ impl Figures {
         registry.register(
             "request_duration_seconds",
             "Time from a request's header to its reply",
-            self.seconds.clone(),
+            self.request_duration.clone(),
         );
         registry.register(
             "refused_hashes",

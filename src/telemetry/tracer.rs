@@ -24,48 +24,49 @@ use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, Span, SpanData, Spa
 use tokio::runtime::Handle;
 
 /// How long the collector may take to accept spans.
-const PATIENCE: Duration = Duration::from_secs(5);
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest answer of a collector that is read.
-const ANSWER: usize = 64 * 1024;
+const RESPONSE_BYTES_MAX: usize = 64 * 1024;
 
 /// Where spans go.
 #[derive(Debug)]
-pub struct Traces(Option<(SdkTracerProvider, SdkTracer)>);
+pub struct OtlpTracer(Option<(SdkTracerProvider, SdkTracer)>);
 
 /// A request, from its header to the beginning of its reply.
 #[derive(Debug)]
-pub struct Traced(Option<Span>);
+pub struct RequestSpan(Option<Span>);
 
-impl Traces {
+impl OtlpTracer {
     /// To the collector at this address, or nowhere.
     pub fn new(collector: Option<&Uri>) -> Result<Self, ExporterBuildError> {
         let Some(collector) = collector else { return Ok(Self(None)) };
         let exporter = opentelemetry_otlp::SpanExporter::builder()
             .with_http()
-            .with_http_client(PlainHttp::new())
+            .with_http_client(PlainHttpClient::new())
             .with_endpoint(format!("{}/v1/traces", collector.to_string().trim_end_matches('/')))
-            .with_timeout(PATIENCE)
+            .with_timeout(EXPORT_TIMEOUT)
             .build()?;
         let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
         let provider = SdkTracerProvider::builder()
             .with_resource(Resource::builder_empty().with_service_name("mortise").with_attribute(version).build())
-            .with_batch_exporter(Watched { exporter, fails: AtomicBool::new(false) })
+            .with_batch_exporter(LoggingExporter { exporter, is_failing: AtomicBool::new(false) })
             .build();
         let tracer = provider.tracer("mortise");
         Ok(Self(Some((provider, tracer))))
     }
 
     /// A request has come, perhaps as part of something that its client traces.
-    pub fn begin(&self, operation: Option<&'static str>, headers: &HeaderMap) -> Traced {
+    pub fn start_span(&self, operation: Option<&'static str>, headers: &HeaderMap) -> RequestSpan {
         let begin = |(_, tracer): &(SdkTracerProvider, SdkTracer)| {
-            let parent = TraceContextPropagator::new().extract_with_context(&Context::new(), &Parent(headers));
+            let parent =
+                TraceContextPropagator::new().extract_with_context(&Context::new(), &TraceparentExtractor(headers));
             let operation = operation.unwrap_or("unknown");
             let id = headers.get("x-request-id").and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
             let attributes = [KeyValue::new("operation", operation), KeyValue::new("request_id", id)];
             let span = tracer.span_builder(operation).with_kind(SpanKind::Server).with_attributes(attributes);
             span.start_with_context(tracer, &parent)
         };
-        Traced(self.0.as_ref().map(begin))
+        RequestSpan(self.0.as_ref().map(begin))
     }
 
     /// Sends what is waiting, if that doesn't take longer.
@@ -76,9 +77,9 @@ impl Traces {
     }
 }
 
-impl Traced {
+impl RequestSpan {
     /// What came of it. (One that nobody waits for any more ends without.)
-    pub fn answered(self, outcome: &'static str, status: StatusCode) {
+    pub fn finish(self, outcome: &'static str, status: StatusCode) {
         let Some(mut span) = self.0 else { return };
         span.set_attribute(KeyValue::new("outcome", outcome));
         span.set_attribute(KeyValue::new("http.response.status_code", i64::from(status.as_u16())));
@@ -89,9 +90,9 @@ impl Traced {
 }
 
 /// The one header that is looked at: `tracestate` is whatever its sender likes, and goes no further.
-struct Parent<'a>(&'a HeaderMap);
+struct TraceparentExtractor<'a>(&'a HeaderMap);
 
-impl Extractor for Parent<'_> {
+impl Extractor for TraceparentExtractor<'_> {
     fn get(&self, key: &str) -> Option<&str> {
         (key == "traceparent").then(|| self.0.get(key)?.to_str().ok()).flatten()
     }
@@ -103,19 +104,19 @@ impl Extractor for Parent<'_> {
 
 /// Tells once that spans are lost, and once that they no longer are.
 #[derive(Debug)]
-struct Watched {
+struct LoggingExporter {
     exporter: opentelemetry_otlp::SpanExporter,
-    fails: AtomicBool,
+    is_failing: AtomicBool,
 }
 
-impl SpanExporter for Watched {
+impl SpanExporter for LoggingExporter {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let sent = self.exporter.export(batch).await;
         match &sent {
-            Err(error) if !self.fails.swap(true, Ordering::Relaxed) => {
+            Err(error) if !self.is_failing.swap(true, Ordering::Relaxed) => {
                 tracing::warn!(%error, "no traces are sent for the moment: those of meanwhile are lost");
             }
-            Ok(()) if self.fails.swap(false, Ordering::Relaxed) => tracing::info!("traces are sent again"),
+            Ok(()) if self.is_failing.swap(false, Ordering::Relaxed) => tracing::info!("traces are sent again"),
             _ => {}
         }
         sent
@@ -128,34 +129,34 @@ impl SpanExporter for Watched {
 
 /// HTTP without TLS. The thread that sends spans is none of the runtime's, which the connections need: they are seen to there.
 #[derive(Debug)]
-struct PlainHttp {
+struct PlainHttpClient {
     client: Client<HttpConnector, Full<Bytes>>,
     runtime: Handle,
 }
 
-impl PlainHttp {
+impl PlainHttpClient {
     fn new() -> Self {
         Self { client: Client::builder(TokioExecutor::new()).build_http(), runtime: Handle::current() }
     }
 }
 
-type Answer = Result<opentelemetry_http::Response<Bytes>, HttpError>;
+type HttpResult = Result<opentelemetry_http::Response<Bytes>, HttpError>;
 
-impl HttpClient for PlainHttp {
+impl HttpClient for PlainHttpClient {
     fn send_bytes<'this, 'answer>(
         &'this self,
         request: opentelemetry_http::Request<Bytes>,
-    ) -> Pin<Box<dyn Future<Output = Answer> + Send + 'answer>>
+    ) -> Pin<Box<dyn Future<Output = HttpResult> + Send + 'answer>>
     where
         'this: 'answer,
     {
         let client = self.client.clone();
         let answer = async move {
             let (parts, body) = client.request(request.map(Full::new)).await?.into_parts();
-            let body = Limited::new(body, ANSWER).collect().await?.to_bytes();
+            let body = Limited::new(body, RESPONSE_BYTES_MAX).collect().await?.to_bytes();
             Ok(opentelemetry_http::Response::from_parts(parts, body))
         };
-        let answer = self.runtime.spawn(async { tokio::time::timeout(PATIENCE, answer).await });
+        let answer = self.runtime.spawn(async { tokio::time::timeout(EXPORT_TIMEOUT, answer).await });
         Box::pin(async { answer.await?? })
     }
 }

@@ -1,5 +1,5 @@
-"""Loads a dashboard by Grafana's own description of the format: all that stands in it must be known there, and every panel must have a query for
-Prometheus. Prints the queries as recording rules, for promtool to read."""
+"""Loads a dashboard with Grafana's Foundation SDK. Every key in the file must be known to the SDK, and every panel must have a
+Prometheus query. Prints the queries as recording rules, for `promtool check rules`."""
 
 import json
 import sys
@@ -10,12 +10,12 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 from grafana_foundation_sdk.models.prometheus import Dataquery
 
 
-def lost(written, known, path="dashboard"):
-    """What comes back otherwise than it was written."""
+def differences(written, known, path="dashboard"):
+    """Returns the paths of values that differ after the SDK has read and written the dashboard."""
     if isinstance(written, dict) and isinstance(known, dict):
-        return [name for key, value in written.items() for name in lost(value, known.get(key), f"{path}.{key}")]
+        return [name for key, value in written.items() for name in differences(value, known.get(key), f"{path}.{key}")]
     if isinstance(written, list) and isinstance(known, list) and len(written) == len(known):
-        return [name for at, pair in enumerate(zip(written, known)) for name in lost(*pair, f"{path}[{at}]")]
+        return [name for at, pair in enumerate(zip(written, known)) for name in differences(*pair, f"{path}[{at}]")]
     return [] if written == known else [path]
 
 
@@ -23,8 +23,8 @@ register_default_plugins()
 with open(sys.argv[1], encoding="utf-8") as file:
     written = json.load(file)
 dashboard = Dashboard.from_json(written)
-unknown = lost(written, json.loads(JSONEncoder().encode(dashboard)))
-assert not unknown, f"not known to Grafana, or not so: {unknown}"
+unknown = differences(written, json.loads(JSONEncoder().encode(dashboard)))
+assert not unknown, f"unknown to Grafana, or in another format: {unknown}"
 assert len(dashboard.panels) > 8
 
 queries = [query for panel in dashboard.panels for query in panel.targets]

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use tokio::task::JoinSet;
 
-use crate::harness::{Reply, Server, postgres, server_on};
+use crate::harness::{Reply, Server, postgres, server_on_database};
 
 const KNOWN: &str = include_str!("conformance_known.json");
 const WORKERS: usize = 4;
@@ -118,11 +118,13 @@ enum Outcome {
 
 /// Takes cases until there are none left, in a database of its own that is brought back to the base state for each.
 async fn work(queue: Arc<Mutex<Vec<Case>>>, base: Arc<String>) -> Vec<(String, Outcome)> {
-    let server = server_on(&postgres::database("").await, &[("dialect", "x7"), ("database_connections", "1")]).await;
+    let server =
+        server_on_database(&postgres::create_database("").await, &[("dialect", "x7"), ("database_connections", "1")])
+            .await;
     let mut outcomes = Vec::new();
     loop {
         let Some(case) = queue.lock().unwrap().pop() else { return outcomes };
-        server.sql(&base).await;
+        server.execute(&base).await;
         let outcome = outcome(&case, &server).await;
         outcomes.push((case.id, outcome));
     }
@@ -288,7 +290,7 @@ fn are_close(one: &str, other: &str) -> bool {
 
 /// The recorded state as SQL for the columns that we have. Old data breaks foreign keys, so they are off while it is loaded.
 async fn base(state: &BTreeMap<String, Table>) -> String {
-    let empty = server_on(&postgres::database("").await, &[("database_connections", "1")]).await;
+    let empty = server_on_database(&postgres::create_database("").await, &[("database_connections", "1")]).await;
     let ours = empty
         .rows("select table_name, column_name from information_schema.columns where table_schema = 'public' and is_generated = 'NEVER'")
         .await;

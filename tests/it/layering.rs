@@ -1,16 +1,17 @@
-//! The house rules that a compiler can't see.
+//! Rules about the source tree that the compiler doesn't check: module dependencies, file sizes, tests and documents of operations.
 
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 use mortise::operations::OPERATIONS;
 
 fn read(path: &str) -> String {
-    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+    std::fs::read_to_string(root().join(path)).unwrap()
 }
 
-/// An operation comes with its tests, refusals among them, and its page in the documents.
+/// An operation has tests, refusals among them, and a page in the documents.
 #[test]
-fn no_operation_stands_alone() {
+fn every_operation_has_tests_and_a_page() {
     let (main, compatibility, readme) =
         (read("tests/it/operations/mod.rs"), read("docs/compatibility.md"), read("README.md"));
     for operation in OPERATIONS {
@@ -26,70 +27,188 @@ fn no_operation_stands_alone() {
     }
 }
 
-/// A module uses those before it, never one behind it.
+/// The modules that still depend on each other in a cycle. The list must shrink: an entry that is in no cycle fails the test.
+const CYCLE: [&str; 7] = [
+    "auth::admission",
+    "http::context",
+    "idempotency",
+    "sales::batch_statement",
+    "sales::batcher",
+    "sales::statement",
+    "state",
+];
+
+/// Modules depend on each other in one direction: the graph of their `use` paths has no cycle but the known one.
 #[test]
-fn modules_use_each_other_in_one_direction() {
-    const ORDER: [&str; 33] = [
-        "number",
-        "money",
-        "document",
-        "dialect",
-        "fault",
-        "params",
-        "signature",
-        "config",
-        "log",
-        "figures",
-        "trace",
-        "directory",
-        "passwords",
-        "audit",
-        "client",
-        "guessing",
-        "turns",
-        "load",
-        "mail",
-        "store",
-        "app",
-        "page",
-        "call",
-        "caller",
-        "api",
-        "openapi",
-        "reply",
-        "watch",
-        "routes",
-        "line",
-        "connections",
-        "server",
-        "admin",
-    ];
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    for (place, module) in ORDER.iter().enumerate() {
-        for file in files(&source, module) {
-            let text = std::fs::read_to_string(&file).unwrap();
-            for used in text
-                .split("crate::")
-                .skip(1)
-                .map(|rest| rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap())
-            {
-                if let Some(other) = ORDER.iter().position(|module| *module == used) {
-                    assert!(other <= place, "{} uses {used}, which comes after it", file.display());
+fn modules_depend_in_one_direction() {
+    let graph = dependencies();
+    assert!(graph.len() > 80, "{graph:?}");
+    let reachable: BTreeMap<&str, BTreeSet<&str>> =
+        graph.keys().map(|module| (module.as_str(), reachable(&graph, module))).collect();
+    let in_cycle: Vec<&str> =
+        graph.keys().map(String::as_str).filter(|module| reachable[module].contains(module)).collect();
+    assert_eq!(in_cycle, CYCLE, "modules that reach themselves through their imports, and the known ones");
+}
+
+/// Every file below `src` is a module that a parent declares: a forgotten file isn't compiled, and its imports aren't checked.
+#[test]
+fn every_source_file_is_declared() {
+    for (module, file) in modules() {
+        let (parent, name) = module.rsplit_once("::").unwrap_or(("", &module));
+        let parent = match parent {
+            "" => PathBuf::from("src/lib.rs"),
+            parent => modules()[parent].clone(),
+        };
+        let declared = std::fs::read_to_string(root().join(&parent)).unwrap();
+        assert!(
+            declared.contains(&format!("mod {name};")),
+            "{} isn't declared in {}",
+            file.display(),
+            parent.display()
+        );
+    }
+}
+
+/// Small enough to be read: at most 400 lines a source file, at most a dozen files in the root of `src`.
+#[test]
+fn source_files_are_small() {
+    for file in modules().values() {
+        let lines = std::fs::read_to_string(root().join(file)).unwrap().lines().count();
+        assert!(lines <= 400, "{} has {lines} lines", file.display());
+    }
+    let in_root =
+        std::fs::read_dir(root().join("src")).unwrap().filter(|entry| entry.as_ref().unwrap().path().is_file());
+    assert!(in_root.count() <= 12, "too many files in src");
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The library's modules, as `http::router`, and their files below the root of the repository.
+fn modules() -> BTreeMap<String, PathBuf> {
+    let mut modules = BTreeMap::new();
+    let mut folders = vec![PathBuf::from("src")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(root().join(&folder)).unwrap().map(|entry| entry.unwrap()) {
+            let path = folder.join(entry.file_name());
+            if entry.path().is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let module = path.with_extension("").strip_prefix("src").unwrap().to_str().unwrap().replace('/', "::");
+                let module = module.strip_suffix("::mod").unwrap_or(&module).to_owned();
+                if !["lib", "main"].contains(&module.as_str()) {
+                    modules.insert(module, path);
                 }
             }
         }
     }
+    modules
 }
 
-fn files(source: &Path, module: &str) -> Vec<std::path::PathBuf> {
-    let mut files = vec![source.join(format!("{module}.rs"))];
-    let mut folders = vec![source.join(module)];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path()) {
-            if entry.is_dir() { folders.push(entry) } else { files.push(entry) }
+/// The modules that each module names. A folder counts as one module where its files use each other's parent: the parent declares
+/// them, and they share its items.
+fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
+    let modules = modules();
+    let mut graph = BTreeMap::new();
+    for (module, file) in &modules {
+        let text = std::fs::read_to_string(root().join(file)).unwrap();
+        let code: String = text.lines().map(|line| line.split("//").next().unwrap()).collect::<Vec<_>>().join("\n");
+        let mut uses = BTreeSet::new();
+        for path in paths(&code, module) {
+            let named = (1..=path.len()).rev().map(|length| path[..length].join("::"));
+            uses.extend(named.into_iter().find(|name| modules.contains_key(name)));
+        }
+        uses.retain(|other| other != module && !module.starts_with(&format!("{other}::")));
+        graph.insert(module.clone(), uses);
+    }
+    graph
+}
+
+/// The paths below the crate's root in the code of a module: those that begin with `crate`, `self` or `super`.
+fn paths(code: &str, module: &str) -> Vec<Vec<String>> {
+    let mut paths = Vec::new();
+    for start in ["crate::", "self::", "super::"] {
+        for (at, _) in code.match_indices(start) {
+            let before = code[..at].chars().next_back();
+            if before.is_none_or(|char| !char.is_alphanumeric() && char != '_' && char != ':') {
+                let statement = code[at..].split(';').next().unwrap();
+                expand(&[], statement, &mut paths);
+            }
         }
     }
-    files.retain(|file| file.exists());
-    assert!(!files.is_empty(), "there is no module {module}");
-    files
+    let own: Vec<&str> = module.split("::").collect();
+    for path in &mut paths {
+        let mut base: Vec<String> = match path[0].as_str() {
+            "crate" => Vec::new(),
+            _ => own.iter().map(ToString::to_string).collect(),
+        };
+        let mut rest = path.as_slice();
+        while let [first, others @ ..] = rest
+            && ["crate", "self", "super"].contains(&first.as_str())
+        {
+            if first == "super" {
+                base.pop();
+            }
+            rest = others;
+        }
+        base.extend_from_slice(rest);
+        *path = base;
+    }
+    paths
+}
+
+/// Adds the paths of a `use` tree, or the one path in front of anything else.
+fn expand(prefix: &[String], tree: &str, paths: &mut Vec<Vec<String>>) {
+    let tree = tree.trim_start();
+    let mut path = prefix.to_vec();
+    let mut rest = tree;
+    loop {
+        let name: String = rest.chars().take_while(|char| char.is_alphanumeric() || *char == '_').collect();
+        rest = &rest[name.len()..];
+        if !name.is_empty() {
+            path.push(name);
+        }
+        match rest.strip_prefix("::") {
+            Some(after) => rest = after,
+            None => break,
+        }
+    }
+    match rest.strip_prefix('{') {
+        Some(inner) => branches(inner).into_iter().for_each(|branch| expand(&path, branch, paths)),
+        None => paths.push(path),
+    }
+}
+
+/// The parts between the commas of a `use` group, up to its closing brace.
+fn branches(text: &str) -> Vec<&str> {
+    let (mut depth, mut start, mut parts) = (0, 0, Vec::new());
+    for (at, char) in text.char_indices() {
+        match char {
+            '{' => depth += 1,
+            '}' if depth == 0 => {
+                parts.push(&text[start..at]);
+                break;
+            }
+            '}' => depth -= 1,
+            ',' if depth == 0 => {
+                parts.push(&text[start..at]);
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.retain(|part| !part.trim().is_empty());
+    parts
+}
+
+fn reachable<'a>(graph: &'a BTreeMap<String, BTreeSet<String>>, from: &str) -> BTreeSet<&'a str> {
+    let mut seen = BTreeSet::new();
+    let mut next: Vec<&str> = graph[from].iter().map(String::as_str).collect();
+    while let Some(module) = next.pop() {
+        if seen.insert(module) {
+            next.extend(graph[module].iter().map(String::as_str));
+        }
+    }
+    seen
 }

@@ -6,13 +6,13 @@ use axum::body::Bytes;
 use axum::http::HeaderMap;
 use bigdecimal::BigDecimal;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use mortise::auth::signature::Rule;
+use mortise::auth::signature::HashRule;
 use mortise::dialect::Dialect;
 use mortise::http::params::Params;
 use mortise::money::Money;
-use mortise::number::{decimal, digits, integer, is_decimal};
+use mortise::number::{is_decimal, parse_decimal, parse_digits, parse_integer};
 use mortise::operations::OPERATIONS;
-use mortise::xml::{Document, Element};
+use mortise::xml::{Element, XmlReply};
 use proptest::prelude::*;
 
 use crate::harness::{hash, server, xml};
@@ -46,7 +46,7 @@ fn numbers_are_read_as_the_contract_says() {
         ("9223372036854775808", i64::MAX),
         ("-99999999999999999999", -i64::MAX),
     ] {
-        assert_eq!(integer(text), number, "{text:?}");
+        assert_eq!(parse_integer(text), number, "{text:?}");
     }
 }
 
@@ -54,12 +54,12 @@ proptest! {
     #[test]
     fn a_number_is_read_back_whatever_stands_behind_it(number: i32, zeros in 0..5usize, rest in "([^0-9_].*)?") {
         let text = format!(" {}{}{}{rest}", if number < 0 { "-" } else { "" }, "0".repeat(zeros), number.unsigned_abs());
-        prop_assert_eq!(integer(&text), i64::from(number));
+        prop_assert_eq!(parse_integer(&text), i64::from(number));
     }
 
     #[test]
     fn reading_a_number_never_fails(text: String) {
-        let _ = (integer(&text), digits(&text), decimal(&text), is_decimal(&text));
+        let _ = (parse_integer(&text), parse_digits(&text), parse_decimal(&text), is_decimal(&text));
     }
 
     #[test]
@@ -67,15 +67,15 @@ proptest! {
         let (prefix, rest) = longest(&text, is_whole);
         let whole = BigDecimal::from_str(if prefix.is_empty() { "0" } else { &prefix }).unwrap();
         let most = BigDecimal::from(i64::MAX);
-        prop_assert_eq!(BigDecimal::from(integer(&text)), whole.clone().min(most.clone()).max(-most), "{} {}", prefix, rest);
+        prop_assert_eq!(BigDecimal::from(parse_integer(&text)), whole.clone().min(most.clone()).max(-most), "{} {}", prefix, rest);
 
         let (prefix, rest) = longest(&text, is_fractional);
         let expected = BigDecimal::from_str(if prefix.is_empty() { "0" } else { &prefix }).unwrap();
         let end = BigDecimal::from_str("1e60").unwrap();
         if expected.abs() >= end {
-            prop_assert!(decimal(&text).abs() >= end);
+            prop_assert!(parse_decimal(&text).abs() >= end);
         } else if expected.abs() * &end >= 1 {
-            prop_assert_eq!(decimal(&text), expected);
+            prop_assert_eq!(parse_decimal(&text), expected);
         }
         let stops = rest.trim().is_empty() || rest.starts_with('.') && rest[1..].trim().is_empty() && !prefix.contains(['.', 'e', 'E']);
         prop_assert_eq!(is_decimal(&text), !prefix.is_empty() && stops, "{:?} {:?}", prefix, rest);
@@ -97,7 +97,7 @@ proptest! {
         for operation in OPERATIONS {
             let digests = |query: &str| {
                 let params = params(query);
-                let signed = operation.hashed.iter().flat_map(|rule| rule.of(&params, "cc_by_cli"));
+                let signed = operation.hash_rules.iter().flat_map(|rule| rule.signed_params(&params, "cc_by_cli"));
                 signed.map(|signed| signed.digest("key")).collect::<Vec<_>>()
             };
             prop_assert_eq!(digests(&plain), digests(&twice), "{}", operation.name);
@@ -110,8 +110,8 @@ proptest! {
         let params = params(&format!("currency={2}&id={0}&name={1}", values[0], values[1], values[2]));
         let tariff = OPERATIONS.iter().find(|operation| operation.name == "tariff_wholesale_update").unwrap();
         let is_right = |text: &str| {
-            let mut signed = tariff.hashed.iter().flat_map(|rule| rule.of(&params, tariff.name));
-            signed.any(|signed| signed.is_right(&hash(text, "key"), "key", Dialect::Documented))
+            let mut signed = tariff.hash_rules.iter().flat_map(|rule| rule.signed_params(&params, tariff.name));
+            signed.any(|signed| signed.verify(&hash(text, "key"), "key", Dialect::Documented))
         };
         let [a, b, c] = order.map(|place: usize| values[place].as_str());
         prop_assert!(is_right(&[a, b, c].concat()));
@@ -130,7 +130,7 @@ proptest! {
         let digest = |values: &[String; 5]| {
             let pairs = names.iter().zip(values).map(|(name, value)| format!("{name}={value}"));
             let query = pairs.collect::<Vec<_>>().join("&");
-            Rule::Listed(&["number"]).of(&params(&query), "")[0].digest("key")
+            HashRule::ParamOrder(&["number"]).signed_params(&params(&query), "")[0].digest("key")
         };
         let before = digest(&values);
         prop_assert_eq!(hex::encode(before), hash(&values[..3].concat(), "key"));
@@ -141,16 +141,16 @@ proptest! {
     /// Any text comes back from the document as it went in, but for what XML forbids.
     #[test]
     fn xml_is_well_formed_whatever_it_holds(texts in proptest::collection::vec(text(), 0..5)) {
-        let document = Document::new("page", |page| {
+        let document = XmlReply::new("page", |page| {
             for text in &texts {
                 page.element("card", |card| card.text("name", text));
             }
         });
         let xml = text_of(document);
-        let expected: Vec<_> = texts.iter().map(|text| ("name".to_owned(), xml::shown(text))).collect();
+        let expected: Vec<_> = texts.iter().map(|text| ("name".to_owned(), xml::replace_disallowed_chars(text))).collect();
         let leaves = match texts.is_empty() {
             true => Vec::new(),
-            false => xml::leaves(&xml).unwrap(),
+            false => xml::parse_leaves(&xml).unwrap(),
         };
         prop_assert_eq!(leaves, expected);
     }
@@ -160,9 +160,9 @@ proptest! {
     fn a_list_is_the_same_in_pieces(rows in proptest::collection::vec((0..3u8, text(), 0..20_000usize), 0..12)) {
         let rows: Vec<_> = rows.into_iter().map(|(key, name, length)| (key, name.repeat(length / 10))).collect();
         let show = |list: &mut Element<'_>, row: &(u8, String)| list.element("card", |card| card.text("name", &row.1));
-        let list = Document::list("page", "cards", stream::iter(rows.clone()).map(Ok), |row| row.0, show);
+        let list = XmlReply::stream_list("page", "cards", stream::iter(rows.clone()).map(Ok), |row| row.0, show);
         let list = now(list).unwrap();
-        let expected = Document::new("page", |page| {
+        let expected = XmlReply::new("page", |page| {
             for run in rows.chunk_by(|one, other| one.0 == other.0) {
                 page.element("cards", |cards| run.iter().for_each(|row| show(cards, row)));
             }
@@ -174,7 +174,7 @@ proptest! {
     #[test]
     fn money_prints_plain(unscaled: i128, scale in 0i64..30) {
         let amount = BigDecimal::new(unscaled.into(), scale);
-        let text = Money::from(amount.clone()).plain();
+        let text = Money::from(amount.clone()).to_plain_string();
         prop_assert_eq!(BigDecimal::from_str(&text).unwrap(), amount);
         let (_, decimals) = text.split_once('.').unwrap();
         prop_assert!(decimals == "0" || !decimals.ends_with('0'), "{}", text);
@@ -233,10 +233,10 @@ fn now<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
 }
 
-fn text_of(document: Document) -> String {
+fn text_of(document: XmlReply) -> String {
     match document {
-        Document::Whole(text) | Document::Repeated(text) => text,
-        Document::Long(chunks) => now(chunks.try_collect()).unwrap(),
+        XmlReply::Buffered(text) | XmlReply::Replayed(text) => text,
+        XmlReply::Streamed(chunks) => now(chunks.try_collect()).unwrap(),
     }
 }
 
@@ -263,8 +263,8 @@ async fn the_database_prints_money_as_the_reply_does() {
     {
         let amount = BigDecimal::from_str(amount).unwrap();
         let printed: String =
-            sqlx::query_scalar("select plain($1)").bind(&amount).fetch_one(&server.pool).await.unwrap();
-        assert_eq!(printed, Money::from(amount).plain());
+            sqlx::query_scalar("select plain_text($1)").bind(&amount).fetch_one(&server.pool).await.unwrap();
+        assert_eq!(printed, Money::from(amount).to_plain_string());
     }
 }
 
@@ -274,7 +274,7 @@ async fn the_tax_of_those_who_pay_one_is_their_share_of_taxes() {
     let server = server().await;
     // Every way of having and not having a tax.
     server
-        .sql(
+        .execute(
             "delete from taxes;
              insert into taxes (tax1_enabled, tax2_enabled, tax3_enabled, tax4_enabled, tax1_value, tax2_value, compound_tax)
              select one, two, three, four, value, 5, compound
@@ -283,10 +283,10 @@ async fn the_tax_of_those_who_pay_one_is_their_share_of_taxes() {
                  unnest(array[null, 0, 1]) compound",
         )
         .await;
-    const SHARES: &str = "select 1 in (tax2_enabled, tax3_enabled, tax4_enabled) as several, count(*), bool_and(single_tax_share(t) is null),
-            bool_and(single_tax_share(t) = tax_share(t))
+    const SHARES: &str = "select 1 in (tax2_enabled, tax3_enabled, tax4_enabled) as several, count(*), bool_and(single_tax_rate(t) is null),
+            bool_and(single_tax_rate(t) = tax_rate(t))
         from taxes t group by several order by several";
-    server.has(SHARES, &["false|72|false|true", "true|360|true|∅"]).await;
+    server.assert_rows(SHARES, &["false|72|false|true", "true|360|true|∅"]).await;
 }
 
 /// Hashes from outside: the published pages', the contract's.
@@ -313,7 +313,11 @@ fn the_literal_hashes() {
             "b93c35d5c6183288322122561a3da7e09abb63b7",
         ),
     ] {
-        assert_eq!(hex::encode(Rule::Listed(&[]).of(&params(query), "")[0].digest(key)), golden, "{query}");
+        assert_eq!(
+            hex::encode(HashRule::ParamOrder(&[]).signed_params(&params(query), "")[0].digest(key)),
+            golden,
+            "{query}"
+        );
     }
 }
 
@@ -346,6 +350,10 @@ fn improper_forms_stay_out_of_the_hash() {
         ("unknown=1", ""),
         ("quantity=2&id=6&email=a@b.c", "a@b.c62"),
     ] {
-        assert_eq!(hex::encode(Rule::Listed(&[]).of(&params(query), "")[0].digest("k")), hash(hashed, "k"), "{query}");
+        assert_eq!(
+            hex::encode(HashRule::ParamOrder(&[]).signed_params(&params(query), "")[0].digest("k")),
+            hash(hashed, "k"),
+            "{query}"
+        );
     }
 }

@@ -1,4 +1,4 @@
-"""Signs what schemathesis sends, as a client would, so that it is let in and gets as far as its parameters do."""
+"""Signs the requests of schemathesis as a client does, so that the server accepts the hash and reads the parameters."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ KEY = os.environ["KEY"]
 
 
 def text(value):
-    """How a flat JSON value reads as a parameter; None where it counts as absent."""
+    """Returns a JSON value as the server reads it as a parameter, or None if it counts as absent."""
     if value is None or isinstance(value, (list, dict)):
         return None
     return value if isinstance(value, str) else json.dumps(value)
@@ -25,7 +25,7 @@ def sign(case, parameters):
     joined = "".join(value for value in values if value is not None) + KEY
     parameters["u"] = USER
     parameters["hash"] = hashlib.sha1(joined.encode("utf-8", "surrogatepass")).hexdigest()
-    # A password that is sent is checked.
+    # Removes p: the server checks a password that is sent.
     parameters.pop("p", None)
 
 

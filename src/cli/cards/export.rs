@@ -9,9 +9,9 @@ use serde::Serialize;
 use serde_json::json;
 use sqlx::PgPool;
 
-use super::progress;
-use crate::cli::database::{on_database, reading};
-use crate::cli::{Deed, Failure, Report};
+use super::progress_bar;
+use crate::cli::database::{begin_read_only, with_database};
+use crate::cli::{AuditEntry, CommandError, Report};
 use crate::config::Config;
 use crate::money::Money;
 
@@ -37,7 +37,7 @@ const HEADINGS: [&str; 9] = ["number", "pin", "balance", "sold", "batch_number",
 
 /// A line of the file.
 #[derive(Debug, Serialize)]
-struct Card {
+struct ExportedCard {
     number: Option<String>,
     pin: Option<String>,
     balance: Money,
@@ -50,16 +50,16 @@ struct Card {
 }
 
 /// Writes them as they come: however many, little memory is used.
-pub(super) async fn run(options: &Options, config: &Config) -> Result<Report, Failure> {
+pub(super) async fn run(options: &Options, config: &Config) -> Result<Report, CommandError> {
     let Some(path) = &options.output else {
-        let written = on_database(config, async |pool| export(pool, options, io::stdout().lock()).await).await;
+        let written = with_database(config, async |pool| export(pool, options, io::stdout().lock()).await).await;
         return match written {
             // Whoever reads it has seen enough.
-            Err(Failure::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Report::silent()),
-            written => written.map(|_| Report::silent()),
+            Err(CommandError::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Report::empty()),
+            written => written.map(|_| Report::empty()),
         };
     };
-    let cannot = |error: io::Error| Failure::Refused(format!("cannot make {}: {error}", path.display()));
+    let cannot = |error: io::Error| CommandError::Failed(format!("cannot make {}: {error}", path.display()));
     // One that is there already may be a delivery that is needed yet.
     if path.symlink_metadata().is_ok() {
         return Err(cannot(rustix::io::Errno::EXIST.into()));
@@ -67,26 +67,26 @@ pub(super) async fn run(options: &Options, config: &Config) -> Result<Report, Fa
     // By another name until all is written: half a file would be taken for a whole one.
     let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let file = tempfile::Builder::new().prefix(".cards-").tempfile_in(directory).map_err(cannot)?;
-    let cards = on_database(config, async |pool| export(pool, options, file.as_file()).await).await?;
+    let cards = with_database(config, async |pool| export(pool, options, file.as_file()).await).await?;
     file.as_file().sync_all()?;
     file.persist_noclobber(path).map_err(|error| cannot(error.error))?;
     let text = format!("{cards} cards were written to {}.", path.display());
-    Ok(Report::of(text, json!({ "group": options.group, "cards": cards, "output": path })))
+    Ok(Report::new(text, json!({ "group": options.group, "cards": cards, "output": path })))
 }
 
-async fn export(pool: &PgPool, options: &Options, to: impl Write) -> Result<u64, Failure> {
+async fn export(pool: &PgPool, options: &Options, to: impl Write) -> Result<u64, CommandError> {
     // Whoever has seen the PINs stands in the audit trail before they are seen.
-    note(pool, options).await?;
-    let mut transaction = reading(pool).await?;
+    audit_export(pool, options).await?;
+    let mut transaction = begin_read_only(pool).await?;
     let count = sqlx::query_scalar!(
         r#"select count(*) as "count!" from cards where cardgroup_id = $1 and hidden = 0"#,
         options.group
     );
-    let bar = progress(u64::try_from(count.fetch_one(&mut *transaction).await?).unwrap_or(0), "writing cards");
+    let bar = progress_bar(u64::try_from(count.fetch_one(&mut *transaction).await?).unwrap_or(0), "writing cards");
     let mut csv = csv::WriterBuilder::new().has_headers(false).from_writer(BufWriter::new(to));
-    csv.write_record(HEADINGS).map_err(why)?;
+    csv.write_record(HEADINGS).map_err(csv_to_io_error)?;
     let mut cards = sqlx::query_as!(
-        Card,
+        ExportedCard,
         r#"select number, pin, coalesce(balance, 0) as "balance!: Money", sold, batch_number, language, name, callerid, id
            from cards c
            where cardgroup_id = $1 and hidden = 0 and (not $2 or is_in_stock(c)) and ($3::text is null or batch_number = $3)
@@ -98,7 +98,7 @@ async fn export(pool: &PgPool, options: &Options, to: impl Write) -> Result<u64,
     .fetch(&mut *transaction);
     let mut written = 0;
     while let Some(card) = cards.try_next().await? {
-        csv.serialize(card).map_err(why)?;
+        csv.serialize(card).map_err(csv_to_io_error)?;
         written += 1;
         bar.inc(1);
     }
@@ -107,28 +107,28 @@ async fn export(pool: &PgPool, options: &Options, to: impl Write) -> Result<u64,
     Ok(written)
 }
 
-fn why(error: csv::Error) -> io::Error {
+fn csv_to_io_error(error: csv::Error) -> io::Error {
     match error.into_kind() {
         csv::ErrorKind::Io(error) => error,
         _ => io::Error::other("a card can't be written as CSV"),
     }
 }
 
-async fn note(pool: &PgPool, options: &Options) -> Result<(), Failure> {
+async fn audit_export(pool: &PgPool, options: &Options) -> Result<(), CommandError> {
     let mut change = pool.begin().await?;
     let known = sqlx::query!("select id from cardgroups where id = $1", options.group).fetch_optional(&mut *change);
     if known.await?.is_none() {
         let words = format!("there is no card group {}: `mortise group list` shows all", options.group);
-        return Err(Failure::Missing(words));
+        return Err(CommandError::NotFound(words));
     }
-    let deed = Deed {
+    let deed = AuditEntry {
         action: "cards_exported",
         target_type: "Cardgroup",
         target_id: options.group.into(),
         data: options.batch_number.as_deref().unwrap_or_default(),
-        ..Deed::default()
+        ..AuditEntry::default()
     };
-    deed.note(&mut change).await?;
+    deed.record(&mut change).await?;
     change.commit().await?;
     Ok(())
 }

@@ -5,14 +5,14 @@ use clap::Args;
 use serde_json::json;
 use sqlx::PgConnection;
 
-use super::progress;
-use crate::cli::database::on_database;
-use crate::cli::{Deed, Failure, Report};
+use super::progress_bar;
+use crate::cli::database::with_database;
+use crate::cli::{AuditEntry, CommandError, Report};
 use crate::config::Config;
-use crate::error::Fault;
-use crate::money::LARGEST_AMOUNT;
+use crate::error::ApiError;
+use crate::money::AMOUNT_MAX_EXCLUSIVE;
 use crate::number;
-use crate::store::bulk_create::{self, Group, LONGEST_NUMBER, LONGEST_PIN, Range};
+use crate::store::bulk_create::{self, CardRange, Group, NUMBER_LEN_MAX, PIN_LEN_MAX};
 
 /// Which cards.
 #[derive(Debug, Args)]
@@ -27,7 +27,7 @@ pub struct Options {
     #[arg(long, value_name = "NUMBER")]
     from: Option<String>,
     /// What a card is worth, without tax, in the system's currency [default: the group's price]
-    #[arg(long, value_name = "AMOUNT", value_parser = amount)]
+    #[arg(long, value_name = "AMOUNT", value_parser = parse_amount)]
     balance: Option<BigDecimal>,
     /// By which the cards are known as a delivery
     #[arg(long, value_name = "TEXT", default_value = "")]
@@ -37,26 +37,26 @@ pub struct Options {
     language: String,
 }
 
-fn amount(text: &str) -> Result<BigDecimal, String> {
-    let amount = number::decimal(text);
-    let fits = number::is_decimal(text) && amount >= 0 && amount < LARGEST_AMOUNT;
+fn parse_amount(text: &str) -> Result<BigDecimal, String> {
+    let amount = number::parse_decimal(text);
+    let fits = number::is_decimal(text) && amount >= 0 && amount < AMOUNT_MAX_EXCLUSIVE;
     if fits { Ok(amount) } else { Err("an amount looks like 8.40, and isn't less than 0".to_owned()) }
 }
 
 /// Makes them in one transaction.
-pub(super) async fn run(options: &Options, config: &Config) -> Result<Report, Failure> {
-    on_database(config, async |pool| {
+pub(super) async fn run(options: &Options, config: &Config) -> Result<Report, CommandError> {
+    with_database(config, async |pool| {
         let mut change = pool.begin().await?;
         // With an operator's patience: a million cards take longer than any request may.
         sqlx::query!("select set_config('statement_timeout', '1h', true)").fetch_one(&mut *change).await?;
-        bulk_create::begin(&mut change).await?;
+        bulk_create::lock_bulk_create(&mut change).await?;
         let group = Group::find(&mut *change, options.group.into(), None).await?;
         let missing = || format!("there is no card group {}: `mortise group list` shows all", options.group);
-        let group = group.ok_or_else(|| Failure::Missing(missing()))?;
-        let made = group.make(&mut change, options).await?;
+        let group = group.ok_or_else(|| CommandError::NotFound(missing()))?;
+        let made = group.create_cards(&mut change, options).await?;
         let quantity = options.quantity.to_string();
         let numbers = format!("{} to {}", made.first, made.last);
-        let deed = Deed {
+        let deed = AuditEntry {
             action: "cards_created",
             target_type: "Cardgroup",
             target_id: group.id.into(),
@@ -64,29 +64,33 @@ pub(super) async fn run(options: &Options, config: &Config) -> Result<Report, Fa
             data2: &numbers,
             data3: &options.batch_number,
         };
-        deed.note(&mut change).await?;
+        deed.record(&mut change).await?;
         change.commit().await?;
         let text = format!("{quantity} cards were made in group {}, with numbers from {numbers}.", group.id);
         let json = json!({ "group": group.id, "made": options.quantity, "first": made.first, "last": made.last });
-        Ok(Report::of(text, json))
+        Ok(Report::new(text, json))
     })
     .await
 }
 
 /// Numbers of the first and the last card.
-struct Made {
+struct CreatedNumbers {
     first: String,
     last: String,
 }
 
 impl Group {
     /// As many cards as were asked for, through ranges until there are enough: a range may have numbers in use.
-    async fn make(&self, connection: &mut PgConnection, options: &Options) -> Result<Made, Failure> {
-        self.has_room(connection, options.quantity).await?;
-        let bar = progress(options.quantity.into(), "making cards");
+    async fn create_cards(
+        &self,
+        connection: &mut PgConnection,
+        options: &Options,
+    ) -> Result<CreatedNumbers, CommandError> {
+        self.check_pin_capacity(connection, options.quantity).await?;
+        let bar = progress_bar(options.quantity.into(), "making cards");
         let end = BigDecimal::new(1.into(), -i64::from(self.number_length));
-        let mut from = self.first(connection, options).await?;
-        let before = highest_card(connection).await?;
+        let mut from = self.find_first_number(connection, options).await?;
+        let before = max_card_id(connection).await?;
         let mut left = options.quantity;
         while left > 0 {
             let room = (&end - &from).to_u32().unwrap_or(u32::MAX);
@@ -94,16 +98,16 @@ impl Group {
             if range.count == 0 {
                 let words =
                     format!("there are no more numbers of {} digits: begin lower with --from", self.number_length);
-                return Err(Failure::Refused(words));
+                return Err(CommandError::Failed(words));
             }
             let done = u64::from(options.quantity - left);
-            let made = range.make(connection, |count| bar.set_position(done + u64::from(count))).await?;
+            let made = range.create(connection, |count| bar.set_position(done + u64::from(count))).await?;
             left = left.saturating_sub(u32::try_from(made).unwrap_or(left));
             from += range.count;
         }
         bar.finish_and_clear();
         let made = sqlx::query_as!(
-            Made,
+            CreatedNumbers,
             r#"select coalesce(min(number collate "C"), '') as "first!", coalesce(max(number collate "C"), '') as "last!"
                from cards where id > $1 and cardgroup_id = $2"#,
             before,
@@ -112,15 +116,15 @@ impl Group {
         Ok(made.fetch_one(connection).await?)
     }
 
-    async fn has_room(&self, connection: &mut PgConnection, quantity: u32) -> Result<(), Failure> {
+    async fn check_pin_capacity(&self, connection: &mut PgConnection, quantity: u32) -> Result<(), CommandError> {
         let length = self.pin_length;
-        let enough = length <= LONGEST_PIN && bulk_create::pins_to_give(length) >= quantity;
+        let enough = length <= PIN_LEN_MAX && bulk_create::pin_capacity(length) >= quantity;
         let enough = match enough {
-            true => bulk_create::has_enough_pins(connection, length, quantity).await,
-            false => Err(Fault::PinTooShort),
+            true => bulk_create::check_pin_capacity(connection, length, quantity).await,
+            false => Err(ApiError::PinTooShort),
         };
         enough.map_err(|fault| match fault {
-            Fault::PinTooShort => Failure::Refused(format!(
+            ApiError::PinTooShort => CommandError::Failed(format!(
                 "{quantity} cards more, and over a fifth of all PINs of {length} digits would be in use, where they can be guessed: \
                  make a card group with longer PINs"
             )),
@@ -129,12 +133,16 @@ impl Group {
     }
 
     /// Without --from, behind the group's highest number; the first of a group has no zero in front.
-    async fn first(&self, connection: &mut PgConnection, options: &Options) -> Result<BigDecimal, Failure> {
+    async fn find_first_number(
+        &self,
+        connection: &mut PgConnection,
+        options: &Options,
+    ) -> Result<BigDecimal, CommandError> {
         let length = usize::try_from(self.number_length).unwrap_or(0);
         if let Some(from) = &options.from {
-            let fits = from.len() == length && length <= LONGEST_NUMBER && number::is_digits(from);
+            let fits = from.len() == length && length <= NUMBER_LEN_MAX && number::is_digits(from);
             let number = Some(from).filter(|_| fits).and_then(|from| from.parse().ok());
-            return number.ok_or_else(|| Failure::Usage(format!("numbers of this group have {length} digits")));
+            return number.ok_or_else(|| CommandError::Usage(format!("numbers of this group have {length} digits")));
         }
         let highest = sqlx::query_scalar!(
             r#"select max(number collate "C") from cards
@@ -147,13 +155,13 @@ impl Group {
         Ok(highest.map_or(lowest, |highest| highest + 1))
     }
 
-    fn range<'a>(&'a self, options: &'a Options, from: BigDecimal, count: u32) -> Range<'a> {
-        Range {
+    fn range<'a>(&'a self, options: &'a Options, from: BigDecimal, count: u32) -> CardRange<'a> {
+        CardRange {
             group: self,
-            from,
+            first_number: from,
             count,
-            owner: self.owner_id,
-            distributor: -1,
+            owner_id: self.owner_id,
+            distributor_id: -1,
             balance: options.balance.as_ref().unwrap_or(&self.price),
             min_balance: BigDecimal::from(0),
             batch_number: &options.batch_number,
@@ -162,6 +170,6 @@ impl Group {
     }
 }
 
-async fn highest_card(connection: &mut PgConnection) -> sqlx::Result<i64> {
+async fn max_card_id(connection: &mut PgConnection) -> sqlx::Result<i64> {
     sqlx::query_scalar!(r#"select coalesce(max(id), 0) as "id!" from cards"#).fetch_one(connection).await
 }

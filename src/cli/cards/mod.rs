@@ -6,7 +6,7 @@ mod generate;
 use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Failure, Report};
+use super::{CommandError, Report};
 use crate::config::Config;
 
 /// What to do with cards.
@@ -19,7 +19,7 @@ pub enum Command {
 }
 
 /// Does it.
-pub async fn run(command: &Command, config: &Config) -> Result<Report, Failure> {
+pub async fn run(command: &Command, config: &Config) -> Result<Report, CommandError> {
     match command {
         Command::Generate(options) => generate::run(options, config).await,
         Command::Export(options) => export::run(options, config).await,
@@ -27,7 +27,7 @@ pub async fn run(command: &Command, config: &Config) -> Result<Report, Failure> 
 }
 
 /// A bar on standard error, where that is a terminal.
-fn progress(length: u64, what: &'static str) -> ProgressBar {
+fn progress_bar(length: u64, what: &'static str) -> ProgressBar {
     let bar = ProgressBar::new(length);
     // A template that can't be read leaves the usual bar.
     if let Ok(style) = ProgressStyle::with_template("{prefix} {wide_bar} {human_pos}/{human_len}, {eta} left") {

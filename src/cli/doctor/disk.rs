@@ -1,13 +1,13 @@
 //! Room for the local PostgreSQL.
 
-use super::{Check, data_dir};
+use super::{Check, local_data_dir};
 use crate::config::Config;
 
 const GIBIBYTE: u64 = 1 << 30;
 
 /// How much the disk with the data directory has left. That of a database of yours can't be seen from here.
-pub fn free(config: &Config) -> Option<Check> {
-    let data = data_dir(config)?;
+pub fn check_free_space(config: &Config) -> Option<Check> {
+    let data = local_data_dir(config)?;
     // Where nothing stands yet, it is the directory above that will hold it.
     let there = data.ancestors().find(|path| path.exists())?;
     let advice = "a full disk stops every sale: make room, or move data_dir to a larger one";

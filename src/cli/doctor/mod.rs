@@ -10,17 +10,17 @@ use serde::Serialize;
 use serde_json::json;
 use sqlx::{PgConnection, PgPool};
 
-use super::database::{on_any_schema, reading};
-use super::{Failure, Report};
+use super::database::{begin_read_only, with_any_schema};
+use super::{CommandError, Report};
 use crate::config::{Config, ConfigError, Layers};
-use crate::mail::Mail;
+use crate::mail::Mailer;
 
 /// What was found of one thing.
 #[derive(Debug, Serialize)]
 struct Check {
     name: &'static str,
-    state: State,
-    says: String,
+    state: CheckState,
+    message: String,
     /// What to do about it.
     advice: Option<String>,
 }
@@ -28,7 +28,7 @@ struct Check {
 /// How it stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum State {
+enum CheckState {
     Ok,
     /// Look at it by day.
     Warning,
@@ -36,8 +36,8 @@ enum State {
     Problem,
 }
 
-impl State {
-    fn word(self) -> &'static str {
+impl CheckState {
+    fn label(self) -> &'static str {
         match self {
             Self::Ok => "ok",
             Self::Warning => "warning",
@@ -48,33 +48,33 @@ impl State {
 
 impl Check {
     fn ok(name: &'static str, says: impl Into<String>) -> Self {
-        Self { name, state: State::Ok, says: says.into(), advice: None }
+        Self { name, state: CheckState::Ok, message: says.into(), advice: None }
     }
 
     fn warning(name: &'static str, says: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { name, state: State::Warning, says: says.into(), advice: Some(advice.into()) }
+        Self { name, state: CheckState::Warning, message: says.into(), advice: Some(advice.into()) }
     }
 
     fn problem(name: &'static str, says: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { name, state: State::Problem, says: says.into(), advice: Some(advice.into()) }
+        Self { name, state: CheckState::Problem, message: says.into(), advice: Some(advice.into()) }
     }
 
     /// Fine if nothing is named.
-    fn none_of(name: &'static str, named: &[String], fine: &str, otherwise: impl FnOnce(String) -> Self) -> Self {
-        if named.is_empty() { Self::ok(name, fine) } else { otherwise(listed(named)) }
+    fn ok_if_empty(name: &'static str, named: &[String], fine: &str, otherwise: impl FnOnce(String) -> Self) -> Self {
+        if named.is_empty() { Self::ok(name, fine) } else { otherwise(join_limited(named)) }
     }
 
-    fn line(&self) -> String {
+    fn format_line(&self) -> String {
         let advice = self.advice.as_ref().map(|advice| format!("\n{:23}-> {advice}", ""));
-        format!("{:8} {:13} {}{}", self.state.word(), self.name, self.says, advice.unwrap_or_default())
+        format!("{:8} {:13} {}{}", self.state.label(), self.name, self.message, advice.unwrap_or_default())
     }
 }
 
 /// A few of them, and how many more there are.
-fn listed(named: &[String]) -> String {
-    const MOST: usize = 10;
-    let some = named.iter().take(MOST).map(|name| name.replace(char::is_control, "\u{fffd}")).collect::<Vec<_>>();
-    let more = named.len().saturating_sub(MOST);
+fn join_limited(named: &[String]) -> String {
+    const ITEMS_MAX: usize = 10;
+    let some = named.iter().take(ITEMS_MAX).map(|name| name.replace(char::is_control, "\u{fffd}")).collect::<Vec<_>>();
+    let more = named.len().saturating_sub(ITEMS_MAX);
     if more == 0 { some.join(", ") } else { format!("{} and {more} more", some.join(", ")) }
 }
 
@@ -84,66 +84,66 @@ pub async fn run(settings: Result<Layers, ConfigError>) -> Report {
     match settings.and_then(|layers| layers.config()) {
         Err(error) => checks.push(Check::problem("settings", error.to_string(), "mend it: the server doesn't start")),
         Ok(config) => {
-            checks.push(match Mail::new(&config) {
+            checks.push(match Mailer::new(&config) {
                 Ok(_) => Check::ok("settings", format!("they make sense; the server listens on {}", config.listen)),
                 Err(error) => Check::problem("settings", error.to_string(), "mend it: the server doesn't start"),
             });
-            checks.extend(disk::free(&config));
-            match on_any_schema(&config, async |pool| Ok(examine(pool).await)).await {
+            checks.extend(disk::check_free_space(&config));
+            match with_any_schema(&config, async |pool| Ok(run_database_checks(pool).await)).await {
                 Ok(more) => checks.extend(more),
-                Err(error) => checks.push(unreachable(&error)),
+                Err(error) => checks.push(database_unreachable(&error)),
             }
         }
     }
-    let is_fine = checks.iter().all(|check| check.state != State::Problem);
+    let is_fine = checks.iter().all(|check| check.state != CheckState::Problem);
     let count = |state| checks.iter().filter(|check| check.state == state).count();
-    let end = format!("problems: {}, warnings: {}", count(State::Problem), count(State::Warning));
-    let lines: Vec<String> = checks.iter().map(Check::line).chain([end]).collect();
-    Report::of(lines.join("\n"), json!({ "ok": is_fine, "checks": checks })).bad_unless(is_fine)
+    let end = format!("problems: {}, warnings: {}", count(CheckState::Problem), count(CheckState::Warning));
+    let lines: Vec<String> = checks.iter().map(Check::format_line).chain([end]).collect();
+    Report::new(lines.join("\n"), json!({ "ok": is_fine, "checks": checks })).fail_unless(is_fine)
 }
 
-fn unreachable(error: &Failure) -> Check {
+fn database_unreachable(error: &CommandError) -> Check {
     Check::problem("database", error.to_string(), "without it every request is answered 503: is PostgreSQL running?")
 }
 
-async fn examine(pool: &PgPool) -> Vec<Check> {
-    let mut checks = vec![attempt("clock", server::clock(pool).await)];
-    match reading(pool).await {
-        Ok(mut transaction) => look(pool, &mut transaction, &mut checks).await,
-        Err(error) => checks.push(unreachable(&error.into())),
+async fn run_database_checks(pool: &PgPool) -> Vec<Check> {
+    let mut checks = vec![check_or_problem("clock", server::check_clock(pool).await)];
+    match begin_read_only(pool).await {
+        Ok(mut transaction) => run_snapshot_checks(pool, &mut transaction, &mut checks).await,
+        Err(error) => checks.push(database_unreachable(&error.into())),
     }
     checks
 }
 
-async fn look(pool: &PgPool, connection: &mut PgConnection, checks: &mut Vec<Check>) {
-    checks.push(attempt("database", server::version(connection).await));
-    checks.push(attempt("durability", server::durability(connection).await));
-    checks.push(attempt("autovacuum", server::autovacuum(connection).await));
-    checks.push(attempt("snapshots", server::snapshots(connection).await));
-    checks.push(attempt("idle", server::idle_in_transaction(connection).await));
-    let migrations = schema::migrations(pool).await;
-    let is_current = migrations.state == State::Ok;
+async fn run_snapshot_checks(pool: &PgPool, connection: &mut PgConnection, checks: &mut Vec<Check>) {
+    checks.push(check_or_problem("database", server::check_version(connection).await));
+    checks.push(check_or_problem("durability", server::check_durability(connection).await));
+    checks.push(check_or_problem("autovacuum", server::check_autovacuum(connection).await));
+    checks.push(check_or_problem("snapshots", server::check_snapshots(connection).await));
+    checks.push(check_or_problem("idle", server::check_idle_in_transaction(connection).await));
+    let migrations = schema::check_migrations(pool).await;
+    let is_current = migrations.state == CheckState::Ok;
     checks.push(migrations);
     if is_current {
-        checks.push(attempt("indexes", schema::indexes(connection).await));
-        checks.push(attempt("stock", stock::differences(connection).await));
-        checks.push(attempt("pins", stock::pins(connection).await));
-        checks.push(attempt("cards", stock::cards_left(connection).await));
-        match keys::all(pool, connection).await {
+        checks.push(check_or_problem("indexes", schema::check_indexes(connection).await));
+        checks.push(check_or_problem("stock", stock::check_stock(connection).await));
+        checks.push(check_or_problem("pins", stock::check_pins(connection).await));
+        checks.push(check_or_problem("cards", stock::check_remaining_cards(connection).await));
+        match keys::check_all(pool, connection).await {
             Ok(more) => checks.extend(more),
-            Err(error) => checks.push(attempt("keys", Err(error))),
+            Err(error) => checks.push(check_or_problem("keys", Err(error))),
         }
     }
 }
 
 /// What can't be looked at is a problem too.
-fn attempt(name: &'static str, check: sqlx::Result<Check>) -> Check {
+fn check_or_problem(name: &'static str, check: sqlx::Result<Check>) -> Check {
     check.unwrap_or_else(|error| {
         Check::problem(name, format!("can't be checked: {error}"), "look into PostgreSQL's log, and run this again")
     })
 }
 
 /// Where the local PostgreSQL lives, if that is the one in use.
-fn data_dir(config: &Config) -> Option<std::path::PathBuf> {
+fn local_data_dir(config: &Config) -> Option<std::path::PathBuf> {
     config.database_url.reveal().is_empty().then(|| crate::server::data_dir(config))
 }

@@ -4,15 +4,15 @@ use std::time::SystemTime;
 
 use sqlx::{PgConnection, PgPool};
 
-use super::{Check, listed};
+use super::{Check, join_limited};
 
 /// What two clocks may differ by, in milliseconds.
-const TOLERANCE: i64 = 2_000;
+const CLOCK_SKEW_MAX_MS: i64 = 2_000;
 /// Half of what PostgreSQL stops at.
-const OLDEST_TRANSACTION: i32 = 1_000_000_000;
+const XID_AGE_MAX: i32 = 1_000_000_000;
 
 /// Which PostgreSQL, and what of it.
-pub async fn version(connection: &mut PgConnection) -> sqlx::Result<Check> {
+pub async fn check_version(connection: &mut PgConnection) -> sqlx::Result<Check> {
     let row = sqlx::query!(
         r#"select current_setting('server_version') as "version!", current_database()::text as "database!", current_user::text as "role!",
                pg_size_pretty(pg_database_size(current_database())) as "size!""#
@@ -23,13 +23,13 @@ pub async fn version(connection: &mut PgConnection) -> sqlx::Result<Check> {
 }
 
 /// Whether what is committed stays.
-pub async fn durability(connection: &mut PgConnection) -> sqlx::Result<Check> {
+pub async fn check_durability(connection: &mut PgConnection) -> sqlx::Result<Check> {
     let off = sqlx::query_scalar!(
         r#"select name as "name!" from pg_settings
            where name in ('fsync', 'synchronous_commit', 'full_page_writes') and setting = 'off' order by name"#
     );
     let off = off.fetch_all(connection).await?;
-    Ok(Check::none_of("durability", &off, "fsync, synchronous_commit and full_page_writes are on", |names| {
+    Ok(Check::ok_if_empty("durability", &off, "fsync, synchronous_commit and full_page_writes are on", |names| {
         Check::problem(
             "durability",
             format!("{names} is off: a power cut loses sales that were answered"),
@@ -40,7 +40,7 @@ pub async fn durability(connection: &mut PgConnection) -> sqlx::Result<Check> {
 
 /// Keys and cards are valid by the database's clock, logs have this machine's.
 #[expect(clippy::disallowed_methods, reason = "it is this clock that is checked")]
-pub async fn clock(pool: &PgPool) -> sqlx::Result<Check> {
+pub async fn check_clock(pool: &PgPool) -> sqlx::Result<Check> {
     let now = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
     let now = || i64::try_from(now()).unwrap_or(i64::MAX);
     // A pool's first connection takes longer than the question.
@@ -51,7 +51,7 @@ pub async fn clock(pool: &PgPool) -> sqlx::Result<Check> {
         .await?;
     let off = (before - theirs).max(theirs - now()).max(0);
     let says = format!("this machine's and the database's differ by {off} ms");
-    Ok(if off > TOLERANCE {
+    Ok(if off > CLOCK_SKEW_MAX_MS {
         Check::warning("clock", says, "set both by NTP: times in logs and in the database don't fit together")
     } else {
         Check::ok("clock", says)
@@ -59,7 +59,7 @@ pub async fn clock(pool: &PgPool) -> sqlx::Result<Check> {
 }
 
 /// Whether dead rows are swept, and old transactions' numbers put away.
-pub async fn autovacuum(connection: &mut PgConnection) -> sqlx::Result<Check> {
+pub async fn check_autovacuum(connection: &mut PgConnection) -> sqlx::Result<Check> {
     let row = sqlx::query!(
         r#"select current_setting('autovacuum') = 'on' and current_setting('track_counts') = 'on' as "on!",
                (select age(datfrozenxid) from pg_database where datname = current_database()) as "age!",
@@ -68,7 +68,7 @@ pub async fn autovacuum(connection: &mut PgConnection) -> sqlx::Result<Check> {
                          and reloptions::text !~ 'autovacuum_enabled=(on|true|1)' order by relname) as "tables!""#
     );
     let row = row.fetch_one(connection).await?;
-    Ok(if row.age > OLDEST_TRANSACTION {
+    Ok(if row.age > XID_AGE_MAX {
         let says =
             format!("the oldest transaction number is {} transactions old; PostgreSQL stops at 2,000,000,000", row.age);
         Check::problem("autovacuum", says, "run `vacuumdb --all --freeze`, and look for what held it up: see snapshots")
@@ -77,14 +77,14 @@ pub async fn autovacuum(connection: &mut PgConnection) -> sqlx::Result<Check> {
         Check::warning("autovacuum", "it is off: tables grow and sales slow down", advice)
     } else if !row.tables.is_empty() {
         let advice = "alter table NAME reset (autovacuum_enabled)";
-        Check::warning("autovacuum", format!("it is off for {}", listed(&row.tables)), advice)
+        Check::warning("autovacuum", format!("it is off for {}", join_limited(&row.tables)), advice)
     } else {
         Check::ok("autovacuum", "it is on")
     })
 }
 
 /// Whoever holds a snapshot for long keeps dead rows from being swept, also in the stock.
-pub async fn snapshots(connection: &mut PgConnection) -> sqlx::Result<Check> {
+pub async fn check_snapshots(connection: &mut PgConnection) -> sqlx::Result<Check> {
     let holders = sqlx::query_scalar!(
         r#"select 'process ' || pid || ' (' || coalesce(nullif(application_name, ''), usename, '') || ', since '
                || to_char(xact_start at time zone 'utc', 'YYYY-MM-DD HH24:MI') || ')' as "holder!"
@@ -99,7 +99,7 @@ pub async fn snapshots(connection: &mut PgConnection) -> sqlx::Result<Check> {
            select 'replication slot ' || slot_name || ', which nobody reads' from pg_replication_slots where not active"#
     );
     let holders = holders.fetch_all(connection).await?;
-    Ok(Check::none_of("snapshots", &holders, "no transaction is older than five minutes", |names| {
+    Ok(Check::ok_if_empty("snapshots", &holders, "no transaction is older than five minutes", |names| {
         Check::warning(
             "snapshots",
             format!("dead rows can't be swept while they last: {names}"),
@@ -109,14 +109,14 @@ pub async fn snapshots(connection: &mut PgConnection) -> sqlx::Result<Check> {
 }
 
 /// Locks that nobody is using.
-pub async fn idle_in_transaction(connection: &mut PgConnection) -> sqlx::Result<Check> {
+pub async fn check_idle_in_transaction(connection: &mut PgConnection) -> sqlx::Result<Check> {
     let idle = sqlx::query_scalar!(
         r#"select 'process ' || pid || ' (' || coalesce(nullif(application_name, ''), usename, '') || ')' as "idle!"
            from pg_stat_activity
            where state like 'idle in transaction%' and state_change < now() - interval '1 minute' and pid <> pg_backend_pid()"#
     );
     let idle = idle.fetch_all(connection).await?;
-    Ok(Check::none_of("idle", &idle, "no transaction is left open", |names| {
+    Ok(Check::ok_if_empty("idle", &idle, "no transaction is left open", |names| {
         Check::warning(
             "idle",
             format!("transactions that do nothing hold their locks: {names}"),

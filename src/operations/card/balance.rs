@@ -3,50 +3,51 @@
 
 use crate::accounts::UserType;
 use crate::auth::admission::{self, Caller};
-use crate::auth::signature::Rule;
-use crate::error::Fault;
-use crate::http::context::{Call, Operation};
+use crate::auth::signature::HashRule;
+use crate::error::ApiError;
+use crate::http::context::{CallContext, Operation};
 use crate::money::Money;
-use crate::operations::spec::{Kind, Page, Parameter};
-use crate::xml::Document;
+use crate::operations::spec::{OperationSpec, ParamType, Parameter};
+use crate::xml::XmlReply;
 
 /// The operation.
 pub const OPERATION: Operation = Operation {
     name: "card_balance_get",
     aliases: &[],
-    hashed: &[Rule::Listed(&[])],
-    page: Page {
+    hash_rules: &[HashRule::ParamOrder(&[])],
+    spec: OperationSpec {
         summary: "Shows what is left on a card",
         description: "The balance of the card with the number, without taxes and in the system's currency.",
-        parameters: &[&[Parameter::new("number", Kind::Text, "The card's number.", "1111111000").required()]],
-        changes: false,
-        reply: "<page>
+        parameters: &[&[Parameter::new("number", ParamType::Text, "The card's number.", "1111111000").required()]],
+        is_mutation: false,
+        example_reply: "<page>
   <calling_card>
     <balance>8.403361344537815</balance>
     <currency>USD</currency>
   </calling_card>
 </page>",
     },
-    handler: |call| Box::pin(answer(call)),
+    handler: |call| Box::pin(handle(call)),
 };
 
-async fn answer(call: &Call) -> Result<Document, Fault> {
-    let caller = admission::admit(call).await?.ok_or(Fault::RefusedOnPage("User was not found"))?;
-    if !may_see(&caller) {
-        return Err(Fault::RefusedOnPage("You are not authorized to use this functionality"));
+async fn handle(call: &CallContext) -> Result<XmlReply, ApiError> {
+    let caller = admission::authenticate(call).await?.ok_or(ApiError::RefusedWithoutStatus("User was not found"))?;
+    if !may_view_balance(&caller) {
+        return Err(ApiError::RefusedWithoutStatus("You are not authorized to use this functionality"));
     }
-    let currencies = call.app.directory.currencies().await?;
-    let balance = find(call, &caller).await?.ok_or(Fault::RefusedOnPage("Calling Card was not found"))?;
-    let balance = balance.or((!call.dialect().shows_missing_balance()).then(Money::zero));
-    Ok(Document::new("page", |page| {
+    let currencies = call.state.accounts.currencies().await?;
+    let balance =
+        find_balance(call, &caller).await?.ok_or(ApiError::RefusedWithoutStatus("Calling Card was not found"))?;
+    let balance = balance.or((!call.dialect().leaves_missing_balance_empty()).then(Money::zero));
+    Ok(XmlReply::new("page", |page| {
         page.element("calling_card", |card| {
-            card.value("balance", balance.map(|balance| balance.plain()).as_deref());
+            card.optional_text("balance", balance.map(|balance| balance.to_plain_string()).as_deref());
             card.text("currency", currencies.system().map_or("", |system| &system.name));
         });
     }))
 }
 
-fn may_see(caller: &Caller) -> bool {
+fn may_view_balance(caller: &Caller) -> bool {
     match caller.usertype() {
         UserType::Admin => true,
         UserType::Reseller => caller.right("calling_cards") > 0,
@@ -56,10 +57,10 @@ fn may_see(caller: &Caller) -> bool {
 
 /// The balance of the card with the number, a reseller's own; a hidden card's where no other has it. Of a card the balance
 /// may be missing in old data.
-async fn find(call: &Call, caller: &Caller) -> sqlx::Result<Option<Option<Money>>> {
+async fn find_balance(call: &CallContext, caller: &Caller) -> sqlx::Result<Option<Option<Money>>> {
     let number = call.params.get("number").unwrap_or_default().trim_end_matches(' ');
     let owner = (caller.usertype() == UserType::Reseller).then(|| caller.id());
-    let mut connection = call.app.pool.acquire().await?;
+    let mut connection = call.state.pool.acquire().await?;
     let balance = sqlx::query_scalar!(
         r#"select balance as "balance: Money" from (
                select 1 as place, id, balance, owner_id from cards where number = $1 and hidden = 0
@@ -73,6 +74,6 @@ async fn find(call: &Call, caller: &Caller) -> sqlx::Result<Option<Option<Money>
     )
     .fetch_optional(&mut *connection)
     .await?;
-    connection.keep();
+    connection.release_clean();
     Ok(balance)
 }

@@ -8,41 +8,41 @@ use sqlx::Connection as _;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::accounts::UserType;
-use crate::auth::admission::{self, Caller, READ};
-use crate::auth::signature::Rule;
+use crate::auth::admission::{self, Caller, RIGHT_READ};
+use crate::auth::signature::HashRule;
 use crate::db::pool::{Connection, Pool};
-use crate::error::Fault;
-use crate::http::context::{Call, Operation};
+use crate::error::ApiError;
+use crate::http::context::{CallContext, Operation};
 use crate::money::Money;
 use crate::number;
-use crate::operations::spec::{Kind, Page, Parameter};
-use crate::xml::{Document, Element};
+use crate::operations::spec::{OperationSpec, ParamType, Parameter};
+use crate::xml::{Element, XmlReply};
 
 /// The operation. Its hash is of the key alone.
 pub const OPERATION: Operation = Operation {
     name: "calling_cards_get",
     aliases: &[],
-    hashed: &[Rule::Exactly(&[])],
-    page: Page {
+    hash_rules: &[HashRule::Exactly(&[])],
+    spec: OperationSpec {
         summary: "Lists cards",
         description: "The caller's cards for which everything holds that is said of them, by card group and number, however many they \
             are. Texts are patterns: % stands for any characters, _ for one.",
         parameters: &[&[
-            Parameter::new("number", Kind::Text, "The number.", "111111100%").usual(),
-            Parameter::new("name", Kind::Text, "The name.", "Anna%"),
-            Parameter::new("pin", Kind::Secret, "The PIN.", "28402719"),
-            Parameter::new("batch_number", Kind::Text, "The batch.", "2026-%"),
-            Parameter::new("callerid", Kind::Text, "The caller id.", "123"),
-            Parameter::new("min_balance", Kind::Decimal, "The balance is at least this.", "5"),
-            Parameter::new("max_balance", Kind::Decimal, "The balance is at most this.", "10"),
-            Parameter::new("language", Kind::Text, "The language, in any letter case.", "en"),
-            Parameter::new("sold", Kind::Choice(&["yes", "no"]), "Sold or not.", "yes").usual(),
-            Parameter::new("distributor", Kind::Integer, "The user who distributes them.", "2"),
-            Parameter::new("page", Kind::Integer, "Which page, from 1 on; else everything.", "1").usual(),
-            Parameter::new("per_page", Kind::Integer, "How many cards on a page; else 100.", "2").usual(),
+            Parameter::new("number", ParamType::Text, "The number.", "111111100%").in_example(),
+            Parameter::new("name", ParamType::Text, "The name.", "Anna%"),
+            Parameter::new("pin", ParamType::Secret, "The PIN.", "28402719"),
+            Parameter::new("batch_number", ParamType::Text, "The batch.", "2026-%"),
+            Parameter::new("callerid", ParamType::Text, "The caller id.", "123"),
+            Parameter::new("min_balance", ParamType::Decimal, "The balance is at least this.", "5"),
+            Parameter::new("max_balance", ParamType::Decimal, "The balance is at most this.", "10"),
+            Parameter::new("language", ParamType::Text, "The language, in any letter case.", "en"),
+            Parameter::new("sold", ParamType::Choice(&["yes", "no"]), "Sold or not.", "yes").in_example(),
+            Parameter::new("distributor", ParamType::Integer, "The user who distributes them.", "2"),
+            Parameter::new("page", ParamType::Integer, "Which page, from 1 on; else everything.", "1").in_example(),
+            Parameter::new("per_page", ParamType::Integer, "How many cards on a page; else 100.", "2").in_example(),
         ]],
-        changes: false,
-        reply: "<page>
+        is_mutation: false,
+        example_reply: "<page>
   <cards>
     <card>
       <card_id>1</card_id>
@@ -61,27 +61,28 @@ pub const OPERATION: Operation = Operation {
   </cards>
 </page>",
     },
-    handler: |call| Box::pin(answer(call)),
+    handler: |call| Box::pin(handle(call)),
 };
 
 /// Cards on a page whose size wasn't said.
-const USUAL_PAGE: i64 = 100;
+const PAGE_SIZE_DEFAULT: i64 = 100;
 
 /// A search has its own plan, by what is searched for; and a client may take its time to read ten million cards.
-const BEGIN: &str = "begin read only; set local plan_cache_mode = force_custom_plan; set local enable_seqscan = on;
+const BEGIN_SEARCH: &str =
+    "begin read only; set local plan_cache_mode = force_custom_plan; set local enable_seqscan = on;
     set local enable_bitmapscan = on; set local enable_hashjoin = on; set local statement_timeout = '1h'";
 
-async fn answer(call: &Call) -> Result<Document, Fault> {
-    let caller = admission::admit_to_calling_cards(call, READ).await?;
+async fn handle(call: &CallContext) -> Result<XmlReply, ApiError> {
+    let caller = admission::require_calling_cards(call, RIGHT_READ).await?;
     let search = Search::read(call, &caller).ok_or(NOT_FOUND)?;
     let shows_pins = search.shows_pins;
-    let turn = call.app.list_turn().await.ok_or(Fault::Unavailable)?;
-    let cards = find(call.app.pool.clone(), search, turn);
-    let write = move |list: &mut Element<'_>, card: &Card| show(list, card, shows_pins);
-    Document::list("page", "cards", cards, |card| card.cardgroup_id, write).await?.ok_or(NOT_FOUND)
+    let turn = call.state.acquire_list_permit().await.ok_or(ApiError::Unavailable)?;
+    let cards = stream_cards(call.state.pool.clone(), search, turn);
+    let write = move |list: &mut Element<'_>, card: &Card| write_card(list, card, shows_pins);
+    XmlReply::stream_list("page", "cards", cards, |card| card.cardgroup_id, write).await?.ok_or(NOT_FOUND)
 }
 
-const NOT_FOUND: Fault = Fault::Refused("Cards were not found");
+const NOT_FOUND: ApiError = ApiError::Refused("Cards were not found");
 
 /// What is looked for: everything that is said, all together.
 #[derive(Debug)]
@@ -106,29 +107,29 @@ struct Search {
 
 impl Search {
     /// `None`: whatever there is, this search may not find it.
-    fn read(call: &Call, caller: &Caller) -> Option<Self> {
+    fn read(call: &CallContext, caller: &Caller) -> Option<Self> {
         let (params, dialect) = (&call.params, call.dialect());
-        let pattern = |name| Pattern::of(params.filled(name));
+        let pattern = |name| Pattern::new(params.non_blank(name));
         let shows_pins = caller.usertype() != UserType::Accountant || caller.right("callingcard_pin") > 0;
         // By patterns a PIN that isn't shown would soon be guessed.
-        if params.filled("pin").is_some() && !shows_pins && !dialect.finds_by_hidden_pins() {
+        if params.non_blank("pin").is_some() && !shows_pins && !dialect.allows_hidden_pin_search() {
             return None;
         }
         let amount = |name| {
-            let text = params.filled(name)?;
-            Some(if dialect.takes_decimal_comma() {
-                number::decimal(&text.replace(',', "."))
+            let text = params.non_blank(name)?;
+            Some(if dialect.accepts_decimal_comma() {
+                number::parse_decimal(&text.replace(',', "."))
             } else {
-                number::decimal(text)
+                number::parse_decimal(text)
             })
         };
-        let everything = dialect.has_words_for_everything();
-        let language = params.filled("language").filter(|language| !everything || *language != "All");
-        let distributor = params.filled("distributor").map(number::integer);
-        let page = |name| params.filled(name).map(|text| number::integer(text).max(1));
-        let limit = page("per_page").or(page("page").and(Some(USUAL_PAGE)));
+        let everything = dialect.accepts_wildcard_filters();
+        let language = params.non_blank("language").filter(|language| !everything || *language != "All");
+        let distributor = params.non_blank("distributor").map(number::parse_integer);
+        let page = |name| params.non_blank(name).map(|text| number::parse_integer(text).max(1));
+        let limit = page("per_page").or(page("page").and(Some(PAGE_SIZE_DEFAULT)));
         Some(Self {
-            owner: caller.confined_to(),
+            owner: caller.owner_scope(),
             number: pattern("number"),
             name: pattern("name"),
             pin: pattern("pin"),
@@ -159,7 +160,7 @@ struct Pattern {
 }
 
 impl Pattern {
-    fn of(text: Option<&str>) -> Self {
+    fn new(text: Option<&str>) -> Self {
         let is_plain =
             |char: char| !matches!(char, '%' | '_' | '\\') && (char.is_ascii_digit() || !char.is_alphabetic());
         let text = text.map(|text| {
@@ -194,10 +195,10 @@ struct Card {
 }
 
 /// The cards by group and number: the order of an index, so that nothing is gathered or sorted on the way.
-fn find(pool: Pool, search: Search, turn: OwnedSemaphorePermit) -> impl Stream<Item = sqlx::Result<Card>> {
+fn stream_cards(pool: Pool, search: Search, turn: OwnedSemaphorePermit) -> impl Stream<Item = sqlx::Result<Card>> {
     try_stream! {
-        let mut lease = Lease { connection: pool.acquire().await?, is_read: false };
-        let mut transaction = lease.connection.begin_with(BEGIN).await?;
+        let mut lease = CloseUnlessDrained { connection: pool.acquire().await?, is_drained: false };
+        let mut transaction = lease.connection.begin_with(BEGIN_SEARCH).await?;
         let mut cards = sqlx::query_as!(
             Card,
             r#"select c.cardgroup_id, c.id, c.number, c.name, c.pin, c.batch_number, c.callerid,
@@ -241,42 +242,42 @@ fn find(pool: Pool, search: Search, turn: OwnedSemaphorePermit) -> impl Stream<I
         }
         drop(cards);
         drop(transaction);
-        lease.is_read = true;
+        lease.is_drained = true;
         drop(turn);
     }
 }
 
 /// A connection that is closed unless everything was read from it: nobody wants the rest of ten million cards when the
 /// client has gone.
-struct Lease {
+struct CloseUnlessDrained {
     connection: Connection,
-    is_read: bool,
+    is_drained: bool,
 }
 
-impl Drop for Lease {
+impl Drop for CloseUnlessDrained {
     fn drop(&mut self) {
-        if !self.is_read {
+        if !self.is_drained {
             self.connection.close_on_drop();
         }
     }
 }
 
-fn show(list: &mut Element<'_>, card: &Card, shows_pins: bool) {
+fn write_card(list: &mut Element<'_>, card: &Card, shows_pins: bool) {
     list.element("card", |item| {
         item.text("card_id", card.id.to_string());
-        item.value("card_number", card.number.as_deref());
-        item.value("card_name", card.name.as_deref());
+        item.optional_text("card_number", card.number.as_deref());
+        item.optional_text("card_name", card.name.as_deref());
         if shows_pins {
-            item.value("card_pin", card.pin.as_deref());
+            item.optional_text("card_pin", card.pin.as_deref());
         }
-        item.value("card_batch_number", card.batch_number.as_deref());
-        item.value("card_callerid", card.callerid.as_deref());
-        item.text("card_balance", card.balance.plain());
-        item.text("card_minimal_balance", card.min_balance.plain());
+        item.optional_text("card_batch_number", card.batch_number.as_deref());
+        item.optional_text("card_callerid", card.callerid.as_deref());
+        item.text("card_balance", card.balance.to_plain_string());
+        item.text("card_minimal_balance", card.min_balance.to_plain_string());
         item.text("card_first_use", &card.first_use);
         item.text("card_daily_charge_paid_till", &card.daily_charge_paid_till);
         item.text("card_sold", card.sold.to_string());
-        item.value("card_language", card.language.as_deref());
+        item.optional_text("card_language", card.language.as_deref());
         if let Some(distributor) = &card.distributor {
             item.text("card_distributor", distributor);
         }

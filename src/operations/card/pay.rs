@@ -7,33 +7,34 @@ use sqlx::PgConnection;
 
 use crate::accounts::{Currencies, Setting, UserType};
 use crate::auth::admission::{self, Caller};
-use crate::auth::signature::Rule;
-use crate::error::Fault;
-use crate::http::context::{Call, Operation};
-use crate::idempotency::Once;
-use crate::money::{LARGEST_AMOUNT, Money};
+use crate::auth::signature::HashRule;
+use crate::error::ApiError;
+use crate::http::context::{CallContext, Operation};
+use crate::idempotency::Idempotency;
+use crate::money::{AMOUNT_MAX_EXCLUSIVE, Money};
 use crate::number;
-use crate::operations::spec::{Kind, Page, Parameter};
+use crate::operations::spec::{OperationSpec, ParamType, Parameter};
 use crate::store;
-use crate::xml::Document;
+use crate::xml::XmlReply;
 
 /// The operation. (`description`, `number`, `amount` and `currency` are hashed, and what else of the long list is sent.)
 pub const OPERATION: Operation = Operation {
     name: "card_payment_add",
     aliases: &[],
-    hashed: &[Rule::Listed(&[])],
-    page: Page {
+    hash_rules: &[HashRule::ParamOrder(&[])],
+    spec: OperationSpec {
         summary: "Tops up a sold card",
         description: "Adds an amount to a sold card, less the card group's taxes. Only where the setting API_Allow_payments_ower_API (so \
             spelt) is 1.",
         parameters: &[&[
-            Parameter::new("number", Kind::Text, "The card's number.", "1111111000").required(),
-            Parameter::new("amount", Kind::Decimal, "What is paid, taxes included; above 0.", "11.90").required(),
-            Parameter::new("currency", Kind::Text, "An active currency's name; else the system's.", "USD").usual(),
-            Parameter::new("description", Kind::Text, "What the payment says.", "Top-up").usual(),
+            Parameter::new("number", ParamType::Text, "The card's number.", "1111111000").required(),
+            Parameter::new("amount", ParamType::Decimal, "What is paid, taxes included; above 0.", "11.90").required(),
+            Parameter::new("currency", ParamType::Text, "An active currency's name; else the system's.", "USD")
+                .in_example(),
+            Parameter::new("description", ParamType::Text, "What the payment says.", "Top-up").in_example(),
         ]],
-        changes: true,
-        reply: "<page>
+        is_mutation: true,
+        example_reply: "<page>
   <status>
     <success>Calling Card balance successfully updated</success>
   </status>
@@ -56,38 +57,38 @@ pub const OPERATION: Operation = Operation {
   </add_payment>
 </page>",
     },
-    handler: |call| Box::pin(answer(call)),
+    handler: |call| Box::pin(handle(call)),
 };
 
-async fn answer(call: &Call) -> Result<Document, Fault> {
-    let caller = admission::admit(call).await?;
-    let caller = may_pay(call, caller)?;
-    let once = Once::new(call, &caller).await?;
-    once.answer(add(call, &caller, &once), reply).await
+async fn handle(call: &CallContext) -> Result<XmlReply, ApiError> {
+    let caller = admission::authenticate(call).await?;
+    let caller = authorize(call, caller)?;
+    let once = Idempotency::new(call, &caller).await?;
+    once.replay_or_run(add_payment(call, &caller, &once), render_reply).await
 }
 
-async fn add(call: &Call, caller: &Caller, once: &Once<'_>) -> Result<Receipt, Fault> {
-    let currencies = call.app.directory.currencies().await?;
+async fn add_payment(call: &CallContext, caller: &Caller, once: &Idempotency<'_>) -> Result<Receipt, ApiError> {
+    let currencies = call.state.accounts.currencies().await?;
     let mut change = once.begin().await?;
     let card = Card::find(&mut change, call, caller).await?;
     let payment = Payment::read(call, caller, &currencies)?;
-    if call.dialect().repairs_taxes() {
-        store::tax::repair(&mut change, card.cardgroup_id).await?;
+    if call.dialect().creates_missing_taxes() {
+        store::tax::ensure_taxes(&mut change, card.cardgroup_id).await?;
     }
-    let paid = pay(&mut change, call, &card, &payment).await?;
+    let paid = apply_payment(&mut change, call, &card, &payment).await?;
     change.commit(Receipt::new(card, payment, paid)).await
 }
 
-fn may_pay(call: &Call, caller: Option<Caller>) -> Result<Caller, Fault> {
-    if !call.system.on(Setting::AllowPayments) {
-        return Err(Fault::Refused("Feature Disabled"));
+fn authorize(call: &CallContext, caller: Option<Caller>) -> Result<Caller, ApiError> {
+    if !call.system_settings.is_enabled(Setting::AllowPayments) {
+        return Err(ApiError::Refused("Feature Disabled"));
     }
-    let caller = caller.ok_or(Fault::AccessDeniedOnPage)?;
+    let caller = caller.ok_or(ApiError::AccessDeniedInPage)?;
     match caller.usertype() {
         UserType::Admin => Ok(caller),
         UserType::Reseller if caller.right("calling_cards") > 0 => Ok(caller),
-        UserType::Reseller => Err(Fault::Refused("You are not authorized to use Calling Cards")),
-        UserType::Accountant | UserType::User | UserType::Partner => Err(Fault::AccessDeniedOnPage),
+        UserType::Reseller => Err(ApiError::Refused("You are not authorized to use Calling Cards")),
+        UserType::Accountant | UserType::User | UserType::Partner => Err(ApiError::AccessDeniedInPage),
     }
 }
 
@@ -102,7 +103,7 @@ struct Card {
 
 impl Card {
     /// One of the caller's own that is sold.
-    async fn find(connection: &mut PgConnection, call: &Call, caller: &Caller) -> Result<Self, Fault> {
+    async fn find(connection: &mut PgConnection, call: &CallContext, caller: &Caller) -> Result<Self, ApiError> {
         let number = call.params.get("number").unwrap_or_default().trim_end_matches(' ');
         sqlx::query_as!(
             Card,
@@ -115,7 +116,7 @@ impl Card {
         )
         .fetch_optional(connection)
         .await?
-        .ok_or(Fault::NotFound("Calling Card"))
+        .ok_or(ApiError::NotFound("Calling Card"))
     }
 }
 
@@ -135,33 +136,33 @@ struct Payment {
 }
 
 impl Payment {
-    fn read(call: &Call, caller: &Caller, currencies: &Currencies) -> Result<Self, Fault> {
+    fn read(call: &CallContext, caller: &Caller, currencies: &Currencies) -> Result<Self, ApiError> {
         let (params, dialect) = (&call.params, call.dialect());
-        let system = currencies.system().ok_or(Fault::TransactionFailed)?;
-        let named = params.filled("currency").and_then(|name| currencies.by_name(name));
+        let system = currencies.system().ok_or(ApiError::TransactionFailed)?;
+        let named = params.non_blank("currency").and_then(|name| currencies.by_name(name));
         let currency = named.unwrap_or(system);
-        let must_be_active = named.is_some() || dialect.asks_for_active_system_currency();
+        let must_be_active = named.is_some() || dialect.requires_active_system_currency();
         if must_be_active && !currency.active {
-            return Err(Fault::Refused("Currency disabled"));
+            return Err(ApiError::Refused("Currency disabled"));
         }
         let text = params.get("amount").unwrap_or_default();
-        let amount = number::decimal(text).with_scale_round(15, RoundingMode::HalfUp);
-        let proper = number::is_decimal(text) && amount > 0 && amount < LARGEST_AMOUNT;
-        if !proper && !dialect.takes_any_amount() {
-            return Err(Fault::Refused("Amount is incorrect"));
+        let amount = number::parse_decimal(text).with_scale_round(15, RoundingMode::HalfUp);
+        let proper = number::is_decimal(text) && amount > 0 && amount < AMOUNT_MAX_EXCLUSIVE;
+        if !proper && !dialect.accepts_any_amount() {
+            return Err(ApiError::Refused("Amount is incorrect"));
         }
         // In a currency that is worth nothing, or less, what is paid would be lost.
         let rate = currencies.rate_to(currency);
-        let shown_rate = currencies.shown_rate(caller.currency(), dialect);
+        let shown_rate = currencies.display_rate(caller.currency_id(), dialect);
         if rate <= 0 || shown_rate <= 0 {
-            return Err(Fault::TransactionFailed);
+            return Err(ApiError::TransactionFailed);
         }
         Ok(Self {
             caller: caller.id(),
             amount,
             currency: currency.name.clone(),
             conversion: (currency.id != system.id).then(|| (rate, system.name.clone())),
-            description: call.text(params.get("description").unwrap_or_default(), "Description")?,
+            description: call.fit_text(params.get("description").unwrap_or_default(), "Description")?,
             shown_rate,
         })
     }
@@ -170,7 +171,7 @@ impl Payment {
 /// What came of it, in the system's currency; the balances as they are shown. (An X7 server takes what was paid for an amount in
 /// the caller's currency when it adds it to the balance.)
 #[derive(Debug, Serialize, Deserialize)]
-struct Paid {
+struct PaymentResult {
     current_balance: Money,
     with_tax: Money,
     without_tax: Money,
@@ -178,32 +179,37 @@ struct Paid {
 }
 
 /// Adds to the balance what is left without the group's taxes, and writes the payment and its audit row.
-async fn pay(connection: &mut PgConnection, call: &Call, card: &Card, payment: &Payment) -> Result<Paid, Fault> {
+async fn apply_payment(
+    connection: &mut PgConnection,
+    call: &CallContext,
+    card: &Card,
+    payment: &Payment,
+) -> Result<PaymentResult, ApiError> {
     let one = BigDecimal::from(1);
     let rate = payment.conversion.as_ref().map_or(&one, |(rate, _)| rate);
     let paid = sqlx::query_as!(
-        Paid,
+        PaymentResult,
         r#"with cardgroup as materialized (
-               select owner_id, tax_share_of(tax_id, owner_id) as tax_share from cardgroups where id = $2
+               select owner_id, effective_tax_rate(tax_id, owner_id) as tax_rate from cardgroups where id = $2
            ), added as materialized (
-               select with_tax, without_tax, quotient(without_tax, $8::numeric) as credited
+               select with_tax, without_tax, divide_rounded(without_tax, $8::numeric) as credited
                from cardgroup, lateral (
-                   select quotient($3, $5::numeric) as with_tax, quotient($3, $5::numeric * (1 + tax_share)) as without_tax
+                   select divide_rounded($3, $5::numeric) as with_tax, divide_rounded($3, $5::numeric * (1 + tax_rate)) as without_tax
                ) amount
            ), card as (
                update cards set balance = coalesce(balance, 0) + credited from added where id = $1
                returning balance - credited as balance
            ), payment as (
                insert into payments (paymenttype, kind, amount, currency, tax, user_id, owner_id, card, completed, date_added, shipped_at, description)
-               select 'Card', 'top_up', $3, $4, $3 * tax_share, $1, owner_id, 1, 1, now() at time zone 'utc', now() at time zone 'utc', $6
-               from cardgroup where $9 or tax_share > -1
+               select 'Card', 'top_up', $3, $4, $3 * tax_rate, $1, owner_id, 1, 1, now() at time zone 'utc', now() at time zone 'utc', $6
+               from cardgroup where $9 or tax_rate > -1
                returning id, amount
            ), action as (
                insert into actions (user_id, action, target_type, target_id, data, data2, data3)
-               select $7, 'card_payment_created', 'Payment', id, $1::bigint::text, plain(amount), $4 from payment
+               select $7, 'card_payment_created', 'Payment', id, $1::bigint::text, plain_text(amount), $4 from payment
            )
-           select times(balance, $8) as "current_balance!: Money", with_tax as "with_tax!: Money", without_tax as "without_tax!: Money",
-               times(balance, $8) + without_tax as "new_balance!: Money"
+           select multiply_rounded(balance, $8) as "current_balance!: Money", with_tax as "with_tax!: Money", without_tax as "without_tax!: Money",
+               multiply_rounded(balance, $8) + without_tax as "new_balance!: Money"
            from card, added, payment"#,
         card.id,
         card.cardgroup_id,
@@ -213,12 +219,12 @@ async fn pay(connection: &mut PgConnection, call: &Call, card: &Card, payment: &
         payment.description,
         payment.caller,
         payment.shown_rate,
-        call.dialect().takes_any_amount()
+        call.dialect().accepts_any_amount()
     )
     .fetch_optional(connection)
     .await?;
     // Taxes of less than nothing would turn the amount round.
-    paid.ok_or(Fault::TransactionFailed)
+    paid.ok_or(ApiError::TransactionFailed)
 }
 
 /// What the reply says.
@@ -230,12 +236,12 @@ struct Receipt {
     amount: Money,
     /// The rate, and the name of the system's currency.
     conversion: Option<(Money, String)>,
-    paid: Paid,
+    paid: PaymentResult,
     description: String,
 }
 
 impl Receipt {
-    fn new(card: Card, payment: Payment, paid: Paid) -> Self {
+    fn new(card: Card, payment: Payment, paid: PaymentResult) -> Self {
         let plain = |rate: BigDecimal| Money::from(rate.with_scale_round(15, RoundingMode::HalfUp));
         Self {
             cardgroup_name: card.cardgroup_name,
@@ -249,24 +255,24 @@ impl Receipt {
     }
 }
 
-fn reply(receipt: Receipt) -> Document {
+fn render_reply(receipt: Receipt) -> XmlReply {
     let Receipt { cardgroup_name, number, currency, amount, conversion, paid, description } = &receipt;
-    Document::new("page", |page| {
+    XmlReply::new("page", |page| {
         page.element("status", |status| status.text("success", "Calling Card balance successfully updated"));
         page.element("calling_card_group", |group| group.text("name", cardgroup_name));
         page.element("calling_card", |calling_card| calling_card.text("number", number));
         page.element("add_payment", |add_payment| {
             add_payment.text("currency", currency);
-            add_payment.text("amount_with_tax", amount.plain());
+            add_payment.text("amount_with_tax", amount.to_plain_string());
             add_payment.element("details", |details| {
-                details.text("current_balance", paid.current_balance.plain());
+                details.text("current_balance", paid.current_balance.to_plain_string());
                 if let Some((rate, system)) = conversion {
                     details.text("converted_to", system);
-                    details.text("exchange_rate", rate.plain());
+                    details.text("exchange_rate", rate.to_plain_string());
                 }
-                details.text("amount_with_tax", paid.with_tax.plain());
-                details.text("amount_without_tax", paid.without_tax.plain());
-                details.text("new_balance", paid.new_balance.plain());
+                details.text("amount_with_tax", paid.with_tax.to_plain_string());
+                details.text("amount_without_tax", paid.without_tax.to_plain_string());
+                details.text("new_balance", paid.new_balance.to_plain_string());
                 details.text("description", description);
             });
         });

@@ -7,37 +7,37 @@ use sqlx::PgConnection;
 
 use crate::accounts::Currencies;
 use crate::auth::admission::{self, Caller};
-use crate::auth::signature::Rule;
-use crate::error::Fault;
-use crate::http::context::{Call, Operation};
+use crate::auth::signature::HashRule;
+use crate::error::ApiError;
+use crate::http::context::{CallContext, Operation};
 use crate::http::params::Params;
-use crate::idempotency::{self, Once};
-use crate::mail::Posting;
+use crate::idempotency::{self, Idempotency};
+use crate::mail::OutboxEntry;
 use crate::number::{self, Sign};
-use crate::operations::spec::{Kind, Page, Parameter};
-use crate::sales::batcher::{Alike, MOST_OF_ONE, Order, Outcome, Way};
-use crate::sales::statement::{Email, Keeping, Sale, SoldCard, Take, Terms, sell};
+use crate::operations::spec::{OperationSpec, ParamType, Parameter};
+use crate::sales::batcher::{BatchKey, BatchOutcome, Dispatch, ORDER_CARDS_MAX, SaleOrder};
+use crate::sales::statement::{BuyerEmail, CardSelection, PaymentTerms, SaleRequest, SoldCard, StoredReplySpec, sell};
 use crate::store;
-use crate::xml::Document;
+use crate::xml::XmlReply;
 
 /// The operation. (`email`, `id` and `quantity` are hashed, and what else of the long list a client sends.)
 pub const OPERATION: Operation = Operation {
     name: "card_from_group_sell",
     aliases: &["buy_card_from_callingroup"],
-    hashed: &[Rule::Listed(&["number"])],
-    page: Page {
+    hash_rules: &[HashRule::ParamOrder(&["number"])],
+    spec: OperationSpec {
         summary: "Sells cards of a group",
         description: "Sells the next free cards of a card group, or the one with a number, each exactly once however many clients ask at \
             the same time. Where fewer are free than asked for, those are sold.",
         parameters: &[&[
-            Parameter::new("id", Kind::Integer, "The card group.", "6").required(),
-            Parameter::new("quantity", Kind::Integer, "How many cards; 1 unless it is said.", "2").usual(),
-            Parameter::new("number", Kind::Text, "Sells the card with this number instead.", "1111111500"),
-            Parameter::new("email", Kind::Text, "Whom the cards are sent to.", "anna@example.com"),
-            Parameter::new("curr", Kind::Text, "The payment's currency; else the system's.", "USD"),
+            Parameter::new("id", ParamType::Integer, "The card group.", "6").required(),
+            Parameter::new("quantity", ParamType::Integer, "How many cards; 1 unless it is said.", "2").in_example(),
+            Parameter::new("number", ParamType::Text, "Sells the card with this number instead.", "1111111500"),
+            Parameter::new("email", ParamType::Text, "Whom the cards are sent to.", "anna@example.com"),
+            Parameter::new("curr", ParamType::Text, "The payment's currency; else the system's.", "USD"),
         ]],
-        changes: true,
-        reply: "<page>
+        is_mutation: true,
+        example_reply: "<page>
   <cards>
     <card>
       <pin>28402719</pin>
@@ -54,88 +54,94 @@ pub const OPERATION: Operation = Operation {
   </cards>
 </page>",
     },
-    handler: |call| Box::pin(answer(call)),
+    handler: |call| Box::pin(handle(call)),
 };
 
-async fn answer(call: &Call) -> Result<Document, Fault> {
-    let caller = admission::admit_strictly(call).await?;
-    let once = Once::new(call, &caller).await?;
-    let wish = Wish::read(&call.params);
-    let currencies = call.app.directory.currencies().await?;
-    let email = email(call, &caller, &wish).await?;
-    let terms = terms(call, &caller, &currencies, &wish, email);
-    let till = Till { call, caller: &caller, wish: &wish, terms: terms.as_ref(), once: &once };
+async fn handle(call: &CallContext) -> Result<XmlReply, ApiError> {
+    let caller = admission::authorize_strict(call).await?;
+    let once = Idempotency::new(call, &caller).await?;
+    let wish = Input::read(&call.params);
+    let currencies = call.state.accounts.currencies().await?;
+    let email = resolve_email(call, &caller, &wish).await?;
+    let terms = resolve_terms(call, &caller, &currencies, &wish, email);
+    let till = SaleContext { context: call, caller: &caller, input: &wish, terms: terms.as_ref(), idempotency: &once };
 
-    let cards = till.at_once().await?;
+    let cards = till.sell_fast_path().await?;
     if !cards.is_empty() {
-        till.sold(cards.len());
+        till.after_commit(cards.len());
         let currency = terms.as_ref().map(shown_currency).unwrap_or_default().to_owned();
-        return Ok(reply(Sold { currency, cards: cards.into_iter().map(Some).collect() }));
+        return Ok(render_reply(Reply { currency, cards: cards.into_iter().map(Some).collect() }));
     }
     // In a box: it is large, and few sales come here.
-    Box::pin(once.answer(till.step_by_step(), reply)).await
+    Box::pin(once.replay_or_run(till.sell_in_transaction(), render_reply)).await
 }
 
 /// What the client asks for.
 #[derive(Debug)]
-struct Wish {
+struct Input {
     group: i32,
-    which: Which,
+    selector: CardSelector,
     email: Option<String>,
     currency: Option<String>,
 }
 
 #[derive(Debug)]
-enum Which {
+enum CardSelector {
     /// The card whose number has this value: its digits without leading zeros. `None`: a value that no card has.
     Number(Option<String>),
     /// The next free ones, this many.
     Next(u32),
 }
 
-impl Wish {
+impl Input {
     fn read(params: &Params) -> Self {
-        let which = match params.get("number").and_then(number::digits) {
-            Some((sign, digits)) if !digits.is_empty() => Which::Number((sign == Sign::Plus).then_some(digits)),
-            _ => Which::Next(u32::try_from(params.integer("quantity").max(1)).unwrap_or(u32::MAX)),
+        let selector = match params.get("number").and_then(number::parse_digits) {
+            Some((sign, digits)) if !digits.is_empty() => CardSelector::Number((sign == Sign::Plus).then_some(digits)),
+            _ => CardSelector::Next(u32::try_from(params.integer("quantity").max(1)).unwrap_or(u32::MAX)),
         };
         Self {
             group: i32::try_from(params.integer("id")).unwrap_or(-1),
-            which,
+            selector,
             email: params.get("email").map(str::to_owned),
-            currency: params.filled("curr").map(str::to_owned),
+            currency: params.non_blank("curr").map(str::to_owned),
         }
     }
 }
 
 /// Where the cards are sent. A bad address never undoes a sale.
-async fn email(call: &Call, caller: &Caller, wish: &Wish) -> Result<Option<Email>, Fault> {
+async fn resolve_email(call: &CallContext, caller: &Caller, wish: &Input) -> Result<Option<BuyerEmail>, ApiError> {
     let Some(sent) = &wish.email else { return Ok(None) };
     let blank = sent.trim().is_empty();
-    if blank && !call.dialect().orders_for_blank_email() {
+    if blank && !call.dialect().creates_order_for_blank_email() {
         return Ok(None);
     }
     // MOR's column would cut a longer one; it is no address anyway.
     let address: String = sent.chars().take(255).collect();
     let posting = match blank {
         true => None,
-        false => Posting::to(&address, &call.app.directory, caller.owner()).await?,
+        false => OutboxEntry::prepare(&address, &call.state.accounts, caller.owner_id()).await?,
     };
-    Ok(Some(Email { address, posting }))
+    Ok(Some(BuyerEmail { address, outbox_entry: posting }))
 }
 
 /// In which currencies the sale is paid, ordered and shown. `None`: the client named one that isn't active.
-fn terms(call: &Call, caller: &Caller, currencies: &Currencies, wish: &Wish, email: Option<Email>) -> Option<Terms> {
+fn resolve_terms(
+    call: &CallContext,
+    caller: &Caller,
+    currencies: &Currencies,
+    wish: &Input,
+    email: Option<BuyerEmail>,
+) -> Option<PaymentTerms> {
     let dialect = call.dialect();
     let one = BigDecimal::from(1);
     let system_currency = currencies.system().map(|system| system.name.clone()).unwrap_or_default();
 
-    if dialect.pays_in_groups_currency() {
-        let own = currencies.shown_rate(caller.currency(), dialect);
-        return Some(Terms {
+    if dialect.pays_in_group_currency() {
+        let own = currencies.display_rate(caller.currency_id(), dialect);
+        return Some(PaymentTerms {
             currency: None,
             rate: own.clone(),
-            shown_rate: own.clone(),
+            display_rate: own.clone(),
             order_rate: own,
             system_currency,
             email,
@@ -148,12 +154,19 @@ fn terms(call: &Call, caller: &Caller, currencies: &Currencies, wish: &Wish, ema
             (currency.name.clone(), currencies.rate_to(currency))
         }
     };
-    Some(Terms { currency: Some(name), rate: rate.clone(), shown_rate: rate, order_rate: one, system_currency, email })
+    Some(PaymentTerms {
+        currency: Some(name),
+        rate: rate.clone(),
+        display_rate: rate,
+        order_rate: one,
+        system_currency,
+        email,
+    })
 }
 
 /// What the reply says.
 #[derive(Debug, Serialize, Deserialize)]
-struct Sold {
+struct Reply {
     /// That balances are labelled with.
     currency: String,
     /// A card that an X7 server wouldn't sell stands among the others as nothing.
@@ -165,132 +178,141 @@ struct Sold {
 struct Candidate {
     id: i64,
     sold: bool,
-    sound: bool,
+    sellable: bool,
 }
 
 /// A sale that is being made.
-struct Till<'a> {
-    call: &'a Call,
+struct SaleContext<'a> {
+    context: &'a CallContext,
     caller: &'a Caller,
-    wish: &'a Wish,
+    input: &'a Input,
     /// `None`: the client named a currency that isn't active.
-    terms: Option<&'a Terms>,
-    once: &'a Once<'a>,
+    terms: Option<&'a PaymentTerms>,
+    idempotency: &'a Idempotency<'a>,
 }
 
-impl Till<'_> {
+impl SaleContext<'_> {
     /// The common case in one round trip: the next free cards, as many as asked, sold by one statement that waits for nobody's cards; its
     /// own, or that of the sales it goes together with. None sold: it isn't that simple, or was done before, and nothing was changed.
-    async fn at_once(&self) -> Result<Vec<SoldCard>, Fault> {
-        let Self { call, caller, terms, wish, once } = *self;
-        let (Some(terms), Which::Next(quantity)) = (terms, &wish.which) else { return Ok(Vec::new()) };
-        if *quantity > call.app.config.max_quantity.get() {
+    async fn sell_fast_path(&self) -> Result<Vec<SoldCard>, ApiError> {
+        let Self { context: call, caller, terms, input: wish, idempotency: once } = *self;
+        let (Some(terms), CardSelector::Next(quantity)) = (terms, &wish.selector) else { return Ok(Vec::new()) };
+        if *quantity > call.state.config.max_quantity.get() {
             return Ok(Vec::new());
         }
-        let _place = match self.order(terms, *quantity).map(|order| call.app.together.begin(caller.id(), order)) {
-            None => None,
-            Some(Way::Alone(place)) => Some(place),
-            Some(Way::With(others)) => match others.outcome().await {
-                Outcome::Sold(cards) => return Ok(cards),
-                Outcome::Undone => None,
-                Outcome::Refused(fault) => return Err(once.advise(fault)),
-            },
-        };
-        self.alone(terms, *quantity).await
+        let _place =
+            match self.batchable_order(terms, *quantity).map(|order| call.state.batcher.submit(caller.id(), order)) {
+                None => None,
+                Some(Dispatch::Immediate(place)) => Some(place),
+                Some(Dispatch::Queued(others)) => match others.wait_for_outcome().await {
+                    BatchOutcome::Sold(cards) => return Ok(cards),
+                    BatchOutcome::RetryAlone => None,
+                    BatchOutcome::Failed(fault) => return Err(once.with_retry_hint(fault)),
+                },
+            };
+        self.sell_unbatched(terms, *quantity).await
     }
 
     /// What there is to say of a sale that may go together with others: it writes no order rows, and is paid in a currency that is known.
-    fn order<'a>(&'a self, terms: &'a Terms, quantity: u32) -> Option<impl FnOnce() -> Order + use<'a>> {
-        let Self { call, caller, wish, once, .. } = *self;
+    fn batchable_order<'a>(
+        &'a self,
+        terms: &'a PaymentTerms,
+        quantity: u32,
+    ) -> Option<impl FnOnce() -> SaleOrder + use<'a>> {
+        let Self { context: call, caller, input: wish, idempotency: once, .. } = *self;
         let currency = terms.currency.as_ref()?;
-        let is_plain = terms.email.is_none() && !call.dialect().refuses_unsound_cards();
-        let order = move || Order {
-            group: wish.group,
+        let is_plain = terms.email.is_none() && !call.dialect().refuses_invalid_cards();
+        let order = move || SaleOrder {
+            group_id: wish.group,
             quantity,
             key: once.key().cloned(),
-            alike: Alike {
-                caller: caller.id(),
-                owner: caller.owner(),
+            batch_key: BatchKey {
+                user_id: caller.id(),
+                owner_id: caller.owner_id(),
                 currency: currency.clone(),
                 rate: terms.rate.clone(),
             },
         };
-        (is_plain && quantity <= MOST_OF_ONE).then_some(order)
+        (is_plain && quantity <= ORDER_CARDS_MAX).then_some(order)
     }
 
-    async fn alone(&self, terms: &Terms, quantity: u32) -> Result<Vec<SoldCard>, Fault> {
-        let Self { call, caller, wish, once, .. } = *self;
-        let only_sound = call.dialect().refuses_unsound_cards();
-        let kept = once.key().map(|key| Keeping { key, currency: shown_currency(terms) });
-        let take = Take::Next { quantity: i64::from(quantity), only_sound, kept };
-        let mut connection = call.app.pool.acquire().await?;
-        match sell(&mut connection, sale(caller, wish, terms, take)).await {
+    async fn sell_unbatched(&self, terms: &PaymentTerms, quantity: u32) -> Result<Vec<SoldCard>, ApiError> {
+        let Self { context: call, caller, input: wish, idempotency: once, .. } = *self;
+        let only_sound = call.dialect().refuses_invalid_cards();
+        let kept = once.key().map(|key| StoredReplySpec { key, currency: shown_currency(terms) });
+        let take = CardSelection::Next { quantity: i64::from(quantity), only_sellable: only_sound, stored_reply: kept };
+        let mut connection = call.state.pool.acquire().await?;
+        match sell(&mut connection, build_sale_request(caller, wish, terms, take)).await {
             Ok(cards) => {
-                connection.keep();
+                connection.release_clean();
                 Ok(cards)
             }
-            Err(error) if idempotency::is_known(&error) => Ok(Vec::new()),
-            Err(error) if kept.is_some() && idempotency::is_waited_for_in_vain(&error) => Err(Fault::StillRunning),
-            Err(error) => Err(once.advise(Fault::of_commit(error))),
+            Err(error) if idempotency::is_duplicate_key(&error) => Ok(Vec::new()),
+            Err(error) if kept.is_some() && idempotency::is_lock_timeout(&error) => Err(ApiError::RequestInProgress),
+            Err(error) => Err(once.with_retry_hint(ApiError::from_commit_error(error))),
         }
     }
 
     /// Everything else, in the order of the contract, in one transaction. It waits for sales that are under way, since their
     /// cards may yet come free again.
-    async fn step_by_step(&self) -> Result<Sold, Fault> {
-        let Self { call, caller, wish, terms, once } = *self;
+    async fn sell_in_transaction(&self) -> Result<Reply, ApiError> {
+        let Self { context: call, caller, input: wish, terms, idempotency: once } = *self;
         let mut change = once.begin().await?;
         let connection = &mut *change;
-        find_group(connection, caller, wish.group).await?;
-        let candidates = match &wish.which {
-            Which::Number(digits) => vec![named(connection, wish.group, digits.as_deref()).await?],
-            Which::Next(quantity) if *quantity > call.app.config.max_quantity.get() => {
-                return Err(Fault::TransactionFailed);
+        check_group_exists(connection, caller, wish.group).await?;
+        let candidates = match &wish.selector {
+            CardSelector::Number(digits) => vec![lock_by_number(connection, wish.group, digits.as_deref()).await?],
+            CardSelector::Next(quantity) if *quantity > call.state.config.max_quantity.get() => {
+                return Err(ApiError::TransactionFailed);
             }
-            Which::Next(quantity) => next_free(connection, wish.group, *quantity).await?,
+            CardSelector::Next(quantity) => lock_next_free(connection, wish.group, *quantity).await?,
         };
-        let terms = terms.ok_or(Fault::CurrencyNotFound)?;
-        if call.dialect().repairs_taxes() {
-            store::tax::repair(connection, wish.group).await?;
+        let terms = terms.ok_or(ApiError::CurrencyNotFound)?;
+        if call.dialect().creates_missing_taxes() {
+            store::tax::ensure_taxes(connection, wish.group).await?;
         }
 
-        let sells = |candidate: &Candidate| candidate.sound || !call.dialect().refuses_unsound_cards();
+        let sells = |candidate: &Candidate| candidate.sellable || !call.dialect().refuses_invalid_cards();
         let these: Vec<i64> = candidates.iter().filter(|card| sells(card)).map(|card| card.id).collect();
-        let sold = sell(&mut *connection, sale(caller, wish, terms, Take::These(&these))).await?;
+        let sold = sell(&mut *connection, build_sale_request(caller, wish, terms, CardSelection::Ids(&these))).await?;
         if sold.len() != these.len() {
             // The group was hidden, or given to somebody else, while we waited for its cards.
-            return Err(Fault::TransactionFailed);
+            return Err(ApiError::TransactionFailed);
         }
         let mut sold = sold.into_iter();
         let cards = candidates.iter().map(|card| if sells(card) { sold.next() } else { None }).collect();
-        let sold = change.commit(Sold { currency: shown_currency(terms).to_owned(), cards }).await?;
-        self.sold(these.len());
+        let sold = change.commit(Reply { currency: shown_currency(terms).to_owned(), cards }).await?;
+        self.after_commit(these.len());
         Ok(sold)
     }
 
     /// What is done once a sale is safe.
-    fn sold(&self, cards: usize) {
-        self.call.app.sold(cards);
+    fn after_commit(&self, cards: usize) {
+        self.context.state.record_cards_sold(cards);
         if self.terms.and_then(|terms| terms.email.as_ref()).is_some() {
-            self.call.app.mail.wake();
+            self.context.state.mail.wake();
         }
     }
 }
 
 /// The group must be one of the caller's owner, and not hidden.
-async fn find_group(connection: &mut PgConnection, caller: &Caller, group: i32) -> Result<(), Fault> {
-    sqlx::query!("select id from cardgroups where id = $1 and owner_id = $2 and hidden = 0", group, caller.owner())
+async fn check_group_exists(connection: &mut PgConnection, caller: &Caller, group: i32) -> Result<(), ApiError> {
+    sqlx::query!("select id from cardgroups where id = $1 and owner_id = $2 and hidden = 0", group, caller.owner_id())
         .fetch_optional(connection)
         .await?
         .map(drop)
-        .ok_or(Fault::CardgroupNotFound)
+        .ok_or(ApiError::CardgroupNotFound)
 }
 
 /// The group's card whose number has this value: leading zeros don't matter, and no number is longer than 255.
-async fn named(connection: &mut PgConnection, group: i32, digits: Option<&str>) -> Result<Candidate, Fault> {
+async fn lock_by_number(
+    connection: &mut PgConnection,
+    group: i32,
+    digits: Option<&str>,
+) -> Result<Candidate, ApiError> {
     let card = sqlx::query_as!(
         Candidate,
-        r#"select c.id, c.sold = 1 or was_sold(c) as "sold!", is_sound(c, g.pin_length, g.number_length) as "sound!"
+        r#"select c.id, c.sold = 1 or has_sale_payment(c) as "sold!", is_sellable(c, g.pin_length, g.number_length) as "sellable!"
            from cards c join cardgroups g on g.id = c.cardgroup_id
            where c.cardgroup_id = $1 and c.hidden = 0 and c.retired_at is null and c.number = any (
                array(select lpad($2, length, '0') from generate_series(length($2), greatest(length($2), 255)) length))
@@ -301,15 +323,15 @@ async fn named(connection: &mut PgConnection, group: i32, digits: Option<&str>) 
     )
     .fetch_optional(connection)
     .await?
-    .ok_or(Fault::FreeCardsNotFound)?;
-    if card.sold { Err(Fault::CardAlreadySold) } else { Ok(card) }
+    .ok_or(ApiError::FreeCardsNotFound)?;
+    if card.sold { Err(ApiError::CardAlreadySold) } else { Ok(card) }
 }
 
 /// The next free cards: as many as asked, or as many as there are.
-async fn next_free(connection: &mut PgConnection, group: i32, quantity: u32) -> Result<Vec<Candidate>, Fault> {
+async fn lock_next_free(connection: &mut PgConnection, group: i32, quantity: u32) -> Result<Vec<Candidate>, ApiError> {
     let cards = sqlx::query_as!(
         Candidate,
-        r#"select c.id, c.sold = 1 as "sold!", is_sound(c, g.pin_length, g.number_length) as "sound!"
+        r#"select c.id, c.sold = 1 as "sold!", is_sellable(c, g.pin_length, g.number_length) as "sellable!"
            from card_stock s join cards c on c.id = s.card_id join cardgroups g on g.id = c.cardgroup_id
            where s.cardgroup_id = $1 and c.cardgroup_id + 0 = $1 and is_in_stock(c)
            order by s.number, s.card_id limit $2
@@ -319,27 +341,39 @@ async fn next_free(connection: &mut PgConnection, group: i32, quantity: u32) -> 
     )
     .fetch_all(connection)
     .await?;
-    if cards.is_empty() { Err(Fault::FreeCardsNotFound) } else { Ok(cards) }
+    if cards.is_empty() { Err(ApiError::FreeCardsNotFound) } else { Ok(cards) }
 }
 
-fn sale<'a>(caller: &Caller, wish: &Wish, terms: &'a Terms, take: Take<'a>) -> Sale<'a> {
-    Sale { caller: caller.id(), owner: Some(caller.owner()), group: wish.group, take, terms, over_api: true }
+fn build_sale_request<'a>(
+    caller: &Caller,
+    wish: &Input,
+    terms: &'a PaymentTerms,
+    take: CardSelection<'a>,
+) -> SaleRequest<'a> {
+    SaleRequest {
+        user_id: caller.id(),
+        owner_id: Some(caller.owner_id()),
+        group_id: wish.group,
+        selection: take,
+        terms,
+        sold_over_api: true,
+    }
 }
 
 /// The currency that balances are labelled with: the payment's, or the system's where that is the group's.
-fn shown_currency(terms: &Terms) -> &str {
+fn shown_currency(terms: &PaymentTerms) -> &str {
     terms.currency.as_deref().unwrap_or(&terms.system_currency)
 }
 
-fn reply(Sold { currency, cards: sold }: Sold) -> Document {
-    Document::new("page", |page| {
+fn render_reply(Reply { currency, cards: sold }: Reply) -> XmlReply {
+    XmlReply::new("page", |page| {
         page.element("cards", |cards| {
             for sold in sold {
                 match sold {
                     Some(sold) => cards.element("card", |card| {
-                        card.value("pin", sold.pin.as_deref());
+                        card.optional_text("pin", sold.pin.as_deref());
                         card.text("number", &sold.number);
-                        card.text("balance_without_vat", sold.balance.plain());
+                        card.text("balance_without_vat", sold.balance.to_plain_string());
                         card.text("currency", &currency);
                     }),
                     None => cards.element("status", |status| status.text("error", "Card error")),

@@ -3,79 +3,84 @@
 
 use sqlx::PgConnection;
 
-use super::input::{self, Taxes, Wish};
-use super::lookups::Facts;
+use super::input::{self, Input, Taxes};
+use super::lookups::Lookups;
 use super::parameters::PARAMETERS;
 use crate::accounts::{Setting, UserType};
 use crate::auth::admission::{self, Caller};
-use crate::auth::signature::Rule;
-use crate::error::{Fault, on_constraints};
-use crate::http::context::{Call, Operation};
-use crate::idempotency::Once;
+use crate::auth::signature::HashRule;
+use crate::error::{ApiError, map_constraint};
+use crate::http::context::{CallContext, Operation};
+use crate::idempotency::Idempotency;
 use crate::number;
-use crate::operations::spec::{Kind, Page, Parameter};
-use crate::xml::Document;
+use crate::operations::spec::{OperationSpec, ParamType, Parameter};
+use crate::xml::XmlReply;
 
 /// The operation.
 pub const OPERATION: Operation = Operation {
     name: "cc_group_create",
     aliases: &[],
-    hashed: &[Rule::Exactly(&["name"])],
-    page: Page {
+    hash_rules: &[HashRule::Exactly(&["name"])],
+    spec: OperationSpec {
         summary: "Makes a card group",
         description: "Makes a card group, with taxes of its own. What isn't sent has a default; at the first thing that is wrong nothing \
             is made.",
         parameters: &[
             &[
-                Parameter::new("name", Kind::Text, "Its name, which no other group has.", "Eleven dollar cards")
+                Parameter::new("name", ParamType::Text, "Its name, which no other group has.", "Eleven dollar cards")
                     .required(),
-                Parameter::new("pin_length", Kind::Integer, "How many digits its PINs have, 1 to 30; else 6.", "8")
-                    .usual(),
+                Parameter::new(
+                    "pin_length",
+                    ParamType::Integer,
+                    "How many digits its PINs have, 1 to 30; else 6.",
+                    "8",
+                )
+                .in_example(),
                 Parameter::new(
                     "number_length",
-                    Kind::Integer,
+                    ParamType::Integer,
                     "How many digits its numbers have, 1 to 30; else 10.",
                     "10",
                 )
-                .usual(),
+                .in_example(),
             ],
             PARAMETERS,
         ],
-        changes: true,
-        reply: "<page>
+        is_mutation: true,
+        example_reply: "<page>
   <status>
     <success>Card Group was successfully created</success>
   </status>
 </page>",
     },
-    handler: |call| Box::pin(answer(call)),
+    handler: |call| Box::pin(handle(call)),
 };
 
-async fn answer(call: &Call) -> Result<Document, Fault> {
-    let caller = input::admit(admission::admit(call).await?, call.dialect())?;
-    let once = Once::new(call, &caller).await?;
-    let reply = |()| Document::status("success", "Card Group was successfully created");
-    once.answer(create(call, &caller, &once), reply).await
+async fn handle(call: &CallContext) -> Result<XmlReply, ApiError> {
+    let caller = input::authorize(admission::authenticate(call).await?, call.dialect())?;
+    let once = Idempotency::new(call, &caller).await?;
+    let reply = |()| XmlReply::status("success", "Card Group was successfully created");
+    once.replay_or_run(create(call, &caller, &once), reply).await
 }
 
 /// An X7 server knows a reseller's usual location.
-async fn usual_location(call: &Call, caller: &Caller) -> Result<Option<i64>, Fault> {
+async fn find_default_location(call: &CallContext, caller: &Caller) -> Result<Option<i64>, ApiError> {
     if !call.dialect().has_fixed_defaults() || caller.usertype() != UserType::Reseller {
         return Ok(None);
     }
-    let own = call.app.directory.settings(caller.id()).await?;
-    Ok(own.text(Setting::DefaultDeviceLocation).map(number::integer))
+    let own = call.state.accounts.settings(caller.id()).await?;
+    Ok(own.text(Setting::DefaultDeviceLocation).map(number::parse_integer))
 }
 
 /// The tax row and the group, in one transaction. Amounts lose their taxes and become the system's currency here, where
 /// division is exact.
-async fn create(call: &Call, caller: &Caller, once: &Once<'_>) -> Result<(), Fault> {
-    let currencies = call.app.directory.currencies().await?;
-    let usual_location = usual_location(call, caller).await?;
+async fn create(call: &CallContext, caller: &Caller, once: &Idempotency<'_>) -> Result<(), ApiError> {
+    let currencies = call.state.accounts.currencies().await?;
+    let usual_location = find_default_location(call, caller).await?;
     let mut change = once.begin().await?;
-    let facts = Facts::look_up(&mut *change, call, caller, usual_location, None).await?;
-    let wish = &Wish::read(call, caller, &currencies, &facts, None)?;
-    let tax = tax_row(&mut change, &wish.taxes).await?;
+    let facts = Lookups::load(&mut *change, call, caller, usual_location, None).await?;
+    let wish = &Input::read(call, caller, &currencies, &facts, None)?;
+    let tax = create_tax_row(&mut change, &wish.taxes).await?;
     let made = sqlx::query!(
         "insert into cardgroups (name, description, owner_id, tax_id, tariff_id, lcr_id, location_id, tell_balance_in_currency,
              use_external_function, allow_loss_calls, tell_cents, solo_pinless, disable_voucher, callerid_leave,
@@ -86,12 +91,12 @@ async fn create(call: &Call, caller: &Caller, once: &Once<'_>) -> Result<(), Fau
              coalesce($15::smallint, 0), now() at time zone 'utc', to_timestamp($16::bigint) at time zone 'utc',
              to_timestamp($17::bigint) at time zone 'utc', coalesce($18::integer, 0), coalesce($19::integer, 6), coalesce($20::integer, 10),
              coalesce($21::numeric, 100), coalesce($22::numeric, 100),
-             quotient(coalesce($23::numeric, 0), $26::numeric * case when $27 then 1 + tax_share(t) else 1 end),
-             quotient(coalesce($24::numeric, 0), $26::numeric), quotient(coalesce($25::numeric, 0), $26::numeric)
-         from taxes t where t.id = $4 and (not $27 or tax_share(t) > -1)",
+             divide_rounded(coalesce($23::numeric, 0), $26::numeric * case when $27 then 1 + tax_rate(t) else 1 end),
+             divide_rounded(coalesce($24::numeric, 0), $26::numeric), divide_rounded(coalesce($25::numeric, 0), $26::numeric)
+         from taxes t where t.id = $4 and (not $27 or tax_rate(t) > -1)",
         wish.name,
         wish.description,
-        caller.owner(),
+        caller.owner_id(),
         tax,
         wish.tariff,
         wish.lcr,
@@ -115,21 +120,21 @@ async fn create(call: &Call, caller: &Caller, once: &Once<'_>) -> Result<(), Fau
         wish.setup_fee,
         wish.daily_charge,
         wish.rate,
-        call.dialect().takes_taxes_off_prices()
+        call.dialect().stores_net_prices()
     )
     .execute(&mut *change)
     .await
-    .map_err(on_constraints([("cardgroups_name", Fault::CardGroupNameTaken)], Fault::from))?;
+    .map_err(map_constraint([("cardgroups_name", ApiError::CardGroupNameTaken)], ApiError::from))?;
     // Taxes of less than nothing would turn the price round.
     if made.rows_affected() == 0 {
-        return Err(Fault::TransactionFailed);
+        return Err(ApiError::TransactionFailed);
     }
     change.commit(()).await
 }
 
 /// A tax row of the group's own: a copy of the one named, or what was sent.
-async fn tax_row(connection: &mut PgConnection, taxes: &Taxes) -> sqlx::Result<i32> {
-    let Taxes { row, total_name, names, values, enabled, compound } = taxes;
+async fn create_tax_row(connection: &mut PgConnection, taxes: &Taxes) -> sqlx::Result<i32> {
+    let Taxes { source_id: row, total_name, names, values, enabled, compound } = taxes;
     if let Some(row) = row {
         return sqlx::query_scalar!(r#"select copy_taxes(t) as "id!" from taxes t where id = $1"#, row)
             .fetch_one(connection)

@@ -4,25 +4,25 @@
 use bigdecimal::BigDecimal;
 
 use crate::auth::admission::{self, Caller};
-use crate::auth::signature::Rule;
-use crate::error::Fault;
-use crate::http::context::{Call, Operation};
+use crate::auth::signature::HashRule;
+use crate::error::ApiError;
+use crate::http::context::{CallContext, Operation};
 use crate::money::Money;
-use crate::operations::spec::{Kind, Page, Parameter};
+use crate::operations::spec::{OperationSpec, ParamType, Parameter};
 use crate::store;
-use crate::xml::Document;
+use crate::xml::XmlReply;
 
 /// The operation.
 pub const OPERATION: Operation = Operation {
     name: "card_group_get",
     aliases: &["show_calling_card_group"],
-    hashed: &[Rule::Listed(&[])],
-    page: Page {
+    hash_rules: &[HashRule::ParamOrder(&[])],
+    spec: OperationSpec {
         summary: "Shows a card group",
         description: "What a web shop shows of a card group: name, picture, price, how many cards are left.",
-        parameters: &[&[Parameter::new("id", Kind::Integer, "The card group.", "6").required()]],
-        changes: false,
-        reply: "<page>
+        parameters: &[&[Parameter::new("id", ParamType::Integer, "The card group.", "6").required()]],
+        is_mutation: false,
+        example_reply: "<page>
   <cardgroup>
     <name>Ten dollar cards</name>
     <iamge_link>/billing/cards/example.jpg</iamge_link>
@@ -36,26 +36,26 @@ pub const OPERATION: Operation = Operation {
   </cardgroup>
 </page>",
     },
-    handler: |call| Box::pin(answer(call)),
+    handler: |call| Box::pin(handle(call)),
 };
 
-async fn answer(call: &Call) -> Result<Document, Fault> {
-    let caller = admission::admit_strictly(call).await?;
+async fn handle(call: &CallContext) -> Result<XmlReply, ApiError> {
+    let caller = admission::authorize_strict(call).await?;
     let id = i32::try_from(call.params.integer("id")).unwrap_or(-1);
-    let currencies = call.app.directory.currencies().await?;
-    let rate = currencies.shown_rate(caller.currency(), call.dialect());
-    let group = find(call, &caller, id, &rate).await?.ok_or(Fault::CardgroupNotFound)?;
-    if !group.has_taxes && call.dialect().repairs_taxes() {
+    let currencies = call.state.accounts.currencies().await?;
+    let rate = currencies.display_rate(caller.currency_id(), call.dialect());
+    let group = find(call, &caller, id, &rate).await?.ok_or(ApiError::CardgroupNotFound)?;
+    if !group.has_taxes && call.dialect().creates_missing_taxes() {
         // In a box: it is large, and happens once a group.
-        Box::pin(repair(call, id)).await?;
+        Box::pin(ensure_taxes(call, id)).await?;
     }
     let currency = currencies.system().map_or("", |system| &system.name);
-    Ok(reply(&group, currency, &call.app.config.prefix, call.system.nice_digits()))
+    Ok(render_reply(&group, currency, &call.state.config.prefix, call.system_settings.nice_digits()))
 }
 
-async fn repair(call: &Call, group: i32) -> sqlx::Result<()> {
-    let mut transaction = call.app.pool.begin().await?;
-    store::tax::repair(&mut transaction, group).await?;
+async fn ensure_taxes(call: &CallContext, group: i32) -> sqlx::Result<()> {
+    let mut transaction = call.state.pool.begin().await?;
+    store::tax::ensure_taxes(&mut transaction, group).await?;
     transaction.commit().await
 }
 
@@ -74,34 +74,34 @@ struct CardGroup {
 }
 
 /// The group, if it is one of the caller's owner and not hidden.
-async fn find(call: &Call, caller: &Caller, id: i32, rate: &BigDecimal) -> sqlx::Result<Option<CardGroup>> {
-    let mut connection = call.app.pool.acquire().await?;
+async fn find(call: &CallContext, caller: &Caller, id: i32, rate: &BigDecimal) -> sqlx::Result<Option<CardGroup>> {
+    let mut connection = call.state.pool.acquire().await?;
     let group = sqlx::query_as!(
         CardGroup,
         r#"select name, image, description, coalesce(price, 0) * $3::numeric as "price!: Money",
-               coalesce(price, 0) * $3::numeric * (1 + tax_share_of(tax_id, owner_id)) as "price_with_tax!: Money",
+               coalesce(price, 0) * $3::numeric * (1 + effective_tax_rate(tax_id, owner_id)) as "price_with_tax!: Money",
                (select count(*) from card_stock s where s.cardgroup_id = cardgroups.id) as "free_cards!",
                pin_length, number_length, exists (select from taxes where id = tax_id) as "has_taxes!"
            from cardgroups where id = $1 and owner_id = $2 and hidden = 0"#,
         id,
-        caller.owner(),
+        caller.owner_id(),
         rate
     )
     .fetch_optional(&mut *connection)
     .await?;
-    connection.keep();
+    connection.release_clean();
     Ok(group)
 }
 
-fn reply(group: &CardGroup, currency: &str, prefix: &str, digits: usize) -> Document {
-    Document::new("page", |page| {
+fn render_reply(group: &CardGroup, currency: &str, prefix: &str, digits: usize) -> XmlReply {
+    XmlReply::new("page", |page| {
         page.element("cardgroup", |cardgroup| {
             cardgroup.text("name", &group.name);
             // MOR spells it so, and clients look for it.
             cardgroup.text("iamge_link", format!("{prefix}/cards/{}", group.image.as_deref().unwrap_or_default()));
             cardgroup.text("description", &group.description);
-            cardgroup.text("price", group.price.nice(digits));
-            cardgroup.text("price_with_tax", group.price_with_tax.nice(digits));
+            cardgroup.text("price", group.price.to_fixed_string(digits));
+            cardgroup.text("price_with_tax", group.price_with_tax.to_fixed_string(digits));
             cardgroup.text("currency", currency);
             cardgroup.text("free_cards_size", group.free_cards.to_string());
             cardgroup.text("pin_length", group.pin_length.to_string());

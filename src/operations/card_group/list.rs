@@ -6,28 +6,28 @@ use futures_util::{Stream, TryStreamExt};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::accounts::UserType;
-use crate::auth::admission::{self, Caller, READ};
-use crate::auth::signature::Rule;
+use crate::auth::admission::{self, Caller, RIGHT_READ};
+use crate::auth::signature::HashRule;
 use crate::db::pool::Pool;
-use crate::error::Fault;
-use crate::http::context::{Call, Operation};
+use crate::error::ApiError;
+use crate::http::context::{CallContext, Operation};
 use crate::money::Money;
 use crate::number;
-use crate::operations::spec::{Kind, Page, Parameter};
+use crate::operations::spec::{OperationSpec, ParamType, Parameter};
 use crate::store;
-use crate::xml::{Document, Element};
+use crate::xml::{Element, XmlReply};
 
 /// The operation. Its hash is of the key alone.
 pub const OPERATION: Operation = Operation {
     name: "cc_groups_get",
     aliases: &[],
-    hashed: &[Rule::Exactly(&[])],
-    page: Page {
+    hash_rules: &[HashRule::Exactly(&[])],
+    spec: OperationSpec {
         summary: "Lists card groups",
         description: "The caller's card groups, by id.",
-        parameters: &[&[Parameter::new("cc_group_id", Kind::Integer, "Only this one.", "6").usual()]],
-        changes: false,
-        reply: "<page>
+        parameters: &[&[Parameter::new("cc_group_id", ParamType::Integer, "Only this one.", "6").in_example()]],
+        is_mutation: false,
+        example_reply: "<page>
   <cc_groups>
     <cc_group>
       <group_id>6</group_id>
@@ -45,49 +45,51 @@ pub const OPERATION: Operation = Operation {
   </cc_groups>
 </page>",
     },
-    handler: |call| Box::pin(answer(call)),
+    handler: |call| Box::pin(handle(call)),
 };
 
-async fn answer(call: &Call) -> Result<Document, Fault> {
-    let caller = admission::admit_to_calling_cards(call, READ).await?;
-    let which = Which::read(call, &caller)?;
-    if call.dialect().repairs_taxes() {
-        repair(call, &which).await?;
+async fn handle(call: &CallContext) -> Result<XmlReply, ApiError> {
+    let caller = admission::require_calling_cards(call, RIGHT_READ).await?;
+    let which = GroupFilter::read(call, &caller)?;
+    if call.dialect().creates_missing_taxes() {
+        ensure_taxes(call, &which).await?;
     }
-    let turn = call.app.list_turn().await.ok_or(Fault::Unavailable)?;
-    let labels_currency = call.dialect().labels_group_currency();
-    let write = move |list: &mut Element<'_>, group: &CardGroup| show(list, group, labels_currency);
-    Document::list("page", "cc_groups", find(call.app.pool.clone(), which, turn), |_| (), write)
+    let turn = call.state.acquire_list_permit().await.ok_or(ApiError::Unavailable)?;
+    let labels_currency = call.dialect().shows_group_currency();
+    let write = move |list: &mut Element<'_>, group: &CardGroup| write_group(list, group, labels_currency);
+    XmlReply::stream_list("page", "cc_groups", stream_groups(call.state.pool.clone(), which, turn), |_| (), write)
         .await?
-        .ok_or(Fault::Refused("Calling Cards Groups were not found"))
+        .ok_or(ApiError::Refused("Calling Cards Groups were not found"))
 }
 
 /// Which groups: not hidden ones, that much is sure.
 #[derive(Debug)]
-struct Which {
+struct GroupFilter {
     /// The one with this id. A number beyond every id is none's.
     id: Option<i32>,
     /// Those of this owner.
     owner: Option<i32>,
     /// Whose LCRs are named; an accountant has none.
-    lcrs_of: Option<i32>,
+    lcr_user_id: Option<i32>,
 }
 
-impl Which {
-    fn read(call: &Call, caller: &Caller) -> Result<Self, Fault> {
-        let id = match call.params.filled("cc_group_id") {
+impl GroupFilter {
+    fn read(call: &CallContext, caller: &Caller) -> Result<Self, ApiError> {
+        let id = match call.params.non_blank("cc_group_id") {
             None => None,
-            Some(id) if !call.dialect().is_digits(id) => return Err(Fault::Refused("Wrong Calling Cards Group ID")),
-            Some(id) => Some(i32::try_from(number::integer(id)).unwrap_or(-1)),
+            Some(id) if !call.dialect().is_valid_id(id) => {
+                return Err(ApiError::Refused("Wrong Calling Cards Group ID"));
+            }
+            Some(id) => Some(i32::try_from(number::parse_integer(id)).unwrap_or(-1)),
         };
         let lcrs_of = (caller.usertype() != UserType::Accountant).then(|| caller.id());
-        Ok(Self { id, owner: caller.confined_to(), lcrs_of })
+        Ok(Self { id, owner: caller.owner_scope(), lcr_user_id: lcrs_of })
     }
 }
 
 /// An X7 server gives groups without a tax row one, also when it only reads.
-async fn repair(call: &Call, which: &Which) -> Result<(), Fault> {
-    let mut connection = call.app.pool.acquire().await?;
+async fn ensure_taxes(call: &CallContext, which: &GroupFilter) -> Result<(), ApiError> {
+    let mut connection = call.state.pool.acquire().await?;
     let groups = sqlx::query_scalar!(
         "select id from cardgroups g
          where hidden = 0 and ($1::integer is null or id = $1) and ($2::integer is null or owner_id = $2)
@@ -98,11 +100,11 @@ async fn repair(call: &Call, which: &Which) -> Result<(), Fault> {
     )
     .fetch_all(&mut *connection)
     .await?;
-    connection.keep();
+    connection.release_clean();
     // One after the other: whoever repairs a group locks its owner too.
     for group in groups {
-        let mut transaction = call.app.pool.begin().await?;
-        store::tax::repair(&mut transaction, group).await?;
+        let mut transaction = call.state.pool.begin().await?;
+        store::tax::ensure_taxes(&mut transaction, group).await?;
         transaction.commit().await?;
     }
     Ok(())
@@ -121,20 +123,24 @@ struct CardGroup {
     lcr: Option<String>,
     price: Money,
     price_with_tax: Money,
-    cards: i64,
+    card_count: i64,
     currency: Option<String>,
 }
 
-fn find(pool: Pool, which: Which, turn: OwnedSemaphorePermit) -> impl Stream<Item = sqlx::Result<CardGroup>> {
+fn stream_groups(
+    pool: Pool,
+    which: GroupFilter,
+    turn: OwnedSemaphorePermit,
+) -> impl Stream<Item = sqlx::Result<CardGroup>> {
     try_stream! {
         let mut connection = pool.acquire().await?;
         let mut groups = sqlx::query_as!(
             CardGroup,
             r#"select g.id, g.image, g.name, g.description, g.number_length, g.pin_length, t.name as "tariff?", l.name as "lcr?",
                    coalesce(g.price, 0) as "price!: Money",
-                   coalesce(g.price, 0) * (1 + case when own.id is null then tax_share_of(g.tax_id, g.owner_id) else tax_share(own) end)
+                   coalesce(g.price, 0) * (1 + case when own.id is null then effective_tax_rate(g.tax_id, g.owner_id) else tax_rate(own) end)
                        as "price_with_tax!: Money",
-                   (select count(*) from cards c where c.cardgroup_id = g.id) as "cards!", g.tell_balance_in_currency as currency
+                   (select count(*) from cards c where c.cardgroup_id = g.id) as "card_count!", g.tell_balance_in_currency as currency
                from cardgroups g
                left join taxes own on own.id = g.tax_id
                left join tariffs t on t.id = g.tariff_id
@@ -143,35 +149,35 @@ fn find(pool: Pool, which: Which, turn: OwnedSemaphorePermit) -> impl Stream<Ite
                order by g.id"#,
             which.id,
             which.owner,
-            which.lcrs_of
+            which.lcr_user_id
         )
         .fetch(&mut *connection);
         while let Some(group) = groups.try_next().await? {
             yield group;
         }
         drop(groups);
-        connection.keep();
+        connection.release_clean();
         drop(turn);
     }
 }
 
-fn show(list: &mut Element<'_>, group: &CardGroup, labels_currency: bool) {
+fn write_group(list: &mut Element<'_>, group: &CardGroup, labels_currency: bool) {
     list.element("cc_group", |item| {
         item.text("group_id", group.id.to_string());
-        item.value("group_image", group.image.as_deref());
+        item.optional_text("group_image", group.image.as_deref());
         item.text("group_name", &group.name);
         item.text("group_description", &group.description);
         item.text("group_number_pin_length", format!("{}/{}", group.number_length, group.pin_length));
         // MOR spells it so.
-        item.value("group_tarrif", group.tariff.as_deref());
+        item.optional_text("group_tarrif", group.tariff.as_deref());
         if let Some(lcr) = &group.lcr {
             item.text("group_lcr", lcr);
         }
-        item.text("group_price", group.price_with_tax.plain());
-        item.text("group_price_without_tax", group.price.plain());
-        item.text("group_cards_count", group.cards.to_string());
+        item.text("group_price", group.price_with_tax.to_plain_string());
+        item.text("group_price_without_tax", group.price.to_plain_string());
+        item.text("group_cards_count", group.card_count.to_string());
         if labels_currency {
-            item.value("group_currency", group.currency.as_deref());
+            item.optional_text("group_currency", group.currency.as_deref());
         }
     });
 }

@@ -4,13 +4,13 @@ use sqlx::PgExecutor;
 
 use crate::accounts::UserType;
 use crate::auth::admission::Caller;
-use crate::error::Fault;
-use crate::http::context::Call;
+use crate::error::ApiError;
+use crate::http::context::CallContext;
 use crate::number;
 
 /// The group that is changed, as it stands.
 #[derive(Debug)]
-pub(super) struct Standing {
+pub(super) struct ExistingGroup {
     pub(super) id: i32,
     pub(super) tax_id: i32,
     /// Seconds since 1970.
@@ -21,11 +21,11 @@ pub(super) struct Standing {
 
 /// What the database has to say about a request, asked at once before its parameters are gone through in order.
 #[derive(Debug)]
-pub(super) struct Facts {
+pub(super) struct Lookups {
     /// Seconds since 1970.
     pub(super) now: i64,
     /// Seconds from the beginning of this year to the beginning of this day.
-    pub(super) year_so_far: i64,
+    pub(super) year_to_date_s: i64,
     /// The tariff asked for, or the first that the caller may use; so are the next two.
     pub(super) tariff: Option<i32>,
     pub(super) lcr: Option<i32>,
@@ -34,23 +34,23 @@ pub(super) struct Facts {
     pub(super) name_taken: bool,
 }
 
-impl Facts {
+impl Lookups {
     /// `usual_location`: the one of a new group whose location isn't said; `standing`: the group that is changed.
-    pub(super) async fn look_up(
+    pub(super) async fn load(
         database: impl PgExecutor<'_>,
-        call: &Call,
+        call: &CallContext,
         caller: &Caller,
         usual_location: Option<i64>,
-        standing: Option<&Standing>,
-    ) -> Result<Self, Fault> {
-        let wanted = |name| call.params.filled(name).map(number::integer);
+        standing: Option<&ExistingGroup>,
+    ) -> Result<Self, ApiError> {
+        let wanted = |name| call.params.non_blank(name).map(number::parse_integer);
         let reseller = caller.usertype() == UserType::Reseller;
         // One that is too long is nobody's.
-        let name = call.params.filled("name").and_then(|name| call.text(name, "").ok());
+        let name = call.params.non_blank("name").and_then(|name| call.fit_text(name, "").ok());
         let facts = sqlx::query_as!(
-            Facts,
+            Lookups,
             r#"select floor(extract(epoch from now()))::bigint as "now!",
-                   extract(epoch from date_trunc('day', now()) - date_trunc('year', now()))::bigint as "year_so_far!",
+                   extract(epoch from date_trunc('day', now()) - date_trunc('year', now()))::bigint as "year_to_date_s!",
                    (select id::integer from tariffs where case
                         when $1::bigint is not null then id = $1 and not ($5 and owner_id = 0)
                         when $7 then id = 1

@@ -3,100 +3,100 @@
 
 use sqlx::PgConnection;
 
-use super::input::{self, Taxes, Wish};
-use super::lookups::{Facts, Standing};
+use super::input::{self, Input, Taxes};
+use super::lookups::{ExistingGroup, Lookups};
 use super::parameters::PARAMETERS;
 use crate::auth::admission::{self, Caller};
-use crate::auth::signature::Rule;
-use crate::error::{Fault, on_constraints};
-use crate::http::context::{Call, Operation};
-use crate::idempotency::Once;
+use crate::auth::signature::HashRule;
+use crate::error::{ApiError, map_constraint};
+use crate::http::context::{CallContext, Operation};
+use crate::idempotency::Idempotency;
 use crate::number;
-use crate::operations::spec::{Kind, Page, Parameter};
+use crate::operations::spec::{OperationSpec, ParamType, Parameter};
 use crate::store;
-use crate::xml::Document;
+use crate::xml::XmlReply;
 
 /// The operation.
 pub const OPERATION: Operation = Operation {
     name: "cc_group_update",
     aliases: &[],
-    hashed: &[Rule::Exactly(&["cc_group_id"])],
-    page: Page {
+    hash_rules: &[HashRule::Exactly(&["cc_group_id"])],
+    spec: OperationSpec {
         summary: "Changes a card group",
         description: "Changes what is sent of a card group and its taxes. What isn't sent, or is blank, stays as it is; at the first \
             thing that is wrong nothing is changed.",
         parameters: &[
             &[
-                Parameter::new("cc_group_id", Kind::Integer, "The card group.", "3").required(),
-                Parameter::new("name", Kind::Text, "Its name, which no other group has.", "Caller ID cards"),
+                Parameter::new("cc_group_id", ParamType::Integer, "The card group.", "3").required(),
+                Parameter::new("name", ParamType::Text, "Its name, which no other group has.", "Caller ID cards"),
             ],
             PARAMETERS,
         ],
-        changes: true,
-        reply: "<page>
+        is_mutation: true,
+        example_reply: "<page>
   <status>
     <success>Card Group was successfully updated</success>
   </status>
 </page>",
     },
-    handler: |call| Box::pin(answer(call)),
+    handler: |call| Box::pin(handle(call)),
 };
 
-async fn answer(call: &Call) -> Result<Document, Fault> {
-    let caller = input::admit(admission::admit(call).await?, call.dialect())?;
-    let once = Once::new(call, &caller).await?;
-    let reply = |()| Document::status("success", "Card Group was successfully updated");
-    once.answer(update(call, &caller, &once), reply).await
+async fn handle(call: &CallContext) -> Result<XmlReply, ApiError> {
+    let caller = input::authorize(admission::authenticate(call).await?, call.dialect())?;
+    let once = Idempotency::new(call, &caller).await?;
+    let reply = |()| XmlReply::status("success", "Card Group was successfully updated");
+    once.replay_or_run(update(call, &caller, &once), reply).await
 }
 
-async fn update(call: &Call, caller: &Caller, once: &Once<'_>) -> Result<(), Fault> {
-    let currencies = call.app.directory.currencies().await?;
+async fn update(call: &CallContext, caller: &Caller, once: &Idempotency<'_>) -> Result<(), ApiError> {
+    let currencies = call.state.accounts.currencies().await?;
     let mut change = once.begin().await?;
     let standing = find(&mut change, call, caller).await?;
-    let facts = Facts::look_up(&mut *change, call, caller, None, Some(&standing)).await?;
-    let wish = Wish::read(call, caller, &currencies, &facts, Some(&standing))?;
+    let facts = Lookups::load(&mut *change, call, caller, None, Some(&standing)).await?;
+    let wish = Input::read(call, caller, &currencies, &facts, Some(&standing))?;
     let tax_id = write_taxes(&mut change, call, &standing, &wish.taxes).await?;
     write(&mut change, call, standing.id, tax_id, &wish).await?;
     change.commit(()).await
 }
 
 /// The group, locked: not hidden, and the caller's owner's unless the caller is the admin.
-async fn find(connection: &mut PgConnection, call: &Call, caller: &Caller) -> Result<Standing, Fault> {
-    let id = call.params.get("cc_group_id").filter(|id| call.dialect().is_digits(id));
+async fn find(connection: &mut PgConnection, call: &CallContext, caller: &Caller) -> Result<ExistingGroup, ApiError> {
+    let id = call.params.get("cc_group_id").filter(|id| call.dialect().is_valid_id(id));
     sqlx::query_as!(
-        Standing,
+        ExistingGroup,
         r#"select id, tax_id, extract(epoch from valid_from)::bigint as valid_from, extract(epoch from valid_till)::bigint as valid_till
            from cardgroups where id = $1::bigint and hidden = 0 and ($2::integer is null or owner_id = $2)
            for no key update"#,
-        id.map(number::integer),
-        caller.confined_to()
+        id.map(number::parse_integer),
+        caller.owner_scope()
     )
     .fetch_optional(connection)
     .await?
-    .ok_or(Fault::NotFound("Card Group"))
+    .ok_or(ApiError::NotFound("Card Group"))
 }
 
 /// Writes what is said of taxes; the id of the group's tax row afterwards.
 async fn write_taxes(
     connection: &mut PgConnection,
-    call: &Call,
-    standing: &Standing,
+    call: &CallContext,
+    standing: &ExistingGroup,
     taxes: &Taxes,
-) -> Result<i32, Fault> {
-    let own = if call.dialect().repairs_taxes() {
-        store::tax::repair(connection, standing.id).await?;
-        store::tax::row_of(connection, standing.id).await?
+) -> Result<i32, ApiError> {
+    let own = if call.dialect().creates_missing_taxes() {
+        store::tax::ensure_taxes(connection, standing.id).await?;
+        store::tax::group_tax_id(connection, standing.id).await?
     } else {
         standing.tax_id
     };
-    if taxes.say_nothing() {
+    if taxes.is_empty() {
         return Ok(own);
     }
     // An X7 server links the row that is named and writes into it, whoever else has it.
-    let target = match taxes.row {
+    let target = match taxes.source_id {
         Some(row) if call.dialect().shares_tax_rows() => row,
         _ if call.dialect().shares_tax_rows() => own,
-        _ => store::tax::own_row(connection, standing.id).await?,
+        _ => store::tax::ensure_unshared_row(connection, standing.id).await?,
     };
     sqlx::query!(
         "update taxes set
@@ -110,7 +110,7 @@ async fn write_taxes(
              compound_tax = coalesce($15, source.compound_tax)
          from taxes source where taxes.id = $1 and source.id = $2",
         target,
-        taxes.row.unwrap_or(target),
+        taxes.source_id.unwrap_or(target),
         taxes.total_name,
         taxes.names[0],
         taxes.names[1],
@@ -131,7 +131,13 @@ async fn write_taxes(
 }
 
 /// Amounts lose the taxes that the group has now and become the system's currency here, where division is exact.
-async fn write(connection: &mut PgConnection, call: &Call, group: i32, tax_id: i32, wish: &Wish) -> Result<(), Fault> {
+async fn write(
+    connection: &mut PgConnection,
+    call: &CallContext,
+    group: i32,
+    tax_id: i32,
+    wish: &Input,
+) -> Result<(), ApiError> {
     let changed = sqlx::query!(
         "update cardgroups set
              name = coalesce($2, name), description = coalesce($3, description), tax_id = $4,
@@ -147,10 +153,10 @@ async fn write(connection: &mut PgConnection, call: &Call, group: i32, tax_id: i
              valid_after_first_use = coalesce($18, valid_after_first_use),
              ghost_min_perc = coalesce($19, ghost_min_perc), ghost_balance_perc = coalesce($20, ghost_balance_perc),
              price = case when $21::numeric is null then price
-                 else quotient($21, $24::numeric * case when $25 then 1 + tax_share_of($4, owner_id) else 1 end) end,
-             setup_fee = case when $22::numeric is null then setup_fee else quotient($22, $24) end,
-             daily_charge = case when $23::numeric is null then daily_charge else quotient($23, $24) end
-         where id = $1 and ($21::numeric is null or not $25 or tax_share_of($4, owner_id) > -1)",
+                 else divide_rounded($21, $24::numeric * case when $25 then 1 + effective_tax_rate($4, owner_id) else 1 end) end,
+             setup_fee = case when $22::numeric is null then setup_fee else divide_rounded($22, $24) end,
+             daily_charge = case when $23::numeric is null then daily_charge else divide_rounded($23, $24) end
+         where id = $1 and ($21::numeric is null or not $25 or effective_tax_rate($4, owner_id) > -1)",
         group,
         wish.name,
         wish.description,
@@ -175,11 +181,11 @@ async fn write(connection: &mut PgConnection, call: &Call, group: i32, tax_id: i
         wish.setup_fee,
         wish.daily_charge,
         wish.rate,
-        call.dialect().takes_taxes_off_prices()
+        call.dialect().stores_net_prices()
     )
     .execute(connection)
     .await
-    .map_err(on_constraints([("cardgroups_name", Fault::CardGroupNameTaken)], Fault::from))?;
+    .map_err(map_constraint([("cardgroups_name", ApiError::CardGroupNameTaken)], ApiError::from))?;
     // Taxes of less than nothing would turn the price round.
-    if changed.rows_affected() == 1 { Ok(()) } else { Err(Fault::TransactionFailed) }
+    if changed.rows_affected() == 1 { Ok(()) } else { Err(ApiError::TransactionFailed) }
 }

@@ -14,8 +14,8 @@ use hyper_util::rt::TokioExecutor;
 
 use crate::harness::program::Program;
 use crate::harness::secrets::Secrets;
-use crate::harness::{Server, hash, postgres, server_on};
-use crate::reliability::soak::{ADMINS_KEY, PASSWORD, WRONG_PASSWORD, world};
+use crate::harness::{Server, hash, postgres, server_on_database};
+use crate::reliability::soak::{ADMIN_KEY, PASSWORD, WRONG_PASSWORD, fixture_sql};
 
 /// Of a card that is for sale, and of one that will be.
 const PIN: &str = "913700006001";
@@ -30,12 +30,12 @@ struct Watched {
 
 impl Watched {
     async fn new(log_format: &str) -> Self {
-        let database = postgres::database(&world()).await;
-        let server = server_on(&database, &[]).await;
+        let database = postgres::create_database(&fixture_sql()).await;
+        let server = server_on_database(&database, &[]).await;
         let settings =
             [("log", "trace"), ("log_format", log_format), ("database_acquire_timeout_ms", "1000"), ("cache", "off")];
         let settings = [&settings[..], &[("metrics_listen", "127.0.0.1:0")]].concat();
-        Self { program: Program::on(&database, &settings).await, server, refusals: String::new() }
+        Self { program: Program::start_on_database(&database, &settings).await, server, refusals: String::new() }
     }
 
     async fn send(&mut self, method: Method, target: &str, content_type: &str, body: String) -> String {
@@ -57,12 +57,12 @@ impl Watched {
 
     /// The same, signed.
     async fn signed(&mut self, operation: &str, form: &str, hashed: &str) -> String {
-        self.post(operation, &format!("u=admin&{form}&hash={}", hash(hashed, ADMINS_KEY))).await
+        self.post(operation, &format!("u=admin&{form}&hash={}", hash(hashed, ADMIN_KEY))).await
     }
 
     /// Clients that make mistakes.
     async fn be_asked_wrongly(&mut self) {
-        let right = hash(&format!("{PIN}7000"), ADMINS_KEY);
+        let right = hash(&format!("{PIN}7000"), ADMIN_KEY);
         let asked = format!("u=admin&pin={PIN}&callerid=7000&hash={right}");
         for password in [PASSWORD, PASSWORD, WRONG_PASSWORD] {
             self.post("card_balance_get", &format!("u=admin&p={password}&number=1")).await;
@@ -99,7 +99,9 @@ impl Watched {
     /// A database that refuses, waits, loses a connection, and isn't what it was.
     async fn trouble_in_the_database(&mut self) {
         let update = format!("card_id=101&pin=913800000001&batch_number=refused+{PIN}");
-        self.server.sql("alter table cards add constraint no_batches check (batch_number not like 'refused%')").await;
+        self.server
+            .execute("alter table cards add constraint no_batches check (batch_number not like 'refused%')")
+            .await;
         let reply = self.signed("calling_card_update", &update, "101").await;
         assert!(reply.contains("Failed to make transaction"), "{reply}");
         let mut lock = self.server.pool.begin().await.unwrap();
@@ -111,9 +113,9 @@ impl Watched {
         // Our own connections are found broken as well, each once.
         while sqlx::query("select").execute(&self.server.pool).await.is_err() {}
         self.once_available("calling_card_update", &update, "101").await;
-        self.server.sql("alter table payments rename to gone").await;
+        self.server.execute("alter table payments rename to gone").await;
         self.once_available("card_by_cli_update", &format!("pin={PIN}&callerid=7000"), &format!("{PIN}7000")).await;
-        self.server.sql("alter table devices alter user_id drop not null; update devices set user_id = null").await;
+        self.server.execute("alter table devices alter user_id drop not null; update devices set user_id = null").await;
         let move_caller_id = format!("pin={PIN}&callerid=555&p={PASSWORD}");
         self.once_available("card_by_cli_update", &move_caller_id, &format!("{PIN}555")).await;
     }
@@ -138,14 +140,14 @@ async fn secrets_stay_out_of_logs_refusals_and_audit_rows() {
         {
             assert!(log.contains(happened), "{happened} is not in the log: {log}");
         }
-        let secrets = Secrets::of(&server, &[PASSWORD, WRONG_PASSWORD]).await;
+        let secrets = Secrets::load(&server, &[PASSWORD, WRONG_PASSWORD]).await;
         let nothing = Vec::<String>::new();
-        assert_eq!(secrets.in_text("the log", &log), nothing);
-        assert_eq!(secrets.in_text("refusals", &refusals), nothing);
+        assert_eq!(secrets.find_in_text("the log", &log), nothing);
+        assert_eq!(secrets.find_in_text("refusals", &refusals), nothing);
         assert!(metrics.contains("incorrect_hash"), "{metrics}");
-        assert_eq!(secrets.in_text("metrics", &metrics), nothing);
-        assert_eq!(secrets.in_text("PostgreSQL's log", &postgres::log().await), nothing);
-        assert_eq!(secrets.in_audit_rows(&server).await, nothing);
+        assert_eq!(secrets.find_in_text("metrics", &metrics), nothing);
+        assert_eq!(secrets.find_in_text("PostgreSQL's log", &postgres::log().await), nothing);
+        assert_eq!(secrets.find_in_audit_rows(&server).await, nothing);
         assert!(postgres::log().await.contains("no_batches"), "PostgreSQL's log isn't where it is looked for");
     }
 }
@@ -153,15 +155,17 @@ async fn secrets_stay_out_of_logs_refusals_and_audit_rows() {
 /// Whoever looks for secrets must know them when they see them.
 #[tokio::test]
 async fn a_secret_would_be_found() {
-    let server = server_on(&postgres::database(&world()).await, &[]).await;
-    server.sql(&format!("insert into actions (action, data2) values ('error', 'http://x/api/y?number={PIN}')")).await;
-    let secrets = Secrets::of(&server, &[PASSWORD]).await;
-    assert_eq!(secrets.in_audit_rows(&server).await.len(), 1);
-    let hash = hash("", ADMINS_KEY);
-    for text in [PIN, ADMINS_KEY, PASSWORD, &hash] {
-        assert_eq!(secrets.in_text("it", &format!("some {text}, and more")).len(), 1, "{text}");
+    let server = server_on_database(&postgres::create_database(&fixture_sql()).await, &[]).await;
+    server
+        .execute(&format!("insert into actions (action, data2) values ('error', 'http://x/api/y?number={PIN}')"))
+        .await;
+    let secrets = Secrets::load(&server, &[PASSWORD]).await;
+    assert_eq!(secrets.find_in_audit_rows(&server).await.len(), 1);
+    let hash = hash("", ADMIN_KEY);
+    for text in [PIN, ADMIN_KEY, PASSWORD, &hash] {
+        assert_eq!(secrets.find_in_text("it", &format!("some {text}, and more")).len(), 1, "{text}");
     }
-    assert_eq!(secrets.in_text("it", "some 913799999999, and more"), Vec::<String>::new());
+    assert_eq!(secrets.find_in_text("it", "some 913799999999, and more"), Vec::<String>::new());
 }
 
 /// The passwords of the local PostgreSQL's roles, and the key that is made at the first start: that one is shown once, on

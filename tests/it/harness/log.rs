@@ -3,13 +3,13 @@
 use std::io::Write;
 use std::sync::{Arc, LazyLock, Mutex};
 
-use mortise::telemetry::log::Human;
+use mortise::telemetry::log::HumanFormatter;
 use tracing::Dispatch;
 use tracing::subscriber::{DefaultGuard, NoSubscriber};
 use tracing_subscriber::fmt::MakeWriter;
 
 /// Everything that is logged on the test's own thread, where its server runs too.
-pub struct Log {
+pub struct LogCapture {
     text: Text,
     _guard: DefaultGuard,
 }
@@ -17,15 +17,15 @@ pub struct Log {
 #[derive(Clone, Default)]
 struct Text(Arc<Mutex<Vec<u8>>>);
 
-impl Log {
-    pub fn watch() -> Self {
+impl LogCapture {
+    pub fn start() -> Self {
         // While a subscriber is the only one, a line that another thread is the first to log is taken for one that nobody wants.
         static ANOTHER: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(NoSubscriber::default()));
         LazyLock::force(&ANOTHER);
         let text = Text::default();
         let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE);
         let _guard = tracing::subscriber::set_default(
-            subscriber.event_format(Human::new(false)).with_writer(text.clone()).finish(),
+            subscriber.event_format(HumanFormatter::new(false)).with_writer(text.clone()).finish(),
         );
         Self { text, _guard }
     }
@@ -35,7 +35,7 @@ impl Log {
     }
 
     /// How often these words were logged.
-    pub fn times(&self, words: &str) -> usize {
+    pub fn count(&self, words: &str) -> usize {
         self.text().matches(words).count()
     }
 }

@@ -25,7 +25,7 @@ use mortise::db::pool::{Connection, Pool};
 use mortise::http::{monitoring, router as api_router};
 use mortise::jobs;
 use mortise::server::{self, listener};
-use mortise::state::App;
+use mortise::state::AppState;
 use sha1::{Digest, Sha1};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{PgPool, Row};
@@ -34,59 +34,59 @@ use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
 
 /// The world that most tests live in.
-pub const WORLD: &str = include_str!("world.sql");
+pub const FIXTURE_SQL: &str = include_str!("world.sql");
 
 /// A server on a database of its own.
 #[derive(Clone)]
 pub struct Server {
     /// The test's own connections to the database.
     pub pool: PgPool,
-    requests: Pool,
+    app_pool: Pool,
     pub router: BoxCloneSyncService<Request<Body>, Response, Infallible>,
     /// What those get who watch.
-    pub watch: Router,
+    pub monitoring: Router,
     pub config: Config,
 }
 
 /// What a loop waits for comes, or the test ends: it asks for something that may never be.
-pub async fn in_time<T>(waited_for: &str, work: impl Future<Output = T>) -> T {
+pub async fn with_timeout<T>(waited_for: &str, work: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(300), work).await.unwrap_or_else(|_| panic!("in vain: {waited_for}"))
 }
 
 /// A server in the world of `world.sql`, with every setting at its default but the cache.
 pub async fn server() -> Server {
-    server_with(&[]).await
+    server_with_settings(&[]).await
 }
 
 /// The same in the dialect of the servers in the field.
-pub async fn x7() -> Server {
-    server_with(&[("dialect", "x7")]).await
+pub async fn x7_server() -> Server {
+    server_with_settings(&[("dialect", "x7")]).await
 }
 
 /// The same with other settings. A busy machine gets time for the database, unless they say how much.
-pub async fn server_with(settings: &[(&str, &str)]) -> Server {
-    let database = postgres::database(WORLD).await;
-    server_on(&database, settings).await
+pub async fn server_with_settings(settings: &[(&str, &str)]) -> Server {
+    let database = postgres::create_database(FIXTURE_SQL).await;
+    server_on_database(&database, settings).await
 }
 
 /// A server on a database that exists.
-pub async fn server_on(database: &str, settings: &[(&str, &str)]) -> Server {
-    server_through(postgres::options(database).await, settings).await
+pub async fn server_on_database(database: &str, settings: &[(&str, &str)]) -> Server {
+    server_with_connect_options(postgres::connect_options(database).await, settings).await
 }
 
 /// A server that reaches its database by these options.
-pub async fn server_through(database: PgConnectOptions, settings: &[(&str, &str)]) -> Server {
+pub async fn server_with_connect_options(database: PgConnectOptions, settings: &[(&str, &str)]) -> Server {
     let (server, app) = parts(database, settings).await;
-    tokio::spawn(async move { jobs::run_beside(&app).await });
+    tokio::spawn(async move { jobs::run_background_tasks(&app).await });
     server
 }
 
 /// A server on a database that exists, without what else runs beside it: it sends no e-mails.
-pub async fn quiet_on(database: &str, settings: &[(&str, &str)]) -> Server {
-    parts(postgres::options(database).await, settings).await.0
+pub async fn server_without_jobs(database: &str, settings: &[(&str, &str)]) -> Server {
+    parts(postgres::connect_options(database).await, settings).await.0
 }
 
-async fn parts(database: PgConnectOptions, settings: &[(&str, &str)]) -> (Server, Arc<App>) {
+async fn parts(database: PgConnectOptions, settings: &[(&str, &str)]) -> (Server, Arc<AppState>) {
     let usual = [("cache", "off"), ("database_connections", "4"), ("database_acquire_timeout_ms", "60000")];
     let settings = [&usual, settings].concat();
     let options: Vec<_> = settings.iter().map(|(name, value)| Override::new(name, value, "the test")).collect();
@@ -95,10 +95,11 @@ async fn parts(database: PgConnectOptions, settings: &[(&str, &str)]) -> (Server
     let pool =
         PgPoolOptions::new().connect_lazy_with(requests.connect_options().as_ref().clone().application_name("a test"));
     let requests = Pool::from(requests);
-    let (app, audit) = server::app(config.clone(), requests.clone()).unwrap();
+    let (app, audit) = server::build_app_state(config.clone(), requests.clone()).unwrap();
     tokio::spawn(audit);
-    let (watch, router) = (monitoring::router(app.clone()), BoxCloneSyncService::new(api_router::front(app.clone())));
-    let server = Server { pool, requests, router, watch, config };
+    let (watch, router) =
+        (monitoring::router(app.clone()), BoxCloneSyncService::new(api_router::build_service(app.clone())));
+    let server = Server { pool, app_pool: requests, router, monitoring: watch, config };
     (server, app)
 }
 
@@ -114,21 +115,21 @@ impl Reply {
     /// The reply's document must be this one. Indentation and the declaration are added here, so that tests stay readable:
     /// the exact bytes are compared.
     #[track_caller]
-    pub fn is(&self, body: &str) {
+    pub fn assert_body(&self, body: &str) {
         let expected = format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n{}\n", unindented(body));
         assert_eq!(self.body, expected, "status {}", self.status);
     }
 
     /// The reply must be a refusal that is the whole document.
     #[track_caller]
-    pub fn is_status_error(&self, words: &str) {
-        self.is(&format!("<status>\n  <error>{words}</error>\n</status>"));
+    pub fn assert_status_error(&self, words: &str) {
+        self.assert_body(&format!("<status>\n  <error>{words}</error>\n</status>"));
     }
 
     /// The reply must be a refusal of the operation's own.
     #[track_caller]
-    pub fn is_page_error(&self, words: &str) {
-        self.is(&format!("<page>\n  <status>\n    <error>{words}</error>\n  </status>\n</page>"));
+    pub fn assert_page_error(&self, words: &str) {
+        self.assert_body(&format!("<page>\n  <status>\n    <error>{words}</error>\n  </status>\n</page>"));
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -136,7 +137,7 @@ impl Reply {
     }
 
     /// The texts of all elements of that name.
-    pub fn all(&self, element: &str) -> Vec<&str> {
+    pub fn element_texts(&self, element: &str) -> Vec<&str> {
         let (open, close) = (format!("<{element}>"), format!("</{element}>"));
         self.body.split(open.as_str()).skip(1).map(|rest| rest.split(close.as_str()).next().unwrap()).collect()
     }
@@ -154,24 +155,24 @@ impl Server {
     pub async fn hold_connections(&self) -> Vec<Connection> {
         let mut held = Vec::new();
         for _ in 0..self.config.database_connections {
-            held.push(self.requests.acquire().await.unwrap());
+            held.push(self.app_pool.acquire().await.unwrap());
         }
         held
     }
 
     /// The connections that requests share.
     pub fn requests(&self) -> Pool {
-        self.requests.clone()
+        self.app_pool.clone()
     }
 
     /// Takes its database away, the test's own connections too.
     pub async fn close(&self) {
-        self.requests.close().await;
+        self.app_pool.close().await;
         self.pool.close().await;
     }
 
     /// Serves on a port of the system's choice, for as long as the runtime lives.
-    pub async fn on_a_socket(&self) -> SocketAddr {
+    pub async fn listen(&self) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = self.clone();
@@ -200,7 +201,7 @@ impl Server {
     }
 
     /// POST with a form, and the hash of what is given as hashed, with the admin's key.
-    pub async fn signed(&self, operation: &str, form: &str, hashed: &str) -> Reply {
+    pub async fn post_signed(&self, operation: &str, form: &str, hashed: &str) -> Reply {
         self.post(operation, &format!("{form}&hash={}", hash(hashed, "secret"))).await
     }
 
@@ -224,12 +225,12 @@ impl Server {
     /// The page that Prometheus reads.
     pub async fn metrics(&self) -> String {
         let request = Request::get("/metrics").body(Body::empty()).unwrap();
-        let body = self.watch.clone().oneshot(request).await.unwrap().into_body();
+        let body = self.monitoring.clone().oneshot(request).await.unwrap().into_body();
         String::from_utf8(axum::body::to_bytes(body, usize::MAX).await.unwrap().into()).unwrap()
     }
 
     /// Runs statements.
-    pub async fn sql(&self, statements: &str) {
+    pub async fn execute(&self, statements: &str) {
         sqlx::raw_sql(sqlx::AssertSqlSafe(statements.to_owned())).execute(&self.pool).await.unwrap();
     }
 
@@ -242,7 +243,7 @@ impl Server {
     }
 
     /// How the database would carry out the shortest statement of the program that contains `parts`.
-    pub async fn plan(&self, parts: &[&str], plan_cache_mode: &str, values: &[&str]) -> String {
+    pub async fn query_plan(&self, parts: &[&str], plan_cache_mode: &str, values: &[&str]) -> String {
         let statements = Path::new(env!("CARGO_MANIFEST_DIR")).join(".sqlx");
         let queries = std::fs::read_dir(statements).unwrap().filter_map(|file| {
             let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
@@ -260,7 +261,7 @@ impl Server {
     }
 
     /// Until a request waits for a lock in the database.
-    pub async fn until_somebody_waits(&self) {
+    pub async fn wait_for_lock_waiter(&self) {
         let waiting =
             "select pid from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()";
         while self.rows(waiting).await.is_empty() {
@@ -269,14 +270,14 @@ impl Server {
     }
 
     /// Takes away the database connections of requests that wait for a lock.
-    pub async fn cut_those_who_wait(&self) {
-        self.sql("select pg_terminate_backend(pid) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()")
+    pub async fn terminate_lock_waiters(&self) {
+        self.execute("select pg_terminate_backend(pid) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()")
             .await;
     }
 
     /// What the rows of a query must be.
     #[track_caller]
-    pub fn has<'a>(&'a self, query: &'a str, expected: &'a [&'a str]) -> impl Future<Output = ()> + 'a {
+    pub fn assert_rows<'a>(&'a self, query: &'a str, expected: &'a [&'a str]) -> impl Future<Output = ()> + 'a {
         let at = std::panic::Location::caller();
         async move { assert_eq!(self.rows(query).await, expected, "{query}\nat {at}") }
     }

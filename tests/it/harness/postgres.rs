@@ -38,7 +38,7 @@ fn next_name() -> String {
 }
 
 /// A new database with the schema and what `sql` puts into it; its name.
-pub async fn database(sql: &str) -> String {
+pub async fn create_database(sql: &str) -> String {
     let postgres = POSTGRES.get_or_init(start).await;
     let template = postgres.template(sql).await;
     let name = next_name();
@@ -47,18 +47,18 @@ pub async fn database(sql: &str) -> String {
 }
 
 /// How to connect to a database.
-pub async fn options(name: &str) -> PgConnectOptions {
+pub async fn connect_options(name: &str) -> PgConnectOptions {
     POSTGRES.get_or_init(start).await.options(name)
 }
 
 /// Where its socket is.
-pub async fn socket() -> PathBuf {
+pub async fn socket_dir() -> PathBuf {
     POSTGRES.get_or_init(start).await.socket.clone()
 }
 
 /// All that it has logged.
 pub async fn log() -> String {
-    String::from_utf8_lossy(&std::fs::read(socket().await.join("log")).unwrap()).into_owned()
+    String::from_utf8_lossy(&std::fs::read(socket_dir().await.join("log")).unwrap()).into_owned()
 }
 
 impl Postgres {
@@ -89,18 +89,18 @@ impl Postgres {
 }
 
 async fn start() -> Postgres {
-    let account = installation::Account::find().unwrap();
+    let account = installation::OsUser::find_unprivileged().unwrap();
     let directory = std::env::temp_dir().join(format!("mortise-test-{}", std::process::id()));
     std::fs::create_dir(&directory).unwrap();
     if let Some(account) = &account {
-        account.give(&directory).unwrap();
+        account.chown(&directory).unwrap();
     }
     let cluster = directory.join("cluster");
     let binaries = installation::find_binaries(&cluster).expect("PostgreSQL must be installed");
     installation::initdb(&binaries, &cluster, account.as_ref(), "unused").unwrap();
     std::fs::write(cluster.join("pg_hba.conf"), "local all all trust\n").unwrap();
 
-    let shell = installation::command("/bin/sh".as_ref(), account.as_ref())
+    let shell = installation::build_command("/bin/sh".as_ref(), account.as_ref())
         .args(["-c", SUPERVISOR, "sh"])
         .arg(binaries.join("postgres"))
         .args(managed_postgres::server_arguments(&cluster, &directory))

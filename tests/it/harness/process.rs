@@ -18,22 +18,22 @@ use rustix::process::{Pid, Signal, kill_process};
 const PAGE: &str = "u=username&id=6&quantity=2&hash=37086d860581fabc278413cd1a417d5c079f6eba";
 
 /// A data directory that the user whom PostgreSQL runs as can reach.
-pub fn data() -> tempfile::TempDir {
+pub fn create_data_dir() -> tempfile::TempDir {
     tempfile::Builder::new().permissions(Permissions::from_mode(0o755)).tempdir().unwrap()
 }
 
 /// A server that listens.
-pub struct Running {
+pub struct ServerProcess {
     pub child: Child,
     pub address: SocketAddr,
-    pub output: String,
+    pub startup_output: String,
     /// What it said on standard error since.
     pub log: Arc<Mutex<String>>,
     reader: Option<JoinHandle<()>>,
 }
 
 /// Serves the demo's world on a port of the system's choice.
-pub fn command(data: &Path) -> Command {
+pub fn serve_command(data: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mortise"));
     command.args(["serve", "--demo", "--listen", "127.0.0.1:0"]).current_dir("/");
     command.env("MORTISE_DATA_DIR", data).env("MORTISE_LOG_FORMAT", "json").env_remove("DATABASE_URL");
@@ -42,7 +42,7 @@ pub fn command(data: &Path) -> Command {
 }
 
 /// Waits until the server listens; what it printed until then.
-pub fn start(mut command: Command) -> Running {
+pub fn start(mut command: Command) -> ServerProcess {
     let mut child = command.spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap());
     let mut output = String::new();
@@ -61,12 +61,12 @@ pub fn start(mut command: Command) -> Running {
             later.lock().unwrap().push_str(&std::mem::take(&mut line));
         }
     });
-    Running { child, address, output, log, reader: Some(reader) }
+    ServerProcess { child, address, startup_output: output, log, reader: Some(reader) }
 }
 
-impl Running {
+impl ServerProcess {
     /// Two cards, by the published page's own request.
-    pub async fn buy(&self) -> String {
+    pub async fn buy_cards(&self) -> String {
         self.post("buy_card_from_callingroup", PAGE).await
     }
 
@@ -92,9 +92,9 @@ impl Running {
     }
 
     /// What it said from its start to its end, which has come.
-    pub fn all_said(&mut self) -> String {
+    pub fn full_log(&mut self) -> String {
         self.reader.take().unwrap().join().unwrap();
-        self.output.clone() + &self.log.lock().unwrap()
+        self.startup_output.clone() + &self.log.lock().unwrap()
     }
 
     pub fn kill(mut self) {
@@ -104,7 +104,7 @@ impl Running {
 }
 
 /// A test that failed leaves nothing running.
-impl Drop for Running {
+impl Drop for ServerProcess {
     fn drop(&mut self) {
         if let Ok(None) = self.child.try_wait() {
             let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
@@ -114,7 +114,7 @@ impl Drop for Running {
 }
 
 /// The process of the local PostgreSQL in a data directory.
-pub fn postmaster(data: &Path) -> Option<Pid> {
+pub fn postmaster_pid(data: &Path) -> Option<Pid> {
     let note = std::fs::read_to_string(data.join("postgres/postmaster.pid")).ok()?;
     Pid::from_raw(note.lines().next()?.parse().ok()?)
 }

@@ -9,13 +9,13 @@ use hyper_util::rt::TokioExecutor;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::postgres;
-use crate::harness::process::{self, Running};
+use crate::harness::process::{self, ServerProcess};
 
-pub struct Program(Running);
+pub struct Program(ServerProcess);
 
 impl Program {
     /// With these settings.
-    pub async fn on(database: &str, settings: &[(&str, &str)]) -> Self {
+    pub async fn start_on_database(database: &str, settings: &[(&str, &str)]) -> Self {
         Self::start(Self::command(database, settings).await)
     }
 
@@ -26,7 +26,7 @@ impl Program {
 
     /// What starts it so.
     pub async fn command(database: &str, settings: &[(&str, &str)]) -> Command {
-        let url = format!("postgres://postgres@localhost/{database}?host={}", postgres::socket().await.display());
+        let url = format!("postgres://postgres@localhost/{database}?host={}", postgres::socket_dir().await.display());
         let mut command = Command::new(env!("CARGO_BIN_EXE_mortise"));
         command
             .args(["serve", "--listen", "127.0.0.1:0"])
@@ -42,38 +42,38 @@ impl Program {
     pub fn stop(mut self) -> String {
         kill_process(Pid::from_child(&self.0.child), Signal::TERM).unwrap();
         assert!(self.0.child.wait().unwrap().success());
-        self.0.all_said()
+        self.0.full_log()
     }
 
     /// The reply, looked at as it comes.
-    pub async fn ask(&self, operation: &str, form: String, look: impl FnMut(&[u8])) {
+    pub async fn post_streaming(&self, operation: &str, form: String, look: impl FnMut(&[u8])) {
         let request = axum::http::Request::post(format!("http://{}/api/{operation}", self.address));
         send(request.body(Full::from(form)).unwrap(), look).await;
     }
 
     /// What is at a URL, likewise.
-    pub async fn fetch(&self, url: &str, look: impl FnMut(&[u8])) {
+    pub async fn get_streaming(&self, url: &str, look: impl FnMut(&[u8])) {
         send(axum::http::Request::get(url).body(Full::default()).unwrap(), look).await;
     }
 
     /// The reply to any request, likewise.
     #[cfg(feature = "otlp")]
-    pub async fn request(&self, request: axum::http::Request<Full<axum::body::Bytes>>, look: impl FnMut(&[u8])) {
+    pub async fn send_streaming(&self, request: axum::http::Request<Full<axum::body::Bytes>>, look: impl FnMut(&[u8])) {
         send(request, look).await;
     }
 
     /// The page that Prometheus reads, of a program whose `metrics_listen` is a port of the system's choice.
     pub async fn metrics(&self) -> String {
         let mut page = String::new();
-        let url = format!("http://{}/metrics", self.watchers_address().await);
-        self.fetch(&url, |bytes| page += str::from_utf8(bytes).unwrap()).await;
+        let url = format!("http://{}/metrics", self.monitoring_address().await);
+        self.get_streaming(&url, |bytes| page += str::from_utf8(bytes).unwrap()).await;
         page
     }
 
     /// Where those may ask who watch.
-    pub async fn watchers_address(&self) -> String {
+    pub async fn monitoring_address(&self) -> String {
         loop {
-            let said = self.output.clone() + &self.log.lock().unwrap();
+            let said = self.startup_output.clone() + &self.log.lock().unwrap();
             if let Some((before, _)) = said.split_once("/metrics") {
                 return before.rsplit("http://").next().unwrap().to_owned();
             }
@@ -82,7 +82,7 @@ impl Program {
     }
 
     /// The most memory that it ever held, in kilobytes.
-    pub fn most_memory(&self) -> usize {
+    pub fn peak_memory_kb(&self) -> usize {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
@@ -98,15 +98,15 @@ async fn send(request: axum::http::Request<Full<axum::body::Bytes>>, mut look: i
 }
 
 impl Deref for Program {
-    type Target = Running;
+    type Target = ServerProcess;
 
-    fn deref(&self) -> &Running {
+    fn deref(&self) -> &ServerProcess {
         &self.0
     }
 }
 
 impl DerefMut for Program {
-    fn deref_mut(&mut self) -> &mut Running {
+    fn deref_mut(&mut self) -> &mut ServerProcess {
         &mut self.0
     }
 }

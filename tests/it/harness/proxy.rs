@@ -10,21 +10,21 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, watch};
 
-use crate::harness::{Server, in_time, postgres};
+use crate::harness::{Server, postgres, with_timeout};
 
 /// Connections through it are counted.
-pub struct Tap {
+pub struct CountingProxy {
     directory: tempfile::TempDir,
     round_trips: Arc<AtomicUsize>,
-    signs_of_life: Arc<AtomicUsize>,
+    liveness_checks: Arc<AtomicUsize>,
 }
 
-impl Tap {
+impl CountingProxy {
     pub async fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(directory.path().join(".s.PGSQL.5432")).unwrap();
         let [round_trips, signs_of_life] = [(); 2].map(|()| Arc::new(AtomicUsize::new(0)));
-        let target = postgres::socket().await;
+        let target = postgres::socket_dir().await;
         tokio::spawn({
             let (round_trips, signs_of_life) = (round_trips.clone(), signs_of_life.clone());
             async move {
@@ -33,22 +33,22 @@ impl Tap {
                 }
             }
         });
-        Self { directory, round_trips, signs_of_life }
+        Self { directory, round_trips, liveness_checks: signs_of_life }
     }
 
-    pub fn options(&self, database: &str) -> PgConnectOptions {
+    pub fn connect_options(&self, database: &str) -> PgConnectOptions {
         through(&self.directory, database)
     }
 
     /// The fewest round trips that a request takes, of a few tries while the server may rely on its memory: the first ones fill
     /// it, and each connection prepares a statement once.
-    pub async fn fewest(&self, server: &Server, ask: impl AsyncFn()) -> usize {
-        in_time("memory that can be relied on", self.fewest_of_eight(server, ask)).await
+    pub async fn min_round_trips(&self, server: &Server, ask: impl AsyncFn()) -> usize {
+        with_timeout("memory that can be relied on", self.fewest_of_eight(server, ask)).await
     }
 
     /// How often connections were asked for a sign of life.
     pub fn signs_of_life(&self) -> usize {
-        self.signs_of_life.load(Ordering::SeqCst)
+        self.liveness_checks.load(Ordering::SeqCst)
     }
 
     async fn fewest_of_eight(&self, server: &Server, ask: impl AsyncFn()) -> usize {
@@ -110,7 +110,7 @@ async fn relay(
 }
 
 /// Connections through it can be cut: just when PostgreSQL has done something, before anybody hears of it, or all at once.
-pub struct Scissors {
+pub struct FaultProxy {
     directory: tempfile::TempDir,
     wire: Arc<Wire>,
 }
@@ -122,14 +122,14 @@ struct Wire {
     away: watch::Sender<bool>,
 }
 
-impl Scissors {
+impl FaultProxy {
     /// Before the PostgreSQL of all tests.
     pub async fn new() -> Self {
-        Self::before(postgres::socket().await).await
+        Self::with_target(postgres::socket_dir().await).await
     }
 
     /// Before the PostgreSQL whose socket is in a directory.
-    pub async fn before(target: PathBuf) -> Self {
+    pub async fn with_target(target: PathBuf) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(directory.path().join(".s.PGSQL.5432")).unwrap();
         let wire = Arc::<Wire>::default();
@@ -155,22 +155,22 @@ impl Scissors {
         self.directory.path()
     }
 
-    pub fn options(&self, database: &str) -> PgConnectOptions {
+    pub fn connect_options(&self, database: &str) -> PgConnectOptions {
         through(&self.directory, database)
     }
 
     /// Cuts one connection, when it is told that this command is done.
-    pub fn cut_at(&self, command: &'static str) {
+    pub fn cut_after_command(&self, command: &'static str) {
         *self.wire.cut_at.lock().unwrap() = Some(command);
     }
 
     /// Until that has happened.
-    pub async fn until_cut(&self) {
+    pub async fn wait_for_cut(&self) {
         self.wire.cut.notified().await;
     }
 
     /// Cuts all connections, and lets none through until it is told otherwise.
-    pub fn set_away(&self, away: bool) {
+    pub fn set_unreachable(&self, away: bool) {
         self.wire.away.send_replace(away);
     }
 }

@@ -14,7 +14,7 @@ pub struct Secrets(Vec<String>);
 
 impl Secrets {
     /// What is in the database, and what is known besides: passwords as their users type them.
-    pub async fn of(server: &Server, passwords: &[&str]) -> Self {
+    pub async fn load(server: &Server, passwords: &[&str]) -> Self {
         let mut secrets = server
             .rows(
                 "select pin from cards union select value from conflines where name = 'API_Secret_Key'
@@ -28,7 +28,7 @@ impl Secrets {
     }
 
     /// Where in a text a secret stands. A request hash is as good as a key.
-    pub fn in_text(&self, what: &str, text: &str) -> Vec<String> {
+    pub fn find_in_text(&self, what: &str, text: &str) -> Vec<String> {
         let secrets = AhoCorasick::new(&self.0).unwrap();
         let found = secrets.find_iter(text).map(|found| &text[found.range()]);
         let hashes = text.split(|char: char| !char.is_ascii_alphanumeric()).filter(|word| is_hash(word));
@@ -37,9 +37,9 @@ impl Secrets {
     }
 
     /// The audit rows are kept for years and read by many.
-    pub async fn in_audit_rows(&self, server: &Server) -> Vec<String> {
+    pub async fn find_in_audit_rows(&self, server: &Server) -> Vec<String> {
         let rows = server.rows("select distinct action, data, data2, data3, data4, target_type from actions").await;
-        self.in_text("an audit row", &rows.join("\n"))
+        self.find_in_text("an audit row", &rows.join("\n"))
     }
 }
 

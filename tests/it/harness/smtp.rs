@@ -13,32 +13,32 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::PrivatePkcs8KeyDer;
 
 /// Stands for the end of a message.
-pub const MESSAGE: &str = "(message)";
+pub const MESSAGE_MARKER: &str = "(message)";
 
 /// What it does in place of the usual.
 #[derive(Clone, Copy, Debug)]
-pub enum Instead {
-    Say(&'static str),
+pub enum ScriptedAction {
+    Respond(&'static str),
     /// Says nothing until all is as usual.
     Stall,
     /// Hangs up.
-    Die,
+    Disconnect,
     /// Takes the e-mail and hangs up before it says so.
-    TakeAndDie,
+    AcceptAndDisconnect,
 }
 
 /// An e-mail that it took.
 #[derive(Clone, Debug)]
-pub struct Taken {
+pub struct ReceivedMail {
     pub from: String,
     pub to: String,
     /// As it came, with single line ends.
     pub message: String,
     pub encrypted: bool,
-    pub logged_in: bool,
+    pub authenticated: bool,
 }
 
-impl Taken {
+impl ReceivedMail {
     /// A header, put together where it was folded.
     pub fn header(&self, name: &str) -> Option<String> {
         let (head, _) = self.message.split_once("\n\n").unwrap();
@@ -50,7 +50,7 @@ impl Taken {
 #[derive(Clone, Default)]
 struct Manners {
     /// For each line in which the words stand; the greeting's line is empty, a message's is [`MESSAGE`].
-    instead: Vec<(String, Instead)>,
+    instead: Vec<(String, ScriptedAction)>,
     /// Demanded, once set.
     login: Option<(&'static str, &'static str)>,
     tls: Option<TlsAcceptor>,
@@ -63,7 +63,7 @@ struct Manners {
 struct Shared {
     manners: watch::Sender<Manners>,
     lines: watch::Sender<Vec<String>>,
-    taken: watch::Sender<Vec<Taken>>,
+    taken: watch::Sender<Vec<ReceivedMail>>,
     connections: watch::Sender<(usize, usize)>,
 }
 
@@ -100,37 +100,37 @@ impl MailServer {
     }
 
     /// Nobody listens any more, and all connections are cut.
-    pub async fn die(&mut self) {
+    pub async fn shut_down(&mut self) {
         self.task.abort();
         let _ = (&mut self.task).await;
     }
 
     /// Listens again where it did.
-    pub async fn revive(&mut self) {
+    pub async fn restart(&mut self) {
         *self = Self::listen(self.address, self.shared.clone()).await.unwrap();
     }
 
     /// Listens on a port of its own instead, if it may.
-    pub async fn move_to(&mut self, port: u16) -> std::io::Result<()> {
+    pub async fn move_to_port(&mut self, port: u16) -> std::io::Result<()> {
         *self = Self::listen(SocketAddr::from(([127, 0, 0, 1], port)), self.shared.clone()).await?;
         Ok(())
     }
 
     /// From now on, wherever these words stand.
-    pub fn at(&self, words: &str, instead: Instead) {
+    pub fn script_action(&self, words: &str, instead: ScriptedAction) {
         self.shared.manners.send_modify(|manners| manners.instead.push((words.to_owned(), instead)));
     }
 
-    pub fn as_usual(&self) {
+    pub fn clear_script(&self) {
         self.shared.manners.send_modify(|manners| manners.instead.clear());
     }
 
-    pub fn demand_login(&self, name: &'static str, password: &'static str) {
+    pub fn require_login(&self, name: &'static str, password: &'static str) {
         self.shared.manners.send_modify(|manners| manners.login = Some((name, password)));
     }
 
     /// Offers STARTTLS, or speaks TLS `only`; the certificate, for `localhost`.
-    pub fn speak_tls(&self, only: bool) -> String {
+    pub fn enable_tls(&self, only: bool) -> String {
         let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let key = PrivatePkcs8KeyDer::from(own.signing_key.serialize_der()).into();
         let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -147,33 +147,33 @@ impl MailServer {
     }
 
     /// So many e-mails over each connection, then it is told off.
-    pub fn take_few(&self, few: usize) {
+    pub fn limit_mails_per_connection(&self, few: usize) {
         self.shared.manners.send_modify(|manners| manners.few = few);
     }
 
     /// All that it took, once they are so many.
-    pub async fn took(&self, count: usize) -> Vec<Taken> {
+    pub async fn wait_for_mails(&self, count: usize) -> Vec<ReceivedMail> {
         self.shared.taken.subscribe().wait_for(|taken| taken.len() >= count).await.unwrap().clone()
     }
 
     /// All that it has taken so far.
-    pub fn taken(&self) -> Vec<Taken> {
+    pub fn received_mails(&self) -> Vec<ReceivedMail> {
         self.shared.taken.borrow().clone()
     }
 
     /// Until it has heard so many lines with these words.
-    pub async fn heard(&self, words: &str, count: usize) {
+    pub async fn wait_for_lines(&self, words: &str, count: usize) {
         let enough = |lines: &Vec<String>| lines.iter().filter(|line| line.contains(words)).count() >= count;
         self.shared.lines.subscribe().wait_for(enough).await.unwrap();
     }
 
     /// Until so many clients are connected.
-    pub async fn connected(&self, count: usize) {
+    pub async fn wait_for_connections(&self, count: usize) {
         self.shared.connections.subscribe().wait_for(|(now, _)| *now == count).await.unwrap();
     }
 
     /// The most connections that there were at once.
-    pub fn most_connections(&self) -> usize {
+    pub fn peak_connections(&self) -> usize {
         self.shared.connections.borrow().1
     }
 }
@@ -237,7 +237,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Talk<'a, S> {
     }
 
     /// What was ordered for such a line, if anything.
-    fn ordered(&self, line: &str) -> Option<Instead> {
+    fn ordered(&self, line: &str) -> Option<ScriptedAction> {
         let manners = self.shared.manners.borrow();
         let fits =
             |words: &str| if line.is_empty() { words.is_empty() } else { !words.is_empty() && line.contains(words) };
@@ -248,12 +248,14 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Talk<'a, S> {
     async fn instead(&mut self, line: &str) -> std::io::Result<bool> {
         match self.ordered(line) {
             None => Ok(false),
-            Some(Instead::Say(words)) => self.say(words).await.map(|()| true),
-            Some(Instead::Stall) => {
+            Some(ScriptedAction::Respond(words)) => self.say(words).await.map(|()| true),
+            Some(ScriptedAction::Stall) => {
                 let _ = self.shared.manners.subscribe().wait_for(|manners| manners.instead.is_empty()).await;
                 Ok(false)
             }
-            Some(Instead::Die | Instead::TakeAndDie) => Err(std::io::ErrorKind::ConnectionAborted.into()),
+            Some(ScriptedAction::Disconnect | ScriptedAction::AcceptAndDisconnect) => {
+                Err(std::io::ErrorKind::ConnectionAborted.into())
+            }
         }
     }
 
@@ -327,13 +329,13 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Talk<'a, S> {
             message.push('\n');
         }
         let (from, to, encrypted, logged_in) = (from.to_owned(), to.to_owned(), self.encrypted, self.logged_in);
-        let taken = Taken { from, to, message, encrypted, logged_in };
-        self.shared.lines.send_modify(|lines| lines.push(MESSAGE.into()));
-        if let Some(Instead::TakeAndDie) = self.ordered(MESSAGE) {
+        let taken = ReceivedMail { from, to, message, encrypted, authenticated: logged_in };
+        self.shared.lines.send_modify(|lines| lines.push(MESSAGE_MARKER.into()));
+        if let Some(ScriptedAction::AcceptAndDisconnect) = self.ordered(MESSAGE_MARKER) {
             self.shared.taken.send_modify(|all| all.push(taken));
             return Err(std::io::ErrorKind::ConnectionAborted.into());
         }
-        if self.instead(MESSAGE).await? {
+        if self.instead(MESSAGE_MARKER).await? {
             return Ok(());
         }
         self.shared.taken.send_modify(|all| all.push(taken));

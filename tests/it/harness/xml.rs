@@ -7,7 +7,7 @@ use quick_xml::events::Event;
 pub type Leaves = Vec<(String, String)>;
 
 /// Reads a reply, which must be one well-formed document with the declaration in front; else says what is wrong.
-pub fn leaves(xml: &str) -> Result<Leaves, String> {
+pub fn parse_leaves(xml: &str) -> Result<Leaves, String> {
     let body = xml.strip_prefix("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n").ok_or("no declaration")?;
     if let Some(char) = body.chars().find(|char| !is_allowed(*char)) {
         return Err(format!("{char:?} is not for XML"));
@@ -51,7 +51,7 @@ fn is_allowed(char: char) -> bool {
 }
 
 /// A text as a document shows it.
-pub fn shown(text: &str) -> String {
+pub fn replace_disallowed_chars(text: &str) -> String {
     text.chars().map(|char| if is_allowed(char) { char } else { '\u{fffd}' }).collect()
 }
 

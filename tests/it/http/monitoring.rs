@@ -5,9 +5,11 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 
-use crate::harness::log::Log;
+use crate::harness::log::LogCapture;
 use crate::harness::program::Program;
-use crate::harness::{Reply, Server, WORLD, in_time, postgres, server, server_on, server_with};
+use crate::harness::{
+    FIXTURE_SQL, Reply, Server, postgres, server, server_on_database, server_with_settings, with_timeout,
+};
 
 /// The lines of a page that begin so.
 fn lines<'a>(page: &'a str, start: &str) -> Vec<&'a str> {
@@ -24,7 +26,7 @@ async fn readiness(server: &Server) -> Reply {
             }
         }
     };
-    in_time("an answer of the database", answer).await
+    with_timeout("an answer of the database", answer).await
 }
 
 /// The page with what the database has counted, which may come later than the rest.
@@ -42,18 +44,18 @@ pub async fn page_with(server: &Server, all: &[&str]) -> String {
             }
         }
     };
-    in_time(&all.join(" "), page).await
+    with_timeout(&all.join(" "), page).await
 }
 
 #[tokio::test]
 async fn a_server_is_ready_while_the_database_takes_writes() {
-    let database = postgres::database(WORLD).await;
-    let ready = server_on(&database, &[]).await;
+    let database = postgres::create_database(FIXTURE_SQL).await;
+    let ready = server_on_database(&database, &[]).await;
     let reply = readiness(&ready).await;
     assert_eq!((reply.status, reply.body.as_str()), (StatusCode::OK, "ready\n"));
 
-    ready.sql(&format!("alter database {database} set default_transaction_read_only = on")).await;
-    let read_only = readiness(&server_on(&database, &[]).await).await;
+    ready.execute(&format!("alter database {database} set default_transaction_read_only = on")).await;
+    let read_only = readiness(&server_on_database(&database, &[]).await).await;
     assert_eq!(read_only.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(read_only.body, "not ready: the database is read-only\n");
 }
@@ -61,16 +63,16 @@ async fn a_server_is_ready_while_the_database_takes_writes() {
 /// A proxy that takes us out must be able to hear us; a second after the database has gone, we say so.
 #[tokio::test]
 async fn without_a_database_a_server_lives_and_is_not_ready() {
-    let database = postgres::database(WORLD).await;
-    let server = server_on(&database, &[]).await;
-    let other = server_on(&postgres::database("").await, &[]).await;
+    let database = postgres::create_database(FIXTURE_SQL).await;
+    let server = server_on_database(&database, &[]).await;
+    let other = server_on_database(&postgres::create_database("").await, &[]).await;
     assert_eq!(readiness(&server).await.status, StatusCode::OK);
     server.close().await;
     let gone = format!("select pg_terminate_backend(pid) from pg_stat_activity where datname = '{database}'");
-    other.sql(&format!("alter database {database} allow_connections false")).await;
+    other.execute(&format!("alter database {database} allow_connections false")).await;
     let reply = loop {
         // One that was being made just then is found the next time.
-        other.sql(&gone).await;
+        other.execute(&gone).await;
         let reply = readiness(&server).await;
         if reply.status != StatusCode::OK {
             break reply;
@@ -85,15 +87,15 @@ async fn without_a_database_a_server_lives_and_is_not_ready() {
 #[tokio::test]
 async fn requests_are_counted_by_what_came_of_them() {
     let server = server().await;
-    server.signed("card_from_group_sell", "u=admin&id=6&quantity=2&request_id=one", "62").await;
-    server.signed("buy_card_from_callingroup", "u=admin&id=6&quantity=1", "61").await;
-    server.signed("card_from_group_sell", "u=admin&id=11", "11").await;
+    server.post_signed("card_from_group_sell", "u=admin&id=6&quantity=2&request_id=one", "62").await;
+    server.post_signed("buy_card_from_callingroup", "u=admin&id=6&quantity=1", "61").await;
+    server.post_signed("card_from_group_sell", "u=admin&id=11", "11").await;
     for _ in 0..3 {
-        server.signed("card_from_group_sell", "u=admin&id=6", "wrong").await;
+        server.post_signed("card_from_group_sell", "u=admin&id=6", "wrong").await;
     }
-    server.signed("card_from_group_sell", "u=nobody&id=6", "6").await;
+    server.post_signed("card_from_group_sell", "u=nobody&id=6", "6").await;
     server.post("no_such", "").await;
-    server.signed("card_from_group_sell", "u=admin&id=6&quantity=2&request_id=one", "62").await;
+    server.post_signed("card_from_group_sell", "u=admin&id=6&quantity=2&request_id=one", "62").await;
     let page = server.metrics().await;
     let mut requests = lines(&page, "mortise_requests_total{");
     requests.sort_unstable();
@@ -104,7 +106,7 @@ async fn requests_are_counted_by_what_came_of_them() {
             r#"mortise_requests_total{operation="card_from_group_sell",outcome="done"} 2"#,
             r#"mortise_requests_total{operation="card_from_group_sell",outcome="free_cards_not_found"} 1"#,
             r#"mortise_requests_total{operation="card_from_group_sell",outcome="incorrect_hash"} 3"#,
-            r#"mortise_requests_total{operation="card_from_group_sell",outcome="repeated"} 1"#,
+            r#"mortise_requests_total{operation="card_from_group_sell",outcome="replayed"} 1"#,
             r#"mortise_requests_total{operation="none",outcome="unknown_operation"} 1"#,
         ]
     );
@@ -125,7 +127,7 @@ async fn requests_are_counted_by_what_came_of_them() {
 #[tokio::test]
 async fn what_is_left_is_counted_by_group() {
     let server = server().await;
-    server.sql("update cardgroups set name = 'Ten \"dollars\"' where id = 6; update cardgroups set hidden = 1 where id = 11").await;
+    server.execute("update cardgroups set name = 'Ten \"dollars\"' where id = 6; update cardgroups set hidden = 1 where id = 11").await;
     let [left]: [String; 1] =
         server.rows("select count(*) from card_stock where cardgroup_id = 6").await.try_into().unwrap();
     let page = whole_page(&server).await;
@@ -144,7 +146,7 @@ async fn the_outbox_is_watched() {
         select 0, 0, 'a@shop.test', n, '{}', '{}', 'USD', now() at time zone 'utc' - make_interval(hours => n), sent, failed from (values
             (1, null::timestamp, null::timestamp), (2, null, null), (3, now(), null), (4, null, now()),
             (5, null, now() - interval '2 days')) mail (n, sent, failed)";
-    server.sql(insert).await;
+    server.execute(insert).await;
     let page = whole_page(&server).await;
     let mut mails = lines(&page, "mortise_outbox_messages{");
     mails.sort_unstable();
@@ -158,7 +160,7 @@ async fn the_outbox_is_watched() {
 #[tokio::test]
 async fn what_the_database_does_not_tell_is_left_out() {
     // Left to itself the question would wait for the lock longer than anybody scrapes.
-    let server = server_with(&[("database_acquire_timeout_ms", "600000")]).await;
+    let server = server_with_settings(&[("database_acquire_timeout_ms", "600000")]).await;
     let mut lock = server.pool.begin().await.unwrap();
     sqlx::query("lock table email_outbox, card_stock in access exclusive mode").execute(&mut *lock).await.unwrap();
     for _ in 0..2 {
@@ -173,9 +175,9 @@ async fn what_the_database_does_not_tell_is_left_out() {
 
 #[tokio::test]
 async fn memory_and_connections_are_watched() {
-    let server = server_with(&[("cache", "on")]).await;
+    let server = server_with_settings(&[("cache", "on")]).await;
     let trusted = loop {
-        server.signed("card_group_get", "u=admin&id=6", "6").await;
+        server.post_signed("card_group_get", "u=admin&id=6", "6").await;
         let page = server.metrics().await;
         if page.contains("mortise_cache_valid 1") && page.contains("mortise_cache_users 1") {
             break page;
@@ -186,7 +188,7 @@ async fn memory_and_connections_are_watched() {
             .contains(&"mortise_database_round_trip_seconds_count 0")
     );
     assert_eq!(lines(&trusted, r#"mortise_database_connections{state="busy"}"#).len(), 1);
-    let off = server_with(&[("cache", "off")]).await.metrics().await;
+    let off = server_with_settings(&[("cache", "off")]).await.metrics().await;
     assert_eq!(lines(&off, "mortise_memory"), [""; 0], "nobody wanted it on");
 }
 
@@ -194,11 +196,13 @@ async fn memory_and_connections_are_watched() {
 #[tokio::test]
 async fn metrics_have_a_listener_of_their_own() {
     assert_eq!(server().await.get("/metrics").await.status, StatusCode::NOT_FOUND);
-    let program = Program::on(&postgres::database(WORLD).await, &[("metrics_listen", "127.0.0.1:0")]).await;
-    let at = program.watchers_address().await;
+    let program =
+        Program::start_on_database(&postgres::create_database(FIXTURE_SQL).await, &[("metrics_listen", "127.0.0.1:0")])
+            .await;
+    let at = program.monitoring_address().await;
     for (path, start) in [("metrics", "# HELP mortise_"), ("readyz", "ready\n"), ("livez", "ok\n")] {
         let mut page = String::new();
-        program.fetch(&format!("http://{at}/{path}"), |bytes| page += str::from_utf8(bytes).unwrap()).await;
+        program.get_streaming(&format!("http://{at}/{path}"), |bytes| page += str::from_utf8(bytes).unwrap()).await;
         assert!(page.starts_with(start), "{page}");
     }
     program.stop();
@@ -207,30 +211,30 @@ async fn metrics_have_a_listener_of_their_own() {
 /// One that a proxy chose goes through everything; one that is no id is replaced.
 #[tokio::test]
 async fn each_line_of_a_request_has_its_id() {
-    let log = Log::watch();
+    let log = LogCapture::start();
     let server = server().await;
     let refused = async |id: &'static [u8]| {
         let request = Request::post("/api/card_from_group_sell?u=admin&id=6").header("x-request-id", id);
         server.send(request.body(Body::empty())).await.header("x-request-id").unwrap().to_owned()
     };
     assert_eq!(refused(b"from-the-proxy").await, "from-the-proxy");
-    assert_eq!(log.times("request{id=\"from-the-proxy\" operation=\"card_from_group_sell\"}"), 2, "{}", log.text());
+    assert_eq!(log.count("request{id=\"from-the-proxy\" operation=\"card_from_group_sell\"}"), 2, "{}", log.text());
     for strange in [&b"two words"[..], b"", b"\xff", &[b'x'; 129]] {
         let id = refused(strange).await;
         assert_eq!(id.len(), 36, "{id}");
-        assert!(log.times(&format!("request{{id=\"{id}\"")) == 2, "{}", log.text());
+        assert!(log.count(&format!("request{{id=\"{id}\"")) == 2, "{}", log.text());
     }
 }
 
 /// Whoever wants a line a request sets `log` so.
 #[tokio::test]
 async fn each_request_can_have_its_line() {
-    let program = Program::on(
-        &postgres::database(WORLD).await,
+    let program = Program::start_on_database(
+        &postgres::create_database(FIXTURE_SQL).await,
         &[("log", "warn,mortise::server=info,mortise::request=debug"), ("log_format", "json")],
     )
     .await;
-    program.ask("card_from_group_sell", "u=nobody".to_owned(), |_| ()).await;
+    program.post_streaming("card_from_group_sell", "u=nobody".to_owned(), |_| ()).await;
     let log = program.stop();
     let line = log.lines().find(|line| line.contains("answered")).unwrap();
     let line: serde_json::Value = serde_json::from_str(line).unwrap();

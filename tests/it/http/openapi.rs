@@ -5,15 +5,15 @@ use std::path::{Path, PathBuf};
 
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
-use mortise::auth::signature::Rule;
+use mortise::auth::signature::HashRule;
 use mortise::db::seed;
 use mortise::dialect::Dialect;
-use mortise::error::Fault;
+use mortise::error::ApiError;
 use mortise::operations::OPERATIONS;
-use mortise::operations::spec::{COMMON, REQUEST_ID};
+use mortise::operations::spec::{COMMON_PARAMETERS, REQUEST_ID_PARAMETER};
 use serde_json::Value;
 
-use crate::harness::{Server, postgres, server_on, server_with};
+use crate::harness::{Server, postgres, server_on_database, server_with_settings};
 
 async fn document(server: &Server) -> Value {
     let reply = server.get("/billing/api/openapi.json").await;
@@ -24,7 +24,7 @@ async fn document(server: &Server) -> Value {
 #[tokio::test]
 async fn it_stands_beside_the_operations_whatever_the_prefix() {
     for (prefix, servers) in [("/billing", Some("/billing")), ("/a/b", Some("/a/b")), ("", None)] {
-        let server = server_with(&[("prefix", prefix)]).await;
+        let server = server_with_settings(&[("prefix", prefix)]).await;
         let first = server.get(&format!("{prefix}/api/openapi.json")).await;
         let second = server.get("/api/openapi.json").await;
         assert_eq!((first.status, &first.body), (StatusCode::OK, &second.body), "{prefix}");
@@ -36,7 +36,7 @@ async fn it_stands_beside_the_operations_whatever_the_prefix() {
 
 #[tokio::test]
 async fn every_operation_is_there_by_all_its_names() {
-    let document = document(&server_with(&[]).await).await;
+    let document = document(&server_with_settings(&[]).await).await;
     let paths: BTreeSet<&str> = document["paths"].as_object().unwrap().keys().map(String::as_str).collect();
     let mut expected = BTreeSet::from(["/api/openapi.json".to_owned()]);
     let mut ids = BTreeSet::new();
@@ -57,7 +57,7 @@ async fn every_operation_is_there_by_all_its_names() {
 /// What a document must be that no schema of documents says: each reference leads somewhere, each example fits.
 #[tokio::test]
 async fn it_holds_together() {
-    let document = document(&server_with(&[]).await).await;
+    let document = document(&server_with_settings(&[]).await).await;
     let mut references = 0;
     each(&document, &mut |object| {
         if let Some(reference) = object["$ref"].as_str() {
@@ -103,28 +103,28 @@ fn each(value: &Value, look: &mut impl FnMut(&Value)) {
 /// Refusals with a status of their own are in it, with these words.
 #[tokio::test]
 async fn every_status_is_there() {
-    let document = document(&server_with(&[]).await).await;
+    let document = document(&server_with_settings(&[]).await).await;
     let faults = [
-        Fault::MethodNotAllowed,
-        Fault::BadRequest("Parameters are not valid UTF-8"),
-        Fault::BodyTooLarge,
-        Fault::BodyTooSlow,
-        Fault::TooManyGuesses(1),
-        Fault::Unavailable,
-        Fault::StillRunning,
-        Fault::KeyOfAnotherRequest,
+        ApiError::MethodNotAllowed,
+        ApiError::BadRequest("Parameters are not valid UTF-8"),
+        ApiError::BodyTooLarge,
+        ApiError::BodyTimeout,
+        ApiError::TooManyAttempts(1),
+        ApiError::Unavailable,
+        ApiError::RequestInProgress,
+        ApiError::KeyReused,
     ];
     let responses = &document["components"]["responses"];
     for fault in faults {
         let status = fault.status(Dialect::Documented).as_u16().to_string();
-        let mortise::xml::Document::Whole(words) = fault.document(Dialect::Documented) else { panic!() };
+        let mortise::xml::XmlReply::Buffered(words) = fault.to_reply(Dialect::Documented) else { panic!() };
         assert_eq!(responses[&status]["content"]["text/html"]["example"], words, "{status}");
     }
     for operation in OPERATIONS {
         let answers = document["paths"][format!("/api/{}", operation.name)]["post"]["responses"].as_object().unwrap();
         for status in responses.as_object().unwrap().keys() {
             let only_with_key = ["409", "422"].contains(&status.as_str());
-            assert_eq!(answers.contains_key(status), operation.page.changes || !only_with_key, "{status}");
+            assert_eq!(answers.contains_key(status), operation.spec.is_mutation || !only_with_key, "{status}");
         }
     }
 }
@@ -132,19 +132,19 @@ async fn every_status_is_there() {
 /// In the demo's world each example is answered as its page says: the same elements, whatever is in them.
 #[tokio::test]
 async fn examples_work_to_the_letter() {
-    let server = server_on(&postgres::database("").await, &[]).await;
-    seed::fill_if_empty(&server.pool, true, |_| Ok(())).await.unwrap();
+    let server = server_on_database(&postgres::create_database("").await, &[]).await;
+    seed::seed_if_empty(&server.pool, true, |_| Ok(())).await.unwrap();
     let document = document(&server).await;
     for operation in OPERATIONS {
         let example = &document["components"]["schemas"][operation.name]["examples"][0];
         let request =
             Request::post(format!("/billing/api/{}", operation.name)).header("content-type", "application/json");
         let reply = server.send(request.body(Body::from(example.to_string()))).await;
-        assert_eq!(elements(&reply.body), elements(operation.page.reply), "{example}\n{}", reply.body);
+        assert_eq!(elements(&reply.body), elements(operation.spec.example_reply), "{example}\n{}", reply.body);
         let said = &document["paths"][format!("/api/{}", operation.name)]["post"]["responses"]["200"]["content"];
         assert_eq!(
             said["text/html"]["example"],
-            format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n{}\n", operation.page.reply)
+            format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n{}\n", operation.spec.example_reply)
         );
     }
 }
@@ -165,17 +165,17 @@ fn elements(text: &str) -> Vec<&str> {
 #[test]
 fn what_is_hashed_is_read() {
     for operation in OPERATIONS {
-        let read: Vec<&str> = operation.page.parameters().map(|parameter| parameter.name).collect();
-        for rule in operation.hashed {
-            if let Rule::Exactly(names) | Rule::Legacy(_, names) = rule {
+        let read: Vec<&str> = operation.spec.parameters().map(|parameter| parameter.name).collect();
+        for rule in operation.hash_rules {
+            if let HashRule::Exactly(names) | HashRule::Legacy(_, names) = rule {
                 assert!(names.iter().all(|name| read.contains(name)), "{} {names:?}", operation.name);
             }
-            if let Rule::AnyOrder(names) = rule {
+            if let HashRule::AnyOrder(names) = rule {
                 assert!(names.iter().all(|name| read.contains(name)), "{} {names:?}", operation.name);
             }
         }
-        let names: BTreeSet<_> = operation.page.all_parameters().map(|parameter| parameter.name).collect();
-        assert_eq!(names.len(), operation.page.all_parameters().count(), "{} names one twice", operation.name);
+        let names: BTreeSet<_> = operation.spec.all_parameters().map(|parameter| parameter.name).collect();
+        assert_eq!(names.len(), operation.spec.all_parameters().count(), "{} names one twice", operation.name);
     }
 }
 
@@ -186,10 +186,10 @@ fn what_a_room_reads_stands_on_its_page() {
         let code = room(operation.name);
         let mut read = names(&code);
         let mut page: BTreeSet<String> =
-            operation.page.parameters().map(|parameter| parameter.name.to_owned()).collect();
-        for rule in operation.hashed {
+            operation.spec.parameters().map(|parameter| parameter.name.to_owned()).collect();
+        for rule in operation.hash_rules {
             // Sent, hashed, and looked at by nobody.
-            if let Rule::Legacy(_, names) = rule {
+            if let HashRule::Legacy(_, names) = rule {
                 page.retain(|name| !names.contains(&name.as_str()) || read.contains(name));
             }
         }
@@ -198,24 +198,27 @@ fn what_a_room_reads_stands_on_its_page() {
             read.retain(|name| !["pin_length", "number_length"].contains(&name.as_str()));
         }
         assert_eq!(read, page, "{}: left what its code reads, right what its page says", operation.name);
-        assert_eq!(code.contains("Once::new("), operation.page.changes, "{}", operation.name);
+        assert_eq!(code.contains("Idempotency::new("), operation.spec.is_mutation, "{}", operation.name);
     }
 }
 
 /// So do the parameters that every operation reads.
 #[test]
 fn what_every_operation_reads_is_known() {
-    let mut common: BTreeSet<&str> = COMMON.iter().chain([&REQUEST_ID]).map(|parameter| parameter.name).collect();
+    let mut common: BTreeSet<&str> =
+        COMMON_PARAMETERS.iter().chain([&REQUEST_ID_PARAMETER]).map(|parameter| parameter.name).collect();
     // Of one operation, looked at before the others by the dialect x7.
     common.insert("cardgroup_id");
-    let code = ["caller", "routes", "idempotency"].map(|file| source(Path::new(&format!("src/{file}.rs")))).concat();
-    let asked = ["get", "integer", "filled", "as_sent"].map(|call| format!("params.{call}("));
+    let code = ["auth/admission", "http/request", "http/router", "idempotency"]
+        .map(|file| source(Path::new(&format!("src/{file}.rs"))))
+        .concat();
+    let asked = ["get", "integer", "non_blank", "raw"].map(|call| format!("params.{call}("));
     let mut read: BTreeSet<String> = literals(&code)
         .into_iter()
         .filter(|(before, _)| asked.iter().any(|call| before.ends_with(call)))
         .map(|(_, name)| name)
         .collect();
-    assert!(code.contains("const PARAMETER: &str = \"request_id\""));
+    assert!(code.contains("const KEY_PARAM: &str = \"request_id\""));
     read.insert("request_id".into());
     assert_eq!(read.iter().map(String::as_str).collect::<BTreeSet<_>>(), common);
 }
@@ -226,7 +229,7 @@ fn source(path: &Path) -> String {
 
 /// The code of an operation, without its page: its file or folder, and what it shares with its neighbours.
 fn room(operation: &str) -> String {
-    let mut folders = vec![PathBuf::from("src/api")];
+    let mut folders = vec![PathBuf::from("src/operations")];
     let mut files = Vec::new();
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(&folder)).unwrap() {
@@ -253,12 +256,12 @@ fn room(operation: &str) -> String {
 fn names(code: &str) -> BTreeSet<String> {
     const OTHERS: [&str; 9] = [
         ".text(",
-        ".value(",
+        ".optional_text(",
         ".element(",
         ".right(",
-        "Document::new(",
-        "Document::status(",
-        "Document::list(",
+        "XmlReply::new(",
+        "XmlReply::status(",
+        "XmlReply::stream_list(",
         "unwrap_or(",
         "Some(",
     ];
@@ -268,7 +271,7 @@ fn names(code: &str) -> BTreeSet<String> {
     };
     // What stands beside another's, as its second argument, is another's too.
     let mut is_others = false;
-    let texts = literals(&without(code, "on_constraints(", "]")).into_iter().filter(|(before, _)| {
+    let texts = literals(&without(code, "map_constraint(", "]")).into_iter().filter(|(before, _)| {
         is_others = OTHERS.iter().any(|other| before.ends_with(other)) || is_others && before == ", ";
         !is_others
     });

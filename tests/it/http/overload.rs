@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::harness::program::Program;
-use crate::harness::{Server, WORLD, hash, postgres, server_on, server_with};
+use crate::harness::{FIXTURE_SQL, Server, hash, postgres, server_on_database, server_with_settings};
 use crate::http::monitoring::page_with;
 
 const LIVEZ: &str = "GET /livez HTTP/1.1\r\nhost: shop.test\r\n\r\n";
@@ -93,15 +93,15 @@ async fn stock(server: &Server, cards: usize) {
          insert into cards (cardgroup_id, number, pin, balance)
          select 11, (1000000 + i)::text, (2000000 + i)::text, 7 from generate_series(1, {cards}) i"
     );
-    server.sql(&cards).await;
+    server.execute(&cards).await;
 }
 
 const SOLD: &str = "select count(*) from payments where kind = 'sale'";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_header_must_come_in_time() {
-    let server = server_with(&[("header_timeout_ms", "3000")]).await;
-    let address = server.on_a_socket().await;
+    let server = server_with_settings(&[("header_timeout_ms", "3000")]).await;
+    let address = server.listen().await;
     let mut silent = connect(address).await;
     let (mut slow, mut write) = connect_and_send(address, "GET /livez HTTP/1.1\r\nx-slow: ").await.into_split();
     // A byte now and then doesn't help.
@@ -119,8 +119,8 @@ async fn a_header_must_come_in_time() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_connection_is_kept_for_a_while_only() {
-    let server = server_with(&[("header_timeout_ms", "3600000"), ("keep_alive_timeout_ms", "1000")]).await;
-    let address = server.on_a_socket().await;
+    let server = server_with_settings(&[("header_timeout_ms", "3600000"), ("keep_alive_timeout_ms", "1000")]).await;
+    let address = server.listen().await;
     let mut kept = connect_and_send(address, LIVEZ).await;
     assert!(reply(&mut kept).await.starts_with("HTTP/1.1 200 "));
     serves(address).await;
@@ -130,8 +130,8 @@ async fn an_idle_connection_is_kept_for_a_while_only() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_header_has_its_limits() {
     for headers in ["100", "40"] {
-        let server = server_with(&[("max_headers", headers), ("max_header", "9000")]).await;
-        let address = server.on_a_socket().await;
+        let server = server_with_settings(&[("max_headers", headers), ("max_header", "9000")]).await;
+        let address = server.listen().await;
         let with = |count: usize| format!("GET /livez HTTP/1.1\r\n{}\r\n", "x: y\r\n".repeat(count));
         let most = headers.parse().unwrap();
         assert!(reply(&mut connect_and_send(address, &with(most)).await).await.starts_with("HTTP/1.1 200 "));
@@ -151,8 +151,8 @@ async fn a_header_has_its_limits() {
 /// One that is sent slowly gets its time, and no request has to wait for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_must_come_in_time() {
-    let server = server_with(&[("body_timeout_ms", "1000"), ("max_requests", "1")]).await;
-    let address = server.on_a_socket().await;
+    let server = server_with_settings(&[("body_timeout_ms", "1000"), ("max_requests", "1")]).await;
+    let address = server.listen().await;
     let half = "POST /api/card_group_get HTTP/1.1\r\nhost: shop.test\r\ncontent-length: 100\r\n\r\nu=admin&";
     let mut slow = connect_and_send(address, half).await;
     let mut none = connect_and_send(address, &half[..half.len() - 8]).await;
@@ -170,8 +170,8 @@ async fn a_body_must_come_in_time() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_has_its_limit() {
-    let server = server_with(&[("max_body", "100000")]).await;
-    let address = server.on_a_socket().await;
+    let server = server_with_settings(&[("max_body", "100000")]).await;
+    let address = server.listen().await;
     let header = |more: &str| format!("POST /api/card_group_get HTTP/1.1\r\nhost: shop.test\r\n{more}\r\n\r\n");
     // Refused before it comes, where it says how long it is.
     let mut said = connect_and_send(address, &header("content-length: 100001")).await;
@@ -196,8 +196,8 @@ async fn a_body_has_its_limit() {
 /// Large bodies compete among themselves for memory; others have room.
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_that_come_slowly_have_so_much_memory_together() {
-    let server = server_with(&[("max_body_memory", "50000"), ("failed_attempts_max", "0")]).await;
-    let address = server.on_a_socket().await;
+    let server = server_with_settings(&[("max_body_memory", "50000"), ("failed_attempts_max", "0")]).await;
+    let address = server.listen().await;
     let body = |length: usize| post("card_group_get", &format!("x={}", "z".repeat(length - 2)));
     let (large, slow) = (body(60_000), body(60_000));
     let come = 50_000 - slow.find("x=").unwrap();
@@ -215,8 +215,8 @@ async fn bodies_that_come_slowly_have_so_much_memory_together() {
 /// Asks without an end and reads nothing: ordinary replies pile up until none can be written.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_reads_nothing_is_left() {
-    let server = server_with(&[("write_timeout_ms", "1000")]).await;
-    let address = server.on_a_socket().await;
+    let server = server_with_settings(&[("write_timeout_ms", "1000")]).await;
+    let address = server.listen().await;
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     let mut deaf = socket.connect(address).await.unwrap();
@@ -232,9 +232,9 @@ async fn a_client_that_reads_nothing_is_left() {
 /// The same with a list: the one connection to the database that lists may have here comes free.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_list_that_nobody_takes_gives_its_connection_back() {
-    let server = server_with(&[("write_timeout_ms", "1000"), ("database_acquire_timeout_ms", "60000")]).await;
+    let server = server_with_settings(&[("write_timeout_ms", "1000"), ("database_acquire_timeout_ms", "60000")]).await;
     stock(&server, 40_000).await;
-    let address = server.on_a_socket().await;
+    let address = server.listen().await;
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     let mut deaf = socket.connect(address).await.unwrap();
@@ -249,8 +249,8 @@ async fn a_list_that_nobody_takes_gives_its_connection_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn there_are_only_so_many_connections() {
-    let server = server_with(&[("max_connections", "3")]).await;
-    let address = server.on_a_socket().await;
+    let server = server_with_settings(&[("max_connections", "3")]).await;
+    let address = server.listen().await;
     let mut kept = connect_and_send(address, LIVEZ).await;
     reply(&mut kept).await;
     let idle = [connect(address).await, connect(address).await];
@@ -274,12 +274,12 @@ async fn locked(server: &Server) -> sqlx::Transaction<'static, sqlx::Postgres> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn there_are_only_so_many_requests() {
-    let server = server_with(&[("max_requests", "1"), ("database_acquire_timeout_ms", "60000")]).await;
+    let server = server_with_settings(&[("max_requests", "1"), ("database_acquire_timeout_ms", "60000")]).await;
     stock(&server, 1).await;
-    let address = server.on_a_socket().await;
+    let address = server.listen().await;
     let lock = locked(&server).await;
     let mut first = connect_and_send(address, &sale()).await;
-    server.until_somebody_waits().await;
+    server.wait_for_lock_waiter().await;
     let mut second = connect_and_send(address, &show()).await;
     assert!(is_refused(&reply(&mut second).await));
     second.write_all(LIVEZ.as_bytes()).await.unwrap();
@@ -298,10 +298,11 @@ async fn ten_thousand_idle_connections_cost_others_nothing() {
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
     // Other tests need files too.
     let count = maximum.unwrap_or(u64::MAX).saturating_sub(2000).min(10_000);
-    let database = postgres::database(WORLD).await;
-    let program = Program::on(&database, &[("max_connections", "0"), ("keep_alive_timeout_ms", "0")]).await;
+    let database = postgres::create_database(FIXTURE_SQL).await;
+    let program =
+        Program::start_on_database(&database, &[("max_connections", "0"), ("keep_alive_timeout_ms", "0")]).await;
     serves(program.address).await;
-    let at_rest = program.most_memory();
+    let at_rest = program.peak_memory_kb();
     let mut idle = Vec::new();
     for _ in 0..count {
         idle.push(connect_and_send(program.address, LIVEZ).await);
@@ -313,7 +314,7 @@ async fn ten_thousand_idle_connections_cost_others_nothing() {
         assert!(reply(stream).await.starts_with("HTTP/1.1 200 "));
     }
     serves(program.address).await;
-    let grown = program.most_memory() - at_rest;
+    let grown = program.peak_memory_kb() - at_rest;
     println!("{count} idle connections: {grown} kB over {at_rest} kB");
     assert!(grown < 256 * 1024, "{count} connections take {grown} kB");
     // All of them are still there.
@@ -347,25 +348,25 @@ async fn all_at_once(address: SocketAddr, clients: usize, request: &str) -> (usi
 #[tokio::test(flavor = "multi_thread")]
 async fn two_thousand_requests_at_once_on_five_connections() {
     const CLIENTS: usize = 2000;
-    let database = postgres::database(WORLD).await;
-    let server = server_on(&database, &[]).await;
+    let database = postgres::create_database(FIXTURE_SQL).await;
+    let server = server_on_database(&database, &[]).await;
     stock(&server, 3 * CLIENTS).await;
-    let program = Program::on(
+    let program = Program::start_on_database(
         &database,
         &[("database_connections", "5"), ("database_acquire_timeout_ms", "600000"), ("header_timeout_ms", "0")],
     )
     .await;
     serves(program.address).await;
-    let at_rest = program.most_memory();
+    let at_rest = program.peak_memory_kb();
     let (answered, refused) = all_at_once(program.address, CLIENTS, &sale()).await;
     println!("{answered} of {CLIENTS} sales were answered, {refused} refused");
     assert!(answered >= 1000, "{answered}");
-    server.has(SOLD, &[&answered.to_string()]).await;
+    server.assert_rows(SOLD, &[&answered.to_string()]).await;
     serves(program.address).await;
     drop(program);
 
     // With all five held up nobody is answered: refused at once, or when the wait is over.
-    let program = Program::on(
+    let program = Program::start_on_database(
         &database,
         &[("database_connections", "5"), ("database_acquire_timeout_ms", "2000"), ("header_timeout_ms", "0")],
     )
@@ -374,9 +375,9 @@ async fn two_thousand_requests_at_once_on_five_connections() {
     let lock = locked(&server).await;
     assert_eq!(all_at_once(program.address, CLIENTS, &sale()).await, (0, CLIENTS));
     lock.rollback().await.unwrap();
-    server.has(SOLD, &[&answered.to_string()]).await;
+    server.assert_rows(SOLD, &[&answered.to_string()]).await;
     serves(program.address).await;
-    let grown = program.most_memory() - at_rest;
+    let grown = program.peak_memory_kb() - at_rest;
     println!("{grown} kB over {at_rest} kB");
     assert!(grown < 100 * 1024, "{grown} kB");
 }
@@ -384,9 +385,9 @@ async fn two_thousand_requests_at_once_on_five_connections() {
 /// Out of files the server keeps on serving those who are in, and lets others in again as soon as it can.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_system_without_room_is_waited_for() {
-    let database = postgres::database(WORLD).await;
+    let database = postgres::create_database(FIXTURE_SQL).await;
     // A request waits for this one connection to come back; a further one would be a file too many.
-    let program = Program::on(&database, &[("database_connections", "1")]).await;
+    let program = Program::start_on_database(&database, &[("database_connections", "1")]).await;
     let pid = Some(Pid::from_child(&program.child));
     let mut kept = connect_and_send(program.address, LIVEZ).await;
     reply(&mut kept).await;
@@ -414,9 +415,12 @@ async fn stoppable(server: &Server) -> (SocketAddr, oneshot::Sender<()>, tokio::
 /// Every request that had been sent when the stop came is answered, on new connections and on kept ones.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_under_load_leaves_no_request_unanswered() {
-    let server =
-        server_with(&[("cache", "on"), ("shutdown_timeout_ms", "60000"), ("database_acquire_timeout_ms", "60000")])
-            .await;
+    let server = server_with_settings(&[
+        ("cache", "on"),
+        ("shutdown_timeout_ms", "60000"),
+        ("database_acquire_timeout_ms", "60000"),
+    ])
+    .await;
     stock(&server, 3000).await;
     let (address, stop, serving) = stoppable(&server).await;
     let stopping = Arc::new(AtomicBool::new(false));
@@ -452,13 +456,13 @@ async fn a_stop_under_load_leaves_no_request_unanswered() {
     assert!(TcpStream::connect(address).await.is_err());
     let answered: usize = clients.join_all().await.into_iter().sum();
     println!("{answered} sales answered");
-    server.has(SOLD, &[&answered.to_string()]).await;
+    server.assert_rows(SOLD, &[&answered.to_string()]).await;
 }
 
 /// Requests that nobody has looked at when the stop comes: on a connection that isn't accepted yet, and half of one.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_had_arrived_before_the_stop_is_answered() {
-    let server = server_with(&[("shutdown_timeout_ms", "60000"), ("header_timeout_ms", "60000")]).await;
+    let server = server_with_settings(&[("shutdown_timeout_ms", "60000"), ("header_timeout_ms", "60000")]).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let request = show();
@@ -478,7 +482,7 @@ async fn what_had_arrived_before_the_stop_is_answered() {
 /// Half a request on a connection that was kept: to hyper it is still idle.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_has_begun_before_the_stop_is_answered() {
-    let server = server_with(&[("shutdown_timeout_ms", "60000")]).await;
+    let server = server_with_settings(&[("shutdown_timeout_ms", "60000")]).await;
     let (address, stop, serving) = stoppable(&server).await;
     let request = show();
     let (begin, end) = request.split_at(30);
@@ -498,16 +502,19 @@ async fn a_request_that_has_begun_before_the_stop_is_answered() {
 /// The program itself, told by a signal: the request that runs is answered, and then it ends well.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_signal_waits_for_the_request_that_runs() {
-    let database = postgres::database(WORLD).await;
-    let server = server_on(&database, &[]).await;
+    let database = postgres::create_database(FIXTURE_SQL).await;
+    let server = server_on_database(&database, &[]).await;
     stock(&server, 1).await;
-    let mut program =
-        Program::on(&database, &[("shutdown_timeout_ms", "60000"), ("database_acquire_timeout_ms", "60000")]).await;
+    let mut program = Program::start_on_database(
+        &database,
+        &[("shutdown_timeout_ms", "60000"), ("database_acquire_timeout_ms", "60000")],
+    )
+    .await;
     let mut idle = connect_and_send(program.address, LIVEZ).await;
     reply(&mut idle).await;
     let lock = locked(&server).await;
     let mut buyer = connect_and_send(program.address, &sale()).await;
-    server.until_somebody_waits().await;
+    server.wait_for_lock_waiter().await;
     kill_process(Pid::from_child(&program.child), Signal::TERM).unwrap();
     assert_eq!(until_closed(&mut idle).await, "");
     lock.rollback().await.unwrap();
@@ -518,15 +525,16 @@ async fn a_signal_waits_for_the_request_that_runs() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_waits_no_longer_than_it_may() {
-    let server = server_with(&[("shutdown_timeout_ms", "100"), ("database_acquire_timeout_ms", "60000")]).await;
+    let server =
+        server_with_settings(&[("shutdown_timeout_ms", "100"), ("database_acquire_timeout_ms", "60000")]).await;
     stock(&server, 1).await;
     let (address, stop, serving) = stoppable(&server).await;
     let lock = locked(&server).await;
     let mut buyer = connect_and_send(address, &sale()).await;
-    server.until_somebody_waits().await;
+    server.wait_for_lock_waiter().await;
     stop.send(()).unwrap();
     serving.await.unwrap();
     assert_eq!(until_closed(&mut buyer).await, "");
     lock.rollback().await.unwrap();
-    server.has(SOLD, &["0"]).await;
+    server.assert_rows(SOLD, &["0"]).await;
 }

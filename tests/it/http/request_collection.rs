@@ -6,7 +6,7 @@ use std::process::Command;
 use mortise::http::context::Operation;
 use mortise::http::openapi;
 use mortise::operations::OPERATIONS;
-use mortise::operations::spec::{Parameter, REQUEST_ID};
+use mortise::operations::spec::{Parameter, REQUEST_ID_PARAMETER};
 
 use crate::harness::hash;
 
@@ -52,12 +52,12 @@ fn the_script_signs_what_it_sends() {
             let said = sent(&[name]);
             assert!(said.contains(&format!("http://shop.test/api/{name}\n")), "{said}");
             let value = |name: &&str| {
-                let parameter = operation.page.parameters().find(|parameter| parameter.name == *name)?;
+                let parameter = operation.spec.parameters().find(|parameter| parameter.name == *name)?;
                 Some(parameter.example).filter(|_| parameter.is_in_example())
             };
             let values: String = order(operation).iter().filter_map(value).collect();
             assert!(said.contains(&format!("hash={}\n", hash(&values, "secret"))), "{said}");
-            for parameter in operation.page.parameters().filter(|parameter| parameter.is_in_example()) {
+            for parameter in operation.spec.parameters().filter(|parameter| parameter.is_in_example()) {
                 assert!(said.contains(&format!("--data-urlencode\n{}\n", pair(parameter))), "{said}");
             }
         }
@@ -72,7 +72,7 @@ fn the_script_signs_what_it_sends() {
 
 /// What the hash covers by the first of the operation's rules, which holds under each of its names.
 fn order(operation: &Operation) -> Vec<&'static str> {
-    openapi::hashed(operation, operation.name).remove(0)
+    openapi::hashed_param_names(operation, operation.name).remove(0)
 }
 
 fn pair(parameter: &Parameter) -> String {
@@ -91,13 +91,13 @@ fn curl() -> String {
 fn curl_case(operation: &Operation) -> String {
     let names: Vec<&str> = std::iter::once(operation.name).chain(operation.aliases.iter().copied()).collect();
     let example: Vec<String> = operation
-        .page
+        .spec
         .parameters()
         .filter(|parameter| parameter.is_in_example())
         .map(|parameter| quoted(&pair(parameter)))
         .collect();
     let (names, hashed, example) = (names.join(" | "), order(operation).join(" "), example.join(" "));
-    let summary = operation.page.summary;
+    let summary = operation.spec.summary;
     format!(
         "    # {summary}.\n    {names})\n        hashed='{hashed}'\n        [ $# -gt 0 ] || set -- {example}\n        ;;\n"
     )
@@ -105,7 +105,7 @@ fn curl_case(operation: &Operation) -> String {
 
 fn bruno(place: usize, operation: &Operation) -> String {
     let fields: String = operation
-        .page
+        .spec
         .parameters()
         .map(|parameter| {
             let unused = if parameter.is_in_example() { "" } else { "~" };
@@ -113,15 +113,18 @@ fn bruno(place: usize, operation: &Operation) -> String {
         })
         .collect();
     let meanings: String = operation
-        .page
+        .spec
         .parameters()
-        .map(|parameter| format!("  - `{}`: {}\n", parameter.name, parameter.meaning))
+        .map(|parameter| format!("  - `{}`: {}\n", parameter.name, parameter.description))
         .collect();
-    let (name, summary, about) = (operation.name, operation.page.summary, operation.page.description);
+    let (name, summary, about) = (operation.name, operation.spec.summary, operation.spec.description);
     let hashed = serde_json::to_string(&order(operation)).unwrap();
-    let key = REQUEST_ID.example;
-    let headers =
-        if operation.page.changes { format!("headers {{\n  ~Idempotency-Key: {key}\n}}\n\n") } else { String::new() };
+    let key = REQUEST_ID_PARAMETER.example;
+    let headers = if operation.spec.is_mutation {
+        format!("headers {{\n  ~Idempotency-Key: {key}\n}}\n\n")
+    } else {
+        String::new()
+    };
     format!(
         "meta {{\n  name: {name}\n  type: http\n  seq: {place}\n}}\n\n\
          post {{\n  url: {{{{url}}}}/{name}\n  body: formUrlEncoded\n  auth: none\n}}\n\n{headers}\

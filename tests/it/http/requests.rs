@@ -3,7 +3,7 @@
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 
-use crate::harness::{Reply, Server, hash, server, server_with, x7};
+use crate::harness::{Reply, Server, hash, server, server_with_settings, x7_server};
 
 const DECLARATION: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n";
 
@@ -30,7 +30,7 @@ async fn every_name_and_path_leads_to_the_operation() {
         "/billing/api/card_from_group_sell.json",
         "/billing/api/card_from_group_sell.csv",
     ] {
-        server.get(&format!("{path}?{}", question())).await.is_page_error("Free cards was not found");
+        server.get(&format!("{path}?{}", question())).await.assert_page_error("Free cards was not found");
     }
 }
 
@@ -40,7 +40,7 @@ async fn a_segment_behind_the_name_is_the_id_before_any_other() {
     let rest = format!("u=admin&hash={}", hash("11", "secret"));
     for id in ["11", "11.xml", "11/", "%31%31"] {
         let uri = format!("/billing/api/card_from_group_sell/{id}?id=6&{rest}");
-        server.get(&uri).await.is_page_error("Free cards was not found");
+        server.get(&uri).await.assert_page_error("Free cards was not found");
     }
     let reply = server.get(&format!("/api/card_from_group_sell/11/12?{rest}")).await;
     assert_eq!(reply.status, StatusCode::NOT_FOUND);
@@ -51,17 +51,17 @@ async fn a_segment_behind_the_name_is_the_id_before_any_other() {
 #[tokio::test]
 async fn the_prefix_is_a_setting() {
     for (prefix, path) in [("/shop/", "/shop/api/"), ("", "/api/")] {
-        let server = server_with(&[("prefix", prefix)]).await;
+        let server = server_with_settings(&[("prefix", prefix)]).await;
         let reply = server.get(&format!("{path}card_from_group_sell?{}", question())).await;
-        reply.is_page_error("Free cards was not found");
+        reply.assert_page_error("Free cards was not found");
         let reply = server.get(&format!("/billing/api/card_from_group_sell?{}", question())).await;
-        reply.is_status_error("There is no such API");
+        reply.assert_status_error("There is no such API");
     }
 }
 
 #[tokio::test]
 async fn an_unknown_operation_is_not_found_but_an_x7_server_says_so_with_200() {
-    let (server, x7) = (server().await, x7().await);
+    let (server, x7) = (server().await, x7_server().await);
     for path in [
         "/billing/api/nosuch",
         "/api/",
@@ -72,15 +72,15 @@ async fn an_unknown_operation_is_not_found_but_an_x7_server_says_so_with_200() {
         "/api/card_from_group_sell.pdf",
     ] {
         let reply = server.get(path).await;
-        reply.is_status_error("There is no such API");
+        reply.assert_status_error("There is no such API");
         assert_eq!(reply.status, StatusCode::NOT_FOUND);
         let reply = x7.get(path).await;
-        reply.is_status_error("There is no such API");
+        reply.assert_status_error("There is no such API");
         assert_eq!(reply.status, StatusCode::OK);
     }
     let html = format!("/api/card_from_group_sell.html?{}", question());
-    server.get(&html).await.is_status_error("There is no such API");
-    x7.get(&html).await.is_page_error("Free cards was not found");
+    server.get(&html).await.assert_status_error("There is no such API");
+    x7.get(&html).await.assert_page_error("Free cards was not found");
 }
 
 #[tokio::test]
@@ -91,7 +91,7 @@ async fn other_methods_are_refused_with_those_that_are_not() {
         let reply = server.send(request.body(Body::empty())).await;
         assert_eq!(reply.status, StatusCode::METHOD_NOT_ALLOWED);
         assert_eq!(reply.header("allow"), Some("GET, HEAD, POST"));
-        reply.is_status_error("Method is not allowed");
+        reply.assert_status_error("Method is not allowed");
     }
 }
 
@@ -115,17 +115,17 @@ async fn parameters_come_from_query_and_body_together() {
         server.send(request.body(Body::from(form.to_owned()))).await
     };
     let uri = "/billing/api/card_from_group_sell?u=admin&id=11";
-    post(uri, &format!("hash={hash}")).await.is_page_error("Free cards was not found");
+    post(uri, &format!("hash={hash}")).await.assert_page_error("Free cards was not found");
     // The query string wins; in one place the last wins.
-    post(uri, &format!("u=nobody&id=6&hash={hash}")).await.is_page_error("Free cards was not found");
+    post(uri, &format!("u=nobody&id=6&hash={hash}")).await.assert_page_error("Free cards was not found");
     post("/billing/api/card_from_group_sell?u=nobody&u=admin", &format!("id=6&id=11&hash=x&hash={hash}"))
         .await
-        .is_page_error("Free cards was not found");
+        .assert_page_error("Free cards was not found");
     // A body without a type is a form; one of another type is none of our business.
     let untyped = Request::post(uri).body(Body::from(format!("hash={hash}")));
-    server.send(untyped).await.is_page_error("Free cards was not found");
-    body(&server, "application/xml", "<x/>").await.is_status_error("Bad login");
-    body(&server, "text/plain", question()).await.is_status_error("Bad login");
+    server.send(untyped).await.assert_page_error("Free cards was not found");
+    body(&server, "application/xml", "<x/>").await.assert_status_error("Bad login");
+    body(&server, "text/plain", question()).await.assert_status_error("Bad login");
 }
 
 #[tokio::test]
@@ -142,8 +142,8 @@ async fn a_query_string_is_read_as_the_original_reads_it() {
     ] {
         let reply = server.get(&format!("/api/card_from_group_sell?{query}")).await;
         match refusal {
-            None => reply.is_page_error("Free cards was not found"),
-            Some(words) => reply.is_status_error(words),
+            None => reply.assert_page_error("Free cards was not found"),
+            Some(words) => reply.assert_status_error(words),
         }
     }
 }
@@ -159,9 +159,9 @@ async fn multipart_fields_are_parameters_and_files_are_not() {
     };
     let hash = hash("11", "secret");
     let fields = [("name=\"u\"", "admin"), ("name=\"id\"", "11"), ("name=\"hash\"", hash.as_str())];
-    body(&server, "multipart/form-data; boundary=X", form(&fields)).await.is_page_error("Free cards was not found");
+    body(&server, "multipart/form-data; boundary=X", form(&fields)).await.assert_page_error("Free cards was not found");
     let file = ("name=\"u\"; filename=\"u.txt\"", "admin");
-    body(&server, "multipart/form-data; boundary=X", form(&[file])).await.is_status_error("Bad login");
+    body(&server, "multipart/form-data; boundary=X", form(&[file])).await.assert_status_error("Bad login");
     for (content_type, text) in [
         ("multipart/form-data", form(&fields)),
         ("multipart/form-data; boundary=Y", form(&fields)),
@@ -170,7 +170,7 @@ async fn multipart_fields_are_parameters_and_files_are_not() {
     ] {
         let reply = body(&server, content_type, text).await;
         assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{content_type}");
-        reply.is_status_error("Multipart body is malformed");
+        reply.assert_status_error("Multipart body is malformed");
     }
 }
 
@@ -184,22 +184,22 @@ async fn a_flat_json_object_is_parameters() {
         body(&server, json, text).await
     };
     // Numbers count as they were written, truth values as their names.
-    ask("11", r#", "email": 1.50, "status": true"#).await.is_page_error("Free cards was not found");
+    ask("11", r#", "email": 1.50, "status": true"#).await.assert_page_error("Free cards was not found");
     ask("11", r#", "email": "1.50", "status": "true", "quantity": null, "name": [1], "pin": {}"#)
         .await
-        .is_page_error("Free cards was not found");
-    ask("11", r#", "email": 1.5, "status": true"#).await.is_status_error("Incorrect hash");
+        .assert_page_error("Free cards was not found");
+    ask("11", r#", "email": 1.5, "status": true"#).await.assert_status_error("Incorrect hash");
     for malformed in ["[1]", "{", "7", "null", "{\"u\":\"\u{1}", "\"u=admin\""] {
         let reply = body(&server, json, malformed).await;
         assert_eq!(reply.status, StatusCode::BAD_REQUEST);
-        reply.is_status_error("JSON body is malformed: it must be an object");
+        reply.assert_status_error("JSON body is malformed: it must be an object");
     }
-    body(&server, json, "").await.is_status_error("Bad login");
+    body(&server, json, "").await.assert_status_error("Bad login");
 }
 
 #[tokio::test]
 async fn what_cannot_be_read_is_refused_in_so_many_words_and_changes_nothing() {
-    let server = server_with(&[("max_parameters", "50"), ("max_body", "1000")]).await;
+    let server = server_with_settings(&[("max_parameters", "50"), ("max_body", "1000")]).await;
     let form = "application/x-www-form-urlencoded";
     let sale = format!("u=admin&id=6&hash={}", hash("6", "secret"));
     for (text, status, words) in [
@@ -214,13 +214,13 @@ async fn what_cannot_be_read_is_refused_in_so_many_words_and_changes_nothing() {
         (format!("{sale}&x={}", "y".repeat(1000)), 413, "Request is too large"),
     ] {
         let reply = body(&server, form, text).await;
-        reply.is_status_error(words);
+        reply.assert_status_error(words);
         assert_eq!(reply.status.as_u16(), status);
     }
-    server.has("select count(*) from payments", &["0"]).await;
+    server.assert_rows("select count(*) from payments", &["0"]).await;
     // As many as the limit allows.
     let most: String = (0..45).map(|i| format!("&x{i}=")).collect();
-    assert_eq!(body(&server, form, format!("{sale}{most}&u=admin&x1=2")).await.all("pin").len(), 1);
+    assert_eq!(body(&server, form, format!("{sale}{most}&u=admin&x1=2")).await.element_texts("pin").len(), 1);
 }
 
 #[tokio::test]
@@ -228,25 +228,27 @@ async fn control_characters_and_other_alphabets_do_no_harm() {
     let server = server().await;
     let odd = "%01%0D%0ASet-Cookie:%20x%3C%26%22'%3B--%E6%BC%A2%F0%9F%92%B3";
     let hashed = "\u{1}\r\nSet-Cookie: x<&\"';--漢💳6";
-    let reply = server.signed("card_from_group_sell", &format!("u=admin&id=6&email={odd}"), hashed).await;
-    assert_eq!(reply.all("pin"), ["0042"]);
+    let reply = server.post_signed("card_from_group_sell", &format!("u=admin&id=6&email={odd}"), hashed).await;
+    assert_eq!(reply.element_texts("pin"), ["0042"]);
     assert_eq!(reply.header("set-cookie"), None);
-    server.has("select email = E'\\ufffd\\r\\nSet-Cookie: x<&\"'';--漢💳' as same from ccorders", &["true"]).await;
+    server
+        .assert_rows("select email = E'\\ufffd\\r\\nSet-Cookie: x<&\"'';--漢💳' as same from ccorders", &["true"])
+        .await;
 }
 
 /// The hash is of what was sent; what is kept, shown and written down is free of what does harm there.
 #[tokio::test]
 async fn control_characters_are_hashed_as_they_come_and_go_no_further() {
-    for server in [server().await, x7().await] {
+    for server in [server().await, x7_server().await] {
         let sent: String =
             (1..=0x9f).filter_map(char::from_u32).filter(|c| c.is_control()).chain(['\u{fffe}', '\u{ffff}']).collect();
         let escaped = percent_encoding::percent_encode(sent.as_bytes(), percent_encoding::NON_ALPHANUMERIC);
         let kept: String = sent.chars().map(|c| if matches!(c, '\t' | '\n' | '\r') { c } else { '\u{fffd}' }).collect();
-        server.sql("insert into tariffs (name) values ('one'); insert into lcrs (name) values ('one'); insert into locations (name) values ('one')").await;
+        server.execute("insert into tariffs (name) values ('one'); insert into lcrs (name) values ('one'); insert into locations (name) values ('one')").await;
         // In the database,
         let form = format!("u=admin&name=n{escaped}");
-        let reply = server.signed("cc_group_create", &form, &format!("n{sent}")).await;
-        assert_eq!(reply.all("error"), Vec::<&str>::new());
+        let reply = server.post_signed("cc_group_create", &form, &format!("n{sent}")).await;
+        assert_eq!(reply.element_texts("error"), Vec::<&str>::new());
         let name: String = sqlx::query_scalar("select name from cardgroups order by id desc limit 1")
             .fetch_one(&server.pool)
             .await
@@ -256,12 +258,12 @@ async fn control_characters_are_hashed_as_they_come_and_go_no_further() {
         let callerid =
             format!("7{}", percent_encoding::percent_encode(b"\x01\x1b[2J\x7f", percent_encoding::NON_ALPHANUMERIC));
         let form = format!("u=admin&callerid={callerid}&cardgroup_id=6&amount=1");
-        let reply = server.signed("card_by_cli_update", &form, "17\u{1}\u{1b}[2J\u{7f}6").await;
-        assert_eq!(reply.all("callerid"), ["7\u{fffd}\u{fffd}[2J\u{fffd}"]);
-        server.has("select count(*) from cards where callerid = E'7\\ufffd\\ufffd[2J\\ufffd'", &["1"]).await;
+        let reply = server.post_signed("card_by_cli_update", &form, "17\u{1}\u{1b}[2J\u{7f}6").await;
+        assert_eq!(reply.element_texts("callerid"), ["7\u{fffd}\u{fffd}[2J\u{fffd}"]);
+        server.assert_rows("select count(*) from cards where callerid = E'7\\ufffd\\ufffd[2J\\ufffd'", &["1"]).await;
         // and in the names that an audit row has.
-        server.post("card_from_group_sell", "u=admin&%1b%5b2J=1").await.is_status_error("Incorrect hash");
-        server.has("select data4 from actions where action = 'error'", &["u, \u{fffd}[2J"]).await;
+        server.post("card_from_group_sell", "u=admin&%1b%5b2J=1").await.assert_status_error("Incorrect hash");
+        server.assert_rows("select data4 from actions where action = 'error'", &["u, \u{fffd}[2J"]).await;
     }
 }
 
@@ -269,15 +271,18 @@ async fn control_characters_are_hashed_as_they_come_and_go_no_further() {
 #[tokio::test]
 async fn a_password_is_taken_as_it_comes() {
     let server = server().await;
-    server.sql(&format!("update users set password = '{}' where id = 0", hash("a\u{1}b", ""))).await;
+    server.execute(&format!("update users set password = '{}' where id = 0", hash("a\u{1}b", ""))).await;
     server
-        .signed("card_from_group_sell", "u=admin&id=11&p=a%01b", "11")
+        .post_signed("card_from_group_sell", "u=admin&id=11&p=a%01b", "11")
         .await
-        .is_page_error("Free cards was not found");
-    server.signed("card_from_group_sell", "u=admin&id=11&p=a%EF%BF%BDb", "11").await.is_status_error("Bad login");
+        .assert_page_error("Free cards was not found");
+    server
+        .post_signed("card_from_group_sell", "u=admin&id=11&p=a%EF%BF%BDb", "11")
+        .await
+        .assert_status_error("Bad login");
     // A key that can't be printed is none, before and after.
     let form = "u=admin&id=11&request_id=a%01b";
-    assert_eq!(server.signed("card_from_group_sell", form, "11").await.status, StatusCode::BAD_REQUEST);
+    assert_eq!(server.post_signed("card_from_group_sell", form, "11").await.status, StatusCode::BAD_REQUEST);
 }
 
 /// Whatever a parameter says, the reply's headers are the same; what is echoed is one line.
@@ -305,7 +310,7 @@ async fn no_parameter_becomes_a_header() {
 #[tokio::test]
 async fn a_broken_request_id_is_not_echoed() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let address = server().await.on_a_socket().await;
+    let address = server().await.listen().await;
     for (id, echoed) in
         [("ok", true), ("a\rSet-Cookie: b", false), ("a\n\tSet-Cookie: b", false), ("a\0b", false), ("a\x7fb", false)]
     {
@@ -321,7 +326,7 @@ async fn a_broken_request_id_is_not_echoed() {
 
 #[tokio::test]
 async fn the_reply_has_the_headers_of_mors() {
-    let (server, x7) = (server().await, x7().await);
+    let (server, x7) = (server().await, x7_server().await);
     let download = |kind: &str| Some(format!("attachment; filename=\"mor_api_response.{kind}\""));
     for (server, extension, extra, content_type, disposition) in [
         (&server, "0", "", "text/html", download("html")),
@@ -340,7 +345,7 @@ async fn the_reply_has_the_headers_of_mors() {
         (&x7, "0", "&format=json", "text/html", download("html")),
     ] {
         server
-            .sql(&format!("delete from conflines where name = 'XML_API_Extension'; insert into conflines (name, value) values ('XML_API_Extension', '{extension}')"))
+            .execute(&format!("delete from conflines where name = 'XML_API_Extension'; insert into conflines (name, value) values ('XML_API_Extension', '{extension}')"))
             .await;
         // Refusals look like any other reply.
         for question in [question(), "u=nobody".to_owned()] {
@@ -359,9 +364,9 @@ async fn the_reply_has_the_headers_of_mors() {
 
 #[tokio::test]
 async fn an_x7_server_shows_an_unknown_api_as_html_whatever_the_settings() {
-    let (server, x7) = (server().await, x7().await);
+    let (server, x7) = (server().await, x7_server().await);
     for (server, shown) in [(&server, "application/xml; charset=utf-8"), (&x7, "text/html; charset=utf-8")] {
-        server.sql("insert into conflines (name, value) values ('XML_API_Extension', '1')").await;
+        server.execute("insert into conflines (name, value) values ('XML_API_Extension', '1')").await;
         assert_eq!(server.get("/billing/api/nosuch?test=1&format=json").await.header("content-type"), Some(shown));
         assert_eq!(server.get("/billing/api/nosuch").await.header("content-type"), Some("text/xml"));
     }
@@ -389,13 +394,13 @@ async fn without_the_database_the_client_is_told_to_come_back() {
     let reply = server.get(&format!("/billing/api/card_from_group_sell?{}", question())).await;
     assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(reply.header("retry-after"), Some("1"));
-    reply.is_status_error("Service is temporarily unavailable");
+    reply.assert_status_error("Service is temporarily unavailable");
 }
 
 /// What needs no database is answered without it, whatever state it is in.
 #[tokio::test]
 async fn refusals_that_need_no_database_do_not_wait_for_it() {
-    let server = server_with(&[("cache", "on"), ("database_acquire_timeout_ms", "3600000")]).await;
+    let server = server_with_settings(&[("cache", "on"), ("database_acquire_timeout_ms", "3600000")]).await;
     let _held = server.hold_connections().await;
     assert_eq!(server.get("/api/nosuch").await.status, StatusCode::NOT_FOUND);
     assert_eq!(server.get("/api/card_from_group_sell?u=%00").await.status, StatusCode::BAD_REQUEST);
@@ -405,13 +410,13 @@ async fn refusals_that_need_no_database_do_not_wait_for_it() {
 
 #[tokio::test]
 async fn a_full_pool_is_waited_for_as_long_as_the_setting_says() {
-    let server = server_with(&[("database_connections", "1"), ("database_acquire_timeout_ms", "2000")]).await;
+    let server = server_with_settings(&[("database_connections", "1"), ("database_acquire_timeout_ms", "2000")]).await;
     let held = server.hold_connections().await;
     let reply = server.get(&format!("/billing/api/card_from_group_sell?{}", question())).await;
     assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
     drop(held);
     let reply = server.get(&format!("/billing/api/card_from_group_sell?{}", question())).await;
-    reply.is_page_error("Free cards was not found");
+    reply.assert_page_error("Free cards was not found");
 }
 
 #[tokio::test]

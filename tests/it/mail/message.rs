@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use mortise::config::{Config, Override};
-use mortise::mail::Mail;
+use mortise::mail::Mailer;
 
 use super::{SELL, Shop, settings_for};
 use crate::harness::hash;
@@ -12,9 +12,9 @@ use crate::harness::smtp::MailServer;
 #[tokio::test]
 async fn an_e_mail_has_every_card_in_text_and_html() {
     let shop = Shop::open().await;
-    let reply = shop.server.signed(SELL, "u=admin&id=6&quantity=2&email=b%40x.test&curr=EUR", "b@x.test62").await;
-    assert_eq!(reply.all("balance_without_vat"), ["7.50352941176472214", "7.50352941176472214"]);
-    let mail = shop.mail.took(1).await.remove(0);
+    let reply = shop.server.post_signed(SELL, "u=admin&id=6&quantity=2&email=b%40x.test&curr=EUR", "b@x.test62").await;
+    assert_eq!(reply.element_texts("balance_without_vat"), ["7.50352941176472214", "7.50352941176472214"]);
+    let mail = shop.mail.wait_for_mails(1).await.remove(0);
     assert_eq!((mail.from.as_str(), mail.to.as_str()), ("shop@example.com", "b@x.test"));
     assert_eq!(mail.header("From").unwrap(), "\"Card Shop\" <shop@example.com>");
     assert_eq!(mail.header("To").unwrap(), "b@x.test");
@@ -22,7 +22,9 @@ async fn an_e_mail_has_every_card_in_text_and_html() {
     assert_eq!(mail.header("Auto-Submitted").unwrap(), "auto-generated");
     let row =
         "select '<' || message_id || '>', to_char(created_at, 'Dy, DD Mon YYYY HH24:MI:SS +0000') from email_outbox";
-    shop.server.has(row, &[&format!("{}|{}", mail.header("Message-ID").unwrap(), mail.header("Date").unwrap())]).await;
+    shop.server
+        .assert_rows(row, &[&format!("{}|{}", mail.header("Message-ID").unwrap(), mail.header("Date").unwrap())])
+        .await;
     let kind = mail.header("Content-Type").unwrap();
     assert!(kind.starts_with("multipart/alternative; boundary="), "{kind}");
     let text = "Thank you for your purchase.\n\nten dollars\n  Number:  0000000042\n  PIN:     0042\n  Balance: 7.50 EUR\n\n\
@@ -33,18 +35,18 @@ async fn an_e_mail_has_every_card_in_text_and_html() {
     assert!(mail.message.replace("=\n", "").replace("=3D", "=").contains(html), "{}", mail.message);
     shop.until_done().await;
     shop.server
-        .has(
+        .assert_rows(
             "select owner_id, user_id, address, card_ids, currency, attempts, sent_at is not null, last_error from email_outbox",
             &["0|0|b@x.test|[6,2]|EUR|1|true|∅"],
         )
         .await;
-    shop.server.has("select * from actions where action = 'error'", &[]).await;
+    shop.server.assert_rows("select * from actions where action = 'error'", &[]).await;
 }
 
 #[tokio::test]
 async fn no_pin_stands_in_the_outbox() {
     let shop = Shop::open().await;
-    shop.server.sql("update cards set pin = 'x9137y' where id = 6").await;
+    shop.server.execute("update cards set pin = 'x9137y' where id = 6").await;
     assert!(shop.mail_to("b@x.test").await.message.contains("x9137y"));
     let rows = shop.server.rows("select * from email_outbox").await.join("\n");
     assert!(!rows.contains("x9137y") && rows.contains("b@x.test"), "{rows}");
@@ -55,11 +57,11 @@ async fn where_e_mail_is_off_or_nobody_is_named_none_goes() {
     let shop = Shop::open().await;
     shop.sell_to("").await;
     shop.sell_to("  ").await;
-    shop.server.sql("update conflines set value = '0' where name = 'Email_Sending_Enabled'").await;
-    assert_eq!(shop.sell_to("b@x.test").await.all("pin").len(), 1);
-    shop.server.has("select count(*) from email_outbox", &["0"]).await;
-    shop.server.has("select email from ccorders", &["b@x.test"]).await;
-    shop.server.has("select * from actions where action = 'error'", &[]).await;
+    shop.server.execute("update conflines set value = '0' where name = 'Email_Sending_Enabled'").await;
+    assert_eq!(shop.sell_to("b@x.test").await.element_texts("pin").len(), 1);
+    shop.server.assert_rows("select count(*) from email_outbox", &["0"]).await;
+    shop.server.assert_rows("select email from ccorders", &["b@x.test"]).await;
+    shop.server.assert_rows("select * from actions where action = 'error'", &[]).await;
 }
 
 #[tokio::test]
@@ -68,38 +70,42 @@ async fn a_reseller_has_a_mail_server_and_a_sender_of_its_own_or_the_admins() {
     let own = MailServer::start().await;
     let sell = async || {
         let form = format!("u=reseller&id=12&email=b%40x.test&hash={}", hash("b@x.test12", "reskey"));
-        assert_eq!(shop.server.post(SELL, &form).await.all("pin").len(), 1);
+        assert_eq!(shop.server.post(SELL, &form).await.element_texts("pin").len(), 1);
     };
-    shop.server.sql("insert into cards (cardgroup_id, number, pin, balance) values (12, '120003', '1203', 1)").await;
-    sell().await;
-    assert_eq!(shop.mail.took(1).await[0].from, "shop@example.com");
     shop.server
-        .sql("insert into conflines (owner_id, name, value) values (3, 'Company_Email', 'res@eller.test')")
+        .execute("insert into cards (cardgroup_id, number, pin, balance) values (12, '120003', '1203', 1)")
         .await;
     sell().await;
-    assert_eq!(shop.mail.took(2).await[1].from, "res@eller.test");
+    assert_eq!(shop.mail.wait_for_mails(1).await[0].from, "shop@example.com");
+    shop.server
+        .execute("insert into conflines (owner_id, name, value) values (3, 'Company_Email', 'res@eller.test')")
+        .await;
+    sell().await;
+    assert_eq!(shop.mail.wait_for_mails(2).await[1].from, "res@eller.test");
     // The admin's login isn't for the reseller's server.
     shop.server
-        .sql("insert into conflines (name, value) values ('Email_Login', 'admin'), ('Email_Password', 'pass')")
+        .execute("insert into conflines (name, value) values ('Email_Login', 'admin'), ('Email_Password', 'pass')")
         .await;
-    shop.server.sql(&settings_for(3, own.address.port(), "cards@eller.test")).await;
+    shop.server.execute(&settings_for(3, own.address.port(), "cards@eller.test")).await;
     sell().await;
-    assert_eq!(own.took(1).await[0].from, "cards@eller.test");
-    assert_eq!(shop.mail.taken().len(), 2);
-    shop.server.has("select owner_id from email_outbox", &["3", "3", "3"]).await;
+    assert_eq!(own.wait_for_mails(1).await[0].from, "cards@eller.test");
+    assert_eq!(shop.mail.received_mails().len(), 2);
+    shop.server.assert_rows("select owner_id from email_outbox", &["3", "3", "3"]).await;
 }
 
 #[tokio::test]
 async fn names_and_addresses_bring_along_neither_html_nor_headers() {
     let shop = Shop::open().await;
     let name = "<b>x</b> & \"y\"\r\nBcc: spy@x.test\r\n.\r\nRCPT TO:<spy@x.test>";
-    shop.server.sql(&format!("update cardgroups set name = e'{}' where id = 6", name.replace("\r\n", "\\r\\n"))).await;
+    shop.server
+        .execute(&format!("update cardgroups set name = e'{}' where id = 6", name.replace("\r\n", "\\r\\n")))
+        .await;
     let directory = templates(&[("cards_sold.subject", "Cards of {{ cards[0].group }} ü")]);
     let settings = [("mail_templates", directory.path().to_str().unwrap()), ("mail_tls", "off")];
-    let server = crate::harness::server_on(&shop.database, &settings).await;
+    let server = crate::harness::server_on_database(&shop.database, &settings).await;
     // The first server may take it as well, with the templates that are built in.
-    assert_eq!(super::sell(&server, 6, "b@x.test").await.all("pin").len(), 1);
-    let mail = shop.mail.took(1).await.remove(0);
+    assert_eq!(super::sell(&server, 6, "b@x.test").await.element_texts("pin").len(), 1);
+    let mail = shop.mail.wait_for_mails(1).await.remove(0);
     assert_eq!(mail.to, "b@x.test");
     assert_eq!(mail.header("Bcc"), None, "{}", mail.message);
     let html = mail.message.split("text/html").nth(1).unwrap().replace("=\n", "").replace("=3D", "=");
@@ -107,13 +113,13 @@ async fn names_and_addresses_bring_along_neither_html_nor_headers() {
     for address in
         ["b@x.test\r\nBcc: spy@x.test", "b@x.test,c@x.test", "b@x.test c@x.test", "<b@x.test>", "\"a\rb\"@x.test"]
     {
-        assert_eq!(super::sell(&server, 7, address).await.all("pin").len(), 1, "{address}");
+        assert_eq!(super::sell(&server, 7, address).await.element_texts("pin").len(), 1, "{address}");
         shop.server
-            .sql("insert into cards (cardgroup_id, number, pin) select 7, max(id)::text, max(id)::text from cards")
+            .execute("insert into cards (cardgroup_id, number, pin) select 7, max(id)::text, max(id)::text from cards")
             .await;
     }
-    shop.server.has("select count(*), count(failed_at) from email_outbox where id > 1", &["5|5"]).await;
-    assert_eq!(shop.mail.took(1).await.len(), 1);
+    shop.server.assert_rows("select count(*), count(failed_at) from email_outbox where id > 1", &["5|5"]).await;
+    assert_eq!(shop.mail.wait_for_mails(1).await.len(), 1);
 }
 
 fn templates(files: &[(&str, &str)]) -> tempfile::TempDir {
@@ -135,7 +141,7 @@ async fn an_operators_templates_go_before_ours() {
         ("cards_sold.html", "\n"),
     ]);
     let shop = Shop::open_with(&[("mail_templates", directory.path().to_str().unwrap())]).await;
-    shop.server.sql("update cardgroups set name = e'a\\r\\nBcc: spy@x.test' where id = 6").await;
+    shop.server.execute("update cardgroups set name = e'a\\r\\nBcc: spy@x.test' where id = 6").await;
     let mail = shop.mail_to("b@x.test").await;
     assert_eq!(mail.header("Subject").unwrap(), "1 for b@x.test, a Bcc: spy@x.test");
     assert_eq!(mail.header("Bcc"), None);
@@ -149,7 +155,7 @@ fn a_template_that_is_wrong_stops_the_start() {
     let error = |name: &str, value: &Path| {
         let options = [Override::new(name, value.to_str().unwrap(), "the test")];
         let config = Config::load(None, std::iter::empty(), &options).unwrap();
-        Mail::new(&config).err().map(|error| error.to_string()).unwrap_or_default()
+        Mailer::new(&config).err().map(|error| error.to_string()).unwrap_or_default()
     };
     for (name, text, words) in [
         ("cards_sold.txt", "{% for card in cards %}", "the template cards_sold.txt is wrong: syntax error"),

@@ -4,8 +4,8 @@ mod message;
 mod once;
 mod refusals;
 
-use crate::harness::smtp::{MailServer, Taken};
-use crate::harness::{Reply, Server, postgres, quiet_on, server_on};
+use crate::harness::smtp::{MailServer, ReceivedMail};
+use crate::harness::{Reply, Server, postgres, server_on_database, server_without_jobs};
 
 pub const SELL: &str = "card_from_group_sell";
 const WAITING: &str = "select id from email_outbox where sent_at is null and failed_at is null";
@@ -23,19 +23,19 @@ impl Shop {
     }
 
     pub async fn open_with(settings: &[(&str, &str)]) -> Self {
-        let database = postgres::database(crate::harness::WORLD).await;
+        let database = postgres::create_database(crate::harness::FIXTURE_SQL).await;
         let mail = MailServer::start().await;
-        let server = server_on(&database, &[&[("mail_tls", "off")], settings].concat()).await;
-        server.sql(&settings_for(0, mail.address.port(), "Card Shop <shop@example.com>")).await;
+        let server = server_on_database(&database, &[&[("mail_tls", "off")], settings].concat()).await;
+        server.execute(&settings_for(0, mail.address.port(), "Card Shop <shop@example.com>")).await;
         Self { database, server, mail }
     }
 
     /// One whose e-mails somebody else has to send.
     pub async fn open_quietly() -> Self {
-        let database = postgres::database(crate::harness::WORLD).await;
+        let database = postgres::create_database(crate::harness::FIXTURE_SQL).await;
         let mail = MailServer::start().await;
-        let server = quiet_on(&database, &[]).await;
-        server.sql(&settings_for(0, mail.address.port(), "shop@example.com")).await;
+        let server = server_without_jobs(&database, &[]).await;
+        server.execute(&settings_for(0, mail.address.port(), "shop@example.com")).await;
         Self { database, server, mail }
     }
 
@@ -45,10 +45,10 @@ impl Shop {
     }
 
     /// Sells a card, and the e-mail that comes of it.
-    pub async fn mail_to(&self, address: &str) -> Taken {
-        let before = self.mail.taken().len();
-        assert_eq!(self.sell_to(address).await.all("pin").len(), 1);
-        self.mail.took(before + 1).await.pop().unwrap()
+    pub async fn mail_to(&self, address: &str) -> ReceivedMail {
+        let before = self.mail.received_mails().len();
+        assert_eq!(self.sell_to(address).await.element_texts("pin").len(), 1);
+        self.mail.wait_for_mails(before + 1).await.pop().unwrap()
     }
 
     /// Until the outbox has rows like that. What changes it is under way in another task.
@@ -67,7 +67,7 @@ impl Shop {
 
     /// As if all pauses had ended.
     pub async fn hurry(&self) {
-        self.server.sql("update email_outbox set next_attempt_at = now() at time zone 'utc'").await;
+        self.server.execute("update email_outbox set next_attempt_at = now() at time zone 'utc'").await;
     }
 }
 
@@ -81,5 +81,5 @@ pub fn settings_for(owner: i32, port: u16, sender: &str) -> String {
 
 pub async fn sell(server: &Server, group: u32, address: &str) -> Reply {
     let encoded = percent_encoding::utf8_percent_encode(address, percent_encoding::NON_ALPHANUMERIC);
-    server.signed(SELL, &format!("u=admin&id={group}&email={encoded}"), &format!("{address}{group}")).await
+    server.post_signed(SELL, &format!("u=admin&id={group}&email={encoded}"), &format!("{address}{group}")).await
 }

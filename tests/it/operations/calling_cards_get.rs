@@ -5,8 +5,10 @@ use axum::http::Request;
 use futures_util::StreamExt;
 use tower::ServiceExt;
 
-use crate::harness::proxy::Tap;
-use crate::harness::{Reply, Server, WORLD, hash, postgres, server, server_through, server_with, x7};
+use crate::harness::proxy::CountingProxy;
+use crate::harness::{
+    FIXTURE_SQL, Reply, Server, hash, postgres, server, server_with_connect_options, server_with_settings, x7_server,
+};
 
 const GET: &str = "calling_cards_get";
 
@@ -18,16 +20,16 @@ async fn ask(server: &Server, user: &str, rest: &str) -> Reply {
 /// Whom is found, by id.
 async fn ids(server: &Server, user: &str, rest: &str) -> String {
     let reply = ask(server, user, rest).await;
-    let ids = reply.all("card_id").join(" ");
+    let ids = reply.element_texts("card_id").join(" ");
     if ids.is_empty() {
-        reply.is_page_error("Cards were not found");
+        reply.assert_page_error("Cards were not found");
     }
     ids
 }
 
 async fn world(server: &Server) {
     server
-        .sql(
+        .execute(
             "insert into acc_rights (id, name) values (4, 'Callingcard_PIN');
              insert into acc_group_rights (acc_group_id, acc_right_id, value) values (1, 4, 1), (2, 4, 0);
              update users set first_name = 'Ann', last_name = 'O''Neil & Sons' where id = 11;
@@ -43,7 +45,8 @@ async fn world(server: &Server) {
 async fn shows_all_there_is_to_a_card() {
     let server = server().await;
     world(&server).await;
-    ask(&server, "admin", "&number=1111111000").await.is(r"
+    ask(&server, "admin", "&number=1111111000").await.assert_body(
+        r"
         <page>
           <cards>
             <card>
@@ -63,10 +66,12 @@ async fn shows_all_there_is_to_a_card() {
             </card>
           </cards>
         </page>
-    ");
-    server.sql("update cards set name = null, pin = null, batch_number = null, language = null, min_balance = null where id = 13").await;
+    ",
+    );
+    server.execute("update cards set name = null, pin = null, batch_number = null, language = null, min_balance = null where id = 13").await;
     // A list of its own for each group; nothing at all where there is nothing.
-    ask(&server, "reseller", "").await.is(r"
+    ask(&server, "reseller", "").await.assert_body(
+        r"
         <page>
           <cards>
             <card>
@@ -100,16 +105,17 @@ async fn shows_all_there_is_to_a_card() {
             </card>
           </cards>
         </page>
-    ");
+    ",
+    );
     let all = ask(&server, "admin", "").await;
     assert_eq!(all.body.matches("<cards>").count(), 5);
     // By group, then by number; without what is hidden, card or group.
-    assert_eq!(all.all("card_id").join(" "), "6 4 2 3 1 7 9 10 11 12 13");
+    assert_eq!(all.element_texts("card_id").join(" "), "6 4 2 3 1 7 9 10 11 12 13");
 }
 
 #[tokio::test]
 async fn who_may_and_who_sees_what() {
-    let (server, x7) = (server().await, x7().await);
+    let (server, x7) = (server().await, x7_server().await);
     for server in [&server, &x7] {
         world(server).await;
         for (user, expected) in [
@@ -121,17 +127,20 @@ async fn who_may_and_who_sees_what() {
             assert_eq!(ids(server, user, "").await, expected, "{user}");
         }
         for user in ["accountant_zero", "accountant_none", "reseller_read", "reseller_none"] {
-            ask(server, user, "").await.is_page_error("You are not authorized to use this functionality");
+            ask(server, user, "").await.assert_page_error("You are not authorized to use this functionality");
         }
         for user in ["user", "partner", "nobody", ""] {
-            ask(server, user, "").await.is_page_error("Access Denied");
+            ask(server, user, "").await.assert_page_error("Access Denied");
         }
-        server.post(GET, "u=user").await.is_status_error("Incorrect hash");
-        assert_eq!(ask(server, "accountant", "&number=700001").await.all("card_pin"), ["7001"]);
-        assert_eq!(ask(server, "accountant_read", "&number=700001").await.all("card_pin"), Vec::<&str>::new());
+        server.post(GET, "u=user").await.assert_status_error("Incorrect hash");
+        assert_eq!(ask(server, "accountant", "&number=700001").await.element_texts("card_pin"), ["7001"]);
+        assert_eq!(
+            ask(server, "accountant_read", "&number=700001").await.element_texts("card_pin"),
+            Vec::<&str>::new()
+        );
     }
     // Who isn't shown PINs can't feel for them either; on an X7 server they can.
-    server.sql("update cards set pin = '' where id = 9").await;
+    server.execute("update cards set pin = '' where id = 9").await;
     assert_eq!(ids(&server, "accountant", "&pin=70%25").await, "7");
     for pin in ["7001", "70%25", "%25", ""] {
         assert_eq!(
@@ -144,7 +153,7 @@ async fn who_may_and_who_sees_what() {
 
 #[tokio::test]
 async fn what_is_searched_for() {
-    let (server, x7) = (server().await, x7().await);
+    let (server, x7) = (server().await, x7_server().await);
     const ALL: &str = "6 4 2 3 1 7 9 10 11 12 13";
     for server in [&server, &x7] {
         world(server).await;
@@ -225,20 +234,24 @@ async fn a_page_at_a_time() {
 /// Balances are in the system's currency, whoever asks: an X7 server's too.
 #[tokio::test]
 async fn in_whose_currency() {
-    let (server, x7) = (server().await, x7().await);
+    let (server, x7) = (server().await, x7_server().await);
     for server in [&server, &x7] {
-        server.sql("update users set currency_id = 2").await;
-        assert_eq!(ask(server, "admin", "&number=100001").await.all("card_balance"), ["7.0"]);
+        server.execute("update users set currency_id = 2").await;
+        assert_eq!(ask(server, "admin", "&number=100001").await.element_texts("card_balance"), ["7.0"]);
     }
 }
 
 /// Twenty thousand cards cost as many round trips as one: one for them, and the transaction's two.
 #[tokio::test]
 async fn one_query_however_many_cards() {
-    let tap = Tap::new().await;
-    let server = server_through(tap.options(&postgres::database(WORLD).await), &[("cache", "on")]).await;
+    let tap = CountingProxy::new().await;
+    let server = server_with_connect_options(
+        tap.connect_options(&postgres::create_database(FIXTURE_SQL).await),
+        &[("cache", "on")],
+    )
+    .await;
     server
-        .sql(
+        .execute(
             "insert into cards (cardgroup_id, number, pin)
              select case when i % 2 = 0 then 7 else 11 end, (1000000 + i)::text, (5000000 + i)::text from generate_series(1, 20000) i;
              analyze",
@@ -246,18 +259,18 @@ async fn one_query_however_many_cards() {
         .await;
     let many = async || {
         let reply = ask(&server, "admin", "&number=1______").await;
-        let numbers = reply.all("card_number");
+        let numbers = reply.element_texts("card_number");
         assert_eq!((numbers.len(), reply.header("content-length")), (20_000, None));
         assert!(numbers[..10_000].is_sorted() && numbers[10_000..].is_sorted());
         assert_eq!(reply.body.matches("<cards>").count(), 2);
     };
     let one = async || {
         let reply = ask(&server, "admin", "&pin=5010000").await;
-        assert_eq!(reply.all("card_number"), ["1010000"]);
+        assert_eq!(reply.element_texts("card_number"), ["1010000"]);
         assert!(reply.header("content-length").is_some());
     };
     // Nobody waits for the transaction's end, which may come late.
-    let (many, one) = (tap.fewest(&server, many).await, tap.fewest(&server, one).await);
+    let (many, one) = (tap.min_round_trips(&server, many).await, tap.min_round_trips(&server, one).await);
     assert!(many <= 3 && one <= 3, "{many} {one}");
 }
 
@@ -266,7 +279,7 @@ async fn one_query_however_many_cards() {
 async fn how_cards_are_found() {
     let server = server().await;
     server
-        .sql(
+        .execute(
             "insert into cards (cardgroup_id, number, pin, callerid)
              select 11, (1000000 + i)::text, (5000000 + i)::text, (8000000 + i)::text from generate_series(1, 50000) i;
              analyze",
@@ -278,10 +291,10 @@ async fn how_cards_are_found() {
     for (place, index) in [(1, "cards_number"), (3, "cards_pin"), (5, "cards_callerid")] {
         let mut search = nothing;
         search[place] = "'1000500'";
-        let plan = server.plan(&["to_char(c.first_use"], ALL, &search).await;
+        let plan = server.query_plan(&["to_char(c.first_use"], ALL, &search).await;
         assert!(plan.contains(&format!("Index Scan using {index} on cards")), "{plan}");
     }
-    let plan = server.plan(&["to_char(c.first_use"], ALL, &nothing).await;
+    let plan = server.query_plan(&["to_char(c.first_use"], ALL, &nothing).await;
     assert!(plan.contains("Index Scan using cards_group_number on cards"), "{plan}");
     assert!(!plan.contains("Sort"), "{plan}");
 }
@@ -289,9 +302,9 @@ async fn how_cards_are_found() {
 /// Clients that don't read their lists hold no more than their share of the connections.
 #[tokio::test]
 async fn slow_readers_cost_others_nothing() {
-    let server = server_with(&[("database_connections", "4"), ("database_acquire_timeout_ms", "2000")]).await;
+    let server = server_with_settings(&[("database_connections", "4"), ("database_acquire_timeout_ms", "2000")]).await;
     server
-        .sql("insert into cards (cardgroup_id, number, pin) select 11, (1000000 + i)::text, (5000000 + i)::text from generate_series(1, 20000) i")
+        .execute("insert into cards (cardgroup_id, number, pin) select 11, (1000000 + i)::text, (5000000 + i)::text from generate_series(1, 20000) i")
         .await;
     let list = async || {
         let form = format!("u=admin&hash={}", hash("", "secret"));
@@ -301,7 +314,10 @@ async fn slow_readers_cost_others_nothing() {
     let unread = list().await;
     assert_eq!((unread.status().as_u16(), list().await.status().as_u16()), (200, 503));
     for _ in 0..5 {
-        assert_eq!(server.signed("card_from_group_sell", "u=admin&id=11", "11").await.all("pin").len(), 1);
+        assert_eq!(
+            server.post_signed("card_from_group_sell", "u=admin&id=11", "11").await.element_texts("pin").len(),
+            1
+        );
     }
     drop(unread);
     assert_eq!(ids(&server, "reseller", "").await, "12 13");
@@ -310,9 +326,9 @@ async fn slow_readers_cost_others_nothing() {
 /// A client that goes away leaves nothing running, and its connection to nobody.
 #[tokio::test]
 async fn a_client_may_stop_reading() {
-    let server = server_with(&[("database_connections", "2")]).await;
+    let server = server_with_settings(&[("database_connections", "2")]).await;
     server
-        .sql("insert into cards (cardgroup_id, number, pin) select 11, (1000000 + i)::text, (5000000 + i)::text from generate_series(1, 50000) i")
+        .execute("insert into cards (cardgroup_id, number, pin) select 11, (1000000 + i)::text, (5000000 + i)::text from generate_series(1, 50000) i")
         .await;
     for _ in 0..3 {
         let form = format!("u=admin&hash={}", hash("", "secret"));

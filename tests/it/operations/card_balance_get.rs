@@ -1,6 +1,6 @@
 //! `card_balance_get` (`endpoints/card_balance_get.md`).
 
-use crate::harness::{Reply, Server, hash, server, x7};
+use crate::harness::{Reply, Server, hash, server, x7_server};
 
 const GET: &str = "card_balance_get";
 
@@ -12,36 +12,38 @@ async fn ask(server: &Server, user: &str, number: &str) -> Reply {
 
 #[track_caller]
 fn is_refused(reply: &Reply, words: &str) {
-    reply.is(&format!("<page>\n  <error>{words}</error>\n</page>"));
+    reply.assert_body(&format!("<page>\n  <error>{words}</error>\n</page>"));
 }
 
 #[tokio::test]
 async fn shows_what_is_left() {
     let server = server().await;
-    ask(&server, "admin", "700001").await.is(r"
+    ask(&server, "admin", "700001").await.assert_body(
+        r"
         <page>
           <calling_card>
             <balance>1.366026910730141</balance>
             <currency>USD</currency>
           </calling_card>
         </page>
-    ");
+    ",
+    );
     for (number, balance, shown) in [
         ("120001", "-4.25", "-4.25"),
         ("120001", "0", "0.0"),
         ("800001", "0.000000000000001", "0.000000000000001"),
         ("1111110999", "1000000", "1000000.0"),
     ] {
-        server.sql(&format!("update cards set balance = {balance} where number = '{number}'")).await;
-        assert_eq!(ask(&server, "admin", number).await.all("balance"), [shown], "{number}");
+        server.execute(&format!("update cards set balance = {balance} where number = '{number}'")).await;
+        assert_eq!(ask(&server, "admin", number).await.element_texts("balance"), [shown], "{number}");
     }
 }
 
 #[tokio::test]
 async fn errors_in_their_order() {
-    let (server, x7) = (server().await, x7().await);
+    let (server, x7) = (server().await, x7_server().await);
     for server in [&server, &x7] {
-        server.post(GET, "u=user&number=99").await.is("<status>\n  <error>Incorrect hash</error>\n</status>");
+        server.post(GET, "u=user&number=99").await.assert_body("<status>\n  <error>Incorrect hash</error>\n</status>");
         for user in ["nobody", ""] {
             is_refused(&ask(server, user, "99").await, "User was not found");
         }
@@ -51,27 +53,32 @@ async fn errors_in_their_order() {
         for number in ["99", "", "%", "70000_", "700001x", " 700001", "0700001", "'"] {
             is_refused(&ask(server, "admin", number).await, "Calling Card was not found");
         }
-        is_refused(&server.signed(GET, "u=admin", "").await, "Calling Card was not found");
+        is_refused(&server.post_signed(GET, "u=admin", "").await, "Calling Card was not found");
         // Reading is enough for a reseller, who sees only what is the reseller's own.
-        server.sql("update cards set owner_id = 3 where id = 12; update cards set owner_id = 4 where id = 13").await;
-        assert_eq!(ask(server, "reseller", "120001").await.all("balance"), ["5.0"]);
-        assert_eq!(ask(server, "reseller_read", "120002").await.all("currency"), ["USD"]);
+        server
+            .execute("update cards set owner_id = 3 where id = 12; update cards set owner_id = 4 where id = 13")
+            .await;
+        assert_eq!(ask(server, "reseller", "120001").await.element_texts("balance"), ["5.0"]);
+        assert_eq!(ask(server, "reseller_read", "120002").await.element_texts("currency"), ["USD"]);
         is_refused(&ask(server, "reseller", "120002").await, "Calling Card was not found");
         is_refused(&ask(server, "reseller", "700001").await, "Calling Card was not found");
         // Spaces behind a number don't matter.
-        assert_eq!(ask(server, "admin", "700001  ").await.all("balance"), ["1.366026910730141"]);
+        assert_eq!(ask(server, "admin", "700001  ").await.element_texts("balance"), ["1.366026910730141"]);
     }
-    server.post(GET, "u=user&number=99").await.is_status_error("Incorrect hash");
+    server.post(GET, "u=user&number=99").await.assert_status_error("Incorrect hash");
 }
 
 /// The system's currency, whoever asks; a balance that is missing is 0, but for an X7 server, which shows none.
 #[tokio::test]
 async fn in_which_currency_and_without_a_balance() {
-    let (server, x7) = (server().await, x7().await);
+    let (server, x7) = (server().await, x7_server().await);
     for (server, missing) in [(&server, "<balance>0.0</balance>"), (&x7, "<balance/>")] {
-        server.sql("update users set currency_id = 2").await;
+        server.execute("update users set currency_id = 2").await;
         let reply = ask(server, "admin", "700001").await;
-        assert_eq!((reply.all("balance"), reply.all("currency")), (vec!["1.366026910730141"], vec!["USD"]));
+        assert_eq!(
+            (reply.element_texts("balance"), reply.element_texts("currency")),
+            (vec!["1.366026910730141"], vec!["USD"])
+        );
         assert!(ask(server, "admin", "120002").await.body.contains(missing));
     }
 }
@@ -81,13 +88,15 @@ async fn in_which_currency_and_without_a_balance() {
 async fn a_number_that_was_used_before() {
     let server = server().await;
     server
-        .sql("insert into cards (id, cardgroup_id, number, pin, balance, hidden) values (50, 11, '555555', 'a', 1, 1), (51, 7, '555555', 'b', 2, 0)")
+        .execute("insert into cards (id, cardgroup_id, number, pin, balance, hidden) values (50, 11, '555555', 'a', 1, 1), (51, 7, '555555', 'b', 2, 0)")
         .await;
-    assert_eq!(ask(&server, "admin", "555555").await.all("balance"), ["2.0"]);
-    server.sql("delete from cards where id = 51").await;
-    assert_eq!(ask(&server, "admin", "555555").await.all("balance"), ["1.0"]);
-    let plan = server.plan(&["select 1 as place, id, balance"], "force_generic_plan", &["'555555'", "null"]).await;
-    server.sql("insert into cards (cardgroup_id, number, pin) select 11, i::text, i::text from generate_series(1000000, 1050000) i; analyze").await;
-    let large = server.plan(&["select 1 as place, id, balance"], "force_generic_plan", &["'555555'", "null"]).await;
+    assert_eq!(ask(&server, "admin", "555555").await.element_texts("balance"), ["2.0"]);
+    server.execute("delete from cards where id = 51").await;
+    assert_eq!(ask(&server, "admin", "555555").await.element_texts("balance"), ["1.0"]);
+    let plan =
+        server.query_plan(&["select 1 as place, id, balance"], "force_generic_plan", &["'555555'", "null"]).await;
+    server.execute("insert into cards (cardgroup_id, number, pin) select 11, i::text, i::text from generate_series(1000000, 1050000) i; analyze").await;
+    let large =
+        server.query_plan(&["select 1 as place, id, balance"], "force_generic_plan", &["'555555'", "null"]).await;
     assert!(!large.contains("Seq Scan"), "{plan}\n{large}");
 }

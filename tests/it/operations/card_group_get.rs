@@ -1,7 +1,9 @@
 //! `card_group_get` (`endpoints/card_group_get.md`).
 
-use crate::harness::proxy::Tap;
-use crate::harness::{WORLD, hash, postgres, server, server_through, server_with, x7};
+use crate::harness::proxy::CountingProxy;
+use crate::harness::{
+    FIXTURE_SQL, hash, postgres, server, server_with_connect_options, server_with_settings, x7_server,
+};
 
 const GET: &str = "card_group_get";
 
@@ -9,9 +11,10 @@ const GET: &str = "card_group_get";
 async fn shows_what_a_shop_wants_to_know() {
     let server = server().await;
     server
-        .sql("update cardgroups set price = 10.0840336134454, description = 'Ten <dollars> & more' where id = 6")
+        .execute("update cardgroups set price = 10.0840336134454, description = 'Ten <dollars> & more' where id = 6")
         .await;
-    server.signed(GET, "u=admin&id=6", "6").await.is(r"
+    server.post_signed(GET, "u=admin&id=6", "6").await.assert_body(
+        r"
         <page>
           <cardgroup>
             <name>ten dollars</name>
@@ -25,47 +28,51 @@ async fn shows_what_a_shop_wants_to_know() {
             <number_length>10</number_length>
           </cardgroup>
         </page>
-    ");
+    ",
+    );
     // By its old name, with the id in the path; a reseller's own group.
     let path = format!("/api/show_calling_card_group/12.xml?u=reseller&hash={}", hash("12", "reskey"));
     let reply = server.get(&path).await;
-    assert_eq!((reply.all("name"), reply.all("free_cards_size")), (vec!["the reseller's"], vec!["2"]));
+    assert_eq!(
+        (reply.element_texts("name"), reply.element_texts("free_cards_size")),
+        (vec!["the reseller's"], vec!["2"])
+    );
 }
 
 #[tokio::test]
 async fn errors_in_their_order() {
     let server = server().await;
-    server.post(GET, "u=nobody&id=99").await.is_status_error("Bad login");
-    server.post(GET, "u=user&id=99").await.is_status_error("Incorrect hash");
+    server.post(GET, "u=nobody&id=99").await.assert_status_error("Bad login");
+    server.post(GET, "u=user&id=99").await.assert_status_error("Incorrect hash");
     for user in ["user", "partner", "accountant_zero", "reseller_read"] {
-        server.signed(GET, &format!("u={user}&id=99"), "99").await.is_status_error("Access Denied");
+        server.post_signed(GET, &format!("u={user}&id=99"), "99").await.assert_status_error("Access Denied");
     }
     // Missing, none at all, hidden, another owner's, beyond every id.
     for id in ["", "0", "-6", "VFT", "8", "12", "99", "99999999999999999999"] {
-        server.signed(GET, &format!("u=admin&id={id}"), id).await.is_page_error("Cardgroup was not found");
+        server.post_signed(GET, &format!("u=admin&id={id}"), id).await.assert_page_error("Cardgroup was not found");
     }
-    server.signed(GET, "u=admin", "").await.is_page_error("Cardgroup was not found");
+    server.post_signed(GET, "u=admin", "").await.assert_page_error("Cardgroup was not found");
     let hashed = hash("6", "reskey");
-    server.post(GET, &format!("u=reseller&id=6&hash={hashed}")).await.is_page_error("Cardgroup was not found");
+    server.post(GET, &format!("u=reseller&id=6&hash={hashed}")).await.assert_page_error("Cardgroup was not found");
     // Read as far as the digits go.
-    assert_eq!(server.signed(GET, "u=accountant_read&id=+6x", " 6x").await.all("name"), ["ten dollars"]);
+    assert_eq!(server.post_signed(GET, "u=accountant_read&id=+6x", " 6x").await.element_texts("name"), ["ten dollars"]);
 }
 
 /// What is shown are the cards that a sale would find: not sold, hidden or retired ones.
 #[tokio::test]
 async fn free_cards_are_those_that_could_be_sold() {
     let server = server().await;
-    let free = async || server.signed(GET, "u=admin&id=6", "6").await.all("free_cards_size").concat();
+    let free = async || server.post_signed(GET, "u=admin&id=6", "6").await.element_texts("free_cards_size").concat();
     for (change, expected) in [
         ("update cards set hidden = 1 where id = 1", "3"),
         ("update cards set retired_at = now() where id = 2", "2"),
         ("update cards set hidden = 0 where id = 1", "3"),
         ("delete from cards where id = 3", "2"),
     ] {
-        server.sql(change).await;
+        server.execute(change).await;
         assert_eq!(free().await, expected, "{change}");
     }
-    server.signed("card_from_group_sell", "u=admin&id=6", "6").await;
+    server.post_signed("card_from_group_sell", "u=admin&id=6", "6").await;
     assert_eq!(free().await, "1");
 }
 
@@ -83,49 +90,60 @@ async fn prices_are_nice_and_taxed() {
     ] {
         let server = server().await;
         server
-            .sql(&format!(
+            .execute(&format!(
                 "insert into conflines (name, value) values ('Nice_Number_Digits', '{digits}'); update cardgroups set price = {price}"
             ))
             .await;
-        let reply = server.signed(GET, &format!("u=admin&id={group}"), &group.to_string()).await;
-        assert_eq!([reply.all("price"), reply.all("price_with_tax")].concat(), expected, "{digits} {price} {group}");
+        let reply = server.post_signed(GET, &format!("u=admin&id={group}"), &group.to_string()).await;
+        assert_eq!(
+            [reply.element_texts("price"), reply.element_texts("price_with_tax")].concat(),
+            expected,
+            "{digits} {price} {group}"
+        );
     }
 }
 
 /// An X7 server multiplies by the caller's currency rate, and labels with the system's.
 #[tokio::test]
 async fn in_whose_currency() {
-    let (server, x7) = (server().await, x7().await);
+    let (server, x7) = (server().await, x7_server().await);
     for (server, price) in [(&server, "10.00"), (&x7, "7.44")] {
-        server.sql("update cardgroups set price = 10; update users set currency_id = 2").await;
-        let reply = server.signed(GET, "u=admin&id=11", "11").await;
-        assert_eq!((reply.all("price"), reply.all("currency")), (vec![price], vec!["USD"]));
+        server.execute("update cardgroups set price = 10; update users set currency_id = 2").await;
+        let reply = server.post_signed(GET, "u=admin&id=11", "11").await;
+        assert_eq!((reply.element_texts("price"), reply.element_texts("currency")), (vec![price], vec!["USD"]));
     }
 }
 
 #[tokio::test]
 async fn an_x7_server_gives_a_group_the_tax_row_that_it_lacks() {
-    let (server, x7) = (server().await, x7().await);
+    let (server, x7) = (server().await, x7_server().await);
     for (server, taxes) in [(&server, "4|999"), (&x7, "5|101")] {
-        server.signed(GET, "u=admin&id=10", "10").await;
-        server.signed(GET, "u=admin&id=10", "10").await;
-        server.has("select (select count(*) from taxes) t, tax_id from cardgroups where id = 10", &[taxes]).await;
+        server.post_signed(GET, "u=admin&id=10", "10").await;
+        server.post_signed(GET, "u=admin&id=10", "10").await;
+        server
+            .assert_rows("select (select count(*) from taxes) t, tax_id from cardgroups where id = 10", &[taxes])
+            .await;
     }
 }
 
 #[tokio::test]
 async fn no_image_and_another_prefix() {
-    let server = server_with(&[("prefix", "/shop")]).await;
-    server.sql("update cardgroups set image = null where id = 6").await;
-    assert_eq!(server.signed(GET, "u=admin&id=6", "6").await.all("iamge_link"), Vec::<&str>::new());
+    let server = server_with_settings(&[("prefix", "/shop")]).await;
+    server.execute("update cardgroups set image = null where id = 6").await;
+    assert_eq!(server.post_signed(GET, "u=admin&id=6", "6").await.element_texts("iamge_link"), Vec::<&str>::new());
     let path = format!("/shop/api/card_group_get?u=admin&id=6&hash={}", hash("6", "secret"));
-    assert_eq!(server.get(&path).await.all("iamge_link"), ["/shop/cards/"]);
+    assert_eq!(server.get(&path).await.element_texts("iamge_link"), ["/shop/cards/"]);
 }
 
 #[tokio::test]
 async fn one_round_trip() {
-    let tap = Tap::new().await;
-    let server = server_through(tap.options(&postgres::database(WORLD).await), &[("cache", "on")]).await;
-    let ask = async || assert_eq!(server.signed(GET, "u=accountant&id=6", "6").await.all("name").len(), 1);
-    assert_eq!(tap.fewest(&server, ask).await, 1);
+    let tap = CountingProxy::new().await;
+    let server = server_with_connect_options(
+        tap.connect_options(&postgres::create_database(FIXTURE_SQL).await),
+        &[("cache", "on")],
+    )
+    .await;
+    let ask =
+        async || assert_eq!(server.post_signed(GET, "u=accountant&id=6", "6").await.element_texts("name").len(), 1);
+    assert_eq!(tap.min_round_trips(&server, ask).await, 1);
 }

@@ -1,6 +1,6 @@
 //! `card_payment_add` (`endpoints/card_payment_add.md`).
 
-use crate::harness::{Reply, Server, hash, server, x7};
+use crate::harness::{Reply, Server, hash, server, x7_server};
 
 const PAY: &str = "card_payment_add";
 /// What a payment leaves behind.
@@ -11,7 +11,7 @@ const NOTHING: &[&str] = &["0|0|82.870228591402541|4"];
 
 async fn world(server: &Server) {
     server
-        .sql(
+        .execute(
             "insert into conflines (name, value) values ('API_Allow_payments_ower_API', '1');
              update cards set sold = 1, active = 1 where id in (7, 11, 12);
              update cards set owner_id = 3 where id in (12, 13)",
@@ -37,7 +37,10 @@ async fn tops_up_a_sold_card() {
     let server = server().await;
     world(&server).await;
     // Group 7 has 10 % and 5 % on top: 11.55 dollars are ten without them.
-    ask(&server, "admin", &[("number", "700001"), ("amount", "11.55"), ("description", "at the <till>")]).await.is(r"
+    ask(&server, "admin", &[("number", "700001"), ("amount", "11.55"), ("description", "at the <till>")])
+        .await
+        .assert_body(
+            r"
         <page>
           <status>
             <success>Calling Card balance successfully updated</success>
@@ -60,17 +63,18 @@ async fn tops_up_a_sold_card() {
             </details>
           </add_payment>
         </page>
-    ");
-    server.has("select balance, sold, active from cards where id = 7", &["11.366026910730141|1|1"]).await;
+    ",
+        );
+    server.assert_rows("select balance, sold, active from cards where id = 7", &["11.366026910730141|1|1"]).await;
     server
-        .has(
+        .assert_rows(
             "select paymenttype, kind, amount, currency, trim_scale(tax) as tax, user_id, owner_id, card, completed, description, email, fee, gross, first_name,
                  provider_id, date_added = shipped_at as at_once, date_added between now() - interval '1 minute' and now() as now from payments",
             &["Card|top_up|11.550000000000000|USD|1.79025|7|0|1|1|at the <till>|∅|0.000000000000000|0.000000000000000|∅|-1|true|true"],
         )
         .await;
     server
-        .has(
+        .assert_rows(
             "select user_id, action, target_type, target_id, data, data2, data3, data4 from actions",
             &["0|card_payment_created|Payment|1|7|11.55|USD|∅"],
         )
@@ -82,7 +86,8 @@ async fn in_another_currency() {
     let server = server().await;
     world(&server).await;
     // In any letter case. 7.441 euros are ten dollars; the reseller's taxes are 21 % and 5 %, added up.
-    ask(&server, "reseller", &[("number", "120001"), ("amount", "7.441"), ("currency", "eur")]).await.is(r"
+    ask(&server, "reseller", &[("number", "120001"), ("amount", "7.441"), ("currency", "eur")]).await.assert_body(
+        r"
         <page>
           <status>
             <success>Calling Card balance successfully updated</success>
@@ -107,43 +112,47 @@ async fn in_another_currency() {
             </details>
           </add_payment>
         </page>
-    ");
+    ",
+    );
     server
-        .has(
+        .assert_rows(
             "select trim_scale(amount) as amount, currency, trim_scale(tax) as tax, user_id, owner_id, description from payments",
             &["7.441|EUR|1.93466|12|3|"],
         )
         .await;
-    server.has("select balance from cards where id = 12", &["12.936507936507937"]).await;
+    server.assert_rows("select balance from cards where id = 12", &["12.936507936507937"]).await;
     // Nobody knows this one: the system's is meant.
     let reply = ask(&server, "admin", &[("number", "100001"), ("amount", "1"), ("currency", "XXX")]).await;
     assert_eq!(
-        (reply.all("currency"), reply.all("new_balance"), reply.all("converted_to")),
+        (reply.element_texts("currency"), reply.element_texts("new_balance"), reply.element_texts("converted_to")),
         (vec!["USD"], vec!["8.0"], vec![])
     );
     // It needn't be active, unless it is named.
-    server.sql("update currencies set active = 0 where id = 1").await;
-    assert_eq!(ask(&server, "admin", &[("number", "100001"), ("amount", "1")]).await.all("new_balance"), ["9.0"]);
+    server.execute("update currencies set active = 0 where id = 1").await;
+    assert_eq!(
+        ask(&server, "admin", &[("number", "100001"), ("amount", "1")]).await.element_texts("new_balance"),
+        ["9.0"]
+    );
     let reply = ask(&server, "admin", &[("number", "100001"), ("amount", "1"), ("currency", "USD")]).await;
-    reply.is_page_error("Currency disabled");
+    reply.assert_page_error("Currency disabled");
 }
 
 #[tokio::test]
 async fn errors_in_their_order() {
-    let (server, x7) = (server().await, x7().await);
+    let (server, x7) = (server().await, x7_server().await);
     for server in [&server, &x7] {
-        server.post(PAY, "u=user&amount=1").await.is_status_error("Incorrect hash");
+        server.post(PAY, "u=user&amount=1").await.assert_status_error("Incorrect hash");
         for user in ["nobody", "admin", "user"] {
-            ask(server, user, &[]).await.is_page_error("Feature Disabled");
+            ask(server, user, &[]).await.assert_page_error("Feature Disabled");
         }
         world(server).await;
         for user in ["nobody", "", "user", "partner", "accountant", "accountant_zero"] {
-            ask(server, user, &[]).await.is_page_error("Access Denied");
+            ask(server, user, &[]).await.assert_page_error("Access Denied");
         }
-        ask(server, "reseller_none", &[]).await.is_page_error("You are not authorized to use Calling Cards");
-        ask(server, "admin", &[]).await.is_page_error("Calling Card was not found");
+        ask(server, "reseller_none", &[]).await.assert_page_error("You are not authorized to use Calling Cards");
+        ask(server, "admin", &[]).await.assert_page_error("Calling Card was not found");
         // Not there, not sold, another's, hidden.
-        server.sql("update cards set sold = 1 where id = 5").await;
+        server.execute("update cards set sold = 1 where id = 5").await;
         for (user, number) in [
             ("admin", ""),
             ("admin", "99"),
@@ -154,42 +163,42 @@ async fn errors_in_their_order() {
             ("admin", "1111110999"),
         ] {
             let reply = ask(server, user, &[("number", number), ("amount", "x"), ("currency", "JPY")]).await;
-            reply.is_page_error("Calling Card was not found");
+            reply.assert_page_error("Calling Card was not found");
         }
         let reply = ask(server, "admin", &[("number", "700001"), ("amount", "x"), ("currency", "JPY")]).await;
-        reply.is_page_error("Currency disabled");
+        reply.assert_page_error("Currency disabled");
     }
     for amount in ["", "x", "0", "-1", "1,5", "5 EUR", "0x10", "1000000000000000", "1e99", "٣", "1e-16"] {
         let reply = ask(&server, "admin", &[("number", "700001"), ("amount", amount)]).await;
-        reply.is_page_error("Amount is incorrect");
+        reply.assert_page_error("Amount is incorrect");
     }
-    ask(&server, "admin", &[("number", "700001")]).await.is_page_error("Amount is incorrect");
+    ask(&server, "admin", &[("number", "700001")]).await.assert_page_error("Amount is incorrect");
     let long = "x".repeat(256);
     let reply = ask(&server, "admin", &[("number", "700001"), ("amount", "1"), ("description", &long)]).await;
-    reply.is_page_error("Description is too long");
+    reply.assert_page_error("Description is too long");
     // A currency that is worth nothing, or less, and taxes of less than nothing.
     for rate in ["0", "-2"] {
         for server in [&server, &x7] {
-            server.sql(&format!("update currencies set exchange_rate = {rate} where id = 2")).await;
+            server.execute(&format!("update currencies set exchange_rate = {rate} where id = 2")).await;
             let reply = ask(server, "admin", &[("number", "700001"), ("amount", "1"), ("currency", "EUR")]).await;
-            reply.is_page_error("Failed to make transaction");
+            reply.assert_page_error("Failed to make transaction");
         }
         // An X7 server would show the balance in the reseller's.
         ask(&x7, "reseller", &[("number", "120001"), ("amount", "1")])
             .await
-            .is_page_error("Failed to make transaction");
+            .assert_page_error("Failed to make transaction");
     }
-    server.sql("update taxes set tax1_value = -100 where id = 3").await;
+    server.execute("update taxes set tax1_value = -100 where id = 3").await;
     let reply = ask(&server, "admin", &[("number", "700001"), ("amount", "1")]).await;
-    reply.is_page_error("Failed to make transaction");
-    server.has(EVERYTHING, NOTHING).await;
-    x7.has(EVERYTHING, NOTHING).await;
+    reply.assert_page_error("Failed to make transaction");
+    server.assert_rows(EVERYTHING, NOTHING).await;
+    x7.assert_rows(EVERYTHING, NOTHING).await;
 }
 
 /// An X7 server takes any amount, shows balances in the caller's currency, and adds what is in the system's to them.
 #[tokio::test]
 async fn as_an_x7_server_does() {
-    let server = x7().await;
+    let server = x7_server().await;
     world(&server).await;
     for (amount, shown, balance) in [
         ("-5", "-5.0", "2.000000000000000"),
@@ -197,33 +206,33 @@ async fn as_an_x7_server_does() {
         ("abc", "0.0", "12.000000000000000"),
     ] {
         let reply = ask(&server, "admin", &[("number", "100001"), ("amount", amount)]).await;
-        assert_eq!(reply.all("amount_with_tax"), [shown, shown], "{}", reply.body);
-        server.has("select balance from cards where id = 11", &[balance]).await;
+        assert_eq!(reply.element_texts("amount_with_tax"), [shown, shown], "{}", reply.body);
+        server.assert_rows("select balance from cards where id = 11", &[balance]).await;
     }
     // The group has a tax row of its own now, and each payment was written.
-    server.has("select tax_id from cardgroups where id = 10", &["101"]).await;
-    server.has("select count(*) from payments where kind = 'top_up'", &["3"]).await;
+    server.assert_rows("select tax_id from cardgroups where id = 10", &["101"]).await;
+    server.assert_rows("select count(*) from payments where kind = 'top_up'", &["3"]).await;
     let reply =
         ask(&server, "reseller", &[("number", "120001"), ("amount", "12.6"), ("description", &"x".repeat(300))]).await;
-    assert_eq!(reply.all("current_balance"), ["3.7205"]);
-    assert_eq!(reply.all("new_balance"), ["13.7205"]);
+    assert_eq!(reply.element_texts("current_balance"), ["3.7205"]);
+    assert_eq!(reply.element_texts("new_balance"), ["13.7205"]);
     // 5 and ten divided by 0.7441.
-    server.has("select balance from cards where id = 12", &["18.439053890606101"]).await;
-    server.has("select length(description) as length from payments where user_id = 12", &["255"]).await;
-    server.sql("update currencies set active = 0 where id = 1").await;
-    ask(&server, "admin", &[("number", "100001"), ("amount", "1")]).await.is_page_error("Currency disabled");
+    server.assert_rows("select balance from cards where id = 12", &["18.439053890606101"]).await;
+    server.assert_rows("select length(description) as length from payments where user_id = 12", &["255"]).await;
+    server.execute("update currencies set active = 0 where id = 1").await;
+    ask(&server, "admin", &[("number", "100001"), ("amount", "1")]).await.assert_page_error("Currency disabled");
 }
 
 /// Whatever is wrong with the card else: what is paid arrives.
 #[tokio::test]
 async fn a_payment_always_arrives() {
-    let (server, x7) = (server().await, x7().await);
+    let (server, x7) = (server().await, x7_server().await);
     for server in [&server, &x7] {
         world(server).await;
-        server.sql("update cards set pin = '1', min_balance = -1, balance = null where id = 11").await;
+        server.execute("update cards set pin = '1', min_balance = -1, balance = null where id = 11").await;
         let reply = ask(server, "admin", &[("number", "100001"), ("amount", "5")]).await;
-        assert_eq!(reply.all("new_balance"), ["5.0"], "{}", reply.body);
-        server.has("select balance from cards where id = 11", &["5.000000000000000"]).await;
+        assert_eq!(reply.element_texts("new_balance"), ["5.0"], "{}", reply.body);
+        server.assert_rows("select balance from cards where id = 11", &["5.000000000000000"]).await;
     }
 }
 
@@ -232,24 +241,24 @@ async fn a_payment_always_arrives() {
 async fn payments_beside_top_ups_by_caller_id() {
     let server = server().await;
     world(&server).await;
-    server.sql("update cards set callerid = '555', balance = 0 where id = 7; update cardgroups set tell_balance_in_currency = 'USD', tax_id = 1 where id = 7").await;
+    server.execute("update cards set callerid = '555', balance = 0 where id = 7; update cardgroups set tell_balance_in_currency = 'USD', tax_id = 1 where id = 7").await;
     let mut tasks = Vec::new();
     for turn in 0..40 {
         let server = server.clone();
         tasks.push(tokio::spawn(async move {
             match turn % 2 {
                 0 => ask(&server, "admin", &[("number", "700001"), ("amount", "1.01")]).await,
-                _ => server.signed("card_by_cli_update", "u=admin&callerid=555&amount=2.5", "2.5555").await,
+                _ => server.post_signed("card_by_cli_update", "u=admin&callerid=555&amount=2.5", "2.5555").await,
             }
         }));
     }
     for task in tasks {
         let reply = task.await.unwrap();
-        assert_eq!(reply.all("error"), Vec::<&str>::new(), "{}", reply.body);
+        assert_eq!(reply.element_texts("error"), Vec::<&str>::new(), "{}", reply.body);
     }
-    server.has("select trim_scale(balance) as balance from cards where id = 7", &["70.2"]).await;
+    server.assert_rows("select trim_scale(balance) as balance from cards where id = 7", &["70.2"]).await;
     server
-        .has(
+        .assert_rows(
             "select kind, count(*), trim_scale(sum(amount)) as amount from payments group by kind",
             &["top_up|40|70.2"],
         )

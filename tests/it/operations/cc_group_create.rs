@@ -1,6 +1,6 @@
 //! `cc_group_create` (`endpoints/cc_group_create.md`).
 
-use crate::harness::{Reply, Server, hash, server, x7};
+use crate::harness::{Reply, Server, hash, server, x7_server};
 
 const CREATE: &str = "cc_group_create";
 /// The groups and tax rows that the world begins with.
@@ -74,7 +74,7 @@ pub const ERRORS: &[(&str, &str, &str)] = &[
 
 async fn world(server: &Server) {
     server
-        .sql(
+        .execute(
             "insert into tariffs (id, name, owner_id) values (1, 'one', 0), (2, 'two', 3), (3, 'three', 4);
              insert into lcrs (id, name, user_id) values (1, 'one', 0), (2, 'two', 3);
              insert into locations (id, name, user_id) values (1, 'one', 0), (2, 'two', 3);
@@ -94,7 +94,9 @@ async fn ask(server: &Server, user: &str, name: &str, rest: &str) -> Reply {
 
 #[track_caller]
 fn is_created(reply: &Reply) {
-    reply.is("<page>\n  <status>\n    <success>Card Group was successfully created</success>\n  </status>\n</page>");
+    reply.assert_body(
+        "<page>\n  <status>\n    <success>Card Group was successfully created</success>\n  </status>\n</page>",
+    );
 }
 
 #[tokio::test]
@@ -103,7 +105,7 @@ async fn a_name_is_enough() {
     world(&server).await;
     is_created(&ask(&server, "admin", "new", "").await);
     server
-        .has(
+        .assert_rows(
             "select name, description, price, setup_fee, ghost_min_perc, daily_charge, tariff_id, lcr_id, vat_percent, number_length, pin_length,
                  image, location_id, owner_id, valid_after_first_use, ghost_balance_perc, tell_balance_in_currency, hidden,
                  use_external_function + allow_loss_calls + tell_cents + solo_pinless + disable_voucher + callerid_leave + disable_topup_from_cards_with_cid as flags,
@@ -115,7 +117,7 @@ async fn a_name_is_enough() {
         )
         .await;
     server
-        .has(
+        .assert_rows(
             "select t.tax1_enabled, t.tax2_enabled, tax1_name, tax2_name, total_tax_name, tax1_value, compound_tax
              from taxes t join cardgroups g on g.tax_id = t.id where g.id > 100",
             &["1|0|TAX||TAX|0.000000000000000|1"],
@@ -135,7 +137,7 @@ async fn everything_that_can_be_said() {
     // The reseller counts in euros, of which the system's currency is worth 0.7441.
     is_created(&ask(&server, "reseller", "new", rest).await);
     server
-        .has(
+        .assert_rows(
             "select name, description, price, setup_fee, ghost_min_perc, daily_charge, tariff_id, lcr_id, number_length, pin_length, location_id,
                  owner_id, valid_after_first_use, ghost_balance_perc, tell_balance_in_currency, hidden, valid_from, valid_till,
                  use_external_function + allow_loss_calls + tell_cents + solo_pinless + disable_voucher + callerid_leave + disable_topup_from_cards_with_cid as flags
@@ -146,7 +148,7 @@ async fn everything_that_can_be_said() {
         )
         .await;
     server
-        .has(
+        .assert_rows(
             "select tax1_name, tax2_name, total_tax_name, tax1_value, tax2_value, tax2_enabled, tax3_enabled, compound_tax from taxes where id > 100",
             &["VAT|Eco|All|21.000000000000000|5.000000000000000|1|0|1"],
         )
@@ -155,17 +157,17 @@ async fn everything_that_can_be_said() {
 
 #[tokio::test]
 async fn an_x7_server_stores_the_price_as_it_was_given() {
-    let server = x7().await;
+    let server = x7_server().await;
     world(&server).await;
     is_created(&ask(&server, "admin", "a", "&price_with_vat=121&tax1_value=21").await);
-    server.has("select price from cardgroups where id > 100", &["121.000000000000000"]).await;
+    server.assert_rows("select price from cardgroups where id > 100", &["121.000000000000000"]).await;
 }
 
 #[tokio::test]
 async fn errors_in_their_order() {
     let server = server().await;
     world(&server).await;
-    server.sql("insert into cardgroups (name) values ('taken')").await;
+    server.execute("insert into cardgroups (name) values ('taken')").await;
     let mut sent = WRONG.to_vec();
     for (words, mended, value) in ERRORS {
         let name = sent.iter().find(|(name, _)| *name == "name").unwrap().1;
@@ -174,45 +176,47 @@ async fn errors_in_their_order() {
             .filter(|(name, _)| *name != "name")
             .map(|(name, value)| format!("&{name}={}", value.replace(' ', "+")))
             .collect();
-        ask(&server, "admin", name, &rest).await.is_page_error(words);
+        ask(&server, "admin", name, &rest).await.assert_page_error(words);
         sent.iter_mut().find(|(name, _)| name == mended).unwrap().1 = value;
     }
-    server.has(NOTHING_NEW, &["8|4"]).await;
+    server.assert_rows(NOTHING_NEW, &["8|4"]).await;
     let rest: String =
         sent.iter().filter(|(name, _)| *name != "name").map(|(name, value)| format!("&{name}={value}")).collect();
     is_created(&ask(&server, "admin", "Taken", &rest).await);
     // The tax row's values, in a row of its own.
-    server.has("select tax1_value, g.tax_id <> 2 as own from cardgroups g join taxes t on t.id = g.tax_id where g.name = 'Taken'", &["19.000000000000000|true"]).await;
+    server.assert_rows("select tax1_value, g.tax_id <> 2 as own from cardgroups g join taxes t on t.id = g.tax_id where g.name = 'Taken'", &["19.000000000000000|true"]).await;
 }
 
 #[tokio::test]
 async fn who_may_and_who_may_not() {
-    let (server, x7) = (server().await, x7().await);
+    let (server, x7) = (server().await, x7_server().await);
     for server in [&server, &x7] {
         world(server).await;
         for user in ["admin", "accountant", "reseller"] {
             is_created(&ask(server, user, &format!("of {user}"), "").await);
         }
         for user in ["accountant_none", "reseller_read", "reseller_none"] {
-            ask(server, user, "new", "").await.is_page_error("You are not authorized to use this functionality");
+            ask(server, user, "new", "").await.assert_page_error("You are not authorized to use this functionality");
         }
         for user in ["user", "partner"] {
-            ask(server, user, "new", "").await.is_page_error("Access Denied");
+            ask(server, user, "new", "").await.assert_page_error("Access Denied");
         }
-        server.post(CREATE, "u=user&name=new").await.is_status_error("Incorrect hash");
+        server.post(CREATE, "u=user&name=new").await.assert_status_error("Incorrect hash");
         server
-            .has(
+            .assert_rows(
                 "select owner_id, name from cardgroups where id > 100 order by id",
                 &["0|of admin", "0|of accountant", "3|of reseller"],
             )
             .await;
     }
     for user in ["nobody", ""] {
-        ask(&server, user, "new", "").await.is_page_error("Access Denied");
-        ask(&x7, user, "new", "").await.is("<page>\n  <error>Access Denied</error>\n</page>");
+        ask(&server, user, "new", "").await.assert_page_error("Access Denied");
+        ask(&x7, user, "new", "").await.assert_body("<page>\n  <error>Access Denied</error>\n</page>");
     }
     // Financial data without calling cards: enough for an x7 server.
-    ask(&server, "accountant_zero", "new", "").await.is_page_error("You are not authorized to use this functionality");
+    ask(&server, "accountant_zero", "new", "")
+        .await
+        .assert_page_error("You are not authorized to use this functionality");
     is_created(&ask(&x7, "accountant_zero", "new", "").await);
 }
 
@@ -225,21 +229,21 @@ async fn a_reseller_may_not_use_what_is_the_admins() {
         ("&lcr_id=1", "LCR was not found"),
         ("&location_id=1", "Location was not found"),
     ] {
-        ask(&server, "reseller", "new", rest).await.is_page_error(words);
+        ask(&server, "reseller", "new", rest).await.assert_page_error(words);
     }
     // Unsaid, the first that is the reseller's own.
     is_created(&ask(&server, "reseller", "new", "").await);
-    server.has("select tariff_id, lcr_id, location_id from cardgroups where id > 100", &["2|2|1"]).await;
-    server.sql("delete from tariffs where owner_id = 3").await;
-    ask(&server, "reseller", "another", "").await.is_page_error("Tariff was not found");
+    server.assert_rows("select tariff_id, lcr_id, location_id from cardgroups where id > 100", &["2|2|1"]).await;
+    server.execute("delete from tariffs where owner_id = 3").await;
+    ask(&server, "reseller", "another", "").await.assert_page_error("Tariff was not found");
 }
 
 #[tokio::test]
 async fn the_currency() {
-    let (server, x7) = (server().await, x7().await);
+    let (server, x7) = (server().await, x7_server().await);
     for server in [&server, &x7] {
         world(server).await;
-        server.sql("update users set currency_id = 4 where id = 6").await;
+        server.execute("update users set currency_id = 4 where id = 6").await;
     }
     for (user, rest, documented, field) in [
         ("admin", "", Some("USD"), Some("USD")),
@@ -256,11 +260,13 @@ async fn the_currency() {
         for (server, expected) in [(&server, documented), (&x7, field)] {
             let reply = ask(server, user, "new", rest).await;
             match expected {
-                None => reply.is_page_error("Currency was not found"),
+                None => reply.assert_page_error("Currency was not found"),
                 Some(currency) => {
                     is_created(&reply);
-                    server.has("select tell_balance_in_currency from cardgroups where name = 'new'", &[currency]).await;
-                    server.sql("delete from cardgroups where name = 'new'").await;
+                    server
+                        .assert_rows("select tell_balance_in_currency from cardgroups where name = 'new'", &[currency])
+                        .await;
+                    server.execute("delete from cardgroups where name = 'new'").await;
                 }
             }
         }
@@ -269,7 +275,7 @@ async fn the_currency() {
 
 #[tokio::test]
 async fn dates() {
-    let (server, x7) = (server().await, x7().await);
+    let (server, x7) = (server().await, x7_server().await);
     for server in [&server, &x7] {
         world(server).await;
     }
@@ -297,9 +303,9 @@ async fn dates() {
             let reply = ask(server, "admin", "new", rest).await;
             if words.is_empty() {
                 assert!(reply.body.contains("successfully"), "{rest}: {}", reply.body);
-                server.sql("delete from cardgroups where name = 'new'").await;
+                server.execute("delete from cardgroups where name = 'new'").await;
             } else {
-                assert_eq!(reply.all("error"), [words], "{rest}");
+                assert_eq!(reply.element_texts("error"), [words], "{rest}");
             }
         }
     }
@@ -307,54 +313,56 @@ async fn dates() {
 
 #[tokio::test]
 async fn an_x7_server_reads_what_it_can() {
-    let server = x7().await;
+    let server = x7_server().await;
     world(&server).await;
     ask(&server, "admin", "", "")
         .await
-        .is("<page>\n  <status>\n    <status>Card Group must have name</status>\n  </status>\n</page>");
+        .assert_body("<page>\n  <status>\n    <status>Card Group must have name</status>\n  </status>\n</page>");
     let rest = "&setup_fee=-1.5x&ghost_min_perc=abc&daily_charge=1,5&price_with_vat=-3&number_length=31&pin_length=5.5&valid_after_first_use=abc";
     is_created(&ask(&server, "admin", &"x".repeat(300), rest).await);
     server
-        .has(
+        .assert_rows(
             "select length(name), setup_fee, ghost_min_perc, daily_charge, price, number_length, pin_length, valid_after_first_use from cardgroups where id > 100",
             &["255|-1.500000000000000|0.000000000000000|1.000000000000000|-3.000000000000000|31|5|0"],
         )
         .await;
-    ask(&server, "admin", "b", "&pin_length=.").await.is_page_error("PIN length must be greater than 0");
-    ask(&server, "admin", "b", "&pin_length=-1").await.is_page_error("PIN length can be between 1 and 30");
-    ask(&server, "admin", "b", "&pin_length=6_0").await.is_page_error("PIN length must consist only of digits");
-    server.sql("delete from tariffs where id = 1").await;
-    ask(&server, "admin", "b", "").await.is_page_error("Card Group must have name");
+    ask(&server, "admin", "b", "&pin_length=.").await.assert_page_error("PIN length must be greater than 0");
+    ask(&server, "admin", "b", "&pin_length=-1").await.assert_page_error("PIN length can be between 1 and 30");
+    ask(&server, "admin", "b", "&pin_length=6_0").await.assert_page_error("PIN length must consist only of digits");
+    server.execute("delete from tariffs where id = 1").await;
+    ask(&server, "admin", "b", "").await.assert_page_error("Card Group must have name");
 }
 
 #[tokio::test]
 async fn long_and_strange_values_are_kept_or_refused_whole() {
-    let (server, x7) = (server().await, x7().await);
+    let (server, x7) = (server().await, x7_server().await);
     for server in [&server, &x7] {
         world(server).await;
     }
     let long = "é".repeat(256);
-    ask(&server, "admin", &long, "").await.is_page_error("Card Group name is too long");
-    ask(&server, "admin", "new", &format!("&description={long}")).await.is_page_error("Description is too long");
-    ask(&server, "admin", "new", &format!("&tax3_name={long}")).await.is_page_error("TAX name is too long");
-    ask(&server, "admin", "new", "&tax1_value=-100").await.is_page_error("Invalid TAX value");
+    ask(&server, "admin", &long, "").await.assert_page_error("Card Group name is too long");
+    ask(&server, "admin", "new", &format!("&description={long}")).await.assert_page_error("Description is too long");
+    ask(&server, "admin", "new", &format!("&tax3_name={long}")).await.assert_page_error("TAX name is too long");
+    ask(&server, "admin", "new", "&tax1_value=-100").await.assert_page_error("Invalid TAX value");
     // Beyond every column: an x7 server has no words for it.
     for beyond in ["1e15", "1e999999999", "9999999999999999", "-1e20"] {
         ask(&x7, "admin", "new", &format!("&price_with_vat={beyond}"))
             .await
-            .is_page_error("Failed to make transaction");
+            .assert_page_error("Failed to make transaction");
         ask(&server, "admin", "new", &format!("&price_with_vat={beyond}"))
             .await
-            .is_page_error("Invalid Price with TAX");
+            .assert_page_error("Invalid Price with TAX");
     }
-    ask(&server, "admin", "new", "&tax1_value=1e40").await.is_page_error("Failed to make transaction");
-    server.has(NOTHING_NEW, NOTHING).await;
-    x7.has(NOTHING_NEW, NOTHING).await;
+    ask(&server, "admin", "new", "&tax1_value=1e40").await.assert_page_error("Failed to make transaction");
+    server.assert_rows(NOTHING_NEW, NOTHING).await;
+    x7.assert_rows(NOTHING_NEW, NOTHING).await;
     let odd = "'; drop table cards; -- <&>\" 漢💳";
     is_created(
-        &server.signed(CREATE, "u=admin&name='%3B+drop+table+cards%3B+--+%3C%26%3E%22+漢💳&description=%0A", odd).await,
+        &server
+            .post_signed(CREATE, "u=admin&name='%3B+drop+table+cards%3B+--+%3C%26%3E%22+漢💳&description=%0A", odd)
+            .await,
     );
-    server.has("select name = '''; drop table cards; -- <&>\" 漢💳' and description = E'\\n' as same from cardgroups where id > 100", &["true"]).await;
+    server.assert_rows("select name = '''; drop table cards; -- <&>\" 漢💳' and description = E'\\n' as same from cardgroups where id > 100", &["true"]).await;
 }
 
 /// In a currency that is worth nothing no price can be said.
@@ -363,9 +371,9 @@ async fn a_price_in_a_worthless_currency_is_refused() {
     let server = server().await;
     world(&server).await;
     server
-        .sql("update currencies set exchange_rate = 0 where id = 2; update users set currency_id = 2 where id = 0")
+        .execute("update currencies set exchange_rate = 0 where id = 2; update users set currency_id = 2 where id = 0")
         .await;
-    ask(&server, "admin", "new", "&price_with_vat=50").await.is_page_error("Failed to make transaction");
+    ask(&server, "admin", "new", "&price_with_vat=50").await.assert_page_error("Failed to make transaction");
     is_created(&ask(&server, "admin", "new", "").await);
 }
 
@@ -382,7 +390,7 @@ async fn of_many_who_want_one_name_one_gets_it() {
     let mut created = 0;
     for task in tasks {
         let reply = task.await.unwrap();
-        match reply.all("error")[..] {
+        match reply.element_texts("error")[..] {
             [] => created += 1,
             [words] => assert_eq!(words, "Card Group name must be unique"),
             _ => panic!("{}", reply.body),
@@ -390,7 +398,7 @@ async fn of_many_who_want_one_name_one_gets_it() {
     }
     assert_eq!(created, 1);
     // Those who came too late left no tax row behind.
-    server.has(NOTHING_NEW, &["8|5"]).await;
+    server.assert_rows(NOTHING_NEW, &["8|5"]).await;
 }
 
 #[tokio::test]
@@ -401,14 +409,14 @@ async fn a_new_group_sells_cards_with_the_right_balance_and_taxes() {
         &ask(&server, "reseller", "new", "&price_with_vat=12.1&tax1_value=21&number_length=4&pin_length=4").await,
     );
     let group = server.rows("select id from cardgroups where name = 'new'").await.concat();
-    server.sql(&format!("insert into cards (cardgroup_id, number, pin, balance) select id, '4711', '0815', price from cardgroups where id = {group}")).await;
+    server.execute(&format!("insert into cards (cardgroup_id, number, pin, balance) select id, '4711', '0815', price from cardgroups where id = {group}")).await;
     let reply = server
         .post("card_from_group_sell", &format!("u=reseller&id={group}&curr=EUR&hash={}", hash(&group, "reskey")))
         .await;
-    assert_eq!(reply.all("number"), ["4711"]);
+    assert_eq!(reply.element_texts("number"), ["4711"]);
     // Ten euros, and 21 % of them.
     server
-        .has(
+        .assert_rows(
             "select round(amount, 12) as amount, currency, round(tax, 12) as tax from payments",
             &["10.000000000000|EUR|2.100000000000"],
         )
@@ -418,9 +426,9 @@ async fn a_new_group_sells_cards_with_the_right_balance_and_taxes() {
     let form = format!("u=reseller&callerid=900&cardgroup_id={group}&amount=12.1");
     let reply =
         server.post("card_by_cli_update", &format!("{form}&hash={}", hash(&format!("12.1900{group}"), "reskey"))).await;
-    assert_eq!(reply.all("balance"), ["13.44"]);
+    assert_eq!(reply.element_texts("balance"), ["13.44"]);
     server
-        .has(
+        .assert_rows(
             "select amount, currency, tax from payments where kind = 'top_up'",
             &["10.000000000000000|EUR|2.100000000000000"],
         )

@@ -1,6 +1,6 @@
 //! `cc_group_update` (`endpoints/cc_group_update.md`).
 
-use crate::harness::{Reply, Server, hash, server, x7};
+use crate::harness::{Reply, Server, hash, server, x7_server};
 use crate::operations::cc_group_create::{ERRORS, WRONG};
 
 const UPDATE: &str = "cc_group_update";
@@ -15,7 +15,7 @@ const AS_IT_WAS: &str = "ten dollars||0|0|0|100|100|0|0|1|0|10/4|0|USD|2020-01-0
 
 async fn world(server: &Server) {
     server
-        .sql(
+        .execute(
             "insert into tariffs (id, name, owner_id) values (1, 'one', 0), (2, 'two', 3);
              insert into lcrs (id, name, user_id) values (1, 'one', 0), (2, 'two', 3);
              insert into locations (id, name, user_id) values (1, 'one', 0), (2, 'two', 3);
@@ -36,12 +36,14 @@ async fn ask(server: &Server, user: &str, group: &str, rest: &str) -> Reply {
 
 #[track_caller]
 fn is_updated(reply: &Reply) {
-    reply.is("<page>\n  <status>\n    <success>Card Group was successfully updated</success>\n  </status>\n</page>");
+    reply.assert_body(
+        "<page>\n  <status>\n    <success>Card Group was successfully updated</success>\n  </status>\n</page>",
+    );
 }
 
 #[tokio::test]
 async fn what_isnt_sent_stays() {
-    let (server, x7) = (server().await, x7().await);
+    let (server, x7) = (server().await, x7_server().await);
     for server in [&server, &x7] {
         world(server).await;
         let taxes = "select * from taxes order by id";
@@ -51,10 +53,10 @@ async fn what_isnt_sent_stays() {
                      &compound_tax=&tell_balance_in_currency=&pin_length=x&number_length=99&owner_id=3&hidden=1&image=x&id=7";
         for rest in ["", blank, "&name=ten+dollars", "&tell_balance_in_currency=1"] {
             is_updated(&ask(server, "admin", "6", rest).await);
-            server.has(&format!("{GROUP}6"), &[AS_IT_WAS]).await;
+            server.assert_rows(&format!("{GROUP}6"), &[AS_IT_WAS]).await;
         }
         assert_eq!(server.rows(taxes).await, before);
-        server.has("select hidden, image, tax_id from cardgroups where id = 6", &["0|example.jpg|2"]).await;
+        server.assert_rows("select hidden, image, tax_id from cardgroups where id = 6", &["0|example.jpg|2"]).await;
     }
 }
 
@@ -72,9 +74,9 @@ async fn everything_that_can_be_said() {
     // 127.05 / 1.21 / 1.05 / 0.7441; 1.5 / 0.7441; 0.25 / 0.7441
     let expected = "new|all of it|134.390538906061013|2.015858083590915|0.335976347265153|90.5|80|2|2|2|3|6/4|30|USD\
                     |2030-01-01T10:20:30|2031-02-03T11:22:33|1111111";
-    server.has(&format!("{GROUP}12"), &[expected]).await;
+    server.assert_rows(&format!("{GROUP}12"), &[expected]).await;
     server
-        .has(
+        .assert_rows(
             "select tax1_name, tax2_name, total_tax_name, tax1_value, tax2_value, tax2_enabled, compound_tax
              from taxes t join cardgroups g on g.tax_id = t.id where g.id = 12",
             &["VAT|Eco|All|21.000000000000000|5.000000000000000|1|1"],
@@ -94,18 +96,18 @@ async fn errors_in_their_order() {
         |words: &str, parameter: &str| !parameter.ends_with("_length") && words != "Card Group must have name";
     for (words, mended, value) in ERRORS.iter().filter(|(words, parameter, _)| changeable(words, parameter)) {
         let rest: String = sent.iter().map(|(name, value)| format!("&{name}={}", value.replace(' ', "+"))).collect();
-        ask(&server, "admin", "99", &rest).await.is_page_error("Card Group was not found");
-        ask(&server, "admin", "6", &rest).await.is_page_error(words);
+        ask(&server, "admin", "99", &rest).await.assert_page_error("Card Group was not found");
+        ask(&server, "admin", "6", &rest).await.assert_page_error(words);
         sent.iter_mut().find(|(name, _)| name == mended).unwrap().1 = value;
     }
-    server.has(&format!("{GROUP}6"), &[AS_IT_WAS]).await;
+    server.assert_rows(&format!("{GROUP}6"), &[AS_IT_WAS]).await;
     let rest: String = sent.iter().map(|(name, value)| format!("&{name}={value}")).collect();
     is_updated(&ask(&server, "admin", "6", &rest).await);
 }
 
 #[tokio::test]
 async fn who_may_and_which_group() {
-    let (server, x7) = (server().await, x7().await);
+    let (server, x7) = (server().await, x7_server().await);
     for server in [&server, &x7] {
         world(server).await;
         for (user, group) in [("admin", "6"), ("admin", "012"), ("accountant", "6"), ("reseller", "12")] {
@@ -122,17 +124,17 @@ async fn who_may_and_which_group() {
             ("accountant", "12"),
             ("reseller", "6"),
         ] {
-            ask(server, user, group, "&description=no").await.is_page_error("Card Group was not found");
+            ask(server, user, group, "&description=no").await.assert_page_error("Card Group was not found");
         }
         for user in ["accountant_none", "accountant_read", "reseller_read", "reseller_none"] {
-            ask(server, user, "99", "").await.is_page_error("You are not authorized to use this functionality");
+            ask(server, user, "99", "").await.assert_page_error("You are not authorized to use this functionality");
         }
         for user in ["user", "partner"] {
-            ask(server, user, "99", "").await.is_page_error("Access Denied");
+            ask(server, user, "99", "").await.assert_page_error("Access Denied");
         }
-        server.post(UPDATE, "u=user&cc_group_id=6").await.is_status_error("Incorrect hash");
+        server.post(UPDATE, "u=user&cc_group_id=6").await.assert_status_error("Incorrect hash");
         server
-            .has(
+            .assert_rows(
                 "select description from cardgroups where id in (6, 12) order by id",
                 &["by accountant", "by reseller"],
             )
@@ -143,17 +145,17 @@ async fn who_may_and_which_group() {
             ("lcr_id", "LCR was not found"),
             ("location_id", "Location was not found"),
         ] {
-            ask(server, "reseller", "12", &format!("&{parameter}=1")).await.is_page_error(words);
+            ask(server, "reseller", "12", &format!("&{parameter}=1")).await.assert_page_error(words);
         }
     }
-    ask(&server, "nobody", "6", "").await.is_page_error("Access Denied");
-    ask(&x7, "nobody", "6", "").await.is("<page>\n  <error>Access Denied</error>\n</page>");
+    ask(&server, "nobody", "6", "").await.assert_page_error("Access Denied");
+    ask(&x7, "nobody", "6", "").await.assert_body("<page>\n  <error>Access Denied</error>\n</page>");
 }
 
 /// A side that isn't sent stays as it is; an X7 server reckons with today and now instead.
 #[tokio::test]
 async fn dates() {
-    let (server, x7) = (server().await, x7().await);
+    let (server, x7) = (server().await, x7_server().await);
     const ORDER: &str = "Date from is greater than date till";
     for server in [&server, &x7] {
         world(server).await;
@@ -171,16 +173,18 @@ async fn dates() {
     ] {
         for (server, words) in [(&server, documented), (&x7, field)] {
             server
-                .sql("update cardgroups set valid_from = '2020-01-01', valid_till = '2040-01-01 23:59:59' where id = 6")
+                .execute(
+                    "update cardgroups set valid_from = '2020-01-01', valid_till = '2040-01-01 23:59:59' where id = 6",
+                )
                 .await;
             let reply = ask(server, "admin", "6", rest).await;
-            if words.is_empty() { is_updated(&reply) } else { reply.is_page_error(words) }
+            if words.is_empty() { is_updated(&reply) } else { reply.assert_page_error(words) }
         }
     }
     // Nothing to hold it against.
-    server.sql("update cardgroups set valid_from = null, valid_till = null where id = 6").await;
+    server.execute("update cardgroups set valid_from = null, valid_till = null where id = 6").await;
     is_updated(&ask(&server, "admin", "6", "&date_from=4102444799").await);
-    server.has("select valid_from, valid_till from cardgroups where id = 6", &["2099-12-31T23:59:59|∅"]).await;
+    server.assert_rows("select valid_from, valid_till from cardgroups where id = 6", &["2099-12-31T23:59:59|∅"]).await;
 }
 
 /// Taxes change by what is sent, in a row that nobody else has.
@@ -191,32 +195,34 @@ async fn a_shared_tax_row_is_copied_before_it_is_changed() {
     let taxes = "select tax1_value, tax2_value, tax2_enabled, compound_tax from taxes t join cardgroups g on g.tax_id = t.id where g.id = ";
     // Row 2 is group 6's own; row 4 is shared with the reseller.
     is_updated(&ask(&server, "admin", "6", "&tax1_value=7").await);
-    server.has(&format!("{taxes}6"), &["7.000000000000000|0.000000000000000|0|1"]).await;
-    server.has("select tax_id from cardgroups where id = 6", &["2"]).await;
+    server.assert_rows(&format!("{taxes}6"), &["7.000000000000000|0.000000000000000|0|1"]).await;
+    server.assert_rows("select tax_id from cardgroups where id = 6", &["2"]).await;
     is_updated(&ask(&server, "admin", "9", "&tax1_value=7").await);
-    server.has(&format!("{taxes}9"), &["7.000000000000000|5.000000000000000|1|0"]).await;
-    server.has("select tax1_value from taxes where id = 4", &["21.000000000000000"]).await;
+    server.assert_rows(&format!("{taxes}9"), &["7.000000000000000|5.000000000000000|1|0"]).await;
+    server.assert_rows("select tax1_value from taxes where id = 4", &["21.000000000000000"]).await;
     // Another row's values, but for what is sent.
     is_updated(&ask(&server, "admin", "9", "&tax_id=3&tax2_value=6&compound_tax=0").await);
-    server.has(&format!("{taxes}9"), &["10.000000000000000|6.000000000000000|1|0"]).await;
-    server.has("select tax_id from cardgroups where id = 9", &["101"]).await;
-    server.has("select tax2_value, compound_tax from taxes where id = 3", &["5.000000000000000|1"]).await;
+    server.assert_rows(&format!("{taxes}9"), &["10.000000000000000|6.000000000000000|1|0"]).await;
+    server.assert_rows("select tax_id from cardgroups where id = 9", &["101"]).await;
+    server.assert_rows("select tax2_value, compound_tax from taxes where id = 3", &["5.000000000000000|1"]).await;
     // No row at all: one like the owner's, without any the defaults'.
     is_updated(&ask(&server, "admin", "10", "&tax2_value=3&tax2_enabled=1").await);
-    server.has(&format!("{taxes}10"), &["0.000000000000000|3.000000000000000|1|1"]).await;
-    server.sql("update users set tax_id = 998 where id = 0; update cardgroups set tax_id = 998 where id = 10").await;
+    server.assert_rows(&format!("{taxes}10"), &["0.000000000000000|3.000000000000000|1|1"]).await;
+    server
+        .execute("update users set tax_id = 998 where id = 0; update cardgroups set tax_id = 998 where id = 10")
+        .await;
     is_updated(&ask(&server, "admin", "10", "&tax2_value=3").await);
-    server.has(&format!("{taxes}10"), &["7.500000000000000|3.000000000000000|0|1"]).await;
+    server.assert_rows(&format!("{taxes}10"), &["7.500000000000000|3.000000000000000|0|1"]).await;
 }
 
 /// An X7 server links the row itself and writes into it.
 #[tokio::test]
 async fn an_x7_server_shares_tax_rows() {
-    let server = x7().await;
+    let server = x7_server().await;
     world(&server).await;
     is_updated(&ask(&server, "admin", "6", "&tax_id=4&tax1_value=7").await);
     server
-        .has(
+        .assert_rows(
             "select tax_id, tax1_value from cardgroups g join taxes t on t.id = g.tax_id where g.id in (6, 9)",
             &["4|7.000000000000000"; 2],
         )
@@ -226,21 +232,21 @@ async fn an_x7_server_shares_tax_rows() {
 /// The price is kept without taxes: those that the group has after the same request. Without a price nothing moves.
 #[tokio::test]
 async fn price_and_taxes_in_one_request() {
-    let (server, x7) = (server().await, x7().await);
+    let (server, x7) = (server().await, x7_server().await);
     for (server, price) in [(&server, "100"), (&x7, "121")] {
         world(server).await;
         is_updated(&ask(server, "admin", "6", "&price_with_vat=121&tax1_value=21").await);
-        server.has("select trim_scale(price) as price from cardgroups where id = 6", &[price]).await;
+        server.assert_rows("select trim_scale(price) as price from cardgroups where id = 6", &[price]).await;
         is_updated(&ask(server, "admin", "6", "&tax1_value=50").await);
-        server.has("select trim_scale(price) as price from cardgroups where id = 6", &[price]).await;
+        server.assert_rows("select trim_scale(price) as price from cardgroups where id = 6", &[price]).await;
     }
     // In a currency that is worth nothing no price can be said, and none is lost.
     server
-        .sql("update currencies set exchange_rate = 0 where id = 2; update users set currency_id = 2 where id = 0")
+        .execute("update currencies set exchange_rate = 0 where id = 2; update users set currency_id = 2 where id = 0")
         .await;
-    ask(&server, "admin", "6", "&price_with_vat=50").await.is_page_error("Failed to make transaction");
+    ask(&server, "admin", "6", "&price_with_vat=50").await.assert_page_error("Failed to make transaction");
     is_updated(&ask(&server, "admin", "6", "&description=new").await);
-    server.has("select trim_scale(price) as price from cardgroups where id = 6", &["100"]).await;
+    server.assert_rows("select trim_scale(price) as price from cardgroups where id = 6", &["100"]).await;
 }
 
 /// Without taxes of -100 % there is no price left, and with less it would turn round.
@@ -248,25 +254,27 @@ async fn price_and_taxes_in_one_request() {
 async fn taxes_of_less_than_nothing() {
     let server = server().await;
     world(&server).await;
-    server.sql("update taxes set tax1_value = -100 where id = 2").await;
-    ask(&server, "admin", "6", "&price_with_vat=10&description=x").await.is_page_error("Failed to make transaction");
-    server.has(&format!("{GROUP}6"), &[AS_IT_WAS]).await;
+    server.execute("update taxes set tax1_value = -100 where id = 2").await;
+    ask(&server, "admin", "6", "&price_with_vat=10&description=x")
+        .await
+        .assert_page_error("Failed to make transaction");
+    server.assert_rows(&format!("{GROUP}6"), &[AS_IT_WAS]).await;
     is_updated(&ask(&server, "admin", "6", "&price_with_vat=10&tax1_value=25").await);
-    server.has("select trim_scale(price) as price from cardgroups where id = 6", &["8"]).await;
-    server.sql("update taxes set tax1_value = -100 where id = 2").await;
-    let reply = server.signed("cc_group_create", "u=admin&name=new&tax_id=2&price_with_vat=10", "new").await;
-    reply.is_page_error("Failed to make transaction");
+    server.assert_rows("select trim_scale(price) as price from cardgroups where id = 6", &["8"]).await;
+    server.execute("update taxes set tax1_value = -100 where id = 2").await;
+    let reply = server.post_signed("cc_group_create", "u=admin&name=new&tax_id=2&price_with_vat=10", "new").await;
+    reply.assert_page_error("Failed to make transaction");
 }
 
 #[tokio::test]
 async fn an_x7_server_reads_what_it_can() {
-    let server = x7().await;
+    let server = x7_server().await;
     world(&server).await;
     let rest =
         "&setup_fee=-1.5x&ghost_min_perc=abc&daily_charge=1,5&price_with_vat=-3&valid_after_first_use=abc&currency=jpy";
     is_updated(&ask(&server, "admin", "6", &format!("{rest}&name={}", "x".repeat(300))).await);
     server
-        .has(
+        .assert_rows(
             "select length(name), trim_scale(setup_fee) as fee, trim_scale(ghost_min_perc) as min, trim_scale(daily_charge) as charge,
                  trim_scale(price) as price, valid_after_first_use, tell_balance_in_currency from cardgroups where id = 6",
             &["255|-1.5|0|1|-3|0|JPY"],
@@ -286,13 +294,13 @@ async fn of_many_who_want_one_name_one_gets_it() {
     let mut won = 0;
     for task in tasks {
         let reply = task.await.unwrap();
-        match reply.all("error")[..] {
+        match reply.element_texts("error")[..] {
             [] => won += 1,
             [words] => assert_eq!(words, "Card Group name must be unique"),
             _ => panic!("{}", reply.body),
         }
     }
     assert_eq!(won, 1);
-    server.has("select count(*) from cardgroups g join taxes t on t.id = g.tax_id where name = 'wanted' and tax1_value = 33", &["1"]).await;
-    server.has("select count(*) from taxes where tax1_value = 33", &["1"]).await;
+    server.assert_rows("select count(*) from cardgroups g join taxes t on t.id = g.tax_id where name = 'wanted' and tax1_value = 33", &["1"]).await;
+    server.assert_rows("select count(*) from taxes where tax1_value = 33", &["1"]).await;
 }

@@ -1,7 +1,7 @@
 //! `cc_groups_get` (`endpoints/cc_groups_get.md`).
 
-use crate::harness::proxy::Tap;
-use crate::harness::{Reply, Server, WORLD, hash, postgres, server, server_through, x7};
+use crate::harness::proxy::CountingProxy;
+use crate::harness::{FIXTURE_SQL, Reply, Server, hash, postgres, server, server_with_connect_options, x7_server};
 
 const GET: &str = "cc_groups_get";
 
@@ -12,7 +12,7 @@ async fn ask(server: &Server, user: &str, rest: &str) -> Reply {
 
 async fn world(server: &Server) {
     server
-        .sql(
+        .execute(
             "insert into tariffs (id, name, owner_id) values (1, 'Tariff <1>', 0), (2, 'Tariff 2', 3);
              insert into lcrs (id, name, user_id) values (1, 'Primary', 0), (2, 'Second', 3);
              update cardgroups set tariff_id = 1, lcr_id = 1, price = 10.084;
@@ -25,7 +25,8 @@ async fn world(server: &Server) {
 async fn shows_all_there_is_to_a_group() {
     let server = server().await;
     world(&server).await;
-    ask(&server, "reseller", "").await.is(r"
+    ask(&server, "reseller", "").await.assert_body(
+        r"
         <page>
           <cc_groups>
             <cc_group>
@@ -43,14 +44,15 @@ async fn shows_all_there_is_to_a_group() {
             </cc_group>
           </cc_groups>
         </page>
-    ");
+    ",
+    );
     // Sold and hidden cards count too.
-    assert_eq!(ask(&server, "admin", "&cc_group_id=6").await.all("group_cards_count"), ["6"]);
+    assert_eq!(ask(&server, "admin", "&cc_group_id=6").await.element_texts("group_cards_count"), ["6"]);
 }
 
 #[tokio::test]
 async fn the_admin_sees_every_group_and_others_their_owners() {
-    let (server, x7) = (server().await, x7().await);
+    let (server, x7) = (server().await, x7_server().await);
     for server in [&server, &x7] {
         world(server).await;
         for (user, groups) in [
@@ -59,33 +61,33 @@ async fn the_admin_sees_every_group_and_others_their_owners() {
             ("accountant_read", &["6", "7", "9", "10", "11"]),
             ("reseller", &["12"]),
         ] {
-            assert_eq!(ask(server, user, "").await.all("group_id"), groups, "{user}");
-            assert_eq!(ask(server, user, "&cc_group_id=").await.all("group_id"), groups, "{user}");
+            assert_eq!(ask(server, user, "").await.element_texts("group_id"), groups, "{user}");
+            assert_eq!(ask(server, user, "&cc_group_id=").await.element_texts("group_id"), groups, "{user}");
         }
         for user in ["accountant_zero", "accountant_none", "reseller_read", "reseller_none"] {
-            ask(server, user, "").await.is_page_error("You are not authorized to use this functionality");
+            ask(server, user, "").await.assert_page_error("You are not authorized to use this functionality");
         }
         for user in ["user", "partner", "nobody", ""] {
-            ask(server, user, "").await.is_page_error("Access Denied");
+            ask(server, user, "").await.assert_page_error("Access Denied");
         }
-        server.post(GET, "u=user&cc_group_id=x").await.is_status_error("Incorrect hash");
+        server.post(GET, "u=user&cc_group_id=x").await.assert_status_error("Incorrect hash");
         // The LCR is named to whom it belongs: neither the reseller's to the admin, nor the admin's to an accountant.
-        assert_eq!(ask(server, "admin", "").await.all("group_lcr"), ["Primary"; 5]);
-        assert_eq!(ask(server, "accountant", "").await.all("group_lcr"), Vec::<&str>::new());
+        assert_eq!(ask(server, "admin", "").await.element_texts("group_lcr"), ["Primary"; 5]);
+        assert_eq!(ask(server, "accountant", "").await.element_texts("group_lcr"), Vec::<&str>::new());
     }
-    assert_eq!(ask(&x7, "admin", "").await.all("group_currency"), Vec::<&str>::new());
+    assert_eq!(ask(&x7, "admin", "").await.element_texts("group_currency"), Vec::<&str>::new());
     // The group without a tax row has one now.
-    x7.has("select tax_id from cardgroups where id = 10", &["101"]).await;
-    server.has("select tax_id from cardgroups where id = 10", &["999"]).await;
+    x7.assert_rows("select tax_id from cardgroups where id = 10", &["101"]).await;
+    server.assert_rows("select tax_id from cardgroups where id = 10", &["999"]).await;
 }
 
 #[tokio::test]
 async fn one_group_by_its_id() {
-    let (server, x7) = (server().await, x7().await);
+    let (server, x7) = (server().await, x7_server().await);
     for server in [&server, &x7] {
-        assert_eq!(ask(server, "admin", "&cc_group_id=012").await.all("group_id"), ["12"]);
+        assert_eq!(ask(server, "admin", "&cc_group_id=012").await.element_texts("group_id"), ["12"]);
         for id in ["abc", "1.5", "-6", "+6", "6x"] {
-            ask(server, "admin", &format!("&cc_group_id={id}")).await.is_page_error("Wrong Calling Cards Group ID");
+            ask(server, "admin", &format!("&cc_group_id={id}")).await.assert_page_error("Wrong Calling Cards Group ID");
         }
         for (user, id) in [
             ("admin", "8"),
@@ -95,28 +97,28 @@ async fn one_group_by_its_id() {
             ("admin", "99999999999999999999"),
         ] {
             let reply = ask(server, user, &format!("&cc_group_id={id}")).await;
-            reply.is_page_error("Calling Cards Groups were not found");
+            reply.assert_page_error("Calling Cards Groups were not found");
         }
     }
     // An X7 server is content with a line of digits.
-    ask(&server, "admin", "&cc_group_id=6%0Ax").await.is_page_error("Wrong Calling Cards Group ID");
-    assert_eq!(ask(&x7, "admin", "&cc_group_id=6%0Ax").await.all("group_id"), ["6"]);
+    ask(&server, "admin", "&cc_group_id=6%0Ax").await.assert_page_error("Wrong Calling Cards Group ID");
+    assert_eq!(ask(&x7, "admin", "&cc_group_id=6%0Ax").await.element_texts("group_id"), ["6"]);
 }
 
 /// Amounts are in the system's currency, whoever asks: an X7 server's too.
 #[tokio::test]
 async fn prices_are_plain_and_in_the_systems_currency() {
-    let (server, x7) = (server().await, x7().await);
+    let (server, x7) = (server().await, x7_server().await);
     for server in [&server, &x7] {
         server
-            .sql("update users set currency_id = 2; update cardgroups set price = 1.366026910730141 where id = 7")
+            .execute("update users set currency_id = 2; update cardgroups set price = 1.366026910730141 where id = 7")
             .await;
-        server.sql("update cardgroups set price = null, image = null where id = 6").await;
+        server.execute("update cardgroups set price = null, image = null where id = 6").await;
         let reply = ask(server, "admin", "&cc_group_id=7").await;
-        assert_eq!(reply.all("group_price"), ["1.577761081893312855"]);
-        assert_eq!(reply.all("group_price_without_tax"), ["1.366026910730141"]);
+        assert_eq!(reply.element_texts("group_price"), ["1.577761081893312855"]);
+        assert_eq!(reply.element_texts("group_price_without_tax"), ["1.366026910730141"]);
         let reply = ask(server, "admin", "&cc_group_id=6").await;
-        assert_eq!(reply.all("group_price"), ["0.0"]);
+        assert_eq!(reply.element_texts("group_price"), ["0.0"]);
         assert!(reply.body.contains("      <group_image/>\n      <group_name>"), "{}", reply.body);
         assert!(reply.body.contains("      <group_tarrif/>\n      <group_price>"), "{}", reply.body);
     }
@@ -125,10 +127,14 @@ async fn prices_are_plain_and_in_the_systems_currency() {
 /// Ten thousand groups and twice as many cards: one round trip, and the reply comes in pieces.
 #[tokio::test]
 async fn ten_thousand_groups_are_one_round_trip() {
-    let tap = Tap::new().await;
-    let server = server_through(tap.options(&postgres::database(WORLD).await), &[("cache", "on")]).await;
+    let tap = CountingProxy::new().await;
+    let server = server_with_connect_options(
+        tap.connect_options(&postgres::create_database(FIXTURE_SQL).await),
+        &[("cache", "on")],
+    )
+    .await;
     server
-        .sql(
+        .execute(
             "insert into cardgroups (id, name, tax_id) select 1000 + i, 'group ' || i, 2 from generate_series(1, 10000) i;
              insert into cards (cardgroup_id, number, pin) select 1000 + i % 10000 + 1, 'n' || i, 'p' || i from generate_series(1, 20000) i;
              analyze",
@@ -136,11 +142,11 @@ async fn ten_thousand_groups_are_one_round_trip() {
         .await;
     let ask = async || {
         let reply = ask(&server, "admin", "").await;
-        let ids: Vec<i32> = reply.all("group_id").iter().map(|id| id.parse().unwrap()).collect();
+        let ids: Vec<i32> = reply.element_texts("group_id").iter().map(|id| id.parse().unwrap()).collect();
         assert_eq!(ids.len(), 10_006);
         assert!(ids.is_sorted());
-        assert!(reply.all("group_cards_count")[6..].iter().all(|count| *count == "2"));
+        assert!(reply.element_texts("group_cards_count")[6..].iter().all(|count| *count == "2"));
         assert_eq!(reply.header("content-length"), None);
     };
-    assert_eq!(tap.fewest(&server, ask).await, 1);
+    assert_eq!(tap.min_round_trips(&server, ask).await, 1);
 }

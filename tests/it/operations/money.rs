@@ -5,7 +5,7 @@ use std::str::FromStr;
 use bigdecimal::{BigDecimal, RoundingMode};
 use proptest::prelude::*;
 
-use crate::harness::{Server, hash, server_with};
+use crate::harness::{Server, hash, server_with_settings};
 
 /// Groups of the world with what an amount is divided by to become a balance: taxes, and the group's currency.
 const GROUPS: [(i32, &str); 4] = [(6, "1.19"), (7, "0.85943550"), (9, "1.26"), (11, "1.0")];
@@ -41,9 +41,9 @@ fn request() -> impl Strategy<Value = Request> {
 }
 
 async fn world(connections: &str) -> Server {
-    let server = server_with(&[("database_connections", connections)]).await;
+    let server = server_with_settings(&[("database_connections", connections)]).await;
     server
-        .sql(
+        .execute(
             "insert into devices (id, name, user_id) values (1, '101', 2);
              insert into callerids (cli, device_id) values ('555', 1), ('556', 1);
              insert into conflines (name, value) values ('API_Allow_payments_ower_API', '1');
@@ -70,7 +70,7 @@ async fn send(server: &Server, request: &Request, number: usize) -> BigDecimal {
             if reply.body.contains("<error>") || !pin.is_empty() {
                 return nothing;
             }
-            let divisor = match reply.all("cardgroup_id")[..] {
+            let divisor = match reply.element_texts("cardgroup_id")[..] {
                 [group] => GROUPS.iter().find(|(id, _)| id.to_string() == group).unwrap().1,
                 _ => "1.155",
             };
@@ -80,7 +80,7 @@ async fn send(server: &Server, request: &Request, number: usize) -> BigDecimal {
         Request::Sell { group, quantity } => {
             let group = GROUPS[*group].0;
             server
-                .signed(
+                .post_signed(
                     "card_from_group_sell",
                     &format!("u=admin&id={group}&quantity={quantity}"),
                     &format!("{group}{quantity}"),
@@ -92,7 +92,7 @@ async fn send(server: &Server, request: &Request, number: usize) -> BigDecimal {
             let ((card, taxes), amount) = (NUMBERS[*number], AMOUNTS[*amount]);
             let currency = if *euros { "EUR" } else { "USD" };
             let form = format!("u=admin&description=paid&number={card}&amount={amount}&currency={currency}");
-            let reply = server.signed("card_payment_add", &form, &format!("paid{card}{amount}{currency}")).await;
+            let reply = server.post_signed("card_payment_add", &form, &format!("paid{card}{amount}{currency}")).await;
             assert_eq!(reply.status, 200, "{}", reply.body);
             if reply.body.contains("<error>") {
                 return nothing;
@@ -103,22 +103,23 @@ async fn send(server: &Server, request: &Request, number: usize) -> BigDecimal {
         }
         Request::Rename { card, number } => {
             let form = format!("u=admin&card_id={card}&name={number}&callerid=9{number}");
-            let reply = server.signed("calling_card_update", &form, &card.to_string()).await;
+            let reply = server.post_signed("calling_card_update", &form, &card.to_string()).await;
             assert_eq!(reply.status, 200, "{}", reply.body);
             nothing
         }
         Request::MakeGroup => {
             let name = format!("group {number}");
             let reply = server
-                .signed("cc_group_create", &format!("u=admin&name=group+{number}&price_with_vat=10"), &name)
+                .post_signed("cc_group_create", &format!("u=admin&name=group+{number}&price_with_vat=10"), &name)
                 .await;
             assert!(reply.body.contains("successfully"), "{}", reply.body);
             nothing
         }
         Request::MakeTariff => {
             let name = format!("tariff {number}");
-            let reply = server.signed("tariff_wholesale_update", &format!("u=admin&name=tariff+{number}"), &name).await;
-            assert_eq!(reply.all("status"), ["ok"]);
+            let reply =
+                server.post_signed("tariff_wholesale_update", &format!("u=admin&name=tariff+{number}"), &name).await;
+            assert_eq!(reply.element_texts("status"), ["ok"]);
             nothing
         }
     }
@@ -130,11 +131,13 @@ async fn money(server: &Server) -> BigDecimal {
 
 /// An auditor that knows nothing of the operations.
 async fn audit(server: &Server, added: &BigDecimal) {
-    server.has("select * from card_stock_differences", &[]).await;
-    server.has("select user_id from payments where kind = 'sale' group by user_id having count(*) > 1", &[]).await;
-    server.has("select id from cards where sold = 1 and id not in (select user_id from payments where kind = 'sale') and id <> 4", &[]).await;
+    server.assert_rows("select * from card_stock_differences", &[]).await;
     server
-        .has(
+        .assert_rows("select user_id from payments where kind = 'sale' group by user_id having count(*) > 1", &[])
+        .await;
+    server.assert_rows("select id from cards where sold = 1 and id not in (select user_id from payments where kind = 'sale') and id <> 4", &[]).await;
+    server
+        .assert_rows(
             "select id from cards where retired_at is not null and (balance <> 0 or sold = 1 or callerid is not null)",
             &[],
         )
@@ -144,7 +147,7 @@ async fn audit(server: &Server, added: &BigDecimal) {
     let paid = server
         .rows(
             "select coalesce(sum(case when description = 'paid' then amount * amount / (amount + tax) else amount end
-                 / system_rate_to(currency)), 0)::text as paid, count(*) from payments where kind in ('top_up', 'refill')",
+                 / exchange_rate_to(currency)), 0)::text as paid, count(*) from payments where kind in ('top_up', 'refill')",
         )
         .await
         .concat();
@@ -208,7 +211,7 @@ async fn two_at_once_never_make_two_cards_lose_money_or_lock_each_other_out() {
         added += &plus;
         // Fresh stock and fresh PINs, so that no row of the tables runs dry.
         server
-            .sql(
+            .execute(
                 "update cards set callerid = null where callerid is not null and random() < 0.2;
                  insert into cards (cardgroup_id, number, pin, balance)
                  select g.id, lpad((nextval('tariffs_id_seq') + 2000)::text, g.number_length, '9'), p.pin, 0
@@ -216,9 +219,11 @@ async fn two_at_once_never_make_two_cards_lose_money_or_lock_each_other_out() {
                  where g.id = (select (array[6, 7, 9, 11])[1 + floor(random() * 4)]) and not exists (select from cards where pin = p.pin)",
             )
             .await;
-        server.sql("update cards set pin = null where retired_at is not null").await;
+        server.execute("update cards set pin = null where retired_at is not null").await;
     }
     assert_eq!(money(&server).await, expected.with_scale(15));
     audit(&server, &added).await;
-    server.has("select callerid from cards where callerid <> '' group by callerid having count(*) > 1", &[]).await;
+    server
+        .assert_rows("select callerid from cards where callerid <> '' group by callerid having count(*) > 1", &[])
+        .await;
 }

@@ -1,13 +1,13 @@
 //! `tariff_wholesale_update` (`endpoints/tariff_wholesale_update.md`).
 
-use crate::harness::{Reply, Server, hash, server, x7};
+use crate::harness::{Reply, Server, hash, server, x7_server};
 
 const UPDATE: &str = "tariff_wholesale_update";
 const TARIFFS: &str = "select id, name, purpose, owner_id, currency, code_deck_id from tariffs order by id";
 
 async fn world(server: &Server) {
     server
-        .sql(
+        .execute(
             "insert into tariffs (id, name, purpose, owner_id, currency, last_update_date) values
                  (1, 'retail', 'user', 0, 'USD', '2020-01-01'), (2, 'wholesale', 'user_wholesale', 0, 'EUR', '2020-01-01'),
                  (3, 'wholesale', 'user_wholesale', 3, 'USD', '2020-01-01'), (4, 'accountant''s', 'user_wholesale', 6, 'USD', null);
@@ -36,18 +36,18 @@ async fn ask(server: &Server, user: &str, id: &str, name: &str, currency: &str) 
 }
 
 fn is_created(reply: &Reply) {
-    let id = reply.all("tariff_id")[0];
-    reply.is(&format!("<page>\n  <status>ok</status>\n  <tariff_id>{id}</tariff_id>\n</page>"));
+    let id = reply.element_texts("tariff_id")[0];
+    reply.assert_body(&format!("<page>\n  <status>ok</status>\n  <tariff_id>{id}</tariff_id>\n</page>"));
 }
 
 #[track_caller]
 fn is_updated(reply: &Reply) {
-    reply.is("<page>\n  <status>ok</status>\n</page>");
+    reply.assert_body("<page>\n  <status>ok</status>\n</page>");
 }
 
 #[track_caller]
 fn is_error(reply: &Reply, words: &str) {
-    reply.is(&format!("<page>\n  <error>{words}</error>\n</page>"));
+    reply.assert_body(&format!("<page>\n  <error>{words}</error>\n</page>"));
 }
 
 #[tokio::test]
@@ -59,7 +59,7 @@ async fn a_tariff_is_made() {
     is_created(&ask(&server, "accountant", "", "Neu", "USD").await);
     is_created(&ask(&server, "admin", "VFT", "A", "-").await);
     server
-        .has(
+        .assert_rows(
             "select name, purpose, owner_id, currency, code_deck_id, last_update_date > now() - interval '1 minute' as now
              from tariffs where id > 100 order by id",
             &[
@@ -82,7 +82,7 @@ async fn a_tariff_is_changed() {
     is_updated(&ask(&server, "reseller", "3", "other", "LTL").await);
     is_updated(&ask(&server, "reseller", "3", "other", "-").await);
     server
-        .has(
+        .assert_rows(
             "select name, currency, last_update_date > now() - interval '1 minute' as now from tariffs where id in (2, 3) order by id",
             &["other|USD|true", "other|LTL|true"],
         )
@@ -94,13 +94,13 @@ async fn the_hash_may_have_its_three_in_any_order() {
     let server = server().await;
     world(&server).await;
     for (place, values) in ["2aUSD", "2USDa", "a2USD", "aUSD2", "USD2a", "USDa2"].iter().enumerate() {
-        let reply = server.signed(UPDATE, "u=admin&id=2&name=a&currency=USD", values).await;
+        let reply = server.post_signed(UPDATE, "u=admin&id=2&name=a&currency=USD", values).await;
         is_updated(&reply);
         assert_eq!(server.rows("select count(*) from actions").await, ["0"], "{place}");
     }
-    server.signed(UPDATE, "u=admin&id=2&name=a&currency=USD", "2a").await.is_status_error("Incorrect hash");
+    server.post_signed(UPDATE, "u=admin&id=2&name=a&currency=USD", "2a").await.assert_status_error("Incorrect hash");
     // By the long list, what else is sent counts.
-    let reply = server.signed("wholesale_tariff", "u=admin&id=2&name=a&currency=USD&email=e", "ea2USD").await;
+    let reply = server.post_signed("wholesale_tariff", "u=admin&id=2&name=a&currency=USD&email=e", "ea2USD").await;
     is_updated(&reply);
 }
 
@@ -116,14 +116,14 @@ async fn who_may_and_who_may_not() {
     let reply = server.post(UPDATE, &format!("u=reseller_none&name=new&hash={}", hash("new", "secret"))).await;
     is_created(&reply);
     // A known user's hash is looked at first.
-    server.post(UPDATE, "u=user&name=new").await.is_status_error("Incorrect hash");
-    server.sql("update conflines set value = '0' where name = 'Allow_GET_API'").await;
-    server.get("/api/tariff_wholesale_update?u=user").await.is_status_error("GET Requests are disabled");
+    server.post(UPDATE, "u=user&name=new").await.assert_status_error("Incorrect hash");
+    server.execute("update conflines set value = '0' where name = 'Allow_GET_API'").await;
+    server.get("/api/tariff_wholesale_update?u=user").await.assert_status_error("GET Requests are disabled");
 }
 
 #[tokio::test]
 async fn a_tariff_must_be_wholesale_and_the_callers() {
-    let (server, x7) = (server().await, x7().await);
+    let (server, x7) = (server().await, x7_server().await);
     for server in [&server, &x7] {
         world(server).await;
         for (user, id) in [
@@ -137,7 +137,7 @@ async fn a_tariff_must_be_wholesale_and_the_callers() {
             is_error(&ask(server, user, id, "new", "-").await, "Tariff not found");
         }
         server
-            .has(
+            .assert_rows(
                 TARIFFS,
                 &[
                     "1|retail|user|0|USD|1",
@@ -156,7 +156,7 @@ async fn a_tariff_must_be_wholesale_and_the_callers() {
 
 #[tokio::test]
 async fn what_cannot_be_saved_is_all_named() {
-    let (server, x7) = (server().await, x7().await);
+    let (server, x7) = (server().await, x7_server().await);
     let long = "x".repeat(256);
     for server in [&server, &x7] {
         world(server).await;
@@ -187,20 +187,20 @@ async fn what_cannot_be_saved_is_all_named() {
             .filter(|(_, value)| *value != "-")
             .map(|(name, value)| format!("&{name}={value}"))
             .collect();
-        let reply = server.signed(UPDATE, &format!("u=admin{form}"), &hashed).await;
-        reply.is(&format!("<response>\n  <error>\n{}  </error>\n</response>", message(&words)));
+        let reply = server.post_signed(UPDATE, &format!("u=admin{form}"), &hashed).await;
+        reply.assert_body(&format!("<response>\n  <error>\n{}  </error>\n</response>", message(&words)));
         if words == ["Name cannot be blank"] || words == ["Name must be unique"] {
-            let reply = x7.signed(UPDATE, &format!("u=admin{form}"), &hashed).await;
-            reply.is(&format!("<page>\n  <error>\n{}  </error>\n</page>", message(&words)));
+            let reply = x7.post_signed(UPDATE, &format!("u=admin{form}"), &hashed).await;
+            reply.assert_body(&format!("<page>\n  <error>\n{}  </error>\n</page>", message(&words)));
         }
     }
-    server.has("select count(*) from tariffs", &["4"]).await;
-    x7.has("select count(*) from tariffs", &["4"]).await;
+    server.assert_rows("select count(*) from tariffs", &["4"]).await;
+    x7.assert_rows("select count(*) from tariffs", &["4"]).await;
 }
 
 #[tokio::test]
 async fn an_x7_server_takes_what_comes() {
-    let server = x7().await;
+    let server = x7_server().await;
     world(&server).await;
     is_created(&ask(&server, "admin", "-", "none", "-").await);
     is_created(&ask(&server, "admin", "-", "blank", "").await);
@@ -208,7 +208,7 @@ async fn an_x7_server_takes_what_comes() {
     is_created(&ask(&server, "accountant", "-", &"x".repeat(300), "jpy").await);
     is_updated(&ask(&server, "admin", "2", "-", "jpy").await);
     server
-        .has(
+        .assert_rows(
             "select left(name, 5) as name, length(name), owner_id, currency, last_update_date > '2021-01-01' as dated from tariffs where id = 2 or id > 100 order by id",
             &["whole|9|0|jpy|false", "none|4|0|∅|true", "blank|5|0||true", "any|3|0|xxx|true", "xxxxx|255|6|jpy|true"],
         )
@@ -222,10 +222,12 @@ async fn names_in_any_alphabet_and_letter_case() {
     is_created(&ask(&server, "admin", "-", "Wholesale", "-").await);
     is_created(
         &server
-            .signed(UPDATE, "u=admin&name=A+%26+%3Cb%3E+%22q%22+'é'+漢💳%0A--%3B", "A & <b> \"q\" 'é' 漢💳\n--;")
+            .post_signed(UPDATE, "u=admin&name=A+%26+%3Cb%3E+%22q%22+'é'+漢💳%0A--%3B", "A & <b> \"q\" 'é' 漢💳\n--;")
             .await,
     );
-    server.has("select name = E'A & <b> \"q\" ''é'' 漢💳\\n--;' as same from tariffs where id > 101", &["true"]).await;
+    server
+        .assert_rows("select name = E'A & <b> \"q\" ''é'' 漢💳\\n--;' as same from tariffs where id > 101", &["true"])
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -240,12 +242,12 @@ async fn of_many_who_want_one_name_one_gets_it() {
     let mut created = 0;
     for task in tasks {
         let reply = task.await.unwrap();
-        match reply.all("message")[..] {
+        match reply.element_texts("message")[..] {
             [] => created += 1,
             [message] => assert_eq!(message, "Name must be unique"),
             _ => panic!("{}", reply.body),
         }
     }
     assert_eq!(created, 1);
-    server.has("select count(*) from tariffs", &["1"]).await;
+    server.assert_rows("select count(*) from tariffs", &["1"]).await;
 }

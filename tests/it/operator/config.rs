@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use mortise::config::{Config, Override, Switch};
+use mortise::config::{Config, OnOff, Override};
 use mortise::dialect::Dialect;
 
 fn load(file: Option<&Path>, environment: &[(&str, &str)], options: &[(&str, &str)]) -> Result<Config, String> {
@@ -21,7 +21,7 @@ fn file(text: &str) -> tempfile::NamedTempFile {
 fn the_defaults_are_those_of_the_commented_file() {
     let config = load(None, &[], &[]).unwrap();
     assert_eq!(config.listen.to_string(), "127.0.0.1:3000");
-    assert_eq!((config.prefix.as_str(), config.dialect, config.cache), ("/billing", Dialect::Documented, Switch::On));
+    assert_eq!((config.prefix.as_str(), config.dialect, config.cache), ("/billing", Dialect::Documented, OnOff::On));
 }
 
 #[test]
@@ -134,5 +134,5 @@ fn every_secret_setting_is_known_to_be_one() {
     let source = include_str!("../../../src/config/mod.rs");
     let fields = source.split("pub struct Config {").nth(1).unwrap().split("\n}").next().unwrap();
     let secret = fields.lines().filter_map(|line| line.trim().strip_prefix("pub ")?.strip_suffix(": Secret,"));
-    assert_eq!(secret.collect::<Vec<_>>(), mortise::config::SECRETS);
+    assert_eq!(secret.collect::<Vec<_>>(), mortise::config::SECRET_SETTINGS);
 }

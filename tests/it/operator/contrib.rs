@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use crate::harness::server_with;
+use crate::harness::server_with_settings;
 use crate::http::monitoring::page_with;
 
 /// Dashboards and alerts ask for nothing that isn't there.
 #[tokio::test]
 async fn everything_that_contrib_asks_for_is_there() {
-    let server = server_with(&[("cache", "on")]).await;
-    server.signed("card_from_group_sell", "u=admin&id=6", "wrong").await;
+    let server = server_with_settings(&[("cache", "on")]).await;
+    server.post_signed("card_from_group_sell", "u=admin&id=6", "wrong").await;
     let all = ["mortise_cache_valid 1", "mortise_cards_left{", "mortise_outbox_messages{"];
     let page = page_with(&server, &all).await;
     let is_part = |char: char| char.is_ascii_alphanumeric() || char == '_';

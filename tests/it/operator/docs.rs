@@ -5,7 +5,7 @@ use std::process::Command;
 
 use mortise::managed_postgres::installation::find_binaries;
 
-use crate::harness::process::{command, data, start};
+use crate::harness::process::{create_data_dir, serve_command, start};
 use crate::harness::server;
 
 /// The blocks of code in one language below a heading.
@@ -28,17 +28,17 @@ fn run(block: &str, data: &Path) -> String {
 
 #[tokio::test]
 async fn a_backup_is_restored() {
-    let [dump, restore] = blocks("docs/operations.md", "Back up and restore", "sh").try_into().unwrap();
-    let data = data();
-    let server = start(command(data.path()));
-    let before = server.buy().await;
+    let [dump, restore] = blocks("docs/operations.md", "Backup and restore", "sh").try_into().unwrap();
+    let data = create_data_dir();
+    let server = start(serve_command(data.path()));
+    let before = server.buy_cards().await;
     run(&dump, data.path());
-    let after = server.buy().await;
+    let after = server.buy_cards().await;
     assert!(before.contains("<number>1111111001<") && after.contains("<number>1111111002<"), "{before}{after}");
     assert_eq!(run(&restore, data.path()), "", "the stock isn't true");
     server.stop();
-    let again = start(command(data.path()));
-    assert_eq!(again.buy().await, after, "what was sold after the dump is for sale again, in the same order");
+    let again = start(serve_command(data.path()));
+    assert_eq!(again.buy_cards().await, after, "what was sold after the dump is for sale again, in the same order");
     again.stop();
 }
 
@@ -46,8 +46,8 @@ async fn a_backup_is_restored() {
 async fn data_of_mors_can_be_brought_in() {
     let [empty, copy, count_on, retire] = blocks("docs/migrating-from-mor.md", "The move", "sql").try_into().unwrap();
     let server = server().await;
-    server.sql(&format!("truncate cardgroups, payments cascade; {empty}")).await;
-    server.has("select count(*) from users union all select count(*) from conflines", &["0", "0"]).await;
+    server.execute(&format!("truncate cardgroups, payments cascade; {empty}")).await;
+    server.assert_rows("select count(*) from users union all select count(*) from conflines", &["0", "0"]).await;
 
     let columns = copy.split(['(', ')']).nth(1).unwrap();
     let [known]: [String; 1] = server
@@ -59,21 +59,23 @@ async fn data_of_mors_can_be_brought_in() {
         .unwrap();
     assert_eq!(known, columns.split(", ").count().to_string(), "{columns}");
     server
-        .sql(
+        .execute(
             "insert into users (id, username) values (0, 'admin'), (7, 'seventh'); insert into cardgroups (id, name) values (40, 'from MOR');
              insert into cards (id, cardgroup_id, number, pin, balance, sold) values
                  (900, 40, '1', '1', 0, 0), (901, 40, '2', '2', 5, 0), (902, 40, '3', '3', 0, 1), (903, 40, '4', '4', 0, 0);
              insert into payments (card, user_id) values (1, 900), (1, 901), (1, 902)",
         )
         .await;
-    server.sql(&count_on).await;
-    server.sql(&retire).await;
-    server.has("select id from cards where retired_at is not null", &["900"]).await;
-    server.has("select card_id from card_stock order by 1", &["901", "903"]).await;
+    server.execute(&count_on).await;
+    server.execute(&retire).await;
+    server.assert_rows("select id from cards where retired_at is not null", &["900"]).await;
+    server.assert_rows("select card_id from card_stock order by 1", &["901", "903"]).await;
     server
-        .sql("insert into cards (cardgroup_id, number) values (40, '9'); insert into users (username) values ('new')")
+        .execute(
+            "insert into cards (cardgroup_id, number) values (40, '9'); insert into users (username) values ('new')",
+        )
         .await;
-    server.has("select max(id) from cards union all select max(id) from users", &["904", "8"]).await;
+    server.assert_rows("select max(id) from cards union all select max(id) from users", &["904", "8"]).await;
 }
 
 /// A link to a file, from wherever it stands.

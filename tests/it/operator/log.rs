@@ -1,19 +1,19 @@
 //! Keys, passwords, PINs and hashes are nobody's business but the client's and the database's.
 
-use mortise::telemetry::log::panic_words;
+use mortise::telemetry::log::panic_message;
 
-use crate::harness::log::Log;
-use crate::harness::{WORLD, hash, postgres, server_on, server_with};
+use crate::harness::log::LogCapture;
+use crate::harness::{FIXTURE_SQL, hash, postgres, server_on_database, server_with_settings};
 
 /// Sold, refused, wrong, paused, broken: whatever is logged on the way, and whatever the refusals leave in the database.
 #[tokio::test]
 async fn no_secret_is_logged_or_written_down() {
     // Unwatched: the first test of a run makes the tests' own data, whose SQL says their passwords.
-    let database = postgres::database(WORLD).await;
-    let log = Log::watch();
-    let server = server_on(&database, &[("failed_attempts_max", "2"), ("cache", "off")]).await;
+    let database = postgres::create_database(FIXTURE_SQL).await;
+    let log = LogCapture::start();
+    let server = server_on_database(&database, &[("failed_attempts_max", "2"), ("cache", "off")]).await;
     server
-        .sql(
+        .execute(
             "update conflines set value = 'k3y-of-the-shop' where name = 'API_Secret_Key';
              insert into conflines (name, value, value2) values ('API_Secret_Key_Previous', 'k3y-before-it', 'soon');
              update cards set pin = '73310042' where id = 6; update cardgroups set pin_length = 8 where id = 6",
@@ -40,7 +40,7 @@ async fn no_secret_is_logged_or_written_down() {
     assert!(replies.contains("<pin>73310042</pin>") && replies.contains("Too many wrong attempts"), "{replies}");
     let written: Vec<String> = server.rows("select * from actions where action = 'error'").await;
     assert!(
-        written.concat().contains("Incorrect hash") && log.times("too many wrong guesses at a password or hash") == 1
+        written.concat().contains("Incorrect hash") && log.count("too many wrong guesses at a password or hash") == 1
     );
     for secret in
         ["k3y-of", "k3y-before", "secret+password", "secret password", "hunter2", "73310042", &right, &wrong, &pin_hash]
@@ -54,21 +54,21 @@ async fn no_secret_is_logged_or_written_down() {
 #[test]
 fn a_panic_says_only_what_stands_in_the_program() {
     let caught = |panics: fn()| std::panic::catch_unwind(panics).unwrap_err();
-    assert_eq!(panic_words(&*caught(|| std::panic::resume_unwind(Box::new("no room")))), "no room");
+    assert_eq!(panic_message(&*caught(|| std::panic::resume_unwind(Box::new("no room")))), "no room");
     let formatted = caught(|| std::panic::resume_unwind(Box::new("no room for 0042".to_owned())));
-    assert_eq!(panic_words(&*formatted), "(not shown)");
+    assert_eq!(panic_message(&*formatted), "(not shown)");
 }
 
 /// The host and the path of a request come into the audit's URL as they are.
 #[tokio::test]
 async fn an_audit_row_moves_no_terminals_cursor() {
-    let server = server_with(&[("cache", "off")]).await;
+    let server = server_with_settings(&[("cache", "off")]).await;
     let request = axum::http::Request::post("/api/card_from_group_sell?u=admin&id=6&x=\u{9b}2J")
         .header("host", "shop\u{9b}31m.test".as_bytes())
         .body(axum::body::Body::empty());
-    server.send(request).await.is_status_error("Incorrect hash");
+    server.send(request).await.assert_status_error("Incorrect hash");
     server
-        .has(
+        .assert_rows(
             "select data2 from actions",
             &["http://shop\u{fffd}31m.test/api/card_from_group_sell?u=admin&id=6&x=\u{fffd}2J"],
         )

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::harness::process::{command, data, start};
+use crate::harness::process::{create_data_dir, serve_command, start};
 
 fn read(path: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
@@ -19,7 +19,7 @@ fn read(path: &str) -> String {
 /// The service manager hears of it when requests are answered, and when no more will be.
 #[test]
 fn it_tells_the_service_manager() {
-    let (data, manager) = (data(), data());
+    let (data, manager) = (create_data_dir(), create_data_dir());
     let path = manager.path().join("notify");
     let socket = UnixDatagram::bind(&path).unwrap();
     // PostgreSQL could say something, too: nobody is to take that for our word.
@@ -30,7 +30,7 @@ fn it_tells_the_service_manager() {
         let length = socket.recv(&mut words).unwrap();
         String::from_utf8(words[..length].to_vec()).unwrap()
     };
-    let mut command = command(data.path());
+    let mut command = serve_command(data.path());
     command.env("NOTIFY_SOCKET", &path);
     let running = start(command);
     assert_eq!(hear(), "READY=1\n");

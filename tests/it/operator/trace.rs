@@ -1,11 +1,11 @@
 //! Traces: a setting that needs a feature, and what the feature does.
 
-use crate::harness::process::{command, data};
+use crate::harness::process::{create_data_dir, serve_command};
 
 /// A start with this collector is refused; what it said.
 fn refused(collector: &str) -> String {
-    let data = data();
-    let mut command = command(data.path());
+    let data = create_data_dir();
+    let mut command = serve_command(data.path());
     let output = command.args(["--config", "/dev/null"]).env("MORTISE_OTLP_ENDPOINT", collector).output().unwrap();
     assert_eq!(output.status.code(), Some(2), "{output:?}");
     String::from_utf8(output.stderr).unwrap()
@@ -27,7 +27,7 @@ mod with_the_feature {
 
     use super::refused;
     use crate::harness::program::Program;
-    use crate::harness::{WORLD, hash, postgres};
+    use crate::harness::{FIXTURE_SQL, hash, postgres};
 
     const SOLD: &str = "1b4e28ba-sold";
     const REFUSED: &str = "1b4e28ba-refused";
@@ -86,7 +86,7 @@ mod with_the_feature {
 
     async fn program(collector: &str) -> Program {
         let settings = [("otlp_endpoint", collector)];
-        let mut command = Program::command(&postgres::database(WORLD).await, &settings).await;
+        let mut command = Program::command(&postgres::create_database(FIXTURE_SQL).await, &settings).await;
         // Usually five seconds: how long spans wait for others to be sent along with.
         command.env("OTEL_BSP_SCHEDULE_DELAY", "20");
         Program::start(command)
@@ -99,7 +99,7 @@ mod with_the_feature {
             request = request.header(*name, *value);
         }
         let form = format!("u=admin&id=6&quantity=1&hash={hash}");
-        program.request(request.body(form.into()).unwrap(), |_| {}).await;
+        program.send_streaming(request.body(form.into()).unwrap(), |_| {}).await;
     }
 
     fn within(bytes: &[u8], part: &[u8]) -> usize {
@@ -175,7 +175,7 @@ mod with_the_feature {
         let (_stalled, _) = listener.accept().await.unwrap();
         let mut reply = String::new();
         let form = format!("u=admin&id=6&quantity=1&hash={}", hash("61", "secret"));
-        program.ask("card_from_group_sell", form, |bytes| reply += str::from_utf8(bytes).unwrap()).await;
+        program.post_streaming("card_from_group_sell", form, |bytes| reply += str::from_utf8(bytes).unwrap()).await;
         assert!(reply.contains("<number>0000000042</number>"), "{reply}");
         program.stop();
     }

@@ -7,7 +7,7 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 
-use crate::harness::{Reply, hash, server_with};
+use crate::harness::{Reply, hash, server_with_settings};
 
 const CARDS: usize = 1000;
 
@@ -26,10 +26,10 @@ async fn buy_until_empty(address: SocketAddr, quantities: &'static [usize], buye
         let body = String::from_utf8(body.collect().await.unwrap().to_bytes().into()).unwrap();
         let reply = Reply { status: parts.status, headers: parts.headers, body };
         if reply.body.contains("<error>") {
-            reply.is_page_error("Free cards was not found");
+            reply.assert_page_error("Free cards was not found");
             return cards;
         }
-        let (numbers, pins) = (reply.all("number"), reply.all("pin"));
+        let (numbers, pins) = (reply.element_texts("number"), reply.element_texts("pin"));
         assert!((1..=quantity).contains(&numbers.len()), "{quantity} wanted: {}", reply.body);
         cards.extend(numbers.into_iter().zip(pins).map(|(number, pin)| (number.to_owned(), pin.to_owned())));
     }
@@ -37,14 +37,14 @@ async fn buy_until_empty(address: SocketAddr, quantities: &'static [usize], buye
 }
 
 async fn sell_out(buyers: usize, quantities: &'static [usize]) {
-    let server = server_with(&[("database_connections", "16"), ("cache", "on")]).await;
+    let server = server_with_settings(&[("database_connections", "16"), ("cache", "on")]).await;
     server
-        .sql(&format!(
+        .execute(&format!(
             "insert into cards (cardgroup_id, number, pin, balance)
              select 11, (1000000 + i)::text, (2000000 + i)::text, 7 from generate_series(1, {CARDS}) i"
         ))
         .await;
-    let address = server.on_a_socket().await;
+    let address = server.listen().await;
     let tasks: Vec<_> = (0..buyers).map(|buyer| tokio::spawn(buy_until_empty(address, quantities, buyer))).collect();
     let mut bought = Vec::new();
     for task in tasks {
@@ -60,19 +60,19 @@ async fn sell_out(buyers: usize, quantities: &'static [usize]) {
     assert!(bought.iter().all(|(number, pin)| sold.get(number.as_str()) == Some(&pin.as_str())));
     // Each card has one payment of its balance, and its two audit rows.
     server
-        .has(
+        .assert_rows(
             "select count(*) as payments, count(distinct user_id) as cards, sum(amount) as amount from payments where kind = 'sale'",
             &[&format!("{CARDS}|{CARDS}|{}.000000000000000", CARDS * 7)],
         )
         .await;
     server
-        .has(
+        .assert_rows(
             "select action, count(*), count(distinct target_id) as targets from actions group by action order by action",
             &[&format!("card_payment_created|{CARDS}|{CARDS}"), &format!("card_sell_over_api|{CARDS}|{CARDS}")],
         )
         .await;
-    server.has("select count(*) from card_stock where cardgroup_id = 11", &["0"]).await;
-    server.has("select * from card_stock_differences", &[]).await;
+    server.assert_rows("select count(*) from card_stock where cardgroup_id = 11", &["0"]).await;
+    server.assert_rows("select * from card_stock_differences", &[]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -88,23 +88,23 @@ async fn many_buyers_empty_a_group_in_handfuls() {
 /// Buyers who name their card: one gets it, the others hear that it is sold.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_card_is_sold_to_one_of_many() {
-    let server = server_with(&[("database_connections", "16")]).await;
+    let server = server_with_settings(&[("database_connections", "16")]).await;
     let mut tasks = Vec::new();
     for _ in 0..32 {
         let server = server.clone();
-        tasks.push(tokio::spawn(
-            async move { server.signed("card_from_group_sell", "u=admin&id=6&number=42", "6").await },
-        ));
+        tasks.push(tokio::spawn(async move {
+            server.post_signed("card_from_group_sell", "u=admin&id=6&number=42", "6").await
+        }));
     }
     let mut won = 0;
     for task in tasks {
         let reply = task.await.unwrap();
         if reply.body.contains("<error>") {
-            reply.is_page_error("Card is already sold");
+            reply.assert_page_error("Card is already sold");
         } else {
             won += 1;
         }
     }
     assert_eq!(won, 1);
-    server.has("select count(*) from payments", &["1"]).await;
+    server.assert_rows("select count(*) from payments", &["1"]).await;
 }

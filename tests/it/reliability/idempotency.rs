@@ -3,8 +3,11 @@
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 
-use crate::harness::proxy::Scissors;
-use crate::harness::{Reply, Server, WORLD, hash, postgres, server, server_on, server_through, server_with, x7};
+use crate::harness::proxy::FaultProxy;
+use crate::harness::{
+    FIXTURE_SQL, Reply, Server, hash, postgres, server, server_on_database, server_with_connect_options,
+    server_with_settings, x7_server,
+};
 
 /// A signed POST with the header.
 async fn keyed(server: &Server, key: &str, operation: &str, form: &str, hashed: &str) -> Reply {
@@ -100,8 +103,8 @@ const MORE: &str = "insert into conflines (name, value) values ('API_Allow_payme
 async fn what_is_sent_again_is_answered_as_before_and_changes_nothing() {
     for dialect in ["documented", "x7"] {
         for (operation, form, hashed, other) in CHANGES {
-            let server = server_with(&[("dialect", dialect)]).await;
-            server.sql(MORE).await;
+            let server = server_with_settings(&[("dialect", dialect)]).await;
+            server.execute(MORE).await;
             let before = everything(&server).await;
             let first = keyed(&server, "k", operation, form, hashed).await;
             let after = everything(&server).await;
@@ -109,7 +112,7 @@ async fn what_is_sent_again_is_answered_as_before_and_changes_nothing() {
             repeats(&keyed(&server, "k", operation, form, hashed).await, &first);
             let refused = keyed(&server, "k", operation, other, hashed).await;
             assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY, "{operation} {other}: {}", refused.body);
-            refused.is_status_error("The idempotency key was sent with other parameters before");
+            refused.assert_status_error("The idempotency key was sent with other parameters before");
             assert_eq!(everything(&server).await, after, "{dialect} {operation} {form}");
         }
     }
@@ -127,32 +130,32 @@ async fn a_sale_with_a_key_writes_what_one_without_does() {
         let (form, hashed) = (format!("u=admin&id=9&quantity=2{email}"), if email.is_empty() { "92" } else { "a92" });
         let (with, without) = (server().await, server().await);
         let one = keyed(&with, "k", "card_from_group_sell", &form, hashed).await;
-        let other = without.signed("card_from_group_sell", &form, hashed).await;
+        let other = without.post_signed("card_from_group_sell", &form, hashed).await;
         assert_eq!(one.body, other.body);
         for query in WRITTEN {
             assert_eq!(with.rows(query).await, without.rows(query).await, "{query}");
         }
-        with.has(
+        with.assert_rows(
             "select user_id, operation, key, length(fingerprint) from idempotency_keys",
             &["0|card_from_group_sell|k|32"],
         )
         .await;
-        without.has("select key from idempotency_keys", &[]).await;
+        without.assert_rows("select key from idempotency_keys", &[]).await;
     }
 }
 
 #[tokio::test]
 async fn the_key_is_a_header_or_a_parameter_that_is_not_hashed() {
     let server = server().await;
-    let first = server.signed("card_from_group_sell", "u=admin&id=6&request_id=k", "6").await;
+    let first = server.post_signed("card_from_group_sell", "u=admin&id=6&request_id=k", "6").await;
     assert!(is_new(&first));
-    repeats(&server.signed("card_from_group_sell", "u=admin&id=6&request_id=k", "6").await, &first);
+    repeats(&server.post_signed("card_from_group_sell", "u=admin&id=6&request_id=k", "6").await, &first);
     repeats(&sell(&server, "k", 6).await, &first);
     // The header goes before the parameter.
     repeats(&keyed(&server, "k", "card_from_group_sell", "u=admin&id=6&request_id=other", "6").await, &first);
     // The order of parameters, a name of earlier days and a password make no other request of it.
     repeats(&keyed(&server, "k", "buy_card_from_callingroup", "id=6&u=admin&p=secret password", "6").await, &first);
-    server.has("select count(*) from payments", &["1"]).await;
+    server.assert_rows("select count(*) from payments", &["1"]).await;
 }
 
 #[tokio::test]
@@ -161,9 +164,9 @@ async fn a_malformed_key_is_refused() {
     let server = server().await;
     let before = everything(&server).await;
     for key in ["", &"k".repeat(256), "a%07b", "%7f", "a%0d%0ab", &"%c3%a9".repeat(256)] {
-        let reply = server.signed("card_from_group_sell", &format!("u=admin&id=6&request_id={key}"), "6").await;
+        let reply = server.post_signed("card_from_group_sell", &format!("u=admin&id=6&request_id={key}"), "6").await;
         assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{key}");
-        reply.is_status_error(WORDS);
+        reply.assert_status_error(WORDS);
     }
     let form = format!("u=admin&id=6&hash={}", hash("6", "secret"));
     for keys in [&[&b""[..]][..], &[b"\xff"], &[b"a\tb"], &[b"a", b"b"]] {
@@ -172,11 +175,11 @@ async fn a_malformed_key_is_refused() {
             .fold(Request::post("/api/card_from_group_sell"), |request, key| request.header("idempotency-key", *key));
         let reply = server.send(request.body(Body::from(form.clone()))).await;
         assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{keys:?}");
-        reply.is_status_error(WORDS);
+        reply.assert_status_error(WORDS);
     }
     assert_eq!(everything(&server).await, before);
     for key in ["k".repeat(255), "%c3%a9".repeat(255), "a b".to_owned()] {
-        let reply = server.signed("card_from_group_sell", &format!("u=admin&id=9&request_id={key}"), "9").await;
+        let reply = server.post_signed("card_from_group_sell", &format!("u=admin&id=9&request_id={key}"), "9").await;
         assert_ne!(reply.status, StatusCode::BAD_REQUEST, "{key}");
     }
 }
@@ -188,7 +191,7 @@ async fn keys_are_each_users_and_each_operations_own() {
     assert!(is_new(&keyed(&server, "k", "card_from_group_sell", "u=accountant&id=6", "6").await));
     assert!(is_new(&keyed(&server, "k", "cc_group_update", "u=admin&cc_group_id=6&description=new", "6").await));
     assert!(is_new(&sell(&server, "other", 6).await));
-    server.has("select count(*) from payments", &["3"]).await;
+    server.assert_rows("select count(*) from payments", &["3"]).await;
 }
 
 #[tokio::test]
@@ -196,60 +199,60 @@ async fn who_is_not_admitted_is_told_nothing() {
     let server = server().await;
     assert!(is_new(&sell(&server, "k", 6).await));
     let reply = keyed(&server, "k", "card_from_group_sell", "u=admin&id=6", "7").await;
-    reply.is_status_error("Incorrect hash");
-    server.sql("update conflines set value = '0' where name = 'Allow_API' and owner_id = 0").await;
-    sell(&server, "k", 6).await.is_status_error("API Requests are disabled");
+    reply.assert_status_error("Incorrect hash");
+    server.execute("update conflines set value = '0' where name = 'Allow_API' and owner_id = 0").await;
+    sell(&server, "k", 6).await.assert_status_error("API Requests are disabled");
 }
 
 #[tokio::test]
 async fn a_refusal_is_kept_too() {
-    for server in [server().await, x7().await] {
+    for server in [server().await, x7_server().await] {
         let first = sell(&server, "k", 11).await;
-        first.is_page_error("Free cards was not found");
+        first.assert_page_error("Free cards was not found");
         assert!(is_new(&first));
-        server.sql("insert into cards (cardgroup_id, number, pin) values (11, '500000', '5000')").await;
+        server.execute("insert into cards (cardgroup_id, number, pin) values (11, '500000', '5000')").await;
         repeats(&sell(&server, "k", 11).await, &first);
-        assert_eq!(sell(&server, "other", 11).await.all("number"), ["500000"]);
+        assert_eq!(sell(&server, "other", 11).await.element_texts("number"), ["500000"]);
         // As it is where the database itself refused.
-        server.sql(MORE).await;
+        server.execute(MORE).await;
         let taken = keyed(&server, "k", "cc_group_create", "u=admin&name=empty", "empty").await;
-        taken.is_page_error("Card Group name must be unique");
-        server.sql("update cardgroups set name = 'another' where name = 'empty'").await;
+        taken.assert_page_error("Card Group name must be unique");
+        server.execute("update cardgroups set name = 'another' where name = 'empty'").await;
         repeats(&keyed(&server, "k", "cc_group_create", "u=admin&name=empty", "empty").await, &taken);
     }
 }
 
 #[tokio::test]
 async fn a_card_that_an_x7_server_would_not_sell_is_kept_as_such() {
-    let server = x7().await;
-    server.sql("update cards set pin = '1' where id = 2").await;
+    let server = x7_server().await;
+    server.execute("update cards set pin = '1' where id = 2").await;
     let form = "u=admin&id=6&quantity=2";
     let first = keyed(&server, "k", "card_from_group_sell", form, "62").await;
-    assert_eq!(first.all("error"), ["Card error"], "{}", first.body);
+    assert_eq!(first.element_texts("error"), ["Card error"], "{}", first.body);
     repeats(&keyed(&server, "k", "card_from_group_sell", form, "62").await, &first);
 }
 
 #[tokio::test]
 async fn an_accident_of_the_moment_is_not_kept() {
-    let server = server_with(&[("database_acquire_timeout_ms", "2000")]).await;
+    let server = server_with_settings(&[("database_acquire_timeout_ms", "2000")]).await;
     let mut lock = server.pool.begin().await.unwrap();
     sqlx::query("select from cards where id = 1 for update").execute(&mut *lock).await.unwrap();
     let update = async || keyed(&server, "k", "calling_card_update", "u=admin&card_id=1&name=new", "1").await;
     let reply = update().await;
     assert_eq!((reply.status, reply.header("retry-after")), (StatusCode::SERVICE_UNAVAILABLE, Some("1")));
-    server.has("select key from idempotency_keys", &[]).await;
+    server.assert_rows("select key from idempotency_keys", &[]).await;
     lock.rollback().await.unwrap();
     assert!(is_new(&update().await));
-    server.has("select name from cards where id = 1", &["new"]).await;
+    server.assert_rows("select name from cards where id = 1", &["new"]).await;
 }
 
 #[tokio::test]
 async fn while_the_first_is_running_the_second_is_told_to_come_back() {
-    let database = postgres::database(WORLD).await;
+    let database = postgres::create_database(FIXTURE_SQL).await;
     let short = &[("idempotency_wait_ms", "1")];
-    let one = server_on(&database, short).await;
+    let one = server_on_database(&database, short).await;
     // The other server waits for the database's word on the key, as long as for any lock.
-    let other = server_on(&database, &[("database_acquire_timeout_ms", "2000")]).await;
+    let other = server_on_database(&database, &[("database_acquire_timeout_ms", "2000")]).await;
     let mut lock = one.pool.begin().await.unwrap();
     sqlx::query("select from cards where id = 1 for update").execute(&mut *lock).await.unwrap();
     const CHANGE: (&str, &str, &str) = ("calling_card_update", "u=admin&card_id=1&name=new", "1");
@@ -257,11 +260,11 @@ async fn while_the_first_is_running_the_second_is_told_to_come_back() {
         let one = one.clone();
         async move { keyed(&one, "k", CHANGE.0, CHANGE.1, CHANGE.2).await }
     });
-    one.until_somebody_waits().await;
+    one.wait_for_lock_waiter().await;
     for server in [&one, &other] {
         let second = keyed(server, "k", CHANGE.0, CHANGE.1, CHANGE.2).await;
         assert_eq!((second.status, second.header("retry-after")), (StatusCode::CONFLICT, Some("1")), "{}", second.body);
-        second.is_status_error("A request with this idempotency key is being carried out");
+        second.assert_status_error("A request with this idempotency key is being carried out");
     }
     // Others have nothing to do with it.
     assert!(is_new(&sell(&one, "k", 9).await));
@@ -275,7 +278,7 @@ async fn while_the_first_is_running_the_second_is_told_to_come_back() {
 
 #[tokio::test]
 async fn a_second_that_comes_a_moment_later_waits_for_the_first() {
-    let server = server_with(&[("idempotency_wait_ms", "3600000")]).await;
+    let server = server_with_settings(&[("idempotency_wait_ms", "3600000")]).await;
     let mut lock = server.pool.begin().await.unwrap();
     sqlx::query("select from cards where id = 1 for update").execute(&mut *lock).await.unwrap();
     let update = || {
@@ -283,7 +286,7 @@ async fn a_second_that_comes_a_moment_later_waits_for_the_first() {
         tokio::spawn(async move { keyed(&server, "k", "calling_card_update", "u=admin&card_id=1&name=new", "1").await })
     };
     let first = update();
-    server.until_somebody_waits().await;
+    server.wait_for_lock_waiter().await;
     let second = update();
     tokio::task::yield_now().await;
     lock.rollback().await.unwrap();
@@ -296,9 +299,9 @@ async fn a_second_that_comes_a_moment_later_waits_for_the_first() {
 async fn of_many_at_the_same_time_on_two_servers_one_is_carried_out() {
     let mut payments = Vec::new();
     for (operation, form, hashed, _) in CHANGES {
-        let database = postgres::database(&format!("{WORLD}{MORE}")).await;
+        let database = postgres::create_database(&format!("{FIXTURE_SQL}{MORE}")).await;
         let settings = &[("idempotency_wait_ms", "3600000"), ("cache", "on")];
-        let servers = [server_on(&database, settings).await, server_on(&database, settings).await];
+        let servers = [server_on_database(&database, settings).await, server_on_database(&database, settings).await];
         let send = |server: Server| async move {
             loop {
                 let reply = keyed(&server, "k", operation, form, hashed).await;
@@ -329,12 +332,12 @@ async fn a_connection_lost_at_the_commit_is_asked_for_again() {
         ("SELECT 2", "u=admin&id=6&quantity=2", "62", 2),
         ("COMMIT", "u=admin&id=6&number=1111111003", "6", 1),
     ] {
-        let scissors = Scissors::new().await;
-        let database = postgres::database(WORLD).await;
-        let server = server_through(scissors.options(&database), &[("cache", "on")]).await;
+        let scissors = FaultProxy::new().await;
+        let database = postgres::create_database(FIXTURE_SQL).await;
+        let server = server_with_connect_options(scissors.connect_options(&database), &[("cache", "on")]).await;
         // Users and settings are in memory then.
-        server.signed("card_from_group_sell", "u=admin&id=11", "11").await;
-        scissors.cut_at(cut);
+        server.post_signed("card_from_group_sell", "u=admin&id=11", "11").await;
+        scissors.cut_after_command(cut);
         let lost = keyed(&server, "k", "card_from_group_sell", form, hashed).await;
         assert_eq!(
             (lost.status, lost.header("retry-after")),
@@ -342,17 +345,19 @@ async fn a_connection_lost_at_the_commit_is_asked_for_again() {
             "{}",
             lost.body
         );
-        lost.is_status_error("The database was lost during the request: send it again with the same idempotency key");
+        lost.assert_status_error(
+            "The database was lost during the request: send it again with the same idempotency key",
+        );
         let found = keyed(&server, "k", "card_from_group_sell", form, hashed).await;
-        assert_eq!(found.all("pin").len(), cards, "{}", found.body);
+        assert_eq!(found.element_texts("pin").len(), cards, "{}", found.body);
         assert_eq!(found.header("idempotency-replayed"), Some("true"));
-        server.has("select count(*) from payments", &[&cards.to_string()]).await;
+        server.assert_rows("select count(*) from payments", &[&cards.to_string()]).await;
 
         // Without a key nobody can say, and nothing invites to try.
-        scissors.cut_at(cut);
-        let lost = server.signed("card_from_group_sell", form.replace("003", "002").as_str(), hashed).await;
+        scissors.cut_after_command(cut);
+        let lost = server.post_signed("card_from_group_sell", form.replace("003", "002").as_str(), hashed).await;
         assert_eq!((lost.status, lost.header("retry-after")), (StatusCode::SERVICE_UNAVAILABLE, None), "{}", lost.body);
-        lost.is_status_error("The database was lost during the request, which may have been carried out");
+        lost.assert_status_error("The database was lost during the request, which may have been carried out");
     }
 }
 
@@ -366,20 +371,22 @@ async fn a_request_whose_database_session_is_killed_is_carried_out_when_it_comes
         tokio::spawn(async move { keyed(&server, "k", "calling_card_update", "u=admin&card_id=1&name=new", "1").await })
     };
     let first = update();
-    server.until_somebody_waits().await;
-    server.cut_those_who_wait().await;
+    server.wait_for_lock_waiter().await;
+    server.terminate_lock_waiters().await;
     assert_eq!(first.await.unwrap().status, StatusCode::SERVICE_UNAVAILABLE);
     lock.rollback().await.unwrap();
     assert!(is_new(&update().await.unwrap()));
-    server.has("select name from cards where id = 1", &["new"]).await;
+    server.assert_rows("select name from cards where id = 1", &["new"]).await;
 }
 
 #[tokio::test]
 async fn keys_are_forgotten_after_their_time() {
-    let database = postgres::database(WORLD).await;
-    let server = server_on(&database, &[("idempotency_hours", "2")]).await;
+    let database = postgres::create_database(FIXTURE_SQL).await;
+    let server = server_on_database(&database, &[("idempotency_hours", "2")]).await;
     let age = async |hours: u32| {
-        server.sql(&format!("update idempotency_keys set created_at = created_at - interval '{hours} hours'")).await;
+        server
+            .execute(&format!("update idempotency_keys set created_at = created_at - interval '{hours} hours'"))
+            .await;
     };
     let first = sell(&server, "k", 6).await;
     let group = keyed(&server, "k", "cc_group_update", "u=admin&cc_group_id=6&name=a", "6").await;
@@ -394,7 +401,7 @@ async fn keys_are_forgotten_after_their_time() {
     assert!(is_new(&keyed(&server, "k", "cc_group_update", "u=admin&cc_group_id=6&name=b", "6").await));
     // Whoever starts sweeps what is old.
     age(3).await;
-    let _other = server_on(&database, &[("idempotency_hours", "2")]).await;
+    let _other = server_on_database(&database, &[("idempotency_hours", "2")]).await;
     while !server.rows("select key from idempotency_keys").await.is_empty() {
         tokio::task::yield_now().await;
     }
@@ -404,7 +411,7 @@ async fn keys_are_forgotten_after_their_time() {
 async fn no_password_leaves_a_trace_in_the_fingerprint() {
     let server = server().await;
     let prints = async |form: &str| {
-        server.sql("delete from idempotency_keys").await;
+        server.execute("delete from idempotency_keys").await;
         keyed(&server, "k", "card_from_group_sell", form, "6").await;
         server.rows("select encode(fingerprint, 'hex') from idempotency_keys").await
     };
@@ -415,17 +422,17 @@ async fn no_password_leaves_a_trace_in_the_fingerprint() {
 /// MOR's version without the add-on stops at ten cards; the request that made the eleventh may come again all the same.
 #[tokio::test]
 async fn what_used_up_a_limit_may_be_sent_again() {
-    let server = x7().await;
+    let server = x7_server().await;
     server
-        .sql(
+        .execute(
             "update conflines set value = '0' where name = 'CC_Active';
              insert into cards (cardgroup_id, number, pin) select 11, (500000 + i)::text, (5000 + i)::text from generate_series(1, 10) i",
         )
         .await;
     let create = ("card_by_cli_update", "u=admin&callerid=3702222&amount=5&cardgroup_id=11", "5370222211");
     let first = keyed(&server, "k", create.0, create.1, create.2).await;
-    assert_eq!(first.all("status"), ["ok"], "{}", first.body);
+    assert_eq!(first.element_texts("status"), ["ok"], "{}", first.body);
     repeats(&keyed(&server, "k", create.0, create.1, create.2).await, &first);
     let other = keyed(&server, "other", create.0, create.1, create.2).await;
-    other.is_status_error("This is a limited version. You can have only 10 Cards.");
+    other.assert_status_error("This is a limited version. You can have only 10 Cards.");
 }

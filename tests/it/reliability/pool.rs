@@ -9,13 +9,14 @@ use mortise::config::Config;
 use mortise::db::{self, pool::Pool};
 use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 
-use crate::harness::{in_time, postgres};
+use crate::harness::{postgres, with_timeout};
 
 /// sqlx's pool of two connections, and ours of the same.
 async fn pools() -> (PgPool, Pool) {
     let config = Config::load(None, std::iter::empty(), &[]).unwrap();
-    let config = Config { database_connections: 2, database_wait: Duration::from_secs(60), ..config };
-    let pool = db::connect(postgres::options(&postgres::database("").await).await, &config).await.unwrap();
+    let config = Config { database_connections: 2, database_acquire_timeout: Duration::from_secs(60), ..config };
+    let pool =
+        db::connect(postgres::connect_options(&postgres::create_database("").await).await, &config).await.unwrap();
     (pool.clone(), Pool::from(pool))
 }
 
@@ -28,11 +29,11 @@ async fn a_kept_connection_is_the_next_ones() {
     let (_, pool) = pools().await;
     let (mut one, mut other) = (pool.acquire().await.unwrap(), pool.acquire().await.unwrap());
     let (first, second) = (pid(&mut one).await, pid(&mut other).await);
-    other.keep();
-    one.keep();
+    other.release_clean();
+    one.release_clean();
     let (mut one, mut other) = (pool.acquire().await.unwrap(), pool.acquire().await.unwrap());
     assert_eq!((pid(&mut one).await, pid(&mut other).await), (first, second), "the last that came goes first");
-    assert_eq!((pool.size(), pool.idle()), (2, 0));
+    assert_eq!((pool.size(), pool.idle_count()), (2, 0));
 }
 
 /// Neither the kept ones nor those that go through sqlx's pool make more than there may be, or stand in each other's way.
@@ -47,13 +48,13 @@ async fn there_are_never_more_than_there_may_be() {
             match number % 3 {
                 0 => drop(connection),
                 1 => connection.close_on_drop(),
-                _ => connection.keep(),
+                _ => connection.release_clean(),
             }
             assert!(pool.size() <= 2);
         })
     });
     for asked in asking.collect::<Vec<_>>() {
-        in_time("a connection", asked).await.unwrap();
+        with_timeout("a connection", asked).await.unwrap();
     }
 }
 
@@ -63,15 +64,15 @@ async fn one_that_nobody_takes_goes_back_to_sqlx() {
     let (sqlx, pool) = pools().await;
     let mut connection = pool.acquire().await.unwrap();
     let first = pid(&mut connection).await;
-    connection.keep();
-    assert_eq!((sqlx.num_idle(), pool.idle()), (0, 1));
+    connection.release_clean();
+    assert_eq!((sqlx.num_idle(), pool.idle_count()), (0, 1));
     let goes_back = async {
         while sqlx.num_idle() == 0 {
             tokio::task::yield_now().await;
         }
     };
-    in_time("the connection to go back", goes_back).await;
-    assert_eq!(pool.idle(), 1);
+    with_timeout("the connection to go back", goes_back).await;
+    assert_eq!(pool.idle_count(), 1);
     assert_eq!(pid(&mut pool.acquire().await.unwrap()).await, first);
 }
 
@@ -93,7 +94,7 @@ async fn a_transaction_that_is_dropped_is_rolled_back_before_others_come() {
 #[tokio::test]
 async fn a_transaction_whose_beginning_is_given_up_is_not_left_open() {
     let (_, pool) = pools().await;
-    pool.acquire().await.unwrap().keep();
+    pool.acquire().await.unwrap().release_clean();
     let mut beginning = Box::pin(pool.begin());
     assert!(poll_once(beginning.as_mut()).await.is_pending());
     drop(beginning);
@@ -122,19 +123,19 @@ async fn poll_once<T>(mut future: Pin<&mut impl Future<Output = T>>) -> Poll<T> 
 async fn a_closed_pool_gives_nothing_and_leaves_nothing_open() {
     let (sqlx, pool) = pools().await;
     let (late, kept) = (pool.acquire().await.unwrap(), pool.acquire().await.unwrap());
-    kept.keep();
+    kept.release_clean();
     let closing = tokio::spawn({
         let pool = pool.clone();
         async move { pool.close().await }
     });
-    in_time("the pool to close", async {
+    with_timeout("the pool to close", async {
         while !pool.is_closed() {
             tokio::task::yield_now().await;
         }
     })
     .await;
     assert!(matches!(pool.acquire().await, Err(sqlx::Error::PoolClosed)));
-    late.keep();
-    in_time("the last connection", closing).await.unwrap();
+    late.release_clean();
+    with_timeout("the last connection", closing).await.unwrap();
     assert_eq!(sqlx.size(), 0);
 }

@@ -26,7 +26,7 @@ const SALES: [(&[&str], &[&str]); 5] = [
         &["6", "0", "0", "true", "'USD'", "1", "1", "1", "1", "'USD'", "'buyer@example.com'", "'example.com'", "null"],
     ),
     (
-        &["as now\n", DOCUMENTED, "kept as"],
+        &["as now\n", DOCUMENTED, "stored_reply as"],
         &["6", "0", "0", "true", "'USD'", "1", "1", "1", "'key'", "'print'", "'USD'"],
     ),
     (
@@ -51,17 +51,21 @@ async fn at_each_age_of_the_statistics(look: impl AsyncFn(&Server)) {
     // Missing: nobody has looked at the tables yet, be there few cards or many.
     let server = server().await;
     server
-        .sql("alter table cards set (autovacuum_enabled = off); alter table card_stock set (autovacuum_enabled = off)")
+        .execute(
+            "alter table cards set (autovacuum_enabled = off); alter table card_stock set (autovacuum_enabled = off)",
+        )
         .await;
-    server.sql(FEW).await;
+    server.execute(FEW).await;
     look(&server).await;
-    server.sql(CARDS).await;
+    server.execute(CARDS).await;
     look(&server).await;
-    server.sql("analyze").await;
+    server.execute("analyze").await;
     look(&server).await;
     // Stale: most of what they tell of is gone.
     server
-        .sql("update cards set sold = 1 where id in (select card_id from card_stock where cardgroup_id = 6 limit 400)")
+        .execute(
+            "update cards set sold = 1 where id in (select card_id from card_stock where cardgroup_id = 6 limit 400)",
+        )
         .await;
     look(&server).await;
 }
@@ -70,7 +74,7 @@ async fn at_each_age_of_the_statistics(look: impl AsyncFn(&Server)) {
 async fn a_sale_looks_at_free_cards_only() {
     at_each_age_of_the_statistics(async |server| {
         for (parts, values) in SALES {
-            let plan = server.plan(parts, "force_generic_plan", values).await;
+            let plan = server.query_plan(parts, "force_generic_plan", values).await;
             assert!(plan.contains("using card_stock_pkey on card_stock"), "{plan}");
             assert!(plan.contains("using cards_pkey on cards"), "{plan}");
             // Groups are found by their ids.
@@ -90,7 +94,7 @@ async fn a_sale_looks_at_free_cards_only() {
 #[tokio::test]
 async fn a_group_is_shown_without_its_sold_cards() {
     at_each_age_of_the_statistics(async |server| {
-        let plan = server.plan(&["as \"free_cards!\""], "force_generic_plan", &["6", "0", "1"]).await;
+        let plan = server.query_plan(&["as \"free_cards!\""], "force_generic_plan", &["6", "0", "1"]).await;
         assert!(plan.contains("using card_stock_pkey on card_stock"), "{plan}");
         assert!(!plan.contains("on cards"), "{plan}");
     })

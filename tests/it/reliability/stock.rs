@@ -1,6 +1,6 @@
 //! `card_stock` says which cards can be sold, whoever writes to `cards` and however.
 
-use crate::harness::{WORLD, postgres, server, server_on};
+use crate::harness::{FIXTURE_SQL, postgres, server, server_on_database};
 
 #[tokio::test]
 async fn every_way_of_writing_keeps_the_stock_true() {
@@ -22,23 +22,25 @@ async fn every_way_of_writing_keeps_the_stock_true() {
          insert into cards (cardgroup_id, number, pin) values (6, '8', '8'); set session_replication_role = origin",
         "truncate cards cascade",
     ] {
-        server.sql(change).await;
+        server.execute(change).await;
         assert!(server.rows("select * from card_stock_differences").await.is_empty(), "after {change}");
     }
-    server.has("select count(*) from card_stock", &["0"]).await;
+    server.assert_rows("select count(*) from card_stock", &["0"]).await;
 }
 
 #[tokio::test]
 async fn the_audit_sees_a_stock_that_is_not_true() {
     let server = server().await;
-    server.sql("delete from card_stock where card_id = 1; insert into card_stock values (6, '1111111000', 4)").await;
-    server.has("select * from card_stock_differences order by 1", &["1|true", "4|false"]).await;
+    server
+        .execute("delete from card_stock where card_id = 1; insert into card_stock values (6, '1111111000', 4)")
+        .await;
+    server.assert_rows("select * from card_stock_differences order by 1", &["1|true", "4|false"]).await;
 }
 
 /// What MOR leaves to chance.
 #[tokio::test]
 async fn the_database_refuses_what_must_not_be() {
-    let server = server_on(&postgres::database(WORLD).await, &[]).await;
+    let server = server_on_database(&postgres::create_database(FIXTURE_SQL).await, &[]).await;
     for (statement, rule) in [
         ("update cards set sold = 2 where id = 1", "cards_sold"),
         ("update cards set hidden = -1 where id = 1", "cards_hidden"),
@@ -52,7 +54,7 @@ async fn the_database_refuses_what_must_not_be() {
         ("insert into currencies (id, name) values (90, 'EUR')", "currencies_name_key"),
         ("insert into currencies (id, name) values (90, 'TOOLONG')", "currencies_name_check"),
         ("insert into payments (kind) values ('gift')", "payments_kind_check"),
-        ("insert into payments (kind, user_id) values ('sale', 1), ('sale', 1)", "payments_one_sale_a_card"),
+        ("insert into payments (kind, user_id) values ('sale', 1), ('sale', 1)", "payments_sale_card_unique"),
         ("insert into acc_rights (id, name) values (90, 'CALLING_CARDS')", "acc_rights_name"),
         ("insert into cclineitems (card_id) values (999)", "cclineitems_card_id_fkey"),
     ] {
@@ -60,21 +62,21 @@ async fn the_database_refuses_what_must_not_be() {
         assert_eq!(error.as_database_error().and_then(|error| error.constraint()), Some(rule), "{statement}");
     }
     // And takes what may.
-    server.sql("update cards set pin = '', callerid = '' where id in (1, 2); update cards set pin = null, callerid = null where id in (1, 2)").await;
-    server.sql("update cards set number = '700001' where id = 5").await;
+    server.execute("update cards set pin = '', callerid = '' where id in (1, 2); update cards set pin = null, callerid = null where id in (1, 2)").await;
+    server.execute("update cards set number = '700001' where id = 5").await;
 }
 
 #[tokio::test]
 async fn what_a_thousand_sold_cards_leave_behind_is_swept() {
     let server = server().await;
     // A table that is being vacuumed is left to who does it.
-    server.sql("alter table card_stock set (autovacuum_enabled = off)").await;
-    server.sql(
+    server.execute("alter table card_stock set (autovacuum_enabled = off)").await;
+    server.execute(
         "insert into cards (cardgroup_id, number, pin) select 6, (2000000 + i)::text, (6000000 + i)::text from generate_series(1, 1000) i",
     ).await;
     let swept = "select vacuum_count > 0 from pg_stat_user_tables where relname = 'card_stock'";
-    server.has(swept, &["false"]).await;
-    let reply = server.signed("card_from_group_sell", "u=admin&id=6&quantity=1000", "61000").await;
+    server.assert_rows(swept, &["false"]).await;
+    let reply = server.post_signed("card_from_group_sell", "u=admin&id=6&quantity=1000", "61000").await;
     assert!(reply.body.contains("<pin>"), "{reply:?}");
     let until_swept = async {
         while server.rows(swept).await != ["true"] {

@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection};
 use tokio::task::JoinHandle;
 
 use crate::harness::program::Program;
-use crate::harness::{WORLD, hash, in_time, postgres};
+use crate::harness::{FIXTURE_SQL, hash, postgres, with_timeout};
 
 static MIGRATOR: Migrator = sqlx::migrate!();
 
@@ -58,11 +58,11 @@ struct Old {
 
 impl Old {
     async fn new(version: i64) -> Self {
-        let name = postgres::database("").await;
-        let mut connection = postgres::options(&name).await.connect().await.unwrap();
+        let name = postgres::create_database("").await;
+        let mut connection = postgres::connect_options(&name).await.connect().await.unwrap();
         run(&mut connection, "drop schema public cascade; create schema public").await;
         MIGRATOR.run_to(version, &mut connection).await.unwrap();
-        run(&mut connection, WORLD).await;
+        run(&mut connection, FIXTURE_SQL).await;
         run(&mut connection, PAST).await;
         for (_, sql) in LATER.iter().filter(|(since, _)| *since <= version) {
             run(&mut connection, sql).await;
@@ -109,7 +109,7 @@ async fn run(connection: &mut PgConnection, sql: &str) {
 async fn buy(program: &Program, quantity: u8) -> String {
     let form = format!("u=admin&id=6&quantity={quantity}&hash={}", hash(&format!("6{quantity}"), "secret"));
     let mut reply = String::new();
-    program.ask("card_from_group_sell", form, |bytes| reply += str::from_utf8(bytes).unwrap()).await;
+    program.post_streaming("card_from_group_sell", form, |bytes| reply += str::from_utf8(bytes).unwrap()).await;
     let between = |open: &str| -> Vec<String> {
         reply.split(open).skip(1).map(|rest| rest.split('<').next().unwrap().to_owned()).collect()
     };
@@ -122,7 +122,7 @@ async fn from_every_earlier_schema_nothing_is_lost_and_cards_are_sold_once() {
     for version in EARLIER.iter().copied() {
         let mut old = Old::new(version).await;
         let before = old.rows().await;
-        let program = Program::on(&old.name, &[]).await;
+        let program = Program::start_on_database(&old.name, &[]).await;
         old.is_whole(version).await;
         for (query, rows) in &before {
             assert_eq!(&old.ask(query).await, rows, "{query}, from {version}");
@@ -148,13 +148,15 @@ async fn until(options: &PgConnectOptions, condition: &str) {
             tokio::task::yield_now().await;
         }
     };
-    in_time(condition, true_at_last).await;
+    with_timeout(condition, true_at_last).await;
 }
 
 /// Starts the program, which may be long in coming up.
 fn starting(database: &str, wait_ms: &'static str) -> JoinHandle<Program> {
     let database = database.to_owned();
-    tokio::spawn(async move { Program::on(&database, &[("database_acquire_timeout_ms", wait_ms)]).await })
+    tokio::spawn(
+        async move { Program::start_on_database(&database, &[("database_acquire_timeout_ms", wait_ms)]).await },
+    )
 }
 
 /// Killed at its seventh step, which waits for somebody who reads cards; then two servers at once go on from there.
@@ -162,7 +164,7 @@ fn starting(database: &str, wait_ms: &'static str) -> JoinHandle<Program> {
 async fn an_upgrade_that_was_killed_is_completed_by_the_next_start() {
     let mut old = Old::new(1).await;
     let before = old.rows().await;
-    let options = postgres::options(&old.name).await;
+    let options = postgres::connect_options(&old.name).await;
     let mut reader = options.connect().await.unwrap();
     run(&mut reader, "begin; lock table cards in access share mode").await;
 

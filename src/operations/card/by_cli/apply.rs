@@ -3,153 +3,159 @@
 use bigdecimal::BigDecimal;
 use sqlx::{Connection, PgConnection};
 
-use super::action::Deed;
+use super::action::Action;
 use super::lookup::{Device, Group};
-use super::{Desk, Outcome, Wish};
-use crate::error::Fault;
+use super::{ActionResult, Context, Input};
+use crate::error::ApiError;
 use crate::store;
-use crate::store::card::Card;
+use crate::store::card::LockedCard;
 
 /// How often a number and PIN are drawn before the rest is looked through.
-const DRAWS: usize = 40;
+const RANDOM_ATTEMPTS_MAX: usize = 40;
 /// Of longer ones there are too many to look through.
-const MOST_DIGITS_LOOKED_THROUGH: u32 = 6;
+const SCAN_DIGITS_MAX: u32 = 6;
 /// The SQLSTATE of a lock that was waited for in vain.
 const LOCK_NOT_AVAILABLE: &str = "55P03";
 /// MOR's column.
-const LONGEST_NUMBER: i32 = 255;
+const NUMBER_LEN_MAX: i32 = 255;
 
-impl Deed {
-    pub(super) async fn carry_out(
+impl Action {
+    pub(super) async fn execute(
         self,
         connection: &mut PgConnection,
-        desk: &Desk<'_>,
-        wish: &Wish,
-    ) -> Result<Outcome, Fault> {
+        desk: &Context<'_>,
+        wish: &Input,
+    ) -> Result<ActionResult, ApiError> {
         let conversion = &desk.conversion;
         match self {
-            Self::RefillUser { device } => {
-                refill(connection, desk, &device, Funds::Paid(&wish.amount)).await?;
-                Ok(Outcome::User(device))
+            Self::TopUpUser { device } => {
+                top_up_user(connection, desk, &device, Funds::Paid(&wish.amount)).await?;
+                Ok(ActionResult::User(device))
             }
-            Self::TopUp { card } => {
-                desk.repair(connection, card.cardgroup_id).await?;
+            Self::TopUpCard { card } => {
+                desk.ensure_taxes(connection, card.cardgroup_id).await?;
                 sell_if_unsold(connection, desk, &card).await?;
-                top_up(connection, desk, card.id, &wish.amount).await?;
-                Ok(Outcome::Card(card.id))
+                top_up_card(connection, desk, card.id, &wish.amount).await?;
+                Ok(ActionResult::Card(card.id))
             }
-            Self::Replace { card, group } => {
+            Self::ReplaceCard { card, group } => {
                 store::card::retire(connection, card.id).await?;
-                store::card::note_move(connection, card.id, &-&card.balance, conversion).await?;
-                let new = new_card(connection, desk, wish, &group, &card.balance).await?;
-                Ok(Outcome::Card(new))
+                store::card::audit_balance_change(connection, card.id, &-&card.balance, conversion).await?;
+                let new = create_card(connection, desk, wish, &group, &card.balance).await?;
+                Ok(ActionResult::Card(new))
             }
-            Self::Create { group } => {
-                let new = new_card(connection, desk, wish, &group, &BigDecimal::from(0)).await?;
-                Ok(Outcome::Card(new))
+            Self::CreateCard { group } => {
+                let new = create_card(connection, desk, wish, &group, &BigDecimal::from(0)).await?;
+                Ok(ActionResult::Card(new))
             }
-            Self::PinToUser { device, pin_card } => {
+            Self::TransferToUser { device, pin_card } => {
                 store::card::retire(connection, pin_card.id).await?;
-                store::card::note_move(connection, pin_card.id, &-&pin_card.balance, conversion).await?;
-                refill(connection, desk, &device, Funds::Moved(&pin_card.balance)).await?;
-                Ok(Outcome::User(device))
+                store::card::audit_balance_change(connection, pin_card.id, &-&pin_card.balance, conversion).await?;
+                top_up_user(connection, desk, &device, Funds::Transferred(&pin_card.balance)).await?;
+                Ok(ActionResult::User(device))
             }
-            Self::PinToCard { card, pin_card } => {
-                desk.repair(connection, card.cardgroup_id).await?;
+            Self::TransferToCard { card, pin_card } => {
+                desk.ensure_taxes(connection, card.cardgroup_id).await?;
                 store::card::retire(connection, pin_card.id).await?;
-                store::card::note_move(connection, pin_card.id, &-&pin_card.balance, conversion).await?;
+                store::card::audit_balance_change(connection, pin_card.id, &-&pin_card.balance, conversion).await?;
                 sell_if_unsold(connection, desk, &card).await?;
-                store::card::move_balance(connection, card.id, &pin_card.balance).await?;
-                store::card::note_move(connection, card.id, &pin_card.balance, conversion).await?;
-                Ok(Outcome::Card(card.id))
+                store::card::change_balance(connection, card.id, &pin_card.balance).await?;
+                store::card::audit_balance_change(connection, card.id, &pin_card.balance, conversion).await?;
+                Ok(ActionResult::Card(card.id))
             }
-            Self::PinTakesOver { card, pin_card } => {
+            Self::TransferToPinCard { card, pin_card } => {
                 // In one order, whoever's card is whose.
                 let groups =
                     [card.cardgroup_id.min(pin_card.cardgroup_id), card.cardgroup_id.max(pin_card.cardgroup_id)];
-                if desk.call.dialect().refuses_unsound_cards() {
+                if desk.call.dialect().refuses_invalid_cards() {
                     // An X7 server sells the caller's card first, though it is about to be emptied.
-                    desk.repair(connection, groups[0]).await?;
-                    desk.repair(connection, groups[1]).await?;
+                    desk.ensure_taxes(connection, groups[0]).await?;
+                    desk.ensure_taxes(connection, groups[1]).await?;
                     sell_if_unsold(connection, desk, &card).await?;
                 }
                 sell_if_unsold(connection, desk, &pin_card).await?;
                 store::card::retire(connection, card.id).await?;
-                store::card::note_move(connection, card.id, &-&card.balance, conversion).await?;
-                give_callerid(connection, pin_card.id, &wish.callerid).await?;
-                store::card::move_balance(connection, pin_card.id, &card.balance).await?;
-                store::card::note_move(connection, pin_card.id, &card.balance, conversion).await?;
-                Ok(Outcome::Card(pin_card.id))
+                store::card::audit_balance_change(connection, card.id, &-&card.balance, conversion).await?;
+                assign_callerid(connection, pin_card.id, &wish.callerid).await?;
+                store::card::change_balance(connection, pin_card.id, &card.balance).await?;
+                store::card::audit_balance_change(connection, pin_card.id, &card.balance, conversion).await?;
+                Ok(ActionResult::Card(pin_card.id))
             }
-            Self::PinSold { pin_card } => {
-                desk.repair(connection, pin_card.cardgroup_id).await?;
+            Self::SellPinCard { pin_card } => {
+                desk.ensure_taxes(connection, pin_card.cardgroup_id).await?;
                 sell_if_unsold(connection, desk, &pin_card).await?;
-                give_callerid(connection, pin_card.id, &wish.callerid).await?;
-                Ok(Outcome::Card(pin_card.id))
+                assign_callerid(connection, pin_card.id, &wish.callerid).await?;
+                Ok(ActionResult::Card(pin_card.id))
             }
         }
     }
 }
 
-async fn sell_if_unsold(connection: &mut PgConnection, desk: &Desk<'_>, card: &Card) -> Result<(), Fault> {
+async fn sell_if_unsold(connection: &mut PgConnection, desk: &Context<'_>, card: &LockedCard) -> Result<(), ApiError> {
     if card.sold { Ok(()) } else { desk.sell(connection, card.id, card.cardgroup_id).await }
 }
 
-async fn top_up(connection: &mut PgConnection, desk: &Desk<'_>, card: i64, amount: &BigDecimal) -> Result<(), Fault> {
-    if *amount != 0 || desk.call.dialect().pays_nothing() {
+async fn top_up_card(
+    connection: &mut PgConnection,
+    desk: &Context<'_>,
+    card: i64,
+    amount: &BigDecimal,
+) -> Result<(), ApiError> {
+    if *amount != 0 || desk.call.dialect().records_zero_payments() {
         store::card::top_up(connection, card, amount, &desk.conversion).await?;
     }
     Ok(())
 }
 
-async fn give_callerid(connection: &mut PgConnection, card: i64, callerid: &str) -> Result<(), Fault> {
-    store::caller_id::forget_deleted(connection, callerid).await?;
+async fn assign_callerid(connection: &mut PgConnection, card: i64, callerid: &str) -> Result<(), ApiError> {
+    store::caller_id::clear_deleted(connection, callerid).await?;
     sqlx::query!("update cards set callerid = $2 where id = $1", card, callerid).execute(connection).await?;
     Ok(())
 }
 
 /// A new card of the group, sold, with what was moved to it and what is added.
-async fn new_card(
+async fn create_card(
     connection: &mut PgConnection,
-    desk: &Desk<'_>,
-    wish: &Wish,
+    desk: &Context<'_>,
+    wish: &Input,
     group: &Group,
     moved: &BigDecimal,
-) -> Result<i64, Fault> {
-    desk.repair(connection, group.id).await?;
-    store::caller_id::forget_deleted(connection, &wish.callerid).await?;
-    let at_once = desk.call.dialect().pays_new_cards_at_once();
+) -> Result<i64, ApiError> {
+    desk.ensure_taxes(connection, group.id).await?;
+    store::caller_id::clear_deleted(connection, &wish.callerid).await?;
+    let at_once = desk.call.dialect().records_single_payment_for_new_card();
     let (numbers, pins) = (group.number_length, group.pin_length);
-    if ![numbers, pins].iter().all(|length| (1..=LONGEST_NUMBER).contains(length)) {
-        return Err(Fault::CallerIdFailed);
+    if ![numbers, pins].iter().all(|length| (1..=NUMBER_LEN_MAX).contains(length)) {
+        return Err(ApiError::CallerIdTransactionFailed);
     }
-    let held_off = store::bulk_create::hold_off(connection).await?;
-    for draw in 0..=DRAWS {
+    let held_off = store::bulk_create::try_block_bulk(connection).await?;
+    for draw in 0..=RANDOM_ATTEMPTS_MAX {
         let (mut number, mut pin) = (store::random::digits(numbers)?, store::random::digits(pins)?);
-        if draw == DRAWS {
+        if draw == RANDOM_ATTEMPTS_MAX {
             // Nearly all are in use: look for one that isn't, from there on.
-            number = unused(connection, Unused::Number(group.id), &number).await?;
-            pin = unused(connection, Unused::Pin, &pin).await?;
+            number = find_unused(connection, UniqueField::Number(group.id), &number).await?;
+            pin = find_unused(connection, UniqueField::Pin, &pin).await?;
         }
-        let new = NewCard { group: group.id, number, pin, moved, at_once };
+        let new = NewCard { group: group.id, number, pin, transferred_balance: moved, includes_top_up: at_once };
         let card = if held_off {
             new.insert(connection, desk, wish).await?
         } else {
-            new.insert_beside(connection, desk, wish).await?
+            new.insert_with_savepoint(connection, desk, wish).await?
         };
         if let Some(card) = card {
             if !held_off {
-                store::bulk_create::be_patient(connection, desk.call.app.config.database_wait).await?;
+                store::bulk_create::reset_lock_timeout(connection, desk.call.state.config.database_acquire_timeout)
+                    .await?;
             }
             desk.sell(connection, card, group.id).await?;
             if !at_once {
-                top_up(connection, desk, card, &wish.amount).await?;
+                top_up_card(connection, desk, card, &wish.amount).await?;
             }
             return Ok(card);
         }
     }
     tracing::warn!(group = group.id, "no free number or PIN: the group's lengths are too short");
-    Err(Fault::CallerIdFailed)
+    Err(ApiError::CallerIdTransactionFailed)
 }
 
 /// A card that isn't there yet.
@@ -157,18 +163,23 @@ struct NewCard<'a> {
     group: i32,
     number: String,
     pin: String,
-    moved: &'a BigDecimal,
+    transferred_balance: &'a BigDecimal,
     /// What is added is added at once.
-    at_once: bool,
+    includes_top_up: bool,
 }
 
 impl NewCard<'_> {
     /// `None`: the number or the PIN is in use.
-    async fn insert(&self, connection: &mut PgConnection, desk: &Desk<'_>, wish: &Wish) -> sqlx::Result<Option<i64>> {
+    async fn insert(
+        &self,
+        connection: &mut PgConnection,
+        desk: &Context<'_>,
+        wish: &Input,
+    ) -> sqlx::Result<Option<i64>> {
         sqlx::query_scalar!(
             "insert into cards (cardgroup_id, owner_id, number, pin, callerid, balance)
              select g.id, g.owner_id, $2, $3, $4, $5::numeric + case when $6 then
-                 quotient($7, (1 + tax_share_of(g.tax_id, g.owner_id)) * system_rate_to(g.tell_balance_in_currency) * $8::numeric) else 0 end
+                 divide_rounded($7, (1 + effective_tax_rate(g.tax_id, g.owner_id)) * exchange_rate_to(g.tell_balance_in_currency) * $8::numeric) else 0 end
              from cardgroups g
              where g.id = $1 and not exists (select from cards where pin <> '' and pin = $3)
                  and not exists (select from cards where number = $2 and hidden = 0)
@@ -178,21 +189,21 @@ impl NewCard<'_> {
             self.number,
             self.pin,
             wish.callerid,
-            self.moved,
-            self.at_once,
+            self.transferred_balance,
+            self.includes_top_up,
             wish.amount,
-            desk.conversion.rate
+            desk.conversion.caller_rate
         )
         .fetch_optional(connection)
         .await
     }
 
     /// Beside somebody who makes cards by the thousand: what can't be had within a moment counts as in use.
-    async fn insert_beside(
+    async fn insert_with_savepoint(
         &self,
         connection: &mut PgConnection,
-        desk: &Desk<'_>,
-        wish: &Wish,
+        desk: &Context<'_>,
+        wish: &Input,
     ) -> sqlx::Result<Option<i64>> {
         let mut savepoint = connection.begin().await?;
         match self.insert(&mut savepoint, desk, wish).await {
@@ -205,7 +216,7 @@ impl NewCard<'_> {
     }
 }
 
-enum Unused {
+enum UniqueField {
     /// Of this group.
     Number(i32),
     Pin,
@@ -213,15 +224,14 @@ enum Unused {
 
 /// The first that isn't in use from `start` on, or from the beginning; `start` itself where there are too many to look
 /// through. All have its length.
-async fn unused(connection: &mut PgConnection, what: Unused, start: &str) -> Result<String, Fault> {
-    let (Ok(length @ ..=MOST_DIGITS_LOOKED_THROUGH), Ok(first)) = (u32::try_from(start.len()), start.parse::<i32>())
-    else {
+async fn find_unused(connection: &mut PgConnection, what: UniqueField, start: &str) -> Result<String, ApiError> {
+    let (Ok(length @ ..=SCAN_DIGITS_MAX), Ok(first)) = (u32::try_from(start.len()), start.parse::<i32>()) else {
         return Ok(start.to_owned());
     };
     let last = 10_i32.pow(length) - 1;
     let group = match what {
-        Unused::Number(group) => Some(group),
-        Unused::Pin => None,
+        UniqueField::Number(group) => Some(group),
+        UniqueField::Pin => None,
     };
     let found = sqlx::query_scalar!(
         r#"select lpad(i::text, length($1), '0') as "text!" from (
@@ -247,35 +257,35 @@ enum Funds<'a> {
     /// An amount, tax included.
     Paid(&'a BigDecimal),
     /// A card's balance.
-    Moved(&'a BigDecimal),
+    Transferred(&'a BigDecimal),
 }
 
-async fn refill(
+async fn top_up_user(
     connection: &mut PgConnection,
-    desk: &Desk<'_>,
+    desk: &Context<'_>,
     device: &Device,
     funds: Funds<'_>,
-) -> Result<(), Fault> {
+) -> Result<(), ApiError> {
     let dialect = desk.call.dialect();
-    if dialect.repairs_taxes() {
-        store::tax::repair_user(connection, device.user_id).await?;
+    if dialect.creates_missing_taxes() {
+        store::tax::ensure_user_taxes(connection, device.user_id).await?;
     }
     let (amount, is_paid) = match funds {
-        Funds::Paid(amount) if *amount == 0 && !dialect.pays_nothing() => return Ok(()),
+        Funds::Paid(amount) if *amount == 0 && !dialect.records_zero_payments() => return Ok(()),
         Funds::Paid(amount) => (amount, true),
-        Funds::Moved(balance) => (balance, false),
+        Funds::Transferred(balance) => (balance, false),
     };
     sqlx::query!(
         "with refilled as (
              update users set balance = coalesce(balance, 0)
-                 + case when $3 then quotient($2, (1 + tax_share_of(users.tax_id, users.owner_id)) * $4::numeric) else $2 end
+                 + case when $3 then divide_rounded($2, (1 + effective_tax_rate(users.tax_id, users.owner_id)) * $4::numeric) else $2 end
              where id = $1
-             returning id, owner_id, first_name, last_name, currency_id, tax_share_of(users.tax_id, users.owner_id) as tax_share
+             returning id, owner_id, first_name, last_name, currency_id, effective_tax_rate(users.tax_id, users.owner_id) as tax_rate
          )
          insert into payments (paymenttype, kind, amount, currency, user_id, owner_id, card, completed, date_added, shipped_at, description,
              first_name, last_name)
          select 'card_refill', case when $3 then 'refill' else 'transfer' end,
-             case when $3 then quotient($2, 1 + tax_share) else $2 * $4::numeric end * case when c.id is null then 1 else system_rate_to(c.name) end,
+             case when $3 then divide_rounded($2, 1 + tax_rate) else $2 * $4::numeric end * case when c.id is null then 1 else exchange_rate_to(c.name) end,
              coalesce(c.name, (select name from currencies where id = 1), ''), r.id, r.owner_id, 0, 1,
              now() at time zone 'utc', now() at time zone 'utc', '',
              case when $5 then first_name end, case when $5 then last_name end
@@ -283,8 +293,8 @@ async fn refill(
         device.user_id,
         amount,
         is_paid,
-        desk.conversion.rate,
-        dialect.names_refilled_users()
+        desk.conversion.caller_rate,
+        dialect.records_payer_name()
     )
     .execute(connection)
     .await?;

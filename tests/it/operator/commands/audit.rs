@@ -9,11 +9,11 @@ fn actions(found: &serde_json::Value) -> Vec<&str> {
 #[tokio::test]
 async fn the_trail_is_searched() {
     let operator = Operator::new().await;
-    let sold = operator.server.signed("card_from_group_sell", "u=accountant&id=6&number=1111111002", "6").await;
-    assert_eq!(sold.all("number").len(), 1, "{}", sold.body);
+    let sold = operator.server.post_signed("card_from_group_sell", "u=accountant&id=6&number=1111111002", "6").await;
+    assert_eq!(sold.element_texts("number").len(), 1, "{}", sold.body);
     operator.says(&["user", "block", "reseller"]);
-    operator.ask("admin", "wrong").await.is_status_error("Incorrect hash");
-    operator.server.sql("update actions set date = date - interval '3 hours' where action = 'user_blocked'").await;
+    operator.ask("admin", "wrong").await.assert_status_error("Incorrect hash");
+    operator.server.execute("update actions set date = date - interval '3 hours' where action = 'user_blocked'").await;
 
     let all = operator.json(&["audit"]);
     assert_eq!(actions(&all), ["card_payment_created", "card_sell_over_api", "user_blocked", "error"]);
@@ -41,7 +41,7 @@ async fn a_row_is_a_line_whatever_is_in_it() {
     let operator = Operator::new().await;
     operator
         .server
-        .sql(
+        .execute(
             "insert into actions (user_id, date, action, data, data2, target_type) values
                   (-1, '2026-01-02 03:04:05', 'error', E'one\\n\\033[31mtwo', 'three', ''),
                   (99, '2026-01-02 03:04:06', 'card_sell_over_api', '', null, 'Card')",

@@ -10,20 +10,20 @@ const NEW: &str = "select number from cards where id > 100 order by id";
 #[tokio::test]
 async fn cards_are_made_behind_the_highest_number() {
     let operator = Operator::new().await;
-    operator.server.sql("update cardgroups set price = 8.4, pin_length = 6 where id = 6").await;
+    operator.server.execute("update cardgroups set price = 8.4, pin_length = 6 where id = 6").await;
     let said = operator.says(&["cards", "generate", "--group", "6", "--quantity", "3", "--batch-number", "B1"]);
     assert_eq!(said, "3 cards were made in group 6, with numbers from 1111111004 to 1111111006.\n");
     let facts =
         "select balance, length(pin), owner_id, user_id, batch_number, language, sold from cards where id > 100";
-    operator.server.has(facts, &["8.400000000000000|6|0|-1|B1|en|0"; 3]).await;
+    operator.server.assert_rows(facts, &["8.400000000000000|6|0|-1|B1|en|0"; 3]).await;
     operator.noted(&["0|cards_created|Cardgroup|6|3|1111111004 to 1111111006"]).await;
     operator
         .server
-        .has("select count(*) from card_stock where cardgroup_id = 6 and number >= '1111111004'", &["3"])
+        .assert_rows("select count(*) from card_stock where cardgroup_id = 6 and number >= '1111111004'", &["3"])
         .await;
     // The server sells them.
-    let sold = operator.server.signed("card_from_group_sell", "u=admin&id=6&number=1111111005", "6").await;
-    assert_eq!(sold.all("number"), ["1111111005"], "{}", sold.body);
+    let sold = operator.server.post_signed("card_from_group_sell", "u=admin&id=6&number=1111111005", "6").await;
+    assert_eq!(sold.element_texts("number"), ["1111111005"], "{}", sold.body);
 }
 
 #[tokio::test]
@@ -42,8 +42,8 @@ async fn numbers_in_use_are_passed_over_until_there_are_enough() {
         "5",
     ]);
     assert_eq!((said["made"].as_u64(), said["first"].as_str()), (Some(4), Some("1111111004")));
-    operator.server.has(NEW, &["1111111004", "1111111005", "1111111006", "1111111007"]).await;
-    operator.server.has("select distinct balance from cards where id > 100", &["5.000000000000000"]).await;
+    operator.server.assert_rows(NEW, &["1111111004", "1111111005", "1111111006", "1111111007"]).await;
+    operator.server.assert_rows("select distinct balance from cards where id > 100", &["5.000000000000000"]).await;
 }
 
 #[tokio::test]
@@ -56,21 +56,21 @@ async fn all_cards_are_made_or_none() {
     operator.refuses(&generate(&["6", "--quantity", "0"]), 2, "--quantity");
     operator.refuses(&generate(&["6", "--quantity", "1", "--from", "12"]), 2, "numbers of this group have 10 digits");
     operator.refuses(&generate(&["6", "--quantity", "1", "--balance=-1"]), 2, "an amount looks like 8.40");
-    operator.server.has(NEW, &[]).await;
-    operator.server.has("select count(*) from actions", &["0"]).await;
+    operator.server.assert_rows(NEW, &[]).await;
+    operator.server.assert_rows("select count(*) from actions", &["0"]).await;
     // The last numbers of a length are good ones.
     operator.says(&generate(&["11", "--quantity", "2", "--from", "999998"]));
-    operator.server.has(NEW, &["999998", "999999"]).await;
+    operator.server.assert_rows(NEW, &["999998", "999999"]).await;
     // A group without cards begins without zeros in front; 100001 is another group's.
-    operator.server.sql("delete from cards where id > 100").await;
+    operator.server.execute("delete from cards where id > 100").await;
     operator.says(&generate(&["11", "--quantity", "2"]));
-    operator.server.has(NEW, &["100000", "100002"]).await;
+    operator.server.assert_rows(NEW, &["100000", "100002"]).await;
 }
 
 #[tokio::test]
 async fn cards_are_exported_as_csv() {
     let operator = Operator::new().await;
-    operator.server.sql("update cards set name = 'a \"b\", c', batch_number = 'B1' where id = 2").await;
+    operator.server.execute("update cards set name = 'a \"b\", c', batch_number = 'B1' where id = 2").await;
     let header = "number,pin,balance,sold,batch_number,language,name,callerid,id\n";
     let csv = operator.says(&["cards", "export", "--group", "6"]);
     assert_eq!(
@@ -123,7 +123,7 @@ async fn a_killed_export_leaves_no_file_of_that_name() {
         .env("DATABASE_URL", &operator.url)
         .spawn()
         .unwrap();
-    operator.server.until_somebody_waits().await;
+    operator.server.wait_for_lock_waiter().await;
     export.kill().unwrap();
     export.wait().unwrap();
     assert!(!path.exists());

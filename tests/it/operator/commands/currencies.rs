@@ -5,7 +5,7 @@ use super::Operator;
 #[tokio::test]
 async fn currencies_are_added_changed_and_listed() {
     let operator = Operator::new().await;
-    operator.server.sql("select setval('currencies_id_seq', 4)").await;
+    operator.server.execute("select setval('currencies_id_seq', 4)").await;
     assert_eq!(
         operator.says(&["currency", "add", "GBP", "0.8", "--full-name", "Pound"]),
         "The currency GBP was added, with the rate 0.8.\n"
@@ -45,10 +45,10 @@ async fn the_systems_currency_is_what_the_others_are_measured_by() {
     operator.refuses(&["currency", "add", "EURO 1", "2"], 2, "one to five letters");
     operator
         .server
-        .has(
+        .assert_rows(
             "select exchange_rate from currencies where id < 3 order by id",
             &["1.000000000000000", "0.744100000000000"],
         )
         .await;
-    operator.server.has("select count(*) from actions", &["0"]).await;
+    operator.server.assert_rows("select count(*) from actions", &["0"]).await;
 }

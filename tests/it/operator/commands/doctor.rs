@@ -23,7 +23,7 @@ impl Findings {
     #[track_caller]
     fn is(&self, name: &str, state: &str, words: &str) {
         let check = self.check(name);
-        assert!(check["state"] == state && check["says"].as_str().unwrap().contains(words), "{check}");
+        assert!(check["state"] == state && check["message"].as_str().unwrap().contains(words), "{check}");
         assert_eq!(check["advice"].is_null(), state == "ok", "{check}");
     }
 }
@@ -35,7 +35,7 @@ static SLOTS: Mutex<()> = Mutex::const_new(());
 async fn every_check_says_ok_or_what_to_do() {
     let _slots = SLOTS.lock().await;
     let operator = Operator::new().await;
-    operator.server.sql("update cards set sold = 1 where id = 6").await;
+    operator.server.execute("update cards set sold = 1 where id = 6").await;
     let found = Findings::of(&operator);
     assert_eq!(found.0["ok"], false);
     found.is("durability", "problem", "fsync, full_page_writes is off");
@@ -70,7 +70,7 @@ async fn doors_that_stand_open_are_found() {
     let operator = Operator::new().await;
     operator
         .server
-        .sql("update conflines set value = '456789' where name = 'API_Secret_Key' and owner_id = 3;
+        .execute("update conflines set value = '456789' where name = 'API_Secret_Key' and owner_id = 3;
               delete from conflines where name = 'API_Secret_Key' and owner_id = 0;
               insert into conflines (name, value, owner_id) values ('API_Disable_hash_checking', '1', 3);
               insert into conflines (name, value, value2, owner_id) values ('API_Secret_Key_Previous', 'x', '2020-01-01 00:00:00', 0),
@@ -87,7 +87,7 @@ async fn doors_that_stand_open_are_found() {
     );
     operator
         .server
-        .sql("update conflines set value2 = '2999-01-01 00:00:00' where name = 'API_Secret_Key_Previous'")
+        .execute("update conflines set value2 = '2999-01-01 00:00:00' where name = 'API_Secret_Key_Previous'")
         .await;
     Findings::of(&operator).is("previous key", "ok", "still counts: admin (until 2999-01-01 00:00:00), reseller");
 }
@@ -97,7 +97,7 @@ async fn a_damaged_database_is_found() {
     let operator = Operator::new().await;
     operator
         .server
-        .sql(
+        .execute(
             "drop index cards_pin, users_owner; delete from card_stock where card_id = 2;
               alter table cards set (autovacuum_enabled = off);
               update pg_index set indisvalid = false where indexrelid = 'cards_callerid'::regclass",
@@ -107,27 +107,30 @@ async fn a_damaged_database_is_found() {
     found.is("indexes", "problem", "can't be used: cards_callerid");
     found.is("stock", "problem", "1 cards are in stock and shouldn't be, or aren't and should");
     found.is("autovacuum", "warning", "it is off for cards");
-    operator.server.sql("update pg_index set indisvalid = true where indexrelid = 'cards_callerid'::regclass").await;
+    operator
+        .server
+        .execute("update pg_index set indisvalid = true where indexrelid = 'cards_callerid'::regclass")
+        .await;
     Findings::of(&operator).is("indexes", "problem", "missing: cards_pin, users_owner");
-    operator.server.sql("update _sqlx_migrations set success = false where version = 9").await;
+    operator.server.execute("update _sqlx_migrations set success = false where version = 9").await;
     Findings::of(&operator).is("schema", "problem", "migrations are missing: 9");
-    operator.server.sql("update _sqlx_migrations set version = 9999 where version = 8").await;
+    operator.server.execute("update _sqlx_migrations set version = 9999 where version = 8").await;
     Findings::of(&operator).is("schema", "problem", "last used by a newer Mortise (it has migration 9999)");
 }
 
 #[tokio::test]
 async fn pins_that_run_out_are_found() {
     let operator = Operator::new().await;
-    operator.server.sql("insert into cardgroups (id, name, pin_length) values (50, 'short', 2)").await;
+    operator.server.execute("insert into cardgroups (id, name, pin_length) values (50, 'short', 2)").await;
     let fill = |count: usize| {
         format!(
             "insert into cards (cardgroup_id, number, pin) select 50, 'x' || n, 9 + n from generate_series(1, {count}) n"
         )
     };
-    operator.server.sql(&fill(16)).await;
+    operator.server.execute(&fill(16)).await;
     Findings::of(&operator).is("pins", "warning", "only 4 PINs of 2 digits (groups 50) left");
-    operator.server.sql("delete from cards where cardgroup_id = 50").await;
-    operator.server.sql(&fill(20)).await;
+    operator.server.execute("delete from cards where cardgroup_id = 50").await;
+    operator.server.execute(&fill(20)).await;
     Findings::of(&operator).is("pins", "problem", "0 PINs of 2 digits (groups 50) left");
 }
 
@@ -158,8 +161,8 @@ async fn settings_and_databases_that_cannot_be_used_are_problems() {
 async fn what_keeps_dead_rows_is_found() {
     let _slots = SLOTS.lock().await;
     let operator = Operator::new().await;
-    operator.server.sql("select pg_create_physical_replication_slot('forgotten')").await;
+    operator.server.execute("select pg_create_physical_replication_slot('forgotten')").await;
     let found = Findings::of(&operator);
-    operator.server.sql("select pg_drop_replication_slot('forgotten')").await;
+    operator.server.execute("select pg_drop_replication_slot('forgotten')").await;
     found.is("snapshots", "warning", "replication slot forgotten, which nobody reads");
 }

@@ -8,7 +8,10 @@ const GOLDEN: &str = "37086d860581fabc278413cd1a417d5c079f6eba";
 
 async fn with_the_pages_key() -> Operator {
     let operator = Operator::with(&[]).await;
-    operator.server.sql("update conflines set value = '456789' where name = 'API_Secret_Key' and owner_id = 0").await;
+    operator
+        .server
+        .execute("update conflines set value = '456789' where name = 'API_Secret_Key' and owner_id = 0")
+        .await;
     operator
 }
 
@@ -28,7 +31,7 @@ async fn the_pages_example_is_signed() {
     );
     // The request that it prints is admitted.
     let form = said.split('\'').nth(1).unwrap();
-    assert_eq!(operator.server.post("card_from_group_sell", form).await.all("number").len(), 2);
+    assert_eq!(operator.server.post("card_from_group_sell", form).await.element_texts("number").len(), 2);
     // The spec's other values, the older rule among them.
     for (operation, parameters, hash) in [
         ("card_from_group_sell", &["u=admin", "quantity=2", "id=6", "test=1"][..], GOLDEN),
@@ -57,7 +60,7 @@ async fn what_cannot_be_signed_is_refused() {
     operator.refuses(&sell(&[]), 2, "name a user");
     operator.refuses(&sell(&["u=nobody"]), 3, "there is no user \"nobody\"");
     operator.refuses(&sell(&["u=admin", "quantity"]), 2, "parameters look like id=6");
-    operator.server.sql("delete from conflines where name = 'API_Secret_Key'").await;
+    operator.server.execute("delete from conflines where name = 'API_Secret_Key'").await;
     operator.refuses(&sell(&["u=admin"]), 3, "no secret key counts for admin");
 }
 
@@ -66,7 +69,7 @@ async fn a_reseller_signs_with_its_own_key() {
     let operator = Operator::new().await;
     let json = operator.json(&["sign", "card_from_group_sell", "u=reseller", "id=12"]);
     assert_eq!(json["hash"], hash("12", "reskey"));
-    operator.server.sql("delete from conflines where owner_id = 3").await;
+    operator.server.execute("delete from conflines where owner_id = 3").await;
     let json = operator.json(&["sign", "card_from_group_sell", "u=reseller", "id=12"]);
     assert_eq!(json["hash"], hash("12", "secret"));
 }
@@ -100,8 +103,8 @@ async fn a_right_hash_is_said_to_be_right() {
         "--data",
         &format!("{{\"u\":\"admin\",\"id\":6,\"quantity\":2,\"hash\":\"{GOLDEN}\"}}"),
     ]);
-    assert_eq!(json["right"], true);
-    operator.server.sql("update conflines set value = '0' where name = 'Allow_GET_API'").await;
+    assert_eq!(json["valid"], true);
+    operator.server.execute("update conflines set value = '0' where name = 'Allow_GET_API'").await;
     let url = format!("http://shop.test/billing/api/card_from_group_sell.xml?u=admin&id=6&quantity=2&hash={GOLDEN}#x");
     let said = operator.says(&["explain-hash", &url]);
     assert!(said.contains("Besides:\n  - GET is off"), "{said}");
@@ -112,7 +115,7 @@ async fn a_wrong_hash_is_explained() {
     let operator = with_the_pages_key().await;
     operator
         .server
-        .sql("insert into conflines (owner_id, name, value, value2) values (0, 'API_Secret_Key_Previous', 'oldkey', '2020-01-01 00:00:00')")
+        .execute("insert into conflines (owner_id, name, value, value2) values (0, 'API_Secret_Key_Previous', 'oldkey', '2020-01-01 00:00:00')")
         .await;
     for (values, key, words) in [
         ("26", "456789", "quantity, id are hashed and not id, quantity, with the secret key of admin"),
@@ -145,7 +148,7 @@ async fn a_wrong_hash_is_explained() {
     is_explained(&operator, &format!("%20{GOLDEN}"), 1, "without the spaces around it");
     operator
         .server
-        .sql("update conflines set value2 = '2999-01-01 00:00:00' where name = 'API_Secret_Key_Previous'")
+        .execute("update conflines set value2 = '2999-01-01 00:00:00' where name = 'API_Secret_Key_Previous'")
         .await;
     is_explained(&operator, &hash("62", "oldkey"), 0, "the previous secret key of admin");
 }
@@ -171,20 +174,20 @@ async fn what_else_refuses_a_request_is_named() {
     operator.refuses(&["explain-hash", "/api/card_from_group_sell?u=%zz"], 1, "malformed % escape");
     operator
         .server
-        .sql("update users set blocked = 1 where id = 0; update conflines set value = '0' where name = 'Allow_API'")
+        .execute("update users set blocked = 1 where id = 0; update conflines set value = '0' where name = 'Allow_API'")
         .await;
     let said = explain(&operator, "card_from_group_sell", &form);
     assert!(said.out.contains("the user is blocked") && said.out.contains("the API is off for this user"), "{said:?}");
     operator
         .server
-        .sql("insert into conflines (name, value, owner_id) values ('API_Disable_hash_checking', '1', 0)")
+        .execute("insert into conflines (name, value, owner_id) values ('API_Disable_hash_checking', '1', 0)")
         .await;
     let said = explain(&operator, "card_from_group_sell", &form.replace("hash=3", "hash=4"));
     assert!(said.code == 0 && said.out.contains("nobody looks at it"), "{said:?}");
     // A key that doesn't count.
     operator
         .server
-        .sql("delete from conflines where name = 'API_Disable_hash_checking' or name = 'API_Secret_Key'")
+        .execute("delete from conflines where name = 'API_Disable_hash_checking' or name = 'API_Secret_Key'")
         .await;
     let said = explain(&operator, "card_from_group_sell", &form);
     assert!(said.code == 1 && said.out.contains("No secret key counts for this user"), "{said:?}");

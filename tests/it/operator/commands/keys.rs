@@ -13,24 +13,24 @@ async fn a_key_is_rotated_without_a_gap() {
     assert!(key.len() == 48 && key.bytes().all(|byte| byte.is_ascii_hexdigit()), "{key}");
     assert!(lines.next().unwrap().starts_with("The key before counts until "));
     for key in [key, "secret"] {
-        operator.ask("admin", key).await.is_page_error(ADMITTED);
+        operator.ask("admin", key).await.assert_page_error(ADMITTED);
     }
     let in_a_week = "select value2::timestamp - (now() at time zone 'utc') between '6 days 23:59' and '7 days' as week
                      from conflines where name = 'API_Secret_Key_Previous'";
-    operator.server.has(in_a_week, &["true"]).await;
+    operator.server.assert_rows(in_a_week, &["true"]).await;
     assert_eq!(operator.says(&["key", "end"]), "No previous key counts.\n");
-    operator.ask("admin", "secret").await.is_status_error("Incorrect hash");
-    operator.ask("admin", key).await.is_page_error(ADMITTED);
+    operator.ask("admin", "secret").await.assert_status_error("Incorrect hash");
+    operator.ask("admin", key).await.assert_page_error(ADMITTED);
     // Where a key has leaked none is kept; and a second rotation ends the key before the first.
     let second = operator.json(&["key", "rotate", "--keep", "2h"])["key"].as_str().unwrap().to_owned();
     let third = operator.json(&["key", "rotate", "--keep", "0s"]);
     assert!(third["previous_until"].is_null());
     for key in [key, &second] {
-        operator.ask("admin", key).await.is_status_error("Incorrect hash");
+        operator.ask("admin", key).await.assert_status_error("Incorrect hash");
     }
-    operator.ask("admin", third["key"].as_str().unwrap()).await.is_page_error(ADMITTED);
+    operator.ask("admin", third["key"].as_str().unwrap()).await.assert_page_error(ADMITTED);
     let actions = ["secret_key_changed", "previous_secret_key_ended", "secret_key_changed", "secret_key_changed"];
-    operator.server.has("select action from actions where action <> 'error' order by id", &actions).await;
+    operator.server.assert_rows("select action from actions where action <> 'error' order by id", &actions).await;
     let noted = operator.server.rows("select data, data2, data3, data4 from actions").await.concat();
     assert!(![key, &second, "secret"].iter().any(|key| noted.contains(key)), "{noted}");
     operator.refuses(&["key", "rotate", "--keep", "soon"], 2, "invalid value 'soon'");
@@ -42,19 +42,19 @@ async fn a_key_of_ones_own_comes_by_standard_input() {
     let operator = Operator::new().await;
     let said = operator.send("mine\n", &["key", "set"]);
     assert_eq!((said.code, said.out.as_str(), said.err.as_str()), (0, "The secret key was set.\n", ""));
-    operator.ask("admin", "mine").await.is_page_error(ADMITTED);
-    operator.ask("admin", "secret").await.is_status_error("Incorrect hash");
+    operator.ask("admin", "mine").await.assert_page_error(ADMITTED);
+    operator.ask("admin", "secret").await.assert_status_error("Incorrect hash");
     operator.refuses(&["key", "set"], 2, "the secret key is empty");
     operator.refuses(&["key", "show"], 2, "--yes");
     assert_eq!(operator.says(&["key", "show", "--yes"]), "mine\n");
     operator.noted(&["0|secret_key_shown|User|0||"]).await;
-    operator.server.sql("delete from conflines where name = 'API_Secret_Key' and owner_id = 0").await;
+    operator.server.execute("delete from conflines where name = 'API_Secret_Key' and owner_id = 0").await;
     operator.refuses(&["key", "show", "--yes"], 3, "no secret key is set");
     // A first key goes before none.
     assert!(operator.json(&["key", "rotate"])["previous_until"].is_null());
     operator
         .server
-        .has("select count(*) from conflines where name like 'API_Secret_Key%' and owner_id = 0", &["1"])
+        .assert_rows("select count(*) from conflines where name like 'API_Secret_Key%' and owner_id = 0", &["1"])
         .await;
 }
 
@@ -63,11 +63,11 @@ async fn a_reseller_has_a_key_of_its_own() {
     let operator = Operator::new().await;
     let key = operator.json(&["key", "rotate", "--user", "Reseller"])["key"].as_str().unwrap().to_owned();
     for key in [&key, "reskey", "secret"] {
-        operator.ask("reseller", key).await.is_page_error(SOLD_OUT);
+        operator.ask("reseller", key).await.assert_page_error(SOLD_OUT);
     }
-    operator.ask("admin", &key).await.is_status_error("Incorrect hash");
+    operator.ask("admin", &key).await.assert_status_error("Incorrect hash");
     operator.says(&["key", "end", "--user", "reseller"]);
-    operator.ask("reseller", "reskey").await.is_status_error("Incorrect hash");
+    operator.ask("reseller", "reskey").await.assert_status_error("Incorrect hash");
     operator.refuses(
         &["key", "rotate", "--user", "customer"],
         1,

@@ -17,7 +17,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::harness::{Reply, Server, WORLD, hash, postgres, server_on};
+use crate::harness::{FIXTURE_SQL, Reply, Server, hash, postgres, server_on_database};
 
 /// Runs commands on a database, beside a server on it.
 struct Operator {
@@ -40,9 +40,9 @@ impl Operator {
 
     /// With these settings of the server.
     async fn with(settings: &[(&str, &str)]) -> Self {
-        let database = postgres::database(WORLD).await;
+        let database = postgres::create_database(FIXTURE_SQL).await;
         let url = url(&database).await;
-        Self { server: server_on(&database, settings).await, url }
+        Self { server: server_on_database(&database, settings).await, url }
     }
 
     fn run(&self, arguments: &[&str]) -> Said {
@@ -97,7 +97,7 @@ impl Operator {
 const ADMITTED: &str = "Free cards was not found";
 
 async fn url(database: &str) -> String {
-    format!("postgres://postgres@localhost/{database}?host={}", postgres::socket().await.display())
+    format!("postgres://postgres@localhost/{database}?host={}", postgres::socket_dir().await.display())
 }
 
 /// The program, with nothing of the tests' own surroundings.

@@ -5,7 +5,7 @@ use super::{ADMITTED, Operator};
 #[tokio::test]
 async fn a_right_that_is_set_counts_at_once() {
     let operator = Operator::new().await;
-    operator.ask("accountant_none", "secret").await.is_status_error("Access Denied");
+    operator.ask("accountant_none", "secret").await.assert_status_error("Access Denied");
     operator.refuses(
         &["right", "set", "Shop", "callingcard_manage", "edit"],
         3,
@@ -17,7 +17,7 @@ async fn a_right_that_is_set_counts_at_once() {
         operator.says(&["right", "give", "shop", "accountant_none"]),
         "accountant_none has the rights of shop now.\n"
     );
-    operator.ask("accountant_none", "secret").await.is_page_error(ADMITTED);
+    operator.ask("accountant_none", "secret").await.assert_page_error(ADMITTED);
     operator
         .noted(&[
             "0|permission_changed|AccGroup|1|Callingcard_manage|2",
@@ -25,7 +25,7 @@ async fn a_right_that_is_set_counts_at_once() {
         ])
         .await;
     operator.says(&["right", "set", "shop", "callingcard_manage", "none"]);
-    operator.ask("accountant_none", "secret").await.is_status_error("Access Denied");
+    operator.ask("accountant_none", "secret").await.assert_status_error("Access Denied");
     let words = "Shop is a permission group of the type accountant, calling_cards a right of the type reseller";
     operator.refuses(&["right", "set", "Shop", "calling_cards", "edit"], 1, words);
     let words = "calling_cards is a right of the type reseller";
@@ -38,7 +38,7 @@ async fn a_right_that_is_set_counts_at_once() {
 #[tokio::test]
 async fn groups_are_listed_with_rights_and_members() {
     let operator = Operator::new().await;
-    operator.server.sql("insert into acc_groups (id, name, group_type) values (1, 'Clerks', 'accountant'), (4, 'Agents', 'reseller')").await;
+    operator.server.execute("insert into acc_groups (id, name, group_type) values (1, 'Clerks', 'accountant'), (4, 'Agents', 'reseller')").await;
     assert_eq!(
         operator.says(&["right", "list"]),
         "ID  GROUP   TYPE        RIGHT               VALUE  MEMBERS\n\
@@ -48,8 +48,8 @@ async fn groups_are_listed_with_rights_and_members() {
     let json = operator.json(&["right", "list"]);
     assert_eq!(json[1]["members"], serde_json::json!(["reseller", "partner"]));
     // Where a right stands twice, the server goes by the lower id; both are set.
-    operator.server.sql("insert into acc_group_rights (acc_group_id, acc_right_id, value) values (1, 1, 0)").await;
+    operator.server.execute("insert into acc_group_rights (acc_group_id, acc_right_id, value) values (1, 1, 0)").await;
     assert_eq!(operator.json(&["right", "list"])[0]["value"], 2);
     operator.says(&["right", "set", "Clerks", "Callingcard_manage", "read"]);
-    operator.server.has("select value from acc_group_rights where acc_group_id = 1", &["1", "1"]).await;
+    operator.server.assert_rows("select value from acc_group_rights where acc_group_id = 1", &["1", "1"]).await;
 }

@@ -5,17 +5,17 @@ use super::{ADMITTED, Operator};
 #[tokio::test]
 async fn a_setting_counts_at_once() {
     let operator = Operator::new().await;
-    operator.ask("admin", "secret").await.is_page_error(ADMITTED);
+    operator.ask("admin", "secret").await.assert_page_error(ADMITTED);
     let said = operator.says(&["setting", "set", "Allow_API", "off"]);
     assert_eq!(said, "Allow_API of owner 0 is \"0\" now (it was \"1\").\n");
-    operator.ask("admin", "secret").await.is_status_error("API Requests are disabled");
+    operator.ask("admin", "secret").await.assert_status_error("API Requests are disabled");
     assert_eq!(operator.says(&["setting", "get", "Allow_API"]), "0\n");
     operator.says(&["setting", "set", "Allow_API", "yes"]);
-    operator.ask("admin", "secret").await.is_page_error(ADMITTED);
+    operator.ask("admin", "secret").await.assert_page_error(ADMITTED);
     // A reseller's own, which there is none of yet.
     operator.refuses(&["setting", "get", "CC_Active", "--user", "reseller"], 3, "CC_Active isn't set for owner 3");
     operator.says(&["setting", "set", "CC_Active", "on", "--user", "reseller"]);
-    operator.server.has("select value from conflines where name = 'CC_Active' and owner_id = 3", &["1"]).await;
+    operator.server.assert_rows("select value from conflines where name = 'CC_Active' and owner_id = 3", &["1"]).await;
     operator.noted(&["0|setting_changed|User|3|CC_Active|1"]).await;
     assert_eq!(operator.json(&["setting", "get", "CC_Active", "--user", "reseller"])["value"], "1");
 }
@@ -42,7 +42,7 @@ async fn keys_and_passwords_are_neither_shown_nor_set_here() {
     let operator = Operator::new().await;
     operator
         .server
-        .sql("insert into conflines (name, value, owner_id) values ('Email_Smtp_Password', 'hunter2', 0)")
+        .execute("insert into conflines (name, value, owner_id) values ('Email_Smtp_Password', 'hunter2', 0)")
         .await;
     for name in ["API_Secret_Key", "API_Secret_Key_Previous", "Email_Smtp_Password"] {
         operator.refuses(&["setting", "get", name], 2, "is a secret");
@@ -51,9 +51,9 @@ async fn keys_and_passwords_are_neither_shown_nor_set_here() {
     let said = operator.send("hunter3\n", &["setting", "set", "Email_Smtp_Password"]);
     let words = "Email_Smtp_Password of owner 0 is \"(hidden)\" now (it was \"(hidden)\").\n";
     assert_eq!((said.code, said.out.as_str()), (0, words), "{said:?}");
-    operator.server.has("select value from conflines where name = 'Email_Smtp_Password'", &["hunter3"]).await;
+    operator.server.assert_rows("select value from conflines where name = 'Email_Smtp_Password'", &["hunter3"]).await;
     operator.noted(&["0|setting_changed|User|0|Email_Smtp_Password|(hidden)"]).await;
-    operator.server.has("select data3 from actions", &["(hidden)"]).await;
+    operator.server.assert_rows("select data3 from actions", &["(hidden)"]).await;
     let key = operator.send("x", &["setting", "set", "API_Secret_Key"]);
     assert!(key.code == 2 && key.err.contains("`mortise key` is for API keys"), "{key:?}");
     operator.refuses(&["setting", "set", "Allow_API"], 2, "say a value for Allow_API");

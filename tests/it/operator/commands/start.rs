@@ -139,14 +139,14 @@ fn the_health_of_a_running_server_is_asked_for() {
 
 #[tokio::test]
 async fn a_start_may_leave_the_schema_to_the_operator() {
-    let database = postgres::database("").await;
-    let mut connection = postgres::options(&database).await.connect().await.unwrap();
+    let database = postgres::create_database("").await;
+    let mut connection = postgres::connect_options(&database).await.connect().await.unwrap();
     sqlx::raw_sql("drop schema public cascade; create schema public").execute(&mut connection).await.unwrap();
     let url = url(&database).await;
     let on = |arguments: &[&str], environment: &[(&str, &str)]| {
         run(arguments, &[&[("DATABASE_URL", url.as_str())], environment].concat())
     };
-    let count = mortise::db::schema().count();
+    let count = mortise::db::migration_sql().count();
     let refused = on(&["serve", "--listen", NOT_OURS], &[("MORTISE_MIGRATE", "off")]);
     let words = format!(
         "mortise: the database's schema isn't up to date ({count} migrations are missing, from 1 on): run `mortise migrate`\n"

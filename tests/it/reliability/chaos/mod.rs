@@ -10,40 +10,40 @@ mod world;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use audit::Books;
-use clients::{Clients, Figures};
+use audit::AuditBaseline;
+use clients::{Clients, RequestCounts};
 use faults::Fault;
-use world::World;
+use world::TestEnvironment;
 
 /// A round that doesn't end is a violation too.
-const PATIENCE: Duration = Duration::from_secs(120);
+const ROUND_TIMEOUT: Duration = Duration::from_secs(120);
 
-fn number(name: &str) -> Option<u64> {
+fn env_number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().expect(name))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_and_nothing_happens_twice_whatever_is_killed_when() {
-    let seed = number("CHAOS_SEED").unwrap_or_else(|| fastrand::u64(..));
-    let rounds = number("CHAOS_ROUNDS").unwrap_or(Fault::ALL.len() as u64);
+    let seed = env_number("CHAOS_SEED").unwrap_or_else(|| fastrand::u64(..));
+    let rounds = env_number("CHAOS_ROUNDS").unwrap_or(Fault::ALL.len() as u64);
     println!("CHAOS_SEED={seed} CHAOS_ROUNDS={rounds}");
     let mut random = fastrand::Rng::with_seed(seed);
-    let worlds = [World::managed().await, World::external().await];
-    let mut sums: BTreeMap<Fault, (usize, Figures)> = BTreeMap::new();
+    let worlds = [TestEnvironment::with_managed_postgres().await, TestEnvironment::with_external_postgres().await];
+    let mut sums: BTreeMap<Fault, (usize, RequestCounts)> = BTreeMap::new();
     for round in 0..rounds {
         // Each kind in turn, so that none is left out, and in the rest of the run at random.
         let fault = match Fault::ALL.get(round as usize) {
             Some(fault) => *fault,
             None => Fault::ALL[random.usize(..Fault::ALL.len())],
         };
-        let world = &worlds[usize::from(!fault.is_managed())];
-        if !fault.can_strike(world) {
+        let world = &worlds[usize::from(!fault.targets_managed_postgres())];
+        if !fault.is_supported(world) {
             println!("round {round}: {fault:?} can't be made on this machine");
             continue;
         }
         let since = std::time::Instant::now();
-        let strike = self::round(world, fault, round, random.fork());
-        let figures = tokio::time::timeout(PATIENCE, strike).await.unwrap_or_else(|_| {
+        let strike = self::run_round(world, fault, round, random.fork());
+        let figures = tokio::time::timeout(ROUND_TIMEOUT, strike).await.unwrap_or_else(|_| {
             panic!("seed {seed}, round {round}, {fault:?}: it doesn't end\n{}", world.server_log())
         });
         println!("round {round}: {fault:?}, {} requests, {:.1} s", figures.requests, since.elapsed().as_secs_f32());
@@ -51,33 +51,33 @@ async fn nothing_is_lost_and_nothing_happens_twice_whatever_is_killed_when() {
         sum.0 += 1;
         sum.1.add(figures);
     }
-    report(&sums);
+    print_report(&sums);
     for world in worlds {
-        world.end().await;
+        world.stop().await;
     }
 }
 
-async fn round(world: &World, fault: Fault, round: u64, mut random: fastrand::Rng) -> Figures {
+async fn run_round(world: &TestEnvironment, fault: Fault, round: u64, mut random: fastrand::Rng) -> RequestCounts {
     world.restock().await;
-    let books = Books::open(world).await;
+    let books = AuditBaseline::capture(world).await;
     let clients = Clients::start(world, round, &mut random);
-    clients.until_acknowledged(random.usize(10..100)).await;
-    fault.strike(world, &clients, &mut random).await;
-    clients.until_acknowledged(random.usize(10..100)).await;
+    clients.wait_for_acknowledged(random.usize(10..100)).await;
+    fault.inject(world, &clients, &mut random).await;
+    clients.wait_for_acknowledged(random.usize(10..100)).await;
     let remembered = clients.finish().await;
-    books.close(world, &remembered).await;
-    clients::ask_again(world, &remembered, &mut random).await;
-    audit::what_was_mailed(world, &remembered, fault.kills_servers()).await;
-    world.is_healthy();
-    remembered.figures()
+    books.verify(world, &remembered).await;
+    clients::replay_requests(world, &remembered, &mut random).await;
+    audit::assert_mails_match_sales(world, &remembered, fault.kills_servers()).await;
+    world.assert_no_panic();
+    remembered.counts()
 }
 
-fn report(sums: &BTreeMap<Fault, (usize, Figures)>) {
+fn print_report(sums: &BTreeMap<Fault, (usize, RequestCounts)>) {
     println!("| fault | rounds | requests | acknowledged | unknown at first | sent again | violations |");
     println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: |");
-    let mut all = (0, Figures::default());
-    let line = |name: &str, (rounds, figures): &(usize, Figures)| {
-        let Figures { requests, acknowledged, unknown, again } = figures;
+    let mut all = (0, RequestCounts::default());
+    let line = |name: &str, (rounds, figures): &(usize, RequestCounts)| {
+        let RequestCounts { requests, acknowledged, unknown_at_first: unknown, retries: again } = figures;
         println!("| {name} | {rounds} | {requests} | {acknowledged} | {unknown} | {again} | 0 |");
     };
     for (fault, sum) in sums {

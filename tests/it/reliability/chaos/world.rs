@@ -10,12 +10,12 @@ use mortise::managed_postgres::{self, installation};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection};
 
-use crate::harness::process::{self, Running};
-use crate::harness::proxy::Scissors;
+use crate::harness::process::{self, ServerProcess};
+use crate::harness::proxy::FaultProxy;
 use crate::harness::smtp::MailServer;
 
 /// Besides the demo's: a group whose taxes leave no remainder, a user with a device, and stock.
-const MORE: &str = "
+const EXTRA_FIXTURES_SQL: &str = "
     insert into conflines (name, value) values ('API_Allow_payments_ower_API', '1');
     insert into taxes (id, tax1_enabled, tax1_value) values (70, 1, 25);
     insert into cardgroups (id, name, price, tax_id, tell_balance_in_currency, number_length, pin_length)
@@ -26,13 +26,13 @@ const MORE: &str = "
     create sequence stock_numbers start 700000000001;
     select setval('taxes_id_seq', 1000), setval('cardgroups_id_seq', 1000)";
 
-const STOCK: u32 = 5000;
+const STOCK_COUNT: u32 = 5000;
 
 /// The key of the demo.
-pub const KEY: &str = "456789";
+pub const DEMO_SECRET_KEY: &str = "456789";
 
-pub struct World {
-    server: Mutex<Option<Running>>,
+pub struct TestEnvironment {
+    server: Mutex<Option<ServerProcess>>,
     address: Arc<RwLock<SocketAddr>>,
     pub database: Database,
     pub mail: MailServer,
@@ -40,38 +40,38 @@ pub struct World {
 
 pub enum Database {
     Managed { data: tempfile::TempDir },
-    External(External),
+    External(ExternalPostgres),
 }
 
 /// A PostgreSQL of the test's own, on a small disk where one can be had.
-pub struct External {
+pub struct ExternalPostgres {
     postgres: Mutex<Child>,
     binaries: PathBuf,
     pub directory: PathBuf,
     pub has_small_disk: bool,
-    pub wire: Scissors,
-    _place: tempfile::TempDir,
+    pub proxy: FaultProxy,
+    _temp_dir: tempfile::TempDir,
 }
 
-impl World {
-    pub async fn managed() -> Self {
-        let data = process::data();
+impl TestEnvironment {
+    pub async fn with_managed_postgres() -> Self {
+        let data = process::create_data_dir();
         Self::start(Database::Managed { data }).await
     }
 
-    pub async fn external() -> Self {
-        Self::start(Database::External(External::start().await)).await
+    pub async fn with_external_postgres() -> Self {
+        Self::start(Database::External(ExternalPostgres::start().await)).await
     }
 
     async fn start(database: Database) -> Self {
-        let server = process::start(command(&database));
+        let server = process::start(server_command(&database));
         let address = Arc::new(RwLock::new(server.address));
         let mail = MailServer::start().await;
         let port = mail.address.port();
         let world = Self { server: Mutex::new(Some(server)), address, database, mail };
-        world.sql(MORE).await;
+        world.execute(EXTRA_FIXTURES_SQL).await;
         world
-            .sql(&format!(
+            .execute(&format!(
                 "insert into conflines (name, value) values ('Email_Sending_Enabled', '1'), ('Email_from', 'shop@x.test'),
                      ('Email_Smtp_Server', '127.0.0.1'), ('Email_port', '{port}')"
             ))
@@ -89,7 +89,7 @@ impl World {
     }
 
     pub fn start_server(&self) {
-        let server = process::start(command(&self.database));
+        let server = process::start(server_command(&self.database));
         *self.address.write().unwrap() = server.address;
         *self.server.lock().unwrap() = Some(server);
     }
@@ -99,12 +99,12 @@ impl World {
     }
 
     /// A server that was struck goes on, and never panicked.
-    pub fn is_healthy(&self) {
+    pub fn assert_no_panic(&self) {
         let log = self.server_log();
         assert!(!log.contains("panic"), "{log}");
     }
 
-    fn options(&self) -> PgConnectOptions {
+    fn connect_options(&self) -> PgConnectOptions {
         let options = PgConnectOptions::new_without_pgpass().database("mortise").username("mortise");
         match &self.database {
             Database::Managed { data } => {
@@ -116,10 +116,10 @@ impl World {
     }
 
     /// A connection that no fault stands in the way of.
-    pub async fn connection(&self) -> PgConnection {
+    pub async fn connect(&self) -> PgConnection {
         let since = Instant::now();
         loop {
-            match self.options().connect().await {
+            match self.connect_options().connect().await {
                 Ok(connection) => return connection,
                 Err(error) => assert!(since.elapsed() < Duration::from_secs(60), "{error}"),
             }
@@ -127,43 +127,43 @@ impl World {
         }
     }
 
-    pub async fn sql(&self, statements: &str) {
-        sqlx::raw_sql(AssertSqlSafe(statements.to_owned())).execute(&mut self.connection().await).await.unwrap();
+    pub async fn execute(&self, statements: &str) {
+        sqlx::raw_sql(AssertSqlSafe(statements.to_owned())).execute(&mut self.connect().await).await.unwrap();
     }
 
     /// Fills the group that is sold from.
     pub async fn restock(&self) {
-        self.sql(&format!(
+        self.execute(&format!(
             "insert into cards (cardgroup_id, number, pin, balance)
              select 70, number::text, lpad((number * 982451653 % 1000000000000)::text, 12, '0'), 8
              from (select nextval('stock_numbers')::numeric as number
-                 from generate_series(1, {STOCK} - (select count(*) from card_stock where cardgroup_id = 70))) new"
+                 from generate_series(1, {STOCK_COUNT} - (select count(*) from card_stock where cardgroup_id = 70))) new"
         ))
         .await;
     }
 
-    pub async fn end(self) {
+    pub async fn stop(self) {
         let server = self.server.lock().unwrap().take().unwrap();
         server.stop();
     }
 }
 
-fn command(database: &Database) -> Command {
-    let mut command = command_for(database);
+fn server_command(database: &Database) -> Command {
+    let mut command = base_command(database);
     // What a server that was killed had claimed is soon free again.
     command.env("MORTISE_MAIL_TLS", "off").env("MORTISE_MAIL_WAIT_MS", "5000");
     command
 }
 
-fn command_for(database: &Database) -> Command {
+fn base_command(database: &Database) -> Command {
     match database {
-        Database::Managed { data } => process::command(data.path()),
+        Database::Managed { data } => process::serve_command(data.path()),
         Database::External(external) => {
-            let mut command = process::command(&external.directory);
-            let wire = external.wire.directory().display().to_string();
+            let mut command = process::serve_command(&external.directory);
+            let wire = external.proxy.directory().display().to_string();
             command.env("DATABASE_URL", format!("postgres://mortise@localhost/mortise?host={wire}&sslmode=disable"));
             // Few connections, for more clients, and little patience: a fault is felt soon.
-            for (name, value) in [("CONNECTIONS", "4"), ("WAIT_MS", "2000")] {
+            for (name, value) in [("CONNECTIONS", "4"), ("ACQUIRE_TIMEOUT_MS", "2000")] {
                 command.env(format!("MORTISE_DATABASE_{name}"), value);
             }
             command.env("MORTISE_IDEMPOTENCY_WAIT_MS", "300");
@@ -172,23 +172,23 @@ fn command_for(database: &Database) -> Command {
     }
 }
 
-impl External {
+impl ExternalPostgres {
     async fn start() -> Self {
-        let place = process::data();
+        let place = process::create_data_dir();
         let directory = place.path().to_owned();
-        let has_small_disk = mount(&directory);
-        let account = installation::Account::find().unwrap();
+        let has_small_disk = mount_tmpfs(&directory);
+        let account = installation::OsUser::find_unprivileged().unwrap();
         if let Some(account) = &account {
-            account.give(&directory).unwrap();
+            account.chown(&directory).unwrap();
         }
         let cluster = directory.join("cluster");
         let binaries = installation::find_binaries(&cluster).unwrap();
         installation::initdb(&binaries, &cluster, account.as_ref(), "unused").unwrap();
         std::fs::write(cluster.join("pg_hba.conf"), "local all all trust\n").unwrap();
-        let postgres = Mutex::new(postgres(&binaries, &directory));
-        let wire = Scissors::before(directory.clone()).await;
-        let external = Self { postgres, binaries, directory, has_small_disk, wire, _place: place };
-        let mut admin = external.admin().await;
+        let postgres = Mutex::new(spawn_postgres(&binaries, &directory));
+        let wire = FaultProxy::with_target(directory.clone()).await;
+        let external = Self { postgres, binaries, directory, has_small_disk, proxy: wire, _temp_dir: place };
+        let mut admin = external.connect_as_admin().await;
         for statement in ["create role mortise login", "create database mortise owner mortise"] {
             sqlx::raw_sql(statement).execute(&mut admin).await.unwrap();
         }
@@ -196,7 +196,7 @@ impl External {
     }
 
     /// A connection to it as soon as it can be had.
-    pub async fn admin(&self) -> PgConnection {
+    pub async fn connect_as_admin(&self) -> PgConnection {
         let options = PgConnectOptions::new_without_pgpass().socket(&self.directory).username("postgres");
         let since = Instant::now();
         loop {
@@ -204,13 +204,13 @@ impl External {
                 Ok(connection) => return connection,
                 Err(error) => assert!(since.elapsed() < Duration::from_secs(60), "{error}"),
             }
-            self.start_again_if_dead();
+            self.restart_if_exited();
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
     /// A file that takes what room is left, and more.
-    pub fn ballast(&self) -> PathBuf {
+    pub fn disk_filler_path(&self) -> PathBuf {
         self.directory.join("ballast")
     }
 
@@ -221,15 +221,15 @@ impl External {
     }
 
     /// The processes of one that was killed go away by and by, and no other can start before.
-    pub fn start_again_if_dead(&self) {
+    pub fn restart_if_exited(&self) {
         let mut running = self.postgres.lock().unwrap();
         if running.try_wait().unwrap().is_some() {
-            *running = postgres(&self.binaries, &self.directory);
+            *running = spawn_postgres(&self.binaries, &self.directory);
         }
     }
 }
 
-impl Drop for External {
+impl Drop for ExternalPostgres {
     fn drop(&mut self) {
         let _ = self.postgres.lock().unwrap().kill();
         let _ = self.postgres.lock().unwrap().wait();
@@ -239,10 +239,10 @@ impl Drop for External {
     }
 }
 
-fn postgres(binaries: &Path, directory: &Path) -> Child {
-    let account = installation::Account::find().unwrap();
+fn spawn_postgres(binaries: &Path, directory: &Path) -> Child {
+    let account = installation::OsUser::find_unprivileged().unwrap();
     let log = std::fs::OpenOptions::new().create(true).append(true).open(directory.with_extension("log")).unwrap();
-    installation::command(&binaries.join("postgres"), account.as_ref())
+    installation::build_command(&binaries.join("postgres"), account.as_ref())
         .args(managed_postgres::server_arguments(&directory.join("cluster"), directory))
         // What is killed here is processes, not the machine.
         .args(["-c", "fsync=off", "-c", "max_wal_size=64MB", "-c", "wal_keep_size=0"])
@@ -254,7 +254,7 @@ fn postgres(binaries: &Path, directory: &Path) -> Child {
 }
 
 /// A disk small enough to be filled. Only root may have one.
-fn mount(directory: &Path) -> bool {
+fn mount_tmpfs(directory: &Path) -> bool {
     let mut mount = Command::new("mount");
     mount.args(["-t", "tmpfs", "-o", "size=400m", "tmpfs"]).arg(directory).stderr(Stdio::null());
     mount.status().is_ok_and(|status| status.success())

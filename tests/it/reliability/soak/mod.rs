@@ -16,22 +16,22 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 
-use self::figures::Figures;
-pub use self::pools::ADMINS_KEY;
-use self::requests::Requests;
-use self::sending::Sent;
+use self::figures::SoakStats;
+pub use self::pools::ADMIN_KEY;
+use self::requests::RequestGenerator;
+use self::sending::EncodedRequest;
 use crate::harness::program::Program;
 use crate::harness::secrets::Secrets;
-use crate::harness::{Reply, Server, WORLD, postgres, server_on, xml};
+use crate::harness::{FIXTURE_SQL, Reply, Server, postgres, server_on_database, xml};
 
 /// What the world's users say, and what one says who guesses.
 pub const PASSWORD: &str = "PASSWORD-of-all-5e1d70";
 pub const WRONG_PASSWORD: &str = "PASSWORD-guessed-c4097e";
 /// Requests in the short form.
-const SHORT: u64 = 3_000;
+const REQUESTS_DEFAULT: u64 = 3_000;
 /// Then the world is made anew, so that it stays one that requests are made for.
-const ROUND: u64 = 20_000;
-const CLIENTS: u64 = 6;
+const ROUND_REQUESTS_MAX: u64 = 20_000;
+const CLIENT_COUNT: u64 = 6;
 /// All that is logged is looked at. On a loaded machine nobody is to be refused for want of patience.
 /// Guesses are most of what it sends.
 const SETTINGS: [(&str, &str); 4] = [
@@ -42,21 +42,21 @@ const SETTINGS: [(&str, &str); 4] = [
 ];
 
 /// A world whose secrets can be recognised.
-pub fn world() -> String {
-    format!("{WORLD}{}", include_str!("world.sql"))
+pub fn fixture_sql() -> String {
+    format!("{FIXTURE_SQL}{}", include_str!("world.sql"))
 }
 
-fn from_environment(name: &str) -> Option<u64> {
+fn env_number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name} must be a number")))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_is_sent_is_answered_and_nothing_is_lost() {
-    let seed = from_environment("SOAK_SEED").unwrap_or_else(|| u64::from(std::process::id()));
-    let requests = from_environment("SOAK_REQUESTS").unwrap_or(SHORT);
-    let mut figures = Figures::default();
-    for round in 0..requests.div_ceil(ROUND) {
-        let (seed, size) = (seed + round, ROUND.min(requests - round * ROUND));
+    let seed = env_number("SOAK_SEED").unwrap_or_else(|| u64::from(std::process::id()));
+    let requests = env_number("SOAK_REQUESTS").unwrap_or(REQUESTS_DEFAULT);
+    let mut figures = SoakStats::default();
+    for round in 0..requests.div_ceil(ROUND_REQUESTS_MAX) {
+        let (seed, size) = (seed + round, ROUND_REQUESTS_MAX.min(requests - round * ROUND_REQUESTS_MAX));
         // With these it can be seen again.
         println!("SOAK_SEED={seed} SOAK_REQUESTS={size}");
         let (documented, x7) = tokio::join!(
@@ -67,7 +67,7 @@ async fn whatever_is_sent_is_answered_and_nothing_is_lost() {
         assert!(figures.violations.is_empty(), "{:#?}", figures.violations);
     }
     println!("{figures}");
-    figures.must_show_that_operations_worked();
+    figures.assert_every_operation_succeeded();
 }
 
 /// One server in one dialect, and those who ask it.
@@ -78,20 +78,20 @@ struct Soak {
 }
 
 impl Soak {
-    async fn run(self, requests: u64) -> Figures {
-        let database = postgres::database(&world()).await;
-        let server = server_on(&database, &[]).await;
+    async fn run(self, requests: u64) -> SoakStats {
+        let database = postgres::create_database(&fixture_sql()).await;
+        let server = server_on_database(&database, &[]).await;
         let settings = [("dialect", self.dialect), ("log_format", self.log_format)];
-        let program = Program::on(&database, &[&SETTINGS[..], &settings].concat()).await;
-        let clients = (0..CLIENTS).map(|number| {
-            let of_this = requests / CLIENTS + u64::from(number < requests % CLIENTS);
-            tokio::spawn(ask(
+        let program = Program::start_on_database(&database, &[&SETTINGS[..], &settings].concat()).await;
+        let clients = (0..CLIENT_COUNT).map(|number| {
+            let of_this = requests / CLIENT_COUNT + u64::from(number < requests % CLIENT_COUNT);
+            tokio::spawn(send_requests(
                 format!("http://{}", program.address),
-                Requests::new(self.seed.wrapping_mul(CLIENTS).wrapping_add(number)),
+                RequestGenerator::new(self.seed.wrapping_mul(CLIENT_COUNT).wrapping_add(number)),
                 of_this,
             ))
         });
-        let mut figures = Figures::default();
+        let mut figures = SoakStats::default();
         for client in clients.collect::<Vec<_>>() {
             figures = figures + client.await.unwrap();
         }
@@ -103,8 +103,8 @@ impl Soak {
     }
 
     /// What must be true when all is done.
-    async fn audit(&self, server: &Server, log: &str, metrics: &str, figures: &Figures) -> Vec<String> {
-        let mut wrong = audit::money_and_stock(server, self.dialect).await;
+    async fn audit(&self, server: &Server, log: &str, metrics: &str, figures: &SoakStats) -> Vec<String> {
+        let mut wrong = audit::find_violations(server, self.dialect).await;
         // Nothing here is out of order, so nothing may look like it.
         let alarming =
             |line: &&str| ["panicked", "made the server panic", "ERROR"].iter().any(|word| line.contains(word));
@@ -112,23 +112,23 @@ impl Soak {
             wrong.push("the log wasn't caught".to_owned());
         }
         wrong.extend(log.lines().filter(alarming).map(|line| format!("logged: {line}")));
-        let secrets = Secrets::of(server, &[PASSWORD, WRONG_PASSWORD]).await;
-        wrong.extend(secrets.in_text("the log", log));
-        wrong.extend(secrets.in_text("metrics", metrics));
-        wrong.extend(secrets.in_text("error replies", &figures.error_replies()));
-        wrong.extend(secrets.in_text("PostgreSQL's log", &postgres::log().await));
-        wrong.extend(secrets.in_audit_rows(server).await);
+        let secrets = Secrets::load(server, &[PASSWORD, WRONG_PASSWORD]).await;
+        wrong.extend(secrets.find_in_text("the log", log));
+        wrong.extend(secrets.find_in_text("metrics", metrics));
+        wrong.extend(secrets.find_in_text("error replies", &figures.error_replies()));
+        wrong.extend(secrets.find_in_text("PostgreSQL's log", &postgres::log().await));
+        wrong.extend(secrets.find_in_audit_rows(server).await);
         wrong.iter().map(|wrong| format!("{}: {wrong}", self.dialect)).collect()
     }
 }
 
-async fn ask(address: String, mut requests: Requests, count: u64) -> Figures {
+async fn send_requests(address: String, mut requests: RequestGenerator, count: u64) -> SoakStats {
     let client = Client::builder(TokioExecutor::new()).pool_idle_timeout(Duration::from_secs(600)).build_http();
-    let mut figures = Figures::default();
+    let mut figures = SoakStats::default();
     for _ in 0..count {
         let sent = requests.next();
         let reply = send(&client, &address, &sent).await;
-        figures.count(&sent, &reply);
+        figures.record(&sent, &reply);
     }
     figures
 }
@@ -136,7 +136,7 @@ async fn ask(address: String, mut requests: Requests, count: u64) -> Figures {
 type HttpClient = Client<HttpConnector, Full<Bytes>>;
 
 /// `None`: something that isn't HTTP, or an end before its end.
-async fn send(client: &HttpClient, address: &str, sent: &Sent) -> Result<Reply, String> {
+async fn send(client: &HttpClient, address: &str, sent: &EncodedRequest) -> Result<Reply, String> {
     let mut request = Request::builder().method(&sent.method).uri(format!("{address}{}", sent.target));
     request.headers_mut().unwrap().extend(sent.headers.clone());
     let request = request.body(Full::from(sent.body.clone())).unwrap();
@@ -147,9 +147,9 @@ async fn send(client: &HttpClient, address: &str, sent: &Sent) -> Result<Reply, 
 }
 
 /// What every reply must be, whatever was asked.
-fn flaw(sent: &Sent, reply: &Reply) -> Option<String> {
-    const EXPECTED: [u16; 7] = [200, 400, 404, 405, 409, 413, 422];
-    if !EXPECTED.contains(&reply.status.as_u16()) {
+fn reply_violation(sent: &EncodedRequest, reply: &Reply) -> Option<String> {
+    const EXPECTED_STATUSES: [u16; 7] = [200, 400, 404, 405, 409, 413, 422];
+    if !EXPECTED_STATUSES.contains(&reply.status.as_u16()) {
         return Some(format!("status {}", reply.status));
     }
     if !reply.headers.contains_key("x-request-id") {
@@ -158,5 +158,5 @@ fn flaw(sent: &Sent, reply: &Reply) -> Option<String> {
     if sent.method == Method::HEAD {
         return (!reply.body.is_empty()).then(|| "a body after HEAD".to_owned());
     }
-    xml::leaves(&reply.body).err()
+    xml::parse_leaves(&reply.body).err()
 }

@@ -3,14 +3,14 @@
 use proptest::prelude::RngExt;
 use proptest::test_runner::TestRng;
 
-use self::Kind::{
-    Amount, Callerid, Card, Count, Currency, Flag, From, Group, Length, Name, Needed, NewPin, Number, Pin, Seconds,
-    Text, Till,
+use self::ValueKind::{
+    Amount, Callerid, Card, CardsFrom, CardsTill, Count, Currency, Flag, Group, Length, Name, NewPin, Number, Pin,
+    Required, Seconds, Text,
 };
 
 /// As in `world.sql`.
-pub const ADMINS_KEY: &str = "KEY-of-the-admin-0f84cb";
-pub const RESELLERS_KEY: &str = "KEY-of-the-reseller-77ab";
+pub const ADMIN_KEY: &str = "KEY-of-the-admin-0f84cb";
+pub const RESELLER_KEY: &str = "KEY-of-the-reseller-77ab";
 pub const USERS: &[&str] = &[
     "admin",
     "user",
@@ -28,7 +28,7 @@ pub const USERS: &[&str] = &[
 
 /// What a parameter means.
 #[derive(Debug, Clone, Copy)]
-pub enum Kind {
+pub enum ValueKind {
     Group,
     Card,
     Number,
@@ -43,50 +43,50 @@ pub enum Kind {
     Seconds,
     Length,
     Text,
-    From,
-    Till,
+    CardsFrom,
+    CardsTill,
     /// Always sent: without it the operation has nothing to do.
-    Needed(&'static Kind),
+    Required(&'static ValueKind),
 }
 
-impl Kind {
-    pub fn is_needed(self) -> bool {
-        matches!(self, Needed(_))
+impl ValueKind {
+    pub fn is_required(self) -> bool {
+        matches!(self, Required(_))
     }
 }
 
 /// The parameters of an operation, as its page has them.
 #[rustfmt::skip]
-pub fn parameters(operation: &str) -> &'static [(&'static str, Kind)] {
+pub fn parameters(operation: &str) -> &'static [(&'static str, ValueKind)] {
     match operation {
         "card_from_group_sell" => &[
-            ("id", Needed(&Group)), ("quantity", Count), ("number", Number), ("email", Text), ("curr", Currency),
+            ("id", Required(&Group)), ("quantity", Count), ("number", Number), ("email", Text), ("curr", Currency),
         ],
         "card_by_cli_update" => &[
-            ("callerid", Needed(&Callerid)), ("pin", Pin), ("amount", Amount), ("cardgroup_id", Group), ("cardgroup", Group),
+            ("callerid", Required(&Callerid)), ("pin", Pin), ("amount", Amount), ("cardgroup_id", Group), ("cardgroup", Group),
             ("calleridid", Callerid),
         ],
         "calling_cards_create" => &[
-            ("card_group_id", Needed(&Group)), ("cards_from", Needed(&From)), ("cards_till", Needed(&Till)), ("batch_number", Text),
+            ("card_group_id", Required(&Group)), ("cards_from", Required(&CardsFrom)), ("cards_till", Required(&CardsTill)), ("batch_number", Text),
             ("min_balance", Amount), ("language", Text), ("distributor_id", Count),
         ],
         // Without pages lists would be most of a long run's work.
         "calling_cards_get" => &[
-            ("per_page", Needed(&Count)), ("page", Needed(&Count)), ("number", Number), ("name", Text), ("pin", Pin), ("batch_number", Text),
+            ("per_page", Required(&Count)), ("page", Required(&Count)), ("number", Number), ("name", Text), ("pin", Pin), ("batch_number", Text),
             ("callerid", Callerid), ("min_balance", Amount), ("max_balance", Amount), ("language", Text), ("sold", Flag),
             ("distributor", Count),
         ],
         "calling_card_update" => &[
-            ("card_id", Needed(&Card)), ("number", Number), ("name", Text), ("batch_number", Text), ("language", Text), ("pin", NewPin),
+            ("card_id", Required(&Card)), ("number", Number), ("name", Text), ("batch_number", Text), ("language", Text), ("pin", NewPin),
             ("callerid", Callerid), ("min_balance", Amount), ("daily_charge_paid_till", Seconds), ("first_use", Seconds),
             ("distributor", Count),
         ],
-        "card_balance_get" => &[("number", Needed(&Number))],
+        "card_balance_get" => &[("number", Required(&Number))],
         "card_payment_add" => &[
-            ("description", Text), ("number", Needed(&Number)), ("amount", Needed(&Amount)), ("currency", Currency),
+            ("description", Text), ("number", Required(&Number)), ("amount", Required(&Amount)), ("currency", Currency),
         ],
         "cc_group_create" | "cc_group_update" => &[
-            ("name", Needed(&Name)), ("cc_group_id", Needed(&Group)), ("description", Text), ("compound_tax", Flag),
+            ("name", Required(&Name)), ("cc_group_id", Required(&Group)), ("description", Text), ("compound_tax", Flag),
             ("tax2_enabled", Flag), ("tax3_enabled", Flag), ("tax4_enabled", Flag), ("tax1_name", Text), ("total_tax_name", Text),
             ("tax1_value", Amount), ("tax2_value", Amount), ("use_external_function", Flag), ("allow_loss_calls", Flag),
             ("tell_cents", Flag), ("solo_pinless", Flag), ("disable_voucher", Flag), ("callerid_leave", Flag),
@@ -96,9 +96,9 @@ pub fn parameters(operation: &str) -> &'static [(&'static str, Kind)] {
             ("number_length", Length), ("setup_fee", Amount), ("ghost_min_perc", Amount), ("ghost_balance_perc", Amount),
             ("daily_charge", Amount),
         ],
-        "card_group_get" => &[("id", Needed(&Group))],
+        "card_group_get" => &[("id", Required(&Group))],
         "cc_groups_get" => &[("cc_group_id", Group)],
-        "tariff_wholesale_update" => &[("id", Count), ("name", Needed(&Name)), ("currency", Currency)],
+        "tariff_wholesale_update" => &[("id", Count), ("name", Required(&Name)), ("currency", Currency)],
         other => panic!("{other} has no parameters here"),
     }
 }
@@ -181,28 +181,28 @@ const HOSTILE: &[&str] = &[
 
 /// Draws values.
 #[derive(Default)]
-pub struct Pools {
+pub struct ValueGenerator {
     /// Where the range of the request's cards begins.
-    from: u64,
+    cards_from: u64,
     /// Only sensible values.
-    pub careful: bool,
+    pub sensible_only: bool,
 }
 
-impl Pools {
-    pub fn value(&mut self, kind: Kind, rng: &mut TestRng) -> String {
+impl ValueGenerator {
+    pub fn generate(&mut self, kind: ValueKind, rng: &mut TestRng) -> String {
         let any = |pool: &[&str], rng: &mut TestRng| pool[rng.random_range(0..pool.len())].to_owned();
-        let kind = if let Needed(kind) = kind { *kind } else { kind };
+        let kind = if let Required(kind) = kind { *kind } else { kind };
         match rng.random_range(0..1000) {
-            _ if self.careful => self.sensible(kind, rng),
+            _ if self.sensible_only => self.generate_sensible(kind, rng),
             0..100 => any(BOUNDARIES, rng),
             100..200 => any(HOSTILE, rng),
             200..205 => "a".repeat(rng.random_range(1..6000)),
             205..210 => "9".repeat(rng.random_range(20..4000)),
-            _ => self.sensible(kind, rng),
+            _ => self.generate_sensible(kind, rng),
         }
     }
 
-    fn sensible(&mut self, kind: Kind, rng: &mut TestRng) -> String {
+    fn generate_sensible(&mut self, kind: ValueKind, rng: &mut TestRng) -> String {
         let group = rng.random_range(6..13);
         let card = rng.random_range(1..401);
         match kind {
@@ -223,12 +223,12 @@ impl Pools {
             Seconds => rng.random_range(-10..4_200_000_000_i64).to_string(),
             Length => rng.random_range(4..14).to_string(),
             Text => ["text", "a&b", "<b>", "zwei Wörter", "x=1&y=2", "e@mail.test"][rng.random_range(0..6)].to_owned(),
-            From => {
-                self.from = 300_000 + rng.random_range(0..500) * 10;
-                self.from.to_string()
+            CardsFrom => {
+                self.cards_from = 300_000 + rng.random_range(0..500) * 10;
+                self.cards_from.to_string()
             }
-            Till => (self.from + rng.random_range(0..12)).to_string(),
-            Needed(kind) => self.sensible(*kind, rng),
+            CardsTill => (self.cards_from + rng.random_range(0..12)).to_string(),
+            Required(kind) => self.generate_sensible(*kind, rng),
         }
     }
 }

@@ -10,141 +10,141 @@ use mortise::operations::OPERATIONS;
 use proptest::prelude::RngExt;
 use proptest::test_runner::{RngAlgorithm, TestRng};
 
-use super::pools::{ADMINS_KEY, Kind, Pools, RESELLERS_KEY, USERS, parameters};
-use super::sending::{Form, Sent};
+use super::pools::{ADMIN_KEY, RESELLER_KEY, USERS, ValueGenerator, ValueKind, parameters};
+use super::sending::{EncodedRequest, RequestDraft};
 
-type Pairs = Vec<(String, String)>;
+type ParamVec = Vec<(String, String)>;
 
 /// Requests from a seed, one after the other.
-pub struct Requests {
+pub struct RequestGenerator {
     rng: TestRng,
-    pools: Pools,
-    last: Option<Sent>,
+    values: ValueGenerator,
+    last: Option<EncodedRequest>,
 }
 
-impl Requests {
+impl RequestGenerator {
     pub fn new(seed: u64) -> Self {
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&seed.to_le_bytes());
-        Self { rng: TestRng::from_seed(RngAlgorithm::ChaCha, &bytes), pools: Pools::default(), last: None }
+        Self { rng: TestRng::from_seed(RngAlgorithm::ChaCha, &bytes), values: ValueGenerator::default(), last: None }
     }
 
     /// The next one; now and then the last one again, as a client sends it that has heard nothing.
-    pub fn next(&mut self) -> Sent {
-        if let Some(last) = self.last.take().filter(|_| self.in_a_hundred(4)) {
+    pub fn next(&mut self) -> EncodedRequest {
+        if let Some(last) = self.last.take().filter(|_| self.percent_chance(4)) {
             return last;
         }
-        let sent = self.made();
+        let sent = self.generate();
         self.last = Some(sent.clone());
         sent
     }
 
-    fn made(&mut self) -> Sent {
-        let operation = self.one_of(OPERATIONS);
+    fn generate(&mut self) -> EncodedRequest {
+        let operation = self.pick(OPERATIONS);
         let names = [&[operation.name], operation.aliases].concat();
-        let called = *self.one_of(&names);
-        let (user, key) = self.user();
-        let mut params: Pairs = user.map(|user| ("u".to_owned(), user)).into_iter().collect();
+        let called = *self.pick(&names);
+        let (user, key) = self.pick_user();
+        let mut params: ParamVec = user.map(|user| ("u".to_owned(), user)).into_iter().collect();
         // Most clients know what they do, and send little.
-        self.pools.careful = self.in_a_hundred(70);
-        let odds = *self.one_of(&[0, 10, 25, 60]);
+        self.values.sensible_only = self.percent_chance(70);
+        let odds = *self.pick(&[0, 10, 25, 60]);
         for (name, kind) in parameters(operation.name) {
-            if kind.is_needed() || self.in_a_hundred(odds) {
-                params.push(((*name).to_owned(), self.value(*kind)));
+            if kind.is_required() || self.percent_chance(odds) {
+                params.push(((*name).to_owned(), self.generate_value(*kind)));
             }
         }
-        if !self.pools.careful {
-            self.spoil(&mut params);
+        if !self.values.sensible_only {
+            self.corrupt_params(&mut params);
         }
-        self.add(&mut params);
-        let path_id =
-            (!params.iter().any(|(name, _)| name == "id") && self.in_a_hundred(2)).then(|| self.value(Kind::Group));
+        self.add_optional_params(&mut params);
+        let path_id = (!params.iter().any(|(name, _)| name == "id") && self.percent_chance(2))
+            .then(|| self.generate_value(ValueKind::Group));
         self.sign(&mut params, path_id.as_deref(), operation, called, key);
-        let path = self.path(called, path_id.as_deref());
-        Form { operation: operation.name, path, params }.sent(&mut self.rng)
+        let path = self.build_path(called, path_id.as_deref());
+        RequestDraft { operation: operation.name, path, params }.encode(&mut self.rng)
     }
 
-    fn spoil(&mut self, params: &mut Pairs) {
-        if self.in_a_hundred(15) && !params.is_empty() {
+    fn corrupt_params(&mut self, params: &mut ParamVec) {
+        if self.percent_chance(15) && !params.is_empty() {
             params.remove(self.rng.random_range(0..params.len()));
         }
-        if self.in_a_hundred(10) && !params.is_empty() {
-            let (name, _) = self.one_of(params).clone();
+        if self.percent_chance(10) && !params.is_empty() {
+            let (name, _) = self.pick(params).clone();
             // Only a PIN's own parameters hold PINs.
-            let kind = if name == "pin" { Kind::Pin } else { Kind::Text };
-            params.push((name, self.value(kind)));
+            let kind = if name == "pin" { ValueKind::Pin } else { ValueKind::Text };
+            params.push((name, self.generate_value(kind)));
         }
     }
 
     /// What any request may carry besides.
-    fn add(&mut self, params: &mut Pairs) {
-        if self.in_a_hundred(8) {
-            let password = if self.in_a_hundred(80) { super::PASSWORD } else { super::WRONG_PASSWORD };
+    fn add_optional_params(&mut self, params: &mut ParamVec) {
+        if self.percent_chance(8) {
+            let password = if self.percent_chance(80) { super::PASSWORD } else { super::WRONG_PASSWORD };
             params.push(("p".to_owned(), password.to_owned()));
         }
-        if self.in_a_hundred(5) {
-            let key = if self.in_a_hundred(90) {
+        if self.percent_chance(5) {
+            let key = if self.percent_chance(90) {
                 format!("by parameter {}", self.rng.random_range(0..40))
             } else {
-                self.value(Kind::Text)
+                self.generate_value(ValueKind::Text)
             };
             params.push(("request_id".to_owned(), key));
         }
         for (name, odds) in [("test", 5), ("format", 2), ("unknown", 3), ("user_id", 2), ("tariff_id", 2), ("u[]", 1)] {
-            if self.in_a_hundred(odds) {
-                params.push((name.to_owned(), self.value(Kind::Count)));
+            if self.percent_chance(odds) {
+                params.push((name.to_owned(), self.generate_value(ValueKind::Count)));
             }
         }
     }
 
-    fn user(&mut self) -> (Option<String>, &'static str) {
+    fn pick_user(&mut self) -> (Option<String>, &'static str) {
         let (name, key) = match self.rng.random_range(0..100) {
-            0..65 => ("admin", ADMINS_KEY),
-            65..80 => ("reseller", RESELLERS_KEY),
-            _ => (*self.one_of(USERS), ADMINS_KEY),
+            0..65 => ("admin", ADMIN_KEY),
+            65..80 => ("reseller", RESELLER_KEY),
+            _ => (*self.pick(USERS), ADMIN_KEY),
         };
         match self.rng.random_range(0..100) {
             0..2 => (None, key),
-            2..4 => (Some(self.value(Kind::Text)), key),
+            2..4 => (Some(self.generate_value(ValueKind::Text)), key),
             4..6 => (Some(name.to_uppercase() + " "), key),
             _ => (Some(name.to_owned()), key),
         }
     }
 
-    fn sign(&mut self, params: &mut Pairs, path_id: Option<&str>, operation: &Operation, called: &str, key: &str) {
-        let right = self.right_hash(params, path_id, operation, called, key);
+    fn sign(&mut self, params: &mut ParamVec, path_id: Option<&str>, operation: &Operation, called: &str, key: &str) {
+        let right = self.valid_hash(params, path_id, operation, called, key);
         let hash = match self.rng.random_range(0..100) {
             0..2 => return,
             2..4 => "0".repeat(40),
             4..6 => right[..39].to_owned(),
-            6..8 => self.value(Kind::Text),
+            6..8 => self.generate_value(ValueKind::Text),
             8..10 => right.to_uppercase(),
             _ => right,
         };
         params.push(("hash".to_owned(), hash));
     }
 
-    fn right_hash(
+    fn valid_hash(
         &mut self,
-        params: &Pairs,
+        params: &ParamVec,
         path_id: Option<&str>,
         operation: &Operation,
         called: &str,
         key: &str,
     ) -> String {
-        let query = super::sending::form(params);
+        let query = super::sending::encode_form(params);
         let headers = HeaderMap::new();
         let read = Params::read(path_id, &query, &headers, Bytes::new(), 1000);
         // What the server refuses to read can't be signed either.
         let read = read.now_or_never().unwrap().unwrap_or_default();
-        let ways: Vec<_> = operation.hashed.iter().flat_map(|rule| rule.of(&read, called)).collect();
-        hex::encode(self.one_of(&ways).digest(key))
+        let ways: Vec<_> = operation.hash_rules.iter().flat_map(|rule| rule.signed_params(&read, called)).collect();
+        hex::encode(self.pick(&ways).digest(key))
     }
 
-    fn path(&mut self, called: &str, id: Option<&str>) -> String {
-        let root = if self.in_a_hundred(50) { "/billing/api" } else { "/api" };
-        let id = id.map(|id| format!("/{}", super::sending::escaped(id))).unwrap_or_default();
-        let end = *self.one_of(&["", "", "", "", "", "", "", "", ".xml", ".json", ".csv", ".html", "/"]);
+    fn build_path(&mut self, called: &str, id: Option<&str>) -> String {
+        let root = if self.percent_chance(50) { "/billing/api" } else { "/api" };
+        let id = id.map(|id| format!("/{}", super::sending::percent_encode(id))).unwrap_or_default();
+        let end = *self.pick(&["", "", "", "", "", "", "", "", ".xml", ".json", ".csv", ".html", "/"]);
         match self.rng.random_range(0..200) {
             0 => "/".to_owned(),
             1 => format!("{root}/{}{id}", called.to_uppercase()),
@@ -153,15 +153,15 @@ impl Requests {
         }
     }
 
-    fn value(&mut self, kind: Kind) -> String {
-        self.pools.value(kind, &mut self.rng)
+    fn generate_value(&mut self, kind: ValueKind) -> String {
+        self.values.generate(kind, &mut self.rng)
     }
 
-    fn one_of<'a, T>(&mut self, list: &'a [T]) -> &'a T {
+    fn pick<'a, T>(&mut self, list: &'a [T]) -> &'a T {
         &list[self.rng.random_range(0..list.len())]
     }
 
-    fn in_a_hundred(&mut self, odds: u32) -> bool {
+    fn percent_chance(&mut self, odds: u32) -> bool {
         self.rng.random_ratio(odds, 100)
     }
 }
@@ -170,7 +170,7 @@ impl Requests {
 #[test]
 fn a_seed_stands_for_its_requests() {
     let requests = |seed| {
-        let mut requests = Requests::new(seed);
+        let mut requests = RequestGenerator::new(seed);
         (0..200).map(|_| requests.next()).collect::<Vec<_>>()
     };
     assert_eq!(requests(7), requests(7));

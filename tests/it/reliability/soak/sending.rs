@@ -6,10 +6,10 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use proptest::prelude::RngExt;
 use proptest::test_runner::TestRng;
 
-type Pairs = [(String, String)];
+type ParamSlice = [(String, String)];
 
 /// A request before it is decided how it travels.
-pub struct Form {
+pub struct RequestDraft {
     pub operation: &'static str,
     pub path: String,
     pub params: Vec<(String, String)>,
@@ -17,7 +17,7 @@ pub struct Form {
 
 /// A request as it travels.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Sent {
+pub struct EncodedRequest {
     pub operation: &'static str,
     pub method: Method,
     /// Path and query.
@@ -26,38 +26,43 @@ pub struct Sent {
     pub body: Bytes,
 }
 
-const FORM: &str = "application/x-www-form-urlencoded";
+const FORM_CONTENT_TYPE: &str = "application/x-www-form-urlencoded";
 
-impl Form {
-    pub fn sent(self, rng: &mut TestRng) -> Sent {
+impl RequestDraft {
+    pub fn encode(self, rng: &mut TestRng) -> EncodedRequest {
         let Self { operation, path, params } = self;
         let mut headers = HeaderMap::new();
         let split = rng.random_range(0..=params.len());
         let (method, query, content_type, body) = match rng.random_range(0..100) {
-            0..50 => (Method::POST, String::new(), FORM, form(&params).into_bytes()),
-            50..70 => (Method::GET, form(&params), "", Vec::new()),
-            70..72 => (Method::HEAD, form(&params), "", Vec::new()),
-            72..80 => (Method::POST, String::new(), "application/json", json(&params)),
-            80..88 => (Method::POST, String::new(), "multipart/form-data; boundary=X", multipart(&params)),
-            88..92 => (Method::POST, form(&params[..split]), FORM, form(&params[split..]).into_bytes()),
-            92..93 => (Method::PUT, form(&params), "", Vec::new()),
-            93..94 => (Method::DELETE, form(&params), "", Vec::new()),
+            0..50 => (Method::POST, String::new(), FORM_CONTENT_TYPE, encode_form(&params).into_bytes()),
+            50..70 => (Method::GET, encode_form(&params), "", Vec::new()),
+            70..72 => (Method::HEAD, encode_form(&params), "", Vec::new()),
+            72..80 => (Method::POST, String::new(), "application/json", encode_json(&params)),
+            80..88 => (Method::POST, String::new(), "multipart/form-data; boundary=X", encode_multipart(&params)),
+            88..92 => (
+                Method::POST,
+                encode_form(&params[..split]),
+                FORM_CONTENT_TYPE,
+                encode_form(&params[split..]).into_bytes(),
+            ),
+            92..93 => (Method::PUT, encode_form(&params), "", Vec::new()),
+            93..94 => (Method::DELETE, encode_form(&params), "", Vec::new()),
             _ => {
-                let (content_type, body) = mistaken(&params, rng);
-                (Method::POST, form(&params[..split]), content_type, body)
+                let (content_type, body) = malformed_body(&params, rng);
+                (Method::POST, encode_form(&params[..split]), content_type, body)
             }
         };
         if !content_type.is_empty() {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         }
-        more_headers(&mut headers, rng);
+        add_random_headers(&mut headers, rng);
         // Query strings are for what fits into one: a longer one is for the limits' own tests.
         let question = if query.is_empty() || query.len() > 20_000 { String::new() } else { format!("?{query}") };
-        Sent { operation, method, target: path + &question, headers, body: body.into() }
+        EncodedRequest { operation, method, target: path + &question, headers, body: body.into() }
     }
 }
 
-fn more_headers(headers: &mut HeaderMap, rng: &mut TestRng) {
+fn add_random_headers(headers: &mut HeaderMap, rng: &mut TestRng) {
     let key = match rng.random_range(0..100) {
         0..20 => format!("by header {}", rng.random_range(0..400)).into_bytes(),
         20 => vec![b'k'; 300],
@@ -80,21 +85,25 @@ fn more_headers(headers: &mut HeaderMap, rng: &mut TestRng) {
     }
 }
 
-pub fn escaped(text: &str) -> String {
+pub fn percent_encode(text: &str) -> String {
     utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
 }
 
 /// As `application/x-www-form-urlencoded`.
-pub fn form(params: &Pairs) -> String {
-    params.iter().map(|(name, value)| format!("{}={}", escaped(name), escaped(value))).collect::<Vec<_>>().join("&")
+pub fn encode_form(params: &ParamSlice) -> String {
+    params
+        .iter()
+        .map(|(name, value)| format!("{}={}", percent_encode(name), percent_encode(value)))
+        .collect::<Vec<_>>()
+        .join("&")
 }
 
-fn json(params: &Pairs) -> Vec<u8> {
+fn encode_json(params: &ParamSlice) -> Vec<u8> {
     let object = params.iter().map(|(name, value)| (name.clone(), serde_json::Value::from(value.clone())));
     serde_json::to_vec(&object.collect::<serde_json::Map<_, _>>()).unwrap()
 }
 
-pub fn multipart(params: &Pairs) -> Vec<u8> {
+pub fn encode_multipart(params: &ParamSlice) -> Vec<u8> {
     let field = |(name, value): &(String, String)| {
         format!("--X\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n")
     };
@@ -102,30 +111,30 @@ pub fn multipart(params: &Pairs) -> Vec<u8> {
 }
 
 /// A body that isn't what it says, or can't be read.
-fn mistaken(params: &Pairs, rng: &mut TestRng) -> (&'static str, Vec<u8>) {
+fn malformed_body(params: &ParamSlice, rng: &mut TestRng) -> (&'static str, Vec<u8>) {
     let cut = |mut body: Vec<u8>, rng: &mut TestRng| {
         body.truncate(rng.random_range(0..=body.len()));
         body
     };
     match rng.random_range(0..60) {
-        0..8 => ("multipart/form-data; boundary=X", cut(multipart(params), rng)),
-        8..12 => ("multipart/form-data; boundary=Y", multipart(params)),
-        12..14 => ("multipart/form-data", multipart(params)),
-        14..20 => ("application/json", cut(json(params), rng)),
+        0..8 => ("multipart/form-data; boundary=X", cut(encode_multipart(params), rng)),
+        8..12 => ("multipart/form-data; boundary=Y", encode_multipart(params)),
+        12..14 => ("multipart/form-data", encode_multipart(params)),
+        14..20 => ("application/json", cut(encode_json(params), rng)),
         20..22 => ("application/json", [b"[".repeat(3000), b"]".repeat(3000)].concat()),
         22..24 => ("application/json", b"{\"a\":".repeat(3000)),
         24..26 => (
             "application/json",
             format!("{{\"id\": 1{}, \"quantity\": -1e{}}}", "0".repeat(999), "9".repeat(99)).into(),
         ),
-        26..32 => (FORM, (0..rng.random_range(0..200)).map(|_| rng.random()).collect()),
-        32..36 => (FORM, b"u=admin&x=%".to_vec()),
-        36..38 => (FORM, b"x=%00".to_vec()),
-        38..40 => (FORM, b"&x=".repeat(1001)),
-        40..46 => ("text/plain", form(params).into()),
+        26..32 => (FORM_CONTENT_TYPE, (0..rng.random_range(0..200)).map(|_| rng.random()).collect()),
+        32..36 => (FORM_CONTENT_TYPE, b"u=admin&x=%".to_vec()),
+        36..38 => (FORM_CONTENT_TYPE, b"x=%00".to_vec()),
+        38..40 => (FORM_CONTENT_TYPE, b"&x=".repeat(1001)),
+        40..46 => ("text/plain", encode_form(params).into()),
         46..52 => ("application/xml", b"<x/>".to_vec()),
-        52..58 => ("nonsense;;=", form(params).into()),
-        58 => (FORM, vec![b'x'; 1_048_577]),
-        _ => (FORM, vec![b'&'; 1_048_576]),
+        52..58 => ("nonsense;;=", encode_form(params).into()),
+        58 => (FORM_CONTENT_TYPE, vec![b'x'; 1_048_577]),
+        _ => (FORM_CONTENT_TYPE, vec![b'&'; 1_048_576]),
     }
 }
