@@ -1,5 +1,5 @@
-# Sourced by other scripts. Finds the programs of PostgreSQL, and installs them if it runs as root on Debian. Sets `bin`, the
-# directory of the programs, and `as`, a command prefix: root must run PostgreSQL as the user postgres.
+# Sourced by other scripts. Finds the programs of PostgreSQL, and installs them if it runs as root on Debian. Sets
+# `bin`, the directory of the programs, and `as`, a command prefix: root must run PostgreSQL as the user postgres.
 
 newest_postgres() {
     for candidate in "$(dirname "$(readlink -f "$(command -v initdb)" 2>/dev/null)" 2>/dev/null)" \

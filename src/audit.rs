@@ -1,5 +1,5 @@
-//! The audit rows of refusals (`data.md`, "Audit"). Rows for changes are written in the change's own transaction, beside
-//! its SQL.
+//! Audit rows of refused requests (`data.md`, "Audit"). The SQL of each change writes its own audit rows, in the
+//! transaction of the change.
 
 use std::time::Duration;
 
@@ -7,19 +7,19 @@ use prometheus_client::metrics::counter::Counter;
 use sqlx::{PgExecutor, PgPool};
 use tokio::sync::mpsc::{self, Receiver, Sender};
 
-/// Rows that may wait to be written. Beyond it, under a flood of refusals, rows are dropped and counted.
+/// Rows that wait to be written at most. Further rows, in a flood of refused requests, are dropped and counted.
 const QUEUE_LEN_MAX: usize = 10_000;
 const BATCH_LEN_MAX: usize = 100;
-/// For each row that was written: whoever floods us with wrong hashes gets no more than five hundred a second, and log lines only
-/// for those that may wait.
+/// The pause after a write, for each row. A flood of wrong hashes causes at most five hundred rows a second, and log
+/// lines only for rows that were queued.
 const PAUSE_PER_ROW: Duration = Duration::from_millis(2);
 
-/// A refused request, for the table `actions`.
+/// The audit row of a refused request, for the table `actions`.
 #[derive(Debug)]
 pub struct AuditRow {
-    /// What happened, in MOR's words.
+    /// The refusal, in MOR's wording.
     pub message: &'static str,
-    /// The URL, secrets masked.
+    /// The URL, with secrets masked.
     pub url: String,
     /// The client's address.
     pub client_addr: String,
@@ -27,41 +27,41 @@ pub struct AuditRow {
     pub parameter_names: String,
 }
 
-/// Gathers refusals; [`Audit::write`] puts them into the database in the background.
+/// Queues audit rows. [`AuditQueue::run_writer`] writes them to the database in the background.
 #[derive(Debug)]
 pub struct AuditQueue {
     sender: Sender<AuditRow>,
-    /// How many were dropped.
+    /// Rows that were dropped because the queue was full.
     pub dropped: Counter,
 }
 
 impl AuditQueue {
-    /// The audit, and what its writer reads from.
+    /// Creates the queue, and the receiver for [`AuditQueue::run_writer`].
     pub fn new() -> (Self, Receiver<AuditRow>) {
-        let (waiting, rows) = mpsc::channel(QUEUE_LEN_MAX);
-        (Self { sender: waiting, dropped: Counter::default() }, rows)
+        let (sender, rows) = mpsc::channel(QUEUE_LEN_MAX);
+        (Self { sender, dropped: Counter::default() }, rows)
     }
 
-    /// Takes a refusal down without waiting for anything; `false` where too many wait already. Then it only counts, and nobody
-    /// should do more for it.
-    pub fn enqueue(&self, refusal: impl FnOnce() -> AuditRow) -> bool {
-        let place = self.sender.try_reserve();
-        if place.is_err() {
+    /// Queues a row without waiting. Returns `false` if the queue is full: the row is then not built, only counted, and
+    /// the caller should not log the refusal either.
+    pub fn enqueue(&self, row: impl FnOnce() -> AuditRow) -> bool {
+        let permit = self.sender.try_reserve();
+        if permit.is_err() {
             let dropped = self.dropped.inc() + 1;
             if dropped.is_power_of_two() {
-                tracing::warn!(dropped, "more refusals than can be written down: log lines and audit rows are missing");
+                tracing::warn!(dropped, "audit queue full, dropping rows");
             }
         }
-        place.map(|place| place.send(refusal())).is_ok()
+        permit.map(|permit| permit.send(row())).is_ok()
     }
 
-    /// Writes until every [`Audit`] that notes is gone and all it noted is written.
+    /// Writes queued rows until the [`AuditQueue`] is dropped and the queue is empty.
     pub async fn run_writer(pool: PgPool, mut rows: Receiver<AuditRow>) {
         let mut batch = Vec::new();
-        // At the end there is little time.
+        // Larger batches during the shutdown, whose time is limited.
         while rows.recv_many(&mut batch, if rows.is_closed() { QUEUE_LEN_MAX } else { BATCH_LEN_MAX }).await > 0 {
             if let Err(error) = insert(&pool, &batch).await {
-                tracing::warn!(%error, rows = batch.len(), "audit rows of refusals are lost");
+                tracing::warn!(%error, rows = batch.len(), "writing audit rows failed, rows are lost");
             }
             if !rows.is_closed() {
                 tokio::time::sleep(PAUSE_PER_ROW * u32::try_from(batch.len()).unwrap_or(u32::MAX)).await;
@@ -71,9 +71,9 @@ impl AuditQueue {
     }
 }
 
-/// Writes refusals, in the order given.
-pub async fn insert(database: impl PgExecutor<'_>, refusals: &[AuditRow]) -> sqlx::Result<()> {
-    let column = |of: fn(&AuditRow) -> &str| refusals.iter().map(|row| of(row).to_owned()).collect::<Vec<_>>();
+/// Writes audit rows, in the order given.
+pub async fn insert(database: impl PgExecutor<'_>, rows: &[AuditRow]) -> sqlx::Result<()> {
+    let column = |field: fn(&AuditRow) -> &str| rows.iter().map(|row| field(row).to_owned()).collect::<Vec<_>>();
     sqlx::query!(
         "insert into actions (user_id, action, data, data2, data3, data4)
          select -1, 'error', * from unnest($1::text[], $2::text[], $3::text[], $4::text[])",

@@ -1,18 +1,18 @@
-//! Where the published pages and the servers in the field part ways, all of it on one page: what each dialect does is data
-//! here, and the code that asks is the same for both. An error's words in each dialect are in `fault.rs`.
+//! All differences between the published API pages and deployed MOR X7 servers, except the messages of errors, which
+//! are in [`error`](crate::error). Each difference is a method; its callers have the same code for both dialects.
 
 use bigdecimal::BigDecimal;
 use serde::Deserialize;
 
 use crate::number;
 
-/// Whose manners the server has (the spec's README).
+/// The API variant that the server implements (the spec's README).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Dialect {
-    /// What the published pages say.
+    /// As described on the published pages.
     Documented,
-    /// What a MOR X7 server sends, byte for byte (`x7.md`).
+    /// As implemented by a MOR X7 server, byte for byte (`x7.md`).
     X7,
 }
 
@@ -21,7 +21,7 @@ impl Dialect {
         self == Self::X7
     }
 
-    /// What may stand behind an operation's name in the path and is ignored.
+    /// The suffixes that may follow an operation's name in the path.
     pub fn path_suffixes(self) -> &'static [&'static str] {
         match self {
             Self::Documented => &["xml", "json", "csv"],
@@ -29,26 +29,26 @@ impl Dialect {
         }
     }
 
-    /// With `test=1`, a suffix or `format=` chooses the content type.
+    /// With `test=1`, the path's suffix or `format=` determines the content type.
     pub fn format_sets_content_type(self) -> bool {
         self.is_x7()
     }
 
-    /// Whether a parameter by which something is looked up is digits, as it must be. An X7 server is content when one of its lines is.
+    /// Whether the id in a parameter consists of digits. For an X7 server one such line in the text is sufficient.
     pub fn is_valid_id(self, text: &str) -> bool {
         if self.is_x7() { text.split('\n').any(number::is_digits) } else { number::is_digits(text) }
     }
 
-    /// A text for a column of MOR's that holds `longest` characters. An X7 server cuts it, as MySQL does; else `None` where
-    /// it is longer.
-    pub fn fit_to_column(self, text: &str, longest: usize) -> Option<String> {
+    /// Fits a text into a MOR column of `len_max` characters. An X7 server truncates a longer text, as MySQL does; the
+    /// documented dialect returns `None`.
+    pub fn fit_to_column(self, text: &str, len_max: usize) -> Option<String> {
         match self.is_x7() {
-            true => Some(text.chars().take(longest).collect()),
-            false => Some(text.to_owned()).filter(|text| text.chars().count() <= longest),
+            true => Some(text.chars().take(len_max).collect()),
+            false => Some(text.to_owned()).filter(|text| text.chars().count() <= len_max),
         }
     }
 
-    /// A text that is a number and nothing else. An X7 server takes hexadecimal digits too.
+    /// Parses a text that contains only a number. An X7 server accepts hexadecimal numbers (`0x…`) too.
     pub fn parse_number(self, text: &str) -> Option<BigDecimal> {
         let hexadecimal =
             || text.trim().strip_prefix("0x").filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
@@ -61,92 +61,92 @@ impl Dialect {
         }
     }
 
-    /// `Allow_GET_API` is asked about HEAD as well.
+    /// `Allow_GET_API` applies to HEAD as well.
     pub fn head_is_get(self) -> bool {
         !self.is_x7()
     }
 
-    /// A blocked or hidden user is refused like an unknown one.
+    /// Blocked and hidden users are refused like unknown users.
     pub fn refuses_blocked_users(self) -> bool {
         !self.is_x7()
     }
 
-    /// The parameter `p` is checked where it is sent, though nothing demands it.
+    /// The parameter `p` is checked if it is sent, even if `require_password` is off.
     pub fn checks_sent_password(self) -> bool {
         !self.is_x7()
     }
 
-    /// A hash may be written in capitals.
+    /// The hash may have upper-case hex digits.
     pub fn accepts_uppercase_hash(self) -> bool {
         !self.is_x7()
     }
 
-    /// A reseller's own key counts even while the reseller's own `Allow_API` is off.
+    /// A reseller's own key is valid even if the reseller's own `Allow_API` is off.
     pub fn accepts_key_of_disabled_reseller(self) -> bool {
         !self.is_x7()
     }
 
-    /// A reseller without a usable key hears of a wrong hash, not of a missing key.
+    /// A reseller without a valid key gets the error for a wrong hash instead of the error for a missing key.
     pub fn hides_missing_key_from_resellers(self) -> bool {
         self.is_x7()
     }
 
-    /// Without `CC_Active`, a group of more than ten cards is out of bounds.
+    /// Without `CC_Active`, groups with more than ten cards are refused.
     pub fn enforces_card_limit(self) -> bool {
         self.is_x7()
     }
 
-    /// Amounts are multiplied by the caller's currency rate (while labelled with the system currency).
+    /// Amounts are multiplied by the caller's currency rate, although they are labelled with the system currency.
     pub fn converts_to_caller_currency(self) -> bool {
         self.is_x7()
     }
 
-    /// An accountant who isn't shown PINs can look for cards by them.
+    /// An accountant can search cards by PIN without the right to see PINs.
     pub fn allows_hidden_pin_search(self) -> bool {
         self.is_x7()
     }
 
-    /// An amount that is searched for may be written with a comma.
+    /// An amount in a search may have a decimal comma.
     pub fn accepts_decimal_comma(self) -> bool {
         self.is_x7()
     }
 
-    /// The language `All` and the distributor -1 stand for every one.
+    /// In a search the language `All` and the distributor -1 match all cards.
     pub fn accepts_wildcard_filters(self) -> bool {
         self.is_x7()
     }
 
-    /// A payment that names no currency needs the system's to be active.
+    /// A payment without a currency parameter requires the system currency to be active.
     pub fn requires_active_system_currency(self) -> bool {
         self.is_x7()
     }
 
-    /// A card without a balance shows none; else it shows 0.
+    /// The balance of a card without a balance is shown as empty instead of 0.
     pub fn leaves_missing_balance_empty(self) -> bool {
         self.is_x7()
     }
 
-    /// Of a card that isn't there it is said that there is no such API.
+    /// A card that does not exist is reported with the message for an unknown operation.
     pub fn reports_missing_card_as_unknown_operation(self) -> bool {
         self.is_x7()
     }
 
-    /// A card's dates may lie before 1970.
+    /// A card's dates may be before 1970.
     pub fn accepts_negative_dates(self) -> bool {
         self.is_x7()
     }
 
-    /// To how many decimals a card's least balance is kept.
+    /// Decimal places of a card's minimum balance.
     pub fn min_balance_scale(self) -> i64 {
         if self.is_x7() { 9 } else { 15 }
     }
 
-    /// New cards belong to who makes them, not to whom their group belongs.
+    /// New cards belong to the caller instead of the owner of the group.
     pub fn assigns_new_cards_to_caller(self) -> bool {
         self.is_x7()
     }
 
-    /// The list of card groups says each group's currency.
+    /// The list of card groups contains each group's currency.
     pub fn shows_group_currency(self) -> bool {
         !self.is_x7()
     }
@@ -156,102 +156,104 @@ impl Dialect {
         self.is_x7()
     }
 
-    /// A card that breaks MOR's rules isn't sold, but named as an error among the others.
+    /// A card that violates MOR's validation rules is not sold; the reply has an error in its place.
     pub fn refuses_invalid_cards(self) -> bool {
         self.is_x7()
     }
 
-    /// A group without its tax row is given one.
+    /// A missing tax row of a group is created.
     pub fn creates_missing_taxes(self) -> bool {
         self.is_x7()
     }
 
-    /// A group that is given another's tax row shares it, and writes into it; else it gets a copy.
+    /// A group that is assigned another group's tax row shares the row and changes it, instead of getting a copy.
     pub fn shares_tax_rows(self) -> bool {
         self.is_x7()
     }
 
-    /// Text longer than MOR's column is cut, as MySQL cuts it; else it is refused.
+    /// Text that is longer than MOR's column is truncated, as MySQL does, instead of refused.
     pub fn truncates_long_text(self) -> bool {
         self.is_x7()
     }
 
-    /// Defaults are fixed ids and moments: tariff and LCR 1, valid till now; a reseller's location is a setting.
+    /// Defaults of card groups are fixed: tariff 1, LCR 1, valid until now. A reseller's default location comes from a
+    /// setting.
     pub fn has_fixed_defaults(self) -> bool {
         self.is_x7()
     }
 
-    /// Amounts and taxes are whatever number can be read from them, below nothing too.
+    /// Amounts and taxes are parsed without validation, negative ones included.
     pub fn accepts_any_amount(self) -> bool {
         self.is_x7()
     }
 
-    /// A new card group's price is stored without its taxes.
+    /// The price of a card group is stored without taxes.
     pub fn stores_net_prices(self) -> bool {
         !self.is_x7()
     }
 
-    /// A card group's currency may be one that isn't active.
+    /// The currency of a card group may be inactive.
     pub fn accepts_inactive_currencies(self) -> bool {
         self.is_x7()
     }
 
-    /// For card groups an accountant needs `see_financial_data`, and not `callingcard_manage` besides.
+    /// For card groups an accountant needs only the right `see_financial_data`; otherwise `callingcard_manage` too.
     pub fn requires_only_financial_data_right(self) -> bool {
         self.is_x7()
     }
 
-    /// An accountant's tariffs are the accountant's own, not owner 0's.
+    /// The tariffs of an accountant belong to the accountant instead of owner 0.
     pub fn lets_accountants_own_tariffs(self) -> bool {
         self.is_x7()
     }
 
-    /// A tariff's currency may be any text, and none when it isn't sent.
+    /// The currency of a tariff may be any text, and is empty if it is not sent.
     pub fn accepts_any_tariff_currency(self) -> bool {
         self.is_x7()
     }
 
-    /// A change of a tariff changes its `last_update_date`.
+    /// Changing a tariff updates its `last_update_date`.
     pub fn records_tariff_update_date(self) -> bool {
         !self.is_x7()
     }
 
-    /// A caller id belongs to a device when one of the device's contains it, whatever the setting says.
+    /// A caller id belongs to a device if one of the device's caller ids contains it, regardless of the setting.
     pub fn matches_partial_callerids(self) -> bool {
         self.is_x7()
     }
 
-    /// A `cardgroup_id` that is sent blank names a group, and there is none of that name.
+    /// A blank `cardgroup_id` is an unknown group instead of a parameter that was not sent.
     pub fn treats_blank_group_as_unknown(self) -> bool {
         self.is_x7()
     }
 
-    /// A new card's one payment is for its whole balance, be it moved or added; else what is added is a top-up.
+    /// A new card has a single payment for its whole balance, moved and added amounts included. Otherwise the added
+    /// amount is a payment of its own, a top-up.
     pub fn records_single_payment_for_new_card(self) -> bool {
         self.is_x7()
     }
 
-    /// A top-up by nothing is a payment too.
+    /// A top-up by 0 creates a payment.
     pub fn records_zero_payments(self) -> bool {
         self.is_x7()
     }
 
-    /// An amount in a currency that nobody knows counts as nothing; else it is refused.
+    /// An amount in an unknown currency counts as 0 instead of being refused.
     pub fn treats_unknown_currency_as_zero(self) -> bool {
         self.is_x7()
     }
 
-    /// A user's payment carries the user's first and last name.
+    /// A user's payment contains the user's first and last name.
     pub fn records_payer_name(self) -> bool {
         self.is_x7()
     }
 
-    /// The reply of `card_by_cli_update` stands in a `<response>`, with the balance with taxes.
+    /// The root element of the reply of `card_by_cli_update` is `<response>`, and the balance includes taxes.
     pub fn wraps_in_response(self) -> bool {
         self.is_x7()
     }
 
-    /// An `email` that is sent empty writes the order rows all the same.
+    /// An empty `email` also creates the order rows.
     pub fn creates_order_for_blank_email(self) -> bool {
         self.is_x7()
     }

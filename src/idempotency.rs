@@ -1,5 +1,5 @@
-//! Requests that are safe to send again: with an idempotency key each is carried out once, and whoever sends it again hears what
-//! was answered the first time.
+//! Idempotency keys. A request with a key is carried out once. If the client sends it again, it gets the reply of the
+//! first time.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -18,39 +18,39 @@ use crate::http::params::Params;
 use crate::locks::KeyLock;
 use crate::xml::XmlReply;
 
-/// For clients that can set headers.
+/// The header with the key.
 const KEY_HEADER: &str = "idempotency-key";
-/// For those that can't.
+/// The parameter with the key, for clients that cannot set headers.
 const KEY_PARAM: &str = "request_id";
 const KEY_LEN_MAX: usize = 255;
 const MALFORMED_KEY: ApiError = ApiError::BadRequest("Idempotency key must be 1 to 255 printable characters");
-/// Not part of what is asked for; and no trace of a password is kept.
+/// Parameters that do not belong to the content of a request. Nothing derived from a password is stored, either.
 const UNFINGERPRINTED_PARAMS: [&str; 3] = [KEY_PARAM, "hash", "p"];
-/// The SQLSTATE of a lock that was waited for in vain.
+/// The SQLSTATE of a lock timeout.
 const LOCK_NOT_AVAILABLE: &str = "55P03";
 const PRIMARY_KEY: &str = "idempotency_keys_pkey";
 
-/// A request to change something, with the key that it came with, if it did.
+/// A request that changes data, with its idempotency key if it has one.
 #[derive(Debug)]
 pub struct Idempotency<'a> {
-    context: &'a CallContext,
+    call: &'a CallContext,
     key: Option<Arc<IdempotencyKey>>,
 }
 
-/// A key, and what it was sent with.
+/// An idempotency key, and the request that it was sent with.
 #[derive(Debug)]
 pub struct IdempotencyKey {
     user_id: i32,
     operation: &'static str,
-    /// As the client chose it.
+    /// The key as the client sent it.
     pub key: String,
     /// SHA-256 of the parameters.
     pub fingerprint: [u8; 32],
-    /// Nobody else within this server is at the same key.
+    /// Excludes other requests in this server with the same key.
     _lock: KeyLock,
 }
 
-/// What was answered, as data.
+/// The content of a stored reply. It is rendered again for each replay.
 #[derive(Debug, Serialize, Deserialize)]
 enum StoredReply<T> {
     Done(T),
@@ -58,32 +58,37 @@ enum StoredReply<T> {
 }
 
 impl<'a> Idempotency<'a> {
-    /// Reads the key, and waits a moment for an earlier request with the same one.
+    /// Reads the key, and waits up to `idempotency_wait` for an earlier request with the same key.
     ///
     /// # Errors
     ///
-    /// A malformed key, and an earlier request that takes longer.
+    /// [`ApiError::BadRequest`] for a malformed key, [`ApiError::RequestInProgress`] if the earlier request takes
+    /// longer.
     pub async fn new(call: &'a CallContext, caller: &Caller) -> Result<Self, ApiError> {
-        let Some(key) = read_key(&call.headers, &call.params)? else { return Ok(Self { context: call, key: None }) };
-        let (user, operation) = (caller.id(), call.operation.name);
-        let turn = call.state.locks.lock_key((user, operation, key.clone()));
-        let turn = tokio::time::timeout(call.state.config.idempotency_wait, turn).await;
+        let Some(key) = read_key(&call.headers, &call.params)? else { return Ok(Self { call, key: None }) };
+        let (user_id, operation) = (caller.id(), call.operation.name);
+        let lock = call.state.locks.lock_key((user_id, operation, key.clone()));
+        let lock = tokio::time::timeout(call.state.config.idempotency_wait, lock).await;
         let key = IdempotencyKey {
-            user_id: user,
+            user_id,
             operation,
             key,
             fingerprint: fingerprint(&call.params),
-            _lock: turn.map_err(|_| ApiError::RequestInProgress)?,
+            _lock: lock.map_err(|_| ApiError::RequestInProgress)?,
         };
-        Ok(Self { context: call, key: Some(Arc::new(key)) })
+        Ok(Self { call, key: Some(Arc::new(key)) })
     }
 
-    /// The key, for a statement that keeps the reply itself.
+    /// Returns the key, for a statement that stores the reply itself.
     pub fn key(&self) -> Option<&Arc<IdempotencyKey>> {
         self.key.as_ref()
     }
 
-    /// Whether there is an answer to the key.
+    /// Whether a reply is stored for the key.
+    ///
+    /// # Errors
+    ///
+    /// [`ApiError::KeyReused`] if it belongs to another request.
     pub async fn has_stored_reply(&self) -> Result<bool, ApiError> {
         match &self.key {
             None => Ok(false),
@@ -91,53 +96,56 @@ impl<'a> Idempotency<'a> {
         }
     }
 
-    /// What was answered before; else what comes of `work`, which begins with [`Once::begin`] and ends with
-    /// [`Change::commit`]. A refusal is kept as well, unless it owes to the moment.
+    /// Replays the stored reply, or runs `work`, which calls [`Idempotency::begin`] first and [`IdempotentTx::commit`]
+    /// last. Errors of `work` are stored and replayed too, except transient ones.
     pub async fn replay_or_run<T: Serialize + DeserializeOwned>(
         &self,
         work: impl Future<Output = Result<T, ApiError>>,
-        reply: impl FnOnce(T) -> XmlReply,
+        render: impl FnOnce(T) -> XmlReply,
     ) -> Result<XmlReply, ApiError> {
-        let Some(key) = &self.key else { return work.await.map(reply) };
-        let mut kept = self.load_reply(key).await?;
-        if kept.is_none() {
+        let Some(key) = &self.key else { return work.await.map(render) };
+        let mut stored_reply = self.load_reply(key).await?;
+        if stored_reply.is_none() {
             match work.await {
-                Ok(done) => return Ok(reply(done)),
-                // Another server was at it, and may have done it by now.
-                Err(ApiError::RequestInProgress) => kept = self.load_reply(key).await?,
-                Err(fault) => match fault.storable_body(self.context.dialect()) {
-                    None => return Err(self.with_retry_hint(fault)),
-                    // Another server may have carried it out meanwhile, and be what this one stumbled over.
-                    Some(refusal) if self.store_error(key, &refusal).await? => return Err(fault),
-                    Some(_) => kept = self.load_reply(key).await?,
+                Ok(output) => return Ok(render(output)),
+                // Another server had claimed the key, and may have stored a reply by now.
+                Err(ApiError::RequestInProgress) => stored_reply = self.load_reply(key).await?,
+                Err(error) => match error.storable_body(self.call.dialect()) {
+                    None => return Err(self.with_retry_hint(error)),
+                    // If a reply is stored already, another server carried out the request, which may have caused the
+                    // error.
+                    Some(body) if self.store_error(key, &body).await? => return Err(error),
+                    Some(_) => stored_reply = self.load_reply(key).await?,
                 },
             }
         }
-        match kept.ok_or(ApiError::RequestInProgress)? {
-            StoredReply::Done(done) => Ok(reply(done).into_replayed()),
-            StoredReply::Refused(refusal) => Err(ApiError::Replayed(refusal)),
+        match stored_reply.ok_or(ApiError::RequestInProgress)? {
+            StoredReply::Done(output) => Ok(render(output).into_replayed()),
+            StoredReply::Refused(body) => Err(ApiError::Replayed(body)),
         }
     }
 
-    /// Where nobody knows what became of a change, a client that sent a key can find out.
-    pub fn with_retry_hint(&self, fault: ApiError) -> ApiError {
-        match (fault, &self.key) {
+    /// Turns [`ApiError::CommitUnknown`] into [`ApiError::CommitUnknownRetryable`] if the request has a key: the client
+    /// learns the outcome when it repeats the request.
+    pub fn with_retry_hint(&self, error: ApiError) -> ApiError {
+        match (error, &self.key) {
             (ApiError::CommitUnknown, Some(_)) => ApiError::CommitUnknownRetryable,
-            (fault, _) => fault,
+            (error, _) => error,
         }
     }
 
-    /// Begins the transaction of the change. What memory may have to ask the database for is asked for before: a request that
-    /// holds a connection and waits for another may wait for others that do the same.
+    /// Begins the transaction of the change, and claims the key. Values from the account cache must be read before: a
+    /// cache miss takes a second connection, and requests that hold one while they wait for another can block each
+    /// other.
     pub async fn begin(&self) -> Result<IdempotentTx<'_>, ApiError> {
-        let mut transaction = self.context.state.pool.begin().await?;
+        let mut transaction = self.call.state.pool.begin().await?;
         if let Some(key) = &self.key {
             self.claim(key, &mut transaction).await?;
         }
         Ok(IdempotentTx { transaction, key: self.key.as_deref() })
     }
 
-    /// The key is ours until the transaction ends. Another server may be at it as well.
+    /// Claims the key until the transaction ends. Another server may hold the claim.
     async fn claim(&self, key: &IdempotencyKey, connection: &mut PgConnection) -> Result<(), ApiError> {
         let claimed = sqlx::query!(
             "insert into idempotency_keys as known (user_id, operation, key, fingerprint) values ($1, $2, $3, $4)
@@ -153,16 +161,20 @@ impl<'a> Idempotency<'a> {
         .execute(connection)
         .await;
         match claimed {
-            Ok(done) if done.rows_affected() == 1 => Ok(()),
+            Ok(result) if result.rows_affected() == 1 => Ok(()),
             Ok(_) => Err(ApiError::RequestInProgress),
             Err(error) if is_lock_timeout(&error) => Err(ApiError::RequestInProgress),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// What was answered to the key, if it was for the same request.
+    /// Returns the stored reply of the key.
+    ///
+    /// # Errors
+    ///
+    /// [`ApiError::KeyReused`] if the reply belongs to another request.
     async fn load_reply<T: DeserializeOwned>(&self, key: &IdempotencyKey) -> Result<Option<StoredReply<T>>, ApiError> {
-        let mut connection = self.context.state.pool.acquire().await?;
+        let mut connection = self.call.state.pool.acquire().await?;
         let row = sqlx::query!(
             r#"select fingerprint, reply::text as "reply!" from idempotency_keys
                where user_id = $1 and operation = $2 and key = $3 and reply is not null
@@ -180,28 +192,28 @@ impl<'a> Idempotency<'a> {
             return Err(ApiError::KeyReused);
         }
         serde_json::from_str(&row.reply).map(Some).map_err(|error| {
-            tracing::error!(%error, operation = key.operation, "a kept reply can't be read");
+            tracing::error!(%error, operation = key.operation, "stored idempotent reply is corrupt");
             ApiError::TransactionFailed
         })
     }
 
-    /// Keeps a refusal; `false` where something is kept already.
-    async fn store_error(&self, key: &IdempotencyKey, refusal: &ErrorBody) -> Result<bool, ApiError> {
-        let mut change = match self.begin().await {
+    /// Stores an error as the reply. Returns `false` if a reply is already stored.
+    async fn store_error(&self, key: &IdempotencyKey, body: &ErrorBody) -> Result<bool, ApiError> {
+        let mut idempotent_tx = match self.begin().await {
             Err(ApiError::RequestInProgress) => return Ok(false),
-            change => change?,
+            result => result?,
         };
-        change.store_reply(key, &StoredReply::<()>::Refused(refusal.clone())).await?;
-        change.transaction.commit().await?;
+        idempotent_tx.store_reply(key, &StoredReply::<()>::Refused(body.clone())).await?;
+        idempotent_tx.transaction.commit().await?;
         Ok(true)
     }
 
     fn retention_hours(&self) -> i32 {
-        i32::try_from(self.context.state.config.idempotency_hours.get()).unwrap_or(i32::MAX)
+        i32::try_from(self.call.state.config.idempotency_hours.get()).unwrap_or(i32::MAX)
     }
 }
 
-/// The transaction of a change.
+/// The transaction of a change, with the claim of the key.
 #[derive(Debug)]
 pub struct IdempotentTx<'a> {
     transaction: Transaction,
@@ -209,7 +221,7 @@ pub struct IdempotentTx<'a> {
 }
 
 impl IdempotentTx<'_> {
-    /// Makes the change last, and the reply with it.
+    /// Stores the reply and commits.
     pub async fn commit<T: Serialize>(mut self, reply: T) -> Result<T, ApiError> {
         if let Some(key) = self.key {
             self.store_reply(key, &StoredReply::Done(&reply)).await?;
@@ -218,9 +230,13 @@ impl IdempotentTx<'_> {
         Ok(reply)
     }
 
-    async fn store_reply<T: Serialize>(&mut self, key: &IdempotencyKey, kept: &StoredReply<T>) -> Result<(), ApiError> {
-        let reply = serde_json::to_string(kept).map_err(|error| {
-            tracing::error!(%error, "a reply can't be kept");
+    async fn store_reply<T: Serialize>(
+        &mut self,
+        key: &IdempotencyKey,
+        reply: &StoredReply<T>,
+    ) -> Result<(), ApiError> {
+        let reply = serde_json::to_string(reply).map_err(|error| {
+            tracing::error!(%error, "serializing idempotent reply failed");
             ApiError::TransactionFailed
         })?;
         sqlx::query!(
@@ -250,35 +266,35 @@ impl DerefMut for IdempotentTx<'_> {
     }
 }
 
-/// Whether a statement failed because its key is known already.
+/// Whether a statement failed because its idempotency key exists already.
 pub fn is_duplicate_key(error: &sqlx::Error) -> bool {
     error.as_database_error().and_then(|error| error.constraint()) == Some(PRIMARY_KEY)
 }
 
-/// Whether a statement failed because somebody else held what it needed for too long.
+/// Whether a statement failed because it could not get a lock within `lock_timeout`.
 pub fn is_lock_timeout(error: &sqlx::Error) -> bool {
     error.as_database_error().and_then(|error| error.code()).as_deref() == Some(LOCK_NOT_AVAILABLE)
 }
 
-/// The key that a request came with; the header goes before the parameter.
+/// Reads the key of a request. The header takes precedence over the parameter.
 fn read_key(headers: &HeaderMap, params: &Params) -> Result<Option<String>, ApiError> {
-    let mut sent = headers.get_all(KEY_HEADER).iter();
-    let key = match (sent.next(), sent.next()) {
+    let mut values = headers.get_all(KEY_HEADER).iter();
+    let key = match (values.next(), values.next()) {
         (None, _) => params.raw(KEY_PARAM),
         (Some(key), None) => Some(str::from_utf8(key.as_bytes()).map_err(|_| MALFORMED_KEY)?),
         (Some(_), Some(_)) => return Err(MALFORMED_KEY),
     };
-    let proper = |key: &str| (1..=KEY_LEN_MAX).contains(&key.chars().count()) && !key.chars().any(char::is_control);
-    key.map(|key| if proper(key) { Ok(key.to_owned()) } else { Err(MALFORMED_KEY) }).transpose()
+    let is_valid = |key: &str| (1..=KEY_LEN_MAX).contains(&key.chars().count()) && !key.chars().any(char::is_control);
+    key.map(|key| if is_valid(key) { Ok(key.to_owned()) } else { Err(MALFORMED_KEY) }).transpose()
 }
 
-/// The parameters in an order of their own: a client that sends them in another one asks for the same.
+/// Hashes the parameters, sorted: the order in which they are sent does not matter.
 fn fingerprint(params: &Params) -> [u8; 32] {
     let mut pairs: Vec<_> = params.pairs().filter(|(name, _)| !UNFINGERPRINTED_PARAMS.contains(name)).collect();
     pairs.sort_unstable();
     let mut sha256 = Sha256::new();
     for (name, value) in pairs {
-        // No parameter contains a NUL.
+        // NUL separates the texts: no parameter contains one.
         for text in [name, value] {
             sha256.update(text);
             sha256.update([0]);
@@ -287,12 +303,12 @@ fn fingerprint(params: &Params) -> [u8; 32] {
     sha256.finalize().into()
 }
 
-/// Forgets the keys that are older than so many hours, a few at a time so that nobody waits for it.
+/// Deletes keys that are older than `hours`, in small batches so that no request waits long for their locks.
 pub async fn purge_expired(pool: &PgPool, hours: u32) {
     const BATCH_SIZE: u64 = 5_000;
     let hours = i32::try_from(hours).unwrap_or(i32::MAX);
     loop {
-        let forgotten = sqlx::query!(
+        let deleted = sqlx::query!(
             "delete from idempotency_keys where ctid = any (array(
                  select ctid from idempotency_keys
                  where created_at < (now() at time zone 'utc') - make_interval(hours => $1)
@@ -302,10 +318,10 @@ pub async fn purge_expired(pool: &PgPool, hours: u32) {
         )
         .execute(pool)
         .await;
-        match forgotten {
-            Ok(done) if done.rows_affected() == BATCH_SIZE => {}
+        match deleted {
+            Ok(result) if result.rows_affected() == BATCH_SIZE => {}
             Ok(_) => return,
-            Err(error) => return tracing::debug!(%error, "old idempotency keys were not forgotten"),
+            Err(error) => return tracing::debug!(%error, "deleting expired idempotency keys failed"),
         }
     }
 }

@@ -1,7 +1,9 @@
-//! Mortise answers the HTTP API of the MOR billing system on PostgreSQL, so that clients written for MOR keep working.
+//! Mortise is an HTTP server for the calling-card API of the MOR billing system, on PostgreSQL. Clients written for MOR
+//! work unchanged.
 //!
-//! A request passes through [`http::router`], [`http::params`], [`auth::admission`], one operation in [`operations`], and
-//! [`http::reply`]. Every refusal is an [`error::Fault`], which [`http::reply`] renders. `docs/architecture.md` has the map.
+//! A request passes through [`http::router`], [`http::params`], [`auth::admission`], one operation in [`operations`],
+//! and [`http::reply`]. Every refusal is an [`error::ApiError`], which [`http::reply`] renders. `docs/architecture.md`
+//! describes the modules.
 
 pub mod accounts;
 pub mod audit;

@@ -1,4 +1,4 @@
-//! Taking turns within one server.
+//! Locks within one server.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -8,8 +8,8 @@ use tokio::sync::{Mutex, MutexGuard, OwnedMutexGuard, OwnedSemaphorePermit, Sema
 
 const SHARDS: u64 = 256;
 
-/// Requests for the same thing queue here before they take a database connection, or those that wait for one lock would
-/// hold all connections. Between servers the database's own locks decide.
+/// Locks that requests take before a database connection. Without them, requests that wait for the same database lock
+/// could hold all connections. Between servers, only the locks of the database apply.
 #[derive(Debug)]
 pub struct Locks {
     callerid_shards: Vec<Mutex<()>>,
@@ -18,52 +18,54 @@ pub struct Locks {
     key_locks: Arc<KeyLockMap>,
 }
 
-/// An idempotency key: whose, for which operation, and as the client chose it.
+/// An idempotency key: the user's id, the operation, and the key as the client sent it.
 pub type KeyLockId = (i32, &'static str, String);
-/// The keys that somebody is at or waits for, each with its lock.
+/// The keys that requests hold or wait for, each with its lock.
 type KeyLockMap = std::sync::Mutex<HashMap<KeyLockId, Arc<Mutex<()>>>>;
 
 impl Locks {
-    /// Lists may be read on a fourth of the connections: a client that reads slowly holds one for as long as it takes.
+    /// Creates the locks. Lists may use a fourth of the connections: a client that reads slowly holds one until it has
+    /// received the whole list.
     pub fn new(connections: u32) -> Self {
-        let readers = usize::try_from(connections.div_ceil(4)).unwrap_or(1);
+        let list_permits = usize::try_from(connections.div_ceil(4)).unwrap_or(1);
         Self {
             callerid_shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             bulk_create: Mutex::default(),
-            list_permits: Arc::new(Semaphore::new(readers)),
+            list_permits: Arc::new(Semaphore::new(list_permits)),
             key_locks: Arc::default(),
         }
     }
 
-    /// Waits until nobody else is at the caller id. Different ones share a lane now and then, which does no harm.
+    /// Waits for the lock of a caller id. Different caller ids sometimes share a lock, which only costs time.
     pub async fn lock_callerid(&self, callerid: &str) -> MutexGuard<'_, ()> {
         let mut hasher = DefaultHasher::new();
         callerid.hash(&mut hasher);
-        let lane = usize::try_from(hasher.finish() % SHARDS).unwrap_or(0);
-        self.callerid_shards[lane].lock().await
+        let shard = usize::try_from(hasher.finish() % SHARDS).unwrap_or(0);
+        self.callerid_shards[shard].lock().await
     }
 
-    /// Waits until a list may be read. It is, as long as the permit is held.
+    /// Waits until a list may be read. The permit must be held while it is read.
     pub async fn acquire_list_permit(&self) -> Option<OwnedSemaphorePermit> {
         self.list_permits.clone().acquire_owned().await.ok()
     }
 
-    /// Waits until nobody else makes cards by the thousand.
+    /// Waits for the lock of bulk creations of cards.
     pub async fn lock_bulk_create(&self) -> MutexGuard<'_, ()> {
         self.bulk_create.lock().await
     }
 
-    /// Waits until nobody else is at the idempotency key. Each has a lock of its own: a request that takes long must not
-    /// make others wait that have nothing to do with it.
-    pub async fn lock_key(&self, name: KeyLockId) -> KeyLock {
-        let lock = lock_key_map(&self.key_locks).entry(name.clone()).or_default().clone();
-        let mut turn = KeyLock { key_locks: self.key_locks.clone(), id: name, guard: None };
-        turn.guard = Some(lock.lock_owned().await);
-        turn
+    /// Waits for the lock of an idempotency key. Keys do not share locks: a slow request must not delay requests with
+    /// other keys.
+    pub async fn lock_key(&self, id: KeyLockId) -> KeyLock {
+        let lock = lock_key_map(&self.key_locks).entry(id.clone()).or_default().clone();
+        // Created before the wait, so that a cancelled wait also removes an unused lock from the map.
+        let mut key_lock = KeyLock { key_locks: self.key_locks.clone(), id, guard: None };
+        key_lock.guard = Some(lock.lock_owned().await);
+        key_lock
     }
 }
 
-/// The turn of an idempotency key, or the place in its queue; over when it is dropped.
+/// The lock of an idempotency key, or a position in the queue for it. Dropping it releases the lock.
 #[derive(Debug)]
 pub struct KeyLock {
     key_locks: Arc<KeyLockMap>,
@@ -73,15 +75,16 @@ pub struct KeyLock {
 
 impl Drop for KeyLock {
     fn drop(&mut self) {
-        let mut keys = lock_key_map(&self.key_locks);
-        // Ours goes while nobody can look: whoever sees the map's alone is the last.
+        let mut locks = lock_key_map(&self.key_locks);
+        // The guard is dropped while the map is locked: if only the map still has a reference, no other request uses
+        // the lock.
         self.guard = None;
-        if keys.get(&self.id).is_some_and(|lock| Arc::strong_count(lock) == 1) {
-            keys.remove(&self.id);
+        if locks.get(&self.id).is_some_and(|lock| Arc::strong_count(lock) == 1) {
+            locks.remove(&self.id);
         }
     }
 }
 
-fn lock_key_map(keys: &KeyLockMap) -> std::sync::MutexGuard<'_, HashMap<KeyLockId, Arc<Mutex<()>>>> {
-    keys.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock_key_map(key_locks: &KeyLockMap) -> std::sync::MutexGuard<'_, HashMap<KeyLockId, Arc<Mutex<()>>>> {
+    key_locks.lock().unwrap_or_else(PoisonError::into_inner)
 }

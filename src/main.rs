@@ -1,4 +1,4 @@
-//! The command line: its table of contents. What each command does stands in `src/admin/`.
+//! The command line: commands and global options. The commands are in `src/cli/`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,102 +9,102 @@ use mortise::config::{Config, ConfigError, Layers, Override};
 use mortise::server::{self, ServerError};
 use mortise::telemetry::log;
 
-/// A request makes dozens of small allocations; the system's allocator takes a third longer over them.
+/// A request makes dozens of small allocations; the system's allocator takes a third longer for them.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const AFTER_HELP: &str = "\
-Begin with:
-  mortise serve                                      the API, on a PostgreSQL of its own
-  mortise doctor                                     is everything as it should be?
+Examples:
+  mortise serve                                      run the API server with a local PostgreSQL
+  mortise doctor                                     check the installation
   mortise sign card_from_group_sell id=6 quantity=2 --key-of USER
-  mortise explain-hash 'http://…/api/…?u=…&hash=…'   why is this refused?
+  mortise explain-hash 'http://…/api/…?u=…&hash=…'   explain why a hash is refused
 
-Passwords and keys are typed, or read from standard input; they are never arguments. A command works beside a running server,
-and without one: then the local PostgreSQL is started for as long as it takes. Whatever a command changes stands in the audit
-trail (mortise audit).
+Passwords and keys are typed or read from standard input; they are never arguments. Commands work while the server
+runs, and without it: then a command starts the local PostgreSQL and stops it again. Each change writes a row to the
+audit trail (mortise audit).
 
-Ends with:
-  0  done, and the answer is yes
-  1  it couldn't be done, or the answer is no: a problem found, a hash refused, a server that isn't ready
-  2  the command line or the settings make no sense
-  3  what is named isn't there
-  4  the database can't be reached, or isn't up to date";
+Exit codes:
+  0  success, and the answer is yes
+  1  failure, or the answer is no: a problem found, a hash refused, a server that is not ready
+  2  the command line or the settings are invalid
+  3  not found: a user, a card group, a setting
+  4  the database cannot be reached, or its schema does not match the program";
 
-/// Mortise answers the HTTP API of the MOR billing system, on PostgreSQL.
+/// Server for the calling-card API of the MOR billing system, on PostgreSQL.
 #[derive(Debug, Parser)]
 #[command(version, after_help = AFTER_HELP, subcommand_required = true, arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
     #[command(flatten)]
-    options: GlobalOptions,
+    global: GlobalOptions,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve the API; without a database_url, on a local PostgreSQL that is started and stopped along with it
+    /// Run the API server; without database_url, start and stop a local PostgreSQL with it
     Serve {
-        /// Fill an empty database with a small world in which the published examples work
+        /// Fill an empty database with demo data for the examples on MOR's published pages
         #[arg(long)]
         demo: bool,
     },
-    /// Bring the database's schema up to date
+    /// Upgrade the database schema
     Migrate,
-    /// Ask the running server whether it can serve
+    /// Check whether the running server is ready
     Healthcheck,
-    /// Print the settings in effect, and where each comes from; secrets are hidden
+    /// Print the settings in effect and their origins, without secrets
     Config(cli::config::Options),
-    /// Look at everything that can be wrong, and say what to do
+    /// Check the installation, and print an action for each finding
     Doctor,
-    /// Users: who may ask
+    /// Manage users
     #[command(subcommand)]
     User(cli::user::Command),
-    /// Permission groups: what users may do
+    /// Manage permission groups and their rights
     #[command(subcommand)]
     Right(cli::right::Command),
-    /// Card groups
+    /// List card groups
     #[command(subcommand)]
     Group(cli::group::Command),
-    /// Secret keys: what requests are signed with
+    /// Manage the secret keys that sign requests
     #[command(subcommand)]
     Key(cli::key::Command),
-    /// MOR's settings, which live in the database
+    /// Manage MOR's settings in the database
     #[command(subcommand)]
     Setting(cli::setting::Command),
-    /// Currencies and their rates
+    /// Manage currencies and exchange rates
     #[command(subcommand)]
     Currency(cli::currency::Command),
-    /// Cards, by the thousand
+    /// Create and export cards
     #[command(subcommand)]
     Cards(cli::cards::Command),
-    /// Sign a request as a client has to
+    /// Sign a request as a client must sign it
     Sign(cli::sign::Options),
-    /// Say why a request's hash is refused, and what would be right
+    /// Explain why the hash of a request is refused
     ExplainHash(cli::explain::Options),
     /// Search the audit trail
     Audit(cli::audit::Options),
 }
 
-/// Every setting stands in config/mortise.toml and can be given in the environment too (MORTISE_LISTEN, DATABASE_URL, …).
+/// Options of all commands. Every setting can also be given in the environment (`MORTISE_LISTEN`, `DATABASE_URL`, …).
 #[derive(Debug, Args)]
 struct GlobalOptions {
-    /// Answer in JSON, for scripts
+    /// Print JSON, for scripts
     #[arg(long, global = true)]
     json: bool,
-    /// The settings' file [default: config/mortise.toml, where it stands]
+    /// Settings file [default: config/mortise.toml, if it exists]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Where to listen, as in 127.0.0.1:3000
+    /// Address and port of the API: 127.0.0.1:3000
     #[arg(long, global = true, value_name = "ADDRESS")]
     listen: Option<String>,
-    /// documented or x7
+    /// API dialect: documented or x7
     #[arg(long, global = true)]
     dialect: Option<String>,
-    /// Where the local PostgreSQL lives
+    /// Directory of the local PostgreSQL
     #[arg(long, global = true, value_name = "DIRECTORY")]
     data_dir: Option<String>,
-    /// The PostgreSQL to use instead of a local one
+    /// PostgreSQL database to use instead of a local one
     #[arg(long, global = true, value_name = "URL")]
     database_url: Option<String>,
 }
@@ -129,22 +129,22 @@ impl GlobalOptions {
 }
 
 fn main() -> ExitCode {
-    let Cli { command, options: settings } = Cli::parse();
-    let ended = match command {
-        Command::Serve { demo } => serve(&settings, demo).map(|()| ExitCode::SUCCESS),
-        command => run(&command, &settings).and_then(|report| Ok(report.print(settings.json)?)),
+    let Cli { command, global } = Cli::parse();
+    let result = match command {
+        Command::Serve { demo } => serve(&global, demo).map(|()| ExitCode::SUCCESS),
+        command => run(&command, &global).and_then(|report| Ok(report.print(global.json)?)),
     };
-    ended.unwrap_or_else(|failure| {
-        eprintln!("mortise: {failure}");
-        failure.exit_code()
+    result.unwrap_or_else(|error| {
+        eprintln!("mortise: {error}");
+        error.exit_code()
     })
 }
 
-fn serve(settings: &GlobalOptions, demo: bool) -> Result<(), CommandError> {
-    let config = settings.read_layers()?.config()?;
+fn serve(global: &GlobalOptions, demo: bool) -> Result<(), CommandError> {
+    let config = global.read_layers()?.config()?;
     log::init(&config);
-    let served = build_runtime()?.block_on(server::serve(config, demo));
-    served.map_err(|error| match error {
+    let result = build_runtime()?.block_on(server::serve(config, demo));
+    result.map_err(|error| match error {
         ServerError::Managed(error) => error.into(),
         ServerError::Database(error) => error.into(),
         ServerError::Io(error) => error.into(),
@@ -153,8 +153,8 @@ fn serve(settings: &GlobalOptions, demo: bool) -> Result<(), CommandError> {
     })
 }
 
-fn run(command: &Command, settings: &GlobalOptions) -> Result<Report, CommandError> {
-    let layers = settings.read_layers();
+fn run(command: &Command, global: &GlobalOptions) -> Result<Report, CommandError> {
+    let layers = global.read_layers();
     let runtime = build_runtime()?;
     if let Command::Doctor = command {
         log::init_for_command();
@@ -191,7 +191,7 @@ fn build_runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()
 }
 
-/// The environment as text; what isn't is none of our settings, or a wrong one.
+/// The environment as text. Invalid UTF-8 is replaced: no valid setting contains it.
 fn environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
 }

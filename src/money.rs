@@ -3,10 +3,11 @@
 use bigdecimal::BigDecimal;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Where `numeric(30,15)` ends: the least amount that it doesn't hold.
+/// The smallest positive amount that is out of range for `numeric(30,15)`.
 pub const AMOUNT_MAX_EXCLUSIVE: i64 = 1_000_000_000_000_000;
 
-/// An amount, exact: as many digits as `numeric(30,15)` and its products have. There is no way in from a binary float.
+/// An exact decimal amount, with all digits of `numeric(30,15)` and of products of such values. It cannot be created
+/// from a binary float.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, sqlx::Type)]
 #[sqlx(transparent)]
 pub struct Money(BigDecimal);
@@ -18,13 +19,13 @@ impl From<BigDecimal> for Money {
 }
 
 impl Money {
-    /// Nothing.
+    /// The amount 0.
     pub fn zero() -> Self {
         Self(BigDecimal::from(0))
     }
 
-    /// Printed "plain": all digits, trailing zeros dropped, at least one decimal. The database's function `plain` prints
-    /// the same.
+    /// Formats the amount "plain": all digits without trailing zeros, with at least one decimal. The SQL function
+    /// `plain_text` does the same.
     pub fn to_plain_string(&self) -> String {
         let mut text = self.0.normalized().to_plain_string();
         if !text.contains('.') {
@@ -33,15 +34,15 @@ impl Money {
         text
     }
 
-    /// Printed "nice": fixed decimals, as C's `%.Nf` prints the nearest double (so that 0.125 gives 0.12).
+    /// Formats the amount "nice": fixed decimals, as C's `%.Nf` prints the nearest double (0.125 gives 0.12).
     pub fn to_fixed_string(&self, digits: usize) -> String {
-        // A detour over text: it rounds to the nearest double, and no other way into one is open.
+        // Through text, because parsing rounds to the nearest double.
         let double: f64 = self.0.to_plain_string().parse().unwrap_or_default();
         format!("{double:.digits$}")
     }
 }
 
-/// As text: a number would be read as a binary float by somebody some day.
+/// Serializes as a string: JSON parsers read numbers as binary floats.
 impl Serialize for Money {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&self.to_plain_string())

@@ -1,4 +1,4 @@
-//! What every request shares.
+//! The state that all requests share.
 
 use sqlx::PgPool;
 use tokio::sync::{MutexGuard, OwnedSemaphorePermit};
@@ -18,13 +18,13 @@ use crate::telemetry::metrics::Metrics;
 #[cfg(feature = "otlp")]
 use crate::telemetry::tracer::OtlpTracer;
 
-/// The server's parts, made once at the start.
+/// The server's components, created once at the start.
 #[derive(Debug)]
-#[expect(missing_docs, reason = "each part's type says what it is")]
+#[expect(missing_docs, reason = "the fields are documented by their types")]
 pub struct AppState {
     pub config: Config,
     pub pool: Pool,
-    /// For what must not wait behind requests.
+    /// Connections for work that must not wait behind requests.
     pub background_pool: PgPool,
     pub accounts: AccountCache,
     pub passwords: Passwords,
@@ -41,18 +41,18 @@ pub struct AppState {
 }
 
 impl AppState {
-    /// So many cards were sold.
-    pub fn record_cards_sold(&self, cards: usize) {
-        self.stock_vacuum.record_cards_sold(cards);
-        self.metrics.cards_sold.inc_by(u64::try_from(cards).unwrap_or(0));
+    /// Records that `count` cards were sold.
+    pub fn record_cards_sold(&self, count: usize) {
+        self.stock_vacuum.record_cards_sold(count);
+        self.metrics.cards_sold.inc_by(u64::try_from(count).unwrap_or(0));
     }
 
-    /// Waits for the caller id's turn within this server, as long as a request may wait for a connection. `None`: in vain.
+    /// Waits for the caller id's lock within this server, up to `database_acquire_timeout`. `None`: timeout.
     pub async fn lock_callerid(&self, callerid: &str) -> Option<MutexGuard<'_, ()>> {
         tokio::time::timeout(self.config.database_acquire_timeout, self.locks.lock_callerid(callerid)).await.ok()
     }
 
-    /// Waits as long for a list reader's turn.
+    /// Waits for a permit to read a list, up to `database_acquire_timeout`. `None`: timeout.
     pub async fn acquire_list_permit(&self) -> Option<OwnedSemaphorePermit> {
         tokio::time::timeout(self.config.database_acquire_timeout, self.locks.acquire_list_permit())
             .await

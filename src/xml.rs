@@ -1,25 +1,26 @@
-//! The XML that clients read, written byte for byte as MOR writes it (`http.md`, "Reply").
+//! Writes the XML of replies, byte for byte as MOR does (`http.md`, "Reply").
 
 use async_stream::try_stream;
 use futures_util::stream::{self, BoxStream, Stream, StreamExt, TryStreamExt};
 
 /// The first line of every reply.
 pub const XML_DECLARATION: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n";
-/// How much of a long list is gathered before it is sent, in bytes.
+/// Size of the chunks in which a list is sent.
 const CHUNK_BYTES: usize = 64 * 1024;
 
-/// A reply: the declaration, then one root element; two spaces a level, each element on its own line.
+/// A reply: the XML declaration, then one root element. Each element is on its own line, indented by two spaces per
+/// level.
 pub enum XmlReply {
-    /// All of it.
+    /// A complete reply.
     Buffered(String),
-    /// All of it, and as it was said before, to a request with the same idempotency key.
+    /// A complete reply that was stored for an earlier request with the same idempotency key.
     Replayed(String),
-    /// A list that is written while its rows come.
+    /// A list that is written while its rows arrive from the database.
     Streamed(BoxStream<'static, sqlx::Result<String>>),
 }
 
 impl XmlReply {
-    /// Writes the document whose root element is `name`, with what `content` puts inside it.
+    /// Writes a reply with the root element `name`, whose content `content` writes.
     pub fn new(name: &'static str, content: impl FnOnce(&mut Element<'_>)) -> Self {
         let mut text = String::with_capacity(512);
         text.push_str(XML_DECLARATION);
@@ -27,12 +28,12 @@ impl XmlReply {
         Self::Buffered(text)
     }
 
-    /// What most operations say when all went well, or nothing did: `<page><status>`, and in it the words.
-    pub fn status(leaf: &'static str, words: impl AsRef<str>) -> Self {
-        Self::new("page", |page| page.element("status", |status| status.text(leaf, words)))
+    /// Writes the reply with which most operations report success or failure: `<page><status><leaf>message`.
+    pub fn status(leaf: &'static str, message: impl AsRef<str>) -> Self {
+        Self::new("page", |page| page.element("status", |status| status.text(leaf, message)))
     }
 
-    /// The same, as an answer that was given before.
+    /// Marks a buffered reply as replayed.
     pub fn into_replayed(self) -> Self {
         match self {
             Self::Buffered(text) => Self::Replayed(text),
@@ -40,12 +41,13 @@ impl XmlReply {
         }
     }
 
-    /// A list of any length in little memory: in the root element `root` a `list` for each run of rows that have one `key`, and
-    /// in it what `write` makes of each row. `None` where there is no row.
+    /// Writes a list of any length in little memory. The root element `root` contains one element `list` for each run
+    /// of consecutive rows with equal `key`, and `write` writes each row into it. `None` if there are no rows. A list
+    /// that fits into one chunk becomes a buffered reply.
     ///
     /// # Errors
     ///
-    /// What goes wrong before the first chunk is full; later it breaks off the reply, which has begun by then.
+    /// Database errors before the second chunk is complete. A later error aborts the streamed reply.
     pub async fn stream_list<Row: Send + 'static, Key: PartialEq + Send + 'static>(
         root: &'static str,
         list: &'static str,
@@ -56,11 +58,11 @@ impl XmlReply {
         let mut chunks = try_stream! {
             let mut rows = Box::pin(rows);
             let mut text = String::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 8);
-            let mut open = None;
+            let mut open_key = None;
             while let Some(row) = rows.try_next().await? {
-                let own = Some(key(&row));
-                if open != own {
-                    match open {
+                let row_key = Some(key(&row));
+                if open_key != row_key {
+                    match open_key {
                         None => {
                             text.push_str(XML_DECLARATION);
                             Element { text: &mut text, depth: 0 }.open(root);
@@ -68,14 +70,14 @@ impl XmlReply {
                         Some(_) => Element { text: &mut text, depth: 1 }.close(list),
                     }
                     Element { text: &mut text, depth: 1 }.open(list);
-                    open = own;
+                    open_key = row_key;
                 }
                 write(&mut Element { text: &mut text, depth: 2 }, &row);
                 if text.len() >= CHUNK_BYTES {
                     yield std::mem::replace(&mut text, String::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 8));
                 }
             }
-            if open.is_some() {
+            if open_key.is_some() {
                 Element { text: &mut text, depth: 1 }.close(list);
                 Element { text: &mut text, depth: 0 }.close(root);
                 yield text;
@@ -93,13 +95,15 @@ impl XmlReply {
 impl std::fmt::Debug for XmlReply {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Buffered(text) | Self::Replayed(text) => write!(f, "a document of {} bytes", text.len()),
-            Self::Streamed(_) => f.write_str("a long document"),
+            Self::Buffered(text) => write!(f, "Buffered({} bytes)", text.len()),
+            Self::Replayed(text) => write!(f, "Replayed({} bytes)", text.len()),
+            Self::Streamed(_) => f.write_str("Streamed"),
         }
     }
 }
 
-/// An element that is being written. It is closed when the closure that fills it ends, so a document is always balanced.
+/// An element that is being written. It is closed after the closure that writes its content, so elements are always
+/// balanced.
 #[derive(Debug)]
 pub struct Element<'a> {
     text: &'a mut String,
@@ -107,14 +111,15 @@ pub struct Element<'a> {
 }
 
 impl Element<'_> {
-    /// An element that holds elements.
+    /// Writes an element that contains elements.
     pub fn element(&mut self, name: &'static str, content: impl FnOnce(&mut Element<'_>)) {
         self.open(name);
         content(&mut Element { text: self.text, depth: self.depth + 1 });
         self.close(name);
     }
 
-    /// An element that holds text. Only `&`, `<` and `>` are escaped; characters that XML forbids become U+FFFD.
+    /// Writes an element that contains text. Only `&`, `<` and `>` are escaped; characters that XML forbids become
+    /// U+FFFD.
     pub fn text(&mut self, name: &'static str, value: impl AsRef<str>) {
         self.indent();
         self.write_tag("<", name);
@@ -140,21 +145,21 @@ impl Element<'_> {
         }
     }
 
-    /// An element that holds text, or none at all: `<name/>`.
+    /// Writes an element that contains text, or `<name/>` without a value.
     pub fn optional_text(&mut self, name: &'static str, value: Option<&str>) {
         match value {
             Some(value) => self.text(name, value),
             None => {
                 self.indent();
                 self.write_tag("<", name);
-                // The bracket just written closes the element as well.
+                // Turns `<name>` into `<name/>`.
                 self.text.insert(self.text.len() - 1, '/');
                 self.text.push('\n');
             }
         }
     }
 
-    /// An element of that name for each text.
+    /// Writes one element with this name for each text.
     pub fn texts(&mut self, name: &'static str, values: &[impl AsRef<str>]) {
         values.iter().for_each(|value| self.text(name, value));
     }
@@ -184,8 +189,9 @@ impl Element<'_> {
     }
 }
 
-/// Whether XML 1.0 lets a document contain the character. (A parser reads a bare carriage return back as a line feed; MOR
-/// sends it as it is, so it isn't escaped: the reason why the escaping is our own and not a library's.)
+/// Whether XML 1.0 allows the character in a document. A bare carriage return is allowed and not escaped, because MOR
+/// sends it so, although parsers read it as a line feed. XML libraries escape it: this is why this module does not use
+/// one.
 fn is_xml_char(char: char) -> bool {
     matches!(char, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..)
 }

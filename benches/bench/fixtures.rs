@@ -1,4 +1,4 @@
-//! What is measured: a managed PostgreSQL with a filled database, and servers on it.
+//! The benchmark environment: a managed PostgreSQL with test data, and the servers that use it.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -13,12 +13,14 @@ use sqlx::{AssertSqlSafe, PgPool};
 use crate::BenchSize;
 
 pub const SECRET_KEY: &str = "secret";
-/// Ten groups that are sold from, from this id on.
+/// The first of ten groups for sales, with consecutive ids.
 pub const FIRST_GROUP_ID: u32 = 101;
-/// One that is nearly sold out, one whose cards are made, and one as large as the first, all free.
+/// A group that is sold except for its last cards.
 pub const SOLD_OUT_GROUP_ID: u32 = 201;
-/// Its random PINs are longer than the others', which they would meet by chance.
+/// The group of `calling_cards_create`. Its random PINs are longer than those of the other groups, so that they do not
+/// collide with them.
 pub const CREATED_CARDS_GROUP_ID: u32 = 202;
+/// A group of the size of `SOLD_OUT_GROUP_ID`, with all cards free.
 pub const UNSOLD_GROUP_ID: u32 = 203;
 
 pub struct BenchEnvironment {
@@ -39,10 +41,10 @@ impl BenchEnvironment {
         let pool = sqlx::postgres::PgPoolOptions::new().max_connections(2).connect_with(options.clone()).await.unwrap();
         mortise::db::migrate(&pool).await.unwrap();
         let password = std::fs::read_to_string(data.path().join("password")).unwrap().trim().to_owned();
-        let world = Self { managed, connect_options: options, pool, password, data_dir: data };
-        std::fs::create_dir(world.scratch_dir()).unwrap();
-        world.insert_fixtures(size).await;
-        world
+        let environment = Self { managed, connect_options: options, pool, password, data_dir: data };
+        std::fs::create_dir(environment.scratch_dir()).unwrap();
+        environment.insert_fixtures(size).await;
+        environment
     }
 
     async fn insert_fixtures(&self, size: BenchSize) {
@@ -50,10 +52,15 @@ impl BenchEnvironment {
             "insert into currencies (id, name) values (1, 'USD');
              insert into taxes (id, tax1_enabled, tax1_value) values (1, 1, 19);
              insert into users (id, username, usertype, tax_id) values (0, 'admin', 'admin', 1);
-             insert into conflines (name, value) values ('Allow_API', '1'), ('Allow_GET_API', '1'), ('API_Secret_Key', '{SECRET_KEY}'), ('CC_Active', '1');
+             insert into conflines (name, value)
+             values ('Allow_API', '1'), ('Allow_GET_API', '1'), ('API_Secret_Key', '{SECRET_KEY}'), ('CC_Active', '1');
              insert into cardgroups (id, name, price, tax_id, tell_balance_in_currency, number_length, pin_length)
-             select id, 'group ' || id, 8.403361344537815, 1, 'USD', 12, case id when {CREATED_CARDS_GROUP_ID} then 13 else 12 end
-             from (select generate_series({FIRST_GROUP_ID}, {FIRST_GROUP_ID} + 9) union all values ({SOLD_OUT_GROUP_ID}), ({CREATED_CARDS_GROUP_ID}), ({UNSOLD_GROUP_ID})) g (id);
+             select id, 'group ' || id, 8.403361344537815, 1, 'USD', 12,
+                 case id when {CREATED_CARDS_GROUP_ID} then 13 else 12 end
+             from (
+                 select generate_series({FIRST_GROUP_ID}, {FIRST_GROUP_ID} + 9)
+                 union all values ({SOLD_OUT_GROUP_ID}), ({CREATED_CARDS_GROUP_ID}), ({UNSOLD_GROUP_ID})
+             ) g (id);
              select setval('cardgroups_id_seq', 1000)"
         ))
         .await;
@@ -64,19 +71,21 @@ impl BenchEnvironment {
         self.execute("vacuum analyze").await;
     }
 
-    /// Fills a group up, with random PINs.
+    /// Adds cards to a group. The PINs are distinct and in no order.
     pub async fn add_cards(&self, group: u32, cards: u32) {
         self.execute(&format!(
             "insert into cards (cardgroup_id, number, pin, balance)
-             select {group}, lpad((start + i)::text, 12, '0'), lpad((((start + i) * 982451653::numeric) % 1000000000000)::text, 12, '0'),
-                 8.403361344537815
-             from (select coalesce(max(number), '{group}000000000')::numeric as start from cards where cardgroup_id = {group}) last,
-                 generate_series(1, {cards}) i"
+             select {group}, lpad((start + i)::text, 12, '0'),
+                 lpad((((start + i) * 982451653::numeric) % 1000000000000)::text, 12, '0'), 8.403361344537815
+             from (
+                 select coalesce(max(number), '{group}000000000')::numeric as start
+                 from cards where cardgroup_id = {group}
+             ) last, generate_series(1, {cards}) i"
         ))
         .await;
     }
 
-    /// Fills up those groups from which much was sold: between turns, so that none runs dry.
+    /// Refills the groups that are more than half sold. Called between rounds, so that no group is sold out during one.
     pub async fn restock(&self, size: BenchSize) {
         for group in FIRST_GROUP_ID..FIRST_GROUP_ID + 10 {
             let free: i64 = sqlx::query_scalar("select count(*) from card_stock where cardgroup_id = $1")
@@ -91,7 +100,7 @@ impl BenchEnvironment {
         }
     }
 
-    /// How many payments there have been, by the counter that gives them their ids.
+    /// The number of payments, by their id sequence.
     pub async fn payment_count(&self) -> i64 {
         sqlx::query_scalar("select last_value from payments_id_seq").fetch_one(&self.pool).await.unwrap()
     }
@@ -100,14 +109,14 @@ impl BenchEnvironment {
         sqlx::raw_sql(AssertSqlSafe(statements.to_owned())).execute(&self.pool).await.unwrap();
     }
 
-    /// A server of its own process on the database.
+    /// Starts a server process on the database.
     pub fn start_server(&self, settings: &[(&str, &str)]) -> ServerProcess {
         let socket = self.connect_options.get_socket().unwrap().display().to_string();
         let url = format!("postgres://mortise:{}@localhost/mortise?host={socket}", self.password);
         ServerProcess::start(Command::new(env!("CARGO_BIN_EXE_mortise")).env("DATABASE_URL", url), settings)
     }
 
-    /// A directory for files.
+    /// A directory for temporary files.
     pub fn scratch_dir(&self) -> PathBuf {
         self.data_dir.path().join("scratch")
     }
@@ -122,7 +131,7 @@ impl BenchEnvironment {
 pub struct ServerProcess {
     child: Child,
     pub address: SocketAddr,
-    /// From the start of the process to its listening.
+    /// From the start of the process until it listens.
     pub startup_time: Duration,
 }
 
@@ -131,7 +140,7 @@ impl ServerProcess {
         for (name, value) in settings {
             command.env(format!("MORTISE_{}", name.to_uppercase()), value);
         }
-        let since = Instant::now();
+        let start = Instant::now();
         let mut child = command
             .args(["serve", "--listen", "127.0.0.1:0"])
             .current_dir("/")
@@ -146,20 +155,20 @@ impl ServerProcess {
                 Some(line.unwrap().split_once("listening on http://")?.1.split('/').next()?.parse().unwrap())
             })
             .unwrap();
-        let startup_time = since.elapsed();
+        let startup_time = start.elapsed();
         std::thread::spawn(move || lines.count());
         Self { child, address, startup_time }
     }
 
-    /// Memory in megabytes: at the moment (`VmRSS`) or at most (`VmHWM`).
-    pub fn memory_mb(&self, what: &str) -> f64 {
+    /// Memory of the process in megabytes, by the field of `/proc/PID/status`: current (`VmRSS`) or peak (`VmHWM`).
+    pub fn memory_mb(&self, field: &str) -> f64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
-        let line = status.lines().find(|line| line.starts_with(what));
+        let line = status.lines().find(|line| line.starts_with(field));
         line.and_then(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok())
             .map_or(f64::NAN, |kilobytes| kilobytes / 1024.0)
     }
 
-    /// Ends it as an operator would.
+    /// Stops the server by SIGTERM and waits for its exit.
     pub fn stop(mut self) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();

@@ -1,7 +1,8 @@
-//! How fast the server is, as ratios in one run: real signed requests over loopback against pgbench doing the same SQL on the
-//! same database, in turns. `scripts/bench` runs it; nothing fails for being slow.
+//! The benchmark: compares the server with pgbench. The server gets signed requests over loopback; pgbench runs the
+//! same SQL on the same database, in alternating rounds. Ratios are more reliable than absolute rates. `scripts/bench`
+//! runs it. A slow result is not a failure.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a benchmark that can't go on stops")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a benchmark stops at the first error")]
 #![expect(clippy::float_arithmetic, reason = "rates and ratios, not money")]
 
 mod fixtures;
@@ -13,22 +14,22 @@ mod rounds;
 
 use std::time::Duration;
 
-/// How much is measured.
+/// The size of a benchmark run.
 #[derive(Debug, Clone, Copy)]
 pub struct BenchSize {
-    /// How often the candidates take turns.
+    /// The number of rounds. Each candidate runs once in a round.
     pub rounds: usize,
-    /// How long a turn is.
+    /// The duration of one run of a candidate.
     pub run_duration: Duration,
-    /// Cards in each of the ten groups that are sold from.
+    /// Cards in each of the ten groups for sales.
     pub cards_per_group: u32,
-    /// Cards in the group that is sold out.
+    /// Cards in the group that is sold out, and in the unsold one that is compared with it.
     pub sold_out_cards: u32,
-    /// Cards that are made in one call.
+    /// Cards created by one request.
     pub created_cards: u32,
-    /// Card groups that are listed.
+    /// Card groups in the list.
     pub listed_groups: u32,
-    /// Everything that takes long besides.
+    /// Whether the measurements that take long are made too.
     pub is_full: bool,
 }
 
@@ -54,19 +55,19 @@ const FULL: BenchSize = BenchSize {
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let mut size = FULL;
-    let mut json = None;
-    let mut rest = arguments.iter();
-    while let Some(argument) = rest.next() {
+    let mut json_path = None;
+    let mut arguments = arguments.iter();
+    while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--quick" => size = QUICK,
-            "--json" => json = rest.next().cloned(),
-            other => panic!("unknown option {other}: there are --quick and --json FILE"),
+            "--json" => json_path = arguments.next().cloned(),
+            other => panic!("unknown option {other}; the options are --quick and --json FILE"),
         }
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let report = runtime.block_on(measures::run_all(size));
     report.print();
-    if let Some(path) = json {
+    if let Some(path) = json_path {
         std::fs::write(path, report.to_json()).unwrap();
     }
 }

@@ -1,4 +1,4 @@
-//! What is measured, in order.
+//! The measurements, in the order in which they run.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -16,33 +16,33 @@ const CLIENT_COUNT: usize = 16;
 
 pub async fn run_all(size: BenchSize) -> Report {
     let mut report = Report::default();
-    eprintln!("filling a database");
-    let world = BenchEnvironment::new(size).await;
-    measure_start(&world, &mut report);
-    measure_sales(&world, size, &mut report).await;
-    measure_bulk_sales(&world, size, &mut report).await;
-    measure_refusals(&world, size, &mut report).await;
-    measure_reads(&world, size, &mut report).await;
-    measure_first_and_last_cards(&world, size, &mut report).await;
-    measure_server_counts(&world, size, &mut report).await;
+    eprintln!("creating the database");
+    let environment = BenchEnvironment::new(size).await;
+    measure_start(&environment, &mut report);
+    measure_sales(&environment, size, &mut report).await;
+    measure_bulk_sales(&environment, size, &mut report).await;
+    measure_refusals(&environment, size, &mut report).await;
+    measure_reads(&environment, size, &mut report).await;
+    measure_first_and_last_cards(&environment, size, &mut report).await;
+    measure_server_counts(&environment, size, &mut report).await;
     if size.is_full {
-        measure_connection_counts(&world, size, &mut report).await;
+        measure_connection_counts(&environment, size, &mut report).await;
     }
-    measure_bulk_create(&world, size, &mut report).await;
-    measure_lists(&world, size, &mut report).await;
-    world.stop().await;
+    measure_bulk_create(&environment, size, &mut report).await;
+    measure_lists(&environment, size, &mut report).await;
+    environment.stop().await;
     measure_managed_start(&mut report);
     report
 }
 
-/// The group of the request with a number: all in turn.
+/// The group of the request with a sequence number: requests are distributed evenly over the ten groups.
 fn group_id(number: usize) -> u32 {
     FIRST_GROUP_ID + u32::try_from(number * 7 % 10).unwrap()
 }
 
-fn measure_start(world: &BenchEnvironment, report: &mut Report) {
-    let best = (0..5).map(|_| world.start_server(&[]).startup_time.as_secs_f64()).fold(f64::INFINITY, f64::min);
-    report.add(Measurement::new("start to ready, PostgreSQL running", best, "s").with_goal(Goal::AtMost(0.3)));
+fn measure_start(environment: &BenchEnvironment, report: &mut Report) {
+    let best = (0..5).map(|_| environment.start_server(&[]).startup_time.as_secs_f64()).fold(f64::INFINITY, f64::min);
+    report.add(Measurement::new("start until ready, PostgreSQL running", best, "s").with_goal(Goal::AtMost(0.3)));
 }
 
 fn measure_managed_start(report: &mut Report) {
@@ -51,13 +51,15 @@ fn measure_managed_start(report: &mut Report) {
     let start = || {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mortise"));
         let server = ServerProcess::start(command.env("MORTISE_DATA_DIR", data.path()).env_remove("DATABASE_URL"), &[]);
-        let ready = server.startup_time.as_secs_f64();
+        let startup_time = server.startup_time.as_secs_f64();
         server.stop();
-        ready
+        startup_time
     };
+    // The first start creates the cluster and is not measured.
     start();
     let best = (0..3).map(|_| start()).fold(f64::INFINITY, f64::min);
-    report.add(Measurement::new("start to ready, PostgreSQL with it", best, "s").with_goal(Goal::AtMost(0.6)));
+    let name = "start until ready, managed PostgreSQL included";
+    report.add(Measurement::new(name, best, "s").with_goal(Goal::AtMost(0.6)));
 }
 
 fn sale_request(number: usize) -> Vec<u8> {
@@ -68,12 +70,11 @@ fn keyed_sale_request(number: usize) -> Vec<u8> {
     load::keyed_sale_request(group_id(number))
 }
 
-async fn measure_sales(world: &BenchEnvironment, size: BenchSize, report: &mut Report) {
-    let server = world.start_server(&[]);
-    report
-        .add(Measurement::new("server memory at rest", server.memory_mb("VmRSS"), "MB").with_goal(Goal::AtMost(25.0)));
+async fn measure_sales(environment: &BenchEnvironment, size: BenchSize, report: &mut Report) {
+    let server = environment.start_server(&[]);
+    report.add(Measurement::new("server memory, idle", server.memory_mb("VmRSS"), "MB").with_goal(Goal::AtMost(25.0)));
     let servers = [server.address];
-    let pgbench = |script: Script| Candidate::pgbench(script.start(world, CLIENT_COUNT));
+    let pgbench = |script: Script| Candidate::pgbench(script.start(environment, CLIENT_COUNT));
     let candidates = [
         Candidate::requests(&servers, CLIENT_COUNT, "<pin>", sale_request),
         pgbench(Script::sale()),
@@ -81,47 +82,53 @@ async fn measure_sales(world: &BenchEnvironment, size: BenchSize, report: &mut R
         Candidate::requests(&servers, CLIENT_COUNT, "<pin>", keyed_sale_request),
         pgbench(Script::sale_with_key()),
     ];
-    let [http, same, bare, http_once, with_key] = rounds::run_rounds(world, size, candidates).await;
+    let [http, pgbench_sale, pgbench_bare, http_keyed, pgbench_keyed] =
+        rounds::run_rounds(environment, size, candidates).await;
     let (p50, p99) = (http.load.percentile(0.5), http.load.percentile(0.99));
     report.add(
-        Measurement::new("card_from_group_sell, 16 connections", http.median_rate(), "sales/s")
+        Measurement::new("sales, 16 connections", http.median_rate(), "sales/s")
             .with_latency(p50, p99)
-            .with_baseline("pgbench, the same statement", same.median_rate())
+            .with_baseline("pgbench, same statement", pgbench_sale.median_rate())
             .with_goal(Goal::RatioAtLeast(0.85)),
     );
     report.add(
-        Measurement::new("that statement, by pgbench", same.median_rate(), "sales/s")
-            .with_baseline("pgbench, a bare sale", bare.median_rate())
+        Measurement::new("statement of one sale, in pgbench", pgbench_sale.median_rate(), "sales/s")
+            .with_baseline("pgbench, bare sale", pgbench_bare.median_rate())
             .with_goal(Goal::RatioAtLeast(0.65)),
     );
     report.add(
-        Measurement::new("with an idempotency key", http_once.median_rate(), "sales/s")
-            .with_latency(http_once.load.percentile(0.5), http_once.load.percentile(0.99))
-            .with_baseline("pgbench, the same statement", with_key.median_rate())
+        Measurement::new("sales with an idempotency key, 16 connections", http_keyed.median_rate(), "sales/s")
+            .with_latency(http_keyed.load.percentile(0.5), http_keyed.load.percentile(0.99))
+            .with_baseline("pgbench, same statement with key", pgbench_keyed.median_rate())
             .with_goal(Goal::RatioAtLeast(0.75)),
     );
     report.add(
-        Measurement::new("p99 of these sales", p99.as_secs_f64() * 1000.0, "ms")
-            .with_baseline("their p50", p50.as_secs_f64() * 1000.0)
+        Measurement::new("p99 of sales, 16 connections", p99.as_secs_f64() * 1000.0, "ms")
+            .with_baseline("p50 of the same sales", p50.as_secs_f64() * 1000.0)
             .with_goal(Goal::RatioAtMost(4.0)),
     );
-    let candidates =
-        [Candidate::requests(&servers, 1, "<pin>", sale_request), Candidate::pgbench(Script::sale().start(world, 1))];
-    let [lone, pgbench] = rounds::run_rounds(world, size, candidates).await;
+    let candidates = [
+        Candidate::requests(&servers, 1, "<pin>", sale_request),
+        Candidate::pgbench(Script::sale().start(environment, 1)),
+    ];
+    let [http, pgbench] = rounds::run_rounds(environment, size, candidates).await;
     report.add(
-        Measurement::new("card_from_group_sell, one connection", lone.median_rate(), "sales/s")
-            .with_latency(lone.load.percentile(0.5), lone.load.percentile(0.99))
-            .with_baseline("pgbench, the same statement", pgbench.median_rate()),
+        Measurement::new("sales, 1 connection", http.median_rate(), "sales/s")
+            .with_latency(http.load.percentile(0.5), http.load.percentile(0.99))
+            .with_baseline("pgbench, same statement", pgbench.median_rate()),
     );
-    report
-        .add(Measurement::new("server memory, at most", server.memory_mb("VmHWM"), "MB").with_goal(Goal::AtMost(80.0)));
+    report.add(
+        Measurement::new("server memory, maximum during sales", server.memory_mb("VmHWM"), "MB")
+            .with_goal(Goal::AtMost(80.0)),
+    );
 }
 
-async fn measure_bulk_sales(world: &BenchEnvironment, size: BenchSize, report: &mut Report) {
-    world.restock(size).await;
-    let server = world.start_server(&[]);
-    let most = usize::try_from(size.cards_per_group).unwrap() * 10 / 2 / 100 / 8;
-    let load = load::run(&[server.address], 8, StopCondition::Requests(most.min(60)), "<pin>", |number| {
+async fn measure_bulk_sales(environment: &BenchEnvironment, size: BenchSize, report: &mut Report) {
+    environment.restock(size).await;
+    let server = environment.start_server(&[]);
+    // At most half of the cards in the ten groups.
+    let requests = usize::try_from(size.cards_per_group).unwrap() * 10 / 2 / 100 / 8;
+    let load = load::run(&[server.address], 8, StopCondition::Requests(requests.min(60)), "<pin>", |number| {
         load::sale_request(group_id(number), 100)
     })
     .await;
@@ -132,9 +139,9 @@ async fn measure_bulk_sales(world: &BenchEnvironment, size: BenchSize, report: &
     );
 }
 
-async fn measure_refusals(world: &BenchEnvironment, size: BenchSize, report: &mut Report) {
+async fn measure_refusals(environment: &BenchEnvironment, size: BenchSize, report: &mut Report) {
     const WRONG_HASH_FORM: &str = "u=admin&id=101&quantity=1&hash=37086d860581fabc278413cd1a417d5c079f6eba";
-    let server = world.start_server(&[("log", "error,mortise::server=info"), ("failed_attempts_max", "0")]);
+    let server = environment.start_server(&[("log", "error,mortise::server=info"), ("failed_attempts_max", "0")]);
     let servers = [server.address];
     let candidates = [
         Candidate::requests(&servers, CLIENT_COUNT, "ok", |_| load::get_request("/livez")),
@@ -145,10 +152,11 @@ async fn measure_refusals(world: &BenchEnvironment, size: BenchSize, report: &mu
             load::get_request(&format!("/billing/api/card_from_group_sell?{WRONG_HASH_FORM}"))
         }),
     ];
-    let [livez, by_post, by_get] = rounds::run_rounds(world, size, candidates).await;
-    for (how, refused) in [("POST", by_post), ("GET", by_get)] {
+    let [livez, by_post, by_get] = rounds::run_rounds(environment, size, candidates).await;
+    for (method, refused) in [("POST", by_post), ("GET", by_get)] {
+        let name = format!("refused hashes by {method}, 16 connections");
         report.add(
-            Measurement::new(format!("refused hashes by {how}, 16 connections"), refused.median_rate(), "requests/s")
+            Measurement::new(name, refused.median_rate(), "requests/s")
                 .with_latency(refused.load.percentile(0.5), refused.load.percentile(0.99))
                 .with_baseline("/livez", livez.median_rate())
                 .with_goal(Goal::RatioAtLeast(0.8)),
@@ -156,9 +164,9 @@ async fn measure_refusals(world: &BenchEnvironment, size: BenchSize, report: &mu
     }
 }
 
-async fn measure_reads(world: &BenchEnvironment, size: BenchSize, report: &mut Report) {
+async fn measure_reads(environment: &BenchEnvironment, size: BenchSize, report: &mut Report) {
     const RUN_DURATION: Duration = Duration::from_secs(1);
-    let server = world.start_server(&[]);
+    let server = environment.start_server(&[]);
     let script = Script::card_group_get();
     let (mut http, mut pgbench) = (LoadResult::default(), 0.0);
     let rounds = size.rounds / 4;
@@ -174,153 +182,155 @@ async fn measure_reads(world: &BenchEnvironment, size: BenchSize, report: &mut R
             load::run(&[server.address], CLIENT_COUNT, StopCondition::Time(RUN_DURATION), "<free_cards_size>", request)
                 .await,
         );
-        pgbench += script.run(world, CLIENT_COUNT, RUN_DURATION) / rounds as f64;
+        pgbench += script.run(environment, CLIENT_COUNT, RUN_DURATION) / rounds as f64;
     }
     report.add(
         Measurement::new("card_group_get, 16 connections", http.requests_per_second(), "requests/s")
             .with_latency(http.percentile(0.5), http.percentile(0.99))
-            .with_baseline("pgbench, the same select", pgbench)
+            .with_baseline("pgbench, same SELECT", pgbench)
             .with_goal(Goal::RatioAtLeast(0.8)),
     );
 }
 
-/// A group is sold down to its last cards; then these and the first ones of another, as large, are sold in turns.
-async fn measure_first_and_last_cards(world: &BenchEnvironment, size: BenchSize, report: &mut Report) {
+/// Sells a group except for its last cards. Then sells these and the first cards of a group of the same size, in
+/// alternating rounds.
+async fn measure_first_and_last_cards(environment: &BenchEnvironment, size: BenchSize, report: &mut Report) {
     const ROUNDS: usize = 5;
-    let server = world.start_server(&[]);
-    let part = size.sold_out_cards / if size.is_full { 100 } else { 20 };
-    let handfuls = usize::try_from((size.sold_out_cards - part) / 1000 / 4).unwrap();
-    load::run(&[server.address], 4, StopCondition::Requests(handfuls), "<pin>", |_| {
+    let server = environment.start_server(&[]);
+    let last_cards = size.sold_out_cards / if size.is_full { 100 } else { 20 };
+    let bulk_requests = usize::try_from((size.sold_out_cards - last_cards) / 1000 / 4).unwrap();
+    load::run(&[server.address], 4, StopCondition::Requests(bulk_requests), "<pin>", |_| {
         load::sale_request(SOLD_OUT_GROUP_ID, 1000)
     })
     .await;
-    let each = StopCondition::Requests(usize::try_from(part).unwrap() / ROUNDS / CLIENT_COUNT);
+    let requests = StopCondition::Requests(usize::try_from(last_cards).unwrap() / ROUNDS / CLIENT_COUNT);
     let (mut first, mut last) = (LoadResult::default(), LoadResult::default());
     for _ in 0..ROUNDS {
         for (group, load) in [(UNSOLD_GROUP_ID, &mut first), (SOLD_OUT_GROUP_ID, &mut last)] {
-            load.add(
-                load::run(&[server.address], CLIENT_COUNT, each, "<pin>", move |_| load::sale_request(group, 1)).await,
-            );
+            let request = move |_| load::sale_request(group, 1);
+            load.add(load::run(&[server.address], CLIENT_COUNT, requests, "<pin>", request).await);
         }
     }
-    let what =
-        if size.is_full { "the last 1 % of a million cards" } else { "the last 5 % of a hundred thousand cards" };
+    let name = if size.is_full { "last 1 % of 1,000,000 cards" } else { "last 5 % of 100,000 cards" };
     report.add(
-        Measurement::new(what, last.requests_per_second(), "sales/s")
+        Measurement::new(name, last.requests_per_second(), "sales/s")
             .with_latency(last.percentile(0.5), last.percentile(0.99))
-            .with_baseline("the first of another", first.requests_per_second())
+            .with_baseline("first cards of another group", first.requests_per_second())
             .with_goal(Goal::RatioAtLeast(0.9)),
     );
 }
 
-async fn measure_server_counts(world: &BenchEnvironment, size: BenchSize, report: &mut Report) {
-    // As many database connections in all, however many servers share them; and few, since all of these stay open.
+async fn measure_server_counts(environment: &BenchEnvironment, size: BenchSize, report: &mut Report) {
+    // The total of database connections is the same for any number of servers. It is small because the connections of
+    // all these servers stay open at the same time.
     let start = |count: usize, settings: &[(&str, &str)]| {
         let connections = (CLIENT_COUNT / 2 / count).to_string();
         let settings = [&[("database_connections", connections.as_str())], settings].concat();
-        (0..count).map(|_| world.start_server(&settings)).collect::<Vec<_>>()
+        (0..count).map(|_| environment.start_server(&settings)).collect::<Vec<_>>()
     };
-    let running = [start(1, &[]), start(2, &[]), start(4, &[]), start(1, &[("sale_concurrency", "1000")])];
-    let candidates = running.each_ref().map(|servers| {
+    let server_sets = [start(1, &[]), start(2, &[]), start(4, &[]), start(1, &[("sale_concurrency", "1000")])];
+    let candidates = server_sets.each_ref().map(|servers| {
         let addresses: Vec<_> = servers.iter().map(|server| server.address).collect();
         Candidate::requests(&addresses, CLIENT_COUNT, "<pin>", sale_request)
     });
-    let [one, two, four, apart] = rounds::run_rounds(world, size, candidates).await;
+    let [one, two, four, unbatched] = rounds::run_rounds(environment, size, candidates).await;
     for (count, servers) in [(2, two), (4, four)] {
-        let what = format!("sales through {count} servers");
+        let name = format!("sales through {count} servers");
         report.add(
-            Measurement::new(&what, servers.median_rate(), "sales/s")
-                .with_baseline("through one", one.median_rate())
+            Measurement::new(&name, servers.median_rate(), "sales/s")
+                .with_baseline("sales through 1 server", one.median_rate())
                 .with_goal(Goal::RatioAtLeast(0.95)),
         );
-        // Two lines of one name would be one to whoever reads the JSON.
+        // A name of its own: programs that read the JSON report use the name as the key.
         report.add(
-            Measurement::new(format!("{what}, once more"), servers.median_rate(), "sales/s")
-                .with_baseline("through one, each by itself", apart.median_rate()),
+            Measurement::new(format!("{name}, baseline without batching"), servers.median_rate(), "sales/s")
+                .with_baseline("sales through 1 server, not batched", unbatched.median_rate()),
         );
     }
-    let twice: i64 = sqlx::query_scalar(
+    let sold_twice: i64 = sqlx::query_scalar(
         "select count(*) from (select from payments where kind = 'sale' group by user_id having count(*) > 1) twice",
     )
-    .fetch_one(&world.pool)
+    .fetch_one(&environment.pool)
     .await
     .unwrap();
-    report.add(Measurement::new("cards sold twice, in all", twice as f64, "").with_goal(Goal::AtMost(0.0)));
+    report.add(Measurement::new("cards sold twice, in all", sold_twice as f64, "").with_goal(Goal::AtMost(0.0)));
 }
 
-async fn measure_connection_counts(world: &BenchEnvironment, size: BenchSize, report: &mut Report) {
+async fn measure_connection_counts(environment: &BenchEnvironment, size: BenchSize, report: &mut Report) {
     const RUN_DURATION: Duration = Duration::from_millis(1500);
-    let server = world.start_server(&[]);
+    let server = environment.start_server(&[]);
     for connections in [1, 2, 4, 8, 16, 32, 64, 128, 256, 512] {
-        world.restock(size).await;
+        environment.restock(size).await;
         let load =
             load::run(&[server.address], connections, StopCondition::Time(RUN_DURATION), "<pin>", sale_request).await;
         report.add(
-            Measurement::new(format!("sales, {connections} connections"), load.requests_per_second(), "sales/s")
+            Measurement::new(format!("sales by connections: {connections}"), load.requests_per_second(), "sales/s")
                 .with_latency(load.percentile(0.5), load.percentile(0.99)),
         );
     }
     report.add(
-        Measurement::new("server memory with 512 connections, at most", server.memory_mb("VmHWM"), "MB")
+        Measurement::new("server memory, maximum with 512 connections", server.memory_mb("VmHWM"), "MB")
             .with_goal(Goal::AtMost(80.0)),
     );
 }
 
-async fn measure_bulk_create(world: &BenchEnvironment, size: BenchSize, report: &mut Report) {
-    let server = world.start_server(&[]);
+async fn measure_bulk_create(environment: &BenchEnvironment, size: BenchSize, report: &mut Report) {
+    let server = environment.start_server(&[]);
     let before = server.memory_mb("VmHWM");
-    let (from, till) = (500_000_000_000_u64, 500_000_000_000_u64 + u64::from(size.created_cards) - 1);
+    let (first, last) = (500_000_000_000_u64, 500_000_000_000_u64 + u64::from(size.created_cards) - 1);
     let form = format!(
-        "u=admin&card_group_id={CREATED_CARDS_GROUP_ID}&cards_from={from}&cards_till={till}&hash={}",
-        request_hash(&format!("{CREATED_CARDS_GROUP_ID}{from}{till}"))
+        "u=admin&card_group_id={CREATED_CARDS_GROUP_ID}&cards_from={first}&cards_till={last}&hash={}",
+        request_hash(&format!("{CREATED_CARDS_GROUP_ID}{first}{last}"))
     );
-    // Before and after: whoever comes later finds larger indexes and an earlier one's pages still to be written.
-    let mut bare = time_bare_insert(world, size).await / 2.0;
-    let since = Instant::now();
+    // The mean of one insert before and one after: later inserts are slower, because the indexes are larger and pages
+    // of earlier inserts are still to be written.
+    let mut bare_insert = time_bare_insert(environment, size).await / 2.0;
+    let start = Instant::now();
     load::run(&[server.address], 1, StopCondition::Requests(1), "Cards created", move |_| {
         load::post_request("calling_cards_create", &form)
     })
     .await;
-    let made = since.elapsed().as_secs_f64();
+    let seconds = start.elapsed().as_secs_f64();
     let memory = server.memory_mb("VmHWM") - before;
-    bare += time_bare_insert(world, size).await / 2.0;
+    bare_insert += time_bare_insert(environment, size).await / 2.0;
     report.add(
-        Measurement::new(format!("calling_cards_create of {} cards", size.created_cards), made, "s")
-            .with_baseline("a bare INSERT … SELECT", bare)
+        Measurement::new(format!("calling_cards_create, {} cards", size.created_cards), seconds, "s")
+            .with_baseline("bare INSERT … SELECT", bare_insert)
             .with_goal(Goal::RatioAtMost(1.5)),
     );
-    report.add(Measurement::new("server memory that it took", memory, "MB").with_goal(Goal::AtMost(16.0)));
+    report.add(Measurement::new("server memory for calling_cards_create", memory, "MB").with_goal(Goal::AtMost(16.0)));
 }
 
-/// How many seconds one INSERT … SELECT of as many cards takes.
-async fn time_bare_insert(world: &BenchEnvironment, size: BenchSize) -> f64 {
-    let since = Instant::now();
-    world.add_cards(UNSOLD_GROUP_ID, size.created_cards).await;
-    since.elapsed().as_secs_f64()
+/// The duration of one INSERT … SELECT of the same number of cards, in seconds.
+async fn time_bare_insert(environment: &BenchEnvironment, size: BenchSize) -> f64 {
+    let start = Instant::now();
+    environment.add_cards(UNSOLD_GROUP_ID, size.created_cards).await;
+    start.elapsed().as_secs_f64()
 }
 
-async fn measure_lists(world: &BenchEnvironment, size: BenchSize, report: &mut Report) {
-    world
+async fn measure_lists(environment: &BenchEnvironment, size: BenchSize, report: &mut Report) {
+    environment
         .execute(&format!(
-            "insert into cardgroups (name, tax_id) select 'listed ' || i, 1 from generate_series(1, {}) i; analyze cardgroups",
+            "insert into cardgroups (name, tax_id) select 'listed ' || i, 1 from generate_series(1, {}) i;
+             analyze cardgroups",
             size.listed_groups
         ))
         .await;
-    world.execute("vacuum cards").await;
-    let server = world.start_server(&[]);
+    environment.execute("vacuum cards").await;
+    let server = environment.start_server(&[]);
     let form = format!("u=admin&hash={}", request_hash(""));
-    let (_, groups, time) = load::download(server.address, "cc_groups_get", &form, b"<cc_group>").await;
-    report.add(Measurement::new(format!("cc_groups_get of {groups} groups"), time.as_secs_f64(), "s"));
+    let (_, groups, duration) = load::download(server.address, "cc_groups_get", &form, b"<cc_group>").await;
+    report.add(Measurement::new(format!("cc_groups_get, {groups} groups"), duration.as_secs_f64(), "s"));
     let before = server.memory_mb("VmHWM");
-    let (bytes, cards, time) = load::download(server.address, "calling_cards_get", &form, b"<card>").await;
-    let rate = cards as f64 / time.as_secs_f64();
+    let (bytes, cards, duration) = load::download(server.address, "calling_cards_get", &form, b"<card>").await;
+    let rate = cards as f64 / duration.as_secs_f64();
     report.add(Measurement::new(
-        format!("calling_cards_get of {cards} cards, {} MB", bytes / 1_000_000),
+        format!("calling_cards_get, {cards} cards, {} MB", bytes / 1_000_000),
         rate,
         "cards/s",
     ));
     report.add(
-        Measurement::new("server memory that it took", server.memory_mb("VmHWM") - before, "MB")
+        Measurement::new("server memory for calling_cards_get", server.memory_mb("VmHWM") - before, "MB")
             .with_goal(Goal::AtMost(16.0)),
     );
 }

@@ -1,4 +1,4 @@
-//! pgbench, doing the same SQL.
+//! The baseline: pgbench with the SQL of the server.
 
 use std::io::Write;
 use std::process::{Child, Command, Stdio};
@@ -14,7 +14,7 @@ struct Statement {
     param_types: Vec<&'static str>,
 }
 
-/// The shortest statement of the program that contains `parts`, as it is committed for the compiler.
+/// The shortest statement in `.sqlx` that contains all `parts`.
 fn find_statement(parts: &[&str]) -> Statement {
     let statements = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(".sqlx");
     let read = |file: std::io::Result<std::fs::DirEntry>| {
@@ -22,47 +22,50 @@ fn find_statement(parts: &[&str]) -> Statement {
         serde_json::from_str::<serde_json::Value>(&text).unwrap()
     };
     let query = |file: &serde_json::Value| file["query"].as_str().unwrap().to_owned();
-    let fits = |file: &serde_json::Value| parts.iter().all(|part| query(file).contains(part));
-    let found = std::fs::read_dir(statements).unwrap().map(read).filter(fits).min_by_key(|file| query(file).len());
-    let found = found.unwrap();
-    let types =
-        found["describe"]["parameters"]["Left"].as_array().unwrap().iter().map(|name| match name.as_str().unwrap() {
-            "Int4" => "integer",
-            "Int8" => "bigint",
-            "Int8Array" => "bigint[]",
-            "Numeric" => "numeric",
-            "Text" => "text",
-            "Bool" => "boolean",
-            "Bytea" => "bytea",
-            other => panic!("{other}"),
-        });
-    Statement { text: found["query"].as_str().unwrap().to_owned(), param_types: types.collect() }
+    let matches = |file: &serde_json::Value| parts.iter().all(|part| query(file).contains(part));
+    let shortest = std::fs::read_dir(statements).unwrap().map(read).filter(matches);
+    let shortest = shortest.min_by_key(|file| query(file).len()).unwrap();
+    let param_types = shortest["describe"]["parameters"]["Left"].as_array().unwrap();
+    let param_types = param_types.iter().map(|name| match name.as_str().unwrap() {
+        "Int4" => "integer",
+        "Int8" => "bigint",
+        "Int8Array" => "bigint[]",
+        "Numeric" => "numeric",
+        "Text" => "text",
+        "Bool" => "boolean",
+        "Bytea" => "bytea",
+        other => panic!("unknown parameter type {other}"),
+    });
+    Statement { text: query(&shortest), param_types: param_types.collect() }
 }
 
-/// Each connection of the program sets these too.
-const CONNECTION_OPTIONS: &str = "-c jit=off -c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_bitmapscan=off \
-    -c enable_hashjoin=off -c enable_mergejoin=off -c enable_sort=off -c TimeZone=UTC";
+/// The session settings of the server's connections.
+const CONNECTION_OPTIONS: &str = "-c jit=off -c plan_cache_mode=force_generic_plan -c enable_seqscan=off \
+    -c enable_bitmapscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c enable_sort=off -c TimeZone=UTC";
 
 const NULL: &str = "null";
-const PGBENCH_MISSING: &str = "pgbench, which comes with PostgreSQL";
+const PGBENCH_MISSING: &str = "cannot run pgbench; install the PostgreSQL package that contains it";
 
-/// What is said in the statement that sells the next cards, without order rows.
+/// Texts in the statement that sells the next cards without order rows.
 const SALE_STATEMENT_PARTS: [&str; 2] = ["as now\n", "from picked where (select true"];
 
-/// With pgbench's variables in place of parameters. pgbench makes a parameter of each place where a variable stands, and can't
-/// send NULL: so each says its type, and what is null is made so on the way; the planner knows as little of it as of ours.
+/// Replaces the parameters by pgbench variables with a type cast. pgbench turns each occurrence of a variable into a
+/// parameter of its own and cannot send NULL, so NULL is sent as a text and converted by `nullif`. The planner knows as
+/// little about these values as about the server's parameters.
 fn to_pgbench_sql(statement: &Statement, values: &[&str]) -> String {
     let mut text = statement.text.clone();
-    for (place, (value, kind)) in values.iter().zip(&statement.param_types).enumerate().rev() {
-        let name = place + 1;
-        let variable =
-            if *value == NULL { format!("nullif(:p{name}, '{NULL}')::{kind}") } else { format!("(:p{name}::{kind})") };
-        text = text.replace(&format!("${name}"), &variable);
+    for (index, (value, param_type)) in values.iter().zip(&statement.param_types).enumerate().rev() {
+        let number = index + 1;
+        let variable = match *value {
+            NULL => format!("nullif(:p{number}, '{NULL}')::{param_type}"),
+            _ => format!("(:p{number}::{param_type})"),
+        };
+        text = text.replace(&format!("${number}"), &variable);
     }
     text
 }
 
-/// What pgbench runs again and again.
+/// A script that each pgbench client runs in a loop.
 #[derive(Debug, Clone)]
 pub struct Script {
     text: String,
@@ -72,8 +75,8 @@ pub struct Script {
 impl Script {
     fn new(statement: &Statement, values: &[&str]) -> Self {
         let variables =
-            values.iter().enumerate().map(|(place, value)| (format!("p{}", place + 1), (*value).to_owned())).collect();
-        // The group, the first parameter, is drawn anew each time, as the requests do.
+            values.iter().enumerate().map(|(index, value)| (format!("p{}", index + 1), (*value).to_owned())).collect();
+        // The first parameter is the group: random in each run, because the requests use all groups too.
         let text = format!(
             "\\set p1 random({FIRST_GROUP_ID}, {FIRST_GROUP_ID} + 9)\n{};\n",
             to_pgbench_sql(statement, values)
@@ -81,12 +84,12 @@ impl Script {
         Self { text, variables }
     }
 
-    /// The sale of a card, as the server sends it.
+    /// The sale of one card, with the statement of the server.
     pub fn sale() -> Self {
         Self::new(&find_statement(&SALE_STATEMENT_PARTS), &["101", "0", "0", "true", "USD", "1", "1", "1"])
     }
 
-    /// The same with an idempotency key, which is drawn anew each time.
+    /// The sale of one card with an idempotency key, random in each run.
     pub fn sale_with_key() -> Self {
         let fingerprint = format!("\\x{}", "5a".repeat(32));
         let values = ["101", "0", "0", "true", "USD", "1", "1", "1", "0", &fingerprint, "USD"];
@@ -95,7 +98,7 @@ impl Script {
         Self { text: format!("\\set p9 random(1, 9000000000000000000)\n{text}"), variables }
     }
 
-    /// The least that a sale can be: the card, its payment, one audit row.
+    /// A minimal sale: the card, its payment, one audit row.
     pub fn bare_sale() -> Self {
         let sale = "with picked as materialized (
                 select c.id, c.number, c.pin, c.balance from card_stock s join cards c on c.id = s.card_id
@@ -104,69 +107,73 @@ impl Script {
             ), sold as (
                 update cards set sold = 1, active = 1 where id = any (array(select id from picked)) returning id
             ), payment as (
-                insert into payments (paymenttype, kind, amount, currency, user_id, card, completed, date_added, shipped_at)
+                insert into payments (paymenttype, kind, amount, currency, user_id, card, completed, date_added,
+                    shipped_at)
                 select 'Card', 'sale', balance, 'USD', id, 1, 1, now(), now() from picked returning id
             ), action as (
-                insert into actions (action, target_type, target_id) select 'card_payment_created', 'Payment', id from payment
+                insert into actions (action, target_type, target_id)
+                select 'card_payment_created', 'Payment', id from payment
             )
             select number, pin, balance from picked";
         Self::new(&Statement { text: sale.to_owned(), param_types: vec!["integer"] }, &["101"])
     }
 
-    /// What `card_group_get` asks.
+    /// The query of `card_group_get`.
     pub fn card_group_get() -> Self {
         Self::new(&find_statement(&["as \"free_cards!\""]), &["101", "0", "1"])
     }
 
-    /// How many a second so many clients do in this time.
-    pub fn run(&self, world: &BenchEnvironment, clients: usize, time: Duration) -> f64 {
-        let output = self.command(world, clients, time).output().expect(PGBENCH_MISSING);
-        let (printed, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        let tps = printed.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
-        tps.unwrap_or_else(|| panic!("{printed}\n{errors}"))
+    /// Runs pgbench for this duration and returns its transactions per second.
+    pub fn run(&self, environment: &BenchEnvironment, clients: usize, duration: Duration) -> f64 {
+        let output = self.command(environment, clients, duration).output().expect(PGBENCH_MISSING);
+        let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let tps = stdout.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
+        tps.unwrap_or_else(|| panic!("pgbench printed no rate\n{stdout}\n{stderr}"))
     }
 
-    /// So many clients that run when it is their turn.
-    pub fn start(&self, world: &BenchEnvironment, clients: usize) -> Pgbench {
+    /// Starts pgbench and suspends it until [`Pgbench::run_for`].
+    pub fn start(&self, environment: &BenchEnvironment, clients: usize) -> Pgbench {
         const DURATION_MAX: Duration = Duration::from_secs(24 * 60 * 60);
-        let mut command = self.command(world, clients, DURATION_MAX);
+        let mut command = self.command(environment, clients, DURATION_MAX);
         let pgbench = Pgbench(command.stdout(Stdio::null()).spawn().expect(PGBENCH_MISSING));
         pgbench.send_signal(Signal::STOP);
         pgbench
     }
 
-    fn command(&self, world: &BenchEnvironment, clients: usize, time: Duration) -> Command {
-        let (mut file, path) = tempfile::NamedTempFile::new_in(world.scratch_dir()).unwrap().keep().unwrap();
+    fn command(&self, environment: &BenchEnvironment, clients: usize, duration: Duration) -> Command {
+        let (mut file, path) = tempfile::NamedTempFile::new_in(environment.scratch_dir()).unwrap().keep().unwrap();
         file.write_all(self.text.as_bytes()).unwrap();
-        let (clients, seconds) = (clients.to_string(), time.as_secs().max(1).to_string());
+        let (clients, seconds) = (clients.to_string(), duration.as_secs().max(1).to_string());
         let mut command = Command::new("pgbench");
         command
             .args(["-n", "-M", "prepared", "-j", "2", "-c", &clients, "-T", &seconds, "-f"])
             .arg(path)
             .args(self.variables.iter().map(|(name, value)| format!("-D{name}={value}")))
             .arg("-h")
-            .arg(world.connect_options.get_socket().unwrap())
+            .arg(environment.connect_options.get_socket().unwrap())
             .args(["-p", "5432", "-U", "mortise", "mortise"])
-            .env("PGPASSWORD", &world.password)
+            .env("PGPASSWORD", &environment.password)
             .env("PGOPTIONS", CONNECTION_OPTIONS);
         command
     }
 }
 
-/// A pgbench that sells, and stands still between its turns: begun anew for each, it would spend them on connecting and planning.
+/// A pgbench process that sells cards, suspended between its runs. If it were restarted for each run, it would spend
+/// the run on connecting and planning.
 pub struct Pgbench(Child);
 
 impl Pgbench {
-    /// How many a second it sells in this time: the payments that there are more at its end. (pgbench itself counts only to its own.)
-    pub async fn run_for(&self, world: &BenchEnvironment, time: Duration) -> f64 {
-        let before = world.payment_count().await;
-        let since = Instant::now();
+    /// Resumes pgbench for this duration and returns the sales per second, counted by the payments. pgbench itself
+    /// reports its rate only when it ends.
+    pub async fn run_for(&self, environment: &BenchEnvironment, duration: Duration) -> f64 {
+        let before = environment.payment_count().await;
+        let start = Instant::now();
         self.send_signal(Signal::CONT);
-        tokio::time::sleep(time).await;
-        let (after, took) = (world.payment_count().await, since.elapsed());
+        tokio::time::sleep(duration).await;
+        let (after, elapsed) = (environment.payment_count().await, start.elapsed());
         self.send_signal(Signal::STOP);
-        assert!(after > before, "pgbench sells nothing");
-        (after - before) as f64 / took.as_secs_f64()
+        assert!(after > before, "pgbench sold no cards");
+        (after - before) as f64 / elapsed.as_secs_f64()
     }
 
     fn send_signal(&self, signal: Signal) {

@@ -1,34 +1,34 @@
-//! What was measured, as a table and as JSON.
+//! The results, as a table and as JSON.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-/// One thing that was measured.
+/// One result.
 #[derive(Debug)]
 pub struct Measurement {
     pub name: String,
     pub value: f64,
     pub unit: &'static str,
+    /// p50 and p99.
     pub latency: Option<(Duration, Duration)>,
-    /// What it is held against: its name, and how much that came to.
+    /// The name and the value of the baseline.
     pub baseline: Option<(&'static str, f64)>,
     pub goal: Option<Goal>,
 }
 
+/// A goal for the ratio to the baseline, or for the value.
 #[derive(Debug, Clone, Copy)]
 pub enum Goal {
-    /// Of the yardstick.
     RatioAtLeast(f64),
-    /// Likewise.
     RatioAtMost(f64),
     AtLeast(f64),
     AtMost(f64),
 }
 
 impl Measurement {
-    pub fn new(what: impl Into<String>, value: f64, unit: &'static str) -> Self {
-        Self { name: what.into(), value, unit, latency: None, baseline: None, goal: None }
+    pub fn new(name: impl Into<String>, value: f64, unit: &'static str) -> Self {
+        Self { name: name.into(), value, unit, latency: None, baseline: None, goal: None }
     }
 
     pub fn with_baseline(mut self, name: &'static str, value: f64) -> Self {
@@ -47,74 +47,74 @@ impl Measurement {
     }
 
     fn ratio(&self) -> Option<f64> {
-        self.baseline.map(|(_, yardstick)| self.value / yardstick)
+        self.baseline.map(|(_, baseline)| self.value / baseline)
     }
 
     fn is_goal_met(&self) -> Option<bool> {
         Some(match self.goal? {
-            Goal::RatioAtLeast(share) => self.ratio()? >= share,
-            Goal::RatioAtMost(share) => self.ratio()? <= share,
-            Goal::AtLeast(least) => self.value >= least,
-            Goal::AtMost(most) => self.value <= most,
+            Goal::RatioAtLeast(min) => self.ratio()? >= min,
+            Goal::RatioAtMost(max) => self.ratio()? <= max,
+            Goal::AtLeast(min) => self.value >= min,
+            Goal::AtMost(max) => self.value <= max,
         })
     }
 }
 
-/// Everything that was measured.
+/// All results, in the order of the measurements.
 #[derive(Debug, Default)]
 pub struct Report(pub Vec<Measurement>);
 
 impl Report {
-    /// Takes a line down, and shows that the run goes on.
-    pub fn add(&mut self, line: Measurement) {
-        eprintln!("  {}: {} {}", line.name, format_value(line.value), line.unit);
-        self.0.push(line);
+    /// Adds a result and prints it as progress on standard error.
+    pub fn add(&mut self, measurement: Measurement) {
+        eprintln!("  {}: {} {}", measurement.name, format_value(measurement.value), measurement.unit);
+        self.0.push(measurement);
     }
 
     pub fn print(&self) {
-        println!("| what | | p50 ms | p99 ms | yardstick | | ratio | goal | |");
+        println!("| measurement | result | p50 ms | p99 ms | baseline | result | ratio | goal | met |");
         println!("| --- | ---: | ---: | ---: | --- | ---: | ---: | --- | --- |");
-        for line in &self.0 {
+        for measurement in &self.0 {
             let ms = |duration: Duration| format!("{:.2}", duration.as_secs_f64() * 1000.0);
-            let (p50, p99) = line.latency.map_or_else(Default::default, |(p50, p99)| (ms(p50), ms(p99)));
-            let (name, yardstick) =
-                line.baseline.map_or(("", String::new()), |(name, value)| (name, format_value(value)));
-            let ratio = line.ratio().map(|ratio| format!("{ratio:.2}")).unwrap_or_default();
-            let goal = match line.goal {
+            let (p50, p99) = measurement.latency.map_or_else(Default::default, |(p50, p99)| (ms(p50), ms(p99)));
+            let (name, baseline) =
+                measurement.baseline.map_or(("", String::new()), |(name, value)| (name, format_value(value)));
+            let ratio = measurement.ratio().map(|ratio| format!("{ratio:.2}")).unwrap_or_default();
+            let goal = match measurement.goal {
                 None => String::new(),
-                Some(Goal::RatioAtLeast(share)) => format!("≥ {share} of it"),
-                Some(Goal::RatioAtMost(share)) => format!("≤ {share} of it"),
-                Some(Goal::AtLeast(least)) => format!("≥ {least}"),
-                Some(Goal::AtMost(most)) => format!("≤ {most}"),
+                Some(Goal::RatioAtLeast(min)) => format!("ratio ≥ {min}"),
+                Some(Goal::RatioAtMost(max)) => format!("ratio ≤ {max}"),
+                Some(Goal::AtLeast(min)) => format!("≥ {min}"),
+                Some(Goal::AtMost(max)) => format!("≤ {max}"),
             };
-            let met = line.is_goal_met().map_or("", |met| if met { "met" } else { "**not met**" });
+            let met = measurement.is_goal_met().map_or("", |met| if met { "yes" } else { "**no**" });
             println!(
-                "| {} | {} {} | {p50} | {p99} | {name} | {yardstick} | {ratio} | {goal} | {met} |",
-                line.name,
-                format_value(line.value),
-                line.unit
+                "| {} | {} {} | {p50} | {p99} | {name} | {baseline} | {ratio} | {goal} | {met} |",
+                measurement.name,
+                format_value(measurement.value),
+                measurement.unit
             );
         }
     }
 
     pub fn to_json(&self) -> String {
-        let line = |line: &Measurement| -> Value {
+        let object = |measurement: &Measurement| -> Value {
             json!({
-                "what": line.name,
-                "value": line.value,
-                "unit": line.unit,
-                "p50_ms": line.latency.map(|(p50, _)| p50.as_secs_f64() * 1000.0),
-                "p99_ms": line.latency.map(|(_, p99)| p99.as_secs_f64() * 1000.0),
-                "yardstick": line.baseline.map(|(name, value)| json!({ "what": name, "value": value })),
-                "ratio": line.ratio(),
-                "met": line.is_goal_met(),
+                "name": measurement.name,
+                "value": measurement.value,
+                "unit": measurement.unit,
+                "p50_ms": measurement.latency.map(|(p50, _)| p50.as_secs_f64() * 1000.0),
+                "p99_ms": measurement.latency.map(|(_, p99)| p99.as_secs_f64() * 1000.0),
+                "baseline": measurement.baseline.map(|(name, value)| json!({ "name": name, "value": value })),
+                "ratio": measurement.ratio(),
+                "met": measurement.is_goal_met(),
             })
         };
-        format!("{:#}\n", Value::Array(self.0.iter().map(line).collect()))
+        format!("{:#}\n", Value::Array(self.0.iter().map(object).collect()))
     }
 }
 
-/// Three digits that count.
+/// Formats a value: without decimals from 100 on, with one from 10 on, else with three.
 fn format_value(value: f64) -> String {
     match value.abs() {
         100.0.. => format!("{value:.0}"),

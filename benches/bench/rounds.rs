@@ -1,4 +1,5 @@
-//! Candidates that take turns: short ones, many, in an order drawn anew each time, so that the machine's moods fall on all alike.
+//! Runs candidates in many short rounds, in random order within each round, so that fluctuations of the machine affect
+//! all candidates equally.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -8,11 +9,12 @@ use crate::fixtures::BenchEnvironment;
 use crate::load::{self, LoadResult, StopCondition};
 use crate::pgbench::Pgbench;
 
-/// Something whose speed is measured.
+/// A workload whose rate is measured.
 pub struct Candidate {
-    work: Workload,
+    workload: Workload,
+    /// One for each round, per second.
     rates: Vec<f64>,
-    /// What its requests came to.
+    /// The sum of all rounds; empty for pgbench.
     pub load: LoadResult,
 }
 
@@ -22,8 +24,7 @@ enum Workload {
 }
 
 impl Candidate {
-    /// Requests over so many connections, spread over the servers; `request` makes the one with a number, and every reply must
-    /// contain `expected`.
+    /// A candidate that sends requests, as [`load::run`] does.
     pub fn requests(
         servers: &[SocketAddr],
         connections: usize,
@@ -33,16 +34,16 @@ impl Candidate {
         Self::new(Workload::Requests { servers: servers.to_vec(), connections, expected, request })
     }
 
-    /// pgbench, selling.
+    /// A candidate that sells by pgbench.
     pub fn pgbench(pgbench: Pgbench) -> Self {
         Self::new(Workload::Pgbench(pgbench))
     }
 
-    fn new(work: Workload) -> Self {
-        Self { work, rates: Vec::new(), load: LoadResult::default() }
+    fn new(workload: Workload) -> Self {
+        Self { workload, rates: Vec::new(), load: LoadResult::default() }
     }
 
-    /// How much it does a second, in the median of its turns.
+    /// The median of the rates of all rounds, per second.
     pub fn median_rate(&self) -> f64 {
         let mut rates = self.rates.clone();
         rates.sort_by(f64::total_cmp);
@@ -50,11 +51,11 @@ impl Candidate {
         if rates.len().is_multiple_of(2) { f64::midpoint(rates[middle - 1], rates[middle]) } else { rates[middle] }
     }
 
-    async fn run_once(&mut self, world: &BenchEnvironment, time: Duration) -> f64 {
-        match &self.work {
-            Workload::Pgbench(pgbench) => pgbench.run_for(world, time).await,
+    async fn run_once(&mut self, environment: &BenchEnvironment, duration: Duration) -> f64 {
+        match &self.workload {
+            Workload::Pgbench(pgbench) => pgbench.run_for(environment, duration).await,
             Workload::Requests { servers, connections, expected, request } => {
-                let load = load::run(servers, *connections, StopCondition::Time(time), expected, *request).await;
+                let load = load::run(servers, *connections, StopCondition::Time(duration), expected, *request).await;
                 let rate = load.requests_per_second();
                 self.load.add(load);
                 rate
@@ -63,26 +64,26 @@ impl Candidate {
     }
 }
 
-/// How long each runs before its turns count: connections are made, statements planned, memory filled.
+/// How long each candidate runs before the first round: it opens connections, plans statements and fills caches.
 const WARMUP: Duration = Duration::from_secs(2);
 
-/// As many turns for each as `size` says.
+/// Warms up the candidates, then runs `size.rounds` rounds.
 pub async fn run_rounds<const N: usize>(
-    world: &BenchEnvironment,
+    environment: &BenchEnvironment,
     size: BenchSize,
     mut candidates: [Candidate; N],
 ) -> [Candidate; N] {
     for candidate in &mut candidates {
-        candidate.run_once(world, WARMUP).await;
+        candidate.run_once(environment, WARMUP).await;
         candidate.load = LoadResult::default();
     }
     for _ in 0..size.rounds {
-        world.restock(size).await;
-        let mut order: [usize; N] = std::array::from_fn(|place| place);
+        environment.restock(size).await;
+        let mut order: [usize; N] = std::array::from_fn(|index| index);
         fastrand::shuffle(&mut order);
-        for place in order {
-            let rate = candidates[place].run_once(world, size.run_duration).await;
-            candidates[place].rates.push(rate);
+        for index in order {
+            let rate = candidates[index].run_once(environment, size.run_duration).await;
+            candidates[index].rates.push(rate);
         }
     }
     candidates

@@ -1,8 +1,9 @@
-//! Who may ask, and by which settings: users with their rights, `conflines`, currencies. They change rarely and every request
-//! needs them, so they are kept in memory, and forgotten as soon as the database says that one of them changed.
+//! The account cache: users with their rights, settings (`conflines`) and currencies. They change rarely and each
+//! request needs them, so they are cached in memory. The database notifies the servers of changes, and a change
+//! invalidates the whole cache.
 //!
-//! What is remembered counts only while the database's word can be relied on: a listening connection is asked for a sign
-//! of life several times a second; when it is silent for most of a second, everything is read anew for each request.
+//! The cache is valid only while the change listener works: a heartbeat query runs on the listening connection several
+//! times a second. If no heartbeat succeeds for 800 ms, each request reads from the database.
 
 mod records;
 
@@ -25,57 +26,58 @@ use crate::config::{OnOff, Secret};
 use crate::db::pool::Pool;
 
 const CHANNEL: &str = "mortise_changes";
-/// How long silence on the listening connection is bridged. A change takes effect everywhere within this time, even if
-/// the connection is cut without a word.
+/// How long the cache stays valid after the last heartbeat. A change takes effect on all servers within this time, even
+/// if the listening connection is cut without notice.
 const CACHE_VALIDITY: Duration = Duration::from_millis(800);
 const HEARTBEAT: Duration = Duration::from_millis(250);
-/// Everything is read anew after this time, whatever is said.
+/// The cache is invalidated after this time, even without a notification.
 const SNAPSHOT_AGE_MAX: Duration = Duration::from_secs(30);
-/// Users that are remembered at most; beyond it all are forgotten and the busy ones are soon back.
+/// Maximum number of cached users. At the limit all of them are removed; the active ones are soon cached again.
 const CACHED_USERS_MAX: usize = 10_000;
-/// In bytes. Spaces behind a name don't count, so anybody can send one of any length.
+/// In bytes. Longer names are not cached: trailing spaces are ignored, so a client can send a name of any length.
 const USERNAME_LEN_MAX: usize = 255;
 /// In seconds.
 const ROUND_TRIP_BUCKETS_S: [f64; 10] = [0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.2, 0.8];
 
-/// The database's word on users, settings and currencies, remembered where it may be.
+/// Users, settings and currencies, from memory while the cache is valid, or else from the database.
 #[derive(Debug)]
 pub struct AccountCache {
     pool: Pool,
-    /// What the listening needs doesn't wait behind requests.
+    /// For the change listener, which must not wait behind requests.
     background_pool: PgPool,
     mode: OnOff,
     snapshot: ArcSwap<Snapshot>,
-    /// Until when memory may be used, in microseconds by [`now`]; 0: not at all.
+    /// Until when the cache is valid, in microseconds of [`coarse_now`]; 0: the cache is invalid.
     valid_until_us: AtomicU64,
-    /// How long the database takes to answer the simplest question, in seconds.
+    /// Round-trip time of the heartbeat query, in seconds.
     pub round_trip_seconds: Histogram,
 }
 
-/// How memory is.
+/// The state of the cache, for monitoring.
 #[derive(Debug)]
-#[expect(missing_docs, reason = "the names say it")]
+#[expect(missing_docs, reason = "self-explanatory names")]
 pub struct CacheState {
     pub is_valid: bool,
     pub user_count: usize,
-    /// How often everything was forgotten.
+    /// How often the whole cache was invalidated.
     pub invalidations: u64,
 }
 
-/// Every request reads it, so nobody waits for anybody. To forget is to begin another one: what the database answered to questions
-/// from before isn't kept in it.
+/// The cached data. Requests read it without locks. An invalidation replaces it with an empty snapshot of the next
+/// generation, which doesn't take results of queries that started under an earlier generation.
 #[derive(Debug, Default)]
 struct Snapshot {
-    /// How many went before it.
+    /// Number of snapshots before this one.
     generation: u64,
-    /// By names as clients spell them, so the hash is one that they can't play with.
+    /// By user name as clients spell it. Clients choose the keys, so the default hasher is used: it resists collision
+    /// attacks.
     users: HashMap<String, Arc<User>>,
     settings: HashMap<i32, Arc<Settings>, fast::RandomState>,
     currencies: OnceLock<Arc<Currencies>>,
 }
 
 impl AccountCache {
-    /// A directory that remembers nothing yet. `errands`: connections that requests don't use.
+    /// Creates an empty cache. The connections of `background_pool` are not used by requests.
     pub fn new(pool: Pool, background_pool: PgPool, mode: OnOff) -> Self {
         let (snapshot, valid_until_us) = (ArcSwap::default(), AtomicU64::new(0));
         Self {
@@ -88,27 +90,28 @@ impl AccountCache {
         }
     }
 
-    /// Whether things are kept in memory.
+    /// Whether the setting `cache` is on.
     pub fn is_enabled(&self) -> bool {
         self.mode == OnOff::On
     }
 
-    /// The user of that name: the lowest id, letter case and trailing spaces aside.
+    /// Returns the user with this name; letter case and trailing spaces are ignored. If several users match, returns
+    /// the one with the lowest id.
     pub async fn user(&self, name: &str) -> sqlx::Result<Option<Arc<User>>> {
-        // As it was sent: what the database folds together is its own business.
-        match self.lookup(|memory| memory.users.pin().get(name).cloned()) {
+        // The key is the name as sent: only the database decides which spellings are equal.
+        match self.lookup(|snapshot| snapshot.users.pin().get(name).cloned()) {
             Ok(user) => Ok(Some(user)),
-            // In a box, here and below: it is large, and rare.
-            Err(number) => Box::pin(self.load_user(number, name)).await,
+            // Boxed, here and below: the future is large and rarely needed.
+            Err(generation) => Box::pin(self.load_user(generation, name)).await,
         }
     }
 
-    /// A user from the database, into the memory with a number.
-    async fn load_user(&self, number: u64, name: &str) -> sqlx::Result<Option<Arc<User>>> {
+    /// Reads a user from the database and caches it in the snapshot of this generation.
+    async fn load_user(&self, generation: u64, name: &str) -> sqlx::Result<Option<Arc<User>>> {
         let Some(user) = self.read_user(name).await?.map(Arc::new) else { return Ok(None) };
         if name.len() <= USERNAME_LEN_MAX {
-            self.insert(number, |memory| {
-                let users = memory.users.pin();
+            self.insert(generation, |snapshot| {
+                let users = snapshot.users.pin();
                 if users.len() >= CACHED_USERS_MAX {
                     users.clear();
                 }
@@ -120,8 +123,8 @@ impl AccountCache {
 
     async fn read_user(&self, name: &str) -> sqlx::Result<Option<User>> {
         let mut connection = self.pool.acquire().await?;
-        let found = sqlx::query!(
-            r#"select id, usertype, coalesce(owner_id, 0) as "owner_id!", blocked = 1 or hidden = 1 as "shut_out!",
+        let row = sqlx::query!(
+            r#"select id, usertype, coalesce(owner_id, 0) as "owner_id!", blocked = 1 or hidden = 1 as "blocked!",
                    password, password_argon2, currency_id,
                    array(select lower(r.name) from acc_group_rights g join acc_rights r on r.id = g.acc_right_id
                          where g.acc_group_id = users.acc_group_id order by g.id desc) as "rights!",
@@ -133,11 +136,11 @@ impl AccountCache {
         .fetch_optional(&mut *connection)
         .await?;
         connection.release_clean();
-        Ok(found.map(|row| User {
+        Ok(row.map(|row| User {
             id: row.id,
             usertype: row.usertype.as_str().into(),
             owner_id: row.owner_id,
-            blocked: row.shut_out,
+            blocked: row.blocked,
             password: row.password.into(),
             password_argon2: row.password_argon2.map(Secret::from),
             currency_id: row.currency_id,
@@ -145,26 +148,26 @@ impl AccountCache {
         }))
     }
 
-    /// An owner's settings (owner 0: the system's).
+    /// Returns the settings of an owner (owner 0: the system).
     pub async fn settings(&self, owner: i32) -> sqlx::Result<Arc<Settings>> {
-        match self.lookup(|memory| memory.settings.pin().get(&owner).cloned()) {
+        match self.lookup(|snapshot| snapshot.settings.pin().get(&owner).cloned()) {
             Ok(settings) => Ok(settings),
-            Err(number) => Box::pin(self.load_settings(number, owner)).await,
+            Err(generation) => Box::pin(self.load_settings(generation, owner)).await,
         }
     }
 
-    async fn load_settings(&self, number: u64, owner: i32) -> sqlx::Result<Arc<Settings>> {
+    async fn load_settings(&self, generation: u64, owner: i32) -> sqlx::Result<Arc<Settings>> {
         let mut connection = self.pool.acquire().await?;
-        let settings = self.read_and_cache_settings(&mut connection, number, owner).await?;
+        let settings = self.read_and_cache_settings(&mut connection, generation, owner).await?;
         connection.release_clean();
         Ok(settings)
     }
 
-    /// Settings from the database, into the memory with a number.
+    /// Reads settings from the database and caches them in the snapshot of this generation.
     async fn read_and_cache_settings(
         &self,
         connection: &mut PgConnection,
-        number: u64,
+        generation: u64,
         owner: i32,
     ) -> sqlx::Result<Arc<Settings>> {
         let rows = sqlx::query_as!(
@@ -178,38 +181,38 @@ impl AccountCache {
         .fetch_all(connection)
         .await?;
         let settings = Arc::new(Settings::new(owner, rows));
-        self.insert(number, |memory| {
-            memory.settings.pin().insert(owner, settings.clone());
+        self.insert(generation, |snapshot| {
+            snapshot.settings.pin().insert(owner, settings.clone());
         });
         Ok(settings)
     }
 
-    /// Has the system's settings at hand for refusals, which don't wait for the database.
+    /// Caches the system's settings: error replies need them without waiting for the database.
     async fn ensure_system_settings(&self) -> sqlx::Result<()> {
-        if let Err(number) = self.lookup(|memory| memory.settings.pin().get(&0).cloned()) {
+        if let Err(generation) = self.lookup(|snapshot| snapshot.settings.pin().get(&0).cloned()) {
             let mut connection = self.background_pool.acquire().await?;
-            self.read_and_cache_settings(&mut connection, number, 0).await?;
+            self.read_and_cache_settings(&mut connection, generation, 0).await?;
         }
         Ok(())
     }
 
-    /// An owner's settings, if they can be had without waiting for the database.
+    /// Returns the settings of an owner if they are cached. With `cache = "off"` it reads them from the database.
     pub async fn cached_settings(&self, owner: i32) -> Option<Arc<Settings>> {
         match self.mode {
-            OnOff::On => self.lookup(|memory| memory.settings.pin().get(&owner).cloned()).ok(),
+            OnOff::On => self.lookup(|snapshot| snapshot.settings.pin().get(&owner).cloned()).ok(),
             OnOff::Off => self.settings(owner).await.ok(),
         }
     }
 
-    /// All currencies.
+    /// Returns all currencies.
     pub async fn currencies(&self) -> sqlx::Result<Arc<Currencies>> {
-        match self.lookup(|memory| memory.currencies.get().cloned()) {
+        match self.lookup(|snapshot| snapshot.currencies.get().cloned()) {
             Ok(currencies) => Ok(currencies),
-            Err(number) => Box::pin(self.load_currencies(number)).await,
+            Err(generation) => Box::pin(self.load_currencies(generation)).await,
         }
     }
 
-    async fn load_currencies(&self, number: u64) -> sqlx::Result<Arc<Currencies>> {
+    async fn load_currencies(&self, generation: u64) -> sqlx::Result<Arc<Currencies>> {
         let mut connection = self.pool.acquire().await?;
         let rows = sqlx::query_as!(
             Currency,
@@ -220,32 +223,38 @@ impl AccountCache {
         .await?;
         connection.release_clean();
         let currencies = Arc::new(Currencies::from(rows));
-        self.insert(number, |memory| {
-            // Who was quicker has read the same.
-            let _ = memory.currencies.set(currencies.clone());
+        self.insert(generation, |snapshot| {
+            // If another task has set it already, it has read the same rows.
+            let _ = snapshot.currencies.set(currencies.clone());
         });
         Ok(currencies)
     }
 
-    /// How memory is, for whoever watches.
+    /// Returns the state of the cache, for monitoring.
     pub fn state(&self) -> CacheState {
-        let memory = self.snapshot.load();
-        CacheState { is_valid: self.is_valid(), user_count: memory.users.len(), invalidations: memory.generation }
+        let snapshot = self.snapshot.load();
+        CacheState { is_valid: self.is_valid(), user_count: snapshot.users.len(), invalidations: snapshot.generation }
     }
 
-    /// What memory has, or the number of the memory that the database's answer belongs into.
+    /// Returns the cached value.
+    ///
+    /// # Errors
+    ///
+    /// The current generation if the value is not cached: the value from the database is then [inserted](Self::insert)
+    /// with it.
     fn lookup<T>(&self, find: impl FnOnce(&Snapshot) -> Option<T>) -> Result<T, u64> {
-        // In this order: what is found is at least as new as the trust in it.
-        let is_trusted = self.is_valid();
-        let memory = self.snapshot.load();
-        let found = if is_trusted { find(&memory) } else { None };
-        found.ok_or(memory.generation)
+        // The validity is read before the snapshot, so that the snapshot is at least as new as the validity.
+        let is_valid = self.is_valid();
+        let snapshot = self.snapshot.load();
+        let cached = if is_valid { find(&snapshot) } else { None };
+        cached.ok_or(snapshot.generation)
     }
 
-    fn insert(&self, number: u64, put: impl FnOnce(&Snapshot)) {
-        let memory = self.snapshot.load();
-        if self.is_valid() && memory.generation == number {
-            put(&memory);
+    /// Calls `put` with the snapshot, unless the cache was invalidated since the lookup.
+    fn insert(&self, generation: u64, put: impl FnOnce(&Snapshot)) {
+        let snapshot = self.snapshot.load();
+        if self.is_valid() && snapshot.generation == generation {
+            put(&snapshot);
         }
     }
 
@@ -253,19 +262,20 @@ impl AccountCache {
         as_micros_u64(coarse_now()) < self.valid_until_us.load(Ordering::Acquire)
     }
 
-    /// Only the listener forgets.
+    /// Replaces the snapshot with an empty one. Only the change listener calls it, so the generation has a single
+    /// writer.
     fn invalidate(&self) {
-        let number = self.snapshot.load().generation + 1;
-        self.snapshot.store(Arc::new(Snapshot { generation: number, ..Snapshot::default() }));
+        let generation = self.snapshot.load().generation + 1;
+        self.snapshot.store(Arc::new(Snapshot { generation, ..Snapshot::default() }));
     }
 
-    /// Listens to the database until the pool is closed. Run it beside the server.
+    /// Listens for changes until the pool is closed. Runs concurrently with the server.
     pub async fn listen(&self) {
         while self.is_enabled() && !self.pool.is_closed() {
             match self.listen_once().await {
                 Ok(()) | Err(sqlx::Error::PoolClosed) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "the database can't be heard: everything is read anew for each request");
+                    tracing::warn!(%error, "change listener lost; cache disabled");
                     tokio::time::sleep(HEARTBEAT).await;
                 }
             }
@@ -274,28 +284,28 @@ impl AccountCache {
         }
     }
 
-    /// Keeps memory true until the listening connection is lost.
+    /// Keeps the cache up to date until the listening connection is lost.
     async fn listen_once(&self) -> sqlx::Result<()> {
         let mut listener = PgListener::connect_with(&self.background_pool).await?;
         listener.listen(CHANNEL).await?;
         self.invalidate();
-        let mut since = Instant::now();
+        let mut invalidated_at = Instant::now();
         loop {
-            let (asked, then) = (Instant::now(), coarse_now());
-            let answer = timeout(CACHE_VALIDITY, sqlx::query("select 1").execute(&mut listener)).await;
-            self.round_trip_seconds.observe(asked.elapsed().as_secs_f64());
-            answer.map_err(|_| sqlx::Error::PoolTimedOut)??;
+            let (started_at, coarse_started_at) = (Instant::now(), coarse_now());
+            let heartbeat = timeout(CACHE_VALIDITY, sqlx::query("select 1").execute(&mut listener)).await;
+            self.round_trip_seconds.observe(started_at.elapsed().as_secs_f64());
+            heartbeat.map_err(|_| sqlx::Error::PoolTimedOut)??;
             let mut changed = false;
             while listener.next_buffered().is_some() {
                 changed = true;
             }
-            // A restored dump brings its rows before its triggers: nothing is told of those.
-            if changed || since.elapsed() > SNAPSHOT_AGE_MAX {
+            // A restored dump inserts its rows before it creates the triggers: those changes are not notified.
+            if changed || invalidated_at.elapsed() > SNAPSHOT_AGE_MAX {
                 self.invalidate();
-                since = Instant::now();
+                invalidated_at = Instant::now();
             }
-            // What changed before the question was asked has been heard with the answer.
-            self.valid_until_us.store(as_micros_u64(then + CACHE_VALIDITY), Ordering::Release);
+            // The notifications of all changes before the heartbeat query have arrived together with its result.
+            self.valid_until_us.store(as_micros_u64(coarse_started_at + CACHE_VALIDITY), Ordering::Release);
             timeout(CACHE_VALIDITY, self.ensure_system_settings()).await.map_err(|_| sqlx::Error::PoolTimedOut)??;
             match timeout(HEARTBEAT, listener.try_recv()).await {
                 Err(_) => {}
@@ -307,8 +317,8 @@ impl AccountCache {
     }
 }
 
-/// The time by the system's clock that only goes forward, at most ten milliseconds late. Each request asks several times, and the exact
-/// clock would take ten times as long to answer.
+/// Returns the time of the coarse monotonic clock, which is up to ten milliseconds behind. Each request reads it
+/// several times, and the precise clock takes ten times as long to read.
 fn coarse_now() -> Duration {
     clock_gettime(ClockId::MonotonicCoarse).try_into().unwrap_or(Duration::MAX)
 }

@@ -1,4 +1,4 @@
-//! What is known of users, settings and currencies, and what can be asked of it.
+//! Users, settings and currencies as the database has them, and the rules that depend on them.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant, SystemTime};
@@ -12,7 +12,7 @@ use crate::number;
 
 /// The settings that Mortise reads from `conflines`, as MOR spells them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, EnumCount, EnumString, IntoStaticStr, VariantNames)]
-#[expect(missing_docs, reason = "MOR's own names")]
+#[expect(missing_docs, reason = "MOR's names")]
 pub enum Setting {
     #[strum(serialize = "Allow_API")]
     AllowApi,
@@ -20,7 +20,7 @@ pub enum Setting {
     AllowGetApi,
     #[strum(serialize = "API_Secret_Key")]
     SecretKey,
-    /// The key that went before [`Setting::SecretKey`]; `value2` says until when it counts as well.
+    /// The key that [`Setting::SecretKey`] replaced; `value2` is the time until which it is accepted too.
     #[strum(serialize = "API_Secret_Key_Previous")]
     PreviousKey,
     #[strum(serialize = "API_Disable_hash_checking")]
@@ -52,45 +52,45 @@ pub enum Setting {
 }
 
 impl Setting {
-    /// The names of all.
+    /// The names of all settings in `conflines`.
     pub const NAMES: &[&str] = Self::VARIANTS;
 
-    /// Its name in `conflines`.
+    /// Returns the name in `conflines`.
     pub fn name(self) -> &'static str {
         self.into()
     }
 
-    /// The names of all, as the database takes them.
+    /// Returns [`NAMES`](Self::NAMES) as a query parameter.
     pub fn owned_names() -> Vec<String> {
         Self::NAMES.iter().copied().map(str::to_owned).collect()
     }
 }
 
-/// A user, as far as admission and the operations need one.
+/// The columns of a user that authentication and the operations need.
 #[derive(Debug)]
-#[expect(missing_docs, reason = "MOR's own column names")]
+#[expect(missing_docs, reason = "MOR's column names")]
 pub struct User {
     pub id: i32,
     pub usertype: UserType,
     pub owner_id: i32,
     /// Blocked or hidden.
     pub blocked: bool,
-    /// SHA-1 hex, as MOR stores it; empty once the operator has emptied it.
+    /// SHA-1 in hexadecimal, as MOR stores it; empty if the operator has emptied it.
     pub password: Secret,
-    /// Ours; goes before `password` where it stands.
+    /// Argon2 hash, stored by Mortise only; replaces `password` if it is set.
     pub password_argon2: Option<Secret>,
     pub currency_id: Option<i32>,
     pub(super) rights: HashMap<String, i16>,
 }
 
 impl User {
-    /// The value of a right: 0 none, 1 read, 2 edit. `name` in lower case.
+    /// Returns the value of a right: 0 none, 1 read, 2 edit. `name` is in lower case.
     pub fn right(&self, name: &str) -> i16 {
         self.rights.get(name).copied().unwrap_or(0)
     }
 
-    /// Whose settings count and whose card groups are the user's: an admin's and an accountant's are owner 0's, a reseller's
-    /// the reseller's own, anyone else's their owner's.
+    /// Returns the owner whose settings and card groups apply to the user: 0 for an admin or an accountant, the user
+    /// itself for a reseller, the user's owner for others.
     pub fn settings_owner(&self) -> i32 {
         match self.usertype {
             UserType::Admin | UserType::Accountant => 0,
@@ -100,9 +100,9 @@ impl User {
     }
 }
 
-/// What kind of user. Whatever MOR doesn't know has the fewest rights.
+/// The type of a user. An unknown type counts as `User`, which has the fewest rights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "MOR's own words")]
+#[expect(missing_docs, reason = "MOR's names")]
 pub enum UserType {
     Admin,
     Accountant,
@@ -123,49 +123,51 @@ impl From<&str> for UserType {
     }
 }
 
-/// What a hash may be made with. Not for logs.
-#[expect(missing_docs, reason = "the names say it")]
+/// A secret key that a hash may be made with. It must not be logged.
+#[expect(missing_docs, reason = "self-explanatory names")]
 pub struct SecretKey<'a> {
     pub text: &'a str,
     pub is_previous: bool,
 }
 
-/// A row of `conflines`, and the database's time when it was read, in seconds since 1970.
+/// A row of `conflines`.
 pub(super) struct Confline {
     pub name: String,
     pub value: String,
     pub value2: String,
+    /// The time of the database when the row was read, in seconds since 1970.
     pub now: i64,
 }
 
 impl Confline {
-    /// The time in `value2`. What is over was over at the database's time: that is the same for every server.
+    /// Parses the time in `value2`. The remaining time is calculated with the clock of the database, so that a key
+    /// expires at the same time on all servers.
     fn expires_at(&self) -> Option<Instant> {
-        let until = humantime::parse_rfc3339_weak(self.value2.trim()).ok()?;
+        let expires_at = humantime::parse_rfc3339_weak(self.value2.trim()).ok()?;
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(self.now).ok()?);
-        Instant::now().checked_add(until.duration_since(now).unwrap_or_default())
+        Instant::now().checked_add(expires_at.duration_since(now).unwrap_or_default())
     }
 }
 
-/// One owner's settings.
+/// The settings of one owner.
 #[derive(Debug)]
 pub struct Settings {
-    /// By [`Setting`].
+    /// Indexed by [`Setting`]. `None`: not set, or empty.
     texts: [Option<Secret>; Setting::COUNT],
-    /// Until when the previous key counts.
+    /// Until when the previous key is accepted. `None`: it is not accepted.
     previous_key_expires_at: Option<Instant>,
 }
 
 impl Settings {
-    /// An owner's rows of `conflines`.
+    /// Creates the settings from an owner's rows of `conflines`.
     pub(super) fn new(owner: i32, rows: Vec<Confline>) -> Self {
         let previous_key_expires_at = rows.iter().find(|row| row.name == Setting::PreviousKey.name()).and_then(|row| {
-            let until = row.expires_at();
-            if until.is_none() {
-                let name = Setting::PreviousKey.name();
-                tracing::warn!(owner, "value2 of {name} is no time like 2030-01-31 12:00:00: that key is over");
+            let expires_at = row.expires_at();
+            if expires_at.is_none() {
+                let setting = Setting::PreviousKey.name();
+                tracing::warn!(owner, setting, "previous key ignored: value2 is not a time like 2030-01-31 12:00:00");
             }
-            until
+            expires_at
         });
         let mut texts = [const { None }; Setting::COUNT];
         for row in rows.into_iter().filter(|row| !row.value.is_empty()) {
@@ -176,36 +178,36 @@ impl Settings {
         Self { texts, previous_key_expires_at }
     }
 
-    /// The secret key, and the previous one as long as it counts. Without a key there is none to go before it: whoever
-    /// empties `API_Secret_Key` means everybody.
+    /// Returns the secret key, and the previous key until it expires. Without a secret key the previous key is not
+    /// accepted either: an operator who empties `API_Secret_Key` locks out all clients.
     pub fn secret_keys(&self) -> impl Iterator<Item = SecretKey<'_>> {
         let key = self.text(Setting::SecretKey);
-        let until = key.and(self.previous_key_expires_at).filter(|until| Instant::now() < *until);
-        let previous = until.and_then(|_| self.text(Setting::PreviousKey));
-        let as_key = |is_previous| move |text| SecretKey { text, is_previous };
-        key.map(as_key(false)).into_iter().chain(previous.map(as_key(true)))
+        let expires_at = key.and(self.previous_key_expires_at).filter(|expires_at| Instant::now() < *expires_at);
+        let previous = expires_at.and_then(|_| self.text(Setting::PreviousKey));
+        let to_key = |is_previous| move |text| SecretKey { text, is_previous };
+        key.map(to_key(false)).into_iter().chain(previous.map(to_key(true)))
     }
 
-    /// Whether a switch is on.
+    /// Whether a setting is on: its value is 1.
     pub fn is_enabled(&self, setting: Setting) -> bool {
         self.text(setting).is_some_and(|value| number::parse_integer(value) == 1)
     }
 
-    /// How many decimals a "nice" amount has (`data.md`, "Money"): 2 where nothing is set.
+    /// Returns the number of decimals of a "nice" amount (`data.md`, "Money"). The default is 2.
     pub fn nice_digits(&self) -> usize {
         self.text(Setting::NiceNumberDigits)
             .map_or(2, |digits| usize::try_from(number::parse_integer(digits)).unwrap_or(0).min(100))
     }
 
-    /// A setting's text, where it isn't empty.
+    /// Returns the text of a setting. `None`: not set, or empty.
     pub fn text(&self, setting: Setting) -> Option<&str> {
         self.texts[setting as usize].as_ref().map(Secret::reveal)
     }
 }
 
-/// A currency; `exchange_rate` units of it are worth one of the system's.
+/// A currency. `exchange_rate` units of it are worth one unit of the system's currency.
 #[derive(Debug)]
-#[expect(missing_docs, reason = "MOR's own column names")]
+#[expect(missing_docs, reason = "MOR's column names")]
 pub struct Currency {
     pub id: i32,
     pub name: String,
@@ -213,7 +215,7 @@ pub struct Currency {
     pub active: bool,
 }
 
-/// All currencies, with the system's own (id 1) among them (`data.md`, "Currencies").
+/// All currencies, including the system's currency, which has id 1 (`data.md`, "Currencies").
 #[derive(Debug)]
 pub struct Currencies(Vec<Currency>);
 
@@ -224,35 +226,35 @@ impl From<Vec<Currency>> for Currencies {
 }
 
 impl Currencies {
-    /// The system's currency. `None` only in a database that lost it.
+    /// Returns the system's currency. `None` only if its row was deleted.
     pub fn system(&self) -> Option<&Currency> {
         self.by_id(1)
     }
 
-    /// By id.
+    /// Returns the currency with this id.
     pub fn by_id(&self, id: i32) -> Option<&Currency> {
         self.0.iter().find(|currency| currency.id == id)
     }
 
-    /// The currency of a user who has this id as `currency_id`.
+    /// Returns the currency of a user with this `currency_id`.
     pub fn user_currency(&self, currency_id: Option<i32>) -> Option<&Currency> {
         currency_id.and_then(|id| self.by_id(id))
     }
 
-    /// What the amounts are multiplied by that such a user is shown: 1, or by an X7 server the user's own currency's rate
-    /// (`x7.md`, "Values printed").
+    /// Returns the factor for amounts in replies to a user with this `currency_id`: 1, or in the X7 dialect the
+    /// exchange rate of the user's currency (`x7.md`, "Values printed").
     pub fn display_rate(&self, currency_id: Option<i32>, dialect: Dialect) -> BigDecimal {
-        let own = self.user_currency(currency_id).filter(|_| dialect.converts_to_caller_currency());
-        own.map_or(BigDecimal::from(1), |currency| currency.exchange_rate.clone())
+        let currency = self.user_currency(currency_id).filter(|_| dialect.converts_to_caller_currency());
+        currency.map_or(BigDecimal::from(1), |currency| currency.exchange_rate.clone())
     }
 
-    /// By name, in any letter case, trailing spaces ignored.
+    /// Returns the currency with this name; letter case and trailing spaces are ignored.
     pub fn by_name(&self, name: &str) -> Option<&Currency> {
         let name = name.trim_end_matches(' ').to_lowercase();
         self.0.iter().find(|currency| currency.name.to_lowercase() == name)
     }
 
-    /// What one unit of the system's currency is worth in `currency`. 0 where the system's own rate is 0.
+    /// Returns the value of one unit of the system's currency in `currency`: 0 if the system's own rate is 0.
     pub fn rate_to(&self, currency: &Currency) -> BigDecimal {
         let one = BigDecimal::from(1);
         match self.system() {

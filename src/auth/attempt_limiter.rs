@@ -1,5 +1,5 @@
-//! Whoever is wrong too often about a user is refused for a while. It is counted for each pair of address and user: what one
-//! does at its own address shuts out nobody else.
+//! Limit on failed attempts: a client that fails too often for a user is refused for a while. Failures are counted for
+//! each pair of client address and user, so a client cannot lock out clients at other addresses.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
@@ -10,23 +10,23 @@ use std::time::Instant;
 
 use crate::error::ApiError;
 
-/// Memory for so many pairs is all there is, however many are invented: each pair has its place in one of the sets, and where
-/// that is full, whoever was wrong least often makes room.
+/// The counters have a fixed size, however many user names an attacker invents. Each pair belongs to one set. In a full
+/// set a new pair replaces an expired one, or else the one with the fewest failures.
 const SET_COUNT: usize = 4096;
 const SLOTS_PER_SET: usize = 4;
 
-/// What is guessed at. Those who type PINs into a shop's form must not be able to stop the shop's sales, so these are counted
-/// by themselves.
+/// The secret that an attempt is for. Failed PINs are counted separately: visitors who type wrong PINs into a shop's
+/// form must not stop the shop's sales.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AttemptKind {
-    /// A user's password, or the key that makes a hash right.
+    /// A user's password or secret key.
     Login,
     /// A card's PIN.
     Pin,
 }
 
 impl AttemptKind {
-    /// In words, for the log.
+    /// Returns the secret's name for the log.
     pub fn label(self) -> &'static str {
         match self {
             Self::Login => "password or hash",
@@ -35,20 +35,20 @@ impl AttemptKind {
     }
 }
 
-/// Counts wrong guesses.
+/// Counts failed attempts.
 #[derive(Debug)]
 pub struct AttemptLimiter {
     failed_attempts_max: u32,
-    /// In milliseconds, as all times here.
+    /// All times are milliseconds; points in time count from `start`.
     lockout_ms: u64,
     start: Instant,
-    /// When the last pause will be over: until one begins nobody is looked for.
+    /// The end of the lockout that ends last; 0 before the first one. After it no counter needs to be read.
     last_lockout_end_ms: AtomicU64,
     hasher: RandomState,
     sets: Vec<Mutex<[AttemptCount; SLOTS_PER_SET]>>,
 }
 
-/// What is known of a pair, by its mark.
+/// The failures of a pair, identified by the pair's hash.
 #[derive(Debug, Clone, Copy, Default)]
 struct AttemptCount {
     key_hash: u64,
@@ -57,40 +57,46 @@ struct AttemptCount {
 }
 
 impl AttemptLimiter {
-    /// Allows `most` wrong guesses (0: any number) within `pause` seconds, then none for as long.
-    pub fn new(failed_attempts_max: u32, pause: NonZero<u32>) -> Self {
-        let sets = if failed_attempts_max == 0 { 0 } else { SET_COUNT };
+    /// Allows `failed_attempts_max` failures (0: any number) within `lockout_s` seconds, then refuses for `lockout_s`
+    /// seconds.
+    pub fn new(failed_attempts_max: u32, lockout_s: NonZero<u32>) -> Self {
+        let set_count = if failed_attempts_max == 0 { 0 } else { SET_COUNT };
         Self {
             failed_attempts_max,
-            lockout_ms: u64::from(pause.get()) * 1000,
+            lockout_ms: u64::from(lockout_s.get()) * 1000,
             start: Instant::now(),
             last_lockout_end_ms: AtomicU64::new(0),
             hasher: RandomState::new(),
-            sets: (0..sets).map(|_| Mutex::default()).collect(),
+            sets: (0..set_count).map(|_| Mutex::default()).collect(),
         }
     }
 
-    /// Whether the client may ask about the user, by whichever name it calls them. While it may not, it hears the same of right
-    /// guesses as of wrong ones, or the pause would teach it which are right.
+    /// Checks that the client may make an attempt for the user name. During a lockout all attempts get the same error:
+    /// a client must not find out the correct secret meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`ApiError::TooManyAttempts`] with the remaining seconds of the lockout.
     pub fn check(
         &self,
-        guess: AttemptKind,
+        kind: AttemptKind,
         client: IpAddr,
         user: &str,
         now: impl FnOnce() -> Instant,
     ) -> Result<(), ApiError> {
-        let paused_until = self.last_lockout_end_ms.load(Ordering::Relaxed);
-        // Until somebody was wrong too often not even the clock is asked.
-        if paused_until == 0 {
+        let last_lockout_end = self.last_lockout_end_ms.load(Ordering::Relaxed);
+        // Before the first lockout not even the clock is read.
+        if last_lockout_end == 0 {
             return Ok(());
         }
         let now = self.elapsed_ms(now());
-        if paused_until <= now {
+        if last_lockout_end <= now {
             return Ok(());
         }
-        let mark = self.key_hash(guess, client, user);
-        let known = self.lock_set(mark).and_then(|set| set.iter().find(|count| count.key_hash == mark).copied());
-        match known {
+        let key_hash = self.key_hash(kind, client, user);
+        let count =
+            self.lock_set(key_hash).and_then(|set| set.iter().find(|count| count.key_hash == key_hash).copied());
+        match count {
             Some(count) if count.failures >= self.failed_attempts_max && count.expires_at_ms > now => {
                 let seconds = (count.expires_at_ms - now).div_ceil(1000);
                 Err(ApiError::TooManyAttempts(u32::try_from(seconds).unwrap_or(u32::MAX)))
@@ -99,52 +105,48 @@ impl AttemptLimiter {
         }
     }
 
-    /// Takes down that a guess was wrong. `true`: it was one too many, and a pause begins.
-    pub fn record_failure(
-        &self,
-        guess: AttemptKind,
-        client: IpAddr,
-        user: &str,
-        now: impl FnOnce() -> Instant,
-    ) -> bool {
+    /// Records a failed attempt. Returns `true` if it starts a lockout.
+    pub fn record_failure(&self, kind: AttemptKind, client: IpAddr, user: &str, now: impl FnOnce() -> Instant) -> bool {
         if self.sets.is_empty() {
             return false;
         }
         let now = self.elapsed_ms(now());
-        let mark = self.key_hash(guess, client, user);
-        let Some(mut set) = self.lock_set(mark) else { return false };
-        let place = |count: &&mut AttemptCount| {
-            (count.key_hash != mark, count.expires_at_ms > now, count.failures, count.expires_at_ms)
+        let key_hash = self.key_hash(kind, client, user);
+        let Some(mut set) = self.lock_set(key_hash) else { return false };
+        // The pair's own counter, else an expired one, else the one with the fewest failures.
+        let priority = |count: &&mut AttemptCount| {
+            (count.key_hash != key_hash, count.expires_at_ms > now, count.failures, count.expires_at_ms)
         };
-        let Some(count) = set.iter_mut().min_by_key(place) else { return false };
-        if count.key_hash != mark || count.expires_at_ms <= now {
-            *count = AttemptCount { key_hash: mark, failures: 0, expires_at_ms: now + self.lockout_ms };
+        let Some(count) = set.iter_mut().min_by_key(priority) else { return false };
+        if count.key_hash != key_hash || count.expires_at_ms <= now {
+            *count = AttemptCount { key_hash, failures: 0, expires_at_ms: now + self.lockout_ms };
         }
         count.failures = count.failures.saturating_add(1);
-        let is_last = count.failures == self.failed_attempts_max;
-        if is_last {
+        let starts_lockout = count.failures == self.failed_attempts_max;
+        if starts_lockout {
             count.expires_at_ms = now + self.lockout_ms;
             self.last_lockout_end_ms.fetch_max(count.expires_at_ms, Ordering::Relaxed);
         }
-        is_last
+        starts_lockout
     }
 
-    /// Where counts of the mark are kept; `None` where nothing is counted.
-    fn lock_set(&self, mark: u64) -> Option<MutexGuard<'_, [AttemptCount; SLOTS_PER_SET]>> {
-        let place = mark.checked_rem(u64::try_from(self.sets.len()).ok()?)?;
-        let set = self.sets.get(usize::try_from(place).ok()?)?;
+    /// Locks the set that the hash belongs to. `None`: there is no limit.
+    fn lock_set(&self, key_hash: u64) -> Option<MutexGuard<'_, [AttemptCount; SLOTS_PER_SET]>> {
+        let index = key_hash.checked_rem(u64::try_from(self.sets.len()).ok()?)?;
+        let set = self.sets.get(usize::try_from(index).ok()?)?;
         Some(set.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The pair in 64 bits, by a key that nobody knows. Who has one address of IPv6 has a network full of them.
-    fn key_hash(&self, guess: AttemptKind, client: IpAddr, user: &str) -> u64 {
+    /// Hashes the pair to 64 bits with a random key. All IPv6 addresses of a /64 network count as one client: usually
+    /// one client has the whole network.
+    fn key_hash(&self, kind: AttemptKind, client: IpAddr, user: &str) -> u64 {
         let network = match client {
             IpAddr::V4(address) => u64::from(address.to_bits()),
             IpAddr::V6(address) => u64::try_from(address.to_bits() >> 64).unwrap_or(0),
         };
-        // Letter by letter, as the database does it: no other spelling of a name may count for itself.
+        // Lower case character by character, as in the database: all spellings of a name must share a counter.
         let user: String = user.trim_end_matches(' ').chars().filter_map(|char| char.to_lowercase().next()).collect();
-        self.hasher.hash_one((guess, client.is_ipv6(), network, user))
+        self.hasher.hash_one((kind, client.is_ipv6(), network, user))
     }
 
     fn elapsed_ms(&self, now: Instant) -> u64 {

@@ -1,4 +1,4 @@
-//! Who a client is and what it may do: admission, request hashes, passwords, and limits on failed attempts.
+//! Authentication and authorization: users, rights, request hashes, passwords, and the limit on failed attempts.
 
 pub mod admission;
 pub mod attempt_limiter;

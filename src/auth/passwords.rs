@@ -1,5 +1,5 @@
-//! The parameter `p`: checking it against what MOR stores (SHA-1) or, once it was right, against something better
-//! (`http.md`, "Admission").
+//! Verification of the parameter `p` (`http.md`, "Admission"): against the argon2id hash, or against MOR's SHA-1 hash
+//! as long as the user has no argon2id hash.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -18,15 +18,15 @@ use crate::config::Secret;
 use crate::db::pool::Pool;
 use crate::error::ApiError;
 
-/// How long a password that was right is known to be.
+/// How long a verified password stays in the cache.
 const CACHE_TTL: Duration = Duration::from_secs(300);
-/// Checks that may run at once; each takes 19 MiB and a good part of a core for some hundredths of a second.
+/// Checks that run at once at most. Each takes 19 MiB and most of a core for some hundredths of a second.
 const CONCURRENT_CHECKS_MAX: usize = 2;
 
 type CacheKey = [u8; 32];
 
-/// Checks passwords, and remembers for a while which were right: not the passwords, but marks made from them with a key
-/// that is drawn at the start and never leaves.
+/// Verifies passwords, and caches which were correct. The cache does not contain passwords but their HMACs, with a
+/// random key that is created at the start and exists only in memory.
 pub struct Passwords {
     hmac_key: [u8; 64],
     verified: Mutex<HashMap<CacheKey, Instant>>,
@@ -40,52 +40,55 @@ impl std::fmt::Debug for Passwords {
 }
 
 impl Passwords {
-    /// With a key from the operating system's random source.
+    /// Creates the cache with a key from the operating system's random source.
     pub fn new() -> Result<Self, getrandom::Error> {
-        let mut key = [0; 64];
-        getrandom::fill(&mut key)?;
-        Ok(Self { hmac_key: key, verified: Mutex::default(), permits: Semaphore::new(CONCURRENT_CHECKS_MAX) })
+        let mut hmac_key = [0; 64];
+        getrandom::fill(&mut hmac_key)?;
+        Ok(Self { hmac_key, verified: Mutex::default(), permits: Semaphore::new(CONCURRENT_CHECKS_MAX) })
     }
 
-    /// Whether `password` is the user's. The first right answer against MOR's SHA-1 writes an argon2id hash, which counts
-    /// from then on. A check that had to wait for its turn asks first whether it `may_go_on`.
+    /// Whether `password` is the user's. The first successful check against MOR's SHA-1 hash stores an argon2id hash,
+    /// which is used from then on.
+    ///
+    /// `check_limit` is called after the wait for a permit: the limit of failed attempts may have been reached
+    /// meanwhile.
     pub async fn verify(
         &self,
         pool: &Pool,
         user: &User,
         password: &str,
-        may_go_on: impl FnOnce() -> Result<(), ApiError>,
+        check_limit: impl FnOnce() -> Result<(), ApiError>,
     ) -> Result<bool, ApiError> {
-        let mark = self.cache_key(user, password);
-        if self.is_cached(&mark) {
+        let cache_key = self.cache_key(user, password);
+        if self.is_cached(&cache_key) {
             return Ok(true);
         }
-        let Ok(_turn) = self.permits.acquire().await else { return Ok(false) };
-        may_go_on()?;
-        let right = match &user.password_argon2 {
+        let Ok(_permit) = self.permits.acquire().await else { return Ok(false) };
+        check_limit()?;
+        let is_correct = match &user.password_argon2 {
             Some(hash) => matches_argon2(hash.reveal().to_owned(), password.to_owned()).await,
             None => {
-                let right = matches_sha1(user.password.reveal(), password);
-                if right {
+                let is_correct = matches_sha1(user.password.reveal(), password);
+                if is_correct {
                     upgrade_hash(pool, user, password.to_owned()).await?;
                 }
-                right
+                is_correct
             }
         };
-        if right {
-            let mut known = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
-            known.retain(|_, since| since.elapsed() < CACHE_TTL);
-            known.insert(mark, Instant::now());
+        if is_correct {
+            let mut verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
+            verified.retain(|_, since| since.elapsed() < CACHE_TTL);
+            verified.insert(cache_key, Instant::now());
         }
-        Ok(right)
+        Ok(is_correct)
     }
 
-    fn is_cached(&self, mark: &CacheKey) -> bool {
-        let known = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(mark).is_some_and(|since| since.elapsed() < CACHE_TTL)
+    fn is_cached(&self, cache_key: &CacheKey) -> bool {
+        let verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
+        verified.get(cache_key).is_some_and(|since| since.elapsed() < CACHE_TTL)
     }
 
-    /// Made from what is stored as well, so that a new password in the database makes the old mark worthless.
+    /// The key covers the stored hashes too, so that a changed password in the database invalidates the cached entry.
     fn cache_key(&self, user: &User, password: &str) -> CacheKey {
         let mut mac = Hmac::<Sha256>::new(&self.hmac_key.into());
         mac.update(&user.id.to_be_bytes());
@@ -98,31 +101,31 @@ impl Passwords {
     }
 }
 
-/// A password as MOR stores it.
+/// Returns a password's hash as MOR stores it.
 pub fn hash_sha1(password: &str) -> String {
     hex::encode(Sha1::digest(password))
 }
 
-/// A password as it should be stored, with a salt of its own. Slow by design.
+/// Returns a password's argon2id hash with a random salt. It is slow by design.
 pub fn hash_argon2(password: &str) -> Option<String> {
     Argon2::default().hash_password(password.as_bytes()).map(|hash| hash.to_string()).ok()
 }
 
 fn matches_sha1(stored: &str, password: &str) -> bool {
-    let given = hash_sha1(password);
-    stored.to_ascii_lowercase().as_bytes().ct_eq(given.as_bytes()).into()
+    let sent = hash_sha1(password);
+    stored.to_ascii_lowercase().as_bytes().ct_eq(sent.as_bytes()).into()
 }
 
-/// On a thread of its own: it is slow by design, and other requests go on meanwhile.
+/// Runs on a blocking thread: the hash is slow by design, and must not delay other requests.
 async fn matches_argon2(hash: String, password: String) -> bool {
-    let check = move || Argon2::default().verify_password(password.as_bytes(), hash.as_str()).is_ok();
-    tokio::task::spawn_blocking(check).await.unwrap_or(false)
+    let verify = move || Argon2::default().verify_password(password.as_bytes(), hash.as_str()).is_ok();
+    tokio::task::spawn_blocking(verify).await.unwrap_or(false)
 }
 
 async fn upgrade_hash(pool: &Pool, user: &User, password: String) -> sqlx::Result<()> {
     if let Ok(Some(hash)) = tokio::task::spawn_blocking(move || hash_argon2(&password)).await {
         let mut connection = pool.acquire().await?;
-        // Only beside the very hash that was checked: somebody may have set another password meanwhile.
+        // Only if the SHA-1 hash is still the one that was checked: the password may have been changed meanwhile.
         sqlx::query!(
             "update users set password_argon2 = $1 where id = $2 and password = $3 and password_argon2 is null",
             hash,

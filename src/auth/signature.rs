@@ -1,4 +1,4 @@
-//! The request hash: which parameters count, in which order, and whether a hash is right (`http.md`, "The request hash";
+//! The request hash: the hashed parameters, their order, and the verification of a hash (`http.md`, "The request hash";
 //! `hash-parameters.md`).
 
 use std::collections::HashMap;
@@ -12,85 +12,85 @@ use subtle::ConstantTimeEq;
 use crate::dialect::Dialect;
 use crate::http::params::Params;
 
-/// One of the ways in which a request may be signed. Every operation has one or more.
+/// A rule by which a request may be signed. Every operation has one or more.
 #[derive(Debug, Clone, Copy)]
 pub enum HashRule {
-    /// Every parameter of the long list that the request carries, in the list's order, but for those named here.
+    /// Every sent parameter that is in `PARAM_ORDER`, in its order, without the excluded ones.
     ParamOrder(Excluded),
-    /// These, in whichever order.
+    /// These three, in any order.
     AnyOrder([&'static str; 3]),
-    /// Exactly these, a missing one counting as empty.
+    /// Exactly these; a missing one has an empty value.
     Exactly(&'static [&'static str]),
-    /// What clients of an earlier name sent: these, under that name, unless the setting `legacy_hashes` is off.
+    /// Exactly these, for a request under an old name of the operation, unless the setting `legacy_hashes` is off.
     Legacy(&'static str, &'static [&'static str]),
 }
 
-/// Names that are left out though they stand in the list.
+/// Names in `PARAM_ORDER` that are not hashed.
 pub type Excluded = &'static [&'static str];
 
-/// The parameters of one request that are hashed, in order.
+/// The hashed parameters of a request, in order.
 #[derive(Debug)]
 pub struct SignedParams<'a> {
     values: Vec<(&'static str, &'a str)>,
-    /// Whether the rule leaves something unsigned that should be.
+    /// Whether the rule is [`HashRule::Legacy`], which leaves the amount unsigned.
     pub is_legacy: bool,
 }
 
 impl HashRule {
-    /// What of `params` enters the hash; for a request that came under the name `called`. More than one where the order
-    /// is the client's choice, none where the rule isn't for that request.
-    pub fn signed_params<'a>(&self, params: &'a Params, called: &str) -> SmallVec<[SignedParams<'a>; 1]> {
-        let proper = |(name, value): (&'static str, &'a str)| Some((name, hashed_value(name, value)?));
-        let sent = |names: &[&'static str]| -> Vec<_> {
-            names.iter().filter_map(|name| proper((name, params.raw(name)?))).collect()
+    /// Returns the hashed parameters of a request that was sent under the name `alias`. There are several candidates if
+    /// the client may choose the order, and none if the rule does not apply to the request.
+    pub fn signed_params<'a>(&self, params: &'a Params, alias: &str) -> SmallVec<[SignedParams<'a>; 1]> {
+        let hashed = |(name, value): (&'static str, &'a str)| Some((name, hashed_value(name, value)?));
+        let hashed_of = |names: &[&'static str]| -> Vec<_> {
+            names.iter().filter_map(|name| hashed((name, params.raw(name)?))).collect()
         };
         let signed = |values| SignedParams { values, is_legacy: false };
         match self {
-            Self::ParamOrder(except) => {
-                smallvec![signed(select_in_param_order(params.raw_pairs(), except).filter_map(proper).collect())]
+            Self::ParamOrder(excluded) => {
+                smallvec![signed(select_in_param_order(params.raw_pairs(), excluded).filter_map(hashed).collect())]
             }
             Self::AnyOrder([a, b, c]) => [[a, b, c], [a, c, b], [b, a, c], [b, c, a], [c, a, b], [c, b, a]]
-                .map(|order| signed(sent(&order.map(|name| *name))))
+                .map(|order| signed(hashed_of(&order.map(|name| *name))))
                 .into_iter()
                 .collect(),
-            Self::Exactly(names) => smallvec![signed(sent(names))],
-            // Without its last parameter it would be the key alone that is hashed, whatever the amount.
+            Self::Exactly(names) => smallvec![signed(hashed_of(names))],
+            // Without the last parameter the hash would cover only the secret key, for any amount.
             Self::Legacy(name, names)
-                if *name == called && names.last().is_some_and(|last| params.non_blank(last).is_some()) =>
+                if *name == alias && names.last().is_some_and(|last| params.non_blank(last).is_some()) =>
             {
-                smallvec![SignedParams { values: sent(names), is_legacy: true }]
+                smallvec![SignedParams { values: hashed_of(names), is_legacy: true }]
             }
             Self::Legacy(..) => SmallVec::new(),
         }
     }
 
-    /// Which of the names that an operation reads enter the hash, in the order in which they do; `None` where the rule isn't for
-    /// the name by which it is called.
-    pub fn hashed_names<'a>(&self, read: impl Iterator<Item = &'a str>, called: &str) -> Option<Vec<&'static str>> {
+    /// Returns the hashed names among those that an operation reads, in their order. `None`: the rule does not apply to
+    /// the name `alias`.
+    pub fn hashed_names<'a>(&self, read: impl Iterator<Item = &'a str>, alias: &str) -> Option<Vec<&'static str>> {
         match self {
-            Self::ParamOrder(except) => {
-                Some(select_in_param_order(read.map(|name| (name, ())), except).map(|(name, ())| name).collect())
+            Self::ParamOrder(excluded) => {
+                Some(select_in_param_order(read.map(|name| (name, ())), excluded).map(|(name, ())| name).collect())
             }
             Self::AnyOrder(names) => Some(names.to_vec()),
             Self::Exactly(names) => Some(names.to_vec()),
-            Self::Legacy(name, names) => (*name == called).then(|| names.to_vec()),
+            Self::Legacy(name, names) => (*name == alias).then(|| names.to_vec()),
         }
     }
 }
 
-/// What comes with those of the names that stand in the long list, in its order.
+/// Returns the items whose names are in `PARAM_ORDER` and not excluded, in its order.
 fn select_in_param_order<'a, T>(
-    named: impl Iterator<Item = (&'a str, T)>,
-    except: Excluded,
+    items: impl Iterator<Item = (&'a str, T)>,
+    excluded: Excluded,
 ) -> impl Iterator<Item = (&'static str, T)> {
     let mut listed: SmallVec<[(usize, T); 8]> =
-        named.filter_map(|(name, what)| Some((*PARAM_INDEX.get(name)?, what))).collect();
-    listed.sort_unstable_by_key(|(place, _)| *place);
-    listed.into_iter().map(|(place, what)| (PARAM_ORDER[place], what)).filter(|(name, _)| !except.contains(name))
+        items.filter_map(|(name, item)| Some((*PARAM_INDEX.get(name)?, item))).collect();
+    listed.sort_unstable_by_key(|(index, _)| *index);
+    listed.into_iter().map(|(index, item)| (PARAM_ORDER[index], item)).filter(|(name, _)| !excluded.contains(name))
 }
 
 impl SignedParams<'_> {
-    /// The SHA-1 of the values, joined without separators, and the key behind them.
+    /// Returns the SHA-1 of the values, joined without separators, followed by the secret key.
     pub fn digest(&self, key: &str) -> [u8; 20] {
         let mut sha1 = Sha1::new();
         for (_, value) in &self.values {
@@ -100,46 +100,47 @@ impl SignedParams<'_> {
         sha1.finalize().into()
     }
 
-    /// Whether `hash`, as sent, is right for the key. Takes as long whichever byte differs.
+    /// Whether `hash`, as sent, is valid for the secret key. Compares in constant time.
     pub fn verify(&self, hash: &str, key: &str, dialect: Dialect) -> bool {
         let mut sent = [0; 20];
-        let readable = hex::decode_to_slice(hash, &mut sent).is_ok()
+        let is_hex = hex::decode_to_slice(hash, &mut sent).is_ok()
             && (dialect.accepts_uppercase_hash() || !hash.bytes().any(|byte| byte.is_ascii_uppercase()));
-        readable && bool::from(sent.ct_eq(&self.digest(key)))
+        is_hex && bool::from(sent.ct_eq(&self.digest(key)))
     }
 
-    /// What is hashed before the key: names and values, in order. PINs may be among them.
+    /// Iterates over the names and values that are hashed before the key, in order. PINs may be among them.
     pub fn values(&self) -> impl Iterator<Item = (&'static str, &str)> {
         self.values.iter().copied()
     }
 
-    /// The names in order, for people who look for the mistake in their client. Never the values: a PIN may be among them.
+    /// Returns the names in order, for the log. Values are left out because a PIN may be among them.
     pub fn joined_names(&self) -> String {
         self.values.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
     }
 }
 
-/// The value as it enters the hash; `None` where the parameter counts only in a proper form and hasn't got it.
+/// Returns the value as it is hashed. `None`: the parameter is hashed only in a valid form, and the value does not have
+/// it.
 fn hashed_value<'a>(name: &str, value: &'a str) -> Option<&'a str> {
-    let digits = || !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
-    let as_sent = |proper: bool| proper.then_some(value);
+    let is_digits = || !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
+    let unchanged_if = |valid: bool| valid.then_some(value);
     match name {
-        "user_id" | "period_start" | "period_end" | "tariff_id" | "only_did" => digits().then(|| {
+        "user_id" | "period_start" | "period_end" | "tariff_id" | "only_did" => is_digits().then(|| {
             let number = value.trim_start_matches('0');
             if number.is_empty() { "0" } else { number }
         }),
-        "mtype" | "s_user" | "s_user_id" | "s_from" | "s_till" => as_sent(digits()),
-        "device" | "s_device" | "s_provider" | "s_hgc" | "s_did" => as_sent(digits() || value == "all"),
+        "mtype" | "s_user" | "s_user_id" | "s_from" | "s_till" => unchanged_if(is_digits()),
+        "device" | "s_device" | "s_provider" | "s_hgc" | "s_did" => unchanged_if(is_digits() || value == "all"),
         "balance" => {
-            as_sent(!value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit() || b".-+".contains(&byte)))
+            unchanged_if(!value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit() || b".-+".contains(&byte)))
         }
-        "direction" => as_sent(matches!(value, "outgoing" | "incoming")),
-        "users" => as_sent(
+        "direction" => unchanged_if(matches!(value, "outgoing" | "incoming")),
+        "users" => unchanged_if(
             matches!(value, "postpaid" | "prepaid" | "all")
                 || !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit() || byte == b','),
         ),
-        "block" => as_sent(value.contains("true") || value.contains("false")),
-        "calltype" => as_sent(matches!(
+        "block" => unchanged_if(value.contains("true") || value.contains("false")),
+        "calltype" => unchanged_if(matches!(
             value,
             "all"
                 | "answered"
@@ -155,11 +156,11 @@ fn hashed_value<'a>(name: &str, value: &'a str) -> Option<&'a str> {
     }
 }
 
-/// Where each name stands in the long list.
+/// The index of each name in `PARAM_ORDER`.
 static PARAM_INDEX: LazyLock<HashMap<&str, usize, FixedState>> =
-    LazyLock::new(|| PARAM_ORDER.iter().enumerate().map(|(place, name)| (*name, place)).collect());
+    LazyLock::new(|| PARAM_ORDER.iter().enumerate().map(|(index, name)| (*name, index)).collect());
 
-/// Every parameter that can enter a hash, in the order in which it does (`hash-parameters.md`).
+/// Every parameter that can be hashed, in the order in which it is (`hash-parameters.md`).
 #[rustfmt::skip]
 const PARAM_ORDER: &[&str] = &[
     "user_id", "period_start", "period_end", "direction", "calltype", "device", "balance", "users", "block", "email",

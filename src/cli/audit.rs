@@ -1,4 +1,4 @@
-//! `mortise audit`: the audit trail, searched.
+//! `mortise audit`: searches the audit trail.
 
 use std::time::Duration;
 
@@ -9,22 +9,22 @@ use super::database::{begin_read_only, with_database};
 use super::{CommandError, Report, find_user};
 use crate::config::Config;
 
-/// What is looked for: everything that is said, all together.
+/// The filters. A row must match all of them.
 #[derive(Debug, Args)]
 pub struct Options {
-    /// Only what happened since: 30m, 12h, 7d
+    /// Only rows not older than this: 30m, 12h, 7d
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     since: Option<Duration>,
-    /// Only what this user did, or what was done to it
+    /// Only actions by this user or on this user
     #[arg(long, value_name = "USER")]
     user: Option<String>,
-    /// Only actions with these words in their name or in what went wrong
+    /// Only rows whose action or error contains this text
     #[arg(long, value_name = "TEXT")]
     action: Option<String>,
-    /// Only what concerns the card of this number
+    /// Only rows about the card with this number
     #[arg(long, value_name = "NUMBER")]
     card: Option<String>,
-    /// How many, the latest; they are shown oldest first
+    /// Print the latest N rows, oldest first
     #[arg(long, value_name = "N", default_value_t = 100)]
     limit: u32,
 }
@@ -42,14 +42,14 @@ struct ActionRow {
     data: Vec<String>,
 }
 
-/// Searches.
+/// Runs the command.
 pub async fn run(options: &Options, config: &Config) -> Result<Report, CommandError> {
     let mut rows = with_database(config, async |pool| {
         let user = match &options.user {
             Some(name) => Some(find_user(pool, name).await?.id),
             None => None,
         };
-        let cards = match &options.card {
+        let card_ids = match &options.card {
             Some(number) => Some(find_card_ids(pool, number).await?),
             None => None,
         };
@@ -70,7 +70,7 @@ pub async fn run(options: &Options, config: &Config) -> Result<Report, CommandEr
             options.since.map(|since| since.as_secs_f64()),
             user,
             options.action,
-            cards.as_deref(),
+            card_ids.as_deref(),
             i64::from(options.limit)
         );
         Ok(rows.fetch_all(&mut *transaction).await?)
@@ -89,7 +89,7 @@ pub async fn run(options: &Options, config: &Config) -> Result<Report, CommandEr
     }))
 }
 
-/// The ids of the cards that have the number or had it, hidden ones too.
+/// The ids of the cards with the number, including deleted ones.
 async fn find_card_ids(pool: &sqlx::PgPool, number: &str) -> Result<Vec<i64>, CommandError> {
     let mut transaction = begin_read_only(pool).await?;
     let ids =

@@ -1,4 +1,4 @@
-//! `mortise config`: the settings in effect.
+//! `mortise config`: prints the settings in effect.
 
 use clap::Args;
 use serde_json::{Map, Value, json};
@@ -6,15 +6,15 @@ use serde_json::{Map, Value, json};
 use super::Report;
 use crate::config::{DEFAULTS, EffectiveSetting, Layers};
 
-/// What to show.
+/// Options of `mortise config`.
 #[derive(Debug, Args)]
 pub struct Options {
-    /// Print the commented file of all defaults instead, to begin a file of your own with
+    /// Print the commented file of all defaults instead, as a start for your own
     #[arg(long)]
     defaults: bool,
 }
 
-/// Every setting in effect in the form of a settings' file, and where each comes from.
+/// Reports all settings in effect as a settings file, with their origins.
 pub fn run(options: &Options, layers: &Layers) -> Report {
     if options.defaults {
         return Report::new(DEFAULTS, DEFAULTS);
@@ -28,7 +28,7 @@ pub fn run(options: &Options, layers: &Layers) -> Report {
     Report::new(text.join("\n"), json)
 }
 
-/// A secret is left out rather than replaced, so that the output can be used as a file.
+/// A secret is commented out, not replaced: the output must stay a valid settings file.
 fn format_setting(setting: &EffectiveSetting<'_>) -> String {
     match setting.value {
         Some(value) => format!("{} = {value}", setting.name),

@@ -1,4 +1,4 @@
-//! `mortise currency`: currencies and their rates.
+//! `mortise currency`: manages currencies and exchange rates.
 
 use bigdecimal::BigDecimal;
 use clap::{Subcommand, ValueEnum};
@@ -10,54 +10,54 @@ use crate::config::Config;
 use crate::money::Money;
 use crate::number;
 
-/// The system's own currency.
+/// The currency of the system, in which rates and prices are stored.
 const SYSTEM_CURRENCY_ID: i32 = 1;
 
-/// What to do with currencies.
+/// Subcommands of `mortise currency`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// List the currencies; the first is the system's own
+    /// List currencies; the first one is the system's currency
     List,
     /// Add a currency
     Add {
-        /// Its name, up to five letters: EUR
+        /// The name, up to five letters: EUR
         name: String,
-        /// How many of it one unit of the system's currency is worth
+        /// The amount of this currency that one unit of the system's currency is worth
         #[arg(value_parser = parse_rate)]
         rate: BigDecimal,
-        /// Its name in full
+        /// The full name
         #[arg(long, value_name = "NAME", default_value = "")]
         full_name: String,
     },
-    /// Change a currency's rate, or switch it on or off
+    /// Change the rate of a currency, or enable or disable it
     Set {
-        /// Its name
+        /// The name of the currency
         name: String,
-        /// How many of it one unit of the system's currency is worth
+        /// The amount of this currency that one unit of the system's currency is worth
         #[arg(long, value_parser = parse_rate)]
         rate: Option<BigDecimal>,
-        /// Whether it can be paid in
+        /// Whether payments may use the currency
         #[arg(long)]
         active: Option<Active>,
     },
 }
 
-/// Whether a currency can be paid in.
+/// Whether payments may use a currency.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-#[expect(missing_docs, reason = "the names say it")]
+#[expect(missing_docs, reason = "the names are literal")]
 pub enum Active {
     On,
     Off,
 }
 
-/// A rate is more than 0, and fits its column.
+/// Parses a rate: above 0, and small enough for its column.
 fn parse_rate(text: &str) -> Result<BigDecimal, String> {
     let rate = number::parse_decimal(text);
     let fits = number::is_decimal(text) && rate > 0 && rate < 1_000_000_000;
-    if fits { Ok(rate) } else { Err("a rate looks like 0.9174, and is more than 0".to_owned()) }
+    if fits { Ok(rate) } else { Err("expected a rate above 0, such as 0.9174".to_owned()) }
 }
 
-/// Does it.
+/// Runs the command.
 pub async fn run(command: &Command, config: &Config) -> Result<Report, CommandError> {
     match command {
         Command::List => list(config).await,
@@ -66,6 +66,7 @@ pub async fn run(command: &Command, config: &Config) -> Result<Report, CommandEr
     }
 }
 
+/// A row of `mortise currency list`.
 #[derive(Debug, Serialize)]
 struct CurrencyRow {
     id: i32,
@@ -101,12 +102,12 @@ async fn list(config: &Config) -> Result<Report, CommandError> {
 
 async fn add(name: &str, rate: &BigDecimal, full_name: &str, config: &Config) -> Result<Report, CommandError> {
     if !(1..=5).contains(&name.len()) || !name.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-        return Err(CommandError::Usage("a currency's name has one to five letters".to_owned()));
+        return Err(CommandError::Usage("a currency name has one to five letters".to_owned()));
     }
     with_database(config, async |pool| {
-        let mut change = pool.begin().await?;
-        sqlx::query!("lock table currencies in share row exclusive mode").execute(&mut *change).await?;
-        let added = sqlx::query_scalar!(
+        let mut transaction = pool.begin().await?;
+        sqlx::query!("lock table currencies in share row exclusive mode").execute(&mut *transaction).await?;
+        let id = sqlx::query_scalar!(
             "insert into currencies (name, full_name, exchange_rate)
              select $1, $2, $3 where not exists (select from currencies where lower(rtrim(name)) = lower($1))
              returning id",
@@ -114,11 +115,11 @@ async fn add(name: &str, rate: &BigDecimal, full_name: &str, config: &Config) ->
             full_name,
             rate
         );
-        let id = added.fetch_optional(&mut *change).await?;
-        let id = id.ok_or_else(|| CommandError::Failed(format!("there is a currency {name} already")))?;
+        let id = id.fetch_optional(&mut *transaction).await?;
+        let id = id.ok_or_else(|| CommandError::Failed(format!("the currency {name} already exists")))?;
         let rate = Money::from(rate.clone()).to_plain_string();
-        audit_entry("currency_created", id, name, &rate).record(&mut change).await?;
-        change.commit().await?;
+        audit_entry("currency_created", id, name, &rate).record(&mut transaction).await?;
+        transaction.commit().await?;
         Ok(Report::done(format!("The currency {name} was added, with the rate {rate}.")))
     })
     .await
@@ -131,11 +132,11 @@ async fn set(
     config: &Config,
 ) -> Result<Report, CommandError> {
     if rate.is_none() && active.is_none() {
-        return Err(CommandError::Usage("say what to change: --rate or --active".to_owned()));
+        return Err(CommandError::Usage("nothing to change: give --rate or --active".to_owned()));
     }
     let active = active.map(|active| i16::from(matches!(active, Active::On)));
     with_database(config, async |pool| {
-        let mut change = pool.begin().await?;
+        let mut transaction = pool.begin().await?;
         let changed = sqlx::query!(
             r#"update currencies set exchange_rate = coalesce($2, exchange_rate), active = coalesce($3, active),
                    last_update = now() at time zone 'utc'
@@ -145,18 +146,18 @@ async fn set(
             rate,
             active
         );
-        let missing =
+        let not_found =
             || CommandError::NotFound(format!("there is no currency {name}: `mortise currency list` shows all"));
-        let changed = changed.fetch_optional(&mut *change).await?.ok_or_else(missing)?;
+        let changed = changed.fetch_optional(&mut *transaction).await?.ok_or_else(not_found)?;
         if changed.id == SYSTEM_CURRENCY_ID {
-            let words = format!("{name} is the system's own currency: its rate is 1, and it is always active");
-            return Err(CommandError::Failed(words));
+            let message = format!("{name} is the system's currency: its rate is always 1, and it is always active");
+            return Err(CommandError::Failed(message));
         }
         let (rate, state) = (changed.rate.to_plain_string(), if changed.active { "on" } else { "off" });
         audit_entry("currency_changed", changed.id, &changed.name, &format!("{rate} {state}"))
-            .record(&mut change)
+            .record(&mut transaction)
             .await?;
-        change.commit().await?;
+        transaction.commit().await?;
         Ok(Report::done(format!("{} has the rate {rate} and is {state} now.", changed.name)))
     })
     .await

@@ -1,5 +1,5 @@
-//! The way to the database for a command: yours, or the local one: beside the server that runs it, else started for the
-//! time of the command.
+//! Database access for commands: the database in `database_url`, or the local PostgreSQL. If no server runs the local
+//! PostgreSQL, the command starts it and stops it at the end.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,17 +14,17 @@ use crate::managed_postgres::ManagedPostgres;
 use crate::managed_postgres::installation::ManagedPostgresError;
 use crate::server;
 
-/// How long the database of a server that is just starting or stopping is waited for, in steps.
+/// Maximum number of attempts to get the local PostgreSQL of a server that is starting or stopping: 5 seconds together.
 const POLLS_MAX: u32 = 50;
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What reads all of a table may; everything else goes by indexes here too.
+/// Allows plans that read whole tables. Other statements use indexes only (settings of `db::connect`).
 const BEGIN_READ_ONLY: &str =
     "begin read only; set local plan_cache_mode = force_custom_plan; set local enable_seqscan = on;
     set local enable_bitmapscan = on; set local enable_hashjoin = on; set local enable_mergejoin = on;
     set local enable_sort = on; set local work_mem = '64MB'; set local statement_timeout = '1h'";
 
-/// Does `work` on a database whose schema is up to date.
+/// Runs `work` on the database, whose schema must be up to date.
 pub async fn with_database<T>(
     config: &Config,
     work: impl AsyncFnOnce(&PgPool) -> Result<T, CommandError>,
@@ -36,7 +36,7 @@ pub async fn with_database<T>(
     .await
 }
 
-/// The same, whatever the schema.
+/// Runs `work` on the database, with any version of the schema.
 pub async fn with_any_schema<T>(
     config: &Config,
     work: impl AsyncFnOnce(&PgPool) -> Result<T, CommandError>,
@@ -47,7 +47,7 @@ pub async fn with_any_schema<T>(
     with_new_or_existing(config, work).await
 }
 
-/// The same; where there is no local database yet, one is made.
+/// Runs `work` on the database, with any version of the schema. A missing local database is created.
 pub async fn with_new_or_existing<T>(
     config: &Config,
     work: impl AsyncFnOnce(&PgPool) -> Result<T, CommandError>,
@@ -59,36 +59,37 @@ pub async fn with_new_or_existing<T>(
     match acquire_local_postgres(&server::data_dir(config)).await? {
         LocalPostgres::Running(options) => cancel_on_signal(with_pool(options, config, work)).await,
         LocalPostgres::Owned(managed) => {
-            let worked = cancel_on_signal(async {
+            let result = cancel_on_signal(async {
                 managed.start().await?;
                 with_pool(managed.connect_options(), config, work).await
             })
             .await;
             wait_for_other_clients(&managed).await;
             managed.stop().await;
-            worked
+            result
         }
     }
 }
 
 /// The local PostgreSQL.
 enum LocalPostgres {
-    /// A server runs it.
+    /// Another process runs it: a server or a command.
     Running(PgConnectOptions),
-    /// Nobody else does.
+    /// This command starts and stops it.
     Owned(ManagedPostgres),
 }
 
-/// A server holds the data directory before its database can be reached, and after: then the next look may find it free.
+/// Locks the data directory, or connects to the PostgreSQL that runs on it. A starting or stopping server holds the
+/// lock while its PostgreSQL is unreachable: both are tried again until one succeeds.
 async fn acquire_local_postgres(data: &Path) -> Result<LocalPostgres, CommandError> {
-    let mut left = POLLS_MAX;
+    let mut attempts_left = POLLS_MAX;
     loop {
         match ManagedPostgres::prepare(data) {
             Ok(managed) => return Ok(LocalPostgres::Owned(managed)),
             Err(ManagedPostgresError::InUse { .. }) => {}
             Err(error) => return Err(error.into()),
         }
-        let refused = match ManagedPostgres::running_connect_options(data) {
+        let error = match ManagedPostgres::running_connect_options(data) {
             Ok(options) => match options.connect().await {
                 Ok(connection) => {
                     connection.close().await?;
@@ -98,9 +99,9 @@ async fn acquire_local_postgres(data: &Path) -> Result<LocalPostgres, CommandErr
             },
             Err(error) => CommandError::from(error),
         };
-        left -= 1;
-        if left == 0 {
-            return Err(refused);
+        attempts_left -= 1;
+        if attempts_left == 0 {
+            return Err(error);
         }
         tokio::time::sleep(POLL_INTERVAL).await;
     }
@@ -111,18 +112,18 @@ async fn with_pool<T>(
     config: &Config,
     work: impl AsyncFnOnce(&PgPool) -> Result<T, CommandError>,
 ) -> Result<T, CommandError> {
-    // Some commands look at one thing while they hold another.
+    // Some commands need a second connection while they hold one.
     let config = Config { database_connections: config.database_connections.max(2), ..config.clone() };
     let pool = db::connect(options, &config).await?;
-    let worked = work(&pool).await;
+    let result = work(&pool).await;
     pool.close().await;
-    worked
+    result
 }
 
-/// Another command may have come meanwhile, and be at work on the database that this one started. Ctrl-C goes before it.
+/// Waits until no other command uses the PostgreSQL that this command started. Ctrl-C ends the wait.
 async fn wait_for_other_clients(managed: &ManagedPostgres) {
     let Ok(stop) = server::shutdown_signal() else { return };
-    let alone = async {
+    let no_other_clients = async {
         let mut connection = managed.connect_options().connect().await?;
         while sqlx::query_scalar!(
             r#"select exists (select from pg_stat_activity
@@ -136,21 +137,21 @@ async fn wait_for_other_clients(managed: &ManagedPostgres) {
         connection.close().await
     };
     tokio::select! {
-        _ = alone => {}
+        _ = no_other_clients => {}
         () = stop => {}
     }
 }
 
-/// Ctrl-C must not leave the local database running.
+/// Cancels `work` on Ctrl-C or SIGTERM. The caller then stops the local PostgreSQL.
 async fn cancel_on_signal<T>(work: impl Future<Output = Result<T, CommandError>>) -> Result<T, CommandError> {
     let stop = server::shutdown_signal()?;
     tokio::select! {
-        worked = work => worked,
+        result = work => result,
         () = stop => Err(CommandError::Interrupted),
     }
 }
 
-/// A transaction that changes nothing and may read all of a table.
+/// Begins a read-only transaction that may read whole tables.
 pub async fn begin_read_only(pool: &PgPool) -> sqlx::Result<Transaction<'static, Postgres>> {
     pool.begin_with(BEGIN_READ_ONLY).await
 }

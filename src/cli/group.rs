@@ -1,4 +1,4 @@
-//! `mortise group`: the card groups.
+//! `mortise group`: lists card groups.
 
 use clap::Subcommand;
 use serde::Serialize;
@@ -8,21 +8,21 @@ use super::{CommandError, Report};
 use crate::config::Config;
 use crate::money::Money;
 
-/// What to do with card groups.
+/// Subcommands of `mortise group`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// List the card groups with their prices and stock
     List,
 }
 
-/// Does it.
+/// Runs the command.
 pub async fn run(command: &Command, config: &Config) -> Result<Report, CommandError> {
     match command {
         Command::List => list(config).await,
     }
 }
 
-/// A card group.
+/// A row of `mortise group list`.
 #[derive(Debug, Serialize)]
 struct CardGroupRow {
     id: i32,

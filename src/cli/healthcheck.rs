@@ -1,5 +1,5 @@
-//! `mortise healthcheck`: whether the server that runs with the same settings can serve. For containers and monitors, so it
-//! needs nothing but the server.
+//! `mortise healthcheck`: checks whether the server with the same settings is ready. Containers and monitors run it
+//! often: it opens no database connection.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
@@ -11,10 +11,10 @@ use super::{CommandError, Report};
 use crate::config::Config;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// More than any answer to `/readyz` has.
+/// Larger than any reply to `/readyz`.
 const REPLY_LEN_MAX: u64 = 64 * 1024;
 
-/// Asks `/readyz`.
+/// Requests `/readyz` and reports the result.
 pub fn run(config: &Config) -> Result<Report, CommandError> {
     let address = loopback_if_unspecified(config.listen);
     let reply = fetch_readyz(address)
@@ -26,7 +26,7 @@ pub fn run(config: &Config) -> Result<Report, CommandError> {
     Ok(Report::new(text, json!({ "ready": is_ready, "status": status, "body": body })).fail_unless(is_ready))
 }
 
-/// Who listens on every address is asked at this machine's own.
+/// The address to connect to: the loopback address if the server listens on all addresses.
 fn loopback_if_unspecified(listen: SocketAddr) -> SocketAddr {
     let address = match listen.ip() {
         IpAddr::V4(address) if address.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

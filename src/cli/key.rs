@@ -1,4 +1,4 @@
-//! `mortise key`: the secret keys that requests are signed with.
+//! `mortise key`: manages the secret keys that sign requests.
 
 use std::time::Duration;
 
@@ -11,27 +11,27 @@ use super::{AuditEntry, CommandError, Report, find_settings_owner_id, secret};
 use crate::config::Config;
 use crate::managed_postgres::data_directory::random_hex;
 
-/// What to do with the secret key.
+/// Subcommands of `mortise key`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Set a key of yours, asked for or read from standard input; the one before ends at once
+    /// Set a given key; type it, or send it on standard input. The old key becomes invalid at once
     Set {
         /// The reseller whose key it is [default: the admin]
         #[arg(long, value_name = "RESELLER")]
         user: Option<String>,
     },
-    /// Draw a new key and print it, once; the one before goes on counting for a while
+    /// Generate a new key and print it once; the old key stays valid for --keep
     Rotate {
         /// The reseller whose key it is [default: the admin]
         #[arg(long, value_name = "RESELLER")]
         user: Option<String>,
-        /// How long the key before counts as well: 7d, 12h; 0s where it has leaked
+        /// How long the old key stays valid: 7d, 12h; 0s after a leak
         #[arg(long, value_name = "TIME", default_value = "7d", value_parser = humantime::parse_duration)]
         keep: Duration,
     },
-    /// End the previous key, once no client uses it any more
+    /// End the validity of the previous key, when no client uses it any more
     End {
-        /// The reseller whose key it was [default: the admin]
+        /// The reseller whose previous key it is [default: the admin]
         #[arg(long, value_name = "RESELLER")]
         user: Option<String>,
     },
@@ -40,13 +40,13 @@ pub enum Command {
         /// The reseller whose key it is [default: the admin]
         #[arg(long, value_name = "RESELLER")]
         user: Option<String>,
-        /// Yes, on this screen
+        /// Confirm that the key may appear on the screen
         #[arg(long, required = true)]
         yes: bool,
     },
 }
 
-/// Does it.
+/// Runs the command.
 pub async fn run(command: &Command, config: &Config) -> Result<Report, CommandError> {
     match command {
         Command::Set { user } => {
@@ -55,9 +55,10 @@ pub async fn run(command: &Command, config: &Config) -> Result<Report, CommandEr
             Ok(Report::done("The secret key was set."))
         }
         Command::Rotate { user, keep } => {
-            let key = random_hex().map_err(|error| CommandError::Failed(format!("no random numbers: {error}")))?;
+            let key =
+                random_hex().map_err(|error| CommandError::Failed(format!("cannot get random bytes: {error}")))?;
             let until = replace_key(user.as_deref(), &key, *keep, config).await?;
-            let previous = until.as_ref().map(|until| format!("\nThe key before counts until {until} UTC."));
+            let previous = until.as_ref().map(|until| format!("\nThe previous key is valid until {until} UTC."));
             let text = format!("New API secret key: {key}{}", previous.unwrap_or_default());
             Ok(Report::new(text, json!({ "key": key, "previous_until": until })))
         }
@@ -66,7 +67,7 @@ pub async fn run(command: &Command, config: &Config) -> Result<Report, CommandEr
     }
 }
 
-/// Puts a new key in the place of an owner's; until when the one before counts, if it does.
+/// Replaces the key of an owner. Returns the time (UTC) until which the previous key is valid, if it is.
 async fn replace_key(
     user: Option<&str>,
     key: &str,
@@ -75,11 +76,11 @@ async fn replace_key(
 ) -> Result<Option<String>, CommandError> {
     let keep = i64::try_from(keep.as_secs()).map_err(|_| CommandError::Usage("--keep is too long".to_owned()))?;
     with_database(config, async |pool| {
-        let mut change = pool.begin().await?;
-        let owner = find_settings_owner_id(&mut *change, user).await?;
-        // Two who change it at once would otherwise both keep what neither of them set.
-        sqlx::query!("lock table conflines in share row exclusive mode").execute(&mut *change).await?;
-        let until = set_previous_key(&mut change, owner, keep).await?;
+        let mut transaction = pool.begin().await?;
+        let owner = find_settings_owner_id(&mut *transaction, user).await?;
+        // Two concurrent changes would both store the same key as the previous one.
+        sqlx::query!("lock table conflines in share row exclusive mode").execute(&mut *transaction).await?;
+        let until = set_previous_key(&mut transaction, owner, keep).await?;
         sqlx::query!(
             "with changed as (
                  update conflines set value = $2 where owner_id = $1 and name = 'API_Secret_Key' returning id)
@@ -88,16 +89,16 @@ async fn replace_key(
             owner,
             key
         )
-        .execute(&mut *change)
+        .execute(&mut *transaction)
         .await?;
-        audit_key_action(&mut change, "secret_key_changed", owner, until.as_deref().unwrap_or_default()).await?;
-        change.commit().await?;
+        audit_key_action(&mut transaction, "secret_key_changed", owner, until.as_deref().unwrap_or_default()).await?;
+        transaction.commit().await?;
         Ok(until)
     })
     .await
 }
 
-/// Keeps the key that counts now as the previous one, for so many seconds (0: not at all), in the place of the one before it.
+/// Stores the current key as the previous key for `keep` seconds, and deletes the stored previous key. 0 stores none.
 async fn set_previous_key(
     connection: &mut PgConnection,
     owner: i32,
@@ -126,37 +127,37 @@ async fn set_previous_key(
 
 async fn end_previous_key(user: Option<&str>, config: &Config) -> Result<Report, CommandError> {
     with_database(config, async |pool| {
-        let mut change = pool.begin().await?;
-        let owner = find_settings_owner_id(&mut *change, user).await?;
-        set_previous_key(&mut change, owner, 0).await?;
-        audit_key_action(&mut change, "previous_secret_key_ended", owner, "").await?;
-        change.commit().await?;
-        Ok(Report::done("No previous key counts."))
+        let mut transaction = pool.begin().await?;
+        let owner = find_settings_owner_id(&mut *transaction, user).await?;
+        set_previous_key(&mut transaction, owner, 0).await?;
+        audit_key_action(&mut transaction, "previous_secret_key_ended", owner, "").await?;
+        transaction.commit().await?;
+        Ok(Report::done("No previous key is valid."))
     })
     .await
 }
 
 async fn show_key(user: Option<&str>, config: &Config) -> Result<Report, CommandError> {
     with_database(config, async |pool| {
-        let mut change = pool.begin().await?;
-        let owner = find_settings_owner_id(&mut *change, user).await?;
+        let mut transaction = pool.begin().await?;
+        let owner = find_settings_owner_id(&mut *transaction, user).await?;
         let key = sqlx::query_scalar!(
             r#"select coalesce(value, '') as "key!" from conflines where owner_id = $1 and name = 'API_Secret_Key'
                order by id limit 1"#,
             owner
         );
-        let key = key.fetch_optional(&mut *change).await?.filter(|key| !key.is_empty());
+        let key = key.fetch_optional(&mut *transaction).await?.filter(|key| !key.is_empty());
         let key =
-            key.ok_or_else(|| CommandError::NotFound("no secret key is set: `mortise key set` sets one".to_owned()))?;
-        audit_key_action(&mut change, "secret_key_shown", owner, "").await?;
-        change.commit().await?;
+            key.ok_or_else(|| CommandError::NotFound("no secret key is set: use `mortise key set`".to_owned()))?;
+        audit_key_action(&mut transaction, "secret_key_shown", owner, "").await?;
+        transaction.commit().await?;
         Ok(Report::new(key.as_str(), json!({ "key": key })))
     })
     .await
 }
 
 async fn audit_key_action(connection: &mut PgConnection, action: &str, owner: i32, until: &str) -> sqlx::Result<()> {
-    let deed =
+    let entry =
         AuditEntry { action, target_type: "User", target_id: owner.into(), data: until, ..AuditEntry::default() };
-    deed.record(connection).await
+    entry.record(connection).await
 }

@@ -1,5 +1,5 @@
-//! The operator's commands: a file for each family. They do with SQL what MOR's own pages did, and leave an audit row for
-//! whatever they change.
+//! The operator's commands, one file per command. They do in SQL what MOR's admin pages do, and write an audit row for
+//! each change.
 
 pub mod audit;
 pub mod cards;
@@ -32,29 +32,29 @@ use crate::managed_postgres::installation::ManagedPostgresError;
 
 pub use self::report::Report;
 
-/// Whom the audit rows of commands name: the admin, since there is no other for whoever may run them.
+/// The user in the audit rows of commands: the admin. An operator needs no user of their own to run commands.
 const ADMIN_ID: i32 = 0;
 
-/// Why a command wasn't carried out.
+/// The error of a failed command.
 #[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "the messages say it")]
+#[expect(missing_docs, reason = "the messages document the variants")]
 pub enum CommandError {
-    /// In words of the command's own.
+    /// Any failure without a variant of its own.
     #[error("{0}")]
     Failed(String),
-    #[error("stopped before it was done")]
+    #[error("interrupted")]
     Interrupted,
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// The command line makes no sense.
+    /// The command line is invalid.
     #[error("{0}")]
     Usage(String),
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// What is named isn't there.
+    /// The named user, card group, setting… does not exist.
     #[error("{0}")]
     NotFound(String),
-    #[error("there is no database in {}: `mortise serve` or `mortise migrate` makes one, --data-dir names another", .0.display())]
+    #[error("no database in {}: create one with `mortise serve` or `mortise migrate`, or set --data-dir", .0.display())]
     NoDatabase(std::path::PathBuf),
     #[error(transparent)]
     Managed(#[from] ManagedPostgresError),
@@ -62,18 +62,18 @@ pub enum CommandError {
     Database(#[from] DatabaseError),
     #[error("{0}")]
     DatabaseUnavailable(String),
-    #[error("the database says: {0}")]
+    #[error("database error: {0}")]
     Sql(#[from] sqlx::Error),
 }
 
 impl CommandError {
-    /// As `mortise --help` lists them.
+    /// The exit code, as listed in `mortise --help`.
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::Failed(_) | Self::Interrupted | Self::Io(_) => 1,
             Self::Usage(_) | Self::Config(_) => 2,
             Self::NotFound(_) => 3,
-            // A value that it won't have isn't a database that can't be had.
+            // Data exceptions (22…) and constraint violations (23…): the value is wrong, the database is reachable.
             Self::Sql(sqlx::Error::Database(error))
                 if error.code().is_some_and(|code| code.starts_with("22") || code.starts_with("23")) =>
             {
@@ -87,24 +87,24 @@ impl CommandError {
         })
     }
 
-    fn failed(words: impl Into<String>) -> Self {
-        Self::Failed(words.into())
+    fn failed(message: impl Into<String>) -> Self {
+        Self::Failed(message.into())
     }
 }
 
-/// What operations and commands share refuses in words for clients.
+/// Code that operations and commands share returns errors with messages for clients.
 impl From<ApiError> for CommandError {
-    fn from(fault: ApiError) -> Self {
-        let words = fault.message(Dialect::Documented);
-        match fault {
-            ApiError::Unavailable => Self::DatabaseUnavailable(words),
-            ApiError::CommitUnknown => Self::DatabaseUnavailable(format!("{words}: look at `mortise audit`")),
-            _ => Self::Failed(words),
+    fn from(error: ApiError) -> Self {
+        let message = error.message(Dialect::Documented);
+        match error {
+            ApiError::Unavailable => Self::DatabaseUnavailable(message),
+            ApiError::CommitUnknown => Self::DatabaseUnavailable(format!("{message}: check `mortise audit`")),
+            _ => Self::Failed(message),
         }
     }
 }
 
-/// A user whom a command is about.
+/// The user that a command names.
 struct UserRow {
     id: i32,
     username: String,
@@ -112,32 +112,32 @@ struct UserRow {
     owner_id: i32,
 }
 
-/// The user whom the server takes for the one of that name.
-async fn find_user(database: impl PgExecutor<'_>, name: &str) -> Result<UserRow, CommandError> {
+/// Finds a user by name as the server does: ignores letter case and trailing spaces, takes the lowest id.
+async fn find_user(executor: impl PgExecutor<'_>, name: &str) -> Result<UserRow, CommandError> {
     let user = sqlx::query_as!(
         UserRow,
         r#"select id, username, usertype, coalesce(owner_id, 0) as "owner_id!" from users
            where lower(rtrim(username)) = lower(rtrim($1)) order by id limit 1"#,
         name
     );
-    user.fetch_optional(database).await?.ok_or_else(|| CommandError::NotFound(format!("there is no user {name:?}")))
+    user.fetch_optional(executor).await?.ok_or_else(|| CommandError::NotFound(format!("there is no user {name:?}")))
 }
 
-/// Whose settings a command is about: those of the reseller named, or the admin's.
-async fn find_settings_owner_id(database: impl PgExecutor<'_>, name: Option<&str>) -> Result<i32, CommandError> {
+/// The owner of the settings that a command reads or changes: the reseller `name`, or the admin.
+async fn find_settings_owner_id(executor: impl PgExecutor<'_>, name: Option<&str>) -> Result<i32, CommandError> {
     let Some(name) = name else { return Ok(ADMIN_ID) };
-    let user = find_user(database, name).await?;
+    let user = find_user(executor, name).await?;
     match user.usertype.as_str() {
         "reseller" => Ok(user.id),
         "admin" | "accountant" => Ok(ADMIN_ID),
         _ => Err(CommandError::Failed(format!(
-            "{} has no settings: those of the owner (user id {}) count",
+            "{} has no settings: the settings of the owner (user id {}) apply",
             user.username, user.owner_id
         ))),
     }
 }
 
-/// What a command changed, for the table `actions`.
+/// A row of the table `actions` for a change by a command.
 #[derive(Default)]
 struct AuditEntry<'a> {
     action: &'a str,
@@ -149,7 +149,7 @@ struct AuditEntry<'a> {
 }
 
 impl AuditEntry<'_> {
-    /// Writes the row, within the change's own transaction.
+    /// Writes the row, in the transaction of the change.
     async fn record(&self, connection: &mut PgConnection) -> sqlx::Result<()> {
         sqlx::query!(
             "insert into actions (user_id, action, target_type, target_id, data, data2, data3, data4)
@@ -169,10 +169,10 @@ impl AuditEntry<'_> {
     }
 }
 
-/// Who runs the command, as far as the system tells.
+/// The name of the operating system's user that runs the command, else the uid.
 fn operator_name() -> String {
-    let named = ["SUDO_USER", "USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok());
-    let name = named.filter(|name| !name.is_empty());
+    let name = ["SUDO_USER", "USER", "LOGNAME"].into_iter().find_map(|variable| std::env::var(variable).ok());
+    let name = name.filter(|name| !name.is_empty());
     let name = name.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()));
     name.chars().filter(|char| !char.is_control()).take(64).collect()
 }

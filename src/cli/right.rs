@@ -1,4 +1,4 @@
-//! `mortise right`: permission groups, and what their members may do.
+//! `mortise right`: manages permission groups, their rights and members.
 
 use clap::{Subcommand, ValueEnum};
 use serde::Serialize;
@@ -8,7 +8,7 @@ use super::database::with_database;
 use super::{AuditEntry, CommandError, Report, find_user};
 use crate::config::Config;
 
-/// What to do with rights.
+/// Subcommands of `mortise right`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// List the permission groups with their rights and members
@@ -17,15 +17,15 @@ pub enum Command {
     Set {
         /// The permission group
         group: String,
-        /// The right, as `mortise right list` names them
+        /// The right, as in `mortise right list`
         right: String,
-        /// How much of it
+        /// The access level
         value: AccessLevel,
-        /// Make the group, for users of this type, if there is none of the name
+        /// Create the group for users of this type, if it does not exist
         #[arg(long, value_name = "TYPE")]
         create: Option<GroupType>,
     },
-    /// Put a user into a permission group
+    /// Move a user into a permission group
     Give {
         /// The permission group
         group: String,
@@ -34,18 +34,18 @@ pub enum Command {
     },
 }
 
-/// The values of a right.
+/// The value of a right.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-#[expect(missing_docs, reason = "the names say it")]
+#[expect(missing_docs, reason = "the names are literal")]
 pub enum AccessLevel {
     None,
     Read,
     Edit,
 }
 
-/// Who has permission groups.
+/// The types of users that can have a permission group.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-#[expect(missing_docs, reason = "MOR's own words")]
+#[expect(missing_docs, reason = "MOR's names")]
 pub enum GroupType {
     Accountant,
     Reseller,
@@ -60,7 +60,7 @@ impl GroupType {
     }
 }
 
-/// Does it.
+/// Runs the command.
 pub async fn run(command: &Command, config: &Config) -> Result<Report, CommandError> {
     match command {
         Command::List => list(config).await,
@@ -69,7 +69,7 @@ pub async fn run(command: &Command, config: &Config) -> Result<Report, CommandEr
     }
 }
 
-/// A right of a group. Of one that stands twice the lowest id counts.
+/// A right of a group. If a right has several rows, the one with the lowest id is valid.
 #[derive(Debug, Serialize)]
 struct RightRow {
     group_id: i32,
@@ -119,22 +119,22 @@ async fn set(
     config: &Config,
 ) -> Result<Report, CommandError> {
     with_database(config, async |pool| {
-        let mut change = pool.begin().await?;
+        let mut transaction = pool.begin().await?;
         sqlx::query!("lock table acc_groups, acc_group_rights in share row exclusive mode")
-            .execute(&mut *change)
+            .execute(&mut *transaction)
             .await?;
-        let (right_id, right, of) = find_right(&mut change, right).await?;
-        let group_id = match (find_group(&mut change, group).await?, create) {
-            (Some((_, kind)), _) if kind != of || create.is_some_and(|create| create.name() != kind) => {
+        let (right_id, right, right_type) = find_right(&mut transaction, right).await?;
+        let group_id = match (find_group(&mut transaction, group).await?, create) {
+            (Some((_, kind)), _) if kind != right_type || create.is_some_and(|create| create.name() != kind) => {
                 return Err(CommandError::Failed(format!(
-                    "{group} is a permission group of the type {kind}, {right} a right of the type {of}"
+                    "{group} is a permission group of the type {kind}, {right} is a right of the type {right_type}"
                 )));
             }
-            (None, Some(kind)) if kind.name() != of => {
-                return Err(CommandError::Failed(format!("{right} is a right of the type {of}")));
+            (None, Some(kind)) if kind.name() != right_type => {
+                return Err(CommandError::Failed(format!("{right} is a right of the type {right_type}")));
             }
             (Some((id, _)), _) => id,
-            (None, Some(kind)) => create_group(&mut change, group, kind).await?,
+            (None, Some(kind)) => create_group(&mut transaction, group, kind).await?,
             (None, None) => return Err(group_not_found(group)),
         };
         let number = match value {
@@ -151,9 +151,9 @@ async fn set(
             right_id,
             number
         )
-        .execute(&mut *change)
+        .execute(&mut *transaction)
         .await?;
-        let deed = AuditEntry {
+        let entry = AuditEntry {
             action: "permission_changed",
             target_type: "AccGroup",
             target_id: group_id.into(),
@@ -161,8 +161,8 @@ async fn set(
             data2: &number.to_string(),
             ..AuditEntry::default()
         };
-        deed.record(&mut change).await?;
-        change.commit().await?;
+        entry.record(&mut transaction).await?;
+        transaction.commit().await?;
         let value = format!("{value:?}").to_lowercase();
         Ok(Report::done(format!("{right} of the permission group {group} is {value} now.")))
     })
@@ -171,13 +171,13 @@ async fn set(
 
 async fn assign_group(group: &str, user: &str, config: &Config) -> Result<Report, CommandError> {
     with_database(config, async |pool| {
-        let mut change = pool.begin().await?;
-        let user = find_user(&mut *change, user).await?;
-        let group_id = find_permission_group_id(&mut change, group, &user.usertype).await?;
+        let mut transaction = pool.begin().await?;
+        let user = find_user(&mut *transaction, user).await?;
+        let group_id = find_permission_group_id(&mut transaction, group, &user.usertype).await?;
         sqlx::query!("update users set acc_group_id = $2 where id = $1", user.id, group_id)
-            .execute(&mut *change)
+            .execute(&mut *transaction)
             .await?;
-        let deed = AuditEntry {
+        let entry = AuditEntry {
             action: "user_permission_group_changed",
             target_type: "User",
             target_id: user.id.into(),
@@ -185,14 +185,14 @@ async fn assign_group(group: &str, user: &str, config: &Config) -> Result<Report
             data2: group,
             ..AuditEntry::default()
         };
-        deed.record(&mut change).await?;
-        change.commit().await?;
+        entry.record(&mut transaction).await?;
+        transaction.commit().await?;
         Ok(Report::done(format!("{} has the rights of {group} now.", user.username)))
     })
     .await
 }
 
-/// The id of a permission group that users of the type may have.
+/// Returns the id of the permission group `name`, which must be for users of the type `usertype`.
 pub async fn find_permission_group_id(
     connection: &mut PgConnection,
     name: &str,
@@ -200,8 +200,8 @@ pub async fn find_permission_group_id(
 ) -> Result<i32, CommandError> {
     let (id, kind) = find_group(connection, name).await?.ok_or_else(|| group_not_found(name))?;
     if kind != usertype {
-        let words = format!("the permission group {name} is for users of the type {kind}, not {usertype}");
-        return Err(CommandError::Failed(words));
+        let message = format!("the permission group {name} is for users of the type {kind}, not {usertype}");
+        return Err(CommandError::Failed(message));
     }
     Ok(id)
 }
@@ -214,7 +214,7 @@ async fn find_group(connection: &mut PgConnection, name: &str) -> sqlx::Result<O
 
 fn group_not_found(name: &str) -> CommandError {
     CommandError::NotFound(format!(
-        "there is no permission group {name:?}: `mortise right list` shows all, --create makes one"
+        "there is no permission group {name:?}: `mortise right list` shows all, `mortise right set --create` adds one"
     ))
 }
 
@@ -224,17 +224,17 @@ async fn create_group(connection: &mut PgConnection, name: &str, kind: GroupType
         .await
 }
 
-/// Rights match in any letter case.
+/// Finds a right by its name in any letter case: id, name, type.
 async fn find_right(connection: &mut PgConnection, name: &str) -> Result<(i32, String, String), CommandError> {
-    let known =
+    let rights =
         sqlx::query!(r#"select id, name, coalesce(right_type, '') as "right_type!" from acc_rights order by name"#)
             .fetch_all(connection)
             .await?;
-    match known.iter().find(|right| right.name.eq_ignore_ascii_case(name)) {
+    match rights.iter().find(|right| right.name.eq_ignore_ascii_case(name)) {
         Some(right) => Ok((right.id, right.name.clone(), right.right_type.clone())),
         None => {
-            let names: Vec<&str> = known.iter().map(|right| right.name.as_str()).collect();
-            Err(CommandError::NotFound(format!("there is no right {name:?}; there are {}", names.join(", "))))
+            let names: Vec<&str> = rights.iter().map(|right| right.name.as_str()).collect();
+            Err(CommandError::NotFound(format!("there is no right {name:?}; available: {}", names.join(", "))))
         }
     }
 }

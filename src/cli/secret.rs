@@ -1,28 +1,28 @@
-//! Passwords and keys: typed where nobody sees them, or read from standard input; never an argument, which everybody on the
-//! machine could read.
+//! Passwords and keys. They are typed without echo, or read from standard input. They are never arguments: every user
+//! of the machine can read those.
 
 use std::io::{self, BufRead, IsTerminal};
 
 use super::CommandError;
 
-/// A password or key, asked for by `what`; on a terminal twice. Without a terminal it is the first line of standard input.
-pub fn read(what: &str) -> Result<String, CommandError> {
-    let given = if io::stdin().is_terminal() { prompt_twice(what)? } else { read_first_line()? };
-    if given.trim().is_empty() {
-        return Err(CommandError::Usage(format!("the {what} is empty: type it, or send it on standard input")));
+/// Reads the password or key that `label` names: typed twice on a terminal, else the first line of standard input.
+pub fn read(label: &str) -> Result<String, CommandError> {
+    let secret = if io::stdin().is_terminal() { prompt_twice(label)? } else { read_first_line()? };
+    if secret.trim().is_empty() {
+        return Err(CommandError::Usage(format!("the {label} is empty: type it, or send it on standard input")));
     }
-    if given.trim() != given || given.contains(char::is_control) {
+    if secret.trim() != secret || secret.contains(char::is_control) {
         return Err(CommandError::Usage(format!(
-            "the {what} begins or ends with a space, or has control characters in it: clients would get it wrong"
+            "the {label} begins or ends with a space, or contains control characters: clients could send it incorrectly"
         )));
     }
-    Ok(given)
+    Ok(secret)
 }
 
-fn prompt_twice(what: &str) -> Result<String, CommandError> {
-    let first = rpassword::prompt_password(format!("The new {what}: "))?;
-    let second = rpassword::prompt_password("Once more: ")?;
-    if first == second { Ok(first) } else { Err(CommandError::Usage(format!("that was not the same {what} twice"))) }
+fn prompt_twice(label: &str) -> Result<String, CommandError> {
+    let first = rpassword::prompt_password(format!("New {label}: "))?;
+    let second = rpassword::prompt_password(format!("Repeat the {label}: "))?;
+    if first == second { Ok(first) } else { Err(CommandError::Usage(format!("the two inputs of the {label} differ"))) }
 }
 
 fn read_first_line() -> io::Result<String> {

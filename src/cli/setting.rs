@@ -1,4 +1,4 @@
-//! `mortise setting`: MOR's settings in the table `conflines`, per owner.
+//! `mortise setting`: manages MOR's settings in the table `conflines`, per owner.
 
 use clap::Subcommand;
 use serde::Serialize;
@@ -9,7 +9,7 @@ use super::{AuditEntry, CommandError, Report, find_settings_owner_id, secret};
 use crate::accounts::Setting;
 use crate::config::Config;
 
-/// What to do with settings.
+/// Subcommands of `mortise setting`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Print a setting's value
@@ -20,28 +20,28 @@ pub enum Command {
         #[arg(long, value_name = "RESELLER")]
         user: Option<String>,
     },
-    /// Change a setting; every server follows within a second
+    /// Change a setting; every server applies it within a second
     Set {
         /// The setting's name
         name: String,
-        /// Its value; switches take on and off too. A password is left out here: it is typed, or read from standard input
+        /// The value; switches accept on and off. Omit a password: type it, or send it on standard input
         value: Option<String>,
         /// The reseller whose setting it is [default: the admin]
         #[arg(long, value_name = "RESELLER")]
         user: Option<String>,
-        /// Add it even if Mortise reads none of this name and the database has none
+        /// Add a name that neither Mortise nor the database knows
         #[arg(long)]
         new: bool,
     },
-    /// List the settings that Mortise reads, of every owner
+    /// List the settings that Mortise reads, of all owners
     List {
-        /// All of MOR's settings that the database has
+        /// List all of MOR's settings in the database
         #[arg(long)]
         all: bool,
     },
 }
 
-/// Settings that are on with 1.
+/// Settings whose value 1 means on.
 const BOOLEAN_SETTINGS: [&str; 7] = [
     "Email_Sending_Enabled",
     "Allow_API",
@@ -52,7 +52,7 @@ const BOOLEAN_SETTINGS: [&str; 7] = [
     "API_Allow_payments_ower_API",
 ];
 
-/// Does it.
+/// Runs the command.
 pub async fn run(command: &Command, config: &Config) -> Result<Report, CommandError> {
     match command {
         Command::Get { name, user } => get(name, user.as_deref(), config).await,
@@ -61,19 +61,19 @@ pub async fn run(command: &Command, config: &Config) -> Result<Report, CommandEr
     }
 }
 
-/// Keys, and the passwords that MOR keeps among its settings.
+/// Whether a setting is a key, or a password that MOR stores in its settings.
 fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     ["key", "password", "passwd", "secret", "token"].iter().any(|part| name.contains(part))
 }
 
-fn secret_not_shown(name: &str) -> CommandError {
-    CommandError::Usage(format!("{name} is a secret, which isn't shown here: `mortise key` is for API keys"))
+fn secret_error(name: &str) -> CommandError {
+    CommandError::Usage(format!("{name} is a secret and not available here: for API keys, use `mortise key`"))
 }
 
 async fn get(name: &str, user: Option<&str>, config: &Config) -> Result<Report, CommandError> {
     if is_secret(name) {
-        return Err(secret_not_shown(name));
+        return Err(secret_error(name));
     }
     with_database(config, async |pool| {
         let owner = find_settings_owner_id(pool, user).await?;
@@ -83,13 +83,14 @@ async fn get(name: &str, user: Option<&str>, config: &Config) -> Result<Report, 
             name
         );
         let row = row.fetch_optional(pool).await?;
-        let row = row.ok_or_else(|| CommandError::NotFound(format!("{name} isn't set for owner {owner}")))?;
-        Ok(Report::new(row.value.as_str(), json!({ "name": name, "owner_id": owner, "value": row.value, "value2": row.value2 })))
+        let row = row.ok_or_else(|| CommandError::NotFound(format!("{name} is not set for owner {owner}")))?;
+        let json = json!({ "name": name, "owner_id": owner, "value": row.value, "value2": row.value2 });
+        Ok(Report::new(row.value.as_str(), json))
     })
     .await
 }
 
-/// A switch's value as MOR writes it. Any word but 1 would quietly be off.
+/// The value of a switch as MOR stores it. MOR reads every value except 1 as off, without an error.
 fn normalize_value(name: &str, value: &str) -> Result<String, CommandError> {
     if !BOOLEAN_SETTINGS.contains(&name) {
         return Ok(value.to_owned());
@@ -97,20 +98,20 @@ fn normalize_value(name: &str, value: &str) -> Result<String, CommandError> {
     match value {
         "1" | "on" | "yes" | "true" => Ok("1".to_owned()),
         "0" | "off" | "no" | "false" | "" => Ok("0".to_owned()),
-        _ => Err(CommandError::Usage(format!("{name} is a switch: on or off"))),
+        _ => Err(CommandError::Usage(format!("{name} is a switch: its value is on or off"))),
     }
 }
 
-/// The value as it is to be kept, from where it may come.
+/// The value to store. A secret is read from the terminal or standard input only.
 fn resolve_value(name: &str, value: Option<&str>) -> Result<String, CommandError> {
     match value {
-        _ if name.to_ascii_lowercase().starts_with("api_secret_key") => Err(secret_not_shown(name)),
+        _ if name.to_ascii_lowercase().starts_with("api_secret_key") => Err(secret_error(name)),
         None if is_secret(name) => secret::read(name),
         Some(_) if is_secret(name) => Err(CommandError::Usage(format!(
-            "{name} is a secret: leave its value out, and type it or send it on standard input"
+            "{name} is a secret: omit its value, then type it or send it on standard input"
         ))),
         Some(value) => normalize_value(name, value),
-        None => Err(CommandError::Usage(format!("say a value for {name}"))),
+        None => Err(CommandError::Usage(format!("{name} needs a value"))),
     }
 }
 
@@ -123,19 +124,19 @@ async fn set(
 ) -> Result<Report, CommandError> {
     let value = resolve_value(name, value)?;
     with_database(config, async |pool| {
-        let mut change = pool.begin().await?;
-        let owner = find_settings_owner_id(&mut *change, user).await?;
-        sqlx::query!("lock table conflines in share row exclusive mode").execute(&mut *change).await?;
+        let mut transaction = pool.begin().await?;
+        let owner = find_settings_owner_id(&mut *transaction, user).await?;
+        sqlx::query!("lock table conflines in share row exclusive mode").execute(&mut *transaction).await?;
         let names = sqlx::query_scalar!(r#"select distinct name as "name!" from conflines where name is not null"#)
-            .fetch_all(&mut *change)
+            .fetch_all(&mut *transaction)
             .await?;
         if !new && name.parse::<Setting>().is_err() && !names.iter().any(|known| known == name) {
-            let alike = names
+            let similar = names
                 .iter()
                 .map(String::as_str)
                 .chain(Setting::NAMES.iter().copied())
                 .find(|known| known.eq_ignore_ascii_case(name));
-            let hint = alike.map_or("--new adds it all the same".to_owned(), |alike| format!("did you mean {alike}?"));
+            let hint = similar.map_or("--new adds it anyway".to_owned(), |similar| format!("did you mean {similar}?"));
             return Err(CommandError::NotFound(format!("there is no setting {name}: {hint}")));
         }
         let before = sqlx::query_scalar!(
@@ -143,7 +144,7 @@ async fn set(
             owner,
             name
         );
-        let before = before.fetch_optional(&mut *change).await?.flatten().unwrap_or_default();
+        let before = before.fetch_optional(&mut *transaction).await?.flatten().unwrap_or_default();
         sqlx::query!(
             "with changed as (update conflines set value = $3 where owner_id = $1 and name = $2 returning id)
              insert into conflines (owner_id, name, value) select $1, $2, $3 where not exists (select from changed)",
@@ -151,11 +152,11 @@ async fn set(
             name,
             value
         )
-        .execute(&mut *change)
+        .execute(&mut *transaction)
         .await?;
-        let shown = |value: String| if is_secret(name) { "(hidden)".to_owned() } else { value };
-        let (value, before) = (shown(value), shown(before));
-        let deed = AuditEntry {
+        let masked = |value: String| if is_secret(name) { "(hidden)".to_owned() } else { value };
+        let (value, before) = (masked(value), masked(before));
+        let entry = AuditEntry {
             action: "setting_changed",
             target_type: "User",
             target_id: owner.into(),
@@ -163,15 +164,15 @@ async fn set(
             data2: &value,
             data3: &before,
         };
-        deed.record(&mut change).await?;
-        change.commit().await?;
+        entry.record(&mut transaction).await?;
+        transaction.commit().await?;
         let text = format!("{name} of owner {owner} is {value:?} now (it was {before:?}).");
         Ok(Report::new(text, json!({ "name": name, "owner_id": owner, "value": value, "before": before })))
     })
     .await
 }
 
-/// A setting of an owner.
+/// A row of `mortise setting list`.
 #[derive(Debug, Serialize)]
 struct SettingRow {
     owner_id: i32,

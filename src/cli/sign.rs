@@ -1,4 +1,4 @@
-//! `mortise sign`: a request signed as a client has to sign it, to compare with what a client does.
+//! `mortise sign`: signs a request as a client must sign it, to compare with a client's hash.
 
 use clap::Args;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -15,77 +15,78 @@ use crate::http::params::Params;
 use crate::http::request::ApiPath;
 use crate::operations::OPERATIONS;
 
-/// In the place of the secret key, wherever a string to be hashed is shown.
+/// Replaces the secret key in printed hash inputs.
 pub const KEY_PLACEHOLDER: &str = "<secret key>";
-/// What a form leaves as it is.
+/// The characters to escape in a form: all but letters, digits and `-._~`.
 const FORM_ENCODE_SET: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// Which request.
+/// The request to sign.
 #[derive(Debug, Args)]
 pub struct Options {
-    /// The operation, by any of its names: card_from_group_sell
+    /// The operation, by its name or an alias: card_from_group_sell
     operation: String,
-    /// Its parameters: id=6 quantity=2
+    /// The parameters, unescaped: id=6 quantity=2
     #[arg(value_name = "NAME=VALUE")]
     parameters: Vec<String>,
-    /// The user whose key is used [default: the one in u=…]
+    /// The user whose key signs [default: the parameter u]
     #[arg(long, value_name = "USER")]
     key_of: Option<String>,
 }
 
-/// Prints what is hashed, the hash, and a request to try.
+/// Reports the text that is hashed, the hash, and a `curl` command with the request.
 pub async fn run(options: &Options, config: &Config) -> Result<Report, CommandError> {
     let operation = find_operation(&options.operation, config)?;
     let form = encode_form(options)?;
     let params =
         Params::read(None, &form, &Default::default(), Default::default(), config.max_parameters.get()).await?;
     let user = options.key_of.as_deref().or(params.get("u"));
-    let user = user.ok_or_else(|| CommandError::Usage("name a user: --key-of USER, or u=USER".to_owned()))?;
+    let user = user.ok_or_else(|| CommandError::Usage("a user is missing: give --key-of USER or u=USER".to_owned()))?;
     let key = find_signing_key(user, config).await?;
     let signed: Vec<SignedParams<'_>> =
         operation.hash_rules.iter().flat_map(|rule| rule.signed_params(&params, &options.operation)).collect();
-    let signed = signed.first().ok_or_else(|| CommandError::failed("nothing of this request is hashed"))?;
+    let signed = signed.first().ok_or_else(|| CommandError::failed("this request has no hash"))?;
     let hash = hex::encode(signed.digest(key.reveal()));
     let request = match params.get("u") {
         Some(_) => format!("{form}&hash={hash}"),
         None => format!("u={}&{form}&hash={hash}", percent_encode(user)).replace("&&", "&"),
     };
     let url = format!("http://{}{}/api/{}", config.listen, config.prefix, options.operation);
-    let (hashed, string) = (signed.joined_names(), masked_hash_input(signed));
+    let (names, hash_input) = (signed.joined_names(), masked_hash_input(signed));
     let unsigned: Vec<&str> = params
         .names()
         .filter(|name| !matches!(*name, "u" | "p" | "hash") && signed.values().all(|(signed, _)| signed != *name))
         .collect();
-    let mut text = format!("parameters  {hashed}\nhashed      {string}\nhash        {hash}\n");
+    let mut text = format!("parameters  {names}\nhashed      {hash_input}\nhash        {hash}\n");
     if !unsigned.is_empty() {
         text += &format!("not hashed  {}\n", unsigned.join(", "));
     }
     let curl = format!("curl -d '{request}' {url}");
     text += &format!("\n{curl}");
-    let json = json!({ "parameters": hashed, "hashed": string, "hash": hash, "not_hashed": unsigned, "curl": curl });
+    let json = json!({ "parameters": names, "hashed": hash_input, "hash": hash, "not_hashed": unsigned, "curl": curl });
     Ok(Report::new(text, json))
 }
 
-/// The operation that a client calls so.
+/// Finds an operation by its name or an alias.
 pub(super) fn find_operation(name: &str, config: &Config) -> Result<&'static Operation, CommandError> {
     let path = ApiPath::parse(&format!("/api/{name}"), &config.prefix, &[]);
     path.operation.filter(|_| path.id.is_none()).ok_or_else(|| operation_not_found(name))
 }
 
-/// With the names that there are.
+/// The error for an unknown operation, with the names of all operations.
 pub(super) fn operation_not_found(name: &str) -> CommandError {
     let names: Vec<&str> = OPERATIONS.iter().map(|operation| operation.name).collect();
-    CommandError::NotFound(format!("there is no operation {name:?}; there are {}", names.join(", ")))
+    CommandError::NotFound(format!("there is no operation {name:?}; available: {}", names.join(", ")))
 }
 
-/// The parameters as a client sends them.
+/// Encodes the parameters as a form.
 fn encode_form(options: &Options) -> Result<String, CommandError> {
-    let pair = |given: &String| {
-        let (name, value) = given.split_once('=')?;
+    let encode_pair = |parameter: &String| {
+        let (name, value) = parameter.split_once('=')?;
         Some(format!("{}={}", percent_encode(name), percent_encode(value)))
     };
-    let pairs: Option<Vec<String>> = options.parameters.iter().map(pair).collect();
-    let pairs = pairs.ok_or_else(|| CommandError::Usage("parameters look like id=6".to_owned()))?;
+    let pairs: Option<Vec<String>> = options.parameters.iter().map(encode_pair).collect();
+    let pairs = pairs
+        .ok_or_else(|| CommandError::Usage("parameters must have the form NAME=VALUE, such as id=6".to_owned()))?;
     Ok(pairs.join("&"))
 }
 
@@ -93,24 +94,22 @@ fn percent_encode(text: &str) -> String {
     utf8_percent_encode(text, FORM_ENCODE_SET).to_string()
 }
 
-/// What is hashed, the key a placeholder.
+/// The text that is hashed, with a placeholder for the key.
 pub(super) fn masked_hash_input(signed: &SignedParams<'_>) -> String {
     signed.values().map(|(_, value)| value).chain([KEY_PLACEHOLDER]).collect()
 }
 
-/// The first key that counts for a user.
-async fn find_signing_key(user: &str, config: &Config) -> Result<Secret, CommandError> {
+/// The first valid key of a user.
+async fn find_signing_key(name: &str, config: &Config) -> Result<Secret, CommandError> {
     with_database(config, async |pool| {
-        let directory = AccountCache::new(pool.clone().into(), pool.clone(), OnOff::Off);
-        let missing = || CommandError::NotFound(format!("there is no user {user:?}"));
-        let found = directory.user(user).await?.ok_or_else(missing)?;
-        let (own, system) = (directory.settings(found.settings_owner()).await?, directory.settings(0).await?);
-        let key = admission::accepted_keys(&found, &own, &system, config.dialect)
+        let accounts = AccountCache::new(pool.clone().into(), pool.clone(), OnOff::Off);
+        let not_found = || CommandError::NotFound(format!("there is no user {name:?}"));
+        let user = accounts.user(name).await?.ok_or_else(not_found)?;
+        let (own, system) = (accounts.settings(user.settings_owner()).await?, accounts.settings(0).await?);
+        let key = admission::accepted_keys(&user, &own, &system, config.dialect)
             .first()
             .map(|key| Secret::from(key.text.to_owned()));
-        key.ok_or_else(|| {
-            CommandError::NotFound(format!("no secret key counts for {user}: `mortise key set` sets one"))
-        })
+        key.ok_or_else(|| CommandError::NotFound(format!("{name} has no valid secret key: use `mortise key set`")))
     })
     .await
 }

@@ -1,4 +1,4 @@
-//! `mortise user`: who may ask.
+//! `mortise user`: manages users.
 
 use clap::{Subcommand, ValueEnum};
 use serde::Serialize;
@@ -11,61 +11,61 @@ use super::{AuditEntry, CommandError, Report, find_user, secret};
 use crate::auth::passwords;
 use crate::config::Config;
 
-/// What to do with users.
+/// Subcommands of `mortise user`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Add a user; the password is asked for, or read from standard input
+    /// Add a user; type the password, or send it on standard input
     Add(NewUser),
     /// List users
     List {
-        /// Only those of this type
+        /// Only users of this type
         #[arg(long, value_name = "TYPE")]
         r#type: Option<UserType>,
     },
-    /// Set a password, which is asked for or read from standard input
+    /// Set a password; type it, or send it on standard input
     SetPassword {
         /// The user's name
         name: String,
-        /// Keep MOR's own form of it (SHA-1) too, for other programs that read it
+        /// Also store MOR's SHA-1 hash, for other programs that read it
         #[arg(long)]
         sha1: bool,
     },
-    /// Empty MOR's SHA-1 form of the passwords that are kept as argon2id as well
+    /// Delete MOR's SHA-1 hash of each password that also has an argon2id hash
     ForgetSha1,
-    /// Shut a user out
+    /// Block a user
     Block {
         /// The user's name
         name: String,
     },
-    /// Let a user in again
+    /// Unblock a user
     Unblock {
         /// The user's name
         name: String,
     },
 }
 
-/// A user to be.
+/// Options of `mortise user add`.
 #[derive(Debug, clap::Args)]
 pub struct NewUser {
-    /// The name to log in with: `u` in requests
+    /// The login name: the parameter u of requests
     name: String,
-    /// What kind of user
+    /// The type of the user
     #[arg(long, value_name = "TYPE")]
     r#type: UserType,
-    /// Whose user it is [default: the admin]
+    /// The owner of the user [default: the admin]
     #[arg(long, value_name = "USER")]
     owner: Option<String>,
-    /// The permission group, as `mortise right list` shows them; accountants and resellers can do little without one
+    /// The permission group, as in `mortise right list`; accountants and resellers can do little without one
     #[arg(long, value_name = "GROUP")]
     rights: Option<String>,
-    /// Keep MOR's own form of the password (SHA-1) too, for other programs that read it
+    /// Also store MOR's SHA-1 hash of the password, for other programs that read it
     #[arg(long)]
     sha1: bool,
 }
 
 /// MOR's types of users.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-#[expect(missing_docs, reason = "MOR's own words")]
+#[expect(missing_docs, reason = "MOR's names")]
 pub enum UserType {
     Admin,
     Accountant,
@@ -86,7 +86,7 @@ impl UserType {
     }
 }
 
-/// Does it.
+/// Runs the command.
 pub async fn run(command: &Command, config: &Config) -> Result<Report, CommandError> {
     match command {
         Command::Add(new) => add(new, config).await,
@@ -98,7 +98,7 @@ pub async fn run(command: &Command, config: &Config) -> Result<Report, CommandEr
     }
 }
 
-/// A password in the forms in which it is stored. An empty SHA-1 form is nobody's.
+/// The stored hashes of a password. No password matches an empty SHA-1 hash.
 struct PasswordHashes {
     sha1: String,
     argon2: String,
@@ -108,7 +108,7 @@ impl PasswordHashes {
     fn read(with_sha1: bool) -> Result<Self, CommandError> {
         let password = secret::read("password")?;
         let argon2 =
-            passwords::hash_argon2(&password).ok_or_else(|| CommandError::failed("the password can't be hashed"))?;
+            passwords::hash_argon2(&password).ok_or_else(|| CommandError::failed("cannot hash the password"))?;
         Ok(Self { sha1: if with_sha1 { passwords::hash_sha1(&password) } else { String::new() }, argon2 })
     }
 }
@@ -116,48 +116,50 @@ impl PasswordHashes {
 async fn add(new: &NewUser, config: &Config) -> Result<Report, CommandError> {
     let name = new.name.as_str();
     if name.trim() != name || name.is_empty() || name.len() > 255 || name.contains(char::is_control) {
-        return Err(CommandError::Usage("a name has 1 to 255 characters, and no spaces around it".to_owned()));
+        return Err(CommandError::Usage(
+            "a name has 1 to 255 characters, no control characters, no spaces around it".to_owned(),
+        ));
     }
     let stored = PasswordHashes::read(new.sha1)?;
     with_database(config, async |pool| {
-        let mut change = pool.begin().await?;
-        // Two names that MOR's database takes for the same must not come at once.
-        sqlx::query!("lock table users in share row exclusive mode").execute(&mut *change).await?;
-        match find_user(&mut *change, name).await {
+        let mut transaction = pool.begin().await?;
+        // No concurrent insert of a name that compares equal: MOR ignores letter case and trailing spaces.
+        sqlx::query!("lock table users in share row exclusive mode").execute(&mut *transaction).await?;
+        match find_user(&mut *transaction, name).await {
             Err(CommandError::NotFound(_)) => {}
-            Ok(known) => {
+            Ok(existing) => {
                 return Err(CommandError::Failed(format!(
-                    "there is a user {:?} already (id {})",
-                    known.username, known.id
+                    "the user {:?} already exists (id {})",
+                    existing.username, existing.id
                 )));
             }
             Err(error) => return Err(error),
         }
         let owner = match &new.owner {
-            Some(owner) => find_user(&mut *change, owner).await?.id,
+            Some(owner) => find_user(&mut *transaction, owner).await?.id,
             None => super::ADMIN_ID,
         };
         let group = match &new.rights {
-            Some(group) => find_permission_group_id(&mut change, group, new.r#type.name()).await?,
+            Some(group) => find_permission_group_id(&mut transaction, group, new.r#type.name()).await?,
             None => 0,
         };
-        let id = insert_user(&mut change, new, owner, group, &stored).await?;
-        let deed = AuditEntry {
+        let id = insert_user(&mut transaction, new, owner, group, &stored).await?;
+        let entry = AuditEntry {
             action: "user_created",
             target_type: "User",
             target_id: id.into(),
             data: name,
             ..AuditEntry::default()
         };
-        deed.record(&mut change).await?;
-        change.commit().await?;
+        entry.record(&mut transaction).await?;
+        transaction.commit().await?;
         let kind = new.r#type.name();
         Ok(Report::new(format!("The {kind} {name} was added, with id {id}."), json!({ "id": id, "username": name })))
     })
     .await
 }
 
-/// Taxes, tariff, LCR and currency are the owner's, as in MOR.
+/// Taxes, tariff, LCR and currency are copied from the owner, as in MOR.
 async fn insert_user(
     connection: &mut PgConnection,
     new: &NewUser,
@@ -182,10 +184,10 @@ async fn insert_user(
     );
     id.fetch_optional(connection)
         .await?
-        .ok_or_else(|| CommandError::failed("there is no admin (id 0): `mortise serve` makes one at the first start"))
+        .ok_or_else(|| CommandError::failed("there is no admin (id 0): `mortise serve` creates it at the first start"))
 }
 
-/// A user, as lists show one.
+/// A row of `mortise user list`.
 #[derive(Debug, Serialize)]
 struct UserListRow {
     id: i32,
@@ -194,7 +196,7 @@ struct UserListRow {
     owner: Option<String>,
     rights: Option<String>,
     blocked: bool,
-    /// How it is stored: argon2id, sha1, both or none.
+    /// The stored hashes: `argon2id`, `sha1`, `both` or `none`.
     password: String,
 }
 
@@ -234,17 +236,17 @@ async fn set_password(name: &str, with_sha1: bool, config: &Config) -> Result<Re
     let stored = PasswordHashes::read(with_sha1)?;
     with_database(config, async |pool| {
         let user = find_user(pool, name).await?;
-        let mut change = pool.begin().await?;
+        let mut transaction = pool.begin().await?;
         sqlx::query!(
             "update users set password = $2, password_argon2 = $3 where id = $1",
             user.id,
             stored.sha1,
             stored.argon2
         )
-        .execute(&mut *change)
+        .execute(&mut *transaction)
         .await?;
-        audit_user_change(&mut change, "user_password_changed", &user).await?;
-        change.commit().await?;
+        audit_user_change(&mut transaction, "user_password_changed", &user).await?;
+        transaction.commit().await?;
         Ok(Report::done(format!("The password of {} was set.", user.username)))
     })
     .await
@@ -252,27 +254,26 @@ async fn set_password(name: &str, with_sha1: bool, config: &Config) -> Result<Re
 
 async fn clear_sha1_hashes(config: &Config) -> Result<Report, CommandError> {
     with_database(config, async |pool| {
-        let mut change = pool.begin().await?;
-        let emptied =
+        let mut transaction = pool.begin().await?;
+        let deleted =
             sqlx::query!("update users set password = '' where password <> '' and password_argon2 is not null")
-                .execute(&mut *change)
+                .execute(&mut *transaction)
                 .await?
                 .rows_affected();
         let left = sqlx::query_scalar!(r#"select count(*) as "count!" from users where password <> ''"#)
-            .fetch_one(&mut *change)
+            .fetch_one(&mut *transaction)
             .await?;
-        let deed = AuditEntry {
+        let entry = AuditEntry {
             action: "user_sha1_passwords_emptied",
             target_type: "User",
-            data: &emptied.to_string(),
+            data: &deleted.to_string(),
             ..AuditEntry::default()
         };
-        deed.record(&mut change).await?;
-        change.commit().await?;
-        let text = format!(
-            "{emptied} SHA-1 passwords were emptied; {left} are left, of users who haven't sent their password yet."
-        );
-        Ok(Report::new(text, json!({ "emptied": emptied, "left": left })))
+        entry.record(&mut transaction).await?;
+        transaction.commit().await?;
+        let text =
+            format!("SHA-1 hashes deleted: {deleted}; left: {left}, of users that have not sent their password yet.");
+        Ok(Report::new(text, json!({ "deleted": deleted, "left": left })))
     })
     .await
 }
@@ -280,32 +281,33 @@ async fn clear_sha1_hashes(config: &Config) -> Result<Report, CommandError> {
 async fn set_blocked(name: &str, blocked: bool, config: &Config) -> Result<Report, CommandError> {
     with_database(config, async |pool| {
         let user = find_user(pool, name).await?;
-        let mut change = pool.begin().await?;
+        let mut transaction = pool.begin().await?;
         sqlx::query!("update users set blocked = $2 where id = $1", user.id, i16::from(blocked))
-            .execute(&mut *change)
+            .execute(&mut *transaction)
             .await?;
-        audit_user_change(&mut change, if blocked { "user_blocked" } else { "user_unblocked" }, &user).await?;
-        change.commit().await?;
-        let lets_in = blocked && !config.dialect.refuses_blocked_users();
-        Ok(Report::done(match (blocked, lets_in) {
+        audit_user_change(&mut transaction, if blocked { "user_blocked" } else { "user_unblocked" }, &user).await?;
+        transaction.commit().await?;
+        let is_ineffective = blocked && !config.dialect.refuses_blocked_users();
+        Ok(Report::done(match (blocked, is_ineffective) {
             (true, false) => format!("{} is blocked.", user.username),
             (true, true) => format!(
-                "{} is blocked, but the dialect x7 lets blocked users in, as MOR does: take away the key or the rights too.",
+                "{} is blocked, but the dialect x7 admits blocked users, as MOR does: \
+                 remove the key or the rights too.",
                 user.username
             ),
-            (false, _) => format!("{} is let in again.", user.username),
+            (false, _) => format!("{} is unblocked.", user.username),
         }))
     })
     .await
 }
 
 async fn audit_user_change(connection: &mut PgConnection, action: &str, user: &super::UserRow) -> sqlx::Result<()> {
-    let deed = AuditEntry {
+    let entry = AuditEntry {
         action,
         target_type: "User",
         target_id: user.id.into(),
         data: &user.username,
         ..AuditEntry::default()
     };
-    deed.record(connection).await
+    entry.record(connection).await
 }

@@ -1,4 +1,4 @@
-//! The layers of settings: the defaults, the operator's file, the environment, options. Each goes before the one under it.
+//! Layers of settings: defaults, settings file, environment, options. A later layer overrides the earlier ones.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,10 +7,10 @@ use toml::{Table, Value};
 
 use super::{Config, ConfigError, DEFAULTS, SECRET_SETTINGS};
 
-/// Read where it stands in the working directory, when no file is named.
+/// The settings file that is read without `--config`, if it exists in the working directory.
 const CONFIG_FILE_DEFAULT: &str = "config/mortise.toml";
 
-/// A setting given as text, by the environment or the command line: its name, its value, and who said so.
+/// A setting given as text in the environment or on the command line: name, value and origin.
 #[derive(Clone)]
 pub struct Override {
     name: String,
@@ -19,13 +19,13 @@ pub struct Override {
 }
 
 impl Override {
-    /// `origin` is what the operator would look for: a variable's name, an option.
+    /// `origin` is the variable or option, as the operator wrote it.
     pub fn new(name: &str, value: &str, origin: &str) -> Self {
         Self { name: name.into(), value: value.into(), origin: origin.into() }
     }
 }
 
-/// The settings in effect, and where each comes from.
+/// The settings in effect and their origins.
 #[derive(Clone)]
 pub struct Layers {
     table: Table,
@@ -34,39 +34,39 @@ pub struct Layers {
 
 /// A setting in effect.
 #[derive(Debug)]
-#[expect(missing_docs, reason = "the names say it")]
+#[expect(missing_docs, reason = "the names are literal")]
 pub struct EffectiveSetting<'a> {
     pub name: &'a str,
-    /// `None`: it is a secret, and set.
+    /// `None` for a secret that is set.
     pub value: Option<&'a Value>,
-    /// A file, a variable, an option; or `default`.
+    /// A file, a variable or an option, or `default`.
     pub origin: &'a str,
 }
 
 impl Layers {
-    /// Lays the operator's file (`file`, else the usual one where it stands), `environment` and `options` over the defaults.
+    /// Reads all layers. The settings file is `file`, else `config/mortise.toml` in the working directory if it exists.
     pub fn read(
         file: Option<&Path>,
         environment: impl Iterator<Item = (String, String)>,
         options: &[Override],
     ) -> Result<Self, ConfigError> {
-        let usual = Path::new(CONFIG_FILE_DEFAULT);
-        let mut layers = Self { table: parse_table(DEFAULTS, usual)?, origins: BTreeMap::new() };
-        if let Some(path) = file.or_else(|| usual.exists().then_some(usual)) {
+        let default_path = Path::new(CONFIG_FILE_DEFAULT);
+        let mut layers = Self { table: parse_table(DEFAULTS, default_path)?, origins: BTreeMap::new() };
+        if let Some(path) = file.or_else(|| default_path.exists().then_some(default_path)) {
             let text = read_file(path)?;
             for (name, value) in parse_table(&text, path)? {
                 layers.put(&name, value, &path.display().to_string())?;
             }
         }
-        for given in overrides_from_env(environment)?.iter().chain(options) {
-            let known = layers.table.get(&given.name).ok_or_else(|| given.unknown_error())?;
-            let value = coerce_type(known, given)?;
-            layers.put(&given.name, value, &given.origin)?;
+        for setting in overrides_from_env(environment)?.iter().chain(options) {
+            let default = layers.table.get(&setting.name).ok_or_else(|| setting.unknown_error())?;
+            let value = coerce_type(default, setting)?;
+            layers.put(&setting.name, value, &setting.origin)?;
         }
         Ok(layers)
     }
 
-    /// All of it, as the program takes it.
+    /// Checks all settings and returns them as [`Config`].
     pub fn config(&self) -> Result<Config, ConfigError> {
         Value::Table(self.table.clone()).try_into().map_err(|error: toml::de::Error| ConfigError::Malformed {
             path: "settings".into(),
@@ -74,16 +74,16 @@ impl Layers {
         })
     }
 
-    /// Every setting by its name, without the secrets.
+    /// All settings in the order of their names, without the values of secrets.
     pub fn settings(&self) -> impl Iterator<Item = EffectiveSetting<'_>> {
         self.table.iter().map(|(name, value)| {
-            let hidden = SECRET_SETTINGS.contains(&name.as_str()) && value.as_str() != Some("");
+            let is_hidden = SECRET_SETTINGS.contains(&name.as_str()) && value.as_str() != Some("");
             let origin = self.origins.get(name).map_or("default", String::as_str);
-            EffectiveSetting { name, value: (!hidden).then_some(value), origin }
+            EffectiveSetting { name, value: (!is_hidden).then_some(value), origin }
         })
     }
 
-    /// Sets one setting, checked by itself so that the message names it and where it came from.
+    /// Sets one setting and checks all of them, so that the error names this setting and its origin.
     fn put(&mut self, name: &str, value: Value, origin: &str) -> Result<(), ConfigError> {
         if !self.table.contains_key(name) {
             return Err(ConfigError::Unknown(format!("{name} (in {origin})")));
@@ -93,7 +93,7 @@ impl Layers {
         Value::Table(self.table.clone()).try_into::<Config>().map(drop).map_err(|error| ConfigError::Invalid {
             name: name.to_owned(),
             origin: origin.to_owned(),
-            problem: format!("doesn't fit: {}", error.message()),
+            problem: format!("is invalid: {}", error.message()),
         })
     }
 }
@@ -112,7 +112,7 @@ fn read_file(path: &Path) -> Result<String, ConfigError> {
     std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: path.into(), source })
 }
 
-/// The error names the line and doesn't quote it: a password may stand there.
+/// The error gives the line's number and does not quote the line: it can contain a password.
 fn parse_table(text: &str, path: &Path) -> Result<Table, ConfigError> {
     text.parse().map_err(|error: toml::de::Error| {
         let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
@@ -121,39 +121,40 @@ fn parse_table(text: &str, path: &Path) -> Result<Table, ConfigError> {
     })
 }
 
-/// Text becomes what the setting's default is: a number, a truth value or text.
-fn coerce_type(known: &Value, given: &Override) -> Result<Value, ConfigError> {
-    match known {
-        Value::Integer(_) => given
+/// Converts the text of `setting` to the type of its default: a number, a boolean or text.
+fn coerce_type(default: &Value, setting: &Override) -> Result<Value, ConfigError> {
+    match default {
+        Value::Integer(_) => setting
             .value
             .trim()
             .parse()
             .map(Value::Integer)
-            .map_err(|_| given.invalid_error(format!("wants a whole number, not {:?}", given.value))),
-        Value::Boolean(_) => given
+            .map_err(|_| setting.invalid_error(format!("must be a whole number, not {:?}", setting.value))),
+        Value::Boolean(_) => setting
             .value
             .trim()
             .parse()
             .map(Value::Boolean)
-            .map_err(|_| given.invalid_error(format!("wants true or false, not {:?}", given.value))),
-        _ => Ok(Value::String(given.value.clone())),
+            .map_err(|_| setting.invalid_error(format!("must be true or false, not {:?}", setting.value))),
+        _ => Ok(Value::String(setting.value.clone())),
     }
 }
 
-/// `MORTISE_KEY`, `DATABASE_URL`, and both with `_FILE` behind them; by name, so that the order is always the same.
+/// Settings from `MORTISE_NAME` and `DATABASE_URL`, both also with the suffix `_FILE`. They are sorted by variable: the
+/// result does not depend on the order of the environment.
 fn overrides_from_env(variables: impl Iterator<Item = (String, String)>) -> Result<Vec<Override>, ConfigError> {
-    let mut found = Vec::new();
+    let mut overrides = Vec::new();
     for (variable, value) in variables {
         let name = match variable.strip_prefix("MORTISE_") {
-            Some(key) => key.to_ascii_lowercase(),
+            Some(name) => name.to_ascii_lowercase(),
             None if matches!(variable.as_str(), "DATABASE_URL" | "DATABASE_URL_FILE") => variable.to_ascii_lowercase(),
             None => continue,
         };
-        found.push(match name.strip_suffix("_file") {
+        overrides.push(match name.strip_suffix("_file") {
             Some(name) => Override::new(name, read_file(Path::new(&value))?.trim_end(), &variable),
             None => Override::new(&name, &value, &variable),
         });
     }
-    found.sort_by(|one, other| one.origin.cmp(&other.origin));
-    Ok(found)
+    overrides.sort_by(|a, b| a.origin.cmp(&b.origin));
+    Ok(overrides)
 }

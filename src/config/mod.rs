@@ -1,4 +1,4 @@
-//! The settings: `config/mortise.toml` at their defaults, then the operator's file, the environment, the command line.
+//! Settings: defaults from `config/mortise.toml`, then the settings file, the environment and the command line.
 
 mod layers;
 
@@ -16,19 +16,19 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 pub use self::layers::{EffectiveSetting, Layers, Override};
 use crate::dialect::Dialect;
 
-/// The commented file of defaults, as it is shipped: the one place where a setting's default stands.
+/// The commented file of defaults that is shipped. Defaults are defined only here.
 pub const DEFAULTS: &str = include_str!("../../config/mortise.toml");
 
-/// The settings that are never shown.
+/// Settings whose values are never printed or logged.
 pub const SECRET_SETTINGS: [&str; 1] = ["database_url"];
 
-/// A number without a limit, which a semaphore can count.
+/// The value for "no limit": the largest number of permits of a semaphore.
 pub const UNLIMITED: usize = tokio::sync::Semaphore::MAX_PERMITS;
 
-/// Every setting, checked. `config/mortise.toml` says what each means.
+/// All settings, checked. `config/mortise.toml` documents them.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "config/mortise.toml documents each setting, once")]
+#[expect(missing_docs, reason = "config/mortise.toml documents each setting")]
 pub struct Config {
     pub listen: SocketAddr,
     #[serde(deserialize_with = "optional_addr")]
@@ -97,7 +97,7 @@ pub struct Config {
 /// A setting that is `on` or `off`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-#[expect(missing_docs, reason = "the names say it")]
+#[expect(missing_docs, reason = "the names are literal")]
 pub enum OnOff {
     On,
     Off,
@@ -106,30 +106,31 @@ pub enum OnOff {
 /// When a connection to a mail server is encrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-#[expect(missing_docs, reason = "config/mortise.toml says it")]
+#[expect(missing_docs, reason = "config/mortise.toml documents the values")]
 pub enum MailTls {
     Required,
     Wanted,
     Off,
 }
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-#[expect(missing_docs, reason = "the names say it")]
+#[expect(missing_docs, reason = "config/mortise.toml documents the values")]
 pub enum LogFormat {
     Auto,
     Human,
     Json,
 }
 
-/// Text that never shows in a log or an error. It is compared with what is known, never with what a client sends.
+/// Text whose `Debug` output hides it from logs and errors. `==` is not constant-time: never compare it with data from
+/// a client.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
 
 impl Secret {
-    /// The text itself. Mind where it goes.
+    /// Returns the text. Do not log it.
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -147,9 +148,9 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// Why a start was stopped by its settings.
+/// An invalid setting or settings file. It stops the start.
 #[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "the messages say it")]
+#[expect(missing_docs, reason = "the messages document the variants")]
 pub enum ConfigError {
     #[error("cannot read {}: {source}", path.display())]
     Unreadable { path: PathBuf, source: std::io::Error },
@@ -162,8 +163,7 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// Lays the operator's file (`file`, else the usual one where it stands), `environment` and `options` over the
-    /// defaults, in that order.
+    /// Reads all layers ([`Layers::read`]) and checks the settings.
     pub fn load(
         file: Option<&Path>,
         environment: impl Iterator<Item = (String, String)>,
@@ -173,19 +173,19 @@ impl Config {
     }
 }
 
-/// Empty stands for none.
+/// An address and port; empty for none.
 fn optional_addr<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<SocketAddr>, D::Error> {
     let text = String::deserialize(value)?;
     let address = |text: &str| text.parse().map_err(|_| serde::de::Error::custom("it must look like 127.0.0.1:9464"));
     Some(text.trim()).filter(|text| !text.is_empty()).map(address).transpose()
 }
 
-/// Empty stands for none. A program that can't send traces says so, rather than keep silent about it.
+/// A URL; empty for none. A program without the feature `otlp` refuses a URL, as it would send no traces.
 fn otlp_endpoint<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<Uri>, D::Error> {
     let text = String::deserialize(value)?;
-    // Settings are shown: a password has no place among them.
-    let open = |uri: &Uri| uri.authority().is_some_and(|authority| !authority.as_str().contains('@'));
-    let plain = |uri: &Uri| uri.scheme() == Some(&Scheme::HTTP) && uri.query().is_none() && open(uri);
+    // No user and password: this setting is not hidden.
+    let no_userinfo = |uri: &Uri| uri.authority().is_some_and(|authority| !authority.as_str().contains('@'));
+    let is_valid = |uri: &Uri| uri.scheme() == Some(&Scheme::HTTP) && uri.query().is_none() && no_userinfo(uri);
     match text.trim() {
         "" => Ok(None),
         _ if !cfg!(feature = "otlp") => {
@@ -194,7 +194,7 @@ fn otlp_endpoint<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<Ur
         url => url
             .parse()
             .ok()
-            .filter(plain)
+            .filter(is_valid)
             .map(Some)
             .ok_or_else(|| serde::de::Error::custom("it must look like http://127.0.0.1:4318, without TLS")),
     }
@@ -204,25 +204,26 @@ fn milliseconds<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Duration, 
     u64::deserialize(value).map(Duration::from_millis)
 }
 
-/// A claim on an e-mail lasts several times as long, and nobody should have to wait for it for hours.
+/// 100 ms to 10 minutes. The claim on an e-mail lasts several times this timeout, and must not block the e-mail for
+/// hours.
 fn mail_timeout<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Duration, D::Error> {
     match milliseconds(value)? {
-        wait if (Duration::from_millis(100)..=Duration::from_mins(10)).contains(&wait) => Ok(wait),
+        timeout if (Duration::from_millis(100)..=Duration::from_mins(10)).contains(&timeout) => Ok(timeout),
         _ => Err(serde::de::Error::custom("it must be from 100 to 600000")),
     }
 }
 
-/// 0 stands for no end. A clock must be able to show it, too.
+/// 0 means no timeout: 30 years, which can still be added to the current time.
 fn timeout<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Duration, D::Error> {
     const TIMEOUT_MAX: Duration = Duration::from_hours(24 * 365 * 30);
-    let patience = milliseconds(value)?;
-    Ok(if patience.is_zero() { TIMEOUT_MAX } else { patience.min(TIMEOUT_MAX) })
+    let timeout = milliseconds(value)?;
+    Ok(if timeout.is_zero() { TIMEOUT_MAX } else { timeout.min(TIMEOUT_MAX) })
 }
 
-/// 0 stands for any number.
+/// 0 means no limit.
 fn limit<'de, D: serde::Deserializer<'de>>(value: D) -> Result<usize, D::Error> {
-    let most = usize::deserialize(value)?;
-    Ok(if most == 0 { UNLIMITED } else { most.min(UNLIMITED) })
+    let limit = usize::deserialize(value)?;
+    Ok(if limit == 0 { UNLIMITED } else { limit.min(UNLIMITED) })
 }
 
 fn database_connections<'de, D: serde::Deserializer<'de>>(value: D) -> Result<u32, D::Error> {
@@ -233,21 +234,22 @@ fn database_connections<'de, D: serde::Deserializer<'de>>(value: D) -> Result<u3
     }
 }
 
-/// As many as keep the processors busy while some wait for the disk: more only take turns.
+/// Eight per processor, 8 to 32: enough to keep the processors busy while some statements wait for the disk. More would
+/// only compete for the processors.
 fn default_database_connections() -> u32 {
     let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
     u32::try_from(processors).unwrap_or(u32::MAX).saturating_mul(8).clamp(8, 32)
 }
 
-/// Two even on a single processor: while one waits for the disk the other has work.
-fn sale_concurrency<'de, D: serde::Deserializer<'de>>(sales: D) -> Result<usize, D::Error> {
-    Ok(match usize::deserialize(sales)? {
+/// 0 means one per processor, at least 2: while one statement waits for the disk, the other one runs.
+fn sale_concurrency<'de, D: serde::Deserializer<'de>>(value: D) -> Result<usize, D::Error> {
+    Ok(match usize::deserialize(value)? {
         0 => std::thread::available_parallelism().map_or(2, NonZero::get).max(2),
-        sales => sales,
+        statements => statements,
     })
 }
 
-/// Up to ten years: beyond some thousands of them the database has no time to compare with.
+/// At most ten years: an interval of some thousand years exceeds the range of PostgreSQL's timestamps.
 fn idempotency_hours<'de, D: serde::Deserializer<'de>>(value: D) -> Result<NonZero<u32>, D::Error> {
     const HOURS_MAX: u32 = 24 * 365 * 10;
     let hours = NonZero::<u32>::deserialize(value)?;
@@ -258,7 +260,7 @@ fn idempotency_hours<'de, D: serde::Deserializer<'de>>(value: D) -> Result<NonZe
     }
 }
 
-/// Addresses and networks, with commas between them.
+/// A comma-separated list of addresses and networks.
 fn networks<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Vec<IpNet>, D::Error> {
     let text = String::deserialize(value)?;
     let network =
@@ -268,22 +270,23 @@ fn networks<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Vec<IpNet>, D:
     networks.ok_or_else(|| serde::de::Error::custom("it must look like 10.0.0.0/8, 192.0.2.1, fd00::/8"))
 }
 
-/// Levels, and modules with levels. A word that is neither would be taken for a module whose lines are all wanted.
+/// Levels, and modules with levels. [`Targets`] would accept any other word as a module whose lines are all logged.
 fn log<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Targets, D::Error> {
     let text = String::deserialize(value)?;
     let is_level = |word: &str| word.trim().parse::<LevelFilter>().is_ok();
-    let known = text.split(',').all(|part| is_level(part.split_once('=').map_or(part, |(_, level)| level)));
+    let has_levels = text.split(',').all(|part| is_level(part.split_once('=').map_or(part, |(_, level)| level)));
     match text.parse() {
-        Ok(targets) if known => Ok(targets),
+        Ok(targets) if has_levels => Ok(targets),
         _ => Err(serde::de::Error::custom("it must look like info,sqlx=warn")),
     }
 }
 
+/// A URL path without a slash at the end; empty for none.
 fn prefix<'de, D: serde::Deserializer<'de>>(value: D) -> Result<String, D::Error> {
     let text = String::deserialize(value)?;
     let prefix = text.trim_end_matches('/');
-    let plain = prefix.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/-_.~".contains(&byte));
-    if !plain || !(prefix.is_empty() || prefix.starts_with('/')) {
+    let is_plain = prefix.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/-_.~".contains(&byte));
+    if !is_plain || !(prefix.is_empty() || prefix.starts_with('/')) {
         return Err(serde::de::Error::custom("it must look like /billing"));
     }
     Ok(prefix.to_owned())

@@ -1,4 +1,4 @@
-//! The connections that requests share.
+//! The connection pool for requests.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,38 +10,38 @@ use sqlx::{Connection as _, PgConnection, PgPool, Postgres};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-/// After how long an idle connection is asked for a sign of life before it is used.
+/// A connection that was idle for longer is pinged before it is used.
 pub(super) const PING_AFTER_IDLE: Duration = Duration::from_secs(1);
 
-/// Connections for what isn't a request.
+/// Maximum number of connections for background tasks.
 const BACKGROUND_CONNECTIONS_MAX: u32 = 4;
 
-/// How long connections are handed from request to request, before sqlx's pool gets to look after their health and age again.
+/// How long a connection is reused without a return to sqlx's pool, which checks its health and its age.
 const REUSE_DURATION_MAX: Duration = Duration::from_secs(60);
 
-/// sqlx's pool, and beside it the connections that are known to be sound.
+/// A connection pool on top of sqlx's pool, with a list of idle connections that are known to be usable.
 ///
-/// sqlx asks each connection that comes back for a sign of life: a statement more, which costs a tenth of a sale. So whoever knows that
-/// nothing is left undone on his connection [keeps](Connection::keep) it for the next request. One that nobody takes soon goes back to
-/// sqlx's pool, which looks after idle connections, and so does each after a while.
+/// sqlx pings each connection that is returned to its pool: one more round trip, a tenth of the cost of a sale. A
+/// caller that knows that its connection has no open transaction and no running statement uses
+/// [`release_clean`](Connection::release_clean) instead: the next request gets the connection without a ping. A
+/// connection returns to sqlx's pool, which checks idle connections, when it stays idle or after a minute of reuse.
 #[derive(Debug, Clone)]
 pub struct Pool(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     pool: PgPool,
-    /// One for each connection there may be. Who has one finds a connection kept here, or sqlx's pool has one for him: those that lie
-    /// here idle are never in the way of those who wait there.
+    /// One permit for each connection that may exist. The holder of a permit takes a connection from the idle list. If
+    /// the list is empty, only the other permit holders have connections, so sqlx's pool has one left.
     permits: Arc<Semaphore>,
     idle: Mutex<IdleList>,
 }
 
-/// The connections that are kept.
+/// The connections that were released clean.
 #[derive(Debug, Default)]
 struct IdleList {
-    /// The last to come is the first to go: the others grow idle.
+    /// Last in, first out: the connections that are not needed stay idle, and the reaper finds them.
     connections: Vec<IdleConnection>,
-    /// Whether somebody takes away those that nobody takes.
     is_reaper_running: bool,
 }
 
@@ -58,92 +58,95 @@ impl IdleConnection {
     }
 }
 
-/// The pool must be nobody else's: he might wait there in vain while connections are kept here.
+/// The `PgPool` must have no other user: it could wait there for connections that are in the idle list here.
 impl From<PgPool> for Pool {
     fn from(pool: PgPool) -> Self {
-        let turns = usize::try_from(pool.options().get_max_connections()).unwrap_or(Semaphore::MAX_PERMITS);
-        Self(Arc::new(Shared { pool, permits: Arc::new(Semaphore::new(turns)), idle: Mutex::default() }))
+        let permits = usize::try_from(pool.options().get_max_connections()).unwrap_or(Semaphore::MAX_PERMITS);
+        Self(Arc::new(Shared { pool, permits: Arc::new(Semaphore::new(permits)), idle: Mutex::default() }))
     }
 }
 
 impl Pool {
-    /// A connection, waited for as long as sqlx's pool waits.
+    /// Returns a connection, waiting at most the acquire timeout of sqlx's pool.
     pub async fn acquire(&self) -> sqlx::Result<Connection> {
         if let Some(connection) = self.try_idle() {
             return Ok(connection);
         }
-        // In a box: it is large, and seldom needed where there is much to do.
-        let waited = Box::pin(timeout(self.0.pool.options().get_acquire_timeout(), self.acquire_waiting())).await;
-        waited.map_err(|_| sqlx::Error::PoolTimedOut)?
+        // Boxed: this future is large, and under load it is rarely needed.
+        let acquired = Box::pin(timeout(self.0.pool.options().get_acquire_timeout(), self.acquire_waiting())).await;
+        acquired.map_err(|_| sqlx::Error::PoolTimedOut)?
     }
 
-    /// The connection that was used last, if nobody has to wait for anything.
+    /// Returns the connection that was used last, if a permit and a fresh idle connection are available without
+    /// waiting.
     fn try_idle(&self) -> Option<Connection> {
-        let turn = self.0.permits.clone().try_acquire_owned().ok()?;
-        let IdleConnection { connection, acquired_at: from_pool, .. } =
-            self.0.lock_idle().connections.pop_if(|kept| kept.is_fresh())?;
-        Some(self.check_out(connection, from_pool, turn))
+        let permit = self.0.permits.clone().try_acquire_owned().ok()?;
+        let IdleConnection { connection, acquired_at, .. } =
+            self.0.lock_idle().connections.pop_if(|idle| idle.is_fresh())?;
+        Some(self.check_out(connection, acquired_at, permit))
     }
 
     async fn acquire_waiting(&self) -> sqlx::Result<Connection> {
-        let turn = self.0.permits.clone().acquire_owned().await.map_err(|_| sqlx::Error::PoolClosed)?;
-        // One that isn't fresh goes back to sqlx's pool, which finds out whether it lives.
-        let kept = self.0.lock_idle().connections.pop().filter(IdleConnection::is_fresh);
-        let (connection, from_pool) = match kept {
-            Some(IdleConnection { connection, acquired_at: from_pool, .. }) => (connection, from_pool),
+        let permit = self.0.permits.clone().acquire_owned().await.map_err(|_| sqlx::Error::PoolClosed)?;
+        // An idle connection that isn't fresh returns to sqlx's pool, which pings it.
+        let idle = self.0.lock_idle().connections.pop().filter(IdleConnection::is_fresh);
+        let (connection, acquired_at) = match idle {
+            Some(IdleConnection { connection, acquired_at, .. }) => (connection, acquired_at),
             None => (self.0.pool.acquire().await?, Instant::now()),
         };
-        Ok(self.check_out(connection, from_pool, turn))
+        Ok(self.check_out(connection, acquired_at, permit))
     }
 
     fn check_out(
         &self,
         connection: PoolConnection<Postgres>,
-        from_pool: Instant,
-        turn: OwnedSemaphorePermit,
+        acquired_at: Instant,
+        permit: OwnedSemaphorePermit,
     ) -> Connection {
-        Connection { connection, acquired_at: from_pool, shared: self.0.clone(), permit: turn }
+        Connection { connection, acquired_at, shared: self.0.clone(), permit }
     }
 
-    /// A transaction on a connection of its own.
+    /// Begins a transaction on a connection of its own.
     ///
-    /// It is begun whether or not somebody still waits for it: sqlx forgets a BEGIN whose answer nobody waits for, the connection would
-    /// come back with an open transaction, and what others do on it would never be committed.
+    /// BEGIN runs in its own task, so that it completes even if the caller is cancelled. sqlx doesn't record a BEGIN
+    /// whose reply is not awaited: the connection would return to the pool with an open transaction, and statements of
+    /// later requests would never be committed.
     pub async fn begin(&self) -> sqlx::Result<Transaction> {
-        let Connection { connection, permit: turn, .. } = self.acquire().await?;
-        let begun = tokio::spawn(async {
-            Ok(Transaction { transaction: sqlx::Transaction::begin(connection, None).await?, _permit: turn })
+        let Connection { connection, permit, .. } = self.acquire().await?;
+        let transaction = tokio::spawn(async {
+            Ok(Transaction { transaction: sqlx::Transaction::begin(connection, None).await?, _permit: permit })
         });
-        begun.await.map_err(|_| sqlx::Error::WorkerCrashed)?
+        transaction.await.map_err(|_| sqlx::Error::WorkerCrashed)?
     }
 
-    /// A few connections beside these, made when they are needed: for listening, sweeping, watching. What these do mustn't wait for a
-    /// turn among requests that wait for each other.
+    /// Returns a pool of a few extra connections, opened on demand, for background tasks (change listener, vacuum,
+    /// monitoring, e-mails). These tasks must not wait behind requests that wait for each other.
     pub fn background_pool(&self) -> PgPool {
         let Shared { pool, .. } = &*self.0;
         PgPoolOptions::new()
             .max_connections(BACKGROUND_CONNECTIONS_MAX)
             .acquire_timeout(pool.options().get_acquire_timeout())
             .idle_timeout(Duration::from_secs(60))
-            .connect_lazy_with(pool.connect_options().as_ref().clone().application_name("mortise errands"))
+            .connect_lazy_with(pool.connect_options().as_ref().clone().application_name("mortise background"))
     }
 
-    /// Connections there are.
+    /// Returns the number of open connections, idle or in use.
     pub fn size(&self) -> u32 {
         self.0.pool.size()
     }
 
-    /// Those of them that nobody uses.
+    /// Returns the number of idle connections.
     pub fn idle_count(&self) -> usize {
         self.0.pool.num_idle().saturating_add(self.0.lock_idle().connections.len())
     }
 
-    /// Whether it was closed.
+    /// Whether [`close`](Self::close) was called.
     pub fn is_closed(&self) -> bool {
         self.0.permits.is_closed()
     }
 
-    /// Gives out no more connections, and closes each as it comes back.
+    /// Closes the idle connections, and each other one when it is returned. Later calls of [`acquire`](Self::acquire)
+    /// fail.
     pub async fn close(&self) {
         self.0.permits.close();
         self.0.lock_idle().connections.clear();
@@ -156,58 +159,59 @@ impl Shared {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn push_idle(self: Arc<Self>, kept: IdleConnection) {
-        let mut shelf = self.lock_idle();
-        // Whoever closes the pool clears the shelf afterwards.
+    fn push_idle(self: Arc<Self>, connection: IdleConnection) {
+        let mut idle = self.lock_idle();
+        // `close` closes the permits first and clears the list afterwards, so no connection stays in the list.
         if !self.permits.is_closed() {
-            shelf.connections.push(kept);
-            if !std::mem::replace(&mut shelf.is_reaper_running, true) {
+            idle.connections.push(connection);
+            if !std::mem::replace(&mut idle.is_reaper_running, true) {
                 tokio::spawn(Self::reap(self.clone()));
             }
         }
     }
 
-    /// Gives back to sqlx's pool what nobody takes, until nothing is left.
+    /// Returns idle connections that are no longer fresh to sqlx's pool. Ends when the list is empty.
     async fn reap(self: Arc<Self>) {
         loop {
             tokio::time::sleep(PING_AFTER_IDLE).await;
-            let mut shelf = self.lock_idle();
-            shelf.connections.retain(IdleConnection::is_fresh);
-            if shelf.connections.is_empty() {
-                shelf.is_reaper_running = false;
+            let mut idle = self.lock_idle();
+            idle.connections.retain(IdleConnection::is_fresh);
+            if idle.connections.is_empty() {
+                idle.is_reaper_running = false;
                 return;
             }
         }
     }
 }
 
-/// A connection that is a request's until it is dropped or [kept](Self::keep).
+/// A connection in use by one request, until it is dropped or [released](Self::release_clean).
 #[derive(Debug)]
 pub struct Connection {
     connection: PoolConnection<Postgres>,
     acquired_at: Instant,
     shared: Arc<Shared>,
-    /// Dropped last.
+    /// Last field: dropped after the connection.
     permit: OwnedSemaphorePermit,
 }
 
 impl Connection {
-    /// For the next request, at once: all statements came to their ends, and no transaction is open. What isn't kept goes through
-    /// sqlx's pool, which rolls back what was left, and finds out whether the connection is any good.
+    /// Makes the connection available to the next request at once. All its statements must be complete, and no
+    /// transaction may be open. A connection that is dropped instead returns to sqlx's pool, which rolls back an open
+    /// transaction and pings the connection.
     pub fn release_clean(self) {
         debug_assert!(!self.connection.is_in_transaction(), "a transaction is open");
-        let Self { connection, acquired_at: from_pool, shared, permit: turn } = self;
-        let since = Instant::now();
-        if since.duration_since(from_pool) < REUSE_DURATION_MAX {
-            shared.push_idle(IdleConnection { connection, acquired_at: from_pool, idle_since: since });
+        let Self { connection, acquired_at, shared, permit } = self;
+        let idle_since = Instant::now();
+        if idle_since.duration_since(acquired_at) < REUSE_DURATION_MAX {
+            shared.push_idle(IdleConnection { connection, acquired_at, idle_since });
         } else {
             drop(connection);
         }
-        // Last, or somebody would look for the connection who doesn't find it.
-        drop(turn);
+        // Last: the next holder of the permit must find the connection.
+        drop(permit);
     }
 
-    /// Closes it when it is dropped, whatever is going on.
+    /// Makes the drop of this value close the connection, even while a statement runs.
     pub fn close_on_drop(&mut self) {
         self.connection.close_on_drop();
     }
@@ -227,16 +231,16 @@ impl DerefMut for Connection {
     }
 }
 
-/// A transaction, rolled back unless it is committed.
+/// A transaction. Rolled back when it is dropped without a commit.
 #[derive(Debug)]
 pub struct Transaction {
     transaction: sqlx::Transaction<'static, Postgres>,
-    /// Dropped last.
+    /// Last field: dropped after the transaction.
     _permit: OwnedSemaphorePermit,
 }
 
 impl Transaction {
-    /// Makes it last.
+    /// Commits the transaction.
     pub async fn commit(self) -> sqlx::Result<()> {
         self.transaction.commit().await
     }

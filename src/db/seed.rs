@@ -1,5 +1,5 @@
-//! What a new database holds: an admin with a secret key, or with `--demo` a small world in which the published pages'
-//! examples work to the letter.
+//! The initial data of a new database: an admin with a secret key. With `--demo` also the users, card groups and cards
+//! with which the examples of the published pages work unchanged.
 
 use std::collections::HashSet;
 
@@ -10,51 +10,51 @@ use crate::config::Secret;
 use crate::db::DatabaseError;
 use crate::managed_postgres::data_directory::random_hex;
 
-/// The published pages' own user and key.
+/// The secret key in the examples of the published pages.
 pub const DEMO_KEY: &str = "456789";
 
-/// What the operator must be told once.
+/// The credentials that are shown to the operator once.
 #[derive(Debug)]
-#[expect(missing_docs, reason = "the names say it")]
+#[expect(missing_docs, reason = "self-explanatory names")]
 pub struct InitialCredentials {
     pub username: &'static str,
     pub secret_key: Secret,
 }
 
-/// Fills a database in which there is nobody yet, and tells the operator; if that fails nothing is filled. `false`: there
-/// was somebody, and nothing was changed.
+/// Writes the initial data into a database without users and passes the credentials to `show_credentials`. If that
+/// fails, nothing is written. Returns `false` if the database has users already: nothing is changed then.
 pub async fn seed_if_empty(
     pool: &PgPool,
     demo: bool,
-    tell: impl FnOnce(&InitialCredentials) -> std::io::Result<()>,
+    show_credentials: impl FnOnce(&InitialCredentials) -> std::io::Result<()>,
 ) -> Result<bool, DatabaseError> {
-    seed(pool, demo, tell).await.map_err(DatabaseError::SeedFailed)
+    seed(pool, demo, show_credentials).await.map_err(DatabaseError::SeedFailed)
 }
 
 async fn seed(
     pool: &PgPool,
     demo: bool,
-    tell: impl FnOnce(&InitialCredentials) -> std::io::Result<()>,
+    show_credentials: impl FnOnce(&InitialCredentials) -> std::io::Result<()>,
 ) -> sqlx::Result<bool> {
     let mut transaction = pool.begin().await?;
     let connection = &mut *transaction;
     if has_users(connection).await? {
         return Ok(false);
     }
-    // Two servers that start on one new database: the second waits here, and then finds the first one's admin.
+    // If two servers start on one new database, the second waits for this lock and then finds the admin of the first.
     sqlx::query!("lock table users in share row exclusive mode").execute(&mut *connection).await?;
     if has_users(connection).await? {
         return Ok(false);
     }
-    let first = match demo {
+    let credentials = match demo {
         true => InitialCredentials { username: "username", secret_key: DEMO_KEY.to_owned().into() },
         false => InitialCredentials { username: "admin", secret_key: random_secret()?.into() },
     };
-    seed_basics(connection, &first).await?;
+    seed_basics(connection, &credentials).await?;
     if demo {
         seed_demo(connection).await?;
     }
-    tell(&first)?;
+    show_credentials(&credentials)?;
     transaction.commit().await?;
     Ok(true)
 }
@@ -67,8 +67,8 @@ fn random_secret() -> sqlx::Result<String> {
     random_hex().map_err(|error| sqlx::Error::Io(std::io::Error::other(error)))
 }
 
-/// Without these nothing works: the admin, the system's currency, the settings, the rights' names.
-async fn seed_basics(connection: &mut PgConnection, first: &InitialCredentials) -> sqlx::Result<()> {
+/// Writes the required rows: the admin, the system's currency, the settings, the names of the rights.
+async fn seed_basics(connection: &mut PgConnection, credentials: &InitialCredentials) -> sqlx::Result<()> {
     sqlx::query!("insert into currencies (id, name, full_name) values (1, 'USD', 'United States dollar')")
         .execute(&mut *connection)
         .await?;
@@ -78,10 +78,10 @@ async fn seed_basics(connection: &mut PgConnection, first: &InitialCredentials) 
     sqlx::query!("insert into taxes (id, tax1_enabled, tax1_name, total_tax_name) values (1, 1, 'Tax', 'Tax')")
         .execute(&mut *connection)
         .await?;
-    // Nobody knows this password: the admin's is set by the operator.
+    // A random password that is not stored in clear: the operator sets the admin's password.
     sqlx::query!(
         "insert into users (id, username, password, usertype, tax_id, tariff_id, lcr_id) values (0, $1, $2, 'admin', 1, 1, 1)",
-        first.username,
+        credentials.username,
         hash_sha1(&random_secret()?)
     )
     .execute(&mut *connection)
@@ -93,7 +93,7 @@ async fn seed_basics(connection: &mut PgConnection, first: &InitialCredentials) 
              ('Tax_1', 'Tax', '1'), ('Tax_2', '', '0'), ('Tax_3', '', '0'), ('Tax_4', '', '0'), ('Total_tax_name', 'Tax', null),
              ('Tax_1_Value', '0', null), ('Tax_2_Value', '0', null), ('Tax_3_Value', '0', null), ('Tax_4_Value', '0', null),
              ('Tax_compound', '1', null), ('API_Allow_payments_ower_API', '0', null)",
-        first.secret_key.reveal()
+        credentials.secret_key.reveal()
     )
     .execute(&mut *connection)
     .await?;
@@ -115,7 +115,8 @@ async fn seed_basics(connection: &mut PgConnection, first: &InitialCredentials) 
     reset_sequences(connection).await
 }
 
-/// The published examples' world: card group 6 with ten thousand cards to sell, card group 3 for new ones, the accountant `user`.
+/// Writes the data of the published examples: card group 6 with ten thousand cards to sell, card group 3 for new cards,
+/// the accountant `user`.
 async fn seed_demo(connection: &mut PgConnection) -> sqlx::Result<()> {
     sqlx::query!("update conflines set value = '1' where name = 'API_Allow_payments_ower_API'")
         .execute(&mut *connection)
@@ -162,7 +163,7 @@ async fn seed_demo(connection: &mut PgConnection) -> sqlx::Result<()> {
     reset_sequences(connection).await
 }
 
-/// Ids that were given go before those that are drawn.
+/// Moves the sequences past the ids that were inserted explicitly.
 async fn reset_sequences(connection: &mut PgConnection) -> sqlx::Result<()> {
     sqlx::query!(
         r#"select setval('currencies_id_seq', (select max(id) from currencies)) as currencies,
@@ -176,13 +177,13 @@ async fn reset_sequences(connection: &mut PgConnection) -> sqlx::Result<()> {
     Ok(())
 }
 
-/// Different random PINs, from the operating system's random source.
+/// Returns distinct random PINs from the operating system's random source.
 fn generate_pins(count: usize, length: u32) -> sqlx::Result<Vec<String>> {
     let range = 10_u64.pow(length);
     let mut pins = HashSet::with_capacity(count);
     while pins.len() < count {
         let random = getrandom::u64().map_err(|error| sqlx::Error::Io(std::io::Error::other(error)))?;
-        // The uneven end of the range is drawn again, so that every PIN is as likely as any other.
+        // Values from the incomplete last range are rejected, so that all PINs are equally likely.
         if random < u64::MAX - u64::MAX % range {
             pins.insert(format!("{:0width$}", random % range, width = length as usize));
         }
@@ -194,7 +195,7 @@ fn hash_sha1(text: &str) -> String {
     hex::encode(Sha1::digest(text))
 }
 
-/// Whether the database answers to the key that is printed in the published pages.
+/// Whether the secret key or the previous key is [`DEMO_KEY`], which is public.
 pub async fn has_demo_key(pool: &PgPool) -> sqlx::Result<bool> {
     let row = sqlx::query!(
         "select id from conflines where name in ('API_Secret_Key', 'API_Secret_Key_Previous') and value = $1 limit 1",

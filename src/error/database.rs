@@ -1,40 +1,37 @@
-//! What the database's errors mean to a client.
+//! Maps database errors to [`ApiError`].
 
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 use super::ApiError;
 
-/// The SQLSTATE of a number that doesn't fit.
+/// SQLSTATE: a number does not fit its type.
 const NUMERIC_VALUE_OUT_OF_RANGE: &str = "22003";
 
-/// What the database refuses by its own rules failed as a transaction; anything else means that it can't be reached. The
-/// error itself goes to the log; it names rules and tables, and its detail, which may quote a row, stays out.
+/// Constraint and data errors become `TransactionFailed`; connection failures and other database errors become
+/// `Unavailable`. The message is logged, which names constraints and tables. The detail is not logged, because it may
+/// quote a row.
 impl From<sqlx::Error> for ApiError {
     fn from(error: sqlx::Error) -> Self {
         match &error {
-            // Only the database knows when a sum grows too large for its column: that is the client's doing.
-            sqlx::Error::Database(refusal) if refusal.code().as_deref() == Some(NUMERIC_VALUE_OUT_OF_RANGE) => {
-                tracing::warn!(refusal = refusal.message(), "an amount is too large");
+            // Caused by the client's input: only the database knows that a sum exceeds the range of its column.
+            sqlx::Error::Database(error) if error.code().as_deref() == Some(NUMERIC_VALUE_OUT_OF_RANGE) => {
+                tracing::warn!(error = error.message(), "amount out of range");
                 Self::TransactionFailed
             }
-            sqlx::Error::Database(refusal) if is_data_error(refusal.code().as_deref()) => {
+            sqlx::Error::Database(error) if is_data_error(error.code().as_deref()) => {
                 tracing::error!(
-                    code = refusal.code().as_deref(),
-                    refusal = refusal.message(),
-                    "the database refused a change"
+                    code = error.code().as_deref(),
+                    error = error.message(),
+                    "database rejected a statement"
                 );
                 Self::TransactionFailed
             }
-            sqlx::Error::Database(trouble) => {
-                tracing::error!(
-                    code = trouble.code().as_deref(),
-                    trouble = trouble.message(),
-                    "the database is in trouble"
-                );
+            sqlx::Error::Database(error) => {
+                tracing::error!(code = error.code().as_deref(), error = error.message(), "database error");
                 Self::Unavailable
             }
             sqlx::Error::PoolTimedOut => {
-                tracing::warn!("no database connection was free in time");
+                tracing::warn!("timed out waiting for a database connection");
                 Self::Unavailable
             }
             sqlx::Error::Io(_)
@@ -43,11 +40,11 @@ impl From<sqlx::Error> for ApiError {
             | sqlx::Error::PoolClosed
             | sqlx::Error::BeginFailed
             | sqlx::Error::WorkerCrashed => {
-                tracing::error!(%error, "the database is away");
+                tracing::error!(%error, "database unreachable");
                 Self::Unavailable
             }
             _ => {
-                tracing::error!(%error, "a query failed");
+                tracing::error!(%error, "query failed");
                 Self::TransactionFailed
             }
         }
@@ -55,43 +52,45 @@ impl From<sqlx::Error> for ApiError {
 }
 
 impl ApiError {
-    /// Of a statement that commits. A connection that breaks then leaves it open what became of the change; whatever else
-    /// goes wrong, it wasn't made.
+    /// Maps an error of a statement that commits. If the connection breaks, the commit outcome is unknown; after any
+    /// other error nothing was changed.
     pub fn from_commit_error(error: sqlx::Error) -> Self {
-        let lost = match &error {
+        let may_have_committed = match &error {
             sqlx::Error::Io(_) | sqlx::Error::Protocol(_) => true,
-            // The server process was told to stop, or another one crashed: perhaps after it had committed.
+            // 57P01, 57P02: the backend process was stopped, or another one crashed, perhaps after the commit.
             sqlx::Error::Database(error) => {
-                // In a panic the commit may be in the log already, and stand when PostgreSQL has recovered.
-                let panic = error.try_downcast_ref::<PgDatabaseError>().map(PgDatabaseError::severity);
-                panic == Some(PgSeverity::Panic) || matches!(error.code().as_deref(), Some("57P01" | "57P02"))
+                // PANIC: the commit may be in the WAL already, and is then in effect after PostgreSQL's recovery.
+                let severity = error.try_downcast_ref::<PgDatabaseError>().map(PgDatabaseError::severity);
+                severity == Some(PgSeverity::Panic) || matches!(error.code().as_deref(), Some("57P01" | "57P02"))
             }
             _ => false,
         };
-        // The statement was carried out; only its rows can't be read.
-        let unread = matches!(&error, sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_));
+        // The statement was executed, but its rows cannot be decoded.
+        let is_decode_error = matches!(&error, sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_));
         match Self::from(error) {
-            Self::Unavailable if lost => Self::CommitUnknown,
-            _ if unread => Self::CommitUnknown,
-            fault => fault,
+            Self::Unavailable if may_have_committed => Self::CommitUnknown,
+            _ if is_decode_error => Self::CommitUnknown,
+            error => error,
         }
     }
 }
 
-/// What a broken constraint of one of these names means to the client: the database decides who came first. Any other error
-/// goes to `otherwise`, which knows whether the statement commits.
+/// Returns a mapping for `map_err`: a violated constraint with one of these names becomes the error beside it, so that
+/// the database decides between concurrent requests. `otherwise` maps all other errors; it depends on whether the
+/// statement commits.
 pub fn map_constraint<const N: usize>(
-    faults: [(&'static str, ApiError); N],
+    constraint_errors: [(&'static str, ApiError); N],
     otherwise: fn(sqlx::Error) -> ApiError,
 ) -> impl FnOnce(sqlx::Error) -> ApiError {
     move |error| {
-        let broken = error.as_database_error().and_then(|error| error.constraint());
-        let fault = faults.into_iter().find(|(name, _)| broken == Some(name)).map(|(_, fault)| fault);
-        fault.unwrap_or_else(|| otherwise(error))
+        let violated = error.as_database_error().and_then(|error| error.constraint());
+        let mapped = constraint_errors.into_iter().find(|(name, _)| violated == Some(name)).map(|(_, error)| error);
+        mapped.unwrap_or_else(|| otherwise(error))
     }
 }
 
-/// SQLSTATE classes of data exceptions (22), broken constraints (23, 44), and values too large to be kept (54).
+/// SQLSTATE classes: data exception (22), integrity constraint violation (23), WITH CHECK OPTION violation (44),
+/// program limit exceeded (54, such as a value that is too large for an index).
 fn is_data_error(code: Option<&str>) -> bool {
     code.is_some_and(|code| ["22", "23", "44", "54"].iter().any(|class| code.starts_with(class)))
 }

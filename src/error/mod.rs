@@ -1,4 +1,4 @@
-//! Every refusal that a client can see: its status, where its words stand in the document, and the words in each dialect.
+//! Every refusal that a client can receive: its HTTP status, its XML layout, and its message in each dialect.
 
 mod database;
 
@@ -13,8 +13,8 @@ use crate::xml::XmlReply;
 
 pub use database::map_constraint;
 
-/// A refusal. Those that every operation shares come first, in the order in which they are looked for. Its name, in the manner of
-/// `incorrect_hash`, is what it is counted under.
+/// A refusal. The variants that all operations share come first, in the order of the checks. The variant's name in
+/// snake case, such as `incorrect_hash`, is the value of the metric label `outcome`.
 #[derive(Debug, Clone, PartialEq, Eq, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub enum ApiError {
@@ -22,31 +22,32 @@ pub enum ApiError {
     UnknownOperation,
     /// Neither GET, POST nor HEAD.
     MethodNotAllowed,
-    /// The request can't be read; says why.
+    /// The request cannot be parsed; the reason is the message.
     BadRequest(&'static str),
-    /// The body is over the limit.
+    /// The body exceeds `max_body`.
     BodyTooLarge,
-    /// The body didn't come in time.
+    /// The body did not arrive within `body_timeout_ms`.
     BodyTimeout,
-    /// There are as many requests, or bodies, as there may be; nothing was done.
+    /// `max_requests` or `max_body_memory` is reached; nothing was changed.
     Overloaded,
-    /// The client was wrong too often about the user, and is heard again after so many seconds.
+    /// Too many failed attempts of this client for this user; the lockout ends after this many seconds.
     TooManyAttempts(u32),
-    /// The database is away, or no connection was free in time; nothing was done.
+    /// The database is unreachable, or no connection was free in time; nothing was changed.
     Unavailable,
 
-    /// The database was lost while it committed: the request was carried out wholly or not at all, and nobody can say which.
+    /// The connection to the database broke during the commit: the change was made completely or not at all, and the
+    /// server does not know which.
     CommitUnknown,
-    /// The same of a request with an idempotency key: sent again, it gets its answer.
+    /// Like `CommitUnknown`, for a request with an idempotency key: a retry with the same key gets the reply.
     CommitUnknownRetryable,
-    /// A request with the same idempotency key is being carried out.
+    /// A request with the same idempotency key is in progress.
     RequestInProgress,
-    /// The idempotency key came with other parameters before.
+    /// The idempotency key was used before with other parameters.
     KeyReused,
-    /// What was answered to the idempotency key before.
+    /// The stored refusal of an earlier request with the same idempotency key.
     Replayed(ErrorBody),
 
-    /// No such user, or not that user's password.
+    /// The user does not exist, or the password is wrong.
     BadLogin,
     /// `Allow_API` is off.
     ApiDisabled,
@@ -54,105 +55,106 @@ pub enum ApiError {
     GetDisabled,
     /// No secret key is set.
     NoSecretKey,
-    /// The hash isn't right.
+    /// The hash is wrong.
     IncorrectHash,
     /// The user may not use calling cards.
     AccessDenied,
-    /// Ten cards are the limit without `CC_Active`.
+    /// The limit of ten cards without `CC_Active`.
     LimitedVersion,
 
-    /// No such card group, or not the caller's.
+    /// The card group does not exist, or belongs to another owner.
     CardgroupNotFound,
-    /// No card to sell.
+    /// No card is free.
     FreeCardsNotFound,
-    /// The card named is sold.
+    /// The requested card is sold.
     CardAlreadySold,
-    /// No such active currency.
+    /// No active currency has this name.
     CurrencyNotFound,
-    /// What the pages have no words for.
+    /// Any other failure of a change; the contract has no message of its own for it.
     TransactionFailed,
 
-    /// Nobody that operations without strict admission know.
+    /// The user does not exist, in operations without strict admission.
     UserUnknown,
-    /// Simple users and partners.
+    /// The user does not exist, or the user type may not use the operation: simple users and partners.
     AccessDeniedInPage,
     /// An accountant or reseller without the right.
     NotAuthorized,
-    /// Neither 0 nor 1.
+    /// The flag is neither 0 nor 1.
     InvalidCompoundTaxFlag,
-    /// Neither 0 nor 1: the switch of the tax with this number.
+    /// The flag that enables the tax with this number is neither 0 nor 1.
     InvalidTaxFlag(usize),
     /// A card group must have a name.
     CardGroupNameMissing,
-    /// The parameter that these words name isn't in its format.
+    /// The parameter with this display name is malformed.
     IncorrectFormat(&'static str),
-    /// The text that these words name is longer than MOR's column.
+    /// The text with this display name is longer than MOR's column.
     TooLong(&'static str),
-    /// Not a moment between 1970 and 2100.
+    /// Not a time between 1970 and 2100.
     InvalidDateFrom,
-    /// Likewise.
+    /// Not a time between 1970 and 2100.
     InvalidDateTill,
-    /// Valid from later than till.
+    /// The start of the validity is after its end.
     DateFromAfterTill,
-    /// No tariff was asked for, and there is none that the caller may use.
+    /// No tariff was requested, and the caller may use none.
     NoTariffAvailable,
-    /// What these words name isn't there, or isn't the caller's to use.
+    /// The object with this display name does not exist, or the caller may not use it.
     NotFound(&'static str),
-    /// What an operation refuses in these words, in both dialects.
+    /// A refusal of one operation, with this message in both dialects.
     Refused(&'static str),
     /// Another card group has the name.
     CardGroupNameTaken,
-    /// The PIN length isn't a number.
+    /// The PIN length is not a number.
     PinLengthNotDigits,
     /// The PIN length is 0.
     PinLengthZero,
-    /// The PIN length is beyond 30.
+    /// The PIN length is greater than 30.
     PinLengthOutOfRange,
-    /// The number length isn't a number from 1 to 30.
+    /// The number length is not a number from 1 to 30.
     NumberLengthOutOfRange,
 
-    /// What an operation refuses in these words, without a `<status>` around them.
+    /// Like `Refused`, without the element `<status>`.
     RefusedWithoutStatus(&'static str),
-    /// A card's number hasn't its group's length.
+    /// The card number does not have the group's length, which is this.
     NumberLengthMismatch(i32),
-    /// Nor has its PIN.
+    /// The PIN does not have the group's length, which is this.
     PinLengthMismatch(i32),
-    /// There aren't as many PINs of the group's length.
+    /// The group's PIN length does not allow enough different PINs.
     PinTooShort,
-    /// More than this many new cards in one request.
+    /// More new cards in one request than this limit.
     TooManyCards(u32),
 
-    /// `card_by_cli_update`'s words for [`Fault::TransactionFailed`].
+    /// [`ApiError::TransactionFailed`] in the layout of `card_by_cli_update`.
     CallerIdTransactionFailed,
-    /// No caller id.
+    /// No caller id was sent.
     CallerIdMissing,
-    /// The caller id's device is a provider's.
+    /// The caller id belongs to a device of a provider.
     CallerIdOnProviderDevice,
-    /// The caller id's device is another owner's.
+    /// The caller id belongs to a device of another owner.
     CallerIdDeviceNotOwned,
-    /// The card is another owner's.
+    /// The card belongs to another owner.
     CardNotOwned,
-    /// No card has the PIN, or it is the caller's own.
+    /// The caller's owner has no card with the PIN, or that card has the caller id already.
     PinNotFound,
-    /// There is nothing to move.
+    /// The card with the PIN has no balance to move.
     PinBalanceZero,
-    /// The PIN's card is sold.
+    /// The card with the PIN is sold.
     PinAlreadySold,
-    /// The group named isn't the owner's.
+    /// The requested group belongs to another owner.
     GroupNotOwned {
-        /// The words differ by it.
+        /// Whether the caller id has a card: the X7 message depends on it.
         card_found: bool,
     },
-    /// Nothing has the caller id, and no group was named for a new card.
+    /// Nothing has the caller id, and no group for a new card was sent.
     NoMatch,
-    /// A card that an X7 server can't save, and why.
+    /// An X7 server cannot save the card; the reason is the message.
     InvalidCard(String),
 
-    /// All that is wrong with a tariff.
+    /// The validation errors of a tariff.
     TariffNotSaved(Vec<&'static str>),
 }
 
-/// A refusal as data: its words, and where they stand.
+/// A refusal as data: its messages and their layout. Stored replies contain it as JSON, with the keys `form` and
+/// `words`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorBody {
     #[serde(rename = "form")]
@@ -161,11 +163,11 @@ pub struct ErrorBody {
     messages: Vec<Cow<'static, str>>,
 }
 
-fn error_body(form: ErrorLayout, words: impl Into<Cow<'static, str>>) -> ErrorBody {
-    ErrorBody { layout: form, messages: vec![words.into()] }
+fn error_body(layout: ErrorLayout, message: impl Into<Cow<'static, str>>) -> ErrorBody {
+    ErrorBody { layout, messages: vec![message.into()] }
 }
 
-/// Where the words stand.
+/// The elements around the message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum ErrorLayout {
     /// `<status><error>…`
@@ -178,14 +180,14 @@ enum ErrorLayout {
     PageErrorError,
     /// `<page><status><status>…`
     PageStatusStatus,
-    /// `<page><error><message>…`, a message each
+    /// `<page><error><message>…`, one `<message>` for each
     PageMessages,
-    /// `<response><error><message>…`, a message each
+    /// `<response><error><message>…`, one `<message>` for each
     ResponseMessages,
 }
 
 impl ApiError {
-    /// The HTTP status: 200 for whatever an operation itself answers, as MOR's clients expect.
+    /// The HTTP status. Refusals by an operation have 200, as MOR's clients expect.
     pub fn status(&self, dialect: Dialect) -> StatusCode {
         match self {
             Self::UnknownOperation if dialect == Dialect::Documented => StatusCode::NOT_FOUND,
@@ -202,10 +204,10 @@ impl ApiError {
         }
     }
 
-    /// The whole reply.
+    /// The reply to the client.
     pub fn to_reply(&self, dialect: Dialect) -> XmlReply {
-        let ErrorBody { layout: form, messages: words } = self.body(dialect);
-        let (root, inner, leaf) = match form {
+        let ErrorBody { layout, messages } = self.body(dialect);
+        let (root, inner, leaf) = match layout {
             ErrorLayout::Status => ("status", None, "error"),
             ErrorLayout::Page => ("page", None, "error"),
             ErrorLayout::PageStatus => ("page", Some("status"), "error"),
@@ -215,29 +217,29 @@ impl ApiError {
             ErrorLayout::ResponseMessages => ("response", Some("error"), "message"),
         };
         XmlReply::new(root, |root| match inner {
-            None => root.texts(leaf, &words),
-            Some(inner) => root.element(inner, |inner| inner.texts(leaf, &words)),
+            None => root.texts(leaf, &messages),
+            Some(inner) => root.element(inner, |inner| inner.texts(leaf, &messages)),
         })
     }
 
-    /// What is left of it to be said again; nothing of what the moment brought about, and may not the next time.
+    /// The error body to store for replay; `None` for transient errors.
     pub fn storable_body(&self, dialect: Dialect) -> Option<ErrorBody> {
         (self.status(dialect) == StatusCode::OK).then(|| self.body(dialect))
     }
 
-    /// Its words alone, for an operator.
+    /// The message as plain text, for operators.
     pub fn message(&self, dialect: Dialect) -> String {
         self.body(dialect).messages.join(", ")
     }
 
-    /// Its words, and where they stand. Where the dialects differ, both are here.
+    /// The messages and their layout in a dialect.
     fn body(&self, dialect: Dialect) -> ErrorBody {
         use ErrorLayout::{Page, PageErrorError, PageMessages, PageStatus, PageStatusStatus, ResponseMessages, Status};
         let x7 = dialect == Dialect::X7;
-        let (form, words) = match self {
+        let (layout, message) = match self {
             Self::UnknownOperation => (Status, "There is no such API"),
             Self::MethodNotAllowed => (Status, "Method is not allowed"),
-            Self::BadRequest(why) => (Status, *why),
+            Self::BadRequest(reason) => (Status, *reason),
             Self::BodyTooLarge => (Status, "Request is too large"),
             Self::BodyTimeout => (Status, "Request body did not come in time"),
             Self::Overloaded => (Status, "Too many requests at once"),
@@ -251,7 +253,7 @@ impl ApiError {
             }
             Self::RequestInProgress => (Status, "A request with this idempotency key is being carried out"),
             Self::KeyReused => (Status, "The idempotency key was sent with other parameters before"),
-            Self::Replayed(refusal) => return refusal.clone(),
+            Self::Replayed(body) => return body.clone(),
             Self::BadLogin => (Status, "Bad login"),
             Self::ApiDisabled => (Status, "API Requests are disabled"),
             Self::GetDisabled => (Status, "GET Requests are disabled"),
@@ -273,8 +275,8 @@ impl ApiError {
             }
             Self::CardGroupNameMissing if x7 => (PageStatusStatus, "Card Group must have name"),
             Self::CardGroupNameMissing => (PageStatus, "Card Group must have name"),
-            Self::IncorrectFormat(what) => return error_body(PageStatus, format!("{what} is incorrect format")),
-            Self::TooLong(what) => return error_body(PageStatus, format!("{what} is too long")),
+            Self::IncorrectFormat(name) => return error_body(PageStatus, format!("{name} is incorrect format")),
+            Self::TooLong(name) => return error_body(PageStatus, format!("{name} is too long")),
             Self::InvalidDateFrom if x7 => (PageStatus, "Date from is incorrect format"),
             Self::InvalidDateFrom => (PageStatus, "Invalid date from"),
             Self::InvalidDateTill if x7 => (PageStatus, "Time till is incorrect format"),
@@ -282,14 +284,14 @@ impl ApiError {
             Self::DateFromAfterTill => (PageStatus, "Date from is greater than date till"),
             Self::NoTariffAvailable if x7 => (PageStatus, "Card Group must have name"),
             Self::NoTariffAvailable => (PageStatus, "Tariff was not found"),
-            Self::NotFound(what) => return error_body(PageStatus, format!("{what} was not found")),
-            Self::Refused(words) => (PageStatus, *words),
+            Self::NotFound(name) => return error_body(PageStatus, format!("{name} was not found")),
+            Self::Refused(message) => (PageStatus, *message),
             Self::CardGroupNameTaken => (PageStatus, "Card Group name must be unique"),
             Self::PinLengthNotDigits => (PageStatus, "PIN length must consist only of digits"),
             Self::PinLengthZero => (PageStatus, "PIN length must be greater than 0"),
             Self::PinLengthOutOfRange => (PageStatus, "PIN length can be between 1 and 30"),
             Self::NumberLengthOutOfRange => (PageStatus, "Number length can be between 1 and 30"),
-            Self::RefusedWithoutStatus(words) => (Page, *words),
+            Self::RefusedWithoutStatus(message) => (Page, *message),
             Self::NumberLengthMismatch(length) => {
                 return error_body(PageStatus, format!("Bad number length, should be: {length}"));
             }
@@ -297,8 +299,8 @@ impl ApiError {
                 return error_body(PageStatus, format!("Bad PIN length, should be: {length}"));
             }
             Self::PinTooShort => (PageStatus, "PIN is too short for this interval"),
-            Self::TooManyCards(most) => {
-                return error_body(PageStatus, format!("At most {most} cards can be created at once"));
+            Self::TooManyCards(limit) => {
+                return error_body(PageStatus, format!("At most {limit} cards can be created at once"));
             }
             Self::CallerIdTransactionFailed => (Page, "Failed to make transaction"),
             Self::CallerIdMissing => (Page, "Callerid must be specified"),
@@ -319,15 +321,13 @@ impl ApiError {
             Self::GroupNotOwned { .. } => (Page, "Supplied Cardgroup_id is invalid"),
             Self::NoMatch if x7 => (Page, "Supplied Cardgroup_id is invalid"),
             Self::NoMatch => (Page, "Card was not found"),
-            Self::InvalidCard(flaw) => return error_body(PageErrorError, flaw.clone()),
+            Self::InvalidCard(reason) => return error_body(PageErrorError, reason.clone()),
             Self::TariffNotSaved(messages) => {
-                let form = if x7 { PageMessages } else { ResponseMessages };
-                return ErrorBody {
-                    layout: form,
-                    messages: messages.iter().map(|message| Cow::Borrowed(*message)).collect(),
-                };
+                let layout = if x7 { PageMessages } else { ResponseMessages };
+                let messages = messages.iter().map(|message| Cow::Borrowed(*message)).collect();
+                return ErrorBody { layout, messages };
             }
         };
-        error_body(form, words)
+        error_body(layout, message)
     }
 }

@@ -1,4 +1,4 @@
-//! Where a request comes from, also behind proxies.
+//! The client's address, also behind proxies.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -7,18 +7,20 @@ use ipnet::IpNet;
 
 const FORWARDED_FOR: &str = "x-forwarded-for";
 
-/// The address of whoever is connected to us; where that is a trusted proxy, of whoever is connected to it, and so on. Anybody
-/// can write the header: it is believed from its right end, where our proxies write, and only as far as they are trusted.
-pub fn resolve(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
+/// Returns the peer's address or, if the peer is a trusted proxy, the address from `X-Forwarded-For`.
+///
+/// The header is read from its right end, because each proxy appends the address of its own peer. The first address
+/// that is not a trusted proxy is the client. Addresses to the left of it are ignored: any client can write them.
+pub fn resolve(peer: IpAddr, headers: &HeaderMap, trusted_proxies: &[IpNet]) -> IpAddr {
     let mut client = peer.to_canonical();
-    let is_trusted = |address: &IpAddr| trusted.iter().any(|network| network.contains(address));
+    let is_trusted = |address: &IpAddr| trusted_proxies.iter().any(|network| network.contains(address));
     if !is_trusted(&client) {
         return client;
     }
-    let lines = headers.get_all(FORWARDED_FOR).iter().rev();
-    for named in lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b',')) {
-        // What a trusted proxy wrote and nobody can read: it is the proxy itself that is known.
-        let Some(address) = parse_forwarded_addr(named) else { return client };
+    let values = headers.get_all(FORWARDED_FOR).iter().rev();
+    for entry in values.flat_map(|value| value.as_bytes().rsplit(|byte| *byte == b',')) {
+        // A trusted proxy wrote an entry that is not an address: the proxy is the last known address.
+        let Some(address) = parse_forwarded_addr(entry) else { return client };
         client = address;
         if !is_trusted(&client) {
             return client;
@@ -27,9 +29,9 @@ pub fn resolve(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
     client
 }
 
-/// An address; some proxies write its port as well, or brackets as if there were one.
-fn parse_forwarded_addr(named: &[u8]) -> Option<IpAddr> {
-    let text = str::from_utf8(named).ok()?.trim();
+/// Parses an entry of `X-Forwarded-For`. Some proxies append the port, or put an IPv6 address without port in brackets.
+fn parse_forwarded_addr(entry: &[u8]) -> Option<IpAddr> {
+    let text = str::from_utf8(entry).ok()?.trim();
     let text = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     let address = text.parse().or_else(|_| text.parse::<SocketAddr>().map(|address| address.ip()));
     Some(address.ok()?.to_canonical())

@@ -1,4 +1,4 @@
-//! A request to an operation: what an operation is, and what it is given.
+//! [`Operation`], the description of an API operation, and [`CallContext`], one request to it.
 
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -18,57 +18,58 @@ use crate::operations::spec::OperationSpec;
 use crate::state::AppState;
 use crate::xml::XmlReply;
 
-/// MOR's columns for names and the like.
+/// Characters in MOR's text columns (`varchar(255)`).
 const TEXT_LEN_MAX: usize = 255;
 
-/// An operation of the API: what it is called, what its hash covers, what it does.
+/// An operation of the API.
 #[derive(Debug, Clone, Copy)]
 pub struct Operation {
     /// The current name.
     pub name: &'static str,
-    /// Names of earlier days, which go on working.
+    /// Older names, which remain valid.
     pub aliases: &'static [&'static str],
-    /// What the hash may cover.
+    /// The parameters that the request hash may cover.
     pub hash_rules: &'static [HashRule],
-    /// What those who write clients read of it.
+    /// The description for client developers.
     pub spec: OperationSpec,
-    /// Admits, does and answers, in the order in which the contract checks things.
+    /// Authenticates and authorizes the caller, executes the request and returns the reply. The contract defines the
+    /// order of the checks.
     pub handler: fn(&CallContext) -> HandlerFuture<'_>,
 }
 
 impl Operation {
-    /// The name as it stands here, if the operation goes by it.
+    /// Returns the static string equal to `name` if it is the name or an alias of the operation.
     pub fn find_name(&self, name: &str) -> Option<&'static str> {
-        std::iter::once(&self.name).chain(self.aliases).copied().find(|known| *known == name)
+        std::iter::once(&self.name).chain(self.aliases).copied().find(|alias| *alias == name)
     }
 }
 
-/// What comes of a call.
+/// The future of [`Operation::handler`].
 pub type HandlerFuture<'a> = Pin<Box<dyn Future<Output = Result<XmlReply, ApiError>> + Send + 'a>>;
 
 /// One request to one operation.
 pub struct CallContext {
-    /// Database, settings and what is remembered.
+    /// Shared state: configuration, database pools, caches, limits.
     pub state: Arc<AppState>,
-    /// Which operation.
+    /// The requested operation.
     pub operation: &'static Operation,
-    /// The name by which the client called it.
+    /// The name in the request's path: the operation's name or one of its aliases.
     pub alias: &'static str,
-    /// Its parameters.
+    /// The parameters from path, query string and body.
     pub params: Params,
-    /// Owner 0's settings.
+    /// The settings of owner 0.
     pub system_settings: Arc<Settings>,
     /// GET, POST or HEAD.
     pub method: Method,
-    /// As sent.
+    /// The URI as sent.
     pub uri: Uri,
-    /// The request's headers.
+    /// The request headers.
     pub headers: HeaderMap,
-    /// Where the request came from.
+    /// The client's address, resolved through trusted proxies.
     pub client: IpAddr,
 }
 
-/// The URI has secrets in it, and so may headers.
+/// Prints only the method, the masked URL and the client: the URI and the headers may contain secrets.
 impl std::fmt::Debug for CallContext {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} {} from {}", self.method, self.masked_url(), self.client)
@@ -76,61 +77,62 @@ impl std::fmt::Debug for CallContext {
 }
 
 impl CallContext {
-    /// Whose manners the server has.
+    /// The configured dialect.
     pub fn dialect(&self) -> Dialect {
         self.state.config.dialect
     }
 
-    /// The user named by `u`; empty where nobody is.
+    /// The parameter `u`; empty if it was not sent.
     pub fn username(&self) -> &str {
         self.params.get("u").unwrap_or_default()
     }
 
-    /// Refuses a client that was wrong too often about this user. Ask right before something is compared: many requests may have
-    /// waited together for the database.
-    pub fn check_attempt_limit(&self, guess: AttemptKind) -> Result<(), ApiError> {
-        self.state.attempts.check(guess, self.client, self.username(), Instant::now)
+    /// Refuses a client with too many failed attempts for this user. Call it directly before each comparison: many
+    /// requests may have passed an earlier check and then waited for the database.
+    pub fn check_attempt_limit(&self, kind: AttemptKind) -> Result<(), ApiError> {
+        self.state.attempts.check(kind, self.client, self.username(), Instant::now)
     }
 
-    /// Takes down that the client was wrong.
-    pub fn record_failed_attempt(&self, guess: AttemptKind) {
-        if self.state.attempts.record_failure(guess, self.client, self.username(), Instant::now) {
+    /// Records a failed attempt of the client for this user. Logs the one that reaches the limit.
+    pub fn record_failed_attempt(&self, kind: AttemptKind) {
+        if self.state.attempts.record_failure(kind, self.client, self.username(), Instant::now) {
             tracing::warn!(
                 client = %self.client,
                 user = ?self.username().chars().take(TEXT_LEN_MAX).collect::<String>(),
-                guesses = self.state.config.failed_attempts_max,
-                "too many wrong guesses at a {}: the client hears 429 about this user for {} s",
-                guess.label(),
-                self.state.config.lockout
+                kind = kind.label(),
+                failed_attempts_max = self.state.config.failed_attempts_max,
+                lockout_s = self.state.config.lockout.get(),
+                "too many failed attempts: the client gets 429 for this user"
             );
         }
     }
 
-    /// A text as MOR's columns of 255 characters keep it; what it is called, where it is too long.
-    pub fn fit_text(&self, sent: &str, what: &'static str) -> Result<String, ApiError> {
-        self.dialect().fit_to_column(sent, TEXT_LEN_MAX).ok_or(ApiError::TooLong(what))
+    /// Fits a text into a MOR column of 255 characters, or returns [`ApiError::TooLong`] with the field's name.
+    pub fn fit_text(&self, text: &str, field: &'static str) -> Result<String, ApiError> {
+        self.dialect().fit_to_column(text, TEXT_LEN_MAX).ok_or(ApiError::TooLong(field))
     }
 
-    /// The URL, up to 256 characters, without the hash, passwords and PINs.
+    /// The URL for logs and audit rows: secrets masked, control characters replaced, cut to 256 characters.
     pub fn masked_url(&self) -> String {
         let query = self.uri.query().unwrap_or_default();
         let masked: Vec<String> = query.split_inclusive(['&', ';']).map(mask_pair).collect();
-        let question = if query.is_empty() { "" } else { "?" };
+        let separator = if query.is_empty() { "" } else { "?" };
         let host = self.headers.get(HOST).map(|host| String::from_utf8_lossy(host.as_bytes())).unwrap_or_default();
-        let url = format!("http://{host}{}{question}{}", self.uri.path(), masked.concat());
-        // The host and the path come as they are, unescaped letters and all.
+        let url = format!("http://{host}{}{separator}{}", self.uri.path(), masked.concat());
+        // Host and path are the bytes that the client sent: they may contain control characters.
         crate::http::params::sanitized(&url).unwrap_or(url).chars().take(256).collect()
     }
 }
 
-/// A `name=value` pair, its value hidden where it is a secret. Names may be escaped, so they are read as parameters are; in
-/// capitals they are none, but a client that errs in that way sends the same secrets.
+/// Returns a `name=value` pair with the value masked if it is a secret. The name is percent-decoded first, like a
+/// parameter's name, and compared without regard to case: `PIN` is no parameter, but its value is as secret as that of
+/// `pin`.
 fn mask_pair(pair: &str) -> String {
     const SECRETS: [&str; 3] = ["hash", "p", "pswd"];
     let Some((name, value)) = pair.split_once('=') else { return pair.to_owned() };
-    let read = crate::http::params::percent_decoded(name.as_bytes()).unwrap_or_default().to_ascii_lowercase();
-    let plain = read.split('[').next().unwrap_or_default();
-    if SECRETS.contains(&plain) || ["pin", "pass", "secret", "key"].iter().any(|part| plain.contains(part)) {
+    let decoded = crate::http::params::percent_decoded(name.as_bytes()).unwrap_or_default().to_ascii_lowercase();
+    let base_name = decoded.split('[').next().unwrap_or_default();
+    if SECRETS.contains(&base_name) || ["pin", "pass", "secret", "key"].iter().any(|part| base_name.contains(part)) {
         let separator = value.chars().last().filter(|last| matches!(last, '&' | ';'));
         format!("{name}=***{}", separator.map(String::from).unwrap_or_default())
     } else {

@@ -1,4 +1,4 @@
-//! HTTP: the router, requests and their parameters, replies, health and metrics, the OpenAPI document.
+//! HTTP: router, requests, parameters, replies, monitoring endpoints and the OpenAPI document.
 
 pub mod client_addr;
 pub mod context;

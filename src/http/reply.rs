@@ -1,4 +1,5 @@
-//! The reply as MOR's clients know it: XML that calls itself HTML, with the headers of a download (`http.md`, "Reply").
+//! The HTTP response, as MOR sends it: XML with the content type HTML and the headers of a download (`http.md`,
+//! "Reply").
 
 use axum::body::{Body, HttpBody};
 use axum::http::header::{
@@ -12,27 +13,27 @@ use crate::dialect::Dialect;
 use crate::error::ApiError;
 use crate::xml::XmlReply;
 
-/// A header's value that stands in the program: looked through when it is compiled, not for each reply.
+/// A constant header value, validated at compile time.
 macro_rules! header_value {
     ($text:literal) => {
         const { HeaderValue::from_static($text) }
     };
 }
 
-/// How the client and the operator want the reply to look.
+/// What determines the reply's content type and disposition.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ReplyFormat {
-    /// The parameter `test` is 1: shown in a browser instead of downloaded.
+    /// The parameter `test` is 1: browsers show the reply instead of downloading it.
     pub test: bool,
     /// The setting `XML_API_Extension`.
     pub xml_extension: bool,
-    /// The format that a suffix or the parameter `format` names, where it chooses the type.
+    /// The format from the path's suffix or the parameter `format`, in dialects where it sets the content type.
     pub format: Option<ContentFormat>,
 }
 
 /// A content type that a client can choose together with `test=1` (`x7.md`, "Requests").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the names say it")]
+#[expect(missing_docs, reason = "self-explanatory names")]
 pub enum ContentFormat {
     Json,
     Xml,
@@ -40,7 +41,7 @@ pub enum ContentFormat {
 }
 
 impl ContentFormat {
-    /// By its name in a suffix.
+    /// Parses a path suffix or the parameter `format`.
     pub fn from_name(name: &str) -> Option<Self> {
         match name {
             "json" => Some(Self::Json),
@@ -75,27 +76,27 @@ impl ReplyFormat {
 }
 
 const CONTENT_TRANSFER_ENCODING: HeaderName = HeaderName::from_static("content-transfer-encoding");
-/// Says that the reply is an earlier one, to a request with the same idempotency key.
+/// `true`: the reply was stored for an earlier request with the same idempotency key.
 const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
-/// The response to what came of a request.
-pub fn build_response(result: Result<XmlReply, ApiError>, presentation: ReplyFormat, dialect: Dialect) -> Response {
+/// Builds the HTTP response for the result of a request.
+pub fn build_response(result: Result<XmlReply, ApiError>, format: ReplyFormat, dialect: Dialect) -> Response {
     match result {
-        Ok(document) => {
-            let repeated = matches!(document, XmlReply::Replayed(_));
-            let mut response = response_with_headers(StatusCode::OK, document, presentation);
-            if repeated {
+        Ok(reply) => {
+            let is_replayed = matches!(reply, XmlReply::Replayed(_));
+            let mut response = response_with_headers(StatusCode::OK, reply, format);
+            if is_replayed {
                 set_header(&mut response, IDEMPOTENCY_REPLAYED, header_value!("true"));
             }
             response
         }
-        Err(fault) => {
-            let mut response = response_with_headers(fault.status(dialect), fault.to_reply(dialect), presentation);
-            // What is still to come of the body would be taken for the next request.
-            if matches!(fault, ApiError::BodyTooLarge | ApiError::BodyTimeout | ApiError::MethodNotAllowed) {
+        Err(error) => {
+            let mut response = response_with_headers(error.status(dialect), error.to_reply(dialect), format);
+            // The body was not read to its end: its remainder would be parsed as the next request.
+            if matches!(error, ApiError::BodyTooLarge | ApiError::BodyTimeout | ApiError::MethodNotAllowed) {
                 set_header(&mut response, CONNECTION, header_value!("close"));
             }
-            match fault {
+            match error {
                 ApiError::MethodNotAllowed => set_header(&mut response, ALLOW, header_value!("GET, HEAD, POST")),
                 ApiError::Overloaded
                 | ApiError::Unavailable
@@ -114,31 +115,32 @@ pub fn build_response(result: Result<XmlReply, ApiError>, presentation: ReplyFor
     }
 }
 
-fn response_with_headers(status: StatusCode, document: XmlReply, presentation: ReplyFormat) -> Response {
-    let mut response = Response::new(build_body(document));
+fn response_with_headers(status: StatusCode, reply: XmlReply, format: ReplyFormat) -> Response {
+    let mut response = Response::new(build_body(reply));
     *response.status_mut() = status;
-    // As many as nearly all replies have, with those that are added on the way out; else the map would grow twice.
+    // Nearly all replies have six headers, including those that the layers add; otherwise the map would grow twice.
     response.headers_mut().reserve(6);
-    set_header(&mut response, CONTENT_TYPE, presentation.content_type());
-    if let Some(disposition) = presentation.content_disposition() {
+    set_header(&mut response, CONTENT_TYPE, format.content_type());
+    if let Some(disposition) = format.content_disposition() {
         set_header(&mut response, CONTENT_DISPOSITION, disposition);
         set_header(&mut response, CONTENT_TRANSFER_ENCODING, header_value!("binary"));
     }
     response
 }
 
-fn build_body(document: XmlReply) -> Body {
-    match document {
+fn build_body(reply: XmlReply) -> Body {
+    match reply {
         XmlReply::Buffered(text) | XmlReply::Replayed(text) => Body::from(text),
-        // The reply has begun: when something goes wrong all that is left is to break it off, which the client sees as an
-        // incomplete answer. A client that goes, or doesn't take it, takes the stream along.
+        // The status has been sent, so an error can only abort the reply: the client receives an incomplete body. If
+        // the client disconnects or the write times out, the body is dropped, and the stream with it.
         XmlReply::Streamed(chunks) => {
-            Body::from_stream(chunks.inspect_err(|error| tracing::error!(%error, "a list broke off")))
+            Body::from_stream(chunks.inspect_err(|error| tracing::error!(%error, "streaming reply aborted")))
         }
     }
 }
 
-/// The same without its body, and with its length, which only the body says otherwise.
+/// Turns a response into that to a HEAD request: removes the body and sets `Content-Length`, which otherwise is derived
+/// from the body.
 pub fn into_head_response(mut response: Response) -> Response {
     if let Some(length) = response.body().size_hint().exact() {
         set_header(&mut response, CONTENT_LENGTH, length.into());

@@ -1,4 +1,4 @@
-//! What a request says: its path, its body within the limits, its parameters, its client.
+//! Reads a request to the API: path, body within the limits, parameters, client address.
 
 use std::mem;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -23,28 +23,28 @@ use crate::operations::OPERATIONS;
 use crate::server::limits::RequestPermit;
 use crate::state::AppState;
 
-/// What a path says: `/billing/api/card_group_get.xml`, `/api/card_group_get/6`.
+/// A parsed path, such as `/billing/api/card_group_get.xml` or `/api/card_group_get/6`.
 #[derive(Debug)]
 pub struct ApiPath {
-    /// `None`: there is none of that name.
+    /// `None`: no operation has this name.
     pub operation: Option<&'static Operation>,
-    /// The name by which it was called; empty where there is none.
+    /// The name or alias in the path; empty without an operation.
     pub alias: &'static str,
-    /// The segment behind the name, as sent.
+    /// The segment after the name, as sent.
     pub id: Option<String>,
     format: Option<ContentFormat>,
 }
 
 impl ApiPath {
-    /// Reads a path below `prefix` or at the root.
+    /// Parses a path below `prefix` or below the root.
     pub fn parse(path: &str, prefix: &str, suffixes: &[&str]) -> Self {
         let name = path.strip_prefix(prefix).and_then(|path| path.strip_prefix("/api/"));
         let rest = name.or_else(|| path.strip_prefix("/api/")).unwrap_or_default();
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         let find = |name| OPERATIONS.iter().find_map(|operation| Some((operation, operation.find_name(name)?)));
-        // Most say no more than the name.
-        if let Some((operation, called)) = find(rest) {
-            return Self { operation: Some(operation), alias: called, id: None, format: None };
+        // Most paths end with the name.
+        if let Some((operation, alias)) = find(rest) {
+            return Self { operation: Some(operation), alias, id: None, format: None };
         }
         let (rest, suffix) = match rest.rsplit_once('.') {
             Some((rest, suffix)) if suffixes.contains(&suffix) => (rest, Some(suffix)),
@@ -52,46 +52,48 @@ impl ApiPath {
         };
         let (name, id) = rest.split_once('/').map_or((rest, None), |(name, id)| (name, Some(id.to_owned())));
         let id = id.filter(|id| !id.is_empty());
-        let deeper = id.as_deref().is_some_and(|id| id.contains('/'));
-        let (operation, called) = find(name).filter(|_| !deeper).unzip();
-        Self { operation, alias: called.unwrap_or_default(), id, format: suffix.and_then(ContentFormat::from_name) }
+        let has_more_segments = id.as_deref().is_some_and(|id| id.contains('/'));
+        let (operation, alias) = find(name).filter(|_| !has_more_segments).unzip();
+        Self { operation, alias: alias.unwrap_or_default(), id, format: suffix.and_then(ContentFormat::from_name) }
     }
 }
 
-/// What a request says besides its path, and from where.
+/// A request without its path, with the permits that it holds while it is processed.
 pub(super) struct ApiRequest<'a> {
     pub params: Params,
     pub client: IpAddr,
-    /// To run, and to be as large as it is.
+    /// For one of `max_requests`, and for the memory of the body if it needs a permit.
     pub permits: (RequestPermit<'a>, Option<OwnedSemaphorePermit>),
 }
 
 impl<'a> ApiRequest<'a> {
+    /// Reads the body and the parameters. Checks the method, the limits and earlier failed attempts, in the order of
+    /// the contract.
     pub async fn read(state: &'a AppState, path: &ApiPath, request: &mut Request) -> Result<Self, ApiError> {
         if ![Method::GET, Method::POST, Method::HEAD].contains(request.method()) {
             return Err(ApiError::MethodNotAllowed);
         }
-        let (body, memory) = read_body(state, mem::take(request.body_mut())).await?;
-        // Only now: who sends slowly keeps nobody from running.
-        let permits = (state.load.acquire_request()?, memory);
+        let (body, body_permit) = read_body(state, mem::take(request.body_mut())).await?;
+        // After the body: a client that sends slowly must not occupy a request permit.
+        let permits = (state.load.acquire_request()?, body_permit);
         let id = path.id.as_deref().map(|id| params::percent_decoded(id.as_bytes())).transpose()?;
         let (query, headers) = (request.uri().query().unwrap_or_default(), request.headers());
         let params = Params::read(id.as_deref(), query, headers, body, state.config.max_parameters.get()).await?;
         let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
         let peer = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
         let client = client_addr::resolve(peer, headers, &state.config.trusted_proxies);
-        // Here already, before the database is asked for anything: a flood of guesses costs as little as can be.
+        // Before any database query, so that a flood of failed attempts is refused at the lowest cost.
         state.attempts.check(AttemptKind::Login, client, params.get("u").unwrap_or_default(), Instant::now)?;
         Ok(Self { params, client, permits })
     }
 }
 
-/// A body, and the permit for its memory where it needs one.
+/// A body, and the permit for its memory if it needs one.
 type BodyWithPermit = (Bytes, Option<OwnedSemaphorePermit>);
 
-/// The body, if it keeps to the limits.
+/// Reads the body within `max_body`, `max_body_memory` and `body_timeout_ms`.
 async fn read_body(state: &AppState, mut body: Body) -> Result<BodyWithPermit, ApiError> {
-    // Nearly always it has come along with the header.
+    // Nearly always the body arrived together with the header.
     let first = match body.frame().now_or_never() {
         Some(None) => return Ok((Bytes::new(), None)),
         Some(Some(frame)) => frame_data(frame)?,
@@ -104,35 +106,36 @@ async fn read_body(state: &AppState, mut body: Body) -> Result<BodyWithPermit, A
     rest.await.unwrap_or(Err(ApiError::BodyTimeout))
 }
 
-/// The whole body after its first piece. The pieces are copied: one of a single byte would keep the buffer in which it came.
+/// Reads the body after its first chunk and returns both. Chunks are copied: a `Bytes` of one byte would keep its whole
+/// receive buffer in memory.
 async fn read_remaining_body(state: &AppState, first: Bytes, mut body: Body) -> Result<BodyWithPermit, ApiError> {
-    let most = state.config.max_body.get();
-    let said = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
-    if first.len().saturating_add(said) > most {
-        return Err(drain_oversized(body, most).await);
+    let max_body = state.config.max_body.get();
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    if first.len().saturating_add(announced) > max_body {
+        return Err(drain_oversized(body, max_body).await);
     }
-    let (mut whole, mut memory) = (first.to_vec(), None);
-    state.load.reserve_body_bytes(&mut memory, 0, whole.len())?;
+    let (mut buffer, mut permit) = (first.to_vec(), None);
+    state.load.reserve_body_bytes(&mut permit, 0, buffer.len())?;
     while let Some(frame) = body.frame().await {
-        let piece = frame_data(frame)?;
-        let length = whole.len() + piece.len();
-        if length > most {
-            return Err(drain_oversized(body, most).await);
+        let chunk = frame_data(frame)?;
+        let length = buffer.len() + chunk.len();
+        if length > max_body {
+            return Err(drain_oversized(body, max_body).await);
         }
-        state.load.reserve_body_bytes(&mut memory, whole.len(), length)?;
-        whole.extend_from_slice(&piece);
+        state.load.reserve_body_bytes(&mut permit, buffer.len(), length)?;
+        buffer.extend_from_slice(&chunk);
     }
-    Ok((whole.into(), memory))
+    Ok((buffer.into(), permit))
 }
 
-/// Reads on what keeps coming and forgets it, up to twice the limit: a client that is still sending when its connection ends may
-/// not see why.
-async fn drain_oversized(mut body: Body, most: usize) -> ApiError {
+/// Reads and discards up to twice the limit. A client that is still sending when the connection closes may not receive
+/// the reply with the reason.
+async fn drain_oversized(mut body: Body, max_body: usize) -> ApiError {
     const FRAME_TIMEOUT: Duration = Duration::from_millis(100);
-    let mut left = most.saturating_mul(2);
+    let mut remaining = max_body.saturating_mul(2);
     while let Ok(Some(Ok(frame))) = tokio::time::timeout(FRAME_TIMEOUT, body.frame()).await {
-        match left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) {
-            Some(less) => left = less,
+        match remaining.checked_sub(frame.data_ref().map_or(0, Bytes::len)) {
+            Some(rest) => remaining = rest,
             None => break,
         }
     }
@@ -144,12 +147,12 @@ fn frame_data(frame: Result<Frame<Bytes>, axum::Error>) -> Result<Bytes, ApiErro
     Ok(frame.into_data().unwrap_or_default())
 }
 
-/// How the request wants the reply to look; what the settings say of it comes later.
+/// The reply format that the request asks for. The caller sets `xml_extension`, which comes from the settings.
 pub(super) fn reply_format(dialect: Dialect, path: &ApiPath, params: Option<&Params>) -> ReplyFormat {
-    let named = || params.and_then(|params| params.get("format")).and_then(ContentFormat::from_name);
+    let format_param = || params.and_then(|params| params.get("format")).and_then(ContentFormat::from_name);
     ReplyFormat {
         test: params.is_some_and(|params| params.integer("test") == 1),
         xml_extension: false,
-        format: if dialect.format_sets_content_type() { path.format.or_else(named) } else { None },
+        format: if dialect.format_sets_content_type() { path.format.or_else(format_param) } else { None },
     }
 }

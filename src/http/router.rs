@@ -1,4 +1,19 @@
-//! The way of a request to its operation, and of the reply back.
+//! The router: from a request to its operation, and from the operation's result to the response.
+//!
+//! ```text
+//! server::listener        accepts the TCP connection; hyper parses HTTP
+//!   │
+//! AppService::call        chooses by path, then both branches pass the same layers: request id, security headers
+//!   ├─ Router             /livez, /readyz, /api/openapi.json; other paths continue with serve_api, which refuses them
+//!   └─ serve_api          /api/… and {prefix}/api/…: log context, panic handler, metrics, tracing span
+//!        └─ handle
+//!             ├─ ApiPath::parse          the operation by its name or alias (the table OPERATIONS)
+//!             ├─ ApiRequest::read        method, body, limits, parameters, client address, failed attempts
+//!             ├─ Operation::handler      operations/…: authenticate, verify the hash, authorize, execute
+//!             └─ reply::build_response   renders Result<XmlReply, ApiError>: status, headers, body
+//! ```
+//!
+//! Every refusal is an [`ApiError`]. `docs/architecture.md` ("Order of refusal") lists the checks in their order.
 
 use std::convert::Infallible;
 use std::mem;
@@ -37,10 +52,11 @@ use crate::xml::XmlReply;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Everything that is served: the API and its document under the prefix and under `/api`, `/livez` and `/readyz`.
+/// The service of the main listener: the API and its OpenAPI document, below the prefix and below `/api`, and the
+/// health checks `/livez` and `/readyz`.
 ///
-/// A request to the API goes straight to it. The router, which would box it twice on its way, has the others, unknown paths among them,
-/// which the API refuses.
+/// API requests bypass the [`Router`], which allocates two boxes for each request. The router serves all other paths.
+/// Its fallback is the API too, which refuses unknown paths.
 #[derive(Debug, Clone)]
 pub struct AppService<S> {
     api: S,
@@ -48,9 +64,9 @@ pub struct AppService<S> {
     prefix: Arc<str>,
 }
 
-/// What a server answers with.
+/// Builds the service of the main listener.
 pub fn build_service(state: Arc<AppState>) -> AppService<impl HttpService<Future: Send>> {
-    // As one layer, from the outermost in: each by itself would cost each request half a dozen allocations.
+    // One tuple, outermost layer first: as separate `Router` layers they would cost about six allocations a request.
     let layers = (
         MapRequestLayer::new(validate_request_id),
         SetRequestIdLayer::new(X_REQUEST_ID, MakeRequestUuid),
@@ -68,12 +84,12 @@ pub fn build_service(state: Arc<AppState>) -> AppService<impl HttpService<Future
         .with_state(state.clone())
         .merge(monitoring::health_router(state.clone()))
         .layer(layers.clone());
-    // In a box: it is large, and on its way out each layer would move it.
+    // Boxed: the future is large, and each layer would move it.
     let api = layers.layer(service_fn(move |request| Box::pin(serve_api(State(state.clone()), request)).map(Ok)));
     AppService { api, router, prefix }
 }
 
-/// What answers requests, whatever they are.
+/// A service that the listener can serve: it answers every request and is cloned for each connection.
 pub trait HttpService:
     Service<Request, Response = Response, Error = Infallible> + Clone + Send + Sync + 'static
 {
@@ -101,16 +117,17 @@ impl<S: HttpService> Service<Request> for AppService<S> {
     }
 }
 
-/// The OpenAPI document, the same for everybody.
+/// The route of the OpenAPI document, which is serialized once.
 fn openapi_route<S: Clone + Send + Sync + 'static>(prefix: &str) -> MethodRouter<S> {
     let document = openapi::build_document(OPERATIONS, prefix).to_json().map(Bytes::from);
-    let document = document.inspect_err(|error| tracing::error!(%error, "the OpenAPI document can't be written")).ok();
+    let document = document.inspect_err(|error| tracing::error!(%error, "OpenAPI document serialization failed")).ok();
     get(async move || {
         document.map(|text| ([(CONTENT_TYPE, "application/json")], text)).ok_or(StatusCode::INTERNAL_SERVER_ERROR)
     })
 }
 
-/// An id that a client or a proxy chose goes into each line of the log: one that doesn't look like an id is replaced.
+/// Removes an `X-Request-Id` that is not 1 to 128 visible ASCII characters; the next layer then generates one. Clients
+/// and proxies choose this header, and every log line of the request contains it.
 fn validate_request_id(mut request: Request) -> Request {
     let is_valid = |id: &[u8]| (1..=128).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic);
     if request.headers().get(X_REQUEST_ID).is_some_and(|id| !is_valid(id.as_bytes())) {
@@ -119,58 +136,63 @@ fn validate_request_id(mut request: Request) -> Request {
     request
 }
 
-/// A request to the API: answered, counted, and each line that the log has of it with its id.
+/// Answers a request to the API and counts it. Its log lines get the request id and the operation's name.
 fn serve_api(State(state): State<Arc<AppState>>, mut request: Request) -> impl Future<Output = Response> + Send {
     let since = Instant::now();
     let path = ApiPath::parse(request.uri().path(), &state.config.prefix, state.config.dialect.path_suffixes());
     let operation = path.operation.map(|operation| operation.name);
-    let worked_at = log::RequestInfo { id: request.headers().get(X_REQUEST_ID).cloned(), operation };
+    let request_info = log::RequestInfo { id: request.headers().get(X_REQUEST_ID).cloned(), operation };
     #[cfg(feature = "otlp")]
-    let traced = state.tracer.start_span(operation, request.headers());
-    log::with_request(worked_at, async move {
-        let answered = AssertUnwindSafe(handle(&state, &path, &mut request)).catch_unwind().await;
-        let (outcome, response) = answered.unwrap_or_else(|_| panic_response(state.config.dialect));
-        let took = since.elapsed();
-        state.metrics.record_request(operation, outcome, took);
+    let span = state.tracer.start_span(operation, request.headers());
+    log::with_request(request_info, async move {
+        let handled = AssertUnwindSafe(handle(&state, &path, &mut request)).catch_unwind().await;
+        let (outcome, response) = handled.unwrap_or_else(|_| panic_response(state.config.dialect));
+        let duration = since.elapsed();
+        state.metrics.record_request(operation, outcome, duration);
         #[cfg(feature = "otlp")]
-        traced.finish(outcome, response.status());
-        tracing::debug!(target: "mortise::request", outcome, status = response.status().as_u16(), ?took, "answered");
+        span.finish(outcome, response.status());
+        tracing::debug!(
+            target: "mortise::request",
+            outcome,
+            status = response.status().as_u16(),
+            ?duration,
+            "request completed"
+        );
         response
     })
 }
 
-/// The reply to a request that made us panic.
+/// The response after a panic in [`handle`].
 fn panic_response(dialect: Dialect) -> (&'static str, Response) {
-    tracing::error!("a request made the server panic");
+    tracing::error!("request handler panicked");
     let mut response = reply::build_response(Err(ApiError::TransactionFailed), ReplyFormat::default(), dialect);
     *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
     ("panic", response)
 }
 
-/// From a request's bytes to the bytes of the reply, and in a word what came of it. The request is taken apart where it stands: in
-/// futures each hand that a thing goes through keeps room for it.
+/// Handles an API request. Returns the metric label `outcome` and the response. The request is borrowed, and its parts
+/// are taken out of it: moved through nested futures, it would occupy space in each of them.
 async fn handle(state: &Arc<AppState>, path: &ApiPath, request: &mut Request) -> (&'static str, Response) {
     let dialect = state.config.dialect;
     let is_head = request.method() == Method::HEAD;
-    let incoming = ApiRequest::read(state, path, request).await;
-    let params = incoming.as_ref().ok().map(|incoming| &incoming.params);
-    let mut presentation = reply_format(dialect, path, params);
-    let result = match (path.operation, incoming) {
+    let api_request = ApiRequest::read(state, path, request).await;
+    let params = api_request.as_ref().ok().map(|api_request| &api_request.params);
+    let mut format = reply_format(dialect, path, params);
+    let result = match (path.operation, api_request) {
         (Some(operation), Ok(ApiRequest { params, client, permits: _permits })) => {
             match state.accounts.settings(0).await {
-                Ok(system) => {
-                    presentation.xml_extension = system.is_enabled(Setting::XmlApiExtension);
+                Ok(system_settings) => {
+                    format.xml_extension = system_settings.is_enabled(Setting::XmlApiExtension);
                     let (method, uri) = (request.method().clone(), mem::take(request.uri_mut()));
-                    let (headers, called) = (mem::take(request.headers_mut()), path.alias);
                     let call = CallContext {
                         state: state.clone(),
                         operation,
-                        alias: called,
+                        alias: path.alias,
                         params,
-                        system_settings: system,
+                        system_settings,
                         method,
                         uri,
-                        headers,
+                        headers: mem::take(request.headers_mut()),
                         client,
                     };
                     (operation.handler)(&call).await
@@ -178,22 +200,22 @@ async fn handle(state: &Arc<AppState>, path: &ApiPath, request: &mut Request) ->
                 Err(error) => Err(error.into()),
             }
         }
-        // A refusal that needs no database doesn't wait for it.
-        (operation, incoming) => {
-            presentation.xml_extension =
-                state.accounts.cached_settings(0).await.is_some_and(|system| system.is_enabled(Setting::XmlApiExtension));
-            Err(operation.and(incoming.err()).unwrap_or(ApiError::UnknownOperation))
+        // A refusal that needs no database must not wait for it: only cached settings are read.
+        (operation, api_request) => {
+            format.xml_extension = (state.accounts.cached_settings(0).await)
+                .is_some_and(|system_settings| system_settings.is_enabled(Setting::XmlApiExtension));
+            Err(operation.and(api_request.err()).unwrap_or(ApiError::UnknownOperation))
         }
     };
-    // An X7 server shows this one answer as HTML whatever the settings say.
-    if path.operation.is_none() && presentation.test && dialect.format_sets_content_type() {
-        presentation = ReplyFormat { test: true, ..ReplyFormat::default() };
+    // With `test=1` an X7 server sends this reply as HTML, regardless of `XML_API_Extension` and the format.
+    if path.operation.is_none() && format.test && dialect.format_sets_content_type() {
+        format = ReplyFormat { test: true, ..ReplyFormat::default() };
     }
     let outcome = match &result {
         Ok(XmlReply::Replayed(_)) => "replayed",
         Ok(_) => "done",
-        Err(fault) => fault.into(),
+        Err(error) => error.into(),
     };
-    let response = reply::build_response(result, presentation, dialect);
+    let response = reply::build_response(result, format, dialect);
     (outcome, if is_head { reply::into_head_response(response) } else { response })
 }

@@ -1,4 +1,4 @@
-//! What runs beside the answering of requests.
+//! Background tasks.
 
 pub mod stock_vacuum;
 
@@ -13,10 +13,10 @@ use crate::state::AppState;
 /// Runs the background tasks until the future is dropped.
 pub async fn run_background_tasks(state: &AppState) {
     tokio::join!(
-        restart_on_panic("listening for changes", || state.accounts.listen()),
-        restart_on_panic("sweeping the stock", || state.stock_vacuum.run(&state.background_pool)),
-        restart_on_panic("forgetting idempotency keys", || purge_idempotency_keys(state)),
-        restart_on_panic("sending e-mails", || state.mail.run(&state.background_pool, &state.accounts))
+        restart_on_panic("change listener", || state.accounts.listen()),
+        restart_on_panic("stock vacuum", || state.stock_vacuum.run(&state.background_pool)),
+        restart_on_panic("idempotency key expiry", || purge_idempotency_keys(state)),
+        restart_on_panic("e-mail delivery", || state.mail.run(&state.background_pool, &state.accounts))
     );
 }
 
@@ -27,10 +27,10 @@ async fn purge_idempotency_keys(state: &AppState) {
     }
 }
 
-/// Runs something to its end; what panics is begun again, and takes nothing else along.
-async fn restart_on_panic<R: Future<Output = ()>>(what: &str, run: impl Fn() -> R) {
+/// Runs a task to its end, and starts it again if it panics. A panic does not affect the other tasks.
+async fn restart_on_panic<R: Future<Output = ()>>(task: &str, run: impl Fn() -> R) {
     while AssertUnwindSafe(run()).catch_unwind().await.is_err() {
-        tracing::error!("{what} was broken off by a panic, and begins again");
+        tracing::error!(task, "background task panicked, restarting");
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }

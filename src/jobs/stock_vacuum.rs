@@ -1,6 +1,6 @@
-//! Keeping the stock's head free. Sold cards leave dead entries in the index of `card_stock` at the very place where each sale begins
-//! to look: ten thousand of them make a sale a third slower. PostgreSQL's own sweeping comes when it comes, as a rule once a minute;
-//! this one comes when there is something to sweep.
+//! Vacuum of the table `card_stock`. Sold cards leave dead entries in its index, at the position where each sale starts
+//! its scan. Ten thousand of them make a sale a third slower. Autovacuum runs once a minute by default; this task runs
+//! as soon as enough cards were sold.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -8,17 +8,18 @@ use std::time::{Duration, Instant};
 use sqlx::PgPool;
 use tokio::sync::Notify;
 
-/// So many cards sold are worth the trouble.
+/// Sold cards after which a vacuum is worth its cost.
 const VACUUM_THRESHOLD: usize = 1_000;
-/// Sweeping reads the whole index: it may take a twentieth of the time, not more.
+/// A vacuum reads the whole index. The pause after it is twenty times its duration, so it takes a twentieth of the time
+/// at most.
 const COOLDOWN_FACTOR: u32 = 20;
 const COOLDOWN_MIN: Duration = Duration::from_millis(200);
 
-/// Locks are never waited for: whoever holds one sweeps. `index_cleanup`, or dead entries would stay while they are few for the
-/// table's size.
+/// `skip_locked`: if the table is locked, another vacuum most probably runs. `index_cleanup on`: PostgreSQL would
+/// otherwise skip the index while dead entries are few for the table's size.
 const VACUUM_SQL: &str = "vacuum (index_cleanup on, truncate off, process_toast off, skip_locked) card_stock";
 
-/// Counts what is sold, and sweeps when it is enough.
+/// Counts sold cards, and vacuums `card_stock` when there are enough.
 #[derive(Debug, Default)]
 pub struct StockVacuum {
     sold_count: AtomicUsize,
@@ -26,24 +27,24 @@ pub struct StockVacuum {
 }
 
 impl StockVacuum {
-    /// So many cards were sold.
-    pub fn record_cards_sold(&self, cards: usize) {
-        let before = self.sold_count.fetch_add(cards, Ordering::Relaxed);
-        if before < VACUUM_THRESHOLD && before + cards >= VACUUM_THRESHOLD {
+    /// Records that `count` cards were sold.
+    pub fn record_cards_sold(&self, count: usize) {
+        let previous = self.sold_count.fetch_add(count, Ordering::Relaxed);
+        if previous < VACUUM_THRESHOLD && previous + count >= VACUUM_THRESHOLD {
             self.threshold_reached.notify_one();
         }
     }
 
-    /// Sweeps whenever it is time. Run it beside the server.
+    /// Runs a vacuum each time the threshold is reached. Never returns.
     pub async fn run(&self, pool: &PgPool) {
         loop {
             self.threshold_reached.notified().await;
             self.sold_count.store(0, Ordering::Relaxed);
-            let begun = Instant::now();
+            let started_at = Instant::now();
             if let Err(error) = sqlx::raw_sql(VACUUM_SQL).execute(pool).await {
-                tracing::debug!(%error, "the stock was not swept");
+                tracing::debug!(%error, "stock vacuum failed");
             }
-            tokio::time::sleep((begun.elapsed() * COOLDOWN_FACTOR).max(COOLDOWN_MIN)).await;
+            tokio::time::sleep((started_at.elapsed() * COOLDOWN_FACTOR).max(COOLDOWN_MIN)).await;
         }
     }
 }

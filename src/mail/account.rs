@@ -1,4 +1,4 @@
-//! Whose mail server, and in whose name: MOR's settings in `conflines`, per owner.
+//! The mail server, login and sender of each owner, from MOR's settings in `conflines`.
 
 use lettre::Address;
 use lettre::message::Mailbox;
@@ -7,23 +7,23 @@ use crate::accounts::{AccountCache, Setting, Settings};
 use crate::config::Secret;
 use crate::number;
 
-/// RFC 5321's longest path, without its brackets.
+/// In bytes: the longest path in RFC 5321, without its angle brackets.
 const ADDRESS_LEN_MAX: usize = 254;
 const PORT_DEFAULT: u16 = 25;
 
-/// What an owner's e-mails are sent with.
+/// The mail server, login and sender for the e-mails of one owner.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct SmtpAccount {
     pub host: String,
     pub port: u16,
-    /// Name and password.
+    /// User name and password.
     pub login: Option<(String, Secret)>,
     pub sender: Mailbox,
 }
 
-/// Why an owner's e-mails can't be sent at all.
+/// Why the mail settings of an owner are unusable. The texts are stored in the outbox and in audit rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[expect(missing_docs, reason = "the messages say it")]
+#[expect(missing_docs, reason = "described by the error messages")]
 pub enum SmtpAccountError {
     #[error("Email_Sending_Enabled isn't 1")]
     Disabled,
@@ -36,14 +36,14 @@ pub enum SmtpAccountError {
 }
 
 impl SmtpAccount {
-    /// The owner's. What a reseller has not set is owner 0's, the mail server with its login as a whole: nobody's password goes to
-    /// somebody else's server.
-    pub async fn load(owner: i32, directory: &AccountCache) -> sqlx::Result<Result<Self, SmtpAccountError>> {
-        Ok(Self::from_settings(&*directory.settings(owner).await?, &*directory.settings(0).await?))
+    /// Loads the settings of an owner. What a reseller has not set is taken from owner 0. The mail server and its login
+    /// are taken from the same owner, so that a password is never sent to the mail server of another owner.
+    pub async fn load(owner: i32, accounts: &AccountCache) -> sqlx::Result<Result<Self, SmtpAccountError>> {
+        Ok(Self::from_settings(&*accounts.settings(owner).await?, &*accounts.settings(0).await?))
     }
 
     fn from_settings(own: &Settings, system: &Settings) -> Result<Self, SmtpAccountError> {
-        let enabled = [own, system].into_iter().find_map(|whose| whose.text(Setting::EmailSendingEnabled));
+        let enabled = [own, system].into_iter().find_map(|settings| settings.text(Setting::EmailSendingEnabled));
         if enabled.is_none_or(|value| number::parse_integer(value) != 1) {
             return Err(SmtpAccountError::Disabled);
         }
@@ -57,31 +57,31 @@ impl SmtpAccount {
             let password = server.text(Setting::EmailPassword).unwrap_or_default();
             (login.to_owned(), password.to_owned().into())
         });
-        let senders =
-            [own, system].map(|whose| whose.text(Setting::EmailFrom).or_else(|| whose.text(Setting::CompanyEmail)));
+        let senders = [own, system]
+            .map(|settings| settings.text(Setting::EmailFrom).or_else(|| settings.text(Setting::CompanyEmail)));
         let sender = senders.into_iter().flatten().next().ok_or(SmtpAccountError::NoSender)?;
         let sender = sender.trim().parse().map_err(|_| SmtpAccountError::NoSender)?;
         Ok(Self { host, port, login, sender })
     }
 }
 
-/// An e-mail that a sale puts into the outbox.
+/// An e-mail that a sale writes into the outbox.
 #[derive(Debug)]
 pub struct OutboxEntry {
-    /// What stands behind the @ of its id.
+    /// The part of the Message-ID after the `@`.
     pub message_id_domain: String,
-    /// Why it has failed already, in the words of the audit row.
+    /// Why the e-mail can never be sent: the text of the audit row. `None` if it is to be sent.
     pub initial_error: Option<&'static str>,
 }
 
 impl OutboxEntry {
-    /// To that address, for cards of that owner's. `None`: the owner doesn't send any.
-    pub async fn prepare(address: &str, directory: &AccountCache, owner: i32) -> sqlx::Result<Option<Self>> {
-        let failed = |problem| Self { message_id_domain: "localhost".into(), initial_error: Some(problem) };
-        Ok(match SmtpAccount::load(owner, directory).await? {
+    /// Prepares an e-mail to `address` for cards of `owner`. Returns `None` if the owner has disabled e-mails.
+    pub async fn prepare(address: &str, accounts: &AccountCache, owner: i32) -> sqlx::Result<Option<Self>> {
+        let failed = |error| Self { message_id_domain: "localhost".into(), initial_error: Some(error) };
+        Ok(match SmtpAccount::load(owner, accounts).await? {
             Err(SmtpAccountError::Disabled) => None,
-            Err(unusable) => {
-                tracing::warn!(owner, "an e-mail can't be sent: {unusable}");
+            Err(error) => {
+                tracing::warn!(owner, %error, "invalid mail settings, e-mail not sent");
                 Some(failed("Invalid Emails configuration"))
             }
             Ok(_) if parse_recipient(address).is_none() => Some(failed("Invalid email address")),
@@ -92,9 +92,10 @@ impl OutboxEntry {
     }
 }
 
-/// The one address that a client's text is, if it is one.
+/// Parses the address that a client sent. Returns `None` unless it is exactly one valid address.
 pub(super) fn parse_recipient(text: &str) -> Option<Address> {
     let text = text.trim();
-    let sound = text.len() <= ADDRESS_LEN_MAX && !text.chars().any(|char| char.is_control() || char.is_whitespace());
-    text.parse().ok().filter(|_| sound)
+    let is_single_address =
+        text.len() <= ADDRESS_LEN_MAX && !text.chars().any(|char| char.is_control() || char.is_whitespace());
+    text.parse().ok().filter(|_| is_single_address)
 }

@@ -1,5 +1,6 @@
-//! E-mails to buyers of cards: written into the outbox by the sale, sent after its commit. Neither a slow nor a dead mail server
-//! delays a sale, and a server that is killed loses none: another one sends what it left.
+//! E-mails to buyers of cards. A sale writes its e-mail into the outbox, in its own transaction; the e-mail is sent
+//! after the commit. A slow or unreachable mail server delays no sale. If a server is killed, its e-mails stay in the
+//! outbox and another server sends them.
 
 mod account;
 mod outbox;
@@ -19,21 +20,22 @@ pub use self::template::TemplateError;
 use self::template::Templates;
 use crate::config::Config;
 
-/// To one mail server at once, from this server; more would be taken for an attack by some.
+/// Maximum number of connections from this server to one mail server. Some mail servers treat more as an attack.
 const CONNECTIONS_PER_HOST_MAX: usize = 4;
 
-/// What sends e-mails, made once at the start.
+/// The sender of e-mails, created once at startup.
 #[derive(Debug)]
 pub struct Mailer {
     templates: Templates,
     tls: Tls,
-    /// How long a mail server may take for each of three things.
+    /// How long a mail server may take for each of three steps: connect and log in, take the envelope, take the
+    /// message.
     timeout: Duration,
     retry_hours: i32,
     retention_days: i32,
     wake_signal: Notify,
     stage: watch::Sender<Stage>,
-    /// Who may connect to a mail server, by its name and port.
+    /// Permits for connections, by the name and port of the mail server.
     host_limits: Mutex<HashMap<(String, u16), Weak<Semaphore>>>,
 }
 
@@ -44,13 +46,13 @@ enum Stage {
     Stopped,
 }
 
-/// Why no e-mail could be sent with these settings.
+/// Why the mail settings of the server are invalid.
 #[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "the messages say it")]
+#[expect(missing_docs, reason = "described by the error messages")]
 pub enum MailError {
     #[error(transparent)]
     Template(#[from] TemplateError),
-    #[error("mail_ca ({path}) can't be used: {problem}")]
+    #[error("cannot use mail_ca ({path}): {problem}")]
     Certificates { path: String, problem: String },
 }
 
@@ -69,21 +71,21 @@ impl Mailer {
         })
     }
 
-    /// There is something in the outbox.
+    /// Wakes the sender: there is a new e-mail in the outbox.
     pub fn wake(&self) {
         self.wake_signal.notify_one();
     }
 
-    /// Begins no other e-mail, and waits until those that a mail server is accepting have gone, but not for ever.
-    pub async fn stop(&self, patience: Duration) {
+    /// Starts no other e-mail, and waits up to `max_wait` for the e-mails whose message is being sent.
+    pub async fn stop(&self, max_wait: Duration) {
         self.stage.send_if_modified(|stage| {
-            let sends = *stage == Stage::Sending;
-            *stage = if sends { Stage::Stopping } else { *stage };
-            sends
+            let is_sending = *stage == Stage::Sending;
+            *stage = if is_sending { Stage::Stopping } else { *stage };
+            is_sending
         });
         let stopped = async { self.stage.subscribe().wait_for(|stage| *stage == Stage::Stopped).await.is_ok() };
-        if tokio::time::timeout(patience, stopped).await.is_err() {
-            tracing::warn!("e-mails that are being sent aren't waited for any longer: one may come twice");
+        if tokio::time::timeout(max_wait, stopped).await.is_err() {
+            tracing::warn!("shutdown timeout, aborting e-mail delivery: an e-mail may be sent twice");
         }
     }
 
@@ -95,18 +97,18 @@ impl Mailer {
         let _ = self.stage.subscribe().wait_for(|stage| *stage != Stage::Sending).await;
     }
 
-    /// A place among the connections to a mail server.
+    /// Waits for a permit to connect to a mail server.
     async fn acquire_host_permit(&self, host: &str, port: u16) -> Option<OwnedSemaphorePermit> {
-        let door = {
-            let mut doors = self.host_limits.lock().unwrap_or_else(PoisonError::into_inner);
-            doors.retain(|_, door| door.strong_count() > 0);
-            let door = doors.entry((host.to_owned(), port)).or_default();
-            door.upgrade().unwrap_or_else(|| {
+        let semaphore = {
+            let mut host_limits = self.host_limits.lock().unwrap_or_else(PoisonError::into_inner);
+            host_limits.retain(|_, semaphore| semaphore.strong_count() > 0);
+            let entry = host_limits.entry((host.to_owned(), port)).or_default();
+            entry.upgrade().unwrap_or_else(|| {
                 let new = Arc::new(Semaphore::new(CONNECTIONS_PER_HOST_MAX));
-                *door = Arc::downgrade(&new);
+                *entry = Arc::downgrade(&new);
                 new
             })
         };
-        door.acquire_owned().await.ok()
+        semaphore.acquire_owned().await.ok()
     }
 }

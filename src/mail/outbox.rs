@@ -1,5 +1,5 @@
-//! The outbox: what is claimed, by whom and until when. Each function is one short statement; nothing is held while a mail server
-//! is talked to.
+//! The statements on the outbox. Each function runs short statements only: while an e-mail is being sent, its row is
+//! not locked; a claim with an expiry time marks it.
 
 use std::time::Duration;
 
@@ -7,27 +7,27 @@ use sqlx::PgPool;
 
 use crate::money::Money;
 
-/// How long, in seconds, the next attempt waits after the first, the second and so on; the last goes for all that come after.
+/// Delays in seconds after the first failed attempt, the second, and so on. The last one applies to all later attempts.
 const RETRY_DELAYS_S: [i32; 5] = [60, 300, 900, 3600, 7200];
-/// Owners whose e-mails are sent at once.
+/// Maximum number of owners whose e-mails are sent at the same time.
 const CONCURRENT_OWNERS_MAX: usize = 64;
 
-/// An e-mail that is ours to send.
+/// An e-mail that this server has claimed.
 #[derive(Debug)]
 pub(super) struct ClaimedMail {
     pub id: i64,
-    /// Counts claims: what is noted of an earlier one doesn't count any more.
+    /// Number of claims. It identifies the claim: a result of an earlier claim is ignored.
     pub attempts: i32,
     pub address: String,
     pub message_id: String,
     pub currency: String,
-    /// When its cards were sold, in seconds since 1970.
+    /// When the cards were sold, in seconds since 1970.
     pub sold_at: i64,
-    /// How many cards there must be.
+    /// Number of cards that the sale recorded.
     pub card_count: i32,
 }
 
-/// A card that was sold.
+/// A sold card, as the e-mail shows it.
 #[derive(Debug)]
 pub(super) struct MailedCard {
     pub group: String,
@@ -36,22 +36,23 @@ pub(super) struct MailedCard {
     pub balance: Money,
 }
 
-/// Owners who have something to be sent now, those who are at it already left out; who has waited longest comes first.
-pub(super) async fn find_due_owners(pool: &PgPool, busy: Vec<i32>) -> sqlx::Result<Vec<i32>> {
+/// Returns the owners that have due e-mails, without those in `busy_owners`, ordered by the longest wait first.
+pub(super) async fn find_due_owners(pool: &PgPool, busy_owners: Vec<i32>) -> sqlx::Result<Vec<i32>> {
     sqlx::query_scalar!(
         "select owner_id from email_outbox
          where sent_at is null and failed_at is null and next_attempt_at <= now() at time zone 'utc'
              and (claimed_until is null or claimed_until <= now() at time zone 'utc') and owner_id <> all ($1)
          group by owner_id order by min(next_attempt_at)
          limit $2",
-        &busy,
-        i64::try_from(CONCURRENT_OWNERS_MAX.saturating_sub(busy.len())).unwrap_or(0)
+        &busy_owners,
+        i64::try_from(CONCURRENT_OWNERS_MAX.saturating_sub(busy_owners.len())).unwrap_or(0)
     )
     .fetch_all(pool)
     .await
 }
 
-/// Takes the owner's next e-mail for so long. It counts as an attempt from now on, whatever becomes of us.
+/// Claims the next due e-mail of an owner for the time of the lease. The claim counts as an attempt, even if this
+/// server is killed afterwards.
 pub(super) async fn claim(pool: &PgPool, owner: i32, lease: Duration) -> sqlx::Result<Option<ClaimedMail>> {
     sqlx::query_as!(
         ClaimedMail,
@@ -72,25 +73,25 @@ pub(super) async fn claim(pool: &PgPool, owner: i32, lease: Duration) -> sqlx::R
     .await
 }
 
-/// The cards of an e-mail, in the order in which they were sold.
+/// Returns the cards of an e-mail in the order of the sale. Cards that were deleted are missing.
 pub(super) async fn fetch_cards(pool: &PgPool, id: i64) -> sqlx::Result<Vec<MailedCard>> {
     sqlx::query_as!(
         MailedCard,
         r#"select g.name as "group!", coalesce(c.number, '') as "number!", coalesce(c.pin, '') as "pin!",
                sold.balance as "balance!: Money"
            from email_outbox o
-           cross join unnest(o.card_ids, o.balances) with ordinality sold (card_id, balance, place)
+           cross join unnest(o.card_ids, o.balances) with ordinality sold (card_id, balance, ordinal)
            join cards c on c.id = sold.card_id
            join cardgroups g on g.id = c.cardgroup_id
            where o.id = $1
-           order by sold.place"#,
+           order by sold.ordinal"#,
         id
     )
     .fetch_all(pool)
     .await
 }
 
-/// It has gone.
+/// Marks an e-mail as sent.
 pub(super) async fn mark_sent(pool: &PgPool, id: i64) -> sqlx::Result<()> {
     sqlx::query!(
         "update email_outbox
@@ -103,7 +104,7 @@ pub(super) async fn mark_sent(pool: &PgPool, id: i64) -> sqlx::Result<()> {
     .map(drop)
 }
 
-/// It goes on waiting, as if nobody had claimed it.
+/// Releases a claim: the e-mail is due again at once.
 pub(super) async fn release_claim(pool: &PgPool, claimed: &ClaimedMail) -> sqlx::Result<()> {
     sqlx::query!(
         "update email_outbox set claimed_until = null where id = $1 and attempts = $2",
@@ -115,13 +116,14 @@ pub(super) async fn release_claim(pool: &PgPool, claimed: &ClaimedMail) -> sqlx:
     .map(drop)
 }
 
-/// It is tried again after a pause, unless it `for_good` can't be sent or has been tried for so many hours. Whether it has failed.
+/// Records a failed attempt. The e-mail is retried after a delay; it fails permanently if `is_permanent` is set or if
+/// it is older than `retry_hours`. Returns whether it has failed permanently.
 pub(super) async fn reschedule(
     pool: &PgPool,
     claimed: &ClaimedMail,
-    why: &str,
-    for_good: bool,
-    hours: i32,
+    reason: &str,
+    is_permanent: bool,
+    retry_hours: i32,
 ) -> sqlx::Result<bool> {
     let failed = sqlx::query_scalar!(
         r#"update email_outbox
@@ -134,9 +136,9 @@ pub(super) async fn reschedule(
            returning failed_at is not null as "failed!""#,
         claimed.id,
         claimed.attempts,
-        why,
-        for_good,
-        hours,
+        reason,
+        is_permanent,
+        retry_hours,
         &RETRY_DELAYS_S
     )
     .fetch_optional(pool)
@@ -144,9 +146,14 @@ pub(super) async fn reschedule(
     Ok(failed.unwrap_or(false))
 }
 
-/// No e-mail of the owner's gets through at the moment: this was an attempt for each that is due. How many have failed for good.
-/// `hours` is how long they are tried: for ever, where there are none.
-pub(super) async fn reschedule_all(pool: &PgPool, owner: i32, why: &str, hours: Option<i32>) -> sqlx::Result<usize> {
+/// Records a failed attempt for each due e-mail of an owner that is not claimed. Those older than `retry_hours` fail
+/// permanently (`None`: none does). Returns how many have failed permanently.
+pub(super) async fn reschedule_all(
+    pool: &PgPool,
+    owner: i32,
+    reason: &str,
+    retry_hours: Option<i32>,
+) -> sqlx::Result<usize> {
     let failed = sqlx::query_scalar!(
         r#"update email_outbox
            set attempts = attempts + 1, last_error = $2,
@@ -158,8 +165,8 @@ pub(super) async fn reschedule_all(pool: &PgPool, owner: i32, why: &str, hours: 
                and (claimed_until is null or claimed_until <= now() at time zone 'utc')
            returning failed_at is not null as "failed!""#,
         owner,
-        why,
-        hours,
+        reason,
+        retry_hours,
         &RETRY_DELAYS_S
     )
     .fetch_all(pool)
@@ -167,21 +174,22 @@ pub(super) async fn reschedule_all(pool: &PgPool, owner: i32, why: &str, hours: 
     Ok(failed.into_iter().filter(|failed| *failed).count())
 }
 
-/// Forgets what was sent, or failed, so many days ago; a few at a time so that nobody waits for it.
-pub(super) async fn purge_expired(pool: &PgPool, days: i32) -> sqlx::Result<()> {
+/// Deletes the e-mails that were sent, or failed permanently, more than `retention_days` ago. It deletes in batches, to
+/// keep each statement short.
+pub(super) async fn purge_expired(pool: &PgPool, retention_days: i32) -> sqlx::Result<()> {
     const BATCH_LEN_MAX: u64 = 5_000;
     loop {
-        let forgotten = sqlx::query!(
+        let deleted = sqlx::query!(
             "delete from email_outbox where id = any (array(
                  select id from email_outbox
                  where coalesce(sent_at, failed_at) < now() at time zone 'utc' - make_interval(days => $1)
                  order by coalesce(sent_at, failed_at) limit $2 for update skip locked))",
-            days,
+            retention_days,
             i64::try_from(BATCH_LEN_MAX).unwrap_or(i64::MAX)
         )
         .execute(pool)
         .await?;
-        if forgotten.rows_affected() < BATCH_LEN_MAX {
+        if deleted.rows_affected() < BATCH_LEN_MAX {
             return Ok(());
         }
     }

@@ -1,4 +1,5 @@
-//! Sending: a task of its own for each owner who has something in the outbox, so that nobody waits for another's mail server.
+//! Sends the e-mails in the outbox. Each owner has its own concurrent round, so that the mail server of one owner
+//! delays no e-mail of another.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -15,52 +16,52 @@ use super::smtp::{DeliveryError, FailureScope, SmtpConnection};
 use super::{Mailer, Stage};
 use crate::accounts::AccountCache;
 
-/// The outbox is looked into so often, for what other servers have left or the pauses have ended of.
+/// How often the outbox is polled, for e-mails whose retry delay is over or that other servers left.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// E-mails over one connection: then others have their turn.
+/// Maximum number of e-mails over one connection; then another owner may use the permit.
 const MAILS_PER_CONNECTION_MAX: usize = 100;
-/// A claim lasts so many times as long as a mail server may take for one thing.
+/// A claim lasts this many times the timeout of one step of the mail server.
 const CLAIM_TIMEOUT_FACTOR: u32 = 5;
 const PURGE_INTERVAL: Duration = Duration::from_mins(1);
 const RECORD_RETRY_DELAY_MIN: Duration = Duration::from_millis(100);
 const RECORD_RETRY_DELAY_MAX: Duration = Duration::from_secs(5);
 
 impl Mailer {
-    /// Sends what is in the outbox until it is told to stop. Run it beside the server.
-    pub async fn run(&self, pool: &PgPool, directory: &AccountCache) {
+    /// Sends the e-mails in the outbox until [`stop`](Self::stop) is called. Runs concurrently with the server.
+    pub async fn run(&self, pool: &PgPool, accounts: &AccountCache) {
         tokio::select! {
-            () = self.send_loop(pool, directory) => {}
+            () = self.send_loop(pool, accounts) => {}
             () = self.purge_loop(pool) => {}
         }
         self.stage.send_replace(Stage::Stopped);
     }
 
-    async fn send_loop(&self, pool: &PgPool, directory: &AccountCache) {
+    async fn send_loop(&self, pool: &PgPool, accounts: &AccountCache) {
         let mut rounds = FuturesUnordered::new();
-        let mut busy = Vec::new();
+        let mut busy_owners = Vec::new();
         let mut poll = tokio::time::interval(POLL_INTERVAL);
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        'sending: while !self.is_stopping() {
-            let mut look = pin!(outbox::find_due_owners(pool, busy.clone()));
-            // Those who are sending go on meanwhile: they may hold the connections that this waits for.
+        'send: while !self.is_stopping() {
+            let mut due_owners = pin!(outbox::find_due_owners(pool, busy_owners.clone()));
+            // The rounds are polled too: they may hold the database connections that this query waits for.
             let owners = loop {
                 tokio::select! {
-                    owners = &mut look => break owners,
-                    Some(done) = rounds.next() => busy.retain(|owner| *owner != done),
-                    () = self.wait_until_stopping() => break 'sending,
+                    owners = &mut due_owners => break owners,
+                    Some(finished) = rounds.next() => busy_owners.retain(|owner| *owner != finished),
+                    () = self.wait_until_stopping() => break 'send,
                 }
             };
-            let owners = owners.inspect_err(|error| tracing::debug!(%error, "the outbox can't be read"));
+            let owners = owners.inspect_err(|error| tracing::debug!(%error, "cannot read the outbox"));
             for owner in owners.unwrap_or_default() {
-                busy.push(owner);
+                busy_owners.push(owner);
                 rounds.push(async move {
-                    DeliveryRound { mail: self, pool, accounts: directory, owner }.run().await;
+                    DeliveryRound { mailer: self, pool, accounts, owner }.run().await;
                     owner
                 });
             }
             loop {
                 tokio::select! {
-                    Some(done) = rounds.next() => busy.retain(|owner| *owner != done),
+                    Some(finished) = rounds.next() => busy_owners.retain(|owner| *owner != finished),
                     _ = poll.tick() => break,
                     () = self.wake_signal.notified() => break,
                     () = self.wait_until_stopping() => break,
@@ -73,16 +74,16 @@ impl Mailer {
     async fn purge_loop(&self, pool: &PgPool) {
         loop {
             if let Err(error) = outbox::purge_expired(pool, self.retention_days).await {
-                tracing::debug!(%error, "old e-mails were not forgotten");
+                tracing::debug!(%error, "cannot delete old e-mails from the outbox");
             }
             tokio::time::sleep(PURGE_INTERVAL).await;
         }
     }
 }
 
-/// One owner's e-mails over one connection.
+/// Sends the due e-mails of one owner over one connection.
 struct DeliveryRound<'a> {
-    mail: &'a Mailer,
+    mailer: &'a Mailer,
     pool: &'a PgPool,
     accounts: &'a AccountCache,
     owner: i32,
@@ -92,53 +93,51 @@ impl DeliveryRound<'_> {
     async fn run(&self) {
         match SmtpAccount::load(self.owner, self.accounts).await {
             Ok(Ok(account)) => self.connect_and_send(&account).await,
-            Ok(Err(unusable)) => {
-                self.reschedule_all(&unusable.to_string(), unusable != SmtpAccountError::Disabled).await
-            }
-            Err(error) => tracing::debug!(%error, "the settings for e-mails can't be read"),
+            Ok(Err(error)) => self.reschedule_all(&error.to_string(), error != SmtpAccountError::Disabled).await,
+            Err(error) => tracing::debug!(%error, "cannot read the mail settings"),
         }
     }
 
     async fn connect_and_send(&self, account: &SmtpAccount) {
-        let connected = async {
-            let place = self.mail.acquire_host_permit(&account.host, account.port).await;
-            (place, SmtpConnection::open(account, &self.mail.tls, self.mail.timeout).await)
+        let open = async {
+            let permit = self.mailer.acquire_host_permit(&account.host, account.port).await;
+            (permit, SmtpConnection::open(account, &self.mailer.tls, self.mailer.timeout).await)
         };
-        let (_place, connection) = tokio::select! {
-            connected = connected => connected,
-            () = self.mail.wait_until_stopping() => return,
+        let (_permit, connection) = tokio::select! {
+            opened = open => opened,
+            () = self.mailer.wait_until_stopping() => return,
         };
         match connection {
             Ok(connection) => self.send_due(connection, account).await,
-            Err(trouble) => self.reschedule_all(&trouble.truncated_reason(), true).await,
+            Err(error) => self.reschedule_all(&error.truncated_reason(), true).await,
         }
     }
 
-    /// Whoever changes the settings means the next e-mail.
+    /// Whether the mail settings are unchanged. A change takes effect with the next e-mail.
     async fn is_account_current(&self, account: &SmtpAccount) -> bool {
-        matches!(SmtpAccount::load(self.owner, self.accounts).await, Ok(Ok(now)) if now == *account)
+        matches!(SmtpAccount::load(self.owner, self.accounts).await, Ok(Ok(current)) if current == *account)
     }
 
-    /// Sends what is due, until something stands in the way. What the database refuses is tried again with the next look.
+    /// Sends the due e-mails until the first failure. After a database error the next poll tries again.
     async fn send_due(&self, mut connection: SmtpConnection, account: &SmtpAccount) {
         while connection.delivered() < MAILS_PER_CONNECTION_MAX
-            && !self.mail.is_stopping()
+            && !self.mailer.is_stopping()
             && self.is_account_current(account).await
         {
-            let claimed = match outbox::claim(self.pool, self.owner, self.mail.timeout * CLAIM_TIMEOUT_FACTOR).await {
+            let claimed = match outbox::claim(self.pool, self.owner, self.mailer.timeout * CLAIM_TIMEOUT_FACTOR).await {
                 Ok(Some(claimed)) => claimed,
                 Ok(None) => break,
                 Err(error) => {
-                    tracing::debug!(%error, "no e-mail can be claimed");
+                    tracing::debug!(%error, "cannot claim an e-mail");
                     break;
                 }
             };
             match self.try_send(&claimed, account, &mut connection).await {
                 Ok(None) => record_with_retry(|| outbox::mark_sent(self.pool, claimed.id)).await,
-                // Whatever it was, this connection isn't what it should be.
-                Ok(Some(trouble)) => return self.record_delivery_error(&claimed, &trouble).await,
+                // The state of the connection is unknown after any failure: it is not used again.
+                Ok(Some(error)) => return self.record_delivery_error(&claimed, &error).await,
                 Err(error) => {
-                    tracing::debug!(%error, "an e-mail can't be made");
+                    tracing::debug!(%error, "cannot read the content of an e-mail");
                     return record_with_retry(|| outbox::release_claim(self.pool, &claimed)).await;
                 }
             }
@@ -146,7 +145,7 @@ impl DeliveryRound<'_> {
         connection.close().await;
     }
 
-    /// Tries to send one. `None`: it has gone.
+    /// Tries to send one e-mail. Returns `None` if the mail server has accepted it.
     async fn try_send(
         &self,
         claimed: &ClaimedMail,
@@ -156,15 +155,15 @@ impl DeliveryRound<'_> {
         let cards = outbox::fetch_cards(self.pool, claimed.id).await?;
         let message = match self.build_message(claimed, &cards, account).await? {
             Ok(message) => message,
-            Err(trouble) => return Ok(Some(trouble)),
+            Err(error) => return Ok(Some(error)),
         };
-        let announced = tokio::select! {
-            announced = connection.send_envelope(&message) => announced,
-            () = self.mail.wait_until_stopping() => Err(FailureScope::Connection.with_reason("the server stops")),
+        let envelope = tokio::select! {
+            envelope = connection.send_envelope(&message) => envelope,
+            () = self.mailer.wait_until_stopping() => Err(FailureScope::Connection.with_reason("the server stops")),
         };
-        Ok(match announced {
-            Ok(()) => connection.deliver(&message).await.err().map(|trouble| trouble.redact_pins(&cards)),
-            Err(trouble) => Some(trouble),
+        Ok(match envelope {
+            Ok(()) => connection.deliver(&message).await.err().map(|error| error.redact_pins(&cards)),
+            Err(error) => Some(error),
         })
     }
 
@@ -175,48 +174,50 @@ impl DeliveryRound<'_> {
         account: &SmtpAccount,
     ) -> sqlx::Result<Result<Message, DeliveryError>> {
         if usize::try_from(claimed.card_count) != Ok(cards.len()) {
-            return Ok(Err(FailureScope::MessagePermanent.with_reason("not all of its cards are there any more")));
+            return Ok(Err(FailureScope::MessagePermanent.with_reason("some of its cards no longer exist")));
         }
         let Some(to) = parse_recipient(&claimed.address) else {
             return Ok(Err(FailureScope::MessagePermanent.with_reason("Invalid email address")));
         };
         let digits = self.accounts.settings(0).await?.nice_digits();
-        let message = self.mail.templates.build_message(claimed, cards, digits, &account.sender, to);
-        Ok(message.map_err(|why| FailureScope::MessageTransient.with_reason(why)))
+        let message = self.mailer.templates.build_message(claimed, cards, digits, &account.sender, to);
+        Ok(message.map_err(|reason| FailureScope::MessageTransient.with_reason(reason)))
     }
 
-    async fn record_delivery_error(&self, claimed: &ClaimedMail, trouble: &DeliveryError) {
-        if trouble.scope == FailureScope::Connection {
+    async fn record_delivery_error(&self, claimed: &ClaimedMail, error: &DeliveryError) {
+        if error.scope == FailureScope::Connection {
             return record_with_retry(|| outbox::release_claim(self.pool, claimed)).await;
         }
-        let (id, owner, why) = (claimed.id, self.owner, &trouble.truncated_reason());
-        let for_good = trouble.scope == FailureScope::MessagePermanent;
-        if trouble.scope == FailureScope::Server {
-            self.reschedule_all(why, true).await;
+        let (id, owner, reason) = (claimed.id, self.owner, &error.truncated_reason());
+        let is_permanent = error.scope == FailureScope::MessagePermanent;
+        if error.scope == FailureScope::Server {
+            self.reschedule_all(reason, true).await;
         }
-        match record_with_retry(|| outbox::reschedule(self.pool, claimed, why, for_good, self.mail.retry_hours)).await {
-            true => tracing::warn!(id, owner, why, "an e-mail has failed for good"),
-            false => tracing::warn!(id, owner, why, "an e-mail wasn't sent, and will be tried again"),
+        let retry_hours = self.mailer.retry_hours;
+        match record_with_retry(|| outbox::reschedule(self.pool, claimed, reason, is_permanent, retry_hours)).await {
+            true => tracing::warn!(id, owner, reason, "e-mail failed permanently"),
+            false => tracing::warn!(id, owner, reason, "e-mail not sent, retrying later"),
         }
     }
 
-    /// `may_fail`: those that were tried for long enough have failed for good.
-    async fn reschedule_all(&self, why: &str, may_fail: bool) {
-        let hours = may_fail.then_some(self.mail.retry_hours);
-        let failed = record_with_retry(|| outbox::reschedule_all(self.pool, self.owner, why, hours)).await;
-        tracing::warn!(owner = self.owner, why, failed, "no e-mails are sent for the moment");
+    /// Reschedules all due e-mails of the owner. `may_fail`: e-mails older than the retry period fail permanently.
+    async fn reschedule_all(&self, reason: &str, may_fail: bool) {
+        let retry_hours = may_fail.then_some(self.mailer.retry_hours);
+        let failed = record_with_retry(|| outbox::reschedule_all(self.pool, self.owner, reason, retry_hours)).await;
+        tracing::warn!(owner = self.owner, reason, failed, "e-mail delivery unavailable, retrying later");
     }
 }
 
-/// What became of an e-mail is noted as soon as the database can be reached: until it knows, it might be sent again.
-async fn record_with_retry<T, N: Future<Output = sqlx::Result<T>>>(note: impl Fn() -> N) -> T {
-    let mut pause = RECORD_RETRY_DELAY_MIN;
+/// Runs a statement that records the result of an attempt, and retries until it succeeds. Until the result is recorded,
+/// the e-mail could be sent again.
+async fn record_with_retry<T, F: Future<Output = sqlx::Result<T>>>(record: impl Fn() -> F) -> T {
+    let mut delay = RECORD_RETRY_DELAY_MIN;
     loop {
-        match note().await {
-            Ok(noted) => return noted,
-            Err(error) => tracing::warn!(%error, "it can't be noted what became of an e-mail: trying again"),
+        match record().await {
+            Ok(recorded) => return recorded,
+            Err(error) => tracing::warn!(%error, "cannot record the result of an e-mail, retrying"),
         }
-        tokio::time::sleep(pause).await;
-        pause = RECORD_RETRY_DELAY_MAX.min(pause * 2);
+        tokio::time::sleep(delay).await;
+        delay = RECORD_RETRY_DELAY_MAX.min(delay * 2);
     }
 }

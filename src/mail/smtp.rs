@@ -1,4 +1,4 @@
-//! One connection to a mail server, and what its refusals mean for an e-mail.
+//! A connection to a mail server, and the classification of its errors.
 
 use std::error::Error as _;
 use std::path::Path;
@@ -16,55 +16,56 @@ use super::account::SmtpAccount;
 use super::outbox::MailedCard;
 use crate::config::MailTls;
 
-/// Where TLS comes before the first word.
+/// The port on which a connection starts with TLS (SMTPS).
 const IMPLICIT_TLS_PORT: u16 = 465;
-/// The mail server has had enough of this connection.
+/// SMTP reply 421: the mail server closes the connection.
 const REPLY_SERVICE_UNAVAILABLE: u16 = 421;
+/// In characters.
 const REASON_LEN_MAX: usize = 250;
 
-/// Why an e-mail didn't go.
+/// Why an e-mail was not delivered.
 #[derive(Debug)]
 pub(super) struct DeliveryError {
     pub scope: FailureScope,
-    /// For the outbox, the audit row and the log.
+    /// The text for the outbox, the audit row and the log.
     pub reason: String,
 }
 
-/// What a trouble says of this e-mail and of others.
+/// Which e-mails a delivery error affects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FailureScope {
-    /// None gets through at the moment.
+    /// All e-mails of the owner: the mail server is unavailable.
     Server,
-    /// None goes over this connection; over a new one it may.
+    /// All e-mails over this connection. A new connection may deliver them.
     Connection,
-    /// This one is refused, but may be accepted later.
+    /// Only this e-mail; the mail server may accept it later.
     MessageTransient,
-    /// This one never will be accepted.
+    /// Only this e-mail, permanently.
     MessagePermanent,
 }
 
 impl FailureScope {
-    pub fn with_reason(self, why: impl Into<String>) -> DeliveryError {
-        DeliveryError { scope: self, reason: why.into() }
+    pub fn with_reason(self, reason: impl Into<String>) -> DeliveryError {
+        DeliveryError { scope: self, reason: reason.into() }
     }
 }
 
 impl DeliveryError {
-    /// What it is, no longer than anybody reads.
+    /// Returns the reason, cut to [`REASON_LEN_MAX`] characters.
     pub fn truncated_reason(&self) -> String {
         self.reason.chars().take(REASON_LEN_MAX).collect()
     }
 
-    /// A mail server that quotes what it was sent isn't quoted.
+    /// Replaces the reason if it contains a PIN: a mail server may quote the message in its reply.
     pub fn redact_pins(mut self, cards: &[MailedCard]) -> Self {
         if cards.iter().any(|card| !card.pin.is_empty() && self.reason.contains(&card.pin)) {
-            self.reason = "the message was refused, in words that quote it".into();
+            self.reason = "the mail server refused the message; its reply contains a PIN and is not shown".into();
         }
         self
     }
 }
 
-/// How connections are encrypted.
+/// The TLS settings of connections.
 #[derive(Debug)]
 pub(super) struct Tls {
     mode: MailTls,
@@ -72,18 +73,18 @@ pub(super) struct Tls {
 }
 
 impl Tls {
-    /// With the certificates in a file, if one is named, besides the system's.
-    pub fn new(when: MailTls, file: &Path) -> Result<Self, MailError> {
+    /// Trusts the certificates in `file` (unless the path is empty) in addition to those of the system.
+    pub fn new(mode: MailTls, file: &Path) -> Result<Self, MailError> {
         let mut certificates = Vec::new();
         if !file.as_os_str().is_empty() {
-            let problem = |problem| MailError::Certificates { path: file.display().to_string(), problem };
-            let pem = std::fs::read_to_string(file).map_err(|error| problem(error.to_string()))?;
+            let file_error = |problem| MailError::Certificates { path: file.display().to_string(), problem };
+            let pem = std::fs::read_to_string(file).map_err(|error| file_error(error.to_string()))?;
             if !pem.contains("-----BEGIN CERTIFICATE-----") {
-                return Err(problem("there is no certificate in it".into()));
+                return Err(file_error("it contains no certificate".into()));
             }
-            certificates.push(Certificate::from_pem(pem.as_bytes()).map_err(|error| problem(error.to_string()))?);
+            certificates.push(Certificate::from_pem(pem.as_bytes()).map_err(|error| file_error(error.to_string()))?);
         }
-        Ok(Self { mode: when, certificates })
+        Ok(Self { mode, certificates })
     }
 
     fn parameters(&self, host: &str) -> Result<Option<TlsParameters>, Error> {
@@ -94,13 +95,13 @@ impl Tls {
         self.certificates
             .iter()
             .cloned()
-            .fold(builder, |builder, it| builder.add_root_certificate(it))
+            .fold(builder, |builder, certificate| builder.add_root_certificate(certificate))
             .build()
             .map(Some)
     }
 }
 
-/// Ready to take e-mails.
+/// An open SMTP connection, logged in.
 pub(super) struct SmtpConnection {
     smtp: AsyncSmtpConnection,
     timeout: Duration,
@@ -108,68 +109,70 @@ pub(super) struct SmtpConnection {
 }
 
 impl SmtpConnection {
-    /// Connects, encrypts and logs in, within the time that a mail server has.
-    pub async fn open(account: &SmtpAccount, tls: &Tls, wait: Duration) -> Result<Self, DeliveryError> {
-        let smtp = with_timeout(wait, connect_and_login(account, tls))
+    /// Connects, starts TLS and logs in. `timeout` applies to all of this together, and later to each step of a
+    /// delivery.
+    pub async fn open(account: &SmtpAccount, tls: &Tls, timeout: Duration) -> Result<Self, DeliveryError> {
+        let smtp = with_timeout(timeout, connect_and_login(account, tls))
             .await
-            .map_err(|why| FailureScope::Server.with_reason(why))?;
-        Ok(Self { smtp: smtp.map_err(|why| FailureScope::Server.with_reason(why))?, timeout: wait, delivered: 0 })
+            .map_err(|reason| FailureScope::Server.with_reason(reason))?;
+        Ok(Self { smtp: smtp.map_err(|reason| FailureScope::Server.with_reason(reason))?, timeout, delivered: 0 })
     }
 
-    /// How many e-mails went over it.
+    /// Returns the number of e-mails delivered over this connection.
     pub fn delivered(&self) -> usize {
         self.delivered
     }
 
-    /// Says from whom and to whom; until the mail server has all of the message nothing has happened.
+    /// Sends the sender, the recipient and the DATA command. The mail server delivers nothing until
+    /// [`deliver`](Self::deliver).
     pub async fn send_envelope(&mut self, message: &Message) -> Result<(), DeliveryError> {
         with_timeout(self.timeout, send_envelope(&mut self.smtp, message, self.delivered > 0))
             .await
-            .map_err(|why| FailureScope::Server.with_reason(why))?
+            .map_err(|reason| FailureScope::Server.with_reason(reason))?
     }
 
-    /// Hands the message over. From here on it may have been accepted, whatever is heard.
+    /// Sends the message. After an error the mail server may have accepted it all the same.
     pub async fn deliver(&mut self, message: &Message) -> Result<(), DeliveryError> {
         let message = message.formatted();
-        let taken = with_timeout(self.timeout, self.smtp.message(&message))
+        let accepted = with_timeout(self.timeout, self.smtp.message(&message))
             .await
-            .map_err(|why| FailureScope::Server.with_reason(why))?;
-        taken.map_err(|error| classify_error("the message", &error))?;
+            .map_err(|reason| FailureScope::Server.with_reason(reason))?;
+        accepted.map_err(|error| classify_error("the message", &error))?;
         self.delivered += 1;
         Ok(())
     }
 
-    /// Takes leave; nobody waits long for an answer.
+    /// Sends QUIT and waits at most one second for the reply.
     pub async fn close(mut self) {
         let _ = with_timeout(Duration::from_secs(1), self.smtp.quit()).await;
     }
 }
 
-async fn with_timeout<T>(wait: Duration, work: impl Future<Output = T>) -> Result<T, String> {
-    let late = |_| format!("no answer within {}", humantime::format_duration(wait));
-    tokio::time::timeout(wait, work).await.map_err(late)
+async fn with_timeout<T>(timeout: Duration, operation: impl Future<Output = T>) -> Result<T, String> {
+    let timeout_error = |_| format!("no answer within {}", humantime::format_duration(timeout));
+    tokio::time::timeout(timeout, operation).await.map_err(timeout_error)
 }
 
 async fn connect_and_login(account: &SmtpAccount, tls: &Tls) -> Result<AsyncSmtpConnection, String> {
     let SmtpAccount { host, port, login, sender } = account;
-    let at = |step: &'static str| move |error| describe_error(step, &error);
+    let error_at = |step: &'static str| move |error| describe_error(step, &error);
     let hello = ClientId::Domain(sender.email.domain().to_owned());
-    let parameters = tls.parameters(host).map_err(at("TLS"))?;
-    let (at_once, later) = if *port == IMPLICIT_TLS_PORT { (parameters, None) } else { (None, parameters) };
-    let mut smtp = AsyncSmtpConnection::connect_tokio1((host.as_str(), *port), None, &hello, at_once, None)
+    let parameters = tls.parameters(host).map_err(error_at("TLS"))?;
+    let (implicit_tls, starttls) = if *port == IMPLICIT_TLS_PORT { (parameters, None) } else { (None, parameters) };
+    let mut smtp = AsyncSmtpConnection::connect_tokio1((host.as_str(), *port), None, &hello, implicit_tls, None)
         .await
-        .map_err(at("connecting"))?;
-    if let Some(parameters) = later {
+        .map_err(error_at("connecting"))?;
+    if let Some(parameters) = starttls {
         if smtp.can_starttls() {
-            smtp.starttls(parameters, &hello).await.map_err(at("STARTTLS"))?;
+            smtp.starttls(parameters, &hello).await.map_err(error_at("STARTTLS"))?;
         } else if tls.mode == MailTls::Required {
-            return Err("the mail server offers no STARTTLS, which mail_tls demands".into());
+            return Err("the mail server does not offer STARTTLS, which mail_tls requires".into());
         }
     }
     if let Some((name, password)) = login {
         let credentials = Credentials::new(name.clone(), password.reveal().to_owned());
         smtp.auth(DEFAULT_MECHANISMS, &credentials).await.map_err(|error| match error.status() {
-            // In what it says besides a mail server might quote what it was sent.
+            // Only the code: the text of the reply might quote the credentials.
             Some(code) => format!("AUTH: {code}"),
             None if error.is_client() => describe_error("AUTH", &error),
             None => "AUTH: no proper answer".into(),
@@ -178,7 +181,11 @@ async fn connect_and_login(account: &SmtpAccount, tls: &Tls) -> Result<AsyncSmtp
     Ok(smtp)
 }
 
-async fn send_envelope(smtp: &mut AsyncSmtpConnection, message: &Message, used: bool) -> Result<(), DeliveryError> {
+async fn send_envelope(
+    smtp: &mut AsyncSmtpConnection,
+    message: &Message,
+    is_reused: bool,
+) -> Result<(), DeliveryError> {
     let mut parameters = Vec::new();
     let (from, to) = (message.envelope().from(), message.envelope().to());
     let ascii = from.into_iter().chain(to).all(|address| AsRef::<str>::as_ref(address).is_ascii());
@@ -191,32 +198,32 @@ async fn send_envelope(smtp: &mut AsyncSmtpConnection, message: &Message, used: 
         parameters.push(MailParameter::SmtpUtfEight);
     }
     smtp.command(Mail::new(from.cloned(), parameters)).await.map_err(|error| {
-        // The sender is the same for all of them.
-        let words = describe_error("MAIL FROM", &error);
-        if used { FailureScope::Connection.with_reason(words) } else { FailureScope::Server.with_reason(words) }
+        // All e-mails of the owner have the same sender. A connection that has delivered an e-mail accepted it before.
+        let scope = if is_reused { FailureScope::Connection } else { FailureScope::Server };
+        scope.with_reason(describe_error("MAIL FROM", &error))
     })?;
     for recipient in to {
-        let rcpt = smtp.command(Rcpt::new(recipient.clone(), Vec::new())).await;
-        rcpt.map_err(|error| classify_error("RCPT TO", &error))?;
+        let reply = smtp.command(Rcpt::new(recipient.clone(), Vec::new())).await;
+        reply.map_err(|error| classify_error("RCPT TO", &error))?;
     }
     smtp.command(Data).await.map(drop).map_err(|error| classify_error("DATA", &error))
 }
 
-/// What a mail server's word on one e-mail says of it.
+/// Classifies the mail server's error in a step that concerns one e-mail.
 fn classify_error(step: &'static str, error: &Error) -> DeliveryError {
-    let means = match error.status().map(u16::from) {
+    let scope = match error.status().map(u16::from) {
         Some(REPLY_SERVICE_UNAVAILABLE) | None => FailureScope::Server,
         Some(_) if error.is_permanent() => FailureScope::MessagePermanent,
         Some(_) => FailureScope::MessageTransient,
     };
-    means.with_reason(describe_error(step, error))
+    scope.with_reason(describe_error(step, error))
 }
 
-/// One short line for operators.
+/// Describes an error in one line, for operators.
 fn describe_error(step: &str, error: &Error) -> String {
-    let said = match (error.status(), error.source()) {
+    let description = match (error.status(), error.source()) {
         (Some(code), Some(text)) => format!("{step}: {code} {text}"),
         _ => format!("{step}: {error}"),
     };
-    said.chars().map(|char| if char.is_control() { ' ' } else { char }).collect()
+    description.chars().map(|char| if char.is_control() { ' ' } else { char }).collect()
 }

@@ -1,4 +1,4 @@
-//! What an e-mail says: the templates, the operator's before our own, and the message that is made of them.
+//! The e-mail templates (the operator's, or else the built-in ones) and the messages that are rendered with them.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -19,25 +19,25 @@ const BUILT_IN_TEMPLATES: [(&str, &str); 3] = [
     (HTML, include_str!("../../templates/cards_sold.html")),
 ];
 
-/// Why the operator's templates can't be used.
+/// Why the operator's templates are unusable.
 #[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "the messages say it")]
+#[expect(missing_docs, reason = "described by the error messages")]
 pub enum TemplateError {
     #[error("mail_templates ({0}) has none of cards_sold.subject, cards_sold.txt and cards_sold.html")]
     NoFiles(String),
-    #[error("the template {0} can't be read: {1}")]
+    #[error("cannot read the template {0}: {1}")]
     Unreadable(String, std::io::Error),
-    #[error("the template {0} is wrong: {1}")]
+    #[error("the template {0} is invalid: {1}")]
     Invalid(String, minijinja::Error),
-    #[error("the template {name} names {variable}, which there isn't; there are {}", VARIABLES.join(", "))]
+    #[error("the template {name} uses the unknown variable {variable}; the variables are {}", VARIABLES.join(", "))]
     UnknownVariable { name: String, variable: String },
 }
 
-/// The templates, checked.
+/// The templates, validated.
 #[derive(Debug)]
 pub(super) struct Templates(Environment<'static>);
 
-/// What templates may use besides `cards`, which have [`OF_A_CARD`].
+/// The variables of the templates. Each of `cards` has [`CARD_VARIABLES`].
 const VARIABLES: [&str; 3] = ["address", "currency", "cards"];
 const CARD_VARIABLES: [&str; 5] = ["group", "number", "pin", "balance", "exact_balance"];
 
@@ -49,7 +49,8 @@ struct RenderedMail {
 }
 
 impl Templates {
-    /// The files in the directory, if one is named, and what is built in where there is none.
+    /// Loads the templates in `directory`; a built-in template replaces each missing file. An empty path means no
+    /// directory.
     pub fn load(directory: &Path) -> Result<Self, TemplateError> {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
@@ -57,18 +58,18 @@ impl Templates {
             HTML => AutoEscape::Html,
             _ => AutoEscape::None,
         });
-        let mut ours = 0;
+        let mut built_in_count = 0;
         for (name, built_in) in BUILT_IN_TEMPLATES {
             let text = match read_custom_template(directory, name)? {
                 Some(text) => text,
                 None => {
-                    ours += 1;
+                    built_in_count += 1;
                     built_in.to_owned()
                 }
             };
             environment.add_template_owned(name, text).map_err(|error| TemplateError::Invalid(name.into(), error))?;
         }
-        if ours == BUILT_IN_TEMPLATES.len() && !directory.as_os_str().is_empty() {
+        if built_in_count == BUILT_IN_TEMPLATES.len() && !directory.as_os_str().is_empty() {
             return Err(TemplateError::NoFiles(directory.display().to_string()));
         }
         let templates = Self(environment);
@@ -76,15 +77,17 @@ impl Templates {
         Ok(templates)
     }
 
-    /// A misspelt name is found now, not when the first e-mail is to be sent.
+    /// Renders each template with sample data, so that a misspelt variable is found at startup.
     fn validate(&self) -> Result<(), TemplateError> {
         let card = || build_card_variables(["Group", "1", "1", "1.00", "1.0"]);
         let sample = build_variables("buyer@example.com", "USD", vec![card(), card()]);
         for (name, template) in self.0.templates() {
-            let known = |variable: &String| {
+            let is_known = |variable: &String| {
                 VARIABLES.contains(&variable.as_str()) || self.0.globals().any(|(global, _)| global == variable)
             };
-            if let Some(variable) = template.undeclared_variables(false).into_iter().find(|variable| !known(variable)) {
+            if let Some(variable) =
+                template.undeclared_variables(false).into_iter().find(|variable| !is_known(variable))
+            {
                 return Err(TemplateError::UnknownVariable { name: name.to_owned(), variable });
             }
             template.render(sample.clone()).map_err(|error| TemplateError::Invalid(name.to_owned(), error))?;
@@ -92,12 +95,14 @@ impl Templates {
         Ok(())
     }
 
-    fn render(&self, facts: &Value) -> Result<RenderedMail, minijinja::Error> {
-        let part = |name| self.0.get_template(name)?.render(facts.clone());
-        Ok(RenderedMail { subject: to_single_line(&part(SUBJECT)?), text: part(TEXT)?, html: part(HTML)? })
+    fn render(&self, variables: &Value) -> Result<RenderedMail, minijinja::Error> {
+        let render_part = |name| self.0.get_template(name)?.render(variables.clone());
+        let subject = to_single_line(&render_part(SUBJECT)?);
+        Ok(RenderedMail { subject, text: render_part(TEXT)?, html: render_part(HTML)? })
     }
 
-    /// The message for a buyer. Each attempt makes the same one: its id and its date are those of the sale.
+    /// Builds the message for a buyer. Its Message-ID and its date are those of the sale: each attempt sends the same
+    /// message.
     pub fn build_message(
         &self,
         claimed: &ClaimedMail,
@@ -106,22 +111,23 @@ impl Templates {
         from: &Mailbox,
         to: Address,
     ) -> Result<Message, String> {
-        let card = |card: &MailedCard| {
+        let card_variables = |card: &MailedCard| {
             let (balance, exact) = (card.balance.to_fixed_string(digits), card.balance.to_plain_string());
             build_card_variables([&card.group, &card.number, &card.pin, &balance, &exact])
         };
-        let facts = build_variables(claimed.address.trim(), &claimed.currency, cards.iter().map(card).collect());
-        let RenderedMail { subject, text, html } = self.render(&facts).map_err(|error| error.to_string())?;
+        let cards = cards.iter().map(card_variables).collect();
+        let variables = build_variables(claimed.address.trim(), &claimed.currency, cards);
+        let RenderedMail { subject, text, html } = self.render(&variables).map_err(|error| error.to_string())?;
         let date = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(claimed.sold_at).unwrap_or_default());
-        let automatic = HeaderName::new_from_ascii_str("Auto-Submitted");
+        let auto_submitted = HeaderName::new_from_ascii_str("Auto-Submitted");
         let message = Message::builder()
             .from(from.clone())
             .to(Mailbox::new(None, to))
             .subject(subject)
             .date(date)
             .message_id(Some(format!("<{}>", claimed.message_id)))
-            // Nobody's absence notice should answer it.
-            .raw_header(HeaderValue::new(automatic, "auto-generated".to_owned()));
+            // Suppresses automatic replies, such as absence notices (RFC 3834).
+            .raw_header(HeaderValue::new(auto_submitted, "auto-generated".to_owned()));
         let message = match html.trim().is_empty() {
             true => message.singlepart(SinglePart::plain(text)),
             false => message.multipart(MultiPart::alternative_plain_html(text, html)),
@@ -138,8 +144,8 @@ fn build_variables(address: &str, currency: &str, cards: Vec<Value>) -> Value {
     ]))
 }
 
-fn build_card_variables(facts: [&str; 5]) -> Value {
-    Value::from_pairs(CARD_VARIABLES.into_iter().zip(facts))
+fn build_card_variables(values: [&str; 5]) -> Value {
+    Value::from_pairs(CARD_VARIABLES.into_iter().zip(values))
 }
 
 fn read_custom_template(directory: &Path, name: &str) -> Result<Option<String>, TemplateError> {
@@ -154,7 +160,7 @@ fn read_custom_template(directory: &Path, name: &str) -> Result<Option<String>, 
     }
 }
 
-/// A header has one line: what a card group's name may bring along ends none.
+/// Joins the words with single spaces. A line break, for example in a card group's name, would end the header.
 fn to_single_line(text: &str) -> String {
     text.split(|char: char| char.is_control() || char.is_whitespace())
         .filter(|word| !word.is_empty())

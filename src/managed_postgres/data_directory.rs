@@ -1,4 +1,4 @@
-//! The data directory of the local PostgreSQL: whose it is, who can reach it, its socket, its secrets.
+//! The data directory of the local PostgreSQL: its lock, its permissions, its socket directory and its passwords.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
@@ -9,12 +9,13 @@ use sha2::{Digest, Sha256};
 
 use crate::managed_postgres::installation::{ManagedPostgresError, OsUser, io_error_at, make_directory, write_private};
 
-/// A socket's path has 107 bytes; its own name takes 15.
+/// In bytes. The path of a Unix socket has at most 107 bytes; PostgreSQL appends `/.s.PGSQL.5432` to the directory.
 const SOCKET_DIRECTORY_LEN_MAX: usize = 90;
 
-/// Takes the data directory for this process. The system lets go of it when the process ends, however it ends.
-pub(super) fn acquire_lock(data: &Path) -> Result<File, ManagedPostgresError> {
-    let path = data.join("lock");
+/// Locks the data directory for this process. The operating system releases the lock when the process ends, also after
+/// a crash.
+pub(super) fn acquire_lock(data_dir: &Path) -> Result<File, ManagedPostgresError> {
+    let path = data_dir.join("lock");
     let mut file = OpenOptions::new()
         .create(true)
         .truncate(false)
@@ -26,7 +27,7 @@ pub(super) fn acquire_lock(data: &Path) -> Result<File, ManagedPostgresError> {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let pid = fs::read_to_string(&path).unwrap_or_default().trim().to_owned();
-            return Err(ManagedPostgresError::InUse { data: data.into(), pid });
+            return Err(ManagedPostgresError::InUse { data_dir: data_dir.into(), pid });
         }
         Err(TryLockError::Error(source)) => return Err(io_error_at(&path)(source)),
     }
@@ -34,62 +35,70 @@ pub(super) fn acquire_lock(data: &Path) -> Result<File, ManagedPostgresError> {
     Ok(file)
 }
 
-/// The account must be able to enter every directory on the way.
-pub(super) fn check_accessible(data: &Path, account: Option<&OsUser>) -> Result<(), ManagedPostgresError> {
-    let Some(account) = account else { return Ok(()) };
-    for directory in data.ancestors() {
+/// Fails unless the user may enter the data directory and all its parent directories.
+pub(super) fn check_accessible(data_dir: &Path, os_user: Option<&OsUser>) -> Result<(), ManagedPostgresError> {
+    let Some(os_user) = os_user else { return Ok(()) };
+    for directory in data_dir.ancestors() {
         let metadata = fs::metadata(directory).map_err(io_error_at(directory))?;
-        let shift = match (metadata.uid() == account.uid(), metadata.gid() == account.gid()) {
+        let shift = match (metadata.uid() == os_user.uid(), metadata.gid() == os_user.gid()) {
             (true, _) => 6,
             (false, true) => 3,
             (false, false) => 0,
         };
         if metadata.mode() >> shift & 1 == 0 {
-            return Err(ManagedPostgresError::Inaccessible { data: data.into(), os_user: account.name().to_owned() });
+            return Err(ManagedPostgresError::Inaccessible {
+                data_dir: data_dir.into(),
+                os_user: os_user.name().to_owned(),
+            });
         }
     }
     Ok(())
 }
 
-/// A directory that a socket can stand in, which nobody else can have prepared.
-pub(super) fn prepare_socket_directory(data: &Path, account: Option<&OsUser>) -> Result<PathBuf, ManagedPostgresError> {
-    let directory = socket_directory_path(data);
-    make_directory(&directory, 0o700, account)?;
-    let owner = account.map_or(rustix::process::geteuid().as_raw(), |account| account.uid());
+/// Creates the socket directory, or verifies that the existing one is private to the user that PostgreSQL runs as:
+/// in `/tmp` another user could have created it.
+pub(super) fn prepare_socket_directory(
+    data_dir: &Path,
+    os_user: Option<&OsUser>,
+) -> Result<PathBuf, ManagedPostgresError> {
+    let directory = socket_directory_path(data_dir);
+    make_directory(&directory, 0o700, os_user)?;
+    let owner = os_user.map_or(rustix::process::geteuid().as_raw(), |os_user| os_user.uid());
     check_private(owner, &directory)?;
     Ok(directory)
 }
 
-/// The same directory, for whoever comes beside the PostgreSQL that runs: it is the cluster owner's.
-pub(super) fn find_socket_directory(data: &Path) -> Result<PathBuf, ManagedPostgresError> {
-    let (directory, cluster) = (socket_directory_path(data), data.join("postgres"));
+/// Returns the socket directory of a running PostgreSQL, for a command that runs beside the server. The directory must
+/// be private to the owner of the cluster.
+pub(super) fn find_socket_directory(data_dir: &Path) -> Result<PathBuf, ManagedPostgresError> {
+    let (directory, cluster) = (socket_directory_path(data_dir), data_dir.join("postgres"));
     check_private(fs::metadata(&cluster).map_err(io_error_at(&cluster))?.uid(), &directory)?;
     Ok(directory)
 }
 
-fn socket_directory_path(data: &Path) -> PathBuf {
-    let usual = data.join("run");
-    // PostgreSQL takes commas and quotes in it for a list.
-    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-".contains(byte);
-    let bytes = usual.as_os_str().as_encoded_bytes();
-    if bytes.len() <= SOCKET_DIRECTORY_LEN_MAX && bytes.iter().all(plain) {
-        usual
+fn socket_directory_path(data_dir: &Path) -> PathBuf {
+    let default = data_dir.join("run");
+    // PostgreSQL parses commas and quotes in the setting as list syntax.
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-".contains(byte);
+    let bytes = default.as_os_str().as_encoded_bytes();
+    if bytes.len() <= SOCKET_DIRECTORY_LEN_MAX && bytes.iter().all(is_plain) {
+        default
     } else {
-        let mark = hex::encode(&Sha256::digest(usual.as_os_str().as_encoded_bytes())[..8]);
-        PathBuf::from(format!("/tmp/mortise-{mark}"))
+        let path_hash = hex::encode(&Sha256::digest(default.as_os_str().as_encoded_bytes())[..8]);
+        PathBuf::from(format!("/tmp/mortise-{path_hash}"))
     }
 }
 
 fn check_private(owner: u32, directory: &Path) -> Result<(), ManagedPostgresError> {
     let metadata = fs::symlink_metadata(directory).map_err(io_error_at(directory))?;
     if !metadata.is_dir() || metadata.uid() != owner || metadata.permissions().mode() & 0o077 != 0 {
-        let words = "it belongs to somebody else: run this as the user who runs the server";
-        return Err(io_error_at(directory)(io::Error::other(words)));
+        let message = "it is not private to the user of PostgreSQL: run this as the user that runs the server";
+        return Err(io_error_at(directory)(io::Error::other(message)));
     }
     Ok(())
 }
 
-/// The password that the file holds; a new random one where there is no file yet.
+/// Returns the password in the file. If the file can't be read or is empty, creates it with a random password.
 pub(super) fn read_or_create_password(path: &Path) -> Result<String, ManagedPostgresError> {
     match fs::read_to_string(path) {
         Ok(password) if !password.trim().is_empty() => Ok(password.trim().to_owned()),
@@ -101,7 +110,7 @@ pub(super) fn read_or_create_password(path: &Path) -> Result<String, ManagedPost
     }
 }
 
-/// 192 random bits from the operating system, as text.
+/// Returns 192 random bits from the operating system, as hexadecimal text.
 pub fn random_hex() -> Result<String, getrandom::Error> {
     let mut bytes = [0; 24];
     getrandom::fill(&mut bytes)?;

@@ -1,4 +1,4 @@
-//! The PostgreSQL that is installed on this machine, who may run it, and a cluster made with it.
+//! The installed PostgreSQL: its programs, the operating system user that runs it, and the creation of a cluster.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
@@ -6,42 +6,49 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// The superuser of a cluster of ours.
+/// The superuser of the managed cluster.
 pub const SUPERUSER: &str = "postgres";
 
-/// Why PostgreSQL isn't there.
+/// Why the managed PostgreSQL cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "the messages say it")]
+#[expect(missing_docs, reason = "described by the error messages")]
 pub enum ManagedPostgresError {
     #[error(
         "no PostgreSQL is installed (looked in PATH, pg_config --bindir, /usr/lib/postgresql/*/bin and Homebrew): \
-         install it, for example with `apt-get install postgresql`, or set DATABASE_URL to a database of yours"
+         install it, for example with `apt-get install postgresql`, or set DATABASE_URL to an existing database"
     )]
     NoBinaries,
-    #[error("{} was made by PostgreSQL {cluster_version}, and only {installed_version} is installed: install PostgreSQL {cluster_version}", cluster.display())]
+    #[error(
+        "{} was made by PostgreSQL {cluster_version}, and only {installed_version} is installed: \
+         install PostgreSQL {cluster_version}",
+        cluster.display()
+    )]
     VersionMismatch { cluster: PathBuf, cluster_version: String, installed_version: String },
-    #[error("another Mortise (process {pid}) runs on {}: stop it, or give this one a data_dir of its own", data.display())]
-    InUse { data: PathBuf, pid: String },
-    #[error("PostgreSQL refuses to run as root, and there is no user postgres or nobody to run it as")]
+    #[error("another Mortise (process {pid}) runs on {}: stop it, or set another data_dir", data_dir.display())]
+    InUse { data_dir: PathBuf, pid: String },
+    #[error(
+        "PostgreSQL refuses to run as root, and neither the user postgres nor the user nobody exists: \
+         create the user postgres, or run Mortise as another user"
+    )]
     NoOsUser,
-    #[error("the user {os_user} that PostgreSQL runs as can't reach {}: choose another data_dir", data.display())]
-    Inaccessible { data: PathBuf, os_user: String },
+    #[error("the user {os_user} that PostgreSQL runs as cannot access {}: choose another data_dir", data_dir.display())]
+    Inaccessible { data_dir: PathBuf, os_user: String },
     #[error("cannot use {}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
     #[error("initdb failed: {0}")]
     Initdb(String),
-    #[error("PostgreSQL doesn't come up; the end of {}:\n{log_tail}", log.display())]
+    #[error("PostgreSQL does not start; the end of {}:\n{log_tail}", log.display())]
     StartFailed { log: PathBuf, log_tail: String },
-    #[error("the database can't be set up: {0}")]
+    #[error("cannot create the role and the database: {0}")]
     SetupFailed(sqlx::Error),
 }
 
-/// Puts the path to what went wrong with it.
+/// Returns a function that adds the path to an I/O error.
 pub fn io_error_at(path: &Path) -> impl FnOnce(io::Error) -> ManagedPostgresError {
     move |source| ManagedPostgresError::Io { path: path.into(), source }
 }
 
-/// The user that PostgreSQL runs as: ourselves (`None`), or somebody unprivileged when we are root.
+/// An operating system user that PostgreSQL runs as.
 #[derive(Debug, Clone)]
 pub struct OsUser {
     name: String,
@@ -50,7 +57,10 @@ pub struct OsUser {
 }
 
 impl OsUser {
-    /// Looks in `/etc/passwd`, where both names stand on every system that has them.
+    /// Returns the user to run PostgreSQL as if this process runs as root: `postgres` or else `nobody`. Returns `None`
+    /// if this process runs as another user, which then runs PostgreSQL too.
+    ///
+    /// Reads `/etc/passwd` only: systems that have these users have them there.
     pub fn find_unprivileged() -> Result<Option<Self>, ManagedPostgresError> {
         if !rustix::process::geteuid().is_root() {
             return Ok(None);
@@ -64,46 +74,47 @@ impl OsUser {
         find("postgres").or_else(|| find("nobody")).map(Some).ok_or(ManagedPostgresError::NoOsUser)
     }
 
-    /// Its name.
+    /// Returns the name of the user.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Its number in the system.
+    /// Returns the user id.
     pub fn uid(&self) -> u32 {
         self.uid
     }
 
-    /// Its group's.
+    /// Returns the group id.
     pub fn gid(&self) -> u32 {
         self.gid
     }
 
-    /// Makes a file or directory the account's.
+    /// Makes the user the owner of a file or directory.
     pub fn chown(&self, path: &Path) -> Result<(), ManagedPostgresError> {
         chown(path, Some(self.uid), Some(self.gid)).map_err(io_error_at(path))
     }
 }
 
-/// A command run as the account, from a directory that it can enter, without our environment's ideas of PostgreSQL.
-pub fn build_command(program: &Path, account: Option<&OsUser>) -> Command {
+/// Builds a command that runs as the user, in a directory that the user can enter, and without the `PG…` variables of
+/// this process's environment.
+pub fn build_command(program: &Path, os_user: Option<&OsUser>) -> Command {
     use std::os::unix::process::CommandExt;
     let mut command = Command::new(program);
     command.current_dir("/").stdin(Stdio::null());
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"PG")) {
         command.env_remove(name);
     }
-    // It would say there that it is ready, and the service manager would take that for our word.
+    // PostgreSQL would notify the service manager that it is ready, which would count as the readiness of Mortise.
     command.env_remove("NOTIFY_SOCKET");
-    if let Some(account) = account {
-        command.uid(account.uid).gid(account.gid).env("HOME", "/").env("USER", &account.name);
+    if let Some(os_user) = os_user {
+        command.uid(os_user.uid).gid(os_user.gid).env("HOME", "/").env("USER", &os_user.name);
     }
-    // Ctrl-C is for us: we stop serving first, and PostgreSQL then.
+    // Ctrl-C must not reach PostgreSQL: the server drains its requests first, and then stops PostgreSQL.
     command.process_group(0);
     command
 }
 
-/// The newest PostgreSQL installed; where `cluster` exists already, one of its version.
+/// Returns the program directory of the newest PostgreSQL, or of the version of `cluster` if that exists.
 pub fn find_binaries(cluster: &Path) -> Result<PathBuf, ManagedPostgresError> {
     let versions = list_candidate_directories()
         .into_iter()
@@ -111,13 +122,13 @@ pub fn find_binaries(cluster: &Path) -> Result<PathBuf, ManagedPostgresError> {
     choose_binaries(versions.collect(), cluster)
 }
 
-/// Of the versions installed, the one for `cluster`.
+/// Returns the directory of the version that created `cluster`, or of the newest one if there is no cluster.
 pub fn choose_binaries(mut installed: Vec<(u32, PathBuf)>, cluster: &Path) -> Result<PathBuf, ManagedPostgresError> {
-    let made = fs::read_to_string(cluster.join("PG_VERSION")).ok().map(|version| version.trim().to_owned());
+    let cluster_version = fs::read_to_string(cluster.join("PG_VERSION")).ok().map(|version| version.trim().to_owned());
     installed.sort();
     let Some((newest, _)) = installed.last() else { return Err(ManagedPostgresError::NoBinaries) };
     let newest = newest.to_string();
-    let wanted = made.as_ref().unwrap_or(&newest).clone();
+    let wanted = cluster_version.as_ref().unwrap_or(&newest).clone();
     match installed.into_iter().rev().find(|(version, _)| version.to_string() == wanted) {
         Some((_, directory)) => Ok(directory),
         None => Err(ManagedPostgresError::VersionMismatch {
@@ -131,22 +142,22 @@ pub fn choose_binaries(mut installed: Vec<(u32, PathBuf)>, cluster: &Path) -> Re
 fn list_candidate_directories() -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let in_path = std::env::split_paths(&path)
-        // What stands in PATH is often a link to one of several versions.
+        // `initdb` in PATH is often a link into the directory of one of several versions.
         .filter_map(|directory| directory.join("initdb").canonicalize().ok()?.parent().map(Path::to_path_buf));
-    let told = Command::new("pg_config").arg("--bindir").stderr(Stdio::null()).output().ok();
-    let told = told.map(|output| PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()));
-    let below = |parent: &str, start: &str, rest: &str| {
-        let (start, rest) = (start.to_owned(), rest.to_owned());
+    let pg_config = Command::new("pg_config").arg("--bindir").stderr(Stdio::null()).output().ok();
+    let pg_config = pg_config.map(|output| PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()));
+    let subdirectories = |parent: &str, prefix: &str, suffix: &str| {
+        let (prefix, suffix) = (prefix.to_owned(), suffix.to_owned());
         let entries = fs::read_dir(parent).into_iter().flatten().flatten();
         entries
-            .filter(move |entry| entry.file_name().to_string_lossy().starts_with(&start))
-            .map(move |entry| entry.path().join(&rest))
+            .filter(move |entry| entry.file_name().to_string_lossy().starts_with(&prefix))
+            .map(move |entry| entry.path().join(&suffix))
     };
     in_path
-        .chain(told)
-        .chain(below("/usr/lib/postgresql", "", "bin"))
-        .chain(below("/opt/homebrew/opt", "postgresql", "bin"))
-        .chain(below("/usr/local/opt", "postgresql", "bin"))
+        .chain(pg_config)
+        .chain(subdirectories("/usr/lib/postgresql", "", "bin"))
+        .chain(subdirectories("/opt/homebrew/opt", "postgresql", "bin"))
+        .chain(subdirectories("/usr/local/opt", "postgresql", "bin"))
         .filter(|directory| directory.join("initdb").exists() && directory.join("postgres").exists())
         .collect()
 }
@@ -157,25 +168,26 @@ fn postgres_version(directory: &Path) -> Option<u32> {
     text.split_whitespace().find_map(|word| word.split('.').next()?.parse().ok())
 }
 
-/// Makes a cluster in `cluster`, whose parent directory must exist: all of it or nothing, so that a crash half way leaves
-/// nothing that looks like one.
+/// Creates a cluster in the directory `cluster`, whose parent directory must exist. initdb writes into another
+/// directory that is renamed at the end, so that a crash never leaves an incomplete cluster in `cluster`.
 pub fn initdb(
     binaries: &Path,
     cluster: &Path,
-    account: Option<&OsUser>,
+    os_user: Option<&OsUser>,
     password: &str,
 ) -> Result<(), ManagedPostgresError> {
-    // An initdb whose Mortise was killed may still be writing to its own: leave room for both, and sweep up what is left.
-    let own = std::process::id();
-    let unfinished = cluster.with_extension(format!("new-{own}"));
+    // The initdb of a Mortise that was killed may still be writing: each process has its own directory, and removes
+    // those that are left over.
+    let process_id = std::process::id();
+    let unfinished = cluster.with_extension(format!("new-{process_id}"));
     let leftovers = cluster.parent().and_then(|parent| fs::read_dir(parent).ok()).into_iter().flatten().flatten();
     for leftover in leftovers.filter(|entry| entry.file_name().to_string_lossy().starts_with("postgres.new-")) {
         let _ = fs::remove_dir_all(leftover.path());
     }
-    make_directory(&unfinished, 0o700, account)?;
-    let pwfile = cluster.with_extension(format!("pwfile-{own}"));
-    write_private(&pwfile, password, account)?;
-    let output = build_command(&binaries.join("initdb"), account)
+    make_directory(&unfinished, 0o700, os_user)?;
+    let pwfile = cluster.with_extension(format!("pwfile-{process_id}"));
+    write_private(&pwfile, password, os_user)?;
+    let output = build_command(&binaries.join("initdb"), os_user)
         .arg("--pgdata")
         .arg(&unfinished)
         .arg("--pwfile")
@@ -190,8 +202,8 @@ pub fn initdb(
     fs::rename(&unfinished, cluster).map_err(io_error_at(cluster))
 }
 
-/// Makes a directory, and those above it, unless it is there; it belongs to the account.
-pub fn make_directory(path: &Path, mode: u32, account: Option<&OsUser>) -> Result<(), ManagedPostgresError> {
+/// Creates a directory, and its parents, unless it exists. The user, if given, becomes the owner of a new directory.
+pub fn make_directory(path: &Path, mode: u32, os_user: Option<&OsUser>) -> Result<(), ManagedPostgresError> {
     if path.exists() {
         return Ok(());
     }
@@ -199,15 +211,15 @@ pub fn make_directory(path: &Path, mode: u32, account: Option<&OsUser>) -> Resul
         DirBuilder::new().recursive(true).mode(0o755).create(parent).map_err(io_error_at(parent))?;
     }
     DirBuilder::new().mode(mode).create(path).map_err(io_error_at(path))?;
-    // Whatever the umask says.
+    // The umask may have removed bits of the mode.
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(io_error_at(path))?;
-    account.map_or(Ok(()), |account| account.chown(path))
+    os_user.map_or(Ok(()), |os_user| os_user.chown(path))
 }
 
-/// A file that its owner alone can read.
-pub fn write_private(path: &Path, text: &str, account: Option<&OsUser>) -> Result<(), ManagedPostgresError> {
+/// Writes a file that only its owner can read. Replaces an existing file.
+pub fn write_private(path: &Path, text: &str, os_user: Option<&OsUser>) -> Result<(), ManagedPostgresError> {
     let _ = fs::remove_file(path);
     let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(path).map_err(io_error_at(path))?;
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(io_error_at(path))?;
-    account.map_or(Ok(()), |account| account.chown(path))
+    os_user.map_or(Ok(()), |os_user| os_user.chown(path))
 }

@@ -1,13 +1,14 @@
-//! A local PostgreSQL of our own, for those who give us none: made, started, taken up again after a crash, stopped.
+//! The managed PostgreSQL, used if no `database_url` is set: its cluster is created, started, adopted after a crash of
+//! this program, and stopped.
 //!
-//! It listens on a Unix socket only. What belongs to it stands in the data directory:
+//! It listens on a Unix socket only. Its files are in the data directory:
 //!
-//! | name | what |
+//! | name | content |
 //! | --- | --- |
-//! | `lock` | held by the Mortise that runs; its process id |
+//! | `lock` | process id of the running Mortise, which holds a file lock |
 //! | `postgres/` | the cluster |
-//! | `run/` | the socket (in `/tmp` where this path would be too long or too strange for one) |
-//! | `postgres.log` | what PostgreSQL has to say |
+//! | `run/` | the socket; in `/tmp` instead if this path is too long or has special characters |
+//! | `postgres.log` | the log of PostgreSQL |
 //! | `superuser_password`, `password` | of the roles `postgres` and `mortise` |
 
 pub mod data_directory;
@@ -35,20 +36,20 @@ use crate::managed_postgres::installation::{
 const ROLE: &str = "mortise";
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 const STALE_PROCESS_TIMEOUT: Duration = Duration::from_secs(4);
-/// How long PostgreSQL may take to come up or go down before the operator hears about it.
+/// If PostgreSQL takes longer than this to start or stop, a message is logged.
 const SLOW_THRESHOLD: Duration = Duration::from_secs(60);
 
-/// Where the database lives when nobody says: as `config/mortise.toml` has it.
+/// Returns the data directory if none is set, as documented in `config/mortise.toml`.
 pub fn default_data_dir() -> PathBuf {
     if rustix::process::geteuid().is_root() {
         return "/var/lib/mortise".into();
     }
-    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let home = || set("HOME").unwrap_or_else(std::env::temp_dir).join(".local/share");
-    set("XDG_DATA_HOME").unwrap_or_else(home).join("mortise")
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let home_data = || variable("HOME").unwrap_or_else(std::env::temp_dir).join(".local/share");
+    variable("XDG_DATA_HOME").unwrap_or_else(home_data).join("mortise")
 }
 
-/// The options that any PostgreSQL of ours runs with: no network, and no secrets in its log.
+/// Returns the command line options of the managed PostgreSQL: no network, and no secrets in its log.
 pub fn server_arguments(cluster: &Path, socket: &Path) -> Vec<String> {
     let path = |path: &Path| path.display().to_string();
     let mut arguments =
@@ -56,12 +57,12 @@ pub fn server_arguments(cluster: &Path, socket: &Path) -> Vec<String> {
     for setting in [
         "listen_addresses=",
         "unix_socket_permissions=0700",
-        // Sold card by card it only costs; and a service that may not write code can't have it.
+        // JIT only slows down statements this short, and fails in a service that may not map executable memory.
         "jit=off",
-        // A refused row's detail quotes PINs.
+        // The DETAIL line of a constraint violation quotes PINs.
         "log_error_verbosity=terse",
         "log_min_error_statement=panic",
-        // Sold cards leave dead entries at the head of the stock: sweep often.
+        // Sold cards leave dead index entries at the start of the stock: vacuum often.
         "autovacuum_naptime=5s",
     ] {
         arguments.extend(["-c".to_owned(), setting.to_owned()]);
@@ -69,7 +70,7 @@ pub fn server_arguments(cluster: &Path, socket: &Path) -> Vec<String> {
     arguments
 }
 
-/// The PostgreSQL that runs for this process.
+/// The PostgreSQL server that belongs to this process.
 #[derive(Debug)]
 pub struct ManagedPostgres {
     data_dir: PathBuf,
@@ -78,75 +79,77 @@ pub struct ManagedPostgres {
     os_user: Option<OsUser>,
     password: Secret,
     superuser_password: Secret,
-    /// Ours as long as the file is open.
+    /// Holds the file lock on the data directory while it is open.
     _lock: File,
     child: Mutex<Option<std::process::Child>>,
 }
 
 impl ManagedPostgres {
-    /// Takes the data directory, and makes the cluster where there is none.
-    pub fn prepare(data: &Path) -> Result<Self, ManagedPostgresError> {
-        let account = OsUser::find_unprivileged()?;
-        let data = std::path::absolute(data).map_err(io_error_at(data))?;
-        make_directory(&data, 0o755, None)?;
-        // First of all: a lock that root made here would keep out the user whose directory it is.
-        check_accessible(&data, account.as_ref())?;
-        let lock = acquire_lock(&data)?;
-        let cluster = data.join("postgres");
-        let binaries = find_binaries(&cluster)?;
-        let superuser_password = read_or_create_password(&data.join("superuser_password"))?;
+    /// Locks the data directory, and initialises the cluster if it doesn't exist.
+    pub fn prepare(data_dir: &Path) -> Result<Self, ManagedPostgresError> {
+        let os_user = OsUser::find_unprivileged()?;
+        let data_dir = std::path::absolute(data_dir).map_err(io_error_at(data_dir))?;
+        make_directory(&data_dir, 0o755, None)?;
+        // Before the lock: a lock file created by root would lock out the user that owns the directory.
+        check_accessible(&data_dir, os_user.as_ref())?;
+        let lock = acquire_lock(&data_dir)?;
+        let cluster = data_dir.join("postgres");
+        let bin_dir = find_binaries(&cluster)?;
+        let superuser_password = read_or_create_password(&data_dir.join("superuser_password"))?;
         if !cluster.join("PG_VERSION").exists() {
-            tracing::info!(data = %data.display(), "making a database");
-            initdb(&binaries, &cluster, account.as_ref(), &superuser_password)?;
+            tracing::info!(data_dir = %data_dir.display(), "initialising cluster");
+            initdb(&bin_dir, &cluster, os_user.as_ref(), &superuser_password)?;
         }
         Ok(Self {
-            socket_dir: prepare_socket_directory(&data, account.as_ref())?,
-            password: read_or_create_password(&data.join("password"))?.into(),
-            bin_dir: binaries,
-            os_user: account,
+            socket_dir: prepare_socket_directory(&data_dir, os_user.as_ref())?,
+            password: read_or_create_password(&data_dir.join("password"))?.into(),
+            bin_dir,
+            os_user,
             _lock: lock,
             superuser_password: superuser_password.into(),
             child: Mutex::new(None),
-            data_dir: data,
+            data_dir,
         })
     }
 
-    /// Whether the data directory holds a database.
-    pub fn is_initialized(data: &Path) -> bool {
-        data.join("postgres/PG_VERSION").exists()
+    /// Whether the data directory contains a cluster.
+    pub fn is_initialized(data_dir: &Path) -> bool {
+        data_dir.join("postgres/PG_VERSION").exists()
     }
 
-    /// How to connect beside another Mortise that runs on the data directory.
-    pub fn running_connect_options(data: &Path) -> Result<PgConnectOptions, ManagedPostgresError> {
-        let data = std::path::absolute(data).map_err(io_error_at(data))?;
-        let path = data.join("password");
+    /// Returns the options to connect to the PostgreSQL of another Mortise that runs on the data directory.
+    pub fn running_connect_options(data_dir: &Path) -> Result<PgConnectOptions, ManagedPostgresError> {
+        let data_dir = std::path::absolute(data_dir).map_err(io_error_at(data_dir))?;
+        let path = data_dir.join("password");
         let password = fs::read_to_string(&path).map_err(io_error_at(&path))?;
-        Ok(build_connect_options(&find_socket_directory(&data)?, ROLE, password.trim(), ROLE))
+        Ok(build_connect_options(&find_socket_directory(&data_dir)?, ROLE, password.trim(), ROLE))
     }
 
-    /// How the server connects: as a role without special powers.
+    /// Returns the options that the server connects with, as a role without superuser rights.
     pub fn connect_options(&self) -> PgConnectOptions {
         build_connect_options(&self.socket_dir, ROLE, self.password.reveal(), ROLE)
     }
 
-    /// Starts PostgreSQL, or takes up the one that a crash of ours left running, and waits until it can be used.
+    /// Starts PostgreSQL, or adopts the one that a crash of this program left running, and waits until it accepts
+    /// connections.
     pub async fn start(&self) -> Result<(), ManagedPostgresError> {
         if self.running_pid().is_some() {
-            tracing::info!(data = %self.data_dir.display(), "taking up the database that is still running");
+            tracing::info!(data_dir = %self.data_dir.display(), "adopting running PostgreSQL");
         } else {
             self.remove_stale_pid_file();
             self.spawn()?;
         }
         let superuser = build_connect_options(&self.socket_dir, SUPERUSER, self.superuser_password.reveal(), SUPERUSER);
-        let begun = Instant::now();
-        let mut since = begun;
+        let started_at = Instant::now();
+        let mut last_warning_at = started_at;
         loop {
-            let refused = match self.connect_options().connect().await {
+            let error = match self.connect_options().connect().await {
                 Ok(connection) => {
                     let _ = connection.close().await;
                     return Ok(());
                 }
-                // PostgreSQL is up, but doesn't know our role or database: the first start, or one that was cut short.
+                // PostgreSQL is up, but the role or the database is missing: this is the first start, or the first
+                // start was interrupted.
                 Err(sqlx::Error::Database(error))
                     if matches!(error.code().as_deref(), Some("28P01" | "28000" | "3D000")) =>
                 {
@@ -156,16 +159,16 @@ impl ManagedPostgres {
                 Err(error) => error,
             };
             if self.running_pid().is_none() && self.child_has_exited() {
-                // Of one that was killed a process may linger for a moment, and PostgreSQL won't start beside it.
-                if begun.elapsed() > STALE_PROCESS_TIMEOUT {
+                // PostgreSQL doesn't start while processes of a killed one are still exiting.
+                if started_at.elapsed() > STALE_PROCESS_TIMEOUT {
                     return Err(self.start_error());
                 }
                 tokio::time::sleep(STALE_PROCESS_TIMEOUT / 20).await;
                 self.spawn()?;
             }
-            if since.elapsed() > SLOW_THRESHOLD {
-                tracing::warn!(%refused, "still waiting for PostgreSQL, which may be recovering from a crash");
-                since = Instant::now();
+            if last_warning_at.elapsed() > SLOW_THRESHOLD {
+                tracing::warn!(%error, "still waiting for PostgreSQL: it may be recovering from a crash");
+                last_warning_at = Instant::now();
             }
             tokio::time::sleep(POLL_INTERVAL).await;
         }
@@ -174,11 +177,11 @@ impl ManagedPostgres {
     fn spawn(&self) -> Result<(), ManagedPostgresError> {
         let path = self.log_path();
         let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(io_error_at(&path))?;
-        let errors = log.try_clone().map_err(io_error_at(&path))?;
+        let stderr = log.try_clone().map_err(io_error_at(&path))?;
         let child = build_command(&self.bin_dir.join("postgres"), self.os_user.as_ref())
             .args(server_arguments(&self.data_dir.join("postgres"), &self.socket_dir))
             .stdout(log)
-            .stderr(errors)
+            .stderr(stderr)
             .spawn()
             .map_err(io_error_at(&self.bin_dir))?;
         *self.child.lock().unwrap_or_else(PoisonError::into_inner) = Some(child);
@@ -187,51 +190,51 @@ impl ManagedPostgres {
 
     async fn create_role_and_database(&self, superuser: &PgConnectOptions) -> sqlx::Result<()> {
         let mut connection = superuser.connect().await?;
-        // The password is ours, letters and digits; a role's can't be a parameter.
+        // `create role` takes no parameters. The password is generated by this program: letters and digits only.
         let role =
             sqlx::query("select 1 from pg_roles where rolname = $1").bind(ROLE).fetch_optional(&mut connection).await?;
         let verb = if role.is_none() { "create" } else { "alter" };
         let statement = format!("{verb} role {ROLE} login nosuperuser password '{}'", self.password.reveal());
-        // To see who holds what up, which `mortise doctor` is asked for.
+        // For `mortise doctor`, which reports the sessions that block others.
         let statement = format!("{statement}; grant pg_read_all_stats to {ROLE}");
         sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&mut connection).await?;
-        let made = sqlx::query("select 1 from pg_database where datname = $1")
+        let database = sqlx::query("select 1 from pg_database where datname = $1")
             .bind(ROLE)
             .fetch_optional(&mut connection)
             .await?;
-        if made.is_none() {
+        if database.is_none() {
             sqlx::raw_sql("create database mortise owner mortise").execute(&mut connection).await?;
         }
         connection.close().await
     }
 
-    /// Starts PostgreSQL again whenever it ends without being told to. Run it beside the server.
+    /// Restarts PostgreSQL each time it exits unexpectedly. Runs concurrently with the server and never returns.
     pub async fn restart_on_exit(&self) {
         loop {
             tokio::time::sleep(Duration::from_millis(250)).await;
             if self.child_has_exited() && self.running_pid().is_none() {
-                tracing::error!(log = %self.log_path().display(), "PostgreSQL ended by itself: starting it again");
+                tracing::error!(log = %self.log_path().display(), "PostgreSQL exited unexpectedly, restarting it");
                 if let Err(error) = self.spawn() {
-                    tracing::error!(%error, "PostgreSQL can't be started");
+                    tracing::error!(%error, "cannot start PostgreSQL");
                 }
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         }
     }
 
-    /// Stops PostgreSQL, whoever started it: open transactions are rolled back, everything committed is on disk.
+    /// Stops PostgreSQL, started or adopted. Open transactions are rolled back; committed data is on disk.
     pub async fn stop(self) {
-        // One that we have just started hasn't noted itself yet.
-        let child = self.child.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(Pid::from_child);
-        let started = child.filter(|_| !self.child_has_exited());
-        let Some(pid) = started.or_else(|| self.running_pid()) else { return };
+        // A PostgreSQL that was just started may not have written postmaster.pid yet.
+        let child_pid = self.child.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(Pid::from_child);
+        let running_child_pid = child_pid.filter(|_| !self.child_has_exited());
+        let Some(pid) = running_child_pid.or_else(|| self.running_pid()) else { return };
         if let Err(error) = kill_process(pid, Signal::INT) {
-            tracing::error!(%error, "PostgreSQL can't be stopped");
+            tracing::error!(%error, "cannot stop PostgreSQL");
         }
-        let since = Instant::now();
+        let signalled_at = Instant::now();
         while !self.child_has_exited() || self.running_pid().is_some() {
-            if since.elapsed() > SLOW_THRESHOLD {
-                tracing::error!("PostgreSQL takes long to stop: leaving it to finish by itself");
+            if signalled_at.elapsed() > SLOW_THRESHOLD {
+                tracing::error!("PostgreSQL is slow to stop, not waiting for it any longer");
                 return;
             }
             tokio::time::sleep(POLL_INTERVAL).await;
@@ -241,20 +244,23 @@ impl ManagedPostgres {
         }
     }
 
-    /// The process that runs on our cluster, as PostgreSQL itself notes it.
+    /// Returns the process id of the postmaster that runs on this cluster, if any.
     fn running_pid(&self) -> Option<Pid> {
         self.pid_file_pid().filter(|pid| self.is_own_postmaster(*pid))
     }
 
-    /// The process that `postmaster.pid` names, if it lives.
+    /// Returns the process id in `postmaster.pid`, if a process with this id exists.
     fn pid_file_pid(&self) -> Option<Pid> {
-        let note = fs::read_to_string(self.data_dir.join("postgres/postmaster.pid")).ok()?;
-        let pid = Pid::from_raw(note.lines().next()?.trim().parse().ok()?)?;
+        let pid_file = fs::read_to_string(self.data_dir.join("postgres/postmaster.pid")).ok()?;
+        let pid = Pid::from_raw(pid_file.lines().next()?.trim().parse().ok()?)?;
         test_kill_process(pid).is_ok().then_some(pid)
     }
 
-    /// The number may have gone to somebody else since a crash; a postmaster runs in its cluster's directory. Where that can't be seen
-    /// (other users' processes, a service that sees none but its own) somebody must listen on our socket.
+    /// Whether the process is the postmaster of this cluster. After a crash, another process may have got its id.
+    ///
+    /// The working directory of a postmaster is its cluster directory. If the working directory can't be read
+    /// (processes of other users, or a service that sees only its own processes), the test is whether the socket
+    /// accepts connections.
     fn is_own_postmaster(&self, pid: Pid) -> bool {
         match fs::read_link(format!("/proc/{}/cwd", pid.as_raw_nonzero())) {
             Ok(directory) => Some(directory) == self.data_dir.join("postgres").canonicalize().ok(),
@@ -262,16 +268,16 @@ impl ManagedPostgres {
         }
     }
 
-    /// A note that names a stranger would keep PostgreSQL from starting as long as the stranger lives. That none of the old
-    /// PostgreSQL's processes still uses the cluster, the new one makes sure of by other means (its shared memory).
+    /// Removes a `postmaster.pid` that names another program's process: PostgreSQL would not start while that process
+    /// exists. This is safe: PostgreSQL also checks by its shared memory that no old process of it uses the cluster.
     fn remove_stale_pid_file(&self) {
         if self.pid_file_pid().is_some_and(|pid| !self.is_own_postmaster(pid)) {
-            tracing::warn!("postmaster.pid names a process that isn't PostgreSQL: removing it");
+            tracing::warn!("removing stale postmaster.pid: its process is not PostgreSQL");
             let _ = fs::remove_file(self.data_dir.join("postgres/postmaster.pid"));
         }
     }
 
-    /// Whether the process that we started has ended, if we started one.
+    /// Whether the child process has exited. True if PostgreSQL was adopted: there is no child process then.
     fn child_has_exited(&self) -> bool {
         let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
         child.as_mut().is_none_or(|child| !matches!(child.try_wait(), Ok(None)))
@@ -284,13 +290,13 @@ impl ManagedPostgres {
     fn start_error(&self) -> ManagedPostgresError {
         let log = fs::read_to_string(self.log_path()).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
-        let end = lines[lines.len().saturating_sub(5)..].join("\n");
-        ManagedPostgresError::StartFailed { log: self.log_path(), log_tail: end }
+        let log_tail = lines[lines.len().saturating_sub(5)..].join("\n");
+        ManagedPostgresError::StartFailed { log: self.log_path(), log_tail }
     }
 }
 
 fn build_connect_options(socket: &Path, role: &str, password: &str, database: &str) -> PgConnectOptions {
-    // Said in full, or PG… variables in the environment would have a say.
+    // All options are set, so that no `PG…` environment variable supplies one.
     PgConnectOptions::new_without_pgpass()
         .socket(socket)
         .port(5432)

@@ -1,4 +1,15 @@
-//! The whole API on one page: its operations, one file each.
+//! The operations of the API, one file or folder each. `http::router` finds an operation by its name or alias in
+//! [`OPERATIONS`] and calls its handler.
+//!
+//! A file contains everything about its operation: the [`Operation`] with names, hash rules and specification, then
+//! `handle` and its steps, in this order:
+//!
+//! 1. `auth::admission` checks user, API enabled, GET allowed, hash and right, and returns the `Caller`.
+//! 2. If the operation changes data: `Idempotency::new` reads the idempotency key.
+//! 3. The parameters are read and validated, in the order of the contract.
+//! 4. The database is read or changed. `Idempotency::replay_or_run` runs a change in one transaction, or returns the
+//!    stored reply of the key.
+//! 5. The result is an `XmlReply`, or an `ApiError` from any of these steps.
 
 use crate::http::context::Operation;
 
@@ -7,7 +18,7 @@ pub mod card_group;
 pub mod spec;
 pub mod tariff;
 
-/// Every operation; its file says the rest.
+/// All operations.
 #[rustfmt::skip]
 pub const OPERATIONS: &[Operation] = &[
     card::sell::OPERATION,

@@ -1,80 +1,82 @@
-//! What an operation says of itself to those who write clients. The OpenAPI document and the request collection are made of it.
+//! Descriptions of operations for client developers. The OpenAPI document and the request collection are generated from
+//! them.
 
-/// An operation in words.
+/// The description of an operation.
 #[derive(Debug, Clone, Copy)]
 pub struct OperationSpec {
-    /// What it does, in a line.
+    /// The effect in one line.
     pub summary: &'static str,
-    /// The same in a paragraph.
+    /// The effect in one paragraph.
     pub description: &'static str,
-    /// What it reads besides [`COMMON`], in lists that operations may share.
+    /// The parameters besides [`COMMON_PARAMETERS`], in lists that operations may share.
     pub parameters: &'static [&'static [Parameter]],
-    /// Whether it changes something: then it may be sent again with an idempotency key.
+    /// Whether the operation changes data. Such an operation accepts an idempotency key.
     pub is_mutation: bool,
-    /// What it answers to its example, without the XML declaration.
+    /// The reply to the example request, without the XML declaration.
     pub example_reply: &'static str,
 }
 
 impl OperationSpec {
-    /// The parameters of its own.
+    /// The parameters of this operation, without the common ones.
     pub fn parameters(&self) -> impl Iterator<Item = &'static Parameter> {
         self.parameters.iter().copied().flatten()
     }
 
-    /// All that it reads.
+    /// All parameters that the operation reads.
     pub fn all_parameters(&self) -> impl Iterator<Item = &'static Parameter> {
-        let repeated = self.is_mutation.then_some(&REQUEST_ID_PARAMETER);
-        self.parameters().chain(COMMON_PARAMETERS).chain(repeated)
+        let request_id = self.is_mutation.then_some(&REQUEST_ID_PARAMETER);
+        self.parameters().chain(COMMON_PARAMETERS).chain(request_id)
     }
 }
 
-/// A parameter, be it in the query string or the body.
+/// A parameter of the query string or the body.
 #[derive(Debug, Clone, Copy)]
 pub struct Parameter {
-    /// As clients spell it.
+    /// The name on the wire.
     pub name: &'static str,
-    /// What its text stands for.
+    /// The type of the value.
     pub param_type: ParamType,
-    /// What it means, in a sentence.
+    /// The meaning, in one sentence.
     pub description: &'static str,
-    /// A value that means something in the demo's world.
+    /// A value that is valid with the demo data.
     pub example: &'static str,
-    /// Who sends it.
+    /// Whether clients must send it.
     pub presence: Presence,
 }
 
-/// What the text of a parameter stands for. The server reads what it can; this is what clients should send.
+/// The type of a parameter's value, as clients should send it. The server also reads malformed values, as far as
+/// possible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ParamType {
     /// Any text.
     Text,
-    /// A text that nobody else should see.
+    /// A text that must be kept secret.
     Secret,
     /// A whole number.
     Integer,
-    /// An exact decimal number, in digits: never a binary float.
+    /// An exact decimal number in digits, never a binary float.
     Decimal,
     /// 0 or 1.
     Flag,
-    /// Seconds since 1970, UTC.
+    /// Seconds since 1970 (UTC).
     UnixTime,
-    /// One of these words.
+    /// One of these values.
     Choice(&'static [&'static str]),
 }
 
-/// Who sends a parameter.
+/// Whether clients must send a parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Presence {
-    /// Everybody: without it the operation has nothing to do.
+    /// It must be sent: the operation cannot run without it.
     Required,
-    /// Most; it stands in the example.
+    /// It may be left out; the example contains it.
     InExample,
-    /// Whoever wants to.
+    /// It may be left out; the example does not contain it.
     Optional,
 }
 
 impl Parameter {
-    /// A parameter that may be left out.
+    /// An optional parameter that the example does not contain.
     pub const fn new(
         name: &'static str,
         param_type: ParamType,
@@ -84,52 +86,51 @@ impl Parameter {
         Self { name, param_type, description, example, presence: Presence::Optional }
     }
 
-    /// The same, when it must be sent.
+    /// The same parameter, but required.
     pub const fn required(self) -> Self {
         Self { presence: Presence::Required, ..self }
     }
 
-    /// The same, when it stands in the example.
+    /// The same parameter, but contained in the example.
     pub const fn in_example(self) -> Self {
         Self { presence: Presence::InExample, ..self }
     }
 
-    /// Whether it stands in the example.
+    /// Whether the example contains the parameter.
     pub fn is_in_example(&self) -> bool {
         self.presence != Presence::Optional
     }
 }
 
-/// What every operation reads.
+/// The parameters of every operation.
 pub const COMMON_PARAMETERS: &[Parameter] = &[
-    Parameter::new("u", ParamType::Text, "The user who asks, by user name; letter case doesn't matter.", "username")
-        .required(),
+    Parameter::new("u", ParamType::Text, "The caller's user name; letter case is ignored.", "username").required(),
     Parameter::new(
         "hash",
         ParamType::Text,
-        "The request hash: SHA-1, in hex, of the values that the operation hashes and then the secret key.",
+        "The request hash: SHA-1, in hex, of the values that the operation hashes, followed by the secret key.",
         "37086d860581fabc278413cd1a417d5c079f6eba",
     )
     .required(),
     Parameter::new(
         "p",
         ParamType::Secret,
-        "The user's password; needed where the setting require_password is on.",
+        "The user's password; required if the setting require_password is on.",
         "user1",
     ),
-    Parameter::new("test", ParamType::Flag, "1: the reply is shown in a browser instead of downloaded.", "1"),
+    Parameter::new("test", ParamType::Flag, "1: a browser shows the reply instead of downloading it.", "1"),
     Parameter::new(
         "format",
         ParamType::Choice(&["xml", "json", "csv"]),
-        "With test=1, in the dialect x7: the content type by which the reply goes. It stays XML.",
+        "With test=1, in the dialect x7: the content type of the reply. The body is always XML.",
         "xml",
     ),
 ];
 
-/// What operations that change something read besides.
+/// The additional parameter of operations that change data.
 pub const REQUEST_ID_PARAMETER: Parameter = Parameter::new(
     "request_id",
     ParamType::Text,
-    "The idempotency key, for clients that can't set the header Idempotency-Key.",
+    "The idempotency key, for clients that cannot set the header Idempotency-Key.",
     "order-4711",
 );

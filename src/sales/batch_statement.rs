@@ -1,4 +1,4 @@
-//! The statement that sells for all who go together.
+//! The statement that makes all sales of a batch.
 
 use std::collections::BTreeMap;
 
@@ -8,26 +8,26 @@ use super::batcher::{BatchKey, SaleOrder};
 use crate::money::Money;
 use crate::sales::statement::sale_query;
 
-/// A card that was sold together with others.
+/// A card that the statement sold.
 #[derive(Debug)]
 pub struct SoldCardRow {
     pub group_id: i32,
-    /// Among those that are sold of the group, from 1 on.
+    /// Its position among the sold cards of the group, from 1.
     pub position: i64,
     pub number: String,
     pub pin: Option<String>,
     pub balance: Money,
 }
 
-/// Orders, as the statement takes them.
+/// The orders of a batch, as parameters of the statement.
 #[derive(Debug, Default)]
 pub struct BatchInput<'a> {
-    /// How many cards of which group.
+    /// The number of cards ordered, by group.
     quantity_by_group: BTreeMap<i32, i64>,
     stored_replies: Vec<StoredReplyRange<'a>>,
 }
 
-/// Whose replies are kept, and which of the group's cards that are sold stand in them.
+/// A reply to store, and the positions of its cards among the sold cards of the group.
 #[derive(Debug)]
 struct StoredReplyRange<'a> {
     key: &'a str,
@@ -39,44 +39,45 @@ struct StoredReplyRange<'a> {
 
 impl<'a> Extend<&'a SaleOrder> for BatchInput<'a> {
     fn extend<T: IntoIterator<Item = &'a SaleOrder>>(&mut self, orders: T) {
-        for SaleOrder { group_id: group, quantity, key, .. } in orders {
-            let last = self.quantity_by_group.entry(*group).or_default();
-            let first = *last + 1;
-            *last += i64::from(*quantity);
+        for SaleOrder { group_id, quantity, key, .. } in orders {
+            let total = self.quantity_by_group.entry(*group_id).or_default();
+            let first_position = *total + 1;
+            *total += i64::from(*quantity);
             if let Some(key) = key {
-                let (key, fingerprint) = (&key.key, &key.fingerprint);
                 self.stored_replies.push(StoredReplyRange {
-                    key,
-                    fingerprint,
-                    group_id: *group,
-                    first_position: first,
-                    last_position: *last,
+                    key: &key.key,
+                    fingerprint: &key.fingerprint,
+                    group_id: *group_id,
+                    first_position,
+                    last_position: *total,
                 });
             }
         }
-        // Another server may be at the same keys: in one order nobody waits for somebody who waits for him.
-        self.stored_replies.sort_unstable_by_key(|kept| kept.key);
+        // Another server may insert the same keys at the same time: one order for all statements avoids deadlocks.
+        self.stored_replies.sort_unstable_by_key(|reply| reply.key);
     }
 }
 
-/// Sells the next free cards of several groups, so many of each or none of it, as [`sell`](crate::sales::statement::sell) does without order
-/// rows: what is true of its statement is true of this one. Of each group the first to order get the first cards, and that is what is kept
-/// for them. Groups are looked up one by one (`offset 0`), however many there are.
+/// Sells the next free cards of several groups. It sells the ordered number of a group's cards or none of that group.
+///
+/// The statement does what [`sell`](crate::sales::statement::sell) does without order rows, and has the same
+/// constraints. Within a group the cards are assigned to the orders in the order of the batch, and the stored replies
+/// contain them so. `offset 0` makes the planner look up the groups one by one, regardless of their number.
 pub async fn sell_batch(
     connection: &mut PgConnection,
-    batch: &BatchKey,
+    batch_key: &BatchKey,
     BatchInput { quantity_by_group, stored_replies }: &BatchInput<'_>,
 ) -> sqlx::Result<Vec<SoldCardRow>> {
-    let (ids, quantities): (Vec<i32>, Vec<i64>) = quantity_by_group.iter().unzip();
+    let (group_ids, quantities): (Vec<i32>, Vec<i64>) = quantity_by_group.iter().unzip();
     sale_query!(
         SoldCardRow,
         r#"with picked as materialized (
             select cardgroup.*, quantity, card.*
-            from unnest($1::integer[], $4::bigint[]) asked (id, quantity), lateral (
+            from unnest($1::integer[], $4::bigint[]) ordered (id, quantity), lateral (
                 select g.id as cardgroup_id, g.owner_id, g.disable_voucher,
                     coalesce((select single_tax_rate(t) from taxes t where t.id = g.tax_id), effective_tax_rate(g.tax_id, g.owner_id)) as tax_rate
                 from cardgroups g
-                where g.id = asked.id and g.owner_id = $2 and g.hidden = 0
+                where g.id = ordered.id and g.owner_id = $2 and g.hidden = 0
                 offset 0
             ) cardgroup, lateral (
                 select row_number() over () as position, free.*
@@ -98,25 +99,25 @@ pub async fn sell_batch(
         [""],
         r#", stored_reply as (
             insert into idempotency_keys (user_id, operation, key, fingerprint, reply)
-            select $3, 'card_from_group_sell', asked.key, asked.fingerprint,
+            select $3, 'card_from_group_sell', ordered.key, ordered.fingerprint,
                 json_build_object('Done', json_build_object('currency', $5::text, 'cards', cards))
             from unnest($7::integer[], $8::bigint[], $9::bigint[], $10::text[], $11::bytea[])
-                    asked (cardgroup_id, first_position, last_position, key, fingerprint),
+                    ordered (cardgroup_id, first_position, last_position, key, fingerprint),
                 lateral (
                     select json_agg(json_build_object('number', number, 'pin', pin, 'balance', multiply_rounded(balance, $6)::text) order by position)
                         as cards
                     from sale
-                    where cardgroup_id = asked.cardgroup_id and position between first_position and last_position
+                    where cardgroup_id = ordered.cardgroup_id and position between first_position and last_position
                     having count(*) > 0
                 ) own
         )
         select cardgroup_id as "group_id!", position as "position!", number as "number!", pin, multiply_rounded(balance, $6) as "balance!: Money" from sale"#,
-        &ids,
-        batch.owner_id,
-        batch.user_id,
+        &group_ids,
+        batch_key.owner_id,
+        batch_key.user_id,
         &quantities,
-        batch.currency,
-        batch.rate,
+        batch_key.currency,
+        batch_key.rate,
         &stored_replies.iter().map(|reply| reply.group_id).collect::<Vec<_>>(),
         &stored_replies.iter().map(|reply| reply.first_position).collect::<Vec<_>>(),
         &stored_replies.iter().map(|reply| reply.last_position).collect::<Vec<_>>(),

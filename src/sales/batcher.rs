@@ -1,7 +1,9 @@
-//! Sales that go together. As many of a caller's as keep the processors busy are made each by itself, at once; those that come meanwhile
-//! wait for one of these to end, and are then made in one statement, which costs little more than a single sale. While statements sell for
-//! several, half as many run: the more wait, the more go together, and the other processors have enough to do with requests. Each sale
-//! succeeds or fails as if it were alone, but that a lost connection leaves all of them in doubt; and none waits long to be begun.
+//! Batching of sales. A caller's sales run at once, each in a statement of its own, while fewer than `sale_concurrency`
+//! statements run. Further sales wait in a queue. When a statement ends, one statement makes as many of the queued
+//! sales as fit, and costs little more than a single sale. While a statement makes several sales, half as many
+//! statements may run: more sales queue for the next batch, and the other processors stay free for requests. Each sale
+//! succeeds or fails as if it were made alone, with one exception: a lost connection leaves the outcome of all sales of
+//! a batch unknown. No sale waits longer than `max_wait` to start.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,21 +20,21 @@ use crate::db::pool::Pool;
 use crate::error::ApiError;
 use crate::idempotency::{self, IdempotencyKey};
 
-/// More cards are not sold by one statement: those who wait for it want an answer.
+/// Cards that one statement sells at most: all clients of the batch wait until it ends.
 const BATCH_CARDS_MAX: u32 = 32;
-/// Who wants more goes alone: few others would find room beside him.
+/// Larger orders bypass the batch: they would fill most of it.
 pub const ORDER_CARDS_MAX: u32 = BATCH_CARDS_MAX / 4;
-/// Longer than the database lets any statement run: when this is over the connection is dead.
+/// Longer than the database's `statement_timeout`: a statement that has not ended by then is on a dead connection.
 const STATEMENT_DEADLINE: Duration = Duration::from_secs(150);
 
-/// Where sales wait for each other.
+/// Decides for each sale whether it runs alone or in a batch, and runs the batches.
 #[derive(Debug, Clone)]
 pub struct SaleBatcher(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     pool: Pool,
-    /// Of one caller's, before others wait.
+    /// Statements of one caller that run at once before its sales are queued.
     sale_concurrency: usize,
     max_wait: Duration,
     queues: Mutex<Queues>,
@@ -40,17 +42,16 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Queues {
-    /// By the caller's id, where something of his runs.
+    /// By the caller's id; only callers with a running statement have an entry.
     by_user: HashMap<i32, Queue>,
-    /// How many have waited until now.
+    /// The number of sales that have been queued so far.
     next_ticket: u64,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
-    /// Statements.
     running_statements: usize,
-    /// The sales that these make.
+    /// Sales that the running statements make.
     running_sales: usize,
     queued: VecDeque<QueueEntry>,
 }
@@ -62,22 +63,23 @@ struct QueueEntry {
     outcome_sender: Sender<BatchOutcome>,
 }
 
-/// The next free cards of a group, without order rows.
+/// An order for the next free cards of a group, without order rows.
 #[derive(Debug)]
 pub struct SaleOrder {
-    /// The group.
+    /// The card group.
     pub group_id: i32,
-    /// How many, up to [`MOST_OF_ONE`].
+    /// The number of cards, up to [`ORDER_CARDS_MAX`].
     pub quantity: u32,
-    /// Where the reply is kept, if somewhere. Once this is begun, whoever sends the key again waits for it, even if its client has gone away.
+    /// The idempotency key under which the reply is stored, if one was sent. The order holds the key's lock until its
+    /// statement ends, even if the client disconnects: a repeated request waits for the outcome.
     pub key: Option<Arc<IdempotencyKey>>,
-    /// Who sells, and how it is paid.
+    /// The user who sells, and how the sale is paid.
     pub batch_key: BatchKey,
 }
 
-/// What sales that go together have in common.
+/// Orders with equal batch keys can share a statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(missing_docs, reason = "as in `Sale` and `Terms`")]
+#[expect(missing_docs, reason = "as in `SaleRequest` and `PaymentTerms`")]
 pub struct BatchKey {
     pub user_id: i32,
     pub owner_id: i32,
@@ -88,13 +90,13 @@ pub struct BatchKey {
 /// How a sale is made.
 #[derive(Debug)]
 pub enum Dispatch {
-    /// By itself, while this is held.
+    /// Alone, while the caller of `submit` holds the permit.
     Immediate(StatementPermit),
-    /// With others.
+    /// In a batch.
     Queued(QueuedSale),
 }
 
-/// The others, while they are waited for.
+/// A sale that waits in the queue or runs in a batch.
 #[derive(Debug)]
 pub struct QueuedSale {
     batcher: SaleBatcher,
@@ -104,91 +106,92 @@ pub struct QueuedSale {
 }
 
 impl QueuedSale {
-    /// What comes of it. Where it isn't begun soon, because what runs is held up, it is left alone; once begun it is waited for.
+    /// Waits for the outcome of the sale. A sale that does not start within `max_wait`, because the running statements
+    /// are slow, leaves the queue to be made alone. A sale that has started is awaited without a time limit here.
     pub async fn wait_for_outcome(mut self) -> BatchOutcome {
-        let told = match timeout(self.batcher.0.max_wait, &mut self.outcome_receiver).await {
-            Ok(told) => told,
+        let outcome = match timeout(self.batcher.0.max_wait, &mut self.outcome_receiver).await {
+            Ok(outcome) => outcome,
             Err(_) if self.batcher.remove_queued(self.user_id, self.ticket) => return BatchOutcome::RetryAlone,
             Err(_) => (&mut self.outcome_receiver).await,
         };
-        // Whoever was about to tell was broken off.
-        told.unwrap_or(BatchOutcome::Failed(ApiError::CommitUnknown))
+        // The sender is dropped without an outcome if the task of the batch panicked or was aborted.
+        outcome.unwrap_or(BatchOutcome::Failed(ApiError::CommitUnknown))
     }
 }
 
-/// Who goes away before it is begun leaves nothing behind, his key neither: he may ask again at once.
+/// Removes a sale that has not started from the queue, and releases the lock of its key: the client may repeat the
+/// request at once.
 impl Drop for QueuedSale {
     fn drop(&mut self) {
         self.batcher.remove_queued(self.user_id, self.ticket);
     }
 }
 
-/// What came of a sale that went with others.
+/// The outcome of a queued sale.
 #[derive(Debug)]
 pub enum BatchOutcome {
-    /// The cards; none: fewer were free than asked for.
+    /// The cards; empty if fewer than ordered were free.
     Sold(Vec<SoldCard>),
-    /// Nothing was changed, and one of the others may be the reason: it is to be made alone.
+    /// Nothing was changed, possibly because of another sale of the batch: the sale must be made alone.
     RetryAlone,
-    /// The database was away, or was lost.
+    /// No connection was available, or the connection was lost.
     Failed(ApiError),
 }
 
 impl SaleBatcher {
-    /// At most so many statements of a caller's at once before his sales go together, then half as many; no sale waits longer than `patience`
-    /// to be begun.
-    pub fn new(pool: Pool, most: usize, patience: Duration) -> Self {
-        Self(Arc::new(Shared { pool, sale_concurrency: most, max_wait: patience, queues: Mutex::default() }))
+    /// Creates a batcher that runs up to `sale_concurrency` statements of a caller at once before it queues sales, and
+    /// half as many while one of them makes several sales. No sale waits longer than `max_wait` to start.
+    pub fn new(pool: Pool, sale_concurrency: usize, max_wait: Duration) -> Self {
+        Self(Arc::new(Shared { pool, sale_concurrency, max_wait, queues: Mutex::default() }))
     }
 
-    /// Begins a sale of a caller's.
-    pub fn submit(&self, caller: i32, order: impl FnOnce() -> SaleOrder) -> Dispatch {
+    /// Submits a sale of a user. `order` is called only if the sale is queued.
+    pub fn submit(&self, user_id: i32, order: impl FnOnce() -> SaleOrder) -> Dispatch {
         let mut queues = self.lock_queues();
-        let Queues { by_user: of, next_ticket: tickets } = &mut *queues;
-        let queue = of.entry(caller).or_default();
+        let Queues { by_user, next_ticket } = &mut *queues;
+        let queue = by_user.entry(user_id).or_default();
         if queue.has_capacity(self.0.sale_concurrency) {
-            return Dispatch::Immediate(queue.issue_permit(self, caller, 1));
+            return Dispatch::Immediate(queue.issue_permit(self, user_id, 1));
         }
-        let (answer, told) = oneshot::channel();
-        let ticket = *tickets;
-        *tickets += 1;
-        queue.queued.push_back(QueueEntry { ticket, order: order(), outcome_sender: answer });
-        Dispatch::Queued(QueuedSale { batcher: self.clone(), user_id: caller, ticket, outcome_receiver: told })
+        let (outcome_sender, outcome_receiver) = oneshot::channel();
+        let ticket = *next_ticket;
+        *next_ticket += 1;
+        queue.queued.push_back(QueueEntry { ticket, order: order(), outcome_sender });
+        Dispatch::Queued(QueuedSale { batcher: self.clone(), user_id, ticket, outcome_receiver })
     }
 
-    /// How many wait for a statement.
+    /// Returns how many sales wait in the queues.
     pub fn queued_sales(&self) -> usize {
         self.lock_queues().by_user.values().map(|queue| queue.queued.len()).sum()
     }
 
-    /// Whether who has the ticket was still waiting, and doesn't any more.
-    fn remove_queued(&self, caller: i32, ticket: u64) -> bool {
+    /// Removes a sale from the queue. Returns whether it was still queued.
+    fn remove_queued(&self, user_id: i32, ticket: u64) -> bool {
         let mut queues = self.lock_queues();
-        let Some(Queue { queued: waiting, .. }) = queues.by_user.get_mut(&caller) else { return false };
-        // Tickets stand in their order.
-        waiting
-            .binary_search_by_key(&ticket, |waiting| waiting.ticket)
-            .is_ok_and(|place| waiting.remove(place).is_some())
+        let Some(Queue { queued, .. }) = queues.by_user.get_mut(&user_id) else { return false };
+        // The queue is sorted by ticket.
+        queued
+            .binary_search_by_key(&ticket, |entry| entry.ticket)
+            .is_ok_and(|position| queued.remove(position).is_some())
     }
 
-    /// A statement that made so many sales has ended.
-    fn finish_statement(&self, caller: i32, sales: usize) {
-        if let Some(queue) = self.lock_queues().by_user.get_mut(&caller) {
+    fn finish_statement(&self, user_id: i32, sale_count: usize) {
+        if let Some(queue) = self.lock_queues().by_user.get_mut(&user_id) {
             queue.running_statements -= 1;
-            queue.running_sales -= sales;
+            queue.running_sales -= sale_count;
         }
     }
 
-    /// Those who are next, where there is somebody and room for them.
-    fn next_batch(&self, caller: i32) -> Option<(StatementPermit, Vec<QueueEntry>)> {
+    /// Returns the next batch and its permit if sales are queued and a statement may run.
+    fn next_batch(&self, user_id: i32) -> Option<(StatementPermit, Vec<QueueEntry>)> {
         let mut queues = self.lock_queues();
-        let queue = queues.by_user.get_mut(&caller)?;
+        let queue = queues.by_user.get_mut(&user_id)?;
         let batch = if queue.has_capacity(self.0.sale_concurrency) { queue.pop_batch() } else { Vec::new() };
         if !batch.is_empty() {
-            return Some((queue.issue_permit(self, caller, batch.len()), batch));
+            return Some((queue.issue_permit(self, user_id, batch.len()), batch));
         }
         if queue.running_statements == 0 {
-            queues.by_user.remove(&caller);
+            queues.by_user.remove(&user_id);
         }
         None
     }
@@ -198,86 +201,91 @@ impl SaleBatcher {
     }
 }
 
-/// One of the statements that run. When it has ended, those who wait are next.
+/// The right to run one statement. Dropping it starts the next batch of queued sales.
 #[derive(Debug)]
 pub struct StatementPermit {
     batcher: SaleBatcher,
     user_id: i32,
-    /// So many it makes.
+    /// Sales that the statement makes.
     sale_count: usize,
 }
 
 impl Drop for StatementPermit {
     fn drop(&mut self) {
         self.batcher.finish_statement(self.user_id, self.sale_count);
-        // Without a runtime, at the very end, nobody waits any more.
+        // Without a runtime, at the end of the process, no sale waits any more.
         let Ok(runtime) = Handle::try_current() else { return };
-        // Those who are too different to go together go beside each other.
-        while let Some((place, batch)) = self.batcher.next_batch(self.user_id) {
-            runtime.spawn(run_batch(place, batch));
+        // Sales with different batch keys run in parallel statements.
+        while let Some((permit, batch)) = self.batcher.next_batch(self.user_id) {
+            runtime.spawn(run_batch(permit, batch));
         }
     }
 }
 
 impl Queue {
-    /// Whether one more may run, beside so many at most.
-    fn has_capacity(&self, most: usize) -> bool {
-        let each_for_one = self.running_sales == self.running_statements;
-        self.running_statements < if each_for_one { most } else { most.div_ceil(2) }
+    /// Whether one more statement may run; `limit` applies while each running statement makes a single sale.
+    fn has_capacity(&self, limit: usize) -> bool {
+        let only_single_sales = self.running_sales == self.running_statements;
+        self.running_statements < if only_single_sales { limit } else { limit.div_ceil(2) }
     }
 
-    fn issue_permit(&mut self, together: &SaleBatcher, caller: i32, sales: usize) -> StatementPermit {
+    fn issue_permit(&mut self, batcher: &SaleBatcher, user_id: i32, sale_count: usize) -> StatementPermit {
         self.running_statements += 1;
-        self.running_sales += sales;
-        StatementPermit { batcher: together.clone(), user_id: caller, sale_count: sales }
+        self.running_sales += sale_count;
+        StatementPermit { batcher: batcher.clone(), user_id, sale_count }
     }
 
-    /// Those who wait longest and go together.
+    /// Takes the oldest queued sale, and further ones with the same batch key in the order of the queue, up to
+    /// [`BATCH_CARDS_MAX`] cards. The others keep their order.
     fn pop_batch(&mut self) -> Vec<QueueEntry> {
-        let (mut cards, mut batch, mut others) = (0, Vec::<QueueEntry>::new(), Vec::new());
+        let (mut cards, mut batch, mut skipped) = (0, Vec::<QueueEntry>::new(), Vec::new());
         while cards < BATCH_CARDS_MAX
             && let Some(next) = self.queued.pop_front()
         {
-            let is_alike = batch.first().is_none_or(|first| first.order.batch_key == next.order.batch_key);
-            if is_alike && cards + next.order.quantity <= BATCH_CARDS_MAX {
+            let same_key = batch.first().is_none_or(|first| first.order.batch_key == next.order.batch_key);
+            if same_key && cards + next.order.quantity <= BATCH_CARDS_MAX {
                 cards += next.order.quantity;
                 batch.push(next);
             } else {
-                others.push(next);
+                skipped.push(next);
             }
         }
-        others.into_iter().rev().for_each(|other| self.queued.push_front(other));
+        skipped.into_iter().rev().for_each(|entry| self.queued.push_front(entry));
         batch
     }
 }
 
-/// Makes sales together, and tells each what came of it.
-async fn run_batch(place: StatementPermit, batch: Vec<QueueEntry>) {
-    let sold = execute(&place.batcher.0.pool, &batch).await;
-    // Before anybody is told: who is served next needn't wait for it.
-    drop(place);
-    match sold {
-        Ok(sold) => distribute(sold, batch),
-        Err(Some(fault)) => batch.into_iter().for_each(|waiting| waiting.reply(BatchOutcome::Failed(fault.clone()))),
-        Err(None) => batch.into_iter().for_each(|waiting| waiting.reply(BatchOutcome::RetryAlone)),
+/// Makes the sales of a batch, and sends each its outcome.
+async fn run_batch(permit: StatementPermit, batch: Vec<QueueEntry>) {
+    let result = execute(&permit.batcher.0.pool, &batch).await;
+    // Released before the outcomes are sent: the next batch needn't wait for that.
+    drop(permit);
+    match result {
+        Ok(cards) => distribute(cards, batch),
+        Err(Some(error)) => batch.into_iter().for_each(|entry| entry.reply(BatchOutcome::Failed(error.clone()))),
+        Err(None) => batch.into_iter().for_each(|entry| entry.reply(BatchOutcome::RetryAlone)),
     }
 }
 
-/// The cards, or what everybody hears; `None`: each should try it alone.
+/// Runs the statement of a batch and returns the sold cards.
+///
+/// # Errors
+///
+/// The error that all clients receive; `None` if each sale must be retried alone.
 async fn execute(pool: &Pool, batch: &[QueueEntry]) -> Result<Vec<SoldCardRow>, Option<ApiError>> {
-    let mut orders = BatchInput::default();
-    orders.extend(batch.iter().map(|waiting| &waiting.order));
+    let mut input = BatchInput::default();
+    input.extend(batch.iter().map(|entry| &entry.order));
     let mut connection = pool.acquire().await.map_err(|error| Some(ApiError::from(error)))?;
-    // A request's client ends what hangs by going away; here there is none.
-    match timeout(STATEMENT_DEADLINE, sell_batch(&mut connection, &batch[0].order.batch_key, &orders)).await {
-        Ok(Ok(sold)) => {
+    // A client that disconnects cancels its own request, but a batch has no client: only the deadline ends a hung one.
+    match timeout(STATEMENT_DEADLINE, sell_batch(&mut connection, &batch[0].order.batch_key, &input)).await {
+        Ok(Ok(cards)) => {
             connection.release_clean();
-            Ok(sold)
+            Ok(cards)
         }
-        // Whoever sent a key again, or is at it elsewhere, finds out alone; it isn't worth a line in the log.
+        // A key was used before, or another server is processing it: the retry alone finds out which. Not logged.
         Ok(Err(error)) if idempotency::is_duplicate_key(&error) || idempotency::is_lock_timeout(&error) => Err(None),
         Ok(Err(error)) => {
-            Err(Some(ApiError::from_commit_error(error)).filter(|fault| *fault == ApiError::CommitUnknown))
+            Err(Some(ApiError::from_commit_error(error)).filter(|error| *error == ApiError::CommitUnknown))
         }
         Err(_) => {
             connection.close_on_drop();
@@ -286,23 +294,24 @@ async fn execute(pool: &Pool, batch: &[QueueEntry]) -> Result<Vec<SoldCardRow>, 
     }
 }
 
-/// Gives each the cards of its group, in the order in which they came.
-fn distribute(mut sold: Vec<SoldCardRow>, batch: Vec<QueueEntry>) {
-    sold.sort_unstable_by_key(|card| card.position);
-    let mut groups: BTreeMap<i32, VecDeque<SoldCard>> = BTreeMap::new();
-    for SoldCardRow { group_id: group, number, pin, balance, .. } in sold {
-        groups.entry(group).or_default().push_back(SoldCard { number, pin, balance });
+/// Sends each sale the cards of its group, in the order of the batch. That is the order in which the statement assigns
+/// them in the stored replies.
+fn distribute(mut rows: Vec<SoldCardRow>, batch: Vec<QueueEntry>) {
+    rows.sort_unstable_by_key(|row| row.position);
+    let mut cards_by_group: BTreeMap<i32, VecDeque<SoldCard>> = BTreeMap::new();
+    for SoldCardRow { group_id, number, pin, balance, .. } in rows {
+        cards_by_group.entry(group_id).or_default().push_back(SoldCard { number, pin, balance });
     }
-    for waiting in batch {
-        let cards = groups.entry(waiting.order.group_id).or_default();
-        let quantity = usize::try_from(waiting.order.quantity).unwrap_or(usize::MAX).min(cards.len());
-        let cards = cards.drain(..quantity).collect();
-        waiting.reply(BatchOutcome::Sold(cards));
+    for entry in batch {
+        let free = cards_by_group.entry(entry.order.group_id).or_default();
+        let quantity = usize::try_from(entry.order.quantity).unwrap_or(usize::MAX).min(free.len());
+        let cards = free.drain(..quantity).collect();
+        entry.reply(BatchOutcome::Sold(cards));
     }
 }
 
 impl QueueEntry {
-    /// Who has gone away meanwhile has bought all the same, as one whose reply is lost.
+    /// Sends the outcome. If the client has disconnected, its sale is still made, as when a reply is lost.
     fn reply(self, outcome: BatchOutcome) {
         let _ = self.outcome_sender.send(outcome);
     }

@@ -1,4 +1,4 @@
-//! Selling cards: the statement of one sale, and the batcher that sells for several requests in one statement.
+//! Sales of cards: the statement of one sale, and the batcher that makes several sales in one statement.
 
 mod batch_statement;
 pub mod batcher;

@@ -1,4 +1,4 @@
-//! Selling cards, wherever an operation says so (`data.md`, "Selling a card").
+//! The statement that sells cards, for all operations that do (`data.md`, "Selling a card").
 
 use bigdecimal::BigDecimal;
 use serde::{Deserialize, Serialize};
@@ -8,88 +8,90 @@ use crate::idempotency::IdempotencyKey;
 use crate::mail::OutboxEntry;
 use crate::money::Money;
 
-/// A sale: who sells which cards of which group, and how they are paid.
+/// A sale: the user who sells, the cards, and how they are paid.
 #[derive(Debug)]
 pub struct SaleRequest<'a> {
     /// The caller's id, for the audit rows.
     pub user_id: i32,
-    /// Whose the group must be, and open. `None`: that was looked at, or doesn't matter.
+    /// The owner that the group must have; a hidden group sells nothing then. `None`: neither is checked here.
     pub owner_id: Option<i32>,
-    /// The group.
+    /// The card group.
     pub group_id: i32,
-    /// Which of its cards.
+    /// The cards of the group that are sold.
     pub selection: CardSelection<'a>,
-    /// In which currencies.
+    /// The currencies and rates.
     pub terms: &'a PaymentTerms,
-    /// Whether each card gets the audit row of `card_from_group_sell`.
+    /// Whether each card gets the audit row `card_sell_over_api` of `card_from_group_sell`.
     pub sold_over_api: bool,
 }
 
-/// In which currencies a sale is paid, ordered and shown.
+/// The currencies and rates in which a sale is paid, ordered and shown.
 #[derive(Debug)]
 pub struct PaymentTerms {
     /// The payment's currency. `None`: the group's.
     pub currency: Option<String>,
-    /// From the system's currency to the payment's; to the caller's where the payment is in the group's, which the
-    /// database knows.
+    /// The rate from the system's currency to the payment's. If the payment is in the group's currency, it is the rate
+    /// to the caller's currency, and the statement multiplies it by the group's.
     pub rate: BigDecimal,
-    /// What the card's balance is multiplied by to be shown.
+    /// The factor by which a card's balance is multiplied in the reply.
     pub display_rate: BigDecimal,
-    /// What the card's balance is multiplied by in the order rows.
+    /// The factor by which a card's balance is multiplied in the order rows.
     pub order_rate: BigDecimal,
-    /// The order rows' currency: the system's.
+    /// The currency of the order rows: the system's.
     pub system_currency: String,
-    /// Where the cards are sent; `None` writes no order rows.
+    /// The buyer's address. `None`: no order rows are written.
     pub email: Option<BuyerEmail>,
 }
 
-/// The buyer's address, as it stands in the order rows.
+/// The buyer's address for the order rows, and the e-mail to send.
 #[derive(Debug)]
 pub struct BuyerEmail {
     /// As the client sent it.
     pub address: String,
-    /// The e-mail that goes there. `None`: none does.
+    /// The e-mail with the cards. `None`: no e-mail is sent.
     pub outbox_entry: Option<OutboxEntry>,
 }
 
-/// A card that was sold.
+/// A sold card, as the reply contains it.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SoldCard {
-    /// Its number.
+    /// The card number.
     pub number: String,
-    /// Its PIN, if it has one.
+    /// The PIN, if the card has one.
     pub pin: Option<String>,
-    /// Its balance, multiplied by the rate at which it is shown.
+    /// The balance, multiplied by [`PaymentTerms::display_rate`].
     pub balance: Money,
 }
 
 /// Which cards a statement sells.
 #[derive(Debug)]
 pub enum CardSelection<'a> {
-    /// The next free ones.
+    /// The next free cards.
     Next {
-        /// This many, or none.
+        /// The number of cards. The statement sells this many or none.
         quantity: i64,
-        /// None where one of them is unsound, or the group has no tax row: somebody has to look closer.
+        /// Sell none if one of the cards is not sellable, or the group has no tax row. The caller of `sell` then
+        /// handles each card in a transaction.
         only_sellable: bool,
-        /// Where the reply is kept, if somewhere.
+        /// The reply to store, if the request has an idempotency key.
         stored_reply: Option<StoredReplySpec<'a>>,
     },
-    /// These, which are locked.
+    /// The cards with these ids, which the transaction has locked.
     Ids(&'a [i64]),
 }
 
-/// What is kept of `card_from_group_sell`'s reply besides the cards, and for whom.
+/// What the statement needs to store the reply of `card_from_group_sell`, besides the cards.
 #[derive(Debug, Clone, Copy)]
 pub struct StoredReplySpec<'a> {
-    /// The request's key.
+    /// The request's idempotency key.
     pub key: &'a IdempotencyKey,
     /// The currency that balances are labelled with.
     pub currency: &'a str,
 }
 
-/// What every sale writes: the cards, their payments, vouchers and audit rows. Before it stands what picks the cards, as `sale`; each gets
-/// the audit row of `card_from_group_sell` where `$over_api` says so.
+/// A statement with everything that each sale writes: the cards, their payments, vouchers and audit rows. `$before`
+/// picks the cards, as the CTE `sale`. `$over_api` is the condition for the audit row of `card_from_group_sell`.
+/// `$after` has further CTEs and the final select.
 macro_rules! sale_query {
     ($row:ident, $($before:literal)+, [$over_api:literal], $($after:literal)+, $($value:expr),+) => {
         sqlx::query_as!(
@@ -121,12 +123,13 @@ macro_rules! sale_query {
 }
 pub(super) use sale_query;
 
-/// The statement, with the parts that differ: what else must be known of the group, how cards are picked, which of them must have been
-/// found, the order rows, and where the reply is kept (the places of the key, the fingerprint and the currency among the parameters). What
-/// a sale doesn't need would cost it the time in which PostgreSQL sets it up, so there are several texts.
+/// The statement for one group, with the parts that differ: further columns of the group, the query that picks cards,
+/// the condition under which the picked cards are sold, the order rows, and the stored reply (the parameters of the
+/// key, the fingerprint and the currency). There are several texts because PostgreSQL takes time to plan each part of a
+/// statement, even one that a sale does not use.
 macro_rules! single_group_query {
     (
-        [$group:literal, $($picked:literal)+, $all:literal], [$ccorder_id:literal, $orders:literal],
+        [$group:literal, $($picked:literal)+, $condition:literal], [$ccorder_id:literal, $orders:literal],
         [$($key:literal, $fingerprint:literal, $display_currency:literal)?], $($value:expr),+
     ) => {
         sale_query!(
@@ -153,7 +156,7 @@ macro_rules! single_group_query {
                 $ccorder_id
                 r#"
                 from picked where "#
-                $all,
+                $condition,
             [" where $4"],
             $orders
                 $(r#", stored_reply as (
@@ -170,17 +173,30 @@ macro_rules! single_group_query {
     };
 }
 
-/// The statement for a way of picking, with order rows for whoever gave an e-mail address.
+/// Runs the statement with the given query that picks cards, and with order rows if the sale has an e-mail address.
 macro_rules! run_sale {
-    ($database:expr, $sale:expr, $cards:expr, $picked:tt, $stored:tt, $stored_with_orders:tt, [$($key:expr),*]) => {{
+    ($connection:expr, $sale:expr, $cards:expr, $picked:tt, $stored:tt, $stored_with_orders:tt, [$($key:expr),*]) => {{
         let SaleRequest { user_id, owner_id, group_id, terms, sold_over_api, .. } = $sale;
         let PaymentTerms { currency, rate, display_rate, order_rate, system_currency, email } = terms;
         let currency = currency.as_deref();
         match email {
             None => {
-                single_group_query!($picked, ["", ""], $stored, group_id, owner_id, user_id, sold_over_api, currency, rate, display_rate, $cards $(, $key)*)
-                    .fetch_all($database)
-                    .await
+                single_group_query!(
+                    $picked,
+                    ["", ""],
+                    $stored,
+                    group_id,
+                    owner_id,
+                    user_id,
+                    sold_over_api,
+                    currency,
+                    rate,
+                    display_rate,
+                    $cards
+                    $(, $key)*
+                )
+                .fetch_all($connection)
+                .await
             }
             Some(email) => {
                 single_group_query!(
@@ -216,35 +232,41 @@ macro_rules! run_sale {
                     email.outbox_entry.as_ref().and_then(|entry| entry.initial_error)
                     $(, $key)*
                 )
-                .fetch_all($database)
+                .fetch_all($connection)
                 .await
             }
         }
     }};
 }
 
-/// The next free cards, and nobody waits for those that others are about to buy. A card is looked up by its id whatever the planner
-/// knows of the table, or doesn't: `+ 0` keeps it from reading the whole group instead.
+/// Sells the next free cards. `skip locked` passes over cards that concurrent sales have locked, so no sale waits for
+/// another. `+ 0` makes the planner look up each card by its id; otherwise it may read the whole group, depending on
+/// the table's statistics.
 macro_rules! sell_next_free {
-    ($database:expr, $sale:expr, $quantity:expr, $group:literal, $sellable:literal, $all:literal, $stored:expr) => {
+    (
+        $connection:expr, $sale:expr, $quantity:expr, $group:literal, $sellable:literal, $condition:literal, $stored:expr
+    ) => {
         match $stored {
-            None => sell_next_free!($database, $sale, $quantity, $group, $sellable, $all, [], [], []),
+            None => sell_next_free!($connection, $sale, $quantity, $group, $sellable, $condition, [], [], []),
             Some(StoredReplySpec { key, currency: display_currency }) => sell_next_free!(
-                $database,
+                $connection,
                 $sale,
                 $quantity,
                 $group,
                 $sellable,
-                $all,
+                $condition,
                 ["$9", "$10", "$11"],
                 ["$14", "$15", "$16"],
                 [key.key, &key.fingerprint, display_currency]
             ),
         }
     };
-    ($database:expr, $sale:expr, $quantity:expr, $group:literal, $sellable:literal, $all:literal, $stored:tt, $stored_with_orders:tt, $key:tt) => {
+    (
+        $connection:expr, $sale:expr, $quantity:expr, $group:literal, $sellable:literal, $condition:literal,
+        $stored:tt, $stored_with_orders:tt, $key:tt
+    ) => {
         run_sale!(
-            $database,
+            $connection,
             $sale,
             $quantity,
             [
@@ -255,7 +277,7 @@ macro_rules! sell_next_free {
                  order by s.number, s.card_id
                  limit $8
                  for no key update of c skip locked",
-                $all
+                $condition
             ],
             $stored,
             $stored_with_orders,
@@ -264,12 +286,13 @@ macro_rules! sell_next_free {
     };
 }
 
-/// Sells cards: marks them, and writes payments, voucher, audit and order rows, and the buyer's e-mail (`data.md`, "Selling a card"). One
-/// statement, so it happens wholly or not at all.
+/// Sells cards: marks them as sold, and writes payments, voucher, audit and order rows, and the buyer's e-mail
+/// (`data.md`, "Selling a card"). It is one statement, so it is atomic.
 ///
-/// The cards are picked in a materialized CTE and updated by `any (array(…))`: in any other shape the planner may run the
-/// locking subquery again, and sell more than was asked for. Everything after that goes through them in the order in which they
-/// were picked. The reply is kept by the last of its parts: a key that is known already undoes all of it.
+/// The cards are picked in a materialized CTE and updated by `any (array(…))`: in any other shape the planner may run
+/// the locking subquery again, and sell more cards than ordered. All parts process the cards in the order in which they
+/// were picked. The last part inserts the reply under the idempotency key: if the key exists already, the statement
+/// fails and changes nothing.
 pub async fn sell(connection: &mut PgConnection, sale: SaleRequest<'_>) -> sqlx::Result<Vec<SoldCard>> {
     match sale.selection {
         CardSelection::Next { quantity, only_sellable: false, stored_reply } => {
@@ -292,10 +315,10 @@ pub async fn sell(connection: &mut PgConnection, sale: SaleRequest<'_>) -> sqlx:
             "(select count(*) from picked where has_taxes and sellable) = $8",
             stored_reply
         ),
-        CardSelection::Ids(cards) => run_sale!(
+        CardSelection::Ids(ids) => run_sale!(
             connection,
             sale,
-            cards,
+            ids,
             [
                 "",
                 r#"select id, number, pin, coalesce(balance, 0) as balance

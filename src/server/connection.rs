@@ -1,4 +1,4 @@
-//! One connection: what it waits for, how long it may, and its end.
+//! One client connection: its state, its timeouts and its end.
 
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
@@ -16,9 +16,9 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-/// How long a client may take for what.
+/// The timeouts of a connection.
 #[derive(Debug, Clone, Copy)]
-#[expect(missing_docs, reason = "the settings' names")]
+#[expect(missing_docs, reason = "named after the settings")]
 pub struct Timeouts {
     pub header: Duration,
     pub keep_alive: Duration,
@@ -26,10 +26,11 @@ pub struct Timeouts {
 }
 
 impl Timeouts {
-    /// `None` while the client waits for us. How long its body takes is seen to where the body is read.
-    fn timeout_for(self, state: &ConnectionStatus) -> Option<Duration> {
-        match state.stage {
-            _ if state.stalled => Some(self.write),
+    /// The timeout that applies to this status; `None` while the client waits for the server. `http::request` enforces
+    /// the body timeout.
+    fn timeout_for(self, status: &ConnectionStatus) -> Option<Duration> {
+        match status.stage {
+            _ if status.stalled => Some(self.write),
             Stage::New | Stage::Header => Some(self.header),
             Stage::Busy => None,
             Stage::Idle => Some(self.keep_alive),
@@ -37,26 +38,27 @@ impl Timeouts {
     }
 }
 
-/// Where a connection is.
+/// The stage of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// Nothing has come yet.
+    /// No byte has arrived yet.
     New,
-    /// Some of a request has come.
+    /// Part of a request header has arrived.
     Header,
-    /// From a request's header to the end of its reply.
+    /// From a complete request header to the end of its reply.
     Busy,
-    /// Answered, and nothing new.
+    /// The last reply is complete, and no byte of a new request has arrived.
     Idle,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct ConnectionStatus {
     stage: Stage,
-    /// The client doesn't take what is sent.
+    /// The last write is pending: the client doesn't read its reply.
     stalled: bool,
-    /// Whether something has arrived is asked of the system itself.
+    /// Ask the operating system for unread bytes (`FIONREAD`) at each read.
     probe_socket: bool,
+    /// Wraps around; detects changes between two polls.
     change_count: u32,
 }
 
@@ -66,7 +68,8 @@ impl ConnectionStatus {
     }
 }
 
-/// What hyper keeps to itself about a connection: gathered from what it reads, asks and writes, for the task that attends to it.
+/// The state of a connection, which hyper does not report: derived from its reads, writes and service calls, and read
+/// by [`drive`].
 #[derive(Debug)]
 pub struct ConnectionState(Mutex<ConnectionStatus>);
 
@@ -77,9 +80,9 @@ impl Default for ConnectionState {
 }
 
 impl ConnectionState {
-    /// A request's header is here.
+    /// Records that a request header is complete.
     pub fn mark_busy(&self) {
-        self.update(|state| state.stage = Stage::Busy);
+        self.update(|status| status.stage = Stage::Busy);
     }
 
     fn status(&self) -> ConnectionStatus {
@@ -87,65 +90,65 @@ impl ConnectionState {
     }
 
     fn update(&self, change: impl FnOnce(&mut ConnectionStatus)) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = *state;
-        change(&mut state);
-        if *state != before {
-            state.change_count = state.change_count.wrapping_add(1);
+        let mut status = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = *status;
+        change(&mut status);
+        if *status != before {
+            status.change_count = status.change_count.wrapping_add(1);
         }
     }
 }
 
-/// Drives a connection to its end: the client's, that of our patience, or that of the server. An idle one is closed in either
-/// case, but not before the system has said that no request has just come in.
+/// Drives a connection until the client closes it, a timeout expires, or the server shuts down. Before an idle
+/// connection is closed, the operating system is asked whether part of a request has just arrived.
 pub async fn drive(
     connection: impl GracefulConnection,
     peer: SocketAddr,
-    line: Arc<ConnectionState>,
-    patience: Timeouts,
+    state: Arc<ConnectionState>,
+    timeouts: Timeouts,
     mut stopping: watch::Receiver<bool>,
 ) {
     let mut connection = pin!(connection);
     let mut stop = pin!(stopping.wait_for(|stopping| *stopping));
-    let mut clock = pin!(sleep(patience.header));
-    let (mut changes, mut closing, mut closed) = (0, false, false);
+    let mut timer = pin!(sleep(timeouts.header));
+    let (mut change_count, mut is_closing, mut is_closed) = (0, false, false);
     std::future::poll_fn(|cx| {
         loop {
             if connection.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());
             }
-            let state = line.status();
-            let limit = patience.timeout_for(&state);
-            if state.change_count != changes {
-                changes = state.change_count;
-                limit.inspect(|limit| clock.as_mut().reset(Instant::now() + *limit));
+            let status = state.status();
+            let timeout = timeouts.timeout_for(&status);
+            if status.change_count != change_count {
+                change_count = status.change_count;
+                timeout.inspect(|timeout| timer.as_mut().reset(Instant::now() + *timeout));
             }
-            let over = limit.is_some() && clock.as_mut().poll(cx).is_ready();
-            if over && (closed || !state.is_between_requests()) {
-                if state.stalled {
-                    tracing::warn!(client = %peer.ip(), "a client doesn't take its reply: its connection is closed");
+            let is_timed_out = timeout.is_some() && timer.as_mut().poll(cx).is_ready();
+            if is_timed_out && (is_closed || !status.is_between_requests()) {
+                if status.stalled {
+                    tracing::warn!(client = %peer.ip(), timeout = ?timeouts.write, "write timeout, closing connection");
                 }
                 return Poll::Ready(());
             }
-            if !closing {
-                closing = over || stop.as_mut().poll(cx).is_ready();
-                if !closing {
+            if !is_closing {
+                is_closing = is_timed_out || stop.as_mut().poll(cx).is_ready();
+                if !is_closing {
                     return Poll::Pending;
                 }
-                line.update(|state| state.probe_socket = true);
-            } else if closed || state.stage == Stage::Header {
-                // A request that has begun to come is waited for: hyper would take an idle connection for one without.
+                state.update(|status| status.probe_socket = true);
+            } else if is_closed || status.stage == Stage::Header {
+                // Wait for a request that has partly arrived: hyper would treat the connection as idle and close it.
                 return Poll::Pending;
             } else {
                 connection.as_mut().graceful_shutdown();
-                closed = true;
+                is_closed = true;
             }
         }
     })
     .await;
 }
 
-/// The socket, as hyper reads and writes it.
+/// The socket of a connection; records hyper's reads and writes in its [`ConnectionState`].
 #[derive(Debug)]
 pub struct TrackedIo {
     io: TokioIo<TcpStream>,
@@ -153,13 +156,13 @@ pub struct TrackedIo {
 }
 
 impl TrackedIo {
-    /// What is seen on it goes to `line`.
+    /// Wraps a socket whose reads and writes are recorded in `state`.
     pub fn new(stream: TcpStream, state: Arc<ConnectionState>) -> Self {
         Self { io: TokioIo::new(stream), state }
     }
 
     fn record_write(&self, result: Poll<std::io::Result<usize>>) -> Poll<std::io::Result<usize>> {
-        self.state.update(|state| state.stalled = result.is_pending());
+        self.state.update(|status| status.stalled = result.is_pending());
         result
     }
 }
@@ -167,11 +170,11 @@ impl TrackedIo {
 impl Read for TrackedIo {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<std::io::Result<()>> {
         let result = Pin::new(&mut self.io).poll_read(cx, buf);
-        self.state.update(|state| {
-            // The runtime may not have heard yet of bytes that are there.
-            let arrived = || state.probe_socket && ioctl_fionread(self.io.inner()).is_ok_and(|bytes| bytes > 0);
-            if state.is_between_requests() && (result.is_ready() || arrived()) {
-                state.stage = Stage::Header;
+        self.state.update(|status| {
+            // Bytes may have arrived without a readiness event in the runtime yet.
+            let has_unread = || status.probe_socket && ioctl_fionread(self.io.inner()).is_ok_and(|bytes| bytes > 0);
+            if status.is_between_requests() && (result.is_ready() || has_unread()) {
+                status.stage = Stage::Header;
             }
         });
         result
@@ -206,7 +209,7 @@ impl Write for TrackedIo {
     }
 }
 
-/// A reply's body, whose end is the request's.
+/// The body of a reply; when it is dropped, the request is complete.
 #[derive(Debug)]
 pub struct TrackedBody {
     body: Body,
@@ -214,7 +217,7 @@ pub struct TrackedBody {
 }
 
 impl TrackedBody {
-    /// Its end goes to `line`.
+    /// Wraps a body whose end is recorded in `state`.
     pub fn new(body: Body, state: Arc<ConnectionState>) -> Self {
         Self { body, state }
     }
@@ -222,7 +225,7 @@ impl TrackedBody {
 
 impl Drop for TrackedBody {
     fn drop(&mut self) {
-        self.state.update(|state| state.stage = Stage::Idle);
+        self.state.update(|status| status.stage = Stage::Idle);
     }
 }
 

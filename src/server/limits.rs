@@ -1,5 +1,5 @@
-//! How much is taken on at once. What is beyond it is refused before it costs anything, so that memory stays bounded and what
-//! has been let in is answered at full speed.
+//! Load limits: how many requests run at the same time, and how much memory their bodies use. Load beyond a limit is
+//! refused at once, so that memory is bounded and accepted requests are processed at full speed.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,81 +9,90 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::ApiError;
 
-/// How much of a body is free: every connection's buffer holds as much anyway, and the forms of honest clients are smaller.
+/// Bytes of a body that are not counted: the connection's receive buffer uses as much anyway, and usual forms are
+/// smaller.
 const UNCOUNTED_BODY_BYTES: usize = 16 * 1024;
 
-/// What may run and what may come in, in this server.
+/// Limits the requests that run and the memory of their bodies in this server.
 #[derive(Debug)]
 pub struct LoadLimiter {
     requests_max: usize,
     body_bytes_max: usize,
     in_flight: AtomicUsize,
-    /// In bytes.
+    /// One permit is one byte.
     body_budget: Arc<Semaphore>,
     log_throttle: LogThrottle,
 }
 
 impl LoadLimiter {
-    /// At most so many requests, with bodies of so many bytes together.
-    pub fn new(requests: usize, bodies: usize) -> Self {
+    /// Allows `requests_max` requests, whose bodies use at most `body_bytes_max` in total.
+    pub fn new(requests_max: usize, body_bytes_max: usize) -> Self {
         Self {
-            requests_max: requests,
-            body_bytes_max: bodies,
+            requests_max,
+            body_bytes_max,
             in_flight: AtomicUsize::new(0),
-            body_budget: Arc::new(Semaphore::new(bodies)),
+            body_budget: Arc::new(Semaphore::new(body_bytes_max)),
             log_throttle: LogThrottle::default(),
         }
     }
 
-    /// A request may run.
+    /// Returns a permit to run a request.
+    ///
+    /// # Errors
+    ///
+    /// [`ApiError::Overloaded`] if `max_requests` requests run already.
     pub fn acquire_request(&self) -> Result<RequestPermit<'_>, ApiError> {
-        let one_more = |running| (running < self.requests_max).then_some(running + 1);
-        match self.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more) {
+        let increment = |in_flight| (in_flight < self.requests_max).then_some(in_flight + 1);
+        match self.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, increment) {
             Ok(_) => Ok(RequestPermit(&self.in_flight)),
             Err(_) => Err(self.refuse("max_requests")),
         }
     }
 
-    /// How many do.
+    /// The number of requests that run.
     pub fn requests_in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// How much memory large bodies hold, in bytes.
+    /// Memory reserved by large bodies, in bytes.
     pub fn body_bytes_held(&self) -> usize {
         self.body_bytes_max.saturating_sub(self.body_budget.available_permits())
     }
 
-    /// A body may grow from `before` to `after` bytes; `held` is what it has been granted.
+    /// Reserves memory for a body that grows from `before` to `after` bytes, and adds it to the body's `permit`.
+    ///
+    /// # Errors
+    ///
+    /// [`ApiError::Overloaded`] if `max_body_memory` is in use.
     pub fn reserve_body_bytes(
         &self,
-        held: &mut Option<OwnedSemaphorePermit>,
+        permit: &mut Option<OwnedSemaphorePermit>,
         before: usize,
         after: usize,
     ) -> Result<(), ApiError> {
-        let more = after.saturating_sub(before.max(UNCOUNTED_BODY_BYTES));
-        if more == 0 {
+        let growth = after.saturating_sub(before.max(UNCOUNTED_BODY_BYTES));
+        if growth == 0 {
             return Ok(());
         }
-        let more = u32::try_from(more).map_err(|_| ApiError::BodyTooLarge)?;
-        let granted = self.body_budget.clone().try_acquire_many_owned(more);
-        let granted = granted.map_err(|_| self.refuse("max_body_memory"))?;
-        match held {
-            Some(held) => held.merge(granted),
-            None => *held = Some(granted),
+        let growth = u32::try_from(growth).map_err(|_| ApiError::BodyTooLarge)?;
+        let added = self.body_budget.clone().try_acquire_many_owned(growth);
+        let added = added.map_err(|_| self.refuse("max_body_memory"))?;
+        match permit {
+            Some(permit) => permit.merge(added),
+            None => *permit = Some(added),
         }
         Ok(())
     }
 
-    fn refuse(&self, limit: &'static str) -> ApiError {
+    fn refuse(&self, setting: &'static str) -> ApiError {
         if self.log_throttle.should_log() {
-            tracing::warn!(limit, "requests are refused: too many at once");
+            tracing::warn!(setting, "load limit reached, refusing requests");
         }
         ApiError::Overloaded
     }
 }
 
-/// A request that runs, until it is dropped.
+/// The permit of a running request. Dropping it releases the permit.
 #[derive(Debug)]
 pub struct RequestPermit<'a>(&'a AtomicUsize);
 
@@ -93,18 +102,18 @@ impl Drop for RequestPermit<'_> {
     }
 }
 
-/// For what would be said a thousand times a second just when there is no time for it.
+/// Limits a log message to one every 10 seconds, for events that can occur thousands of times a second under overload.
 #[derive(Debug, Default)]
 pub struct LogThrottle(Mutex<Option<Instant>>);
 
 impl LogThrottle {
-    /// Whether it hasn't been said for a while.
+    /// Returns whether to log the message now, and records that it is logged.
     pub fn should_log(&self) -> bool {
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let again = last.is_none_or(|last| last.elapsed() > Duration::from_secs(10));
-        if again {
-            *last = Some(Instant::now());
+        let mut last_logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = last_logged.is_none_or(|last_logged| last_logged.elapsed() > Duration::from_secs(10));
+        if is_due {
+            *last_logged = Some(Instant::now());
         }
-        again
+        is_due
     }
 }

@@ -1,5 +1,5 @@
-//! Connections: let in, watched over, and closed in good order. hyper speaks HTTP on them; here is how many there may be, how
-//! long each may keep us waiting, and what a stop does to them.
+//! The listener: accepts connections up to a limit, and closes them at shutdown. hyper handles HTTP on each connection;
+//! [`connection`](crate::server::connection) handles its timeouts.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
@@ -27,50 +27,51 @@ use crate::server::connection::{ConnectionState, Timeouts, TrackedBody, TrackedI
 use crate::server::limits::LogThrottle;
 use crate::xml::XmlReply;
 
-/// What a connection may hold of a request or a reply, unless headers need more.
+/// Buffer limit of a connection for a request or a reply; larger if `max_header` is.
 const BUFFER_BYTES: usize = 64 * 1024;
-/// As many headers hyper reads without asking the allocator.
+/// hyper's default limit of headers, which it parses without a heap allocation.
 const HYPER_HEADERS_DEFAULT: usize = 100;
-/// Open files that aren't connections: the database's, the log, PostgreSQL's own.
+/// Open files that are neither client connections nor `database_connections`: listeners, log, other database
+/// connections, files of PostgreSQL.
 const RESERVED_FILES: u64 = 64;
-/// How long nobody is let in when the system has no room for a connection.
+/// How long `accept` pauses after an error, such as too many open files.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
-/// Serves what comes until it is told to stop. Then nobody is let in any more, idle connections are closed, and requests that had
-/// arrived are answered, for as long as `shutdown_timeout_ms` says.
+/// Serves connections until `stop` completes. Then it accepts no more, closes idle connections, and finishes requests
+/// that have arrived, for at most `shutdown_timeout_ms`.
 pub async fn serve<S>(listener: TcpListener, service: S, config: &Config, stop: impl Future<Output = ()>)
 where
     S: HttpService<Future: Send>,
 {
-    let mut door = Acceptor::new(service, config);
+    let mut acceptor = Acceptor::new(service, config);
     let mut stop = pin!(stop);
-    let refused = LogThrottle::default();
+    let accept_errors = LogThrottle::default();
     loop {
         tokio::select! {
             biased;
             () = &mut stop => break,
-            Some(_) = door.connections.join_next() => {}
-            (stream, peer) = next_connection(&listener, &refused) => door.accept(stream, peer),
+            Some(_) = acceptor.connections.join_next() => {}
+            (stream, peer) = next_connection(&listener, &accept_errors) => acceptor.accept(stream, peer),
         }
     }
-    tracing::info!("stopping: finishing the requests that are being answered");
-    door.stopping.send_replace(true);
-    door.drain_backlog(listener);
-    let finished =
-        timeout(config.shutdown_timeout, async { while door.connections.join_next().await.is_some() {} }).await;
-    if finished.is_err() {
-        tracing::warn!("requests still being answered after {:?} are dropped", config.shutdown_timeout);
+    tracing::info!("shutting down, finishing requests in flight");
+    acceptor.stopping.send_replace(true);
+    acceptor.drain_backlog(listener);
+    let drained =
+        timeout(config.shutdown_timeout, async { while acceptor.connections.join_next().await.is_some() {} }).await;
+    if drained.is_err() {
+        tracing::warn!(timeout = ?config.shutdown_timeout, "shutdown timeout, dropping unfinished requests");
     }
-    door.connections.shutdown().await;
+    acceptor.connections.shutdown().await;
 }
 
-/// Who is let in, and how.
+/// Accepts or refuses connections, and owns their tasks.
 struct Acceptor<S> {
     http: http1::Builder,
     service: TowerToHyperService<S>,
     timeouts: Timeouts,
     connections_max: usize,
-    /// What those hear who come when there are so many.
+    /// Sent to clients above the limit.
     overload_response: Vec<u8>,
     connections: JoinSet<()>,
     stopping: watch::Sender<bool>,
@@ -105,29 +106,30 @@ impl<S: HttpService<Future: Send>> Acceptor<S> {
         if self.connections.len() >= self.connections_max {
             return self.refuse(stream);
         }
-        // Replies are small and whole; waiting to fill a packet only delays them.
+        // A reply is usually one write: Nagle's algorithm would only delay it.
         let _ = stream.set_nodelay(true);
-        let line = Arc::new(ConnectionState::default());
+        let state = Arc::new(ConnectionState::default());
         let service = service_fn({
-            let (service, line) = (self.service.clone(), line.clone());
+            let (service, state) = (self.service.clone(), state.clone());
             move |mut request: Request<Incoming>| {
-                line.mark_busy();
+                state.mark_busy();
                 request.extensions_mut().insert(ConnectInfo(peer));
-                let (answer, line) = (service.call(request.map(Body::new)), line.clone());
-                async move { answer.await.map(|response| response.map(|body| TrackedBody::new(body, line))) }
+                let (response, state) = (service.call(request.map(Body::new)), state.clone());
+                async move { response.await.map(|response| response.map(|body| TrackedBody::new(body, state))) }
             }
         });
-        let wire = TrackedIo::new(stream, line.clone());
-        let connection = self.http.serve_connection(wire, service);
-        self.connections.spawn(drive(connection, peer, line, self.timeouts, self.stopping.subscribe()));
+        let io = TrackedIo::new(stream, state.clone());
+        let connection = self.http.serve_connection(io, service);
+        self.connections.spawn(drive(connection, peer, state, self.timeouts, self.stopping.subscribe()));
     }
 
-    /// At the price of three system calls. Who has sent a request already may read the answer, as it has been taken.
+    /// Sends a prepared 503 and closes the connection, with three system calls. A request that has already arrived is
+    /// read: closing a socket with unread data resets the connection, and the client could not read the reply.
     fn refuse(&self, stream: TcpStream) {
         if self.log_throttle.should_log() {
             tracing::warn!(
-                "connections are refused: there are {} already (max_connections, open files)",
-                self.connections_max
+                limit = self.connections_max,
+                "connection limit reached, refusing connections; see max_connections and the open files limit"
             );
         }
         if let Ok(mut stream) = stream.into_std() {
@@ -137,12 +139,12 @@ impl<S: HttpService<Future: Send>> Acceptor<S> {
         }
     }
 
-    /// Those whom the system has accepted in our name: their requests may be here already.
+    /// Accepts the connections in the listen backlog: their requests may have arrived already.
     fn drain_backlog(&mut self, listener: TcpListener) {
         let Ok(listener) = listener.into_std() else { return };
         while self.connections.len() < self.connections_max {
             let (stream, peer) = match listener.accept() {
-                Ok(client) => client,
+                Ok(accepted) => accepted,
                 Err(error) if error.kind() == ErrorKind::ConnectionAborted => continue,
                 Err(_) => return,
             };
@@ -155,15 +157,15 @@ impl<S: HttpService<Future: Send>> Acceptor<S> {
     }
 }
 
-/// The next client. Whatever goes wrong with one, or with the system, the server goes on.
-async fn next_connection(listener: &TcpListener, refused: &LogThrottle) -> (TcpStream, SocketAddr) {
+/// Accepts the next connection. After an error it retries.
+async fn next_connection(listener: &TcpListener, accept_errors: &LogThrottle) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
-            Ok(client) => return client,
+            Ok(accepted) => return accepted,
             Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
             Err(error) => {
-                if refused.should_log() {
-                    tracing::error!(%error, "the system lets nobody in");
+                if accept_errors.should_log() {
+                    tracing::error!(%error, "accept failed, retrying");
                 }
                 sleep(ACCEPT_BACKOFF).await;
             }
@@ -171,17 +173,23 @@ async fn next_connection(listener: &TcpListener, refused: &LogThrottle) -> (TcpS
     }
 }
 
-/// How many connections there may be: what the setting says, if open files allow it. Of these we take all that we may have.
+/// The number of connections to accept: `max_connections`, or fewer if the limit on open files is too low. Raises the
+/// soft limit on open files to the hard limit first.
 fn connection_limit(config: &Config) -> usize {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
-    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let free = files.saturating_sub(RESERVED_FILES + u64::from(config.database_connections));
-    let free = usize::try_from(free).unwrap_or(usize::MAX).max(1);
-    if free < config.max_connections && config.max_connections != UNLIMITED {
-        tracing::warn!("open files are limited to {files}: no more than {free} connections are let in");
+    let open_files_limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let available = open_files_limit.saturating_sub(RESERVED_FILES + u64::from(config.database_connections));
+    let available = usize::try_from(available).unwrap_or(usize::MAX).max(1);
+    if available < config.max_connections && config.max_connections != UNLIMITED {
+        tracing::warn!(
+            open_files_limit,
+            max_connections = config.max_connections,
+            effective_max_connections = available,
+            "open files limit is too low for max_connections"
+        );
     }
-    config.max_connections.min(free)
+    config.max_connections.min(available)
 }
 
 fn overload_response(config: &Config) -> Vec<u8> {

@@ -1,4 +1,4 @@
-//! From settings to a running server, and back to a clean stop.
+//! The server process: start, run, graceful shutdown.
 
 pub mod connection;
 pub mod limits;
@@ -38,12 +38,12 @@ use crate::telemetry::metrics::Metrics;
 #[cfg(feature = "otlp")]
 use crate::telemetry::tracer::OtlpTracer;
 
-/// How long the end waits for what has no one waiting for it: queued audit rows, spans, connections to close.
+/// How long the shutdown waits, each time, for queued audit rows, queued spans, and the close of the database pool.
 const SHUTDOWN_FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Why the server stopped before its time.
+/// Why the server did not start, or stopped early.
 #[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "the messages say it")]
+#[expect(missing_docs, reason = "described by the error messages")]
 pub enum ServerError {
     #[error(transparent)]
     Managed(#[from] ManagedPostgresError),
@@ -54,15 +54,16 @@ pub enum ServerError {
     #[error("cannot listen on {0}: {1}")]
     Listen(SocketAddr, std::io::Error),
     #[cfg(feature = "otlp")]
-    #[error("traces can't be sent: {0}")]
+    #[error("cannot create the trace exporter: {0}")]
     TraceExporter(#[from] opentelemetry_otlp::ExporterBuildError),
-    #[error("the operating system gives no random numbers: {0}")]
+    #[error("cannot read random bytes from the operating system: {0}")]
     Random(#[from] getrandom::Error),
     #[error(transparent)]
     Io(#[from] std::io::Error),
 }
 
-/// Serves until it is told to stop (SIGTERM, SIGINT, SIGHUP), then finishes what it is at, and the database.
+/// Serves until SIGTERM, SIGINT or SIGHUP, then finishes the requests in flight. Without `database_url` it also starts
+/// and stops a local PostgreSQL.
 pub async fn serve(config: Config, demo: bool) -> Result<(), ServerError> {
     let stop = shutdown_signal()?.inspect(|()| notify_service_manager(&NotifyState::Stopping)).shared();
     let url = config.database_url.reveal();
@@ -70,22 +71,22 @@ pub async fn serve(config: Config, demo: bool) -> Result<(), ServerError> {
         return serve_with_database(db::parse_url(url)?, config, demo, stop).await;
     }
     let managed = ManagedPostgres::prepare(&data_dir(&config))?;
-    let served = tokio::select! {
+    let result = tokio::select! {
         started = managed.start() => match started {
             Ok(()) => tokio::select! {
-                served = serve_with_database(managed.connect_options(), config, demo, stop) => served,
+                result = serve_with_database(managed.connect_options(), config, demo, stop) => result,
                 () = managed.restart_on_exit() => Ok(()),
             },
             Err(error) => Err(error.into()),
         },
         () = stop.clone() => Ok(()),
     };
-    // However it went, a database of ours doesn't outlive us.
+    // Also after an error: the local PostgreSQL must not outlive the server.
     managed.stop().await;
-    served
+    result
 }
 
-/// Where the local PostgreSQL lives.
+/// The data directory of the local PostgreSQL: the setting `data_dir` or its default.
 pub fn data_dir(config: &Config) -> std::path::PathBuf {
     if config.data_dir.as_os_str().is_empty() { default_data_dir() } else { config.data_dir.clone() }
 }
@@ -102,12 +103,12 @@ async fn serve_with_database(
     };
     let pool = Pool::from(pool);
     let result = run(pool.clone(), config, stop).await;
-    // A database that doesn't answer must not keep us.
+    // Limited: a database that does not answer must not block the shutdown.
     let _ = tokio::time::timeout(SHUTDOWN_FLUSH_TIMEOUT, pool.close()).await;
     result
 }
 
-/// A database that is up to date, with somebody in it.
+/// Connects to the database, migrates it or checks its schema, and seeds it if it is empty.
 async fn prepare_database(
     options: sqlx::postgres::PgConnectOptions,
     config: &Config,
@@ -118,56 +119,56 @@ async fn prepare_database(
         OnOff::On => drop(db::migrate(&pool).await?),
         OnOff::Off => db::require_current_schema(&pool).await?,
     }
-    let tell = |first: &InitialCredentials| {
-        // The one time that the key is shown; on standard output, where no log is kept.
+    let print_credentials = |credentials: &InitialCredentials| {
+        // The key is shown only this once; on standard output, so that no log contains it.
         writeln!(
             std::io::stdout(),
             "First start. User: {}  API secret key: {}",
-            first.username,
-            first.secret_key.reveal()
+            credentials.username,
+            credentials.secret_key.reveal()
         )
     };
-    if !seed::seed_if_empty(&pool, demo, tell).await? && demo {
-        tracing::info!("somebody is in the database already: --demo adds nothing to it");
+    if !seed::seed_if_empty(&pool, demo, print_credentials).await? && demo {
+        tracing::info!("database has users already, --demo adds no data");
     }
     if !demo && seed::has_demo_key(&pool).await.map_err(DatabaseError::SeedFailed)? {
-        tracing::warn!("the API secret key is that of the demo, which everybody knows: set another one");
+        tracing::warn!("public demo API secret key in use: set another key");
     }
     Ok(pool)
 }
 
-/// The parts that requests share, with what has to run beside them.
+/// Builds the state that all requests share, and the future that writes its audit queue to the database.
 pub fn build_app_state(
     config: Config,
     pool: Pool,
 ) -> Result<(Arc<AppState>, impl Future<Output = ()> + Send), ServerError> {
-    let (audit, refusals) = AuditQueue::new();
-    let errands = pool.background_pool();
-    let directory = AccountCache::new(pool.clone(), errands.clone(), config.cache);
-    let turns = Locks::new(config.database_connections);
+    let (audit, audit_rows) = AuditQueue::new();
+    let background_pool = pool.background_pool();
+    let accounts = AccountCache::new(pool.clone(), background_pool.clone(), config.cache);
+    let locks = Locks::new(config.database_connections);
     let load = LoadLimiter::new(config.max_requests, config.max_body_memory);
-    let (passwords, sweeper, mail) = (Passwords::new()?, StockVacuum::default(), Mailer::new(&config)?);
+    let (passwords, stock_vacuum, mail) = (Passwords::new()?, StockVacuum::default(), Mailer::new(&config)?);
     #[cfg(feature = "otlp")]
-    let traces = OtlpTracer::new(config.otlp_endpoint.as_ref())?;
-    let guessing = AttemptLimiter::new(config.failed_attempts_max, config.lockout);
+    let tracer = OtlpTracer::new(config.otlp_endpoint.as_ref())?;
+    let attempts = AttemptLimiter::new(config.failed_attempts_max, config.lockout);
     let state = Arc::new(AppState {
         batcher: SaleBatcher::new(pool.clone(), config.sale_concurrency, config.database_acquire_timeout / 20),
         config,
         pool,
-        background_pool: errands.clone(),
-        accounts: directory,
+        background_pool: background_pool.clone(),
+        accounts,
         passwords,
         audit,
-        attempts: guessing,
-        locks: turns,
+        attempts,
+        locks,
         load,
         mail,
-        stock_vacuum: sweeper,
+        stock_vacuum,
         metrics: Metrics::default(),
         #[cfg(feature = "otlp")]
-        tracer: traces,
+        tracer,
     });
-    Ok((state, AuditQueue::run_writer(errands, refusals)))
+    Ok((state, AuditQueue::run_writer(background_pool, audit_rows)))
 }
 
 async fn run(
@@ -176,49 +177,49 @@ async fn run(
     stop: impl Future<Output = ()> + Clone + Send + 'static,
 ) -> Result<(), ServerError> {
     let listen = config.listen;
-    let (state, audit) = build_app_state(config, pool)?;
-    let audit = tokio::spawn(audit);
+    let (state, audit_writer) = build_app_state(config, pool)?;
+    let audit_writer = tokio::spawn(audit_writer);
     let listener = TcpListener::bind(listen).await.map_err(|error| ServerError::Listen(listen, error))?;
-    let watchers = match state.config.metrics_listen {
+    let metrics_listener = match state.config.metrics_listen {
         None => None,
         Some(address) => Some(TcpListener::bind(address).await.map_err(|error| ServerError::Listen(address, error))?),
     };
-    let beside = tokio::spawn({
+    let background_tasks = tokio::spawn({
         let state = state.clone();
         async move { jobs::run_background_tasks(&state).await }
     });
     tracing::info!("listening on http://{}{}/api/", listener.local_addr()?, state.config.prefix);
     notify_service_manager(&NotifyState::Ready);
     let requests = listener::serve(listener, router::build_service(state.clone()), &state.config, stop.clone());
-    match watchers {
+    match metrics_listener {
         None => requests.await,
-        Some(watchers) => {
-            tracing::info!("listening on http://{}/metrics", watchers.local_addr()?);
-            let watchers = listener::serve(watchers, monitoring::router(state.clone()), &state.config, stop);
-            tokio::join!(requests, watchers);
+        Some(metrics_listener) => {
+            tracing::info!("listening on http://{}/metrics", metrics_listener.local_addr()?);
+            let scrapes = listener::serve(metrics_listener, monitoring::router(state.clone()), &state.config, stop);
+            tokio::join!(requests, scrapes);
         }
     }
     state.mail.stop(state.config.shutdown_timeout).await;
     #[cfg(feature = "otlp")]
     state.tracer.stop(SHUTDOWN_FLUSH_TIMEOUT).await;
-    // Nobody holds a share of the audit after these two; without them the writer ends when all is written.
+    // These two hold the last senders of the audit queue. Without senders the writer ends when the queue is empty.
     drop(state);
-    beside.abort();
-    let _ = beside.await;
-    if tokio::time::timeout(SHUTDOWN_FLUSH_TIMEOUT, audit).await.is_err() {
-        tracing::warn!("the database takes too long: audit rows of refusals are lost");
+    background_tasks.abort();
+    let _ = background_tasks.await;
+    if tokio::time::timeout(SHUTDOWN_FLUSH_TIMEOUT, audit_writer).await.is_err() {
+        tracing::warn!(timeout = ?SHUTDOWN_FLUSH_TIMEOUT, "audit queue not written before shutdown, rows lost");
     }
     Ok(())
 }
 
-/// Where systemd or the like runs us (`NOTIFY_SOCKET`); else nobody is told.
+/// Notifies systemd or another service manager; does nothing if `NOTIFY_SOCKET` is not set.
 fn notify_service_manager(state: &NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(std::slice::from_ref(state)) {
-        tracing::warn!(%error, "the service manager can't be told");
+        tracing::warn!(%error, "service manager notification failed");
     }
 }
 
-/// Until the operator stops the program.
+/// A future that completes on SIGTERM, SIGINT or SIGHUP.
 pub fn shutdown_signal() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

@@ -1,4 +1,4 @@
-//! Those who make cards: by the thousand, one after the other, and one by one, beside them.
+//! Bulk creation of cards, one bulk creation at a time, and its coordination with operations that create single cards.
 
 use std::time::Duration;
 
@@ -8,22 +8,23 @@ use sqlx::{Connection, PgConnection, PgExecutor};
 use crate::error::ApiError;
 use crate::store::random;
 
-/// Cards that one statement makes: enough to keep PostgreSQL busy, few enough to sit in memory.
+/// Cards that one statement creates: enough to use PostgreSQL efficiently, few enough to hold in memory.
 const BATCH_SIZE: usize = 20_000;
-/// How often PINs are drawn until every card has one. Once is nearly always enough.
+/// Attempts to draw enough unused PINs for a batch. The first one nearly always succeeds.
 const PIN_ATTEMPTS_MAX: usize = 100;
-/// Patience with the database too, and room for the numbers of a batch that are in use.
+/// A longer wait for locks, memory for the hash of the numbers in use within a batch, and sequential scans to count
+/// PINs.
 const TRANSACTION_SETTINGS: &str =
     "set local lock_timeout = '120s'; set local work_mem = '64MB'; set local enable_seqscan = on";
-/// MOR's columns.
+/// The width of MOR's column `cards.number`.
 pub const NUMBER_LEN_MAX: usize = 255;
-/// Likewise.
+/// The width of MOR's column `cards.pin`.
 pub const PIN_LEN_MAX: i32 = 255;
 
-/// How long a number or PIN is waited for that somebody makes by the thousand may be using.
+/// How long a single card waits for a number or PIN that a bulk creation may be using.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// The card group that cards are made for.
+/// The card group that cards are created in.
 #[derive(Debug)]
 #[expect(missing_docs, reason = "MOR's own column names")]
 pub struct Group {
@@ -31,12 +32,12 @@ pub struct Group {
     pub owner_id: i32,
     pub number_length: i32,
     pub pin_length: i32,
-    /// Without tax, in the system's currency: what a card is worth.
+    /// The value of a card, without tax, in the system's currency.
     pub price: BigDecimal,
 }
 
 impl Group {
-    /// By its id, unless it is hidden; only that owner's, or anybody's.
+    /// Returns the group with the id unless it is hidden or, if `owner` is given, belongs to another owner.
     pub async fn find(database: impl PgExecutor<'_>, id: i64, owner: Option<i32>) -> sqlx::Result<Option<Self>> {
         sqlx::query_as!(
             Group,
@@ -50,51 +51,58 @@ impl Group {
     }
 }
 
-/// A range of cards to be made, each with a PIN of its own.
+/// A range of cards to create, each with its own PIN.
 #[derive(Debug)]
 pub struct CardRange<'a> {
     /// The card group.
     pub group: &'a Group,
-    /// The first number, as a number: it may have more digits than any integer type.
+    /// The first card number. It may have more digits than any integer type.
     pub first_number: BigDecimal,
-    /// How many.
+    /// The number of cards, including those whose numbers are in use.
     pub count: u32,
-    /// Whose cards.
+    /// The cards' owner.
     pub owner_id: i32,
-    /// -1: nobody.
+    /// The distributor's user id; -1: none.
     pub distributor_id: i32,
-    /// Without tax, in the system's currency: what a card is worth.
+    /// The value of a card, without tax, in the system's currency.
     pub balance: &'a BigDecimal,
-    /// What has to stay on it.
+    /// The balance that must remain on a card.
     pub min_balance: BigDecimal,
-    /// By which a delivery is known.
+    /// The name of the delivery.
     pub batch_number: &'a str,
-    /// In which it speaks.
+    /// The language of the voice prompts.
     pub language: &'a str,
 }
 
-/// A fifth of all PINs of a length: were more in use, they could be guessed.
+/// Returns how many PINs of a length may be in use: a fifth of all. With more, PINs could be guessed.
 pub fn pin_capacity(length: i32) -> BigDecimal {
     BigDecimal::new(2.into(), 1 - i64::from(length.clamp(0, PIN_LEN_MAX)))
 }
 
-/// Waits, within a transaction, until cards may be made by the thousand.
+/// Prepares a transaction for a bulk creation: changes its settings, and waits until no other bulk creation runs on any
+/// server.
 ///
-/// One at a time: two that drew the same PINs in another order would wait for each other for ever.
+/// Two concurrent bulk creations that drew the same PINs in different orders would deadlock.
 pub async fn lock_bulk_create(connection: &mut PgConnection) -> sqlx::Result<()> {
     sqlx::raw_sql(TRANSACTION_SETTINGS).execute(&mut *connection).await?;
     advisory_lock(connection).await
 }
 
-/// No PIN is in use twice, whatever the group. There are never more in use than there are card ids, so they are only
-/// counted where that leaves a doubt.
+/// Checks that `count` more PINs of a length may be in use.
+///
+/// PINs are unique across all groups. There are never more of them than card ids, so they are only counted if the
+/// highest card id exceeds the limit.
+///
+/// # Errors
+///
+/// [`ApiError::PinTooShort`] if the limit would be exceeded.
 pub async fn check_pin_capacity(connection: &mut PgConnection, length: i32, count: u32) -> Result<(), ApiError> {
-    let spare = pin_capacity(length) - count;
+    let used_max = pin_capacity(length) - count;
     let enough = sqlx::query_scalar!(
         r#"select coalesce((select max(id) from cards), 0) <= $2::numeric
                or (select count(*) from cards where length(pin) = $1) <= $2::numeric as "enough!""#,
         length,
-        spare
+        used_max
     )
     .fetch_one(connection)
     .await?;
@@ -102,34 +110,34 @@ pub async fn check_pin_capacity(connection: &mut PgConnection, length: i32, coun
 }
 
 impl CardRange<'_> {
-    /// Makes the cards whose numbers aren't in use, and says after each batch how many numbers of the range are done with; how
-    /// many cards it made. Call [`begin`] and [`has_enough_pins`] before.
-    pub async fn create(&self, connection: &mut PgConnection, mut done: impl FnMut(u32)) -> Result<u64, ApiError> {
-        // From here on each PIN is looked up by its index.
+    /// Creates the cards whose numbers are not in use, and returns how many it created. Calls `progress` after each
+    /// batch with the count of numbers that are finished. Call [`lock_bulk_create`] and [`check_pin_capacity`] before.
+    pub async fn create(&self, connection: &mut PgConnection, mut progress: impl FnMut(u32)) -> Result<u64, ApiError> {
+        // Each PIN is looked up by its index from here on.
         sqlx::query!("select set_config('enable_seqscan', 'off', true)").fetch_one(&mut *connection).await?;
-        let mut made = 0;
+        let mut created = 0;
         for first in (0..self.count).step_by(BATCH_SIZE) {
             let count = (self.count - first).min(u32::try_from(BATCH_SIZE).unwrap_or(u32::MAX));
-            made += self.create_batch(connection, first, count).await?;
-            done(first + count);
+            created += self.create_batch(connection, first, count).await?;
+            progress(first + count);
         }
-        Ok(made)
+        Ok(created)
     }
 
-    /// Numbers in use are passed over. For cards that find no PIN, or whose number or PIN a request that runs beside was given
-    /// meanwhile, it is tried again.
+    /// Skips numbers that are in use. Tries again for cards that got no PIN, and if a concurrent request took one of
+    /// the numbers or PINs.
     async fn create_batch(&self, connection: &mut PgConnection, first: u32, count: u32) -> Result<u64, ApiError> {
-        let mut made = 0;
+        let mut created = 0;
         for _ in 0..PIN_ATTEMPTS_MAX {
-            // A third more than are needed, since up to a fifth may be in use.
+            // A third more than needed: up to a fifth of all PINs may be in use.
             let pins = random::distinct_pins(count + count / 3 + 1, self.group.pin_length)?;
             let mut savepoint = connection.begin().await?;
             match self.insert_batch(&mut savepoint, first, count, &pins).await {
-                Ok(tried) => {
+                Ok(result) => {
                     savepoint.commit().await?;
-                    made += tried.created;
-                    if tried.created == tried.free_numbers {
-                        return Ok(u64::try_from(made).unwrap_or(0));
+                    created += result.created;
+                    if result.created == result.free_numbers {
+                        return Ok(u64::try_from(created).unwrap_or(0));
                     }
                 }
                 Err(sqlx::Error::Database(error)) if error.is_unique_violation() => savepoint.rollback().await?,
@@ -147,8 +155,8 @@ impl CardRange<'_> {
         count: u32,
         pins: &[String],
     ) -> sqlx::Result<BatchResult> {
-        let from = &self.first_number + first;
-        let till = &from + (count - 1);
+        let first_number = &self.first_number + first;
+        let last_number = &first_number + (count - 1);
         sqlx::query_as!(
             BatchResult,
             r#"with free as materialized (
@@ -171,8 +179,8 @@ impl CardRange<'_> {
                    returning id
                )
                select (select count(*) from free) as "free_numbers!", (select count(*) from made) as "created!""#,
-            from,
-            till,
+            first_number,
+            last_number,
             pins,
             self.group.number_length,
             self.group.id,
@@ -188,14 +196,14 @@ impl CardRange<'_> {
     }
 }
 
-/// What came of a batch.
+/// The result of a batch.
 struct BatchResult {
-    /// Numbers that weren't in use.
+    /// Numbers that were not in use.
     free_numbers: i64,
     created: i64,
 }
 
-/// Waits until nobody else makes cards by the thousand, on any server.
+/// Takes the lock of bulk creations until the transaction ends. It is shared by all servers.
 async fn advisory_lock(connection: &mut PgConnection) -> sqlx::Result<()> {
     sqlx::query!("select pg_advisory_xact_lock(hashtextextended('calling_cards_create', 0))")
         .fetch_one(connection)
@@ -203,21 +211,21 @@ async fn advisory_lock(connection: &mut PgConnection) -> sqlx::Result<()> {
     Ok(())
 }
 
-/// Holds off those who make cards by the thousand until the transaction ends. `false`: somebody is at it. What they have made so
-/// far can't be seen, and is only waited for until a moment has passed.
+/// Blocks bulk creations until the transaction ends. `false`: a bulk creation runs. Its uncommitted numbers and PINs
+/// are not visible, so the transaction's `lock_timeout` is then lowered to `LOCK_TIMEOUT` for conflicts with them.
 pub async fn try_block_bulk(connection: &mut PgConnection) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         r#"select case when pg_try_advisory_xact_lock_shared(hashtextextended('calling_cards_create', 0)) then true
-               else set_config('lock_timeout', $1, true) is null end as "held_off!""#,
+               else set_config('lock_timeout', $1, true) is null end as "blocked!""#,
         format!("{}ms", LOCK_TIMEOUT.as_millis())
     )
     .fetch_one(connection)
     .await
 }
 
-/// Waits for locks as patiently as before.
-pub async fn reset_lock_timeout(connection: &mut PgConnection, wait: Duration) -> sqlx::Result<()> {
-    sqlx::query!("select set_config('lock_timeout', $1, true)", format!("{}ms", wait.as_millis()))
+/// Sets the transaction's `lock_timeout` back to the given value.
+pub async fn reset_lock_timeout(connection: &mut PgConnection, timeout: Duration) -> sqlx::Result<()> {
+    sqlx::query!("select set_config('lock_timeout', $1, true)", format!("{}ms", timeout.as_millis()))
         .fetch_one(connection)
         .await?;
     Ok(())

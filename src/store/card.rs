@@ -1,13 +1,13 @@
-//! One card and its group, and what more than one operation does to them: topping up, moving balances, retiring.
+//! SQL on one card and its group that several operations share: top-ups, transfers of balances, retirement.
 //!
-//! Cards are locked by number, then by id, always; their users after them.
+//! Cards are always locked in the order of number, then id; users are locked after cards.
 
 use bigdecimal::BigDecimal;
 use sqlx::PgConnection;
 
 use crate::money::Money;
 
-/// A card and what counts of its group, locked.
+/// A locked card, and the values of its group that operations need.
 #[derive(Debug, Clone)]
 #[expect(missing_docs, reason = "MOR's own column names")]
 pub struct LockedCard {
@@ -18,18 +18,20 @@ pub struct LockedCard {
     pub callerid: Option<String>,
     pub pin: Option<String>,
     pub balance: BigDecimal,
-    /// The group isn't hidden.
+    /// Whether the group is not hidden.
     pub group_visible: bool,
-    /// Why MOR wouldn't save the card, if it wouldn't.
+    /// The validation error with which MOR would refuse to save the card.
     pub validation_error: Option<String>,
-    /// From the system's currency to the group's; 0 where nobody knows that.
+    /// The rate from the system's currency to the group's; 0 if it is unknown.
     pub group_rate: BigDecimal,
-    /// What the group's taxes add to 1.
+    /// The group's taxes as a fraction of the net amount.
     pub tax_rate: BigDecimal,
 }
 
-/// The cards that have the caller id or the PIN, and can be used: neither hidden nor retired. (Only what stands beside the
-/// inner selects is looked at again when a lock had to be waited for.)
+/// Locks and returns the cards that have the caller id or the PIN, and are neither hidden nor retired.
+///
+/// After a wait for a lock, PostgreSQL checks only the conditions of the outer select again, not those of the inner
+/// ones.
 pub async fn lock_matching(
     connection: &mut PgConnection,
     callerid: &str,
@@ -60,21 +62,21 @@ pub async fn lock_matching(
     .await
 }
 
-/// How amounts become balances and payments.
+/// How amounts are converted to balances and payments.
 #[derive(Debug, Clone)]
 pub struct Conversion {
     /// The caller's id, for audit rows.
     pub user_id: i32,
-    /// The caller's currency rate where the dialect multiplies by it, else 1.
+    /// The caller's currency rate if the dialect multiplies by it, else 1.
     pub caller_rate: BigDecimal,
-    /// Decimals of a "nice" amount.
+    /// Decimal places of a "nice" amount.
     pub nice_digits: usize,
 }
 
 /// Adds an amount in the group's currency, tax included, to the card's balance, and writes the payment.
 pub async fn top_up(
     connection: &mut PgConnection,
-    card: i64,
+    card_id: i64,
     amount: &BigDecimal,
     conversion: &Conversion,
 ) -> sqlx::Result<()> {
@@ -96,7 +98,7 @@ pub async fn top_up(
          )
          insert into actions (user_id, action, target_type, target_id, data, data2, data3)
          select $4, 'card_payment_created', 'Payment', id, $1::bigint::text, plain_text(amount), currency from payment",
-        card,
+        card_id,
         amount,
         conversion.caller_rate,
         conversion.user_id
@@ -106,25 +108,25 @@ pub async fn top_up(
     Ok(())
 }
 
-/// Changes a card's balance by funds that come from, or go to, another place in the database.
-pub async fn change_balance(connection: &mut PgConnection, card: i64, change: &BigDecimal) -> sqlx::Result<()> {
-    sqlx::query!("update cards set balance = coalesce(balance, 0) + $2 where id = $1", card, change)
+/// Changes a card's balance by an amount that is moved from or to another row of the database.
+pub async fn change_balance(connection: &mut PgConnection, card_id: i64, change: &BigDecimal) -> sqlx::Result<()> {
+    sqlx::query!("update cards set balance = coalesce(balance, 0) + $2 where id = $1", card_id, change)
         .execute(connection)
         .await?;
     Ok(())
 }
 
-/// The audit row of such a change.
+/// Writes the audit row of a [`change_balance`].
 pub async fn audit_balance_change(
     connection: &mut PgConnection,
-    card: i64,
+    card_id: i64,
     change: &BigDecimal,
     conversion: &Conversion,
 ) -> sqlx::Result<()> {
     sqlx::query!(
         "insert into actions (user_id, action, target_type, target_id, data) values ($1, 'Added to cards balance', 'card', $2, $3)",
         conversion.user_id,
-        card,
+        card_id,
         Money::from(change * &conversion.caller_rate).to_fixed_string(conversion.nice_digits)
     )
     .execute(connection)
@@ -132,12 +134,11 @@ pub async fn audit_balance_change(
     Ok(())
 }
 
-/// Empties a card whose balance was moved away, and takes it out of use: it never goes on sale again, and no caller id
-/// leads to it.
-pub async fn retire(connection: &mut PgConnection, card: i64) -> sqlx::Result<()> {
+/// Retires a card whose balance was moved to another card: it has balance 0, is never sold again, and has no caller id.
+pub async fn retire(connection: &mut PgConnection, card_id: i64) -> sqlx::Result<()> {
     sqlx::query!(
         "update cards set balance = 0, sold = 0, callerid = null, retired_at = now() at time zone 'utc' where id = $1",
-        card
+        card_id
     )
     .execute(connection)
     .await?;

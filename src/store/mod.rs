@@ -1,4 +1,4 @@
-//! SQL that more than one operation needs.
+//! SQL that several operations share.
 
 pub mod bulk_create;
 pub mod caller_id;

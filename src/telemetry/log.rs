@@ -1,5 +1,5 @@
-//! Log lines, and which request one is about: it stands behind the rest of each line that is written while the request is worked
-//! at. (A span would say the same; it costs every request as much as a line, and few requests have one.)
+//! Logging. Each line that is logged while a request is processed ends with the request's id and operation. They come
+//! from a task-local value: a span would cost every request as much as a log line, and few requests log one.
 
 use std::fmt;
 use std::io::IsTerminal;
@@ -20,23 +20,24 @@ tokio::task_local! {
     static CURRENT_REQUEST: RequestInfo;
 }
 
-/// The request that a task works at.
+/// What log lines contain about the current request.
 #[derive(Debug)]
 pub struct RequestInfo {
-    /// As the reply says it in `X-Request-Id`.
+    /// The value of `X-Request-Id`, also in the reply.
     pub id: Option<HeaderValue>,
-    /// None where nothing goes by the name that was called.
+    /// `None` if no operation has the requested name.
     pub operation: Option<&'static str>,
 }
 
-/// Works at a request: each line that is logged meanwhile says so.
-pub fn with_request<T>(request: RequestInfo, work: impl Future<Output = T>) -> impl Future<Output = T> {
-    CURRENT_REQUEST.scope(request, work)
+/// Runs `future` so that all its log lines contain `request`.
+pub fn with_request<T>(request: RequestInfo, future: impl Future<Output = T>) -> impl Future<Output = T> {
+    CURRENT_REQUEST.scope(request, future)
 }
 
-/// Lines as the settings want them, on standard error.
+/// Initialises logging for the server: to standard error, in the format and with the levels of the settings. Panics are
+/// logged as errors.
 pub fn init(config: &Config) {
-    let human = match config.log_format {
+    let is_human = match config.log_format {
         LogFormat::Human => true,
         LogFormat::Json => false,
         LogFormat::Auto => std::io::stderr().is_terminal(),
@@ -44,59 +45,59 @@ pub fn init(config: &Config) {
     let registry = tracing_subscriber::registry().with(config.log.clone());
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     std::panic::set_hook(Box::new(|panic| {
-        let place = panic.location().map(tracing::field::display);
-        tracing::error!(place, "panic: {}", panic_message(panic.payload()));
+        let location = panic.location().map(tracing::field::display);
+        tracing::error!(location, "panic: {}", panic_message(panic.payload()));
     }));
-    if human {
+    if is_human {
         registry.with(layer.event_format(HumanFormatter::new(std::io::stderr().is_terminal()))).init();
     } else {
         registry.with(layer.json().event_format(JsonFormatter::default())).init();
     }
 }
 
-/// The same for a command, whose own words are enough: only what goes wrong beside it.
+/// Initialises logging for a command: warnings and errors only, because the command prints its own results.
 pub fn init_for_command() {
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false).without_time();
-    // What becomes of connections that are stopped half way is nobody's trouble.
+    // sqlx is silenced: its warnings about connections that a command closes early need no action.
     let warnings = Targets::new().with_default(LevelFilter::WARN).with_target("sqlx", LevelFilter::OFF);
     tracing_subscriber::registry().with(warnings).with(layer.with_ansi(std::io::stderr().is_terminal())).init();
 }
 
-/// What may be said of a panic: words that stand in the program, but none that were put together, for a piece of a request may
-/// be among them.
+/// The message of a panic if it is a string literal in the code. A formatted message is not shown, because it may
+/// contain data of a request.
 pub fn panic_message(payload: &dyn std::any::Any) -> &str {
     payload.downcast_ref::<&'static str>().copied().unwrap_or("(not shown)")
 }
 
-/// Lines for people.
+/// Formats events as plain text lines.
 #[derive(Debug)]
 pub struct HumanFormatter(format::Format);
 
 impl HumanFormatter {
-    /// With colours, or without.
-    pub fn new(colours: bool) -> Self {
-        Self(format::Format::default().with_ansi(colours))
+    /// Creates a formatter, with or without ANSI colours.
+    pub fn new(ansi: bool) -> Self {
+        Self(format::Format::default().with_ansi(ansi))
     }
 }
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>, N: for<'a> FormatFields<'a> + 'static> FormatEvent<S, N>
     for HumanFormatter
 {
-    fn format_event(&self, context: &FmtContext<'_, S, N>, mut to: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let mut line = String::new();
         self.0.format_event(context, Writer::new(&mut line), event)?;
-        to.write_str(line.trim_end_matches('\n'))?;
-        // Outside of requests nothing is said.
+        writer.write_str(line.trim_end_matches('\n'))?;
+        // An error means that no request is processed in this task: then nothing is appended.
         let _ = CURRENT_REQUEST.try_with(|RequestInfo { id, operation }| {
-            write!(to, " request{{id={:?}", request_id_text(id))?;
-            operation.map_or(Ok(()), |operation| write!(to, " operation={operation:?}"))?;
-            to.write_char('}')
+            write!(writer, " request{{id={:?}", request_id_text(id))?;
+            operation.map_or(Ok(()), |operation| write!(writer, " operation={operation:?}"))?;
+            writer.write_char('}')
         });
-        writeln!(to)
+        writeln!(writer)
     }
 }
 
-/// An object a line.
+/// Formats each event as a JSON object on one line.
 #[derive(Debug)]
 struct JsonFormatter(format::Format<format::Json>);
 
@@ -115,15 +116,15 @@ struct RequestJson<'a> {
 impl<S: Subscriber + for<'a> LookupSpan<'a>, N: for<'a> FormatFields<'a> + 'static> FormatEvent<S, N>
     for JsonFormatter
 {
-    fn format_event(&self, context: &FmtContext<'_, S, N>, mut to: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let mut line = String::new();
         self.0.format_event(context, Writer::new(&mut line), event)?;
         let request = CURRENT_REQUEST.try_with(|RequestInfo { id, operation }| {
             serde_json::to_string(&RequestJson { id: request_id_text(id), operation: *operation })
         });
         match (line.trim_end().strip_suffix('}'), request) {
-            (Some(rest), Ok(Ok(request))) => writeln!(to, "{rest},\"request\":{request}}}"),
-            _ => to.write_str(&line),
+            (Some(object), Ok(Ok(request))) => writeln!(writer, "{object},\"request\":{request}}}"),
+            _ => writer.write_str(&line),
         }
     }
 }

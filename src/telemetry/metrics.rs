@@ -1,4 +1,4 @@
-//! What happens, counted, for whoever watches (`watch/` shows it).
+//! Counters and histograms of requests and sales. `http::monitoring` exports them.
 
 use std::time::Duration;
 
@@ -10,25 +10,24 @@ use prometheus_client::metrics::family::{Family, MetricConstructor};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-/// In seconds.
 const DURATION_BUCKETS_SECONDS: [f64; 13] =
     [0.001, 0.002, 0.004, 0.008, 0.015, 0.03, 0.06, 0.125, 0.25, 0.5, 1.0, 2.5, 10.0];
-/// The name under which a request is counted that no operation answered.
+/// The label `operation` of requests to no known operation.
 const NO_OPERATION: &str = "none";
-/// Users whose refused hashes are counted for each of them; the others' go together.
+/// How many users get a label of their own in `refused_hashes`. Further users share the label `other`.
 const USER_LABELS_MAX: usize = 1_000;
 
-/// Counters of what requests do.
+/// Counters and histograms that requests update.
 #[derive(Debug)]
 pub struct Metrics {
     requests: Family<RequestLabels, Counter>,
     request_duration: Family<OperationLabel, Histogram, DurationHistogram>,
     refused_hashes: Family<UserLabel, Counter>,
-    /// By operation and outcome: families are locked when they are asked, and every request would ask.
+    /// By operation and outcome. Avoids the lock that every lookup in a `Family` takes.
     cached_request_metrics: HashMap<(&'static str, &'static str), (Counter, Histogram), RandomState>,
-    /// By the user's id.
+    /// By user id.
     cached_hash_counters: HashMap<i32, Counter, RandomState>,
-    /// Cards that were sold.
+    /// Cards sold by `card_from_group_sell`.
     pub cards_sold: Counter,
 }
 
@@ -71,42 +70,43 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// A request was answered. `outcome` is `done`, or the name of what refused it.
-    pub fn record_request(&self, operation: Option<&'static str>, outcome: &'static str, took: Duration) {
+    /// Records a completed request. `outcome` is `done`, `replayed`, `panic`, or an `ApiError` variant in snake case.
+    pub fn record_request(&self, operation: Option<&'static str>, outcome: &'static str, duration: Duration) {
         let operation = operation.unwrap_or(NO_OPERATION);
-        let answers = self.cached_request_metrics.pin();
-        let (requests, seconds) = answers.get_or_insert_with((operation, outcome), || {
+        let cached = self.cached_request_metrics.pin();
+        let (requests, durations) = cached.get_or_insert_with((operation, outcome), || {
             let requests = self.requests.get_or_create_owned(&RequestLabels { operation, outcome });
             (requests, self.request_duration.get_or_create_owned(&OperationLabel { operation }))
         });
         requests.inc();
-        seconds.observe(took.as_secs_f64());
+        durations.observe(duration.as_secs_f64());
     }
 
-    /// A user's hash was wrong. The user exists: names that are made up don't come here.
+    /// Records a wrong hash for an existing user. Unknown user names are not counted: clients can invent any number of
+    /// them.
     pub fn record_refused_hash(&self, user: i32) {
-        let refused = self.cached_hash_counters.pin();
-        let by = |user_id| self.refused_hashes.get_or_create_owned(&UserLabel { user_id });
-        if let Some(known) = refused.get(&user) {
-            known.inc();
-        } else if refused.len() < USER_LABELS_MAX {
-            refused.get_or_insert_with(user, || by(user.to_string())).inc();
+        let cached = self.cached_hash_counters.pin();
+        let counter = |user_id| self.refused_hashes.get_or_create_owned(&UserLabel { user_id });
+        if let Some(counter) = cached.get(&user) {
+            counter.inc();
+        } else if cached.len() < USER_LABELS_MAX {
+            cached.get_or_insert_with(user, || counter(user.to_string())).inc();
         } else {
-            by("other".to_owned()).inc();
+            counter("other".to_owned()).inc();
         }
     }
 
-    /// Names them for Prometheus.
+    /// Registers the metrics with their names and help texts.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("requests", "Requests answered, by operation and outcome", self.requests.clone());
+        registry.register("requests", "Requests, by operation and outcome", self.requests.clone());
         registry.register(
             "request_duration_seconds",
-            "Time from a request's header to its reply",
+            "Time from the request's header to the start of the reply",
             self.request_duration.clone(),
         );
         registry.register(
             "refused_hashes",
-            "Wrong hashes, by the user that they were for",
+            "Wrong hashes, by the user named in the request",
             self.refused_hashes.clone(),
         );
         registry.register("cards_sold", "Cards sold by card_from_group_sell", self.cards_sold.clone());

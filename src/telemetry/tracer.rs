@@ -1,6 +1,6 @@
-//! With the feature `otlp`: a span for each request, sent to an OpenTelemetry collector. It says which operation it was, what came
-//! of it and the request's id; parameters are nowhere in it. Spans wait in a queue of limited length and are sent by a thread of
-//! their own: with the collector away they are lost, and requests don't notice.
+//! Tracing (feature `otlp`): exports a span for each request to an OpenTelemetry collector. A span contains the
+//! operation, the outcome, the HTTP status and the request id, but no parameters. Spans wait in a bounded queue, and a
+//! separate thread exports them. While the collector is unreachable, spans are dropped and requests are not delayed.
 
 use std::borrow::Cow;
 use std::pin::Pin;
@@ -23,21 +23,21 @@ use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, Span, SpanData, SpanExporter};
 use tokio::runtime::Handle;
 
-/// How long the collector may take to accept spans.
+/// Timeout for one export request to the collector.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The longest answer of a collector that is read.
+/// A longer response of the collector is an error.
 const RESPONSE_BYTES_MAX: usize = 64 * 1024;
 
-/// Where spans go.
+/// Creates request spans and exports them; does nothing without a collector.
 #[derive(Debug)]
 pub struct OtlpTracer(Option<(SdkTracerProvider, SdkTracer)>);
 
-/// A request, from its header to the beginning of its reply.
+/// The span of a request, from its header to the start of its reply.
 #[derive(Debug)]
 pub struct RequestSpan(Option<Span>);
 
 impl OtlpTracer {
-    /// To the collector at this address, or nowhere.
+    /// Creates a tracer that exports to the collector at this base URL; `None` disables tracing.
     pub fn new(collector: Option<&Uri>) -> Result<Self, ExporterBuildError> {
         let Some(collector) = collector else { return Ok(Self(None)) };
         let exporter = opentelemetry_otlp::SpanExporter::builder()
@@ -55,9 +55,9 @@ impl OtlpTracer {
         Ok(Self(Some((provider, tracer))))
     }
 
-    /// A request has come, perhaps as part of something that its client traces.
+    /// Starts the span of a request. Its parent is the span in the header `traceparent`, if there is one.
     pub fn start_span(&self, operation: Option<&'static str>, headers: &HeaderMap) -> RequestSpan {
-        let begin = |(_, tracer): &(SdkTracerProvider, SdkTracer)| {
+        let start = |(_, tracer): &(SdkTracerProvider, SdkTracer)| {
             let parent =
                 TraceContextPropagator::new().extract_with_context(&Context::new(), &TraceparentExtractor(headers));
             let operation = operation.unwrap_or("unknown");
@@ -66,19 +66,20 @@ impl OtlpTracer {
             let span = tracer.span_builder(operation).with_kind(SpanKind::Server).with_attributes(attributes);
             span.start_with_context(tracer, &parent)
         };
-        RequestSpan(self.0.as_ref().map(begin))
+        RequestSpan(self.0.as_ref().map(start))
     }
 
-    /// Sends what is waiting, if that doesn't take longer.
-    pub async fn stop(&self, wait: Duration) {
+    /// Exports the queued spans, for at most `timeout`.
+    pub async fn stop(&self, timeout: Duration) {
         if let Some((provider, _)) = self.0.clone() {
-            let _ = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(wait)).await;
+            let _ = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(timeout)).await;
         }
     }
 }
 
 impl RequestSpan {
-    /// What came of it. (One that nobody waits for any more ends without.)
+    /// Ends the span with the outcome and the status. A span that is dropped instead, because the client disconnected,
+    /// ends without them.
     pub fn finish(self, outcome: &'static str, status: StatusCode) {
         let Some(mut span) = self.0 else { return };
         span.set_attribute(KeyValue::new("outcome", outcome));
@@ -89,7 +90,7 @@ impl RequestSpan {
     }
 }
 
-/// The one header that is looked at: `tracestate` is whatever its sender likes, and goes no further.
+/// Reads only `traceparent`. `tracestate` is ignored: its content is arbitrary, and spans must not carry it further.
 struct TraceparentExtractor<'a>(&'a HeaderMap);
 
 impl Extractor for TraceparentExtractor<'_> {
@@ -102,7 +103,7 @@ impl Extractor for TraceparentExtractor<'_> {
     }
 }
 
-/// Tells once that spans are lost, and once that they no longer are.
+/// An exporter that logs the first failure of a series, and the first success after it.
 #[derive(Debug)]
 struct LoggingExporter {
     exporter: opentelemetry_otlp::SpanExporter,
@@ -111,15 +112,15 @@ struct LoggingExporter {
 
 impl SpanExporter for LoggingExporter {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-        let sent = self.exporter.export(batch).await;
-        match &sent {
+        let result = self.exporter.export(batch).await;
+        match &result {
             Err(error) if !self.is_failing.swap(true, Ordering::Relaxed) => {
-                tracing::warn!(%error, "no traces are sent for the moment: those of meanwhile are lost");
+                tracing::warn!(%error, "trace export failed, dropping spans");
             }
-            Ok(()) if self.is_failing.swap(false, Ordering::Relaxed) => tracing::info!("traces are sent again"),
+            Ok(()) if self.is_failing.swap(false, Ordering::Relaxed) => tracing::info!("trace export resumed"),
             _ => {}
         }
-        sent
+        result
     }
 
     fn set_resource(&mut self, resource: &Resource) {
@@ -127,7 +128,8 @@ impl SpanExporter for LoggingExporter {
     }
 }
 
-/// HTTP without TLS. The thread that sends spans is none of the runtime's, which the connections need: they are seen to there.
+/// An HTTP client without TLS. The exporter calls it from a thread outside of the tokio runtime, so the requests are
+/// spawned on the runtime, which their connections need.
 #[derive(Debug)]
 struct PlainHttpClient {
     client: Client<HttpConnector, Full<Bytes>>,
@@ -143,20 +145,20 @@ impl PlainHttpClient {
 type HttpResult = Result<opentelemetry_http::Response<Bytes>, HttpError>;
 
 impl HttpClient for PlainHttpClient {
-    fn send_bytes<'this, 'answer>(
+    fn send_bytes<'this, 'response>(
         &'this self,
         request: opentelemetry_http::Request<Bytes>,
-    ) -> Pin<Box<dyn Future<Output = HttpResult> + Send + 'answer>>
+    ) -> Pin<Box<dyn Future<Output = HttpResult> + Send + 'response>>
     where
-        'this: 'answer,
+        'this: 'response,
     {
         let client = self.client.clone();
-        let answer = async move {
+        let response = async move {
             let (parts, body) = client.request(request.map(Full::new)).await?.into_parts();
             let body = Limited::new(body, RESPONSE_BYTES_MAX).collect().await?.to_bytes();
             Ok(opentelemetry_http::Response::from_parts(parts, body))
         };
-        let answer = self.runtime.spawn(async { tokio::time::timeout(EXPORT_TIMEOUT, answer).await });
-        Box::pin(async { answer.await?? })
+        let response = self.runtime.spawn(async { tokio::time::timeout(EXPORT_TIMEOUT, response).await });
+        Box::pin(async { response.await?? })
     }
 }

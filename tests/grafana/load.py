@@ -1,5 +1,5 @@
-"""Loads a dashboard with Grafana's Foundation SDK. Every key in the file must be known to the SDK, and every panel must have a
-Prometheus query. Prints the queries as recording rules, for `promtool check rules`."""
+"""Loads a dashboard with Grafana's Foundation SDK. The SDK must know every key in the file, and every panel must have
+a Prometheus query. Prints the queries as recording rules, for `promtool check rules`."""
 
 import json
 import sys

@@ -1,4 +1,5 @@
-//! Rules about the source tree that the compiler doesn't check: module dependencies, file sizes, tests and documents of operations.
+//! Rules about the source tree that the compiler doesn't check: module dependencies, file sizes, and a test and a
+//! document page for each operation.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).unwrap()
 }
 
-/// An operation has tests, refusals among them, and a page in the documents.
+/// Each operation has tests, at least one of them of an error, and a page in the documents.
 #[test]
 fn every_operation_has_tests_and_a_page() {
     let (main, compatibility, readme) =
@@ -27,7 +28,8 @@ fn every_operation_has_tests_and_a_page() {
     }
 }
 
-/// The modules that still depend on each other in a cycle. The list must shrink: an entry that is in no cycle fails the test.
+/// The modules that depend on each other in a cycle. The list must shrink: an entry that isn't in a cycle fails the
+/// test.
 const CYCLE: [&str; 7] = [
     "auth::admission",
     "http::context",
@@ -38,7 +40,7 @@ const CYCLE: [&str; 7] = [
     "state",
 ];
 
-/// Modules depend on each other in one direction: the graph of their `use` paths has no cycle but the known one.
+/// Modules depend on each other in one direction: the graph of their `use` paths has no cycle except the known one.
 #[test]
 fn modules_depend_in_one_direction() {
     let graph = dependencies();
@@ -47,10 +49,10 @@ fn modules_depend_in_one_direction() {
         graph.keys().map(|module| (module.as_str(), reachable(&graph, module))).collect();
     let in_cycle: Vec<&str> =
         graph.keys().map(String::as_str).filter(|module| reachable[module].contains(module)).collect();
-    assert_eq!(in_cycle, CYCLE, "modules that reach themselves through their imports, and the known ones");
+    assert_eq!(in_cycle, CYCLE, "modules in an import cycle (left) differ from CYCLE (right)");
 }
 
-/// Every file below `src` is a module that a parent declares: a forgotten file isn't compiled, and its imports aren't checked.
+/// Every file below `src` is declared as a module by its parent. A file that isn't declared isn't compiled.
 #[test]
 fn every_source_file_is_declared() {
     for (module, file) in modules() {
@@ -69,7 +71,7 @@ fn every_source_file_is_declared() {
     }
 }
 
-/// Small enough to be read: at most 400 lines a source file, at most a dozen files in the root of `src`.
+/// A source file has at most 400 lines, and `src` has at most 12 files directly in it.
 #[test]
 fn source_files_are_small() {
     for file in modules().values() {
@@ -78,14 +80,14 @@ fn source_files_are_small() {
     }
     let in_root =
         std::fs::read_dir(root().join("src")).unwrap().filter(|entry| entry.as_ref().unwrap().path().is_file());
-    assert!(in_root.count() <= 12, "too many files in src");
+    assert!(in_root.count() <= 12, "more than 12 files directly in src");
 }
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The library's modules, as `http::router`, and their files below the root of the repository.
+/// Returns the modules of the library by path (`http::router`), with their files relative to the repository root.
 fn modules() -> BTreeMap<String, PathBuf> {
     let mut modules = BTreeMap::new();
     let mut folders = vec![PathBuf::from("src")];
@@ -106,8 +108,8 @@ fn modules() -> BTreeMap<String, PathBuf> {
     modules
 }
 
-/// The modules that each module names. A folder counts as one module where its files use each other's parent: the parent declares
-/// them, and they share its items.
+/// Returns the modules that each module uses. Uses of an own ancestor aren't counted: the parent declares the module,
+/// and the modules in a folder share its items.
 fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
     let modules = modules();
     let mut graph = BTreeMap::new();
@@ -125,7 +127,7 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
     graph
 }
 
-/// The paths below the crate's root in the code of a module: those that begin with `crate`, `self` or `super`.
+/// Returns the paths in the code of a module that start with `crate`, `self` or `super`, relative to the crate root.
 fn paths(code: &str, module: &str) -> Vec<Vec<String>> {
     let mut paths = Vec::new();
     for start in ["crate::", "self::", "super::"] {
@@ -158,7 +160,7 @@ fn paths(code: &str, module: &str) -> Vec<Vec<String>> {
     paths
 }
 
-/// Adds the paths of a `use` tree, or the one path in front of anything else.
+/// Adds all paths of a `use` tree, or the single path at the start of other code.
 fn expand(prefix: &[String], tree: &str, paths: &mut Vec<Vec<String>>) {
     let tree = tree.trim_start();
     let mut path = prefix.to_vec();
@@ -180,7 +182,7 @@ fn expand(prefix: &[String], tree: &str, paths: &mut Vec<Vec<String>>) {
     }
 }
 
-/// The parts between the commas of a `use` group, up to its closing brace.
+/// Returns the comma-separated parts of a `use` group, up to its closing brace.
 fn branches(text: &str) -> Vec<&str> {
     let (mut depth, mut start, mut parts) = (0, 0, Vec::new());
     for (at, char) in text.char_indices() {

@@ -1,4 +1,5 @@
-//! All tests run in one binary, through the real router against a real PostgreSQL, which the first of them starts.
+//! All integration tests run in one binary, through the real router, against a PostgreSQL server that the first test
+//! starts.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -12,3 +13,4 @@ mod operations;
 mod operator;
 mod properties;
 mod reliability;
+mod wording;

@@ -1,4 +1,4 @@
-//! Rules that hold for whatever comes: reading numbers, the hash, XML, money.
+//! Properties for arbitrary input: number parsing, the hash, XML, money.
 
 use std::str::FromStr;
 
@@ -18,7 +18,7 @@ use proptest::prelude::*;
 use crate::harness::{hash, server, xml};
 
 #[test]
-fn numbers_are_read_as_the_contract_says() {
+fn integers_are_parsed_as_documented() {
     for (text, number) in [
         ("VFT", 0),
         ("1.9", 1),
@@ -52,78 +52,79 @@ fn numbers_are_read_as_the_contract_says() {
 
 proptest! {
     #[test]
-    fn a_number_is_read_back_whatever_stands_behind_it(number: i32, zeros in 0..5usize, rest in "([^0-9_].*)?") {
+    fn integer_parsing_ignores_trailing_text(number: i32, zeros in 0..5usize, rest in "([^0-9_].*)?") {
         let text = format!(" {}{}{}{rest}", if number < 0 { "-" } else { "" }, "0".repeat(zeros), number.unsigned_abs());
         prop_assert_eq!(parse_integer(&text), i64::from(number));
     }
 
     #[test]
-    fn reading_a_number_never_fails(text: String) {
+    fn number_parsing_never_panics(text: String) {
         let _ = (parse_integer(&text), parse_digits(&text), parse_decimal(&text), is_decimal(&text));
     }
 
     #[test]
-    fn numbers_are_read_as_slowly_but_simply(text in NUMBERLIKE) {
-        let (prefix, rest) = longest(&text, is_whole);
+    fn number_parsing_matches_a_simple_reference(text in NUMBER_LIKE) {
+        let (prefix, rest) = longest_prefix(&text, is_integer);
         let whole = BigDecimal::from_str(if prefix.is_empty() { "0" } else { &prefix }).unwrap();
-        let most = BigDecimal::from(i64::MAX);
-        prop_assert_eq!(BigDecimal::from(parse_integer(&text)), whole.clone().min(most.clone()).max(-most), "{} {}", prefix, rest);
+        let limit = BigDecimal::from(i64::MAX);
+        prop_assert_eq!(BigDecimal::from(parse_integer(&text)), whole.clone().min(limit.clone()).max(-limit), "{} {}", prefix, rest);
 
-        let (prefix, rest) = longest(&text, is_fractional);
+        let (prefix, rest) = longest_prefix(&text, is_decimal_number);
         let expected = BigDecimal::from_str(if prefix.is_empty() { "0" } else { &prefix }).unwrap();
-        let end = BigDecimal::from_str("1e60").unwrap();
-        if expected.abs() >= end {
-            prop_assert!(parse_decimal(&text).abs() >= end);
-        } else if expected.abs() * &end >= 1 {
+        let limit = BigDecimal::from_str("1e60").unwrap();
+        if expected.abs() >= limit {
+            prop_assert!(parse_decimal(&text).abs() >= limit);
+        } else if expected.abs() * &limit >= 1 {
             prop_assert_eq!(parse_decimal(&text), expected);
         }
-        let stops = rest.trim().is_empty() || rest.starts_with('.') && rest[1..].trim().is_empty() && !prefix.contains(['.', 'e', 'E']);
-        prop_assert_eq!(is_decimal(&text), !prefix.is_empty() && stops, "{:?} {:?}", prefix, rest);
+        let is_whole_text = rest.trim().is_empty() || rest.starts_with('.') && rest[1..].trim().is_empty() && !prefix.contains(['.', 'e', 'E']);
+        prop_assert_eq!(is_decimal(&text), !prefix.is_empty() && is_whole_text, "{:?} {:?}", prefix, rest);
     }
 
-    /// In which order and how often parameters are sent changes no hash, but that the last one counts; nor does what isn't hashed.
+    /// The hash ignores the order of parameters, all but the last value of a repeated parameter, and parameters that
+    /// aren't signed.
     #[test]
-    fn the_order_in_which_parameters_are_sent_does_not_matter(
+    fn hash_ignores_parameter_order(
         values in proptest::collection::btree_map(prop::sample::select(&HASHED[..]), "[a-z0-9]{0,6}", 0..HASHED.len()),
         shuffled in any::<u64>(),
     ) {
         let mut sent: Vec<_> = values.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        let plain = sent.join("&");
+        let original = sent.join("&");
         sent.extend(["unknown=1".to_owned(), "curr=EUR".to_owned()]);
         sent.sort_by_key(|pair| hash(pair, &shuffled.to_string()));
-        // The first of two stands where both do.
+        // Adds an earlier value of each parameter.
         let earlier = sent.iter().filter_map(|pair| pair.split_once('=')).map(|(name, _)| format!("{name}=earlier&"));
-        let twice = earlier.collect::<String>() + &sent.join("&");
+        let repeated = earlier.collect::<String>() + &sent.join("&");
         for operation in OPERATIONS {
             let digests = |query: &str| {
                 let params = params(query);
                 let signed = operation.hash_rules.iter().flat_map(|rule| rule.signed_params(&params, "cc_by_cli"));
                 signed.map(|signed| signed.digest("key")).collect::<Vec<_>>()
             };
-            prop_assert_eq!(digests(&plain), digests(&twice), "{}", operation.name);
+            prop_assert_eq!(digests(&original), digests(&repeated), "{}", operation.name);
         }
     }
 
-    /// A tariff's three values may be hashed in any order, and in no other way.
+    /// The three values of a tariff may be hashed in any order. Fewer or more values are refused.
     #[test]
-    fn values_in_any_order_are_accepted(values in ["[1-9]{1,4}", "[a-z]{1,8}", "[A-Z]{3}"], order in Just([0, 1, 2]).prop_shuffle()) {
+    fn tariff_hash_accepts_values_in_any_order(values in ["[1-9]{1,4}", "[a-z]{1,8}", "[A-Z]{3}"], order in Just([0, 1, 2]).prop_shuffle()) {
         let params = params(&format!("currency={2}&id={0}&name={1}", values[0], values[1], values[2]));
         let tariff = OPERATIONS.iter().find(|operation| operation.name == "tariff_wholesale_update").unwrap();
-        let is_right = |text: &str| {
+        let is_accepted = |text: &str| {
             let mut signed = tariff.hash_rules.iter().flat_map(|rule| rule.signed_params(&params, tariff.name));
             signed.any(|signed| signed.verify(&hash(text, "key"), "key", Dialect::Documented))
         };
-        let [a, b, c] = order.map(|place: usize| values[place].as_str());
-        prop_assert!(is_right(&[a, b, c].concat()));
-        prop_assert!(!is_right(&[a, b].concat()));
-        prop_assert!(!is_right(&[a, b, c, "x"].concat()));
+        let [a, b, c] = order.map(|index: usize| values[index].as_str());
+        prop_assert!(is_accepted(&[a, b, c].concat()));
+        prop_assert!(!is_accepted(&[a, b].concat()));
+        prop_assert!(!is_accepted(&[a, b, c, "x"].concat()));
     }
 
-    /// The hash changes when a hashed value changes, and doesn't when another one does.
+    /// The hash changes if a signed value changes, and stays if another one does.
     #[test]
-    fn the_hash_covers_what_it_should(
+    fn hash_covers_the_signed_values_only(
         email in "[a-z]{1,9}", id in "[0-9]{1,4}", quantity in "[0-9]{1,4}", number in "[0-9]{1,4}", curr in "[A-Z]{3}",
-        which in 0..5usize, other in "[a-z]{1,5}x",
+        changed in 0..5usize, value in "[a-z]{1,5}x",
     ) {
         let names = ["email", "id", "quantity", "number", "curr"];
         let mut values = [email, id, quantity, number, curr];
@@ -134,19 +135,19 @@ proptest! {
         };
         let before = digest(&values);
         prop_assert_eq!(hex::encode(before), hash(&values[..3].concat(), "key"));
-        values[which] = other;
-        prop_assert_eq!(before != digest(&values), which < 3);
+        values[changed] = value;
+        prop_assert_eq!(before != digest(&values), changed < 3);
     }
 
-    /// Any text comes back from the document as it went in, but for what XML forbids.
+    /// An XML parser reads any text back unchanged, except for characters that XML forbids.
     #[test]
-    fn xml_is_well_formed_whatever_it_holds(texts in proptest::collection::vec(text(), 0..5)) {
-        let document = XmlReply::new("page", |page| {
+    fn xml_is_well_formed_for_any_text(texts in proptest::collection::vec(text(), 0..5)) {
+        let reply = XmlReply::new("page", |page| {
             for text in &texts {
                 page.element("card", |card| card.text("name", text));
             }
         });
-        let xml = text_of(document);
+        let xml = text_of(reply);
         let expected: Vec<_> = texts.iter().map(|text| ("name".to_owned(), xml::replace_disallowed_chars(text))).collect();
         let leaves = match texts.is_empty() {
             true => Vec::new(),
@@ -155,13 +156,13 @@ proptest! {
         prop_assert_eq!(leaves, expected);
     }
 
-    /// A list that is written while its rows come is what it would be written at once, however long.
+    /// A streamed list has the same text as the same list written at once.
     #[test]
-    fn a_list_is_the_same_in_pieces(rows in proptest::collection::vec((0..3u8, text(), 0..20_000usize), 0..12)) {
+    fn streamed_list_equals_the_buffered_list(rows in proptest::collection::vec((0..3u8, text(), 0..20_000usize), 0..12)) {
         let rows: Vec<_> = rows.into_iter().map(|(key, name, length)| (key, name.repeat(length / 10))).collect();
         let show = |list: &mut Element<'_>, row: &(u8, String)| list.element("card", |card| card.text("name", &row.1));
         let list = XmlReply::stream_list("page", "cards", stream::iter(rows.clone()).map(Ok), |row| row.0, show);
-        let list = now(list).unwrap();
+        let list = block_on(list).unwrap();
         let expected = XmlReply::new("page", |page| {
             for run in rows.chunk_by(|one, other| one.0 == other.0) {
                 page.element("cards", |cards| run.iter().for_each(|row| show(cards, row)));
@@ -170,9 +171,9 @@ proptest! {
         prop_assert_eq!(list.map(text_of), (!rows.is_empty()).then(|| text_of(expected)));
     }
 
-    /// Plain: the same number, at least one decimal, no zero at the end that means nothing.
+    /// The text has the same value, at least one decimal, no further trailing zeros, and no exponent.
     #[test]
-    fn money_prints_plain(unscaled: i128, scale in 0i64..30) {
+    fn money_prints_as_a_plain_decimal(unscaled: i128, scale in 0i64..30) {
         let amount = BigDecimal::new(unscaled.into(), scale);
         let text = Money::from(amount.clone()).to_plain_string();
         prop_assert_eq!(BigDecimal::from_str(&text).unwrap(), amount);
@@ -182,9 +183,9 @@ proptest! {
     }
 }
 
-const NUMBERLIKE: &str =
+const NUMBER_LIKE: &str =
     "[ \\t]{0,2}[-+]{0,2}[0-9_]{0,24}[.]{0,2}[0-9_]{0,20}([eE][-+]?[0-9_]{0,2})?[0-9a-e_. \u{0663}]{0,3}";
-/// Names that enter hashes as they are.
+/// Parameters whose values are hashed unchanged.
 const HASHED: [&str; 12] = [
     "email",
     "id",
@@ -200,63 +201,63 @@ const HASHED: [&str; 12] = [
     "cc_group_id",
 ];
 
-/// Of all beginnings of a text the longest that is of the kind, without its underscores, and what is behind it. The slow and simple
-/// way to read a number.
-fn longest(text: &str, kind: fn(&str) -> bool) -> (String, &str) {
+/// Returns the longest prefix of a text that meets the condition, without its underscores, and the rest. The simple
+/// reference for number parsing: it tries every prefix.
+fn longest_prefix(text: &str, condition: fn(&str) -> bool) -> (String, &str) {
     let text = text.trim_start_matches([' ', '\t']);
-    let ends = text.char_indices().map(|(at, _)| at).chain([text.len()]);
-    let at = ends.rev().find(|at| kind(&text[..*at])).unwrap_or(0);
-    (text[..at].replace('_', ""), &text[at..])
+    let ends = text.char_indices().map(|(index, _)| index).chain([text.len()]);
+    let end = ends.rev().find(|end| condition(&text[..*end])).unwrap_or(0);
+    (text[..end].replace('_', ""), &text[end..])
 }
 
 fn unsigned(text: &str) -> &str {
     text.strip_prefix(['-', '+']).unwrap_or(text)
 }
 
-/// Digits with one underscore, at the most, between two of them.
-fn is_run(text: &str) -> bool {
+/// Digits with at most one underscore between two digits.
+fn is_digits(text: &str) -> bool {
     text.split('_').all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-fn is_whole(text: &str) -> bool {
-    is_run(unsigned(text))
+fn is_integer(text: &str) -> bool {
+    is_digits(unsigned(text))
 }
 
-fn is_fractional(text: &str) -> bool {
+fn is_decimal_number(text: &str) -> bool {
     let text = unsigned(text);
     let (number, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
     let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
-    (is_run(whole) || whole.is_empty() && number.starts_with('.')) && is_run(fraction) && is_whole(exponent)
+    (is_digits(whole) || whole.is_empty() && number.starts_with('.')) && is_digits(fraction) && is_integer(exponent)
 }
 
-fn now<T>(future: impl Future<Output = T>) -> T {
+fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
 }
 
-fn text_of(document: XmlReply) -> String {
-    match document {
+fn text_of(reply: XmlReply) -> String {
+    match reply {
         XmlReply::Buffered(text) | XmlReply::Replayed(text) => text,
-        XmlReply::Streamed(chunks) => now(chunks.try_collect()).unwrap(),
+        XmlReply::Streamed(chunks) => block_on(chunks.try_collect()).unwrap(),
     }
 }
 
-/// Text with control characters, and others that XML forbids, among all the rest.
+/// Text that often contains control characters, characters that XML forbids, and characters that XML escapes.
 fn text() -> impl Strategy<Value = String> {
-    let odd =
+    let special =
         prop_oneof![Just('\u{fffe}'), Just('\u{ffff}'), Just('\u{7f}'), Just('&'), Just('<'), Just('>'), Just('\r')];
-    let char = prop_oneof![any::<char>(), (0..32u8).prop_map(char::from), odd];
+    let char = prop_oneof![any::<char>(), (0..32u8).prop_map(char::from), special];
     proptest::collection::vec(char, 0..20).prop_map(String::from_iter)
 }
 
-/// A query string as parameters.
+/// Parses a query string.
 fn params(query: &str) -> Params {
     let headers = HeaderMap::new();
-    now(Params::read(None, query, &headers, Bytes::new(), 100)).unwrap()
+    block_on(Params::read(None, query, &headers, Bytes::new(), 100)).unwrap()
 }
 
-/// The statement prints amounts for audit rows, the reply prints them for clients: there is one rule.
+/// The SQL function prints amounts for audit rows, `Money` prints them for replies. Both must print the same text.
 #[tokio::test]
-async fn the_database_prints_money_as_the_reply_does() {
+async fn plain_text_in_sql_prints_the_same_as_money() {
     let server = server().await;
     for amount in
         ["0", "10", "10.50", "-3", "0.000000000000001", "123456789012345.123456789012345", "1e20", "-0.10", "100"]
@@ -268,11 +269,12 @@ async fn the_database_prints_money_as_the_reply_does() {
     }
 }
 
-/// A sale reckons with it, the rest with the whole formula.
+/// The sale statement uses `single_tax_rate`, which is null if a second tax is enabled. Other statements use the full
+/// formula `tax_rate`.
 #[tokio::test]
-async fn the_tax_of_those_who_pay_one_is_their_share_of_taxes() {
+async fn single_tax_rate_equals_tax_rate() {
     let server = server().await;
-    // Every way of having and not having a tax.
+    // Every combination of enabled and missing taxes.
     server
         .execute(
             "delete from taxes;
@@ -283,16 +285,16 @@ async fn the_tax_of_those_who_pay_one_is_their_share_of_taxes() {
                  unnest(array[null, 0, 1]) compound",
         )
         .await;
-    const SHARES: &str = "select 1 in (tax2_enabled, tax3_enabled, tax4_enabled) as several, count(*), bool_and(single_tax_rate(t) is null),
+    const COMPARISON: &str = "select 1 in (tax2_enabled, tax3_enabled, tax4_enabled) as several, count(*), bool_and(single_tax_rate(t) is null),
             bool_and(single_tax_rate(t) = tax_rate(t))
         from taxes t group by several order by several";
-    server.assert_rows(SHARES, &["false|72|false|true", "true|360|true|∅"]).await;
+    server.assert_rows(COMPARISON, &["false|72|false|true", "true|360|true|∅"]).await;
 }
 
-/// Hashes from outside: the published pages', the contract's.
+/// Literal hashes from the published pages and the contract.
 #[test]
-fn the_literal_hashes() {
-    for (query, key, golden) in [
+fn published_hashes() {
+    for (query, key, expected) in [
         ("id=6&quantity=2", "456789", "37086d860581fabc278413cd1a417d5c079f6eba"),
         ("callerid=123", "456789", "f7c3bc1d808e04732adf679965ccc34ca7ae3441"),
         ("", "secret", "e5e9fa1ba31ecd1ae84f75caaa474f3a663f05f4"),
@@ -315,15 +317,15 @@ fn the_literal_hashes() {
     ] {
         assert_eq!(
             hex::encode(HashRule::ParamOrder(&[]).signed_params(&params(query), "")[0].digest(key)),
-            golden,
+            expected,
             "{query}"
         );
     }
 }
 
-/// Some parameters count only in a proper form (`hash-parameters.md`).
+/// Some parameters are hashed only if their value is valid (`hash-parameters.md`).
 #[test]
-fn improper_forms_stay_out_of_the_hash() {
+fn invalid_values_are_left_out_of_the_hash() {
     for (query, hashed) in [
         ("user_id=007", "7"),
         ("user_id=000", "0"),
@@ -341,7 +343,7 @@ fn improper_forms_stay_out_of_the_hash() {
         ("direction=sideways", ""),
         ("users=1,2", "1,2"),
         ("users=prepaid", "prepaid"),
-        ("users=nobody", ""),
+        ("users=unknown", ""),
         ("block=untrue", "untrue"),
         ("block=1", ""),
         ("calltype=missed_inc_all", "missed_inc_all"),

@@ -1,4 +1,4 @@
-"""Signs the requests of schemathesis as a client does, so that the server accepts the hash and reads the parameters."""
+"""Signs the requests of schemathesis as a client does, so that the server accepts their hash."""
 
 import hashlib
 import json

@@ -1,4 +1,5 @@
-// Signs a request: the SHA-1 of the values of these parameters, in this order, and then the secret key.
+// Signs a request: sets the variable hash to the SHA-1 of the values of the parameters in `hashed`, in this order,
+// followed by the secret key.
 const CryptoJS = require("crypto-js");
 
 module.exports = (req, bru, hashed) => {

@@ -1,4 +1,4 @@
-//! `mortise cards export`.
+//! `mortise cards export`: writes the cards of a group as CSV.
 
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -15,27 +15,27 @@ use crate::cli::{AuditEntry, CommandError, Report};
 use crate::config::Config;
 use crate::money::Money;
 
-/// Which cards, and where to.
+/// The cards to export, and the file.
 #[derive(Debug, Args)]
 pub struct Options {
-    /// The card group's id, as `mortise group list` shows it
+    /// The id of the card group, as in `mortise group list`
     #[arg(long, value_name = "ID")]
     group: i32,
-    /// A new file, which only you can read [default: standard output]
+    /// The file to create, readable only by you [default: standard output]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Only the cards that can be sold
     #[arg(long)]
     free: bool,
-    /// Only the cards of this delivery
+    /// Only the cards with this batch number
     #[arg(long, value_name = "TEXT")]
     batch_number: Option<String>,
 }
 
-/// The first line, there also where no other is.
+/// The header line. It is written even if no card follows.
 const HEADINGS: [&str; 9] = ["number", "pin", "balance", "sold", "batch_number", "language", "name", "callerid", "id"];
 
-/// A line of the file.
+/// A card as a CSV record.
 #[derive(Debug, Serialize)]
 struct ExportedCard {
     number: Option<String>,
@@ -49,33 +49,33 @@ struct ExportedCard {
     id: i64,
 }
 
-/// Writes them as they come: however many, little memory is used.
+/// Runs the command. Cards are streamed: the memory used does not depend on their number.
 pub(super) async fn run(options: &Options, config: &Config) -> Result<Report, CommandError> {
     let Some(path) = &options.output else {
-        let written = with_database(config, async |pool| export(pool, options, io::stdout().lock()).await).await;
-        return match written {
-            // Whoever reads it has seen enough.
+        let result = with_database(config, async |pool| export(pool, options, io::stdout().lock()).await).await;
+        return match result {
+            // The reader closed the pipe, like `head`: not an error.
             Err(CommandError::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Report::empty()),
-            written => written.map(|_| Report::empty()),
+            result => result.map(|_| Report::empty()),
         };
     };
-    let cannot = |error: io::Error| CommandError::Failed(format!("cannot make {}: {error}", path.display()));
-    // One that is there already may be a delivery that is needed yet.
+    let create_error = |error: io::Error| CommandError::Failed(format!("cannot create {}: {error}", path.display()));
+    // Never overwrite a file: it can be an earlier export that is still needed.
     if path.symlink_metadata().is_ok() {
-        return Err(cannot(rustix::io::Errno::EXIST.into()));
+        return Err(create_error(rustix::io::Errno::EXIST.into()));
     }
-    // By another name until all is written: half a file would be taken for a whole one.
+    // A temporary name until the file is complete: an incomplete file must not look complete.
     let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let file = tempfile::Builder::new().prefix(".cards-").tempfile_in(directory).map_err(cannot)?;
+    let file = tempfile::Builder::new().prefix(".cards-").tempfile_in(directory).map_err(create_error)?;
     let cards = with_database(config, async |pool| export(pool, options, file.as_file()).await).await?;
     file.as_file().sync_all()?;
-    file.persist_noclobber(path).map_err(|error| cannot(error.error))?;
+    file.persist_noclobber(path).map_err(|error| create_error(error.error))?;
     let text = format!("{cards} cards were written to {}.", path.display());
     Ok(Report::new(text, json!({ "group": options.group, "cards": cards, "output": path })))
 }
 
-async fn export(pool: &PgPool, options: &Options, to: impl Write) -> Result<u64, CommandError> {
-    // Whoever has seen the PINs stands in the audit trail before they are seen.
+async fn export(pool: &PgPool, options: &Options, output: impl Write) -> Result<u64, CommandError> {
+    // The audit row is committed before the first PIN is written.
     audit_export(pool, options).await?;
     let mut transaction = begin_read_only(pool).await?;
     let count = sqlx::query_scalar!(
@@ -83,7 +83,7 @@ async fn export(pool: &PgPool, options: &Options, to: impl Write) -> Result<u64,
         options.group
     );
     let bar = progress_bar(u64::try_from(count.fetch_one(&mut *transaction).await?).unwrap_or(0), "writing cards");
-    let mut csv = csv::WriterBuilder::new().has_headers(false).from_writer(BufWriter::new(to));
+    let mut csv = csv::WriterBuilder::new().has_headers(false).from_writer(BufWriter::new(output));
     csv.write_record(HEADINGS).map_err(csv_to_io_error)?;
     let mut cards = sqlx::query_as!(
         ExportedCard,
@@ -96,39 +96,40 @@ async fn export(pool: &PgPool, options: &Options, to: impl Write) -> Result<u64,
         options.batch_number
     )
     .fetch(&mut *transaction);
-    let mut written = 0;
+    let mut exported = 0;
     while let Some(card) = cards.try_next().await? {
         csv.serialize(card).map_err(csv_to_io_error)?;
-        written += 1;
+        exported += 1;
         bar.inc(1);
     }
     csv.flush()?;
     bar.finish_and_clear();
-    Ok(written)
+    Ok(exported)
 }
 
 fn csv_to_io_error(error: csv::Error) -> io::Error {
     match error.into_kind() {
         csv::ErrorKind::Io(error) => error,
-        _ => io::Error::other("a card can't be written as CSV"),
+        _ => io::Error::other("cannot write a card as CSV"),
     }
 }
 
 async fn audit_export(pool: &PgPool, options: &Options) -> Result<(), CommandError> {
-    let mut change = pool.begin().await?;
-    let known = sqlx::query!("select id from cardgroups where id = $1", options.group).fetch_optional(&mut *change);
-    if known.await?.is_none() {
-        let words = format!("there is no card group {}: `mortise group list` shows all", options.group);
-        return Err(CommandError::NotFound(words));
+    let mut transaction = pool.begin().await?;
+    let group =
+        sqlx::query!("select id from cardgroups where id = $1", options.group).fetch_optional(&mut *transaction);
+    if group.await?.is_none() {
+        let message = format!("there is no card group {}: `mortise group list` shows all", options.group);
+        return Err(CommandError::NotFound(message));
     }
-    let deed = AuditEntry {
+    let entry = AuditEntry {
         action: "cards_exported",
         target_type: "Cardgroup",
         target_id: options.group.into(),
         data: options.batch_number.as_deref().unwrap_or_default(),
         ..AuditEntry::default()
     };
-    deed.record(&mut change).await?;
-    change.commit().await?;
+    entry.record(&mut transaction).await?;
+    transaction.commit().await?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `mortise cards`: cards made by the thousand, and handed to whoever prints them.
+//! `mortise cards`: creates cards in bulk, and exports them for printing.
 
 mod export;
 mod generate;
@@ -9,16 +9,16 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::{CommandError, Report};
 use crate::config::Config;
 
-/// What to do with cards.
+/// Subcommands of `mortise cards`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Make cards, all or none: new numbers one after the other, random PINs of the group's PIN length
+    /// Create cards in one transaction, with consecutive numbers and random PINs
     Generate(generate::Options),
-    /// Write a group's cards as CSV, PINs included
+    /// Write the cards of a group as CSV, with their PINs
     Export(export::Options),
 }
 
-/// Does it.
+/// Runs the command.
 pub async fn run(command: &Command, config: &Config) -> Result<Report, CommandError> {
     match command {
         Command::Generate(options) => generate::run(options, config).await,
@@ -26,12 +26,12 @@ pub async fn run(command: &Command, config: &Config) -> Result<Report, CommandEr
     }
 }
 
-/// A bar on standard error, where that is a terminal.
-fn progress_bar(length: u64, what: &'static str) -> ProgressBar {
+/// A progress bar on standard error, if that is a terminal.
+fn progress_bar(length: u64, label: &'static str) -> ProgressBar {
     let bar = ProgressBar::new(length);
-    // A template that can't be read leaves the usual bar.
+    // An invalid template leaves the default style.
     if let Ok(style) = ProgressStyle::with_template("{prefix} {wide_bar} {human_pos}/{human_len}, {eta} left") {
         bar.set_style(style);
     }
-    bar.with_prefix(what)
+    bar.with_prefix(label)
 }

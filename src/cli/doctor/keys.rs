@@ -1,4 +1,4 @@
-//! Who is let in: the settings in the database that open doors.
+//! Checks of the database settings that control access to the API.
 
 use sqlx::{PgConnection, PgPool};
 
@@ -6,14 +6,15 @@ use super::{Check, join_limited};
 use crate::db::seed;
 use crate::number;
 
-/// An owner's setting.
+/// A setting of an owner.
 struct ApiSettingRow {
     owner: String,
     owner_id: i32,
     name: String,
     value: String,
-    /// Of a previous key: until when it counts.
+    /// For a previous key: the time until which it is valid.
     value2: String,
+    /// The database's time, in seconds since 1970.
     now: i64,
 }
 
@@ -22,7 +23,7 @@ impl ApiSettingRow {
         self.name == name && number::parse_integer(&self.value) == 1
     }
 
-    /// The seconds that a previous key still counts; `None` where that can't be read.
+    /// Seconds until a previous key expires, negative after that; `None` if its time is invalid.
     fn remaining_seconds(&self) -> Option<i64> {
         let until = humantime::parse_rfc3339_weak(self.value2.trim()).ok()?;
         let until = until.duration_since(std::time::SystemTime::UNIX_EPOCH).ok()?.as_secs();
@@ -30,7 +31,7 @@ impl ApiSettingRow {
     }
 }
 
-/// The checks of all owners' settings.
+/// Checks the settings of all owners.
 pub async fn check_all(pool: &PgPool, connection: &mut PgConnection) -> sqlx::Result<Vec<Check>> {
     let rows = sqlx::query_as!(
         ApiSettingRow,
@@ -42,9 +43,9 @@ pub async fn check_all(pool: &PgPool, connection: &mut PgConnection) -> sqlx::Re
            order by c.owner_id, c.name, c.id"#
     );
     let rows = rows.fetch_all(connection).await?;
-    let public = seed::has_demo_key(pool).await?;
+    let has_demo_key = seed::has_demo_key(pool).await?;
     Ok(vec![
-        check_demo_key(public),
+        check_demo_key(has_demo_key),
         check_missing_keys(&rows),
         check_hash_checking(&rows),
         check_get_requests(&rows),
@@ -52,15 +53,15 @@ pub async fn check_all(pool: &PgPool, connection: &mut PgConnection) -> sqlx::Re
     ])
 }
 
-fn check_demo_key(is_public: bool) -> Check {
-    if is_public {
+fn check_demo_key(has_demo_key: bool) -> Check {
+    if has_demo_key {
         Check::problem(
             "demo key",
-            "the secret key is that of MOR's documentation: anybody can buy",
-            "`mortise key rotate --keep 0s`",
+            "the secret key is the published one from MOR's documentation: anyone can buy cards",
+            "run `mortise key rotate --keep 0s`",
         )
     } else {
-        Check::ok("demo key", "the secret key isn't that of MOR's documentation")
+        Check::ok("demo key", "the secret key is not the one from MOR's documentation")
     }
 }
 
@@ -72,11 +73,11 @@ fn check_missing_keys(rows: &[ApiSettingRow]) -> Check {
         .filter(|row| row.is_enabled("Allow_API") && !has_key(row.owner_id))
         .map(|row| row.owner.clone())
         .collect();
-    Check::ok_if_empty("keys", &without, "whoever has the API has a secret key", |names| {
+    Check::ok_if_empty("keys", &without, "every owner with the API on has a secret key", |names| {
         Check::warning(
             "keys",
-            format!("the API is on without a secret key of {names}"),
-            "`mortise key set` (--user RESELLER)",
+            format!("the API is on, but no secret key is set: {names}"),
+            "run `mortise key set` (--user RESELLER)",
         )
     })
 }
@@ -84,36 +85,36 @@ fn check_missing_keys(rows: &[ApiSettingRow]) -> Check {
 fn check_hash_checking(rows: &[ApiSettingRow]) -> Check {
     let off: Vec<String> =
         rows.iter().filter(|row| row.is_enabled("API_Disable_hash_checking")).map(|row| row.owner.clone()).collect();
-    Check::ok_if_empty("hashes", &off, "every hash is checked", |names| {
-        let says = format!("hashes aren't checked for {names}: who knows a user's name can buy");
-        Check::problem("hashes", says, "`mortise setting set API_Disable_hash_checking off` (--user RESELLER)")
+    Check::ok_if_empty("hashes", &off, "hashes are checked", |names| {
+        let message = format!("hashes are not checked for {names}: anyone who knows a user name can buy cards");
+        Check::problem("hashes", message, "run `mortise setting set API_Disable_hash_checking off` (--user RESELLER)")
     })
 }
 
 fn check_get_requests(rows: &[ApiSettingRow]) -> Check {
     if rows.iter().any(|row| row.owner_id == 0 && row.is_enabled("Allow_GET_API")) {
-        let says = "GET is on: hashes and PINs stand in URLs, which proxies and browsers keep";
-        Check::warning("get", says, "have clients POST, then `mortise setting set Allow_GET_API off`")
+        let message = "GET is on: hashes and PINs are in URLs, which proxies and browsers store";
+        Check::warning("get", message, "change the clients to POST, then run `mortise setting set Allow_GET_API off`")
     } else {
         Check::ok("get", "GET is off")
     }
 }
 
 fn check_previous_keys(rows: &[ApiSettingRow]) -> Check {
-    let (mut over, mut counting) = (Vec::new(), Vec::new());
+    let (mut expired, mut valid) = (Vec::new(), Vec::new());
     for row in rows.iter().filter(|row| row.name == "API_Secret_Key_Previous") {
         match row.remaining_seconds() {
-            None => over.push(format!("{} (until {:?}, which is no time)", row.owner, row.value2)),
-            Some(..=0) => over.push(format!("{} (until {})", row.owner, row.value2)),
-            Some(_) => counting.push(format!("{} (until {})", row.owner, row.value2)),
+            None => expired.push(format!("{} (until {:?}, an invalid time)", row.owner, row.value2)),
+            Some(..=0) => expired.push(format!("{} (until {})", row.owner, row.value2)),
+            Some(_) => valid.push(format!("{} (until {})", row.owner, row.value2)),
         }
     }
-    if !over.is_empty() {
-        let says = format!("previous secret keys that don't count any more: {}", join_limited(&over));
-        Check::warning("previous key", says, "`mortise key end` (--user RESELLER)")
-    } else if !counting.is_empty() {
-        Check::ok("previous key", format!("still counts: {}", join_limited(&counting)))
+    if !expired.is_empty() {
+        let message = format!("expired previous secret keys: {}", join_limited(&expired));
+        Check::warning("previous key", message, "run `mortise key end` (--user RESELLER)")
+    } else if !valid.is_empty() {
+        Check::ok("previous key", format!("still valid: {}", join_limited(&valid)))
     } else {
-        Check::ok("previous key", "there is none")
+        Check::ok("previous key", "none")
     }
 }

@@ -1,4 +1,4 @@
-//! `mortise doctor`: everything that can be looked at before it hurts, and what to do about it.
+//! `mortise doctor`: checks settings, disk, PostgreSQL, schema, stock and keys, and advises an action for each finding.
 
 mod disk;
 mod keys;
@@ -15,24 +15,24 @@ use super::{CommandError, Report};
 use crate::config::{Config, ConfigError, Layers};
 use crate::mail::Mailer;
 
-/// What was found of one thing.
+/// The result of one check.
 #[derive(Debug, Serialize)]
 struct Check {
     name: &'static str,
     state: CheckState,
     message: String,
-    /// What to do about it.
+    /// The action for the operator; `None` if the state is `Ok`.
     advice: Option<String>,
 }
 
-/// How it stands.
+/// The state of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum CheckState {
     Ok,
-    /// Look at it by day.
+    /// It can wait for the next working day.
     Warning,
-    /// Money, data or service is in danger.
+    /// Money, data or service is in danger: act now.
     Problem,
 }
 
@@ -47,21 +47,26 @@ impl CheckState {
 }
 
 impl Check {
-    fn ok(name: &'static str, says: impl Into<String>) -> Self {
-        Self { name, state: CheckState::Ok, message: says.into(), advice: None }
+    fn ok(name: &'static str, message: impl Into<String>) -> Self {
+        Self { name, state: CheckState::Ok, message: message.into(), advice: None }
     }
 
-    fn warning(name: &'static str, says: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { name, state: CheckState::Warning, message: says.into(), advice: Some(advice.into()) }
+    fn warning(name: &'static str, message: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { name, state: CheckState::Warning, message: message.into(), advice: Some(advice.into()) }
     }
 
-    fn problem(name: &'static str, says: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { name, state: CheckState::Problem, message: says.into(), advice: Some(advice.into()) }
+    fn problem(name: &'static str, message: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { name, state: CheckState::Problem, message: message.into(), advice: Some(advice.into()) }
     }
 
-    /// Fine if nothing is named.
-    fn ok_if_empty(name: &'static str, named: &[String], fine: &str, otherwise: impl FnOnce(String) -> Self) -> Self {
-        if named.is_empty() { Self::ok(name, fine) } else { otherwise(join_limited(named)) }
+    /// `Ok` with `message` if `findings` is empty, else `otherwise` with the joined findings.
+    fn ok_if_empty(
+        name: &'static str,
+        findings: &[String],
+        message: &str,
+        otherwise: impl FnOnce(String) -> Self,
+    ) -> Self {
+        if findings.is_empty() { Self::ok(name, message) } else { otherwise(join_limited(findings)) }
     }
 
     fn format_line(&self) -> String {
@@ -70,23 +75,24 @@ impl Check {
     }
 }
 
-/// A few of them, and how many more there are.
-fn join_limited(named: &[String]) -> String {
+/// Joins the first 10 items, and adds the number of the others. Control characters become U+FFFD.
+fn join_limited(items: &[String]) -> String {
     const ITEMS_MAX: usize = 10;
-    let some = named.iter().take(ITEMS_MAX).map(|name| name.replace(char::is_control, "\u{fffd}")).collect::<Vec<_>>();
-    let more = named.len().saturating_sub(ITEMS_MAX);
-    if more == 0 { some.join(", ") } else { format!("{} and {more} more", some.join(", ")) }
+    let first = items.iter().take(ITEMS_MAX).map(|item| item.replace(char::is_control, "\u{fffd}")).collect::<Vec<_>>();
+    let more = items.len().saturating_sub(ITEMS_MAX);
+    if more == 0 { first.join(", ") } else { format!("{} and {more} more", first.join(", ")) }
 }
 
-/// Looks at everything that can be reached.
-pub async fn run(settings: Result<Layers, ConfigError>) -> Report {
+/// Runs all checks that are possible: without valid settings or a database, the others are skipped.
+pub async fn run(layers: Result<Layers, ConfigError>) -> Report {
+    const SETTINGS_ADVICE: &str = "correct the setting: the server does not start";
     let mut checks = Vec::new();
-    match settings.and_then(|layers| layers.config()) {
-        Err(error) => checks.push(Check::problem("settings", error.to_string(), "mend it: the server doesn't start")),
+    match layers.and_then(|layers| layers.config()) {
+        Err(error) => checks.push(Check::problem("settings", error.to_string(), SETTINGS_ADVICE)),
         Ok(config) => {
             checks.push(match Mailer::new(&config) {
-                Ok(_) => Check::ok("settings", format!("they make sense; the server listens on {}", config.listen)),
-                Err(error) => Check::problem("settings", error.to_string(), "mend it: the server doesn't start"),
+                Ok(_) => Check::ok("settings", format!("valid; the server listens on {}", config.listen)),
+                Err(error) => Check::problem("settings", error.to_string(), SETTINGS_ADVICE),
             });
             checks.extend(disk::check_free_space(&config));
             match with_any_schema(&config, async |pool| Ok(run_database_checks(pool).await)).await {
@@ -95,15 +101,16 @@ pub async fn run(settings: Result<Layers, ConfigError>) -> Report {
             }
         }
     }
-    let is_fine = checks.iter().all(|check| check.state != CheckState::Problem);
+    let is_ok = checks.iter().all(|check| check.state != CheckState::Problem);
     let count = |state| checks.iter().filter(|check| check.state == state).count();
-    let end = format!("problems: {}, warnings: {}", count(CheckState::Problem), count(CheckState::Warning));
-    let lines: Vec<String> = checks.iter().map(Check::format_line).chain([end]).collect();
-    Report::new(lines.join("\n"), json!({ "ok": is_fine, "checks": checks })).fail_unless(is_fine)
+    let summary = format!("problems: {}, warnings: {}", count(CheckState::Problem), count(CheckState::Warning));
+    let lines: Vec<String> = checks.iter().map(Check::format_line).chain([summary]).collect();
+    Report::new(lines.join("\n"), json!({ "ok": is_ok, "checks": checks })).fail_unless(is_ok)
 }
 
 fn database_unreachable(error: &CommandError) -> Check {
-    Check::problem("database", error.to_string(), "without it every request is answered 503: is PostgreSQL running?")
+    let advice = "check that PostgreSQL is running: without a database, every request is answered with 503";
+    Check::problem("database", error.to_string(), advice)
 }
 
 async fn run_database_checks(pool: &PgPool) -> Vec<Check> {
@@ -136,14 +143,15 @@ async fn run_snapshot_checks(pool: &PgPool, connection: &mut PgConnection, check
     }
 }
 
-/// What can't be looked at is a problem too.
+/// A check that fails with a database error is a problem.
 fn check_or_problem(name: &'static str, check: sqlx::Result<Check>) -> Check {
     check.unwrap_or_else(|error| {
-        Check::problem(name, format!("can't be checked: {error}"), "look into PostgreSQL's log, and run this again")
+        let advice = "see PostgreSQL's log, then run `mortise doctor` again";
+        Check::problem(name, format!("the check failed: {error}"), advice)
     })
 }
 
-/// Where the local PostgreSQL lives, if that is the one in use.
+/// The data directory of the local PostgreSQL; `None` with `database_url`.
 fn local_data_dir(config: &Config) -> Option<std::path::PathBuf> {
     config.database_url.reveal().is_empty().then(|| crate::server::data_dir(config))
 }

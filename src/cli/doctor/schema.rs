@@ -1,4 +1,4 @@
-//! The schema: whether it is all there.
+//! Checks of the schema: migrations and indexes.
 
 use std::collections::BTreeSet;
 
@@ -7,53 +7,56 @@ use sqlx::{PgConnection, PgPool};
 use super::{Check, join_limited};
 use crate::db;
 
-/// Whether the schema is this program's.
+/// Checks that all migrations of this program are applied, and no newer ones.
 pub async fn check_migrations(pool: &PgPool) -> Check {
     match db::missing_migrations(pool).await {
-        Ok(missing) if missing.is_empty() => Check::ok("schema", "every migration was carried out"),
+        Ok(missing) if missing.is_empty() => Check::ok("schema", "all migrations are applied"),
         Ok(missing) => {
             let missing: Vec<String> = missing.iter().map(i64::to_string).collect();
-            let says = format!("migrations are missing: {}", join_limited(&missing));
-            Check::problem("schema", says, "run `mortise migrate`, or start the server with migrate = \"on\"")
+            let message = format!("missing migrations: {}", join_limited(&missing));
+            Check::problem("schema", message, "run `mortise migrate`, or start the server with migrate = \"on\"")
         }
-        Err(error) => Check::problem("schema", error.to_string(), "run the Mortise that used it last, or a newer one"),
+        Err(error) => {
+            let advice = "use the version of Mortise that used this database last, or a newer one";
+            Check::problem("schema", error.to_string(), advice)
+        }
     }
 }
 
-/// Whether every index is there and whole: without one, a sale may take as long as the table is large.
+/// Checks that every index exists and is valid: without one, a sale can scan a whole table.
 pub async fn check_indexes(connection: &mut PgConnection) -> sqlx::Result<Check> {
-    let found = sqlx::query!(
+    let indexes = sqlx::query!(
         r#"select c.relname::text as "name!", i.indisvalid as "valid!" from pg_index i join pg_class c on c.oid = i.indexrelid
            where c.relnamespace = current_schema()::regnamespace order by 1"#
     );
-    let found = found.fetch_all(connection).await?;
-    let invalid: Vec<String> = found.iter().filter(|index| !index.valid).map(|index| index.name.clone()).collect();
+    let indexes = indexes.fetch_all(connection).await?;
+    let invalid: Vec<String> = indexes.iter().filter(|index| !index.valid).map(|index| index.name.clone()).collect();
     let expected = expected_indexes();
     let missing: Vec<String> =
-        expected.iter().filter(|name| !found.iter().any(|index| index.name == **name)).cloned().collect();
+        expected.iter().filter(|name| !indexes.iter().any(|index| index.name == **name)).cloned().collect();
     Ok(if !invalid.is_empty() {
         Check::problem(
             "indexes",
-            format!("can't be used: {}", join_limited(&invalid)),
-            "`reindex index concurrently NAME`",
+            format!("invalid: {}", join_limited(&invalid)),
+            "run `reindex index concurrently NAME`",
         )
     } else if !missing.is_empty() {
-        let advice = "make them again as migrations/*.sql has them (`create index concurrently`)";
+        let advice = "create them again as in migrations/*.sql, with `create index concurrently`";
         Check::problem("indexes", format!("missing: {}", join_limited(&missing)), advice)
     } else {
-        Check::ok("indexes", format!("all {} are there and whole", expected.len()))
+        Check::ok("indexes", format!("all {} exist and are valid", expected.len()))
     })
 }
 
-/// The names of the indexes that the migrations make and leave.
+/// The final names of the indexes that the migrations create and do not drop.
 fn expected_indexes() -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for sql in db::migration_sql() {
-        let plain: String =
+        let without_comments: String =
             sql.lines().map(|line| line.split("--").next().unwrap_or_default().to_lowercase() + " ").collect();
-        let words: Vec<&str> = plain.split_whitespace().collect();
-        for at in 0..words.len() {
-            match words[at..] {
+        let tokens: Vec<&str> = without_comments.split_whitespace().collect();
+        for start in 0..tokens.len() {
+            match tokens[start..] {
                 ["create", "index", name, "on", ..] | ["create", "unique", "index", name, "on", ..] => {
                     names.insert(name.to_owned());
                 }

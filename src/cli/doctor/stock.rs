@@ -1,4 +1,4 @@
-//! Cards: what can be sold, and what can be made.
+//! Checks of the stock, of PINs and of the cards left for sale.
 
 use bigdecimal::BigDecimal;
 use sqlx::PgConnection;
@@ -6,24 +6,25 @@ use sqlx::PgConnection;
 use super::{Check, join_limited};
 use crate::store::bulk_create;
 
-/// So few cards are left of a group that it will soon be sold out.
+/// With fewer cards, a group will soon be sold out.
 const LOW_STOCK_THRESHOLD: i64 = 100;
 
-/// The stock must be what the cards say.
+/// Checks that `card_stock` matches `cards`.
 pub async fn check_stock(connection: &mut PgConnection) -> sqlx::Result<Check> {
     let count = sqlx::query_scalar!(
         r#"select count(*) as "count!" from (select from card_stock_differences limit 1000) differences"#
     );
     let count = count.fetch_one(connection).await?;
     Ok(if count == 0 {
-        Check::ok("stock", "the stock is what the cards say")
+        Check::ok("stock", "the stock matches the cards")
     } else {
-        let says = format!("{count} cards are in stock and shouldn't be, or aren't and should");
-        Check::problem("stock", says, "stop selling, keep `select * from card_stock_differences`, call us")
+        let message = format!("{count} cards are in stock but cannot be sold, or can be sold but are not in stock");
+        let advice = "stop selling, save the output of `select * from card_stock_differences`, report a bug";
+        Check::problem("stock", message, advice)
     })
 }
 
-/// How much of the PINs that may be given out is used, by length.
+/// Checks how many PINs are still available, for each PIN length.
 pub async fn check_pins(connection: &mut PgConnection) -> sqlx::Result<Check> {
     let lengths = sqlx::query!(
         r#"with used as materialized (select length(pin) as length, count(*) as count from cards where pin <> '' group by 1)
@@ -32,36 +33,36 @@ pub async fn check_pins(connection: &mut PgConnection) -> sqlx::Result<Check> {
            where g.hidden = 0 group by g.pin_length order by g.pin_length"#
     );
     let lengths = lengths.fetch_all(connection).await?;
-    let (mut full, mut nearly, mut fine) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut exhausted, mut low, mut ok) = (Vec::new(), Vec::new(), Vec::new());
     for row in lengths {
-        let most = bulk_create::pin_capacity(row.pin_length);
+        let capacity = bulk_create::pin_capacity(row.pin_length);
         let used = BigDecimal::from(row.used);
-        let free = (&most - &used).max(BigDecimal::from(0)).with_scale(0).to_plain_string();
-        let says = format!("{free} PINs of {} digits (groups {})", row.pin_length, join_limited(&row.groups));
-        let heap = if used >= most {
-            &mut full
-        } else if &used * 5 >= &most * 4 {
-            &mut nearly
+        let free = (&capacity - &used).max(BigDecimal::from(0)).with_scale(0).to_plain_string();
+        let message = format!("{free} PINs of {} digits (groups {})", row.pin_length, join_limited(&row.groups));
+        let list = if used >= capacity {
+            &mut exhausted
+        } else if &used * 5 >= &capacity * 4 {
+            &mut low
         } else {
-            fine.push(free + &format!(" of {} digits", row.pin_length));
+            ok.push(free + &format!(" of {} digits", row.pin_length));
             continue;
         };
-        heap.push(says);
+        list.push(message);
     }
-    let advice = "make card groups with longer PINs: over a fifth of a length in use, and PINs can be guessed";
-    Ok(if !full.is_empty() {
-        Check::problem("pins", format!("no more cards can be made: {} left", join_limited(&full)), advice)
-    } else if !nearly.is_empty() {
-        Check::warning("pins", format!("only {} left", join_limited(&nearly)), advice)
+    let advice = "create card groups with longer PINs: PINs can be guessed if more than a fifth of a length is in use";
+    Ok(if !exhausted.is_empty() {
+        Check::problem("pins", format!("no more cards can be created: {} left", join_limited(&exhausted)), advice)
+    } else if !low.is_empty() {
+        Check::warning("pins", format!("only {} left", join_limited(&low)), advice)
     } else {
         Check::ok(
             "pins",
-            format!("PINs left: {}", if fine.is_empty() { "no card group".to_owned() } else { join_limited(&fine) }),
+            if ok.is_empty() { "no card groups".to_owned() } else { format!("PINs left: {}", join_limited(&ok)) },
         )
     })
 }
 
-/// Groups that sell, and will soon have nothing to sell.
+/// Finds groups with sales and fewer than 100 cards left.
 pub async fn check_remaining_cards(connection: &mut PgConnection) -> sqlx::Result<Check> {
     let low = sqlx::query_scalar!(
         r#"with free as materialized (select cardgroup_id, count(*) as count from card_stock group by cardgroup_id)
@@ -74,8 +75,8 @@ pub async fn check_remaining_cards(connection: &mut PgConnection) -> sqlx::Resul
         LOW_STOCK_THRESHOLD
     );
     let low = low.fetch_all(connection).await?;
-    Ok(Check::ok_if_empty("cards", &low, "every group that sells has a hundred cards left", |names| {
-        let advice = "`mortise cards generate --group ID --quantity N`";
-        Check::warning("cards", format!("few cards are left: {names}"), advice)
+    Ok(Check::ok_if_empty("cards", &low, "every group with sales has at least 100 cards left", |names| {
+        let advice = "run `mortise cards generate --group ID --quantity N`";
+        Check::warning("cards", format!("few cards left: {names}"), advice)
     }))
 }

@@ -1,13 +1,13 @@
-//! `mortise explain-hash`: why a request's hash is refused, and what the client must have hashed instead.
+//! `mortise explain-hash`: explains why the hash of a request is refused, and what the client hashed instead.
 
-mod tries;
+mod candidates;
 
 use axum::http::{HeaderMap, HeaderValue, header};
 use clap::Args;
 use serde::Serialize;
 use sqlx::PgPool;
 
-use self::tries::{HashCandidates, KeyCandidate};
+use self::candidates::{HashCandidates, KeyCandidate};
 use super::database::with_database;
 use super::sign::{masked_hash_input, operation_not_found};
 use super::{CommandError, Report};
@@ -18,39 +18,40 @@ use crate::config::{Config, OnOff};
 use crate::http::params::{self, Params};
 use crate::http::request::ApiPath;
 
-/// Which request.
+/// The request to explain.
 #[derive(Debug, Args)]
 pub struct Options {
-    /// The URL as the client sent it, or its path
+    /// The URL that the client sent, or its path and query
     url: String,
-    /// The body that came with it: 'u=..&id=..&hash=..', or JSON
+    /// The body of a POST: 'u=..&id=..&hash=..', or JSON
     #[arg(long, value_name = "BODY")]
     data: Option<String>,
 }
 
-/// What is to be said of a request's hash.
+/// The explanation of a request's hash.
 #[derive(Debug, Default, Serialize)]
 struct Explanation {
-    /// Whether the request would be admitted as far as the hash goes.
+    /// Whether the server accepts the hash, or does not check it.
     valid: bool,
-    /// What comes of the hash.
+    /// The result in one sentence.
     verdict: String,
-    /// The names whose values are hashed, in order, and all of what is hashed.
+    /// The names of the parameters that are hashed, in order.
     parameters: String,
+    /// The text that is hashed, with a placeholder for the key.
     hashed: String,
-    /// What the client may have done instead.
+    /// What the client hashed instead.
     possible_causes: Vec<String>,
-    /// What else stands in the request's way, or should be known.
+    /// Other reasons for which the server refuses the request.
     notes: Vec<String>,
 }
 
-/// Explains the hash.
+/// Runs the command.
 pub async fn run(options: &Options, config: &Config) -> Result<Report, CommandError> {
     let request = ParsedRequest::read(options, config).await?;
     let explanation = with_database(config, async |pool| request.explain(pool, config).await).await?;
     let text = explanation.text();
-    let is_right = explanation.valid;
-    Ok(Report::new(text, explanation).fail_unless(is_right))
+    let is_valid = explanation.valid;
+    Ok(Report::new(text, explanation).fail_unless(is_valid))
 }
 
 impl Explanation {
@@ -64,14 +65,14 @@ impl Explanation {
             let items: String = items.iter().map(|item| format!("\n  - {item}")).collect();
             if items.is_empty() { items } else { format!("{title}{items}") }
         };
-        lines.push(list("It is the hash that comes out if", &self.possible_causes));
-        lines.push(list("Besides:", &self.notes));
+        lines.push(list("Possible causes:", &self.possible_causes));
+        lines.push(list("Notes:", &self.notes));
         lines.retain(|line| !line.is_empty());
         lines.join("\n")
     }
 }
 
-/// A request, read as the server reads it.
+/// A request, parsed as the server parses it.
 struct ParsedRequest {
     path: ApiPath,
     params: Params,
@@ -81,13 +82,13 @@ struct ParsedRequest {
 impl ParsedRequest {
     async fn read(options: &Options, config: &Config) -> Result<Self, CommandError> {
         let url = options.url.split('#').next().unwrap_or_default();
-        let behind_scheme = url.split_once("://").map_or(url, |(_, rest)| rest);
-        let path_and_query = behind_scheme.find('/').map_or("", |at| &behind_scheme[at..]);
+        let without_scheme = url.split_once("://").map_or(url, |(_, rest)| rest);
+        let path_and_query = without_scheme.find('/').map_or("", |start| &without_scheme[start..]);
         let (path, query) = path_and_query.split_once('?').unwrap_or((path_and_query, ""));
-        let called = path.split_once("/api/").map_or(path, |(_, called)| called);
+        let name = path.split_once("/api/").map_or(path, |(_, name)| name);
         let path = ApiPath::parse(path, &config.prefix, config.dialect.path_suffixes());
         if path.operation.is_none() {
-            return Err(operation_not_found(called));
+            return Err(operation_not_found(name));
         }
         let body = options.data.clone().unwrap_or_default();
         let mut headers = HeaderMap::new();
@@ -101,62 +102,66 @@ impl ParsedRequest {
 
     async fn explain(&self, pool: &PgPool, config: &Config) -> Result<Explanation, CommandError> {
         let name = self.params.get("u").unwrap_or_default();
-        let directory = AccountCache::new(pool.clone().into(), pool.clone(), OnOff::Off);
-        let missing =
-            || CommandError::NotFound(format!("there is no user {name:?}: whatever the hash, nobody is let in"));
-        let user = directory.user(name).await?.ok_or_else(missing)?;
-        let own = directory.settings(user.settings_owner()).await?;
-        let system = directory.settings(0).await?;
-        let known = load_all_keys(pool, &user, &own, &system, config).await?;
-        let mut explanation = self.evaluate_hash(&user, &own, &system, &known, config);
+        let accounts = AccountCache::new(pool.clone().into(), pool.clone(), OnOff::Off);
+        let not_found =
+            || CommandError::NotFound(format!("there is no user {name:?}: the request is refused with any hash"));
+        let user = accounts.user(name).await?.ok_or_else(not_found)?;
+        let own = accounts.settings(user.settings_owner()).await?;
+        let system = accounts.settings(0).await?;
+        let keys = load_all_keys(pool, &user, &own, &system, config).await?;
+        let mut explanation = self.evaluate_hash(&user, &own, &system, &keys, config);
         explanation.notes.extend(self.notes(&user, &own, &system, config));
         Ok(explanation)
     }
 
-    /// What the server makes of the hash; where that is nothing good, what would have made it.
+    /// Checks the hash as the server does. If it is wrong, finds the input that the client hashed.
     fn evaluate_hash(
         &self,
         user: &User,
         own: &Settings,
         system: &Settings,
-        known: &[KeyCandidate],
+        all_keys: &[KeyCandidate],
         config: &Config,
     ) -> Explanation {
         let signed = self.signed_params();
         let hash = self.params.get("hash").unwrap_or_default();
-        let shown = signed.first().map(|signed| (signed.joined_names(), masked_hash_input(signed))).unwrap_or_default();
-        let explanation = Explanation { parameters: shown.0, hashed: shown.1, ..Explanation::default() };
-        let keys = admission::accepted_keys(user, own, system, config.dialect);
-        let right = signed.iter().find(|signed| {
+        let (parameters, hashed) =
+            signed.first().map(|signed| (signed.joined_names(), masked_hash_input(signed))).unwrap_or_default();
+        let explanation = Explanation { parameters, hashed, ..Explanation::default() };
+        let accepted_keys = admission::accepted_keys(user, own, system, config.dialect);
+        let matching = signed.iter().find(|signed| {
             (config.legacy_hashes || !signed.is_legacy)
-                && keys.iter().any(|key| signed.verify(hash, key.text, config.dialect))
+                && accepted_keys.iter().any(|key| signed.verify(hash, key.text, config.dialect))
         });
-        if let Some(right) = right {
-            let by = known.iter().find(|key| key.is_accepted && right.verify(hash, key.text.reveal(), config.dialect));
-            let by = by.map(|key| key.description.as_str()).unwrap_or_default();
-            let verdict = format!("The hash is right: {} and {by}.", describe_values(&right.joined_names()));
+        if let Some(matching) = matching {
+            let key =
+                all_keys.iter().find(|key| key.is_accepted && matching.verify(hash, key.text.reveal(), config.dialect));
+            let key = key.map(|key| key.description.as_str()).unwrap_or_default();
+            let verdict = format!("The hash is correct: {} and {key}.", describe_values(&matching.joined_names()));
             return Explanation {
                 valid: true,
                 verdict,
-                parameters: right.joined_names(),
-                hashed: masked_hash_input(right),
+                parameters: matching.joined_names(),
+                hashed: masked_hash_input(matching),
                 ..explanation
             };
         }
         if admission::hash_check_disabled(user, own, system) {
-            let verdict = "The hash is wrong, but API_Disable_hash_checking is on: nobody looks at it.".to_owned();
+            let verdict = "The hash is wrong, but it is not checked: API_Disable_hash_checking is on.".to_owned();
             return Explanation { valid: true, verdict, ..explanation };
         }
-        let tries = HashCandidates { params: &self.params, signed: &signed, keys: known, config };
-        match (keys.is_empty(), hash.is_empty()) {
-            (true, _) => {
-                Explanation { verdict: "No secret key counts for this user: `mortise key set`.".into(), ..explanation }
-            }
-            (_, true) => Explanation { verdict: "There is no hash in the request.".into(), ..explanation },
+        let candidates = HashCandidates { params: &self.params, signed: &signed, keys: all_keys, config };
+        match (accepted_keys.is_empty(), hash.is_empty()) {
+            (true, _) => Explanation {
+                verdict: "This user has no valid secret key: use `mortise key set`.".into(),
+                ..explanation
+            },
+            (_, true) => Explanation { verdict: "The request has no hash.".into(), ..explanation },
             _ => {
-                let would_be_right = tries.find_causes(hash);
-                let why = if would_be_right.is_empty() { tries.fallback_verdict(hash) } else { "The hash is wrong." };
-                Explanation { verdict: why.to_owned(), possible_causes: would_be_right, ..explanation }
+                let possible_causes = candidates.find_causes(hash);
+                let verdict =
+                    if possible_causes.is_empty() { candidates.fallback_verdict(hash) } else { "The hash is wrong." };
+                Explanation { verdict: verdict.to_owned(), possible_causes, ..explanation }
             }
         }
     }
@@ -166,21 +171,21 @@ impl ParsedRequest {
         rules.iter().flat_map(|rule| rule.signed_params(&self.params, self.path.alias)).collect()
     }
 
-    /// What refuses the request before its hash is looked at.
+    /// Reasons other than the hash for which the server refuses the request.
     fn notes(&self, user: &User, own: &Settings, system: &Settings, config: &Config) -> Vec<String> {
-        let blocked = user.blocked && config.dialect.refuses_blocked_users();
-        let password = config.require_password && self.params.get("p").is_none();
+        let is_blocked = user.blocked && config.dialect.refuses_blocked_users();
+        let lacks_password = config.require_password && self.params.get("p").is_none();
         [
-            (blocked, "the user is blocked: `mortise user unblock`"),
+            (is_blocked, "the user is blocked: use `mortise user unblock`"),
             (
                 !admission::api_enabled(user, own, system),
-                "the API is off for this user: `mortise setting set Allow_API on`",
+                "the API is off for this user: use `mortise setting set Allow_API on`",
             ),
             (
                 self.is_get && !system.is_enabled(Setting::AllowGetApi),
-                "GET is off: send a POST (--data here), or `mortise setting set Allow_GET_API on`",
+                "GET is off: send a POST (here: --data), or use `mortise setting set Allow_GET_API on`",
             ),
-            (password, "the setting require_password wants the parameter p as well"),
+            (lacks_password, "the parameter p is missing: the setting require_password is on"),
         ]
         .into_iter()
         .filter(|(applies, _)| *applies)
@@ -193,7 +198,7 @@ fn describe_values(names: &str) -> String {
     if names.is_empty() { "no parameters".to_owned() } else { format!("the values of {names}") }
 }
 
-/// Every key that there is, be it of somebody else: clients have been seen to use those.
+/// Loads the keys of all owners: some clients use the key of another owner.
 async fn load_all_keys(
     pool: &PgPool,
     user: &User,
@@ -210,16 +215,16 @@ async fn load_all_keys(
     )
     .fetch_all(pool)
     .await?;
-    let counting = admission::accepted_keys(user, own, system, config.dialect);
+    let accepted_keys = admission::accepted_keys(user, own, system, config.dialect);
     let keys = rows.into_iter().map(|row| {
-        let counts = counting.iter().any(|key| key.text == row.value && key.is_previous == row.previous);
+        let is_accepted = accepted_keys.iter().any(|key| key.text == row.value && key.is_previous == row.previous);
         let owner = row.username.unwrap_or_else(|| format!("user {}", row.owner));
-        let whose = if row.previous {
+        let description = if row.previous {
             format!("the previous secret key of {owner}")
         } else {
             format!("the secret key of {owner}")
         };
-        KeyCandidate { text: row.value.into(), description: whose, is_accepted: counts }
+        KeyCandidate { text: row.value.into(), description, is_accepted }
     });
     Ok(keys.collect())
 }

@@ -1,4 +1,4 @@
-//! Answers of the database that are good for a while, however many ask.
+//! Results of database queries that are reused for a limited time.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,8 +8,7 @@ use tokio::time::timeout;
 
 use super::QUERY_TIMEOUT;
 
-/// What was answered lately, and until when it is good. The asking goes on when whoever began it has gone: else everybody who comes and goes
-/// would begin it anew.
+/// The last result of a query, and the time until which it is valid.
 #[derive(Debug)]
 pub(super) struct Cached<T>(Arc<Mutex<Option<(T, Instant)>>>);
 
@@ -20,16 +19,20 @@ impl<T> Default for Cached<T> {
 }
 
 impl<T: Clone + Send + 'static> Cached<T> {
-    /// The answer, if there is one within a time that somebody would want to wait for. `ask` says until when it is good.
-    pub async fn get_or_refresh(&self, ask: impl Future<Output = (T, Instant)> + Send + 'static) -> Option<T> {
-        let known = self.0.clone();
-        let answer = async move {
-            let mut known = known.lock_owned().await;
-            match &*known {
-                Some((answer, until)) if Instant::now() < *until => Some(answer.clone()),
-                _ => tokio::spawn(async move { known.insert(ask.await).0.clone() }).await.ok(),
+    /// Returns the cached result, or runs `query`, which returns a new result and its expiry. `None`: no result within
+    /// [`QUERY_TIMEOUT`].
+    ///
+    /// The query runs in its own task and continues after the timeout, or when the client disconnects. Otherwise every
+    /// impatient client would start a slow query again.
+    pub async fn get_or_refresh(&self, query: impl Future<Output = (T, Instant)> + Send + 'static) -> Option<T> {
+        let cached = self.0.clone();
+        let result = async move {
+            let mut cached = cached.lock_owned().await;
+            match &*cached {
+                Some((result, expiry)) if Instant::now() < *expiry => Some(result.clone()),
+                _ => tokio::spawn(async move { cached.insert(query.await).0.clone() }).await.ok(),
             }
         };
-        timeout(QUERY_TIMEOUT, answer).await.ok().flatten()
+        timeout(QUERY_TIMEOUT, result).await.ok().flatten()
     }
 }

@@ -1,4 +1,4 @@
-//! `/metrics`, as Prometheus reads it.
+//! `/metrics` in the OpenMetrics text format, for Prometheus.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,16 +19,16 @@ use super::MonitoringState;
 use crate::state::AppState;
 
 const OPENMETRICS_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-/// Counting what is left costs the database something.
+/// How long the results of the counting queries are reused, because counting loads the database.
 const COUNTS_TTL: Duration = Duration::from_mins(1);
-/// And so does asking one that is in trouble.
+/// How long a failed query is not repeated, so that scrapes add no load to a failing database.
 const FAILED_QUERY_TTL: Duration = Duration::from_secs(10);
-/// More are more than a dashboard shows.
+/// The first groups by id that are exported. A dashboard cannot show more.
 const GROUPS_MAX: i64 = 10_000;
-/// A group that has more is in no danger, and isn't counted any further.
+/// Counting stops at this number of cards per group: a group with more will not sell out soon.
 const CARDS_COUNTED_MAX: i64 = 10_000;
 
-/// How many cards a group can still sell.
+/// The number of cards for sale in a group, at most [`CARDS_COUNTED_MAX`].
 #[derive(Debug, Clone)]
 pub struct GroupStock {
     id: i32,
@@ -36,12 +36,12 @@ pub struct GroupStock {
     cards: i64,
 }
 
-/// What is in the outbox, on whichever server it came in.
+/// The content of the outbox, which all servers on the database share.
 #[derive(Debug, Clone)]
 pub struct OutboxStats {
     waiting: i64,
-    /// In seconds.
     oldest_age_seconds: i64,
+    /// Failed for good within the last day.
     failed: i64,
 }
 
@@ -56,15 +56,15 @@ struct StateLabel {
     state: &'static str,
 }
 
-/// Everything, as it is now.
-pub async fn get_metrics(State(watch): State<Arc<MonitoringState>>) -> Response {
+/// `GET /metrics`: the current values, in a registry that is built for each request.
+pub async fn get_metrics(State(monitoring): State<Arc<MonitoringState>>) -> Response {
     let mut registry = Registry::with_prefix("mortise");
-    register_counters(&watch.state, &mut registry);
-    register_gauges(&watch.state, &mut registry);
-    register_database(&watch, &mut registry).await;
-    let mut page = String::new();
-    match text::encode(&mut page, &registry) {
-        Ok(()) => ([(CONTENT_TYPE, OPENMETRICS_CONTENT_TYPE)], page).into_response(),
+    register_counters(&monitoring.state, &mut registry);
+    register_gauges(&monitoring.state, &mut registry);
+    register_database(&monitoring, &mut registry).await;
+    let mut output = String::new();
+    match text::encode(&mut output, &registry) {
+        Ok(()) => ([(CONTENT_TYPE, OPENMETRICS_CONTENT_TYPE)], output).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
@@ -73,112 +73,133 @@ fn register_counters(state: &AppState, registry: &mut Registry) {
     state.metrics.register(registry);
     registry.register(
         "database_round_trip_seconds",
-        "How long the database takes to answer the simplest question, asked four times a second",
+        "Duration of a trivial query, run four times a second",
         state.accounts.round_trip_seconds.clone(),
     );
     registry.register(
         "audit_rows_dropped",
-        "Refused requests that left no audit row, in a flood of them",
+        "Refused requests without an audit row because the audit queue was full",
         state.audit.dropped.clone(),
     );
 }
 
 fn register_gauges(state: &AppState, registry: &mut Registry) {
-    registry.register("build", "The program", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+    registry.register("build", "Version of the program", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
     let connections = Family::<StateLabel, Gauge>::default();
-    let (all, idle) = (state.pool.size().into(), i64::try_from(state.pool.idle_count()).unwrap_or(0));
+    let (total, idle) = (state.pool.size().into(), i64::try_from(state.pool.idle_count()).unwrap_or(0));
     connections.get_or_create(&StateLabel { state: "idle" }).set(idle);
-    connections.get_or_create(&StateLabel { state: "busy" }).set(i64::saturating_sub(all, idle).max(0));
-    registry.register("database_connections", "Connections of requests to the database", connections);
-    let most = u64::from(state.config.database_connections);
-    registry.register("database_connections_max", "As many as there may be", ConstGauge::new(most));
-    let running = u64::try_from(state.load.requests_in_flight()).unwrap_or(u64::MAX);
+    connections.get_or_create(&StateLabel { state: "busy" }).set(i64::saturating_sub(total, idle).max(0));
+    registry.register("database_connections", "Database connections of requests, by state", connections);
+    let connections_max = u64::from(state.config.database_connections);
+    registry.register(
+        "database_connections_max",
+        "Upper limit of database connections of requests",
+        ConstGauge::new(connections_max),
+    );
+    let in_flight = u64::try_from(state.load.requests_in_flight()).unwrap_or(u64::MAX);
     registry.register(
         "requests_in_flight",
-        "Requests that are worked at, or wait for the database",
-        ConstGauge::new(running),
+        "Requests that are being processed or wait for the database",
+        ConstGauge::new(in_flight),
     );
-    let waiting = u64::try_from(state.batcher.queued_sales()).unwrap_or(u64::MAX);
-    registry.register("sales_queued", "Sales that wait to be made together", ConstGauge::new(waiting));
+    let queued = u64::try_from(state.batcher.queued_sales()).unwrap_or(u64::MAX);
+    registry.register("sales_queued", "Sales that wait for the next batch", ConstGauge::new(queued));
     let bytes = u64::try_from(state.load.body_bytes_held()).unwrap_or(u64::MAX);
-    registry.register("request_bodies_bytes", "Memory that request bodies above 16 kB hold", ConstGauge::new(bytes));
+    registry.register("request_bodies_bytes", "Memory held by request bodies above 16 kB", ConstGauge::new(bytes));
     if state.accounts.is_enabled() {
         register_cache(state, registry);
     }
 }
 
 fn register_cache(state: &AppState, registry: &mut Registry) {
-    let memory = state.accounts.state();
+    let cache = state.accounts.state();
     registry.register(
         "cache_valid",
-        "1: users, rights and settings come from memory; 0: they are read for each request",
-        ConstGauge::new(i64::from(memory.is_valid)),
+        "1: users, rights and settings come from the cache; 0: each request reads them from the database",
+        ConstGauge::new(i64::from(cache.is_valid)),
     );
-    let users = u64::try_from(memory.user_count).unwrap_or(u64::MAX);
-    registry.register("cache_users", "Users in memory", ConstGauge::new(users));
-    registry.register("cache_invalidations", "How often memory was forgotten", ConstCounter::new(memory.invalidations));
+    let users = u64::try_from(cache.user_count).unwrap_or(u64::MAX);
+    registry.register("cache_users", "Users in the cache", ConstGauge::new(users));
+    registry.register(
+        "cache_invalidations",
+        "Invalidations of the whole cache",
+        ConstCounter::new(cache.invalidations),
+    );
 }
 
-/// What the database must be asked for. What it doesn't tell in time is left out: the rest is wanted most of all then.
-async fn register_database(watch: &MonitoringState, registry: &mut Registry) {
-    let (errands, others) = (watch.state.background_pool.clone(), watch.state.background_pool.clone());
-    let (groups, mails) = tokio::join!(
-        watch.group_stock.get_or_refresh(async move { with_expiry("cards", query_group_stock(&errands).await) }),
-        watch.outbox_stats.get_or_refresh(async move { with_expiry("e-mails", query_outbox_stats(&others).await) }),
+/// Registers the metrics that need queries. If the database does not answer in time, they are left out: the other
+/// metrics are needed most then.
+async fn register_database(monitoring: &MonitoringState, registry: &mut Registry) {
+    let (stock_pool, outbox_pool) =
+        (monitoring.state.background_pool.clone(), monitoring.state.background_pool.clone());
+    let (groups, outbox) = tokio::join!(
+        monitoring
+            .group_stock
+            .get_or_refresh(async move { with_expiry("cards_left", query_group_stock(&stock_pool).await) }),
+        monitoring
+            .outbox_stats
+            .get_or_refresh(async move { with_expiry("outbox_messages", query_outbox_stats(&outbox_pool).await) }),
     );
     if let Some(groups) = groups.flatten() {
-        let cards = Family::<GroupLabels, Gauge>::default();
-        for GroupStock { id, name, cards: left } in groups {
-            cards.get_or_create(&GroupLabels { cardgroup_id: id, name }).set(left);
+        let cards_left = Family::<GroupLabels, Gauge>::default();
+        for GroupStock { id, name, cards } in groups {
+            cards_left.get_or_create(&GroupLabels { cardgroup_id: id, name }).set(cards);
         }
-        registry.register("cards_left", "Cards that a group can still sell, counted up to 10000 once a minute", cards);
+        registry.register("cards_left", "Cards for sale per group, counted up to 10000 once a minute", cards_left);
     }
-    if let Some(OutboxStats { waiting, oldest_age_seconds: oldest, failed }) = mails.flatten() {
-        let mails = Family::<StateLabel, Gauge>::default();
-        mails.get_or_create(&StateLabel { state: "waiting" }).set(waiting);
-        mails.get_or_create(&StateLabel { state: "failed" }).set(failed);
-        registry.register("outbox_messages", "E-mails with sold cards: waiting, and given up within a day", mails);
-        let oldest = ConstGauge::new(oldest);
+    if let Some(OutboxStats { waiting, oldest_age_seconds, failed }) = outbox.flatten() {
+        let messages = Family::<StateLabel, Gauge>::default();
+        messages.get_or_create(&StateLabel { state: "waiting" }).set(waiting);
+        messages.get_or_create(&StateLabel { state: "failed" }).set(failed);
+        registry.register(
+            "outbox_messages",
+            "E-mails with sold cards: waiting, or failed for good within the last day",
+            messages,
+        );
         registry.register(
             "outbox_oldest_age_seconds",
-            "How long the oldest e-mail that isn't sent has been waiting",
-            oldest,
+            "Age of the oldest waiting e-mail",
+            ConstGauge::new(oldest_age_seconds),
         );
     }
 }
 
-/// What was counted, or that it couldn't be, and until when nobody needs to try again.
-fn with_expiry<T>(what: &str, counted: sqlx::Result<T>) -> (Option<T>, Instant) {
-    match counted {
-        Ok(counted) => (Some(counted), Instant::now() + COUNTS_TTL),
+/// The result of a query (`None`: it failed), and the time at which it runs again.
+fn with_expiry<T>(metric: &'static str, result: sqlx::Result<T>) -> (Option<T>, Instant) {
+    match result {
+        Ok(counts) => (Some(counts), Instant::now() + COUNTS_TTL),
         Err(error) => {
-            tracing::warn!(%error, "{what} can't be counted");
+            tracing::warn!(metric, %error, "metric update failed");
             (None, Instant::now() + FAILED_QUERY_TTL)
         }
     }
 }
 
-async fn query_outbox_stats(database: &PgPool) -> sqlx::Result<OutboxStats> {
+async fn query_outbox_stats(pool: &PgPool) -> sqlx::Result<OutboxStats> {
     sqlx::query_as!(
         OutboxStats,
-        r#"select count(*) as "waiting!", coalesce(max(extract(epoch from now() at time zone 'utc' - created_at)), 0)::bigint as "oldest_age_seconds!",
+        r#"select count(*) as "waiting!",
+               coalesce(max(extract(epoch from now() at time zone 'utc' - created_at)), 0)::bigint
+                   as "oldest_age_seconds!",
                (select count(*) from email_outbox
-                where coalesce(sent_at, failed_at) > now() at time zone 'utc' - interval '1 day' and failed_at is not null) as "failed!"
+                where coalesce(sent_at, failed_at) > now() at time zone 'utc' - interval '1 day'
+                    and failed_at is not null) as "failed!"
            from email_outbox where sent_at is null and failed_at is null"#
     )
-    .fetch_one(database)
+    .fetch_one(pool)
     .await
 }
 
-async fn query_group_stock(database: &PgPool) -> sqlx::Result<Vec<GroupStock>> {
+async fn query_group_stock(pool: &PgPool) -> sqlx::Result<Vec<GroupStock>> {
     sqlx::query_as!(
         GroupStock,
         r#"select id, coalesce(name, '') as "name!",
-               (select count(*) from (select from card_stock where cardgroup_id = cardgroups.id limit $1) few) as "cards!"
+               (select count(*) from (select from card_stock where cardgroup_id = cardgroups.id limit $1) counted)
+                   as "cards!"
            from cardgroups where hidden = 0 order by id limit $2"#,
         CARDS_COUNTED_MAX,
         GROUPS_MAX
     )
-    .fetch_all(database)
+    .fetch_all(pool)
     .await
 }

@@ -1,4 +1,4 @@
-//! For whoever watches the server: whether it is there, whether it can do its work, and what it has been doing.
+//! The monitoring endpoints `/livez`, `/readyz` and `/metrics`.
 
 mod cached;
 mod metrics;
@@ -16,12 +16,12 @@ use self::cached::Cached;
 use self::metrics::{GroupStock, OutboxStats};
 use crate::state::AppState;
 
-/// However many ask, the database is asked no more often.
+/// How long a readiness result is reused: limits the queries of `/readyz`, however often it is requested.
 const READINESS_TTL: Duration = Duration::from_secs(1);
-/// Within this time the database has answered, or nobody would want to wait for it.
+/// How long a monitoring request waits for the database.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The server, and what was seen of it lately.
+/// The server, and the cached results of monitoring queries.
 struct MonitoringState {
     state: Arc<AppState>,
     readiness: Cached<Readiness>,
@@ -31,12 +31,12 @@ struct MonitoringState {
 
 type Readiness = Result<(), &'static str>;
 
-/// What anybody may ask: `/livez`, whether the process answers, and `/readyz`, whether it can sell.
+/// Routes for the main listener: `/livez` (the process answers) and `/readyz` (the database accepts writes).
 pub fn health_router(state: Arc<AppState>) -> Router {
     health_routes().with_state(monitoring_state(state))
 }
 
-/// The same and `/metrics`, for a listener that only those reach who watch.
+/// Routes for the listener `metrics_listen`, which only the monitoring system should reach: also `/metrics`.
 pub fn router(state: Arc<AppState>) -> Router {
     health_routes().route("/metrics", get(metrics::get_metrics)).with_state(monitoring_state(state))
 }
@@ -54,30 +54,31 @@ fn monitoring_state(state: Arc<AppState>) -> Arc<MonitoringState> {
     })
 }
 
-async fn readyz(State(watch): State<Arc<MonitoringState>>) -> (StatusCode, String) {
-    let errands = watch.state.background_pool.clone();
-    let ready = watch
+async fn readyz(State(monitoring): State<Arc<MonitoringState>>) -> (StatusCode, String) {
+    let pool = monitoring.state.background_pool.clone();
+    let readiness = monitoring
         .readiness
-        .get_or_refresh(async move { (check_database_writable(&errands).await, Instant::now() + READINESS_TTL) })
+        .get_or_refresh(async move { (check_database_writable(&pool).await, Instant::now() + READINESS_TTL) })
         .await;
-    match ready.unwrap_or(Err("the database doesn't answer")) {
+    match readiness.unwrap_or(Err("the database does not answer")) {
         Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
-        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),
     }
 }
 
-/// Whether the database takes a write, down to the disk: a message into its log that no table keeps.
-async fn check_database_writable(database: &PgPool) -> Readiness {
+/// Checks that the database accepts a write and flushes it to disk: emits a transactional WAL message, which changes no
+/// table.
+async fn check_database_writable(pool: &PgPool) -> Readiness {
     let is_read_only = sqlx::query_scalar!(
         r#"select case when pg_is_in_recovery() or current_setting('transaction_read_only')::boolean then true
                else pg_logical_emit_message(true, 'mortise', '') is null end as "is_read_only!""#
     );
-    match is_read_only.fetch_one(database).await {
+    match is_read_only.fetch_one(pool).await {
         Ok(false) => Ok(()),
         Ok(true) => Err("the database is read-only"),
         Err(error) => {
-            tracing::warn!(%error, "not ready");
-            Err("the database can't be reached, or can't write")
+            tracing::warn!(%error, "readiness check failed");
+            Err("the database is unreachable or cannot write")
         }
     }
 }

@@ -1,5 +1,5 @@
-//! `card_balance_get`: what is left on a card.
-//! The spec's page: `endpoints/card_balance_get.md`.
+//! `card_balance_get`: shows the balance of a card.
+//! Contract: `endpoints/card_balance_get.md`.
 
 use crate::accounts::UserType;
 use crate::auth::admission::{self, Caller};
@@ -10,15 +10,15 @@ use crate::money::Money;
 use crate::operations::spec::{OperationSpec, ParamType, Parameter};
 use crate::xml::XmlReply;
 
-/// The operation.
+/// The operation's description and handler.
 pub const OPERATION: Operation = Operation {
     name: "card_balance_get",
     aliases: &[],
     hash_rules: &[HashRule::ParamOrder(&[])],
     spec: OperationSpec {
-        summary: "Shows what is left on a card",
-        description: "The balance of the card with the number, without taxes and in the system's currency.",
-        parameters: &[&[Parameter::new("number", ParamType::Text, "The card's number.", "1111111000").required()]],
+        summary: "Shows the balance of a card",
+        description: "Shows the balance of the card with the number, without taxes, in the system's currency.",
+        parameters: &[&[Parameter::new("number", ParamType::Text, "The number of the card.", "1111111000").required()]],
         is_mutation: false,
         example_reply: "<page>
   <calling_card>
@@ -55,20 +55,20 @@ fn may_view_balance(caller: &Caller) -> bool {
     }
 }
 
-/// The balance of the card with the number, a reseller's own; a hidden card's where no other has it. Of a card the balance
-/// may be missing in old data.
+/// Finds the balance of the card with the number: a hidden card only if no other card has the number, and for a
+/// reseller only the reseller's own cards. The inner `None` is a balance that is missing in old data.
 async fn find_balance(call: &CallContext, caller: &Caller) -> sqlx::Result<Option<Option<Money>>> {
     let number = call.params.get("number").unwrap_or_default().trim_end_matches(' ');
     let owner = (caller.usertype() == UserType::Reseller).then(|| caller.id());
     let mut connection = call.state.pool.acquire().await?;
     let balance = sqlx::query_scalar!(
         r#"select balance as "balance: Money" from (
-               select 1 as place, id, balance, owner_id from cards where number = $1 and hidden = 0
+               select 1 as priority, id, balance, owner_id from cards where number = $1 and hidden = 0
                union all
                select 2, id, balance, owner_id from cards where number = $1 and hidden <> 0
            ) card
            where $2::integer is null or owner_id = $2
-           order by place, id limit 1"#,
+           order by priority, id limit 1"#,
         number,
         owner
     )

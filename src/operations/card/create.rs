@@ -1,5 +1,5 @@
-//! `calling_cards_create`: makes the cards of a range of numbers, each with a PIN of its own.
-//! The spec's page: `endpoints/calling_cards_create.md`.
+//! `calling_cards_create`: creates the cards of a range of numbers, each with its own PIN.
+//! Contract: `endpoints/calling_cards_create.md`.
 
 use std::time::Duration;
 
@@ -16,34 +16,35 @@ use crate::operations::spec::{OperationSpec, ParamType, Parameter};
 use crate::store::bulk_create::{self, CardRange, Group, NUMBER_LEN_MAX, PIN_LEN_MAX};
 use crate::xml::XmlReply;
 
-/// The operation.
+/// The operation's description and handler.
 pub const OPERATION: Operation = Operation {
     name: "calling_cards_create",
     aliases: &[],
     hash_rules: &[HashRule::Exactly(&["card_group_id", "cards_from", "cards_till"])],
     spec: OperationSpec {
-        summary: "Makes cards",
-        description: "Makes the cards whose numbers run from the first to the last, each with a PIN of its own; all of them or none. \
-            Numbers that are in use are passed over.",
+        summary: "Creates cards",
+        description: "Creates the cards whose numbers are from cards_from to cards_till, both included, each with its \
+            own PIN. Numbers that are in use are skipped. After an error no card is created.",
         parameters: &[&[
             Parameter::new("card_group_id", ParamType::Integer, "The card group.", "6").required(),
             Parameter::new(
                 "cards_from",
                 ParamType::Text,
-                "The first number, in as many digits as the group's numbers have.",
+                "The first number, with as many digits as the group's numbers have.",
                 "2000000001",
             )
             .required(),
-            Parameter::new("cards_till", ParamType::Text, "The last number, likewise.", "2000000010").required(),
-            Parameter::new("min_balance", ParamType::Decimal, "The least balance of the cards; else 0.", "0"),
-            Parameter::new("batch_number", ParamType::Text, "What the batch is called.", "2026-11"),
+            Parameter::new("cards_till", ParamType::Text, "The last number, with as many digits.", "2000000010")
+                .required(),
+            Parameter::new("min_balance", ParamType::Decimal, "The minimum balance of the cards; default: 0.", "0"),
+            Parameter::new("batch_number", ParamType::Text, "The name of the batch.", "2026-11"),
             Parameter::new(
                 "language",
                 ParamType::Text,
-                "The language that callers hear, up to 10 characters; else en.",
+                "The language of the announcements, up to 10 characters; default: en.",
                 "en",
             ),
-            Parameter::new("distributor_id", ParamType::Integer, "A user who distributes them.", "2"),
+            Parameter::new("distributor_id", ParamType::Integer, "The user who distributes the cards.", "2"),
         ]],
         is_mutation: true,
         example_reply: "<page>
@@ -55,35 +56,37 @@ pub const OPERATION: Operation = Operation {
     handler: |call| Box::pin(handle(call)),
 };
 
-/// How long a call waits for those that make cards at the same time.
+/// How long a request waits for other requests that create cards in bulk.
 const BULK_LOCK_TIMEOUT: Duration = Duration::from_secs(120);
-/// MOR's column.
+/// The length of MOR's column, in characters.
 const LANGUAGE_LEN_MAX: usize = 10;
 
 async fn handle(call: &CallContext) -> Result<XmlReply, ApiError> {
     let caller = admission::require_calling_cards(call, RIGHT_READ).await?;
-    let once = Idempotency::new(call, &caller).await?;
-    let reply = |(made, wanted): (u64, u32)| XmlReply::status("status", format!("Cards created: {made}/{wanted}"));
-    once.replay_or_run(create(call, &caller, &once), reply).await
+    let idempotency = Idempotency::new(call, &caller).await?;
+    let reply =
+        |(created, requested): (u64, u32)| XmlReply::status("status", format!("Cards created: {created}/{requested}"));
+    idempotency.replay_or_run(create(call, &caller, &idempotency), reply).await
 }
 
-/// The card group that the cards are for: the admin's may be anybody's, others' are their owner's.
+/// Finds the card group of the new cards. The admin may use the groups of all owners, other callers only those of their
+/// owner.
 async fn find_group(database: impl PgExecutor<'_>, call: &CallContext, caller: &Caller) -> Result<Group, ApiError> {
     let group = Group::find(database, call.params.integer("card_group_id"), caller.owner_scope());
     group.await?.ok_or(ApiError::NotFound("Card Group"))
 }
 
-/// Which cards, and what they are like.
+/// The checked parameters of the request.
 #[derive(Debug)]
 struct Input {
-    /// The first number, as a number: it may have more digits than any integer type.
+    /// The first card number. A `BigDecimal`, since it may have more digits than any integer type.
     first_number: BigDecimal,
-    /// How many.
+    /// The number of cards in the range.
     count: u32,
     min_balance: BigDecimal,
     batch_number: String,
     language: String,
-    /// By whatever number was read. Whether there is such a distributor is looked up when the cards are made.
+    /// The user id as sent, not checked yet: see [`find_distributor_id`].
     distributor: i64,
 }
 
@@ -93,12 +96,12 @@ impl Input {
         let from = params.non_blank("cards_from").ok_or(ApiError::NotFound("Cards from"))?;
         let till = params.non_blank("cards_till").ok_or(ApiError::NotFound("Cards till"))?;
         let length = usize::try_from(group.number_length).unwrap_or(0).min(NUMBER_LEN_MAX);
-        let number = |text: &str, fault| {
-            let digits = text.len() == length && number::is_digits(text);
-            Some(text).filter(|_| digits).and_then(|text| text.parse::<BigDecimal>().ok()).ok_or(fault)
+        let parse_number = |text: &str, error| {
+            let is_valid = text.len() == length && number::is_digits(text);
+            Some(text).filter(|_| is_valid).and_then(|text| text.parse::<BigDecimal>().ok()).ok_or(error)
         };
-        let from = number(from, ApiError::Refused("Cards from is in incorrect format"))?;
-        let till = number(till, ApiError::Refused("Cards till is in incorrect format"))?;
+        let from = parse_number(from, ApiError::Refused("Cards from is in incorrect format"))?;
+        let till = parse_number(till, ApiError::Refused("Cards till is in incorrect format"))?;
         if from > till {
             return Err(ApiError::Refused("Cards from must not be greater than Cards till"));
         }
@@ -109,13 +112,13 @@ impl Input {
         if group.pin_length > PIN_LEN_MAX {
             return Err(ApiError::TransactionFailed);
         }
-        let most = call.state.config.max_new_cards.get();
-        if count > most {
-            return Err(ApiError::TooManyCards(most));
+        let limit = call.state.config.max_new_cards.get();
+        if count > limit {
+            return Err(ApiError::TooManyCards(limit));
         }
         Ok(Self {
             first_number: from,
-            count: count.to_u32().unwrap_or(most),
+            count: count.to_u32().unwrap_or(limit),
             min_balance: params.get("min_balance").and_then(|text| dialect.parse_number(text)).unwrap_or_default(),
             batch_number: call.fit_text(params.get("batch_number").unwrap_or_default(), "Batch number")?,
             language: params.get("language").unwrap_or("en").chars().take(LANGUAGE_LEN_MAX).collect(),
@@ -138,39 +141,40 @@ impl Input {
     }
 }
 
-/// Makes the cards whose numbers aren't in use, all of them or none; how many, and how many were asked for.
+/// Creates the cards of the range whose numbers are not in use, in one transaction. Returns how many were created and
+/// how many were requested.
 ///
-/// One call at a time; those that wait here hold no connection.
-async fn create(call: &CallContext, caller: &Caller, once: &Idempotency<'_>) -> Result<(u64, u32), ApiError> {
-    // What is wrong already needn't wait for its turn.
+/// On each server requests run one at a time, and hold no connection while they wait.
+async fn create(call: &CallContext, caller: &Caller, idempotency: &Idempotency<'_>) -> Result<(u64, u32), ApiError> {
+    // Refuse invalid requests before they wait for the lock.
     let mut connection = call.state.pool.acquire().await?;
     let group = find_group(&mut *connection, call, caller).await?;
     connection.release_clean();
     Input::read(call, &group)?;
-    let turn = tokio::time::timeout(BULK_LOCK_TIMEOUT, call.state.locks.lock_bulk_create());
-    let _turn = turn.await.map_err(|_| ApiError::Unavailable)?;
-    let mut change = once.begin().await?;
-    let connection = &mut *change;
+    let lock = tokio::time::timeout(BULK_LOCK_TIMEOUT, call.state.locks.lock_bulk_create());
+    let _lock = lock.await.map_err(|_| ApiError::Unavailable)?;
+    let mut transaction = idempotency.begin().await?;
+    let connection = &mut *transaction;
     bulk_create::lock_bulk_create(connection).await?;
-    // The group may have been changed meanwhile.
+    // The group may have changed while this request waited.
     let group = &find_group(&mut *connection, call, caller).await?;
-    let wish = Input::read(call, group)?;
-    bulk_create::check_pin_capacity(connection, group.pin_length, wish.count).await?;
+    let input = Input::read(call, group)?;
+    bulk_create::check_pin_capacity(connection, group.pin_length, input.count).await?;
     let owner = if call.dialect().assigns_new_cards_to_caller() { caller.owner_id() } else { group.owner_id };
-    let distributor = find_distributor_id(connection, group, &wish).await?;
-    let made = wish.range(group, owner, distributor).create(connection, |_| {}).await?;
-    if made == 0 {
+    let distributor = find_distributor_id(connection, group, &input).await?;
+    let created = input.range(group, owner, distributor).create(connection, |_| {}).await?;
+    if created == 0 {
         return Err(ApiError::Refused("Cards already exist"));
     }
-    let count = wish.count;
-    change.commit((made, count)).await
+    let count = input.count;
+    transaction.commit((created, count)).await
 }
 
-/// A simple user of the group's owner; -1: nobody.
-async fn find_distributor_id(connection: &mut PgConnection, group: &Group, wish: &Input) -> sqlx::Result<i32> {
+/// Returns the distributor if it is a simple user of the group's owner, else -1 (no distributor).
+async fn find_distributor_id(connection: &mut PgConnection, group: &Group, input: &Input) -> sqlx::Result<i32> {
     let user = sqlx::query_scalar!(
         "select id from users where id = $1::bigint and usertype = 'user' and owner_id = $2",
-        wish.distributor,
+        input.distributor,
         group.owner_id
     )
     .fetch_optional(connection)

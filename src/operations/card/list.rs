@@ -1,5 +1,5 @@
-//! `calling_cards_get`: the caller's cards, however many, in little memory.
-//! The spec's page: `endpoints/calling_cards_get.md`.
+//! `calling_cards_get`: lists the caller's cards. The reply is streamed, so that long lists need little memory.
+//! Contract: `endpoints/calling_cards_get.md`.
 
 use async_stream::try_stream;
 use bigdecimal::BigDecimal;
@@ -18,28 +18,34 @@ use crate::number;
 use crate::operations::spec::{OperationSpec, ParamType, Parameter};
 use crate::xml::{Element, XmlReply};
 
-/// The operation. Its hash is of the key alone.
+/// The operation's description and handler. No parameter is hashed: the hash is the SHA-1 of the key.
 pub const OPERATION: Operation = Operation {
     name: "calling_cards_get",
     aliases: &[],
     hash_rules: &[HashRule::Exactly(&[])],
     spec: OperationSpec {
         summary: "Lists cards",
-        description: "The caller's cards for which everything holds that is said of them, by card group and number, however many they \
-            are. Texts are patterns: % stands for any characters, _ for one.",
+        description: "Lists the caller's cards that match all sent filters, ordered by card group and number. Text \
+            filters are patterns: % matches any characters, _ matches one.",
         parameters: &[&[
-            Parameter::new("number", ParamType::Text, "The number.", "111111100%").in_example(),
-            Parameter::new("name", ParamType::Text, "The name.", "Anna%"),
+            Parameter::new("number", ParamType::Text, "The card number.", "111111100%").in_example(),
+            Parameter::new("name", ParamType::Text, "The name of the card.", "Anna%"),
             Parameter::new("pin", ParamType::Secret, "The PIN.", "28402719"),
             Parameter::new("batch_number", ParamType::Text, "The batch.", "2026-%"),
             Parameter::new("callerid", ParamType::Text, "The caller id.", "123"),
-            Parameter::new("min_balance", ParamType::Decimal, "The balance is at least this.", "5"),
-            Parameter::new("max_balance", ParamType::Decimal, "The balance is at most this.", "10"),
-            Parameter::new("language", ParamType::Text, "The language, in any letter case.", "en"),
-            Parameter::new("sold", ParamType::Choice(&["yes", "no"]), "Sold or not.", "yes").in_example(),
-            Parameter::new("distributor", ParamType::Integer, "The user who distributes them.", "2"),
-            Parameter::new("page", ParamType::Integer, "Which page, from 1 on; else everything.", "1").in_example(),
-            Parameter::new("per_page", ParamType::Integer, "How many cards on a page; else 100.", "2").in_example(),
+            Parameter::new("min_balance", ParamType::Decimal, "The lowest balance.", "5"),
+            Parameter::new("max_balance", ParamType::Decimal, "The highest balance.", "10"),
+            Parameter::new("language", ParamType::Text, "The language; letter case is ignored.", "en"),
+            Parameter::new("sold", ParamType::Choice(&["yes", "no"]), "Whether the card is sold.", "yes").in_example(),
+            Parameter::new("distributor", ParamType::Integer, "The user who distributes the cards.", "2"),
+            Parameter::new(
+                "page",
+                ParamType::Integer,
+                "The page of the list, starting at 1; default: the whole list.",
+                "1",
+            )
+            .in_example(),
+            Parameter::new("per_page", ParamType::Integer, "How many cards on a page; default: 100.", "2").in_example(),
         ]],
         is_mutation: false,
         example_reply: "<page>
@@ -64,10 +70,10 @@ pub const OPERATION: Operation = Operation {
     handler: |call| Box::pin(handle(call)),
 };
 
-/// Cards on a page whose size wasn't said.
+/// Cards on a page if `per_page` is not sent.
 const PAGE_SIZE_DEFAULT: i64 = 100;
 
-/// A search has its own plan, by what is searched for; and a client may take its time to read ten million cards.
+/// The statement is planned for the filters of the request, and a slow client may need long to read ten million cards.
 const BEGIN_SEARCH: &str =
     "begin read only; set local plan_cache_mode = force_custom_plan; set local enable_seqscan = on;
     set local enable_bitmapscan = on; set local enable_hashjoin = on; set local statement_timeout = '1h'";
@@ -76,18 +82,18 @@ async fn handle(call: &CallContext) -> Result<XmlReply, ApiError> {
     let caller = admission::require_calling_cards(call, RIGHT_READ).await?;
     let search = Search::read(call, &caller).ok_or(NOT_FOUND)?;
     let shows_pins = search.shows_pins;
-    let turn = call.state.acquire_list_permit().await.ok_or(ApiError::Unavailable)?;
-    let cards = stream_cards(call.state.pool.clone(), search, turn);
+    let permit = call.state.acquire_list_permit().await.ok_or(ApiError::Unavailable)?;
+    let cards = stream_cards(call.state.pool.clone(), search, permit);
     let write = move |list: &mut Element<'_>, card: &Card| write_card(list, card, shows_pins);
     XmlReply::stream_list("page", "cards", cards, |card| card.cardgroup_id, write).await?.ok_or(NOT_FOUND)
 }
 
 const NOT_FOUND: ApiError = ApiError::Refused("Cards were not found");
 
-/// What is looked for: everything that is said, all together.
+/// The filters of the request. A card must match all of them.
 #[derive(Debug)]
 struct Search {
-    /// In the groups of this owner. `None`: of everybody.
+    /// The owner of the card groups. `None`: any owner.
     owner: Option<i32>,
     number: Pattern,
     name: Pattern,
@@ -99,19 +105,20 @@ struct Search {
     language: Option<String>,
     sold: Option<i16>,
     distributor: Option<i64>,
-    /// How many cards, and how many to pass over before them.
+    /// The maximum number of cards.
     limit: Option<i64>,
+    /// How many cards to skip before the first one.
     offset: Option<i64>,
     shows_pins: bool,
 }
 
 impl Search {
-    /// `None`: whatever there is, this search may not find it.
+    /// Reads the filters. `None`: the caller may not search by PIN, so that no card is found.
     fn read(call: &CallContext, caller: &Caller) -> Option<Self> {
         let (params, dialect) = (&call.params, call.dialect());
         let pattern = |name| Pattern::new(params.non_blank(name));
         let shows_pins = caller.usertype() != UserType::Accountant || caller.right("callingcard_pin") > 0;
-        // By patterns a PIN that isn't shown would soon be guessed.
+        // With patterns, a caller who may not see PINs could find them out.
         if params.non_blank("pin").is_some() && !shows_pins && !dialect.allows_hidden_pin_search() {
             return None;
         }
@@ -123,11 +130,11 @@ impl Search {
                 number::parse_decimal(text)
             })
         };
-        let everything = dialect.accepts_wildcard_filters();
-        let language = params.non_blank("language").filter(|language| !everything || *language != "All");
+        let accepts_wildcards = dialect.accepts_wildcard_filters();
+        let language = params.non_blank("language").filter(|language| !accepts_wildcards || *language != "All");
         let distributor = params.non_blank("distributor").map(number::parse_integer);
-        let page = |name| params.non_blank(name).map(|text| number::parse_integer(text).max(1));
-        let limit = page("per_page").or(page("page").and(Some(PAGE_SIZE_DEFAULT)));
+        let positive_integer = |name| params.non_blank(name).map(|text| number::parse_integer(text).max(1));
+        let limit = positive_integer("per_page").or(positive_integer("page").and(Some(PAGE_SIZE_DEFAULT)));
         Some(Self {
             owner: caller.owner_scope(),
             number: pattern("number"),
@@ -143,19 +150,19 @@ impl Search {
                 Some("no") => Some(0),
                 _ => None,
             },
-            distributor: distributor.filter(|user| !everything || *user != -1),
+            distributor: distributor.filter(|user| !accepts_wildcards || *user != -1),
             limit,
-            offset: limit.zip(page("page")).map(|(limit, page)| limit.saturating_mul(page - 1)),
+            offset: limit.zip(positive_integer("page")).map(|(limit, page)| limit.saturating_mul(page - 1)),
             shows_pins,
         })
     }
 }
 
-/// A pattern of SQL's LIKE, in any letter case.
+/// A pattern for SQL's `ilike`. Both fields are `None` if no filter is set.
 #[derive(Debug)]
 struct Pattern {
     like: Option<String>,
-    /// The same, where only one text matches: an index finds that.
+    /// Set instead of `like` if only one text matches the pattern: the comparison can use an index.
     exact: Option<String>,
 }
 
@@ -164,9 +171,9 @@ impl Pattern {
         let is_plain =
             |char: char| !matches!(char, '%' | '_' | '\\') && (char.is_ascii_digit() || !char.is_alphabetic());
         let text = text.map(|text| {
-            // A lone one at the end stands for itself, as in MOR's database.
-            let lone = text.chars().rev().take_while(|char| *char == '\\').count() % 2 == 1;
-            if lone { format!("{text}\\") } else { text.to_owned() }
+            // As in MOR's database, an unescaped backslash at the end matches a backslash.
+            let ends_unescaped = text.chars().rev().take_while(|char| *char == '\\').count() % 2 == 1;
+            if ends_unescaped { format!("{text}\\") } else { text.to_owned() }
         });
         match text.as_ref().is_some_and(|text| text.chars().all(is_plain)) {
             true => Self { like: None, exact: text },
@@ -175,7 +182,7 @@ impl Pattern {
     }
 }
 
-/// What is shown of a card.
+/// The fields of a card in the reply.
 #[derive(Debug)]
 struct Card {
     cardgroup_id: i32,
@@ -194,11 +201,11 @@ struct Card {
     distributor: Option<String>,
 }
 
-/// The cards by group and number: the order of an index, so that nothing is gathered or sorted on the way.
-fn stream_cards(pool: Pool, search: Search, turn: OwnedSemaphorePermit) -> impl Stream<Item = sqlx::Result<Card>> {
+/// Streams the cards in the order of an index (group, number), so that PostgreSQL need not sort or buffer them.
+fn stream_cards(pool: Pool, search: Search, permit: OwnedSemaphorePermit) -> impl Stream<Item = sqlx::Result<Card>> {
     try_stream! {
-        let mut lease = CloseUnlessDrained { connection: pool.acquire().await?, is_drained: false };
-        let mut transaction = lease.connection.begin_with(BEGIN_SEARCH).await?;
+        let mut guard = CloseUnlessDrained { connection: pool.acquire().await?, is_drained: false };
+        let mut transaction = guard.connection.begin_with(BEGIN_SEARCH).await?;
         let mut cards = sqlx::query_as!(
             Card,
             r#"select c.cardgroup_id, c.id, c.number, c.name, c.pin, c.batch_number, c.callerid,
@@ -242,13 +249,13 @@ fn stream_cards(pool: Pool, search: Search, turn: OwnedSemaphorePermit) -> impl 
         }
         drop(cards);
         drop(transaction);
-        lease.is_drained = true;
-        drop(turn);
+        guard.is_drained = true;
+        drop(permit);
     }
 }
 
-/// A connection that is closed unless everything was read from it: nobody wants the rest of ten million cards when the
-/// client has gone.
+/// A connection that is closed on drop unless all rows were read: if the client disconnects, the remaining rows, maybe
+/// millions, need not be read.
 struct CloseUnlessDrained {
     connection: Connection,
     is_drained: bool,

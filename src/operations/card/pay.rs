@@ -1,5 +1,5 @@
-//! `card_payment_add`: tops up a sold card, by its number.
-//! The spec's page: `endpoints/card_payment_add.md`.
+//! `card_payment_add`: tops up a sold card, found by its number.
+//! Contract: `endpoints/card_payment_add.md`.
 
 use bigdecimal::{BigDecimal, RoundingMode};
 use serde::{Deserialize, Serialize};
@@ -17,21 +17,28 @@ use crate::operations::spec::{OperationSpec, ParamType, Parameter};
 use crate::store;
 use crate::xml::XmlReply;
 
-/// The operation. (`description`, `number`, `amount` and `currency` are hashed, and what else of the long list is sent.)
+/// The operation's description and handler. Hashed: `description`, `number`, `amount` and `currency`, and the other
+/// sent parameters of the parameter list.
 pub const OPERATION: Operation = Operation {
     name: "card_payment_add",
     aliases: &[],
     hash_rules: &[HashRule::ParamOrder(&[])],
     spec: OperationSpec {
         summary: "Tops up a sold card",
-        description: "Adds an amount to a sold card, less the card group's taxes. Only where the setting API_Allow_payments_ower_API (so \
-            spelt) is 1.",
+        description: "Adds an amount, without the card group's taxes, to the balance of a sold card. The setting \
+            API_Allow_payments_ower_API (MOR's spelling) must be 1.",
         parameters: &[&[
-            Parameter::new("number", ParamType::Text, "The card's number.", "1111111000").required(),
-            Parameter::new("amount", ParamType::Decimal, "What is paid, taxes included; above 0.", "11.90").required(),
-            Parameter::new("currency", ParamType::Text, "An active currency's name; else the system's.", "USD")
-                .in_example(),
-            Parameter::new("description", ParamType::Text, "What the payment says.", "Top-up").in_example(),
+            Parameter::new("number", ParamType::Text, "The number of the card.", "1111111000").required(),
+            Parameter::new("amount", ParamType::Decimal, "The amount paid, taxes included; above 0.", "11.90")
+                .required(),
+            Parameter::new(
+                "currency",
+                ParamType::Text,
+                "The name of an active currency; default: the system's currency.",
+                "USD",
+            )
+            .in_example(),
+            Parameter::new("description", ParamType::Text, "The description of the payment.", "Top-up").in_example(),
         ]],
         is_mutation: true,
         example_reply: "<page>
@@ -63,20 +70,20 @@ pub const OPERATION: Operation = Operation {
 async fn handle(call: &CallContext) -> Result<XmlReply, ApiError> {
     let caller = admission::authenticate(call).await?;
     let caller = authorize(call, caller)?;
-    let once = Idempotency::new(call, &caller).await?;
-    once.replay_or_run(add_payment(call, &caller, &once), render_reply).await
+    let idempotency = Idempotency::new(call, &caller).await?;
+    idempotency.replay_or_run(add_payment(call, &caller, &idempotency), render_reply).await
 }
 
-async fn add_payment(call: &CallContext, caller: &Caller, once: &Idempotency<'_>) -> Result<Receipt, ApiError> {
+async fn add_payment(call: &CallContext, caller: &Caller, idempotency: &Idempotency<'_>) -> Result<Receipt, ApiError> {
     let currencies = call.state.accounts.currencies().await?;
-    let mut change = once.begin().await?;
-    let card = Card::find(&mut change, call, caller).await?;
+    let mut transaction = idempotency.begin().await?;
+    let card = Card::find(&mut transaction, call, caller).await?;
     let payment = Payment::read(call, caller, &currencies)?;
     if call.dialect().creates_missing_taxes() {
-        store::tax::ensure_taxes(&mut change, card.cardgroup_id).await?;
+        store::tax::ensure_taxes(&mut transaction, card.cardgroup_id).await?;
     }
-    let paid = apply_payment(&mut change, call, &card, &payment).await?;
-    change.commit(Receipt::new(card, payment, paid)).await
+    let result = apply_payment(&mut transaction, call, &card, &payment).await?;
+    transaction.commit(Receipt::new(card, payment, result)).await
 }
 
 fn authorize(call: &CallContext, caller: Option<Caller>) -> Result<Caller, ApiError> {
@@ -92,7 +99,7 @@ fn authorize(call: &CallContext, caller: Option<Caller>) -> Result<Caller, ApiEr
     }
 }
 
-/// The card that is topped up, locked.
+/// The card to top up. Its row is locked.
 #[derive(Debug)]
 struct Card {
     id: i64,
@@ -102,7 +109,7 @@ struct Card {
 }
 
 impl Card {
-    /// One of the caller's own that is sold.
+    /// Finds a sold card of the caller by its number, and locks it.
     async fn find(connection: &mut PgConnection, call: &CallContext, caller: &Caller) -> Result<Self, ApiError> {
         let number = call.params.get("number").unwrap_or_default().trim_end_matches(' ');
         sqlx::query_as!(
@@ -120,19 +127,20 @@ impl Card {
     }
 }
 
-/// What is paid.
+/// The payment to make, from the checked parameters.
 #[derive(Debug)]
 struct Payment {
-    /// The caller's id, for the audit row.
-    caller: i32,
-    /// Tax included, in `currency`.
+    /// The id of the caller, for the audit row.
+    user_id: i32,
+    /// Taxes included, in `currency`.
     amount: BigDecimal,
     currency: String,
-    /// From the system's currency to it, and the system's name; `None` where it is the system's.
+    /// The rate from the system's currency to `currency`, and the name of the system's currency. `None` if `currency`
+    /// is the system's.
     conversion: Option<(BigDecimal, String)>,
     description: String,
-    /// What balances are multiplied by to be shown.
-    shown_rate: BigDecimal,
+    /// The factor by which balances in the reply are multiplied.
+    display_rate: BigDecimal,
 }
 
 impl Payment {
@@ -147,29 +155,29 @@ impl Payment {
         }
         let text = params.get("amount").unwrap_or_default();
         let amount = number::parse_decimal(text).with_scale_round(15, RoundingMode::HalfUp);
-        let proper = number::is_decimal(text) && amount > 0 && amount < AMOUNT_MAX_EXCLUSIVE;
-        if !proper && !dialect.accepts_any_amount() {
+        let is_valid = number::is_decimal(text) && amount > 0 && amount < AMOUNT_MAX_EXCLUSIVE;
+        if !is_valid && !dialect.accepts_any_amount() {
             return Err(ApiError::Refused("Amount is incorrect"));
         }
-        // In a currency that is worth nothing, or less, what is paid would be lost.
+        // With a rate of 0 or less the amount would be lost.
         let rate = currencies.rate_to(currency);
-        let shown_rate = currencies.display_rate(caller.currency_id(), dialect);
-        if rate <= 0 || shown_rate <= 0 {
+        let display_rate = currencies.display_rate(caller.currency_id(), dialect);
+        if rate <= 0 || display_rate <= 0 {
             return Err(ApiError::TransactionFailed);
         }
         Ok(Self {
-            caller: caller.id(),
+            user_id: caller.id(),
             amount,
             currency: currency.name.clone(),
             conversion: (currency.id != system.id).then(|| (rate, system.name.clone())),
             description: call.fit_text(params.get("description").unwrap_or_default(), "Description")?,
-            shown_rate,
+            display_rate,
         })
     }
 }
 
-/// What came of it, in the system's currency; the balances as they are shown. (An X7 server takes what was paid for an amount in
-/// the caller's currency when it adds it to the balance.)
+/// The amounts of a completed payment in the system's currency, and the balances multiplied by `display_rate`. (An X7
+/// server adds the amount to the balance as if it were in the caller's currency.)
 #[derive(Debug, Serialize, Deserialize)]
 struct PaymentResult {
     current_balance: Money,
@@ -178,7 +186,7 @@ struct PaymentResult {
     new_balance: Money,
 }
 
-/// Adds to the balance what is left without the group's taxes, and writes the payment and its audit row.
+/// Adds the amount without the group's taxes to the balance, and writes the payment and its audit row.
 async fn apply_payment(
     connection: &mut PgConnection,
     call: &CallContext,
@@ -187,7 +195,7 @@ async fn apply_payment(
 ) -> Result<PaymentResult, ApiError> {
     let one = BigDecimal::from(1);
     let rate = payment.conversion.as_ref().map_or(&one, |(rate, _)| rate);
-    let paid = sqlx::query_as!(
+    let result = sqlx::query_as!(
         PaymentResult,
         r#"with cardgroup as materialized (
                select owner_id, effective_tax_rate(tax_id, owner_id) as tax_rate from cardgroups where id = $2
@@ -217,39 +225,39 @@ async fn apply_payment(
         payment.currency,
         rate,
         payment.description,
-        payment.caller,
-        payment.shown_rate,
+        payment.user_id,
+        payment.display_rate,
         call.dialect().accepts_any_amount()
     )
     .fetch_optional(connection)
     .await?;
-    // Taxes of less than nothing would turn the amount round.
-    paid.ok_or(ApiError::TransactionFailed)
+    // No row: taxes of -100 % or less, which would change the sign of the amount.
+    result.ok_or(ApiError::TransactionFailed)
 }
 
-/// What the reply says.
+/// The content of the reply.
 #[derive(Debug, Serialize, Deserialize)]
 struct Receipt {
     cardgroup_name: String,
     number: String,
     currency: String,
     amount: Money,
-    /// The rate, and the name of the system's currency.
+    /// The exchange rate, and the name of the system's currency.
     conversion: Option<(Money, String)>,
     paid: PaymentResult,
     description: String,
 }
 
 impl Receipt {
-    fn new(card: Card, payment: Payment, paid: PaymentResult) -> Self {
-        let plain = |rate: BigDecimal| Money::from(rate.with_scale_round(15, RoundingMode::HalfUp));
+    fn new(card: Card, payment: Payment, result: PaymentResult) -> Self {
+        let to_money = |rate: BigDecimal| Money::from(rate.with_scale_round(15, RoundingMode::HalfUp));
         Self {
             cardgroup_name: card.cardgroup_name,
             number: card.number,
             currency: payment.currency,
             amount: payment.amount.into(),
-            conversion: payment.conversion.map(|(rate, system)| (plain(rate), system)),
-            paid,
+            conversion: payment.conversion.map(|(rate, system)| (to_money(rate), system)),
+            paid: result,
             description: payment.description,
         }
     }

@@ -1,5 +1,5 @@
-//! `card_from_group_sell` (`buy_card_from_callingroup`): sells cards of a group, exactly once each.
-//! The spec's page: `endpoints/card_from_group_sell.md`; the published one: `source/card_from_group_sell.txt`.
+//! `card_from_group_sell` (`buy_card_from_callingroup`): sells cards of a group, each exactly once.
+//! Contract: `endpoints/card_from_group_sell.md`; published page: `source/card_from_group_sell.txt`.
 
 use bigdecimal::BigDecimal;
 use serde::{Deserialize, Serialize};
@@ -20,21 +20,28 @@ use crate::sales::statement::{BuyerEmail, CardSelection, PaymentTerms, SaleReque
 use crate::store;
 use crate::xml::XmlReply;
 
-/// The operation. (`email`, `id` and `quantity` are hashed, and what else of the long list a client sends.)
+/// The operation's description and handler. Hashed: `email`, `id` and `quantity`, and the other sent parameters of the
+/// parameter list.
 pub const OPERATION: Operation = Operation {
     name: "card_from_group_sell",
     aliases: &["buy_card_from_callingroup"],
     hash_rules: &[HashRule::ParamOrder(&["number"])],
     spec: OperationSpec {
         summary: "Sells cards of a group",
-        description: "Sells the next free cards of a card group, or the one with a number, each exactly once however many clients ask at \
-            the same time. Where fewer are free than asked for, those are sold.",
+        description: "Sells the next free cards of a card group, or the card with a number. Each card is sold exactly \
+            once, even if many clients buy at the same time. If fewer cards are free than requested, all free cards \
+            are sold.",
         parameters: &[&[
             Parameter::new("id", ParamType::Integer, "The card group.", "6").required(),
-            Parameter::new("quantity", ParamType::Integer, "How many cards; 1 unless it is said.", "2").in_example(),
-            Parameter::new("number", ParamType::Text, "Sells the card with this number instead.", "1111111500"),
-            Parameter::new("email", ParamType::Text, "Whom the cards are sent to.", "anna@example.com"),
-            Parameter::new("curr", ParamType::Text, "The payment's currency; else the system's.", "USD"),
+            Parameter::new("quantity", ParamType::Integer, "How many cards; default: 1.", "2").in_example(),
+            Parameter::new(
+                "number",
+                ParamType::Text,
+                "The number of the card; quantity is then ignored.",
+                "1111111500",
+            ),
+            Parameter::new("email", ParamType::Text, "The address to which the cards are sent.", "anna@example.com"),
+            Parameter::new("curr", ParamType::Text, "The payment's currency; default: the system's.", "USD"),
         ]],
         is_mutation: true,
         example_reply: "<page>
@@ -59,24 +66,25 @@ pub const OPERATION: Operation = Operation {
 
 async fn handle(call: &CallContext) -> Result<XmlReply, ApiError> {
     let caller = admission::authorize_strict(call).await?;
-    let once = Idempotency::new(call, &caller).await?;
-    let wish = Input::read(&call.params);
+    let idempotency = Idempotency::new(call, &caller).await?;
+    let input = Input::read(&call.params);
     let currencies = call.state.accounts.currencies().await?;
-    let email = resolve_email(call, &caller, &wish).await?;
-    let terms = resolve_terms(call, &caller, &currencies, &wish, email);
-    let till = SaleContext { context: call, caller: &caller, input: &wish, terms: terms.as_ref(), idempotency: &once };
+    let email = resolve_email(call, &caller, &input).await?;
+    let terms = resolve_terms(call, &caller, &currencies, &input, email);
+    let context =
+        SaleContext { call, caller: &caller, input: &input, terms: terms.as_ref(), idempotency: &idempotency };
 
-    let cards = till.sell_fast_path().await?;
+    let cards = context.sell_fast_path().await?;
     if !cards.is_empty() {
-        till.after_commit(cards.len());
+        context.after_commit(cards.len());
         let currency = terms.as_ref().map(shown_currency).unwrap_or_default().to_owned();
         return Ok(render_reply(Reply { currency, cards: cards.into_iter().map(Some).collect() }));
     }
-    // In a box: it is large, and few sales come here.
-    Box::pin(once.replay_or_run(till.sell_in_transaction(), render_reply)).await
+    // Boxed: the future is large, and few sales take this path.
+    Box::pin(idempotency.replay_or_run(context.sell_in_transaction(), render_reply)).await
 }
 
-/// What the client asks for.
+/// The parameters of the request.
 #[derive(Debug)]
 struct Input {
     group: i32,
@@ -87,9 +95,9 @@ struct Input {
 
 #[derive(Debug)]
 enum CardSelector {
-    /// The card whose number has this value: its digits without leading zeros. `None`: a value that no card has.
+    /// The card whose number has this value: digits without leading zeros. `None`: a negative value, which no card has.
     Number(Option<String>),
-    /// The next free ones, this many.
+    /// The next free cards, this many.
     Next(u32),
 }
 
@@ -108,28 +116,28 @@ impl Input {
     }
 }
 
-/// Where the cards are sent. A bad address never undoes a sale.
-async fn resolve_email(call: &CallContext, caller: &Caller, wish: &Input) -> Result<Option<BuyerEmail>, ApiError> {
-    let Some(sent) = &wish.email else { return Ok(None) };
+/// The e-mail address for the cards. An invalid address does not make the sale fail.
+async fn resolve_email(call: &CallContext, caller: &Caller, input: &Input) -> Result<Option<BuyerEmail>, ApiError> {
+    let Some(sent) = &input.email else { return Ok(None) };
     let blank = sent.trim().is_empty();
     if blank && !call.dialect().creates_order_for_blank_email() {
         return Ok(None);
     }
-    // MOR's column would cut a longer one; it is no address anyway.
+    // Cut to the length of MOR's column. A longer text is no valid address anyway.
     let address: String = sent.chars().take(255).collect();
-    let posting = match blank {
+    let outbox_entry = match blank {
         true => None,
         false => OutboxEntry::prepare(&address, &call.state.accounts, caller.owner_id()).await?,
     };
-    Ok(Some(BuyerEmail { address, outbox_entry: posting }))
+    Ok(Some(BuyerEmail { address, outbox_entry }))
 }
 
-/// In which currencies the sale is paid, ordered and shown. `None`: the client named one that isn't active.
+/// The currencies of the payment, the order rows and the reply. `None`: the client named a currency that is not active.
 fn resolve_terms(
     call: &CallContext,
     caller: &Caller,
     currencies: &Currencies,
-    wish: &Input,
+    input: &Input,
     email: Option<BuyerEmail>,
 ) -> Option<PaymentTerms> {
     let dialect = call.dialect();
@@ -137,17 +145,17 @@ fn resolve_terms(
     let system_currency = currencies.system().map(|system| system.name.clone()).unwrap_or_default();
 
     if dialect.pays_in_group_currency() {
-        let own = currencies.display_rate(caller.currency_id(), dialect);
+        let caller_rate = currencies.display_rate(caller.currency_id(), dialect);
         return Some(PaymentTerms {
             currency: None,
-            rate: own.clone(),
-            display_rate: own.clone(),
-            order_rate: own,
+            rate: caller_rate.clone(),
+            display_rate: caller_rate.clone(),
+            order_rate: caller_rate,
             system_currency,
             email,
         });
     }
-    let (name, rate) = match &wish.currency {
+    let (name, rate) = match &input.currency {
         None => (system_currency.clone(), one.clone()),
         Some(name) => {
             let currency = currencies.by_name(name).filter(|currency| currency.active)?;
@@ -164,16 +172,16 @@ fn resolve_terms(
     })
 }
 
-/// What the reply says.
+/// The content of the reply.
 #[derive(Debug, Serialize, Deserialize)]
 struct Reply {
-    /// That balances are labelled with.
+    /// The currency that is printed with each balance.
     currency: String,
-    /// A card that an X7 server wouldn't sell stands among the others as nothing.
+    /// `None`: a card that an X7 server does not sell and reports as an error.
     cards: Vec<Option<SoldCard>>,
 }
 
-/// A card that could be sold, locked.
+/// A card that may be sold. Its row is locked.
 #[derive(Debug)]
 struct Candidate {
     id: i64,
@@ -181,51 +189,54 @@ struct Candidate {
     sellable: bool,
 }
 
-/// A sale that is being made.
+/// The data that all steps of a sale use.
 struct SaleContext<'a> {
-    context: &'a CallContext,
+    call: &'a CallContext,
     caller: &'a Caller,
     input: &'a Input,
-    /// `None`: the client named a currency that isn't active.
+    /// `None`: the client named a currency that is not active.
     terms: Option<&'a PaymentTerms>,
     idempotency: &'a Idempotency<'a>,
 }
 
 impl SaleContext<'_> {
-    /// The common case in one round trip: the next free cards, as many as asked, sold by one statement that waits for nobody's cards; its
-    /// own, or that of the sales it goes together with. None sold: it isn't that simple, or was done before, and nothing was changed.
+    /// Sells the next free cards in one round trip: in a statement of its own, or in a batch with other sales. The
+    /// statement skips cards that are locked by other transactions. An empty result means that nothing was changed and
+    /// that [`Self::sell_in_transaction`] must handle the request: the sale is not a plain one, fewer cards are free
+    /// than requested, or the idempotency key already exists.
     async fn sell_fast_path(&self) -> Result<Vec<SoldCard>, ApiError> {
-        let Self { context: call, caller, terms, input: wish, idempotency: once } = *self;
-        let (Some(terms), CardSelector::Next(quantity)) = (terms, &wish.selector) else { return Ok(Vec::new()) };
+        let Self { call, caller, terms, input, idempotency } = *self;
+        let (Some(terms), CardSelector::Next(quantity)) = (terms, &input.selector) else { return Ok(Vec::new()) };
         if *quantity > call.state.config.max_quantity.get() {
             return Ok(Vec::new());
         }
-        let _place =
+        let _permit =
             match self.batchable_order(terms, *quantity).map(|order| call.state.batcher.submit(caller.id(), order)) {
                 None => None,
-                Some(Dispatch::Immediate(place)) => Some(place),
-                Some(Dispatch::Queued(others)) => match others.wait_for_outcome().await {
+                Some(Dispatch::Immediate(permit)) => Some(permit),
+                Some(Dispatch::Queued(queued_sale)) => match queued_sale.wait_for_outcome().await {
                     BatchOutcome::Sold(cards) => return Ok(cards),
                     BatchOutcome::RetryAlone => None,
-                    BatchOutcome::Failed(fault) => return Err(once.with_retry_hint(fault)),
+                    BatchOutcome::Failed(error) => return Err(idempotency.with_retry_hint(error)),
                 },
             };
         self.sell_unbatched(terms, *quantity).await
     }
 
-    /// What there is to say of a sale that may go together with others: it writes no order rows, and is paid in a currency that is known.
+    /// Returns the order to submit if the sale may be batched: it writes no order rows, and the payment's currency is
+    /// known without reading the group.
     fn batchable_order<'a>(
         &'a self,
         terms: &'a PaymentTerms,
         quantity: u32,
     ) -> Option<impl FnOnce() -> SaleOrder + use<'a>> {
-        let Self { context: call, caller, input: wish, idempotency: once, .. } = *self;
+        let Self { call, caller, input, idempotency, .. } = *self;
         let currency = terms.currency.as_ref()?;
-        let is_plain = terms.email.is_none() && !call.dialect().refuses_invalid_cards();
+        let is_batchable = terms.email.is_none() && !call.dialect().refuses_invalid_cards();
         let order = move || SaleOrder {
-            group_id: wish.group,
+            group_id: input.group,
             quantity,
-            key: once.key().cloned(),
+            key: idempotency.key().cloned(),
             batch_key: BatchKey {
                 user_id: caller.id(),
                 owner_id: caller.owner_id(),
@@ -233,69 +244,71 @@ impl SaleContext<'_> {
                 rate: terms.rate.clone(),
             },
         };
-        (is_plain && quantity <= ORDER_CARDS_MAX).then_some(order)
+        (is_batchable && quantity <= ORDER_CARDS_MAX).then_some(order)
     }
 
     async fn sell_unbatched(&self, terms: &PaymentTerms, quantity: u32) -> Result<Vec<SoldCard>, ApiError> {
-        let Self { context: call, caller, input: wish, idempotency: once, .. } = *self;
-        let only_sound = call.dialect().refuses_invalid_cards();
-        let kept = once.key().map(|key| StoredReplySpec { key, currency: shown_currency(terms) });
-        let take = CardSelection::Next { quantity: i64::from(quantity), only_sellable: only_sound, stored_reply: kept };
+        let Self { call, caller, input, idempotency, .. } = *self;
+        let only_sellable = call.dialect().refuses_invalid_cards();
+        let stored_reply = idempotency.key().map(|key| StoredReplySpec { key, currency: shown_currency(terms) });
+        let selection = CardSelection::Next { quantity: i64::from(quantity), only_sellable, stored_reply };
         let mut connection = call.state.pool.acquire().await?;
-        match sell(&mut connection, build_sale_request(caller, wish, terms, take)).await {
+        match sell(&mut connection, build_sale_request(caller, input, terms, selection)).await {
             Ok(cards) => {
                 connection.release_clean();
                 Ok(cards)
             }
             Err(error) if idempotency::is_duplicate_key(&error) => Ok(Vec::new()),
-            Err(error) if kept.is_some() && idempotency::is_lock_timeout(&error) => Err(ApiError::RequestInProgress),
-            Err(error) => Err(once.with_retry_hint(ApiError::from_commit_error(error))),
+            Err(error) if stored_reply.is_some() && idempotency::is_lock_timeout(&error) => {
+                Err(ApiError::RequestInProgress)
+            }
+            Err(error) => Err(idempotency.with_retry_hint(ApiError::from_commit_error(error))),
         }
     }
 
-    /// Everything else, in the order of the contract, in one transaction. It waits for sales that are under way, since their
-    /// cards may yet come free again.
+    /// Handles all other sales in one transaction, with the checks in the order of the contract. It waits for
+    /// concurrent sales: if one of them is rolled back, its cards are free again.
     async fn sell_in_transaction(&self) -> Result<Reply, ApiError> {
-        let Self { context: call, caller, input: wish, terms, idempotency: once } = *self;
-        let mut change = once.begin().await?;
-        let connection = &mut *change;
-        check_group_exists(connection, caller, wish.group).await?;
-        let candidates = match &wish.selector {
-            CardSelector::Number(digits) => vec![lock_by_number(connection, wish.group, digits.as_deref()).await?],
+        let Self { call, caller, input, terms, idempotency } = *self;
+        let mut transaction = idempotency.begin().await?;
+        let connection = &mut *transaction;
+        check_group_exists(connection, caller, input.group).await?;
+        let candidates = match &input.selector {
+            CardSelector::Number(digits) => vec![lock_by_number(connection, input.group, digits.as_deref()).await?],
             CardSelector::Next(quantity) if *quantity > call.state.config.max_quantity.get() => {
                 return Err(ApiError::TransactionFailed);
             }
-            CardSelector::Next(quantity) => lock_next_free(connection, wish.group, *quantity).await?,
+            CardSelector::Next(quantity) => lock_next_free(connection, input.group, *quantity).await?,
         };
         let terms = terms.ok_or(ApiError::CurrencyNotFound)?;
         if call.dialect().creates_missing_taxes() {
-            store::tax::ensure_taxes(connection, wish.group).await?;
+            store::tax::ensure_taxes(connection, input.group).await?;
         }
 
-        let sells = |candidate: &Candidate| candidate.sellable || !call.dialect().refuses_invalid_cards();
-        let these: Vec<i64> = candidates.iter().filter(|card| sells(card)).map(|card| card.id).collect();
-        let sold = sell(&mut *connection, build_sale_request(caller, wish, terms, CardSelection::Ids(&these))).await?;
-        if sold.len() != these.len() {
-            // The group was hidden, or given to somebody else, while we waited for its cards.
+        let can_sell = |candidate: &Candidate| candidate.sellable || !call.dialect().refuses_invalid_cards();
+        let ids: Vec<i64> = candidates.iter().filter(|card| can_sell(card)).map(|card| card.id).collect();
+        let sold = sell(&mut *connection, build_sale_request(caller, input, terms, CardSelection::Ids(&ids))).await?;
+        if sold.len() != ids.len() {
+            // The group was hidden or got another owner while this transaction waited for its cards.
             return Err(ApiError::TransactionFailed);
         }
         let mut sold = sold.into_iter();
-        let cards = candidates.iter().map(|card| if sells(card) { sold.next() } else { None }).collect();
-        let sold = change.commit(Reply { currency: shown_currency(terms).to_owned(), cards }).await?;
-        self.after_commit(these.len());
-        Ok(sold)
+        let cards = candidates.iter().map(|card| if can_sell(card) { sold.next() } else { None }).collect();
+        let reply = transaction.commit(Reply { currency: shown_currency(terms).to_owned(), cards }).await?;
+        self.after_commit(ids.len());
+        Ok(reply)
     }
 
-    /// What is done once a sale is safe.
+    /// Counts the sold cards and wakes the mailer, after the sale was committed.
     fn after_commit(&self, cards: usize) {
-        self.context.state.record_cards_sold(cards);
+        self.call.state.record_cards_sold(cards);
         if self.terms.and_then(|terms| terms.email.as_ref()).is_some() {
-            self.context.state.mail.wake();
+            self.call.state.mail.wake();
         }
     }
 }
 
-/// The group must be one of the caller's owner, and not hidden.
+/// Checks that the group exists, is not hidden and belongs to the caller's owner.
 async fn check_group_exists(connection: &mut PgConnection, caller: &Caller, group: i32) -> Result<(), ApiError> {
     sqlx::query!("select id from cardgroups where id = $1 and owner_id = $2 and hidden = 0", group, caller.owner_id())
         .fetch_optional(connection)
@@ -304,7 +317,7 @@ async fn check_group_exists(connection: &mut PgConnection, caller: &Caller, grou
         .ok_or(ApiError::CardgroupNotFound)
 }
 
-/// The group's card whose number has this value: leading zeros don't matter, and no number is longer than 255.
+/// Locks the group's card whose number has this value. Leading zeros are ignored; numbers have at most 255 digits.
 async fn lock_by_number(
     connection: &mut PgConnection,
     group: i32,
@@ -327,7 +340,7 @@ async fn lock_by_number(
     if card.sold { Err(ApiError::CardAlreadySold) } else { Ok(card) }
 }
 
-/// The next free cards: as many as asked, or as many as there are.
+/// Locks the next free cards: as many as requested, or all free cards if there are fewer.
 async fn lock_next_free(connection: &mut PgConnection, group: i32, quantity: u32) -> Result<Vec<Candidate>, ApiError> {
     let cards = sqlx::query_as!(
         Candidate,
@@ -346,35 +359,36 @@ async fn lock_next_free(connection: &mut PgConnection, group: i32, quantity: u32
 
 fn build_sale_request<'a>(
     caller: &Caller,
-    wish: &Input,
+    input: &Input,
     terms: &'a PaymentTerms,
-    take: CardSelection<'a>,
+    selection: CardSelection<'a>,
 ) -> SaleRequest<'a> {
     SaleRequest {
         user_id: caller.id(),
         owner_id: Some(caller.owner_id()),
-        group_id: wish.group,
-        selection: take,
+        group_id: input.group,
+        selection,
         terms,
         sold_over_api: true,
     }
 }
 
-/// The currency that balances are labelled with: the payment's, or the system's where that is the group's.
+/// The currency that is printed with balances: the payment's, or the system's if the payment is in the group's
+/// currency.
 fn shown_currency(terms: &PaymentTerms) -> &str {
     terms.currency.as_deref().unwrap_or(&terms.system_currency)
 }
 
-fn render_reply(Reply { currency, cards: sold }: Reply) -> XmlReply {
+fn render_reply(reply: Reply) -> XmlReply {
     XmlReply::new("page", |page| {
         page.element("cards", |cards| {
-            for sold in sold {
-                match sold {
-                    Some(sold) => cards.element("card", |card| {
-                        card.optional_text("pin", sold.pin.as_deref());
-                        card.text("number", &sold.number);
-                        card.text("balance_without_vat", sold.balance.to_plain_string());
-                        card.text("currency", &currency);
+            for sold_card in &reply.cards {
+                match sold_card {
+                    Some(sold_card) => cards.element("card", |card| {
+                        card.optional_text("pin", sold_card.pin.as_deref());
+                        card.text("number", &sold_card.number);
+                        card.text("balance_without_vat", sold_card.balance.to_plain_string());
+                        card.text("currency", &reply.currency);
                     }),
                     None => cards.element("status", |status| status.text("error", "Card error")),
                 }

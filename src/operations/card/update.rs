@@ -1,5 +1,5 @@
-//! `calling_card_update`: changes a card; what isn't sent stays as it is.
-//! The spec's page: `endpoints/calling_card_update.md`.
+//! `calling_card_update`: changes a card. Parameters that are not sent leave their fields unchanged.
+//! Contract: `endpoints/calling_card_update.md`.
 
 use bigdecimal::{BigDecimal, RoundingMode};
 use sqlx::PgConnection;
@@ -16,37 +16,42 @@ use crate::operations::spec::{OperationSpec, ParamType, Parameter};
 use crate::store;
 use crate::xml::XmlReply;
 
-/// The operation.
+/// The operation's description and handler.
 pub const OPERATION: Operation = Operation {
     name: "calling_card_update",
     aliases: &[],
     hash_rules: &[HashRule::Exactly(&["card_id"])],
     spec: OperationSpec {
         summary: "Changes a card",
-        description: "Changes what is sent of a card. What isn't sent, or is blank, stays as it is; at the first thing that is wrong \
-            nothing is changed.",
+        description: "Changes the sent fields of a card. A parameter that is not sent or is blank stays unchanged. \
+            After an error nothing is changed.",
         parameters: &[&[
-            Parameter::new("card_id", ParamType::Integer, "The card, by its id.", "1").required(),
+            Parameter::new("card_id", ParamType::Integer, "The id of the card.", "1").required(),
             Parameter::new(
                 "number",
                 ParamType::Text,
-                "Its number: digits, as many as the group's numbers have.",
+                "The number: digits, as many as the group's numbers have.",
                 "1111111000",
             ),
-            Parameter::new("name", ParamType::Text, "Its name.", "Anna").in_example(),
-            Parameter::new("batch_number", ParamType::Text, "Its batch.", "2026-11").in_example(),
-            Parameter::new("language", ParamType::Text, "Its language, up to 10 characters.", "en"),
-            Parameter::new("pin", ParamType::Secret, "Its PIN, as long as the group's PINs are.", "28402719"),
-            Parameter::new("callerid", ParamType::Text, "Its caller id, which no other card has.", "4444"),
-            Parameter::new("min_balance", ParamType::Decimal, "Its least balance, above 0.", "0.5"),
+            Parameter::new("name", ParamType::Text, "The name.", "Anna").in_example(),
+            Parameter::new("batch_number", ParamType::Text, "The batch.", "2026-11").in_example(),
+            Parameter::new("language", ParamType::Text, "The language, up to 10 characters.", "en"),
+            Parameter::new("pin", ParamType::Secret, "The PIN, with the length of the group's PINs.", "28402719"),
+            Parameter::new("callerid", ParamType::Text, "The caller id; no other card may have it.", "4444"),
+            Parameter::new("min_balance", ParamType::Decimal, "The minimum balance, above 0.", "0.5"),
             Parameter::new(
                 "daily_charge_paid_till",
                 ParamType::UnixTime,
-                "Till when the daily charge is paid.",
+                "The time until which the daily charge is paid.",
                 "1767225600",
             ),
-            Parameter::new("first_use", ParamType::UnixTime, "When it was first used; -1: never.", "1767225600"),
-            Parameter::new("distributor", ParamType::Integer, "The user who distributes it.", "2"),
+            Parameter::new(
+                "first_use",
+                ParamType::UnixTime,
+                "The time of the first use; -1: never used.",
+                "1767225600",
+            ),
+            Parameter::new("distributor", ParamType::Integer, "The user who distributes the card.", "2"),
         ]],
         is_mutation: true,
         example_reply: "<page>
@@ -58,9 +63,9 @@ pub const OPERATION: Operation = Operation {
     handler: |call| Box::pin(handle(call)),
 };
 
-/// MOR's column.
+/// The length of MOR's column, in characters.
 const LANGUAGE_LEN_MAX: usize = 10;
-/// The last second of the year 9999, where MOR's dates end.
+/// The last second of the year 9999, the last date that MOR supports.
 const UNIX_TIME_MAX: i64 = 253_402_300_799;
 
 const NUMBER_TAKEN: ApiError = ApiError::Refused("Number is already taken");
@@ -69,36 +74,36 @@ const CALLERID_TAKEN: ApiError = ApiError::Refused("CallerID must be unique");
 
 async fn handle(call: &CallContext) -> Result<XmlReply, ApiError> {
     let caller = admission::require_calling_cards(call, RIGHT_EDIT).await?;
-    let once = Idempotency::new(call, &caller).await?;
+    let idempotency = Idempotency::new(call, &caller).await?;
     let reply = |()| XmlReply::status("success", "Calling Card successfully updated");
-    once.replay_or_run(update(call, &caller, &once), reply).await
+    idempotency.replay_or_run(update(call, &caller, &idempotency), reply).await
 }
 
-async fn update(call: &CallContext, caller: &Caller, once: &Idempotency<'_>) -> Result<(), ApiError> {
+async fn update(call: &CallContext, caller: &Caller, idempotency: &Idempotency<'_>) -> Result<(), ApiError> {
     let id = call.params.non_blank("card_id").filter(|id| call.dialect().is_valid_id(id));
     let id = id.map(number::parse_integer).ok_or(ApiError::Refused("Wrong Calling Card ID"))?;
-    // Whoever makes a card for the caller id at the same time goes before this request or after it.
+    // Requests that assign the caller id to a card run one at a time.
     let callerid = CallerId::read(call);
-    let _turn = match callerid.value() {
+    let _lock = match callerid.value() {
         Some(callerid) => Some(call.state.lock_callerid(callerid).await.ok_or(ApiError::Unavailable)?),
         None => None,
     };
-    let mut change = once.begin().await?;
+    let mut transaction = idempotency.begin().await?;
     if let Some(callerid) = callerid.value() {
-        store::caller_id::advisory_lock(&mut change, callerid).await?;
-        store::caller_id::lock_cards(&mut change, callerid, id).await?;
+        store::caller_id::advisory_lock(&mut transaction, callerid).await?;
+        store::caller_id::lock_cards(&mut transaction, callerid, id).await?;
     }
-    let card = Card::find(&mut change, call, caller, id, callerid.value()).await?;
-    let wish = Input::read(call, caller, &card, callerid)?;
-    write(&mut change, caller, id, &wish).await?;
-    change.commit(()).await
+    let card = Card::find(&mut transaction, call, caller, id, callerid.value()).await?;
+    let input = Input::read(call, caller, &card, callerid)?;
+    write(&mut transaction, caller, id, &input).await?;
+    transaction.commit(()).await
 }
 
-/// The caller id that is sent. It is needed before its turn comes to be judged.
+/// The sent caller id. It is read before the other parameters, for the lock, and checked in the contract's order.
 enum CallerId {
     Absent,
     TooLong,
-    /// As it is kept.
+    /// As it is stored.
     Valid(String),
 }
 
@@ -113,15 +118,17 @@ impl CallerId {
     }
 }
 
-/// The card that is changed, locked, and what the database has to say about the request.
+/// The card to change, and the results of the uniqueness checks. The card's row is locked.
 #[derive(Debug)]
 struct Card {
     group_owner: Option<i32>,
     number_length: i32,
     pin_length: i32,
-    /// Another card has the number that was sent; so with the next two.
+    /// Another card has the sent number.
     number_taken: bool,
+    /// Another card has the sent PIN.
     pin_taken: bool,
+    /// Another card has the sent caller id.
     callerid_taken: bool,
 }
 
@@ -163,7 +170,7 @@ impl Card {
     }
 }
 
-/// What is to be changed.
+/// The fields to change. `None`: unchanged.
 #[derive(Debug)]
 struct Input {
     number: Option<String>,
@@ -176,20 +183,20 @@ struct Input {
     /// Seconds since 1970.
     daily_charge_paid_till: Option<i64>,
     first_use: Option<FirstUse>,
-    /// Whether there is such a user is seen when the card is changed.
+    /// The user id as sent. The update checks that the user exists.
     distributor: Option<i64>,
 }
 
 #[derive(Debug)]
 enum FirstUse {
-    /// The card counts as unused again.
+    /// Marks the card as unused.
     Never,
     /// Seconds since 1970.
     UnixTime(i64),
 }
 
 impl Input {
-    /// The parameters in the published order; the first that is wrong is the answer.
+    /// Checks the parameters in the order of the published page, and returns the first error.
     fn read(call: &CallContext, caller: &Caller, card: &Card, callerid: CallerId) -> Result<Self, ApiError> {
         let params = &call.params;
         let number = params.non_blank("number");
@@ -202,10 +209,11 @@ impl Input {
             }
             check_length(number, card.number_length).map_err(ApiError::NumberLengthMismatch)?;
         }
-        let text = |name, what| params.non_blank(name).map(|text| call.fit_text(text, what)).transpose();
+        let text = |name, label| params.non_blank(name).map(|text| call.fit_text(text, label)).transpose();
         let name = text("name", "Name")?;
         let batch_number = text("batch_number", "Batch number")?;
-        // Who may not change a PIN hears nothing of it, not even that it is in use.
+        // For a caller who may not change PINs the parameter is ignored, without an error: an error would reveal PINs
+        // in use.
         let may_change_pin = caller.usertype() != UserType::Accountant || caller.right("callingcard_pin") == RIGHT_EDIT;
         let pin = trimmed_pin(params).filter(|_| may_change_pin);
         if let Some(pin) = pin {
@@ -241,12 +249,16 @@ impl Input {
     }
 }
 
-/// Spaces behind a PIN don't count.
+/// The sent PIN without trailing spaces.
 fn trimmed_pin(params: &Params) -> Option<&str> {
     params.get("pin").map(|pin| pin.trim_end_matches(' '))
 }
 
-/// Whether a text has the length that its group asks for; that length, where it hasn't.
+/// Checks that the text has the length that its group requires.
+///
+/// # Errors
+///
+/// The required length, for the error text.
 fn check_length(text: &str, length: i32) -> Result<(), i32> {
     if i32::try_from(text.chars().count()) == Ok(length) { Ok(()) } else { Err(length) }
 }
@@ -255,11 +267,11 @@ fn read_min_balance(call: &CallContext) -> Result<Option<BigDecimal>, ApiError> 
     let dialect = call.dialect();
     let Some(text) = call.params.non_blank("min_balance") else { return Ok(None) };
     let amount = dialect.parse_number(text).ok_or(ApiError::Refused("Balance is not a numerical value"))?;
-    let kept = amount.with_scale_round(dialect.min_balance_scale(), RoundingMode::HalfUp);
-    if kept > 0 { Ok(Some(kept)) } else { Err(ApiError::Refused("Bad minimal balance")) }
+    let rounded = amount.with_scale_round(dialect.min_balance_scale(), RoundingMode::HalfUp);
+    if rounded > 0 { Ok(Some(rounded)) } else { Err(ApiError::Refused("Bad minimal balance")) }
 }
 
-/// Seconds since 1970; an X7 server takes those before as well.
+/// Reads a time in seconds since 1970. An X7 server also accepts negative values.
 fn read_unix_time(call: &CallContext, name: &str) -> Result<Option<i64>, ApiError> {
     let dialect = call.dialect();
     let Some(text) = call.params.non_blank(name) else { return Ok(None) };
@@ -275,12 +287,13 @@ fn read_distributor(params: &Params) -> Result<Option<i64>, ApiError> {
     }
 }
 
-/// The database decides who came first to a number, a PIN or a caller id.
-async fn write(connection: &mut PgConnection, caller: &Caller, id: i64, wish: &Input) -> Result<(), ApiError> {
-    if let Some(callerid) = &wish.callerid {
+/// Writes the changes. Unique indexes detect a number, PIN or caller id that a concurrent request has taken since the
+/// check.
+async fn write(connection: &mut PgConnection, caller: &Caller, id: i64, input: &Input) -> Result<(), ApiError> {
+    if let Some(callerid) = &input.callerid {
         store::caller_id::clear_deleted(connection, callerid).await?;
     }
-    let (forgets_first_use, first_use) = match wish.first_use {
+    let (clears_first_use, first_use) = match input.first_use {
         None => (false, None),
         Some(FirstUse::Never) => (true, None),
         Some(FirstUse::UnixTime(seconds)) => (false, Some(seconds)),
@@ -295,17 +308,17 @@ async fn write(connection: &mut PgConnection, caller: &Caller, id: i64, wish: &I
                  else coalesce((select u.id from users u where u.id = $12 and u.usertype = 'user' and u.owner_id = $13), -1) end
          where id = $1",
         id,
-        wish.number,
-        wish.name,
-        wish.batch_number,
-        wish.language,
-        wish.pin,
-        wish.callerid,
-        wish.min_balance,
-        wish.daily_charge_paid_till,
-        forgets_first_use,
+        input.number,
+        input.name,
+        input.batch_number,
+        input.language,
+        input.pin,
+        input.callerid,
+        input.min_balance,
+        input.daily_charge_paid_till,
+        clears_first_use,
         first_use,
-        wish.distributor,
+        input.distributor,
         caller.owner_id()
     )
     .execute(connection)

@@ -1,5 +1,5 @@
-//! `cc_group_create`: makes a card group, with a tax row of its own.
-//! The spec's page: `endpoints/cc_group_create.md`; the published one: `source/cc_group_create.txt`.
+//! `cc_group_create`: creates a card group with its own tax row.
+//! Contract: `endpoints/cc_group_create.md`; published page: `source/cc_group_create.txt`.
 
 use sqlx::PgConnection;
 
@@ -16,30 +16,30 @@ use crate::number;
 use crate::operations::spec::{OperationSpec, ParamType, Parameter};
 use crate::xml::XmlReply;
 
-/// The operation.
+/// The operation's description and handler.
 pub const OPERATION: Operation = Operation {
     name: "cc_group_create",
     aliases: &[],
     hash_rules: &[HashRule::Exactly(&["name"])],
     spec: OperationSpec {
-        summary: "Makes a card group",
-        description: "Makes a card group, with taxes of its own. What isn't sent has a default; at the first thing that is wrong nothing \
-            is made.",
+        summary: "Creates a card group",
+        description: "Creates a card group with its own taxes. Parameters that are not sent have defaults. After an \
+            error nothing is created.",
         parameters: &[
             &[
-                Parameter::new("name", ParamType::Text, "Its name, which no other group has.", "Eleven dollar cards")
+                Parameter::new("name", ParamType::Text, "The name; no other group may have it.", "Eleven dollar cards")
                     .required(),
                 Parameter::new(
                     "pin_length",
                     ParamType::Integer,
-                    "How many digits its PINs have, 1 to 30; else 6.",
+                    "How many digits the PINs have, 1 to 30; default: 6.",
                     "8",
                 )
                 .in_example(),
                 Parameter::new(
                     "number_length",
                     ParamType::Integer,
-                    "How many digits its numbers have, 1 to 30; else 10.",
+                    "How many digits the card numbers have, 1 to 30; default: 10.",
                     "10",
                 )
                 .in_example(),
@@ -58,30 +58,30 @@ pub const OPERATION: Operation = Operation {
 
 async fn handle(call: &CallContext) -> Result<XmlReply, ApiError> {
     let caller = input::authorize(admission::authenticate(call).await?, call.dialect())?;
-    let once = Idempotency::new(call, &caller).await?;
+    let idempotency = Idempotency::new(call, &caller).await?;
     let reply = |()| XmlReply::status("success", "Card Group was successfully created");
-    once.replay_or_run(create(call, &caller, &once), reply).await
+    idempotency.replay_or_run(create(call, &caller, &idempotency), reply).await
 }
 
-/// An X7 server knows a reseller's usual location.
+/// The default location of a reseller's groups on an X7 server, which is a setting of the reseller.
 async fn find_default_location(call: &CallContext, caller: &Caller) -> Result<Option<i64>, ApiError> {
     if !call.dialect().has_fixed_defaults() || caller.usertype() != UserType::Reseller {
         return Ok(None);
     }
-    let own = call.state.accounts.settings(caller.id()).await?;
-    Ok(own.text(Setting::DefaultDeviceLocation).map(number::parse_integer))
+    let settings = call.state.accounts.settings(caller.id()).await?;
+    Ok(settings.text(Setting::DefaultDeviceLocation).map(number::parse_integer))
 }
 
-/// The tax row and the group, in one transaction. Amounts lose their taxes and become the system's currency here, where
-/// division is exact.
-async fn create(call: &CallContext, caller: &Caller, once: &Idempotency<'_>) -> Result<(), ApiError> {
+/// Creates the tax row and the group in one transaction. The statement takes the taxes off the price and converts
+/// amounts to the system's currency, since PostgreSQL divides decimals exactly.
+async fn create(call: &CallContext, caller: &Caller, idempotency: &Idempotency<'_>) -> Result<(), ApiError> {
     let currencies = call.state.accounts.currencies().await?;
-    let usual_location = find_default_location(call, caller).await?;
-    let mut change = once.begin().await?;
-    let facts = Lookups::load(&mut *change, call, caller, usual_location, None).await?;
-    let wish = &Input::read(call, caller, &currencies, &facts, None)?;
-    let tax = create_tax_row(&mut change, &wish.taxes).await?;
-    let made = sqlx::query!(
+    let default_location = find_default_location(call, caller).await?;
+    let mut transaction = idempotency.begin().await?;
+    let lookups = Lookups::load(&mut *transaction, call, caller, default_location, None).await?;
+    let input = &Input::read(call, caller, &currencies, &lookups, None)?;
+    let tax_id = create_tax_row(&mut transaction, &input.taxes).await?;
+    let inserted = sqlx::query!(
         "insert into cardgroups (name, description, owner_id, tax_id, tariff_id, lcr_id, location_id, tell_balance_in_currency,
              use_external_function, allow_loss_calls, tell_cents, solo_pinless, disable_voucher, callerid_leave,
              disable_topup_from_cards_with_cid, created_at, valid_from, valid_till, valid_after_first_use, pin_length, number_length,
@@ -94,49 +94,49 @@ async fn create(call: &CallContext, caller: &Caller, once: &Idempotency<'_>) -> 
              divide_rounded(coalesce($23::numeric, 0), $26::numeric * case when $27 then 1 + tax_rate(t) else 1 end),
              divide_rounded(coalesce($24::numeric, 0), $26::numeric), divide_rounded(coalesce($25::numeric, 0), $26::numeric)
          from taxes t where t.id = $4 and (not $27 or tax_rate(t) > -1)",
-        wish.name,
-        wish.description,
+        input.name,
+        input.description,
         caller.owner_id(),
-        tax,
-        wish.tariff,
-        wish.lcr,
-        wish.location,
-        wish.currency,
-        wish.flags[0],
-        wish.flags[1],
-        wish.flags[2],
-        wish.flags[3],
-        wish.flags[4],
-        wish.flags[5],
-        wish.flags[6],
-        wish.valid_from,
-        wish.valid_till,
-        wish.valid_after_first_use,
-        wish.pin_length,
-        wish.number_length,
-        wish.ghost_min_perc,
-        wish.ghost_balance_perc,
-        wish.price,
-        wish.setup_fee,
-        wish.daily_charge,
-        wish.rate,
+        tax_id,
+        input.tariff,
+        input.lcr,
+        input.location,
+        input.currency,
+        input.flags[0],
+        input.flags[1],
+        input.flags[2],
+        input.flags[3],
+        input.flags[4],
+        input.flags[5],
+        input.flags[6],
+        input.valid_from,
+        input.valid_till,
+        input.valid_after_first_use,
+        input.pin_length,
+        input.number_length,
+        input.ghost_min_perc,
+        input.ghost_balance_perc,
+        input.price,
+        input.setup_fee,
+        input.daily_charge,
+        input.rate,
         call.dialect().stores_net_prices()
     )
-    .execute(&mut *change)
+    .execute(&mut *transaction)
     .await
     .map_err(map_constraint([("cardgroups_name", ApiError::CardGroupNameTaken)], ApiError::from))?;
-    // Taxes of less than nothing would turn the price round.
-    if made.rows_affected() == 0 {
+    // No row: taxes of -100 % or less, which would change the sign of the price.
+    if inserted.rows_affected() == 0 {
         return Err(ApiError::TransactionFailed);
     }
-    change.commit(()).await
+    transaction.commit(()).await
 }
 
-/// A tax row of the group's own: a copy of the one named, or what was sent.
+/// Creates the group's tax row: a copy of the named one, or one with the sent values.
 async fn create_tax_row(connection: &mut PgConnection, taxes: &Taxes) -> sqlx::Result<i32> {
-    let Taxes { source_id: row, total_name, names, values, enabled, compound } = taxes;
-    if let Some(row) = row {
-        return sqlx::query_scalar!(r#"select copy_taxes(t) as "id!" from taxes t where id = $1"#, row)
+    let Taxes { source_id, total_name, names, values, enabled, compound } = taxes;
+    if let Some(source_id) = source_id {
+        return sqlx::query_scalar!(r#"select copy_taxes(t) as "id!" from taxes t where id = $1"#, source_id)
             .fetch_one(connection)
             .await;
     }

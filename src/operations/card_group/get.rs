@@ -1,5 +1,5 @@
-//! `card_group_get` (`show_calling_card_group`): what a web shop shows of a card group.
-//! The spec's page: `endpoints/card_group_get.md`.
+//! `card_group_get` (`show_calling_card_group`): shows a card group, for example in a web shop.
+//! Contract: `endpoints/card_group_get.md`.
 
 use bigdecimal::BigDecimal;
 
@@ -12,14 +12,14 @@ use crate::operations::spec::{OperationSpec, ParamType, Parameter};
 use crate::store;
 use crate::xml::XmlReply;
 
-/// The operation.
+/// The operation's description and handler.
 pub const OPERATION: Operation = Operation {
     name: "card_group_get",
     aliases: &["show_calling_card_group"],
     hash_rules: &[HashRule::ParamOrder(&[])],
     spec: OperationSpec {
         summary: "Shows a card group",
-        description: "What a web shop shows of a card group: name, picture, price, how many cards are left.",
+        description: "Shows a card group for a web shop: name, image, price, number of free cards.",
         parameters: &[&[Parameter::new("id", ParamType::Integer, "The card group.", "6").required()]],
         is_mutation: false,
         example_reply: "<page>
@@ -46,7 +46,7 @@ async fn handle(call: &CallContext) -> Result<XmlReply, ApiError> {
     let rate = currencies.display_rate(caller.currency_id(), call.dialect());
     let group = find(call, &caller, id, &rate).await?.ok_or(ApiError::CardgroupNotFound)?;
     if !group.has_taxes && call.dialect().creates_missing_taxes() {
-        // In a box: it is large, and happens once a group.
+        // Boxed: the future is large, and this happens once per group.
         Box::pin(ensure_taxes(call, id)).await?;
     }
     let currency = currencies.system().map_or("", |system| &system.name);
@@ -59,7 +59,7 @@ async fn ensure_taxes(call: &CallContext, group: i32) -> sqlx::Result<()> {
     transaction.commit().await
 }
 
-/// What is shown of a card group. Prices are in the currency that the dialect shows.
+/// The fields of a card group in the reply. Prices are multiplied by the rate that the dialect prescribes.
 #[derive(Debug)]
 struct CardGroup {
     name: String,
@@ -73,7 +73,7 @@ struct CardGroup {
     has_taxes: bool,
 }
 
-/// The group, if it is one of the caller's owner and not hidden.
+/// Finds the group if it belongs to the caller's owner and is not hidden.
 async fn find(call: &CallContext, caller: &Caller, id: i32, rate: &BigDecimal) -> sqlx::Result<Option<CardGroup>> {
     let mut connection = call.state.pool.acquire().await?;
     let group = sqlx::query_as!(
@@ -97,7 +97,7 @@ fn render_reply(group: &CardGroup, currency: &str, prefix: &str, digits: usize) 
     XmlReply::new("page", |page| {
         page.element("cardgroup", |cardgroup| {
             cardgroup.text("name", &group.name);
-            // MOR spells it so, and clients look for it.
+            // MOR's spelling, which clients expect.
             cardgroup.text("iamge_link", format!("{prefix}/cards/{}", group.image.as_deref().unwrap_or_default()));
             cardgroup.text("description", &group.description);
             cardgroup.text("price", group.price.to_fixed_string(digits));

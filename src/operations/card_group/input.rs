@@ -1,4 +1,4 @@
-//! What can be said of a card group, when it is made and when it is changed: each parameter's rule, in the published order
+//! Reads and checks the parameters of `cc_group_create` and `cc_group_update`, in the order of the published page
 //! (`endpoints/cc_group_create.md`, `endpoints/cc_group_update.md`).
 
 use bigdecimal::BigDecimal;
@@ -14,25 +14,25 @@ use crate::money::AMOUNT_MAX_EXCLUSIVE;
 use crate::number;
 
 const UNIX_TIME_2100: i64 = 4_102_444_800;
-const DAY_S: i64 = 86_400;
+const SECONDS_PER_DAY: i64 = 86_400;
 
-/// Who may make and change card groups.
+/// Checks that the caller may create and change card groups.
 pub(super) fn authorize(caller: Option<Caller>, dialect: Dialect) -> Result<Caller, ApiError> {
     let caller = caller.ok_or(ApiError::UserUnknown)?;
-    let may = match caller.usertype() {
+    let is_allowed = match caller.usertype() {
         UserType::Admin => true,
         UserType::Accountant => {
-            let cards = caller.right("callingcard_manage") > 0 || dialect.requires_only_financial_data_right();
-            cards && caller.right("see_financial_data") > 0
+            let may_manage_cards =
+                caller.right("callingcard_manage") > 0 || dialect.requires_only_financial_data_right();
+            may_manage_cards && caller.right("see_financial_data") > 0
         }
         UserType::Reseller => caller.right("calling_cards") == 2,
         UserType::User | UserType::Partner => false,
     };
-    if may { Ok(caller) } else { Err(caller.missing_right_error()) }
+    if is_allowed { Ok(caller) } else { Err(caller.missing_right_error()) }
 }
 
-/// What a request says of a card group. What it doesn't say has a default when the group is made, and stays when it is
-/// changed.
+/// The checked parameters of a request. `None`: a new group gets the default, an existing group keeps its value.
 #[derive(Debug)]
 pub(super) struct Input {
     pub(super) name: Option<String>,
@@ -42,31 +42,33 @@ pub(super) struct Input {
     pub(super) flags: [Option<i16>; 7],
     /// Seconds since 1970.
     pub(super) valid_from: Option<i64>,
-    /// Likewise.
+    /// Seconds since 1970.
     pub(super) valid_till: Option<i64>,
     pub(super) tariff: Option<i32>,
     pub(super) lcr: Option<i32>,
     pub(super) location: Option<i32>,
     pub(super) currency: Option<String>,
     pub(super) valid_after_first_use: Option<i32>,
-    /// Tax included, in the caller's currency; so are the fee and the charge.
+    /// Taxes included, in the caller's currency.
     pub(super) price: Option<BigDecimal>,
+    /// In the caller's currency.
     pub(super) setup_fee: Option<BigDecimal>,
+    /// In the caller's currency.
     pub(super) daily_charge: Option<BigDecimal>,
     pub(super) ghost_min_perc: Option<BigDecimal>,
     pub(super) ghost_balance_perc: Option<BigDecimal>,
-    /// Of a new group.
+    /// Only for a new group.
     pub(super) pin_length: Option<i32>,
-    /// Likewise.
+    /// Only for a new group.
     pub(super) number_length: Option<i32>,
-    /// From the system's currency to the caller's.
+    /// The rate from the system's currency to the caller's.
     pub(super) rate: BigDecimal,
 }
 
-/// What it says of the group's taxes.
+/// The tax parameters of a request.
 #[derive(Debug)]
 pub(super) struct Taxes {
-    /// The row whose values are meant.
+    /// The id of the tax row whose values the group gets.
     pub(super) source_id: Option<i32>,
     pub(super) total_name: Option<String>,
     pub(super) names: [Option<String>; 4],
@@ -87,7 +89,7 @@ impl Taxes {
     }
 }
 
-/// In the order of [`Wish::flags`], with the words that refuse them.
+/// The parameters of [`Input::flags`], each with its label in error texts.
 const FLAGS: [(&str, &str); 7] = [
     ("use_external_function", "Use external function"),
     ("allow_loss_calls", "Allow loss calls"),
@@ -99,16 +101,18 @@ const FLAGS: [(&str, &str); 7] = [
 ];
 
 impl Input {
-    /// The parameters in the published order; the first that is wrong is the answer.
+    /// Checks the parameters in the order of the published page, and returns the first error.
+    ///
+    /// `existing`: the group to change, `None` to create one.
     pub(super) fn read(
         call: &CallContext,
         caller: &Caller,
         currencies: &Currencies,
-        facts: &Lookups,
-        standing: Option<&ExistingGroup>,
+        lookups: &Lookups,
+        existing: Option<&ExistingGroup>,
     ) -> Result<Self, ApiError> {
         let (params, dialect) = (&call.params, call.dialect());
-        let is_new = standing.is_none();
+        let is_new = existing.is_none();
         let compound = read_flag(params, "compound_tax").ok_or(ApiError::InvalidCompoundTaxFlag)?;
         let mut enabled = [None; 4];
         for (number, name) in [(2, "tax2_enabled"), (3, "tax3_enabled"), (4, "tax4_enabled")] {
@@ -122,39 +126,39 @@ impl Input {
         let description = if is_new { params.get("description") } else { params.non_blank("description") };
         let description = description.map(|text| call.fit_text(text, "Description")).transpose()?;
         let mut flags = [None; 7];
-        for (flag, (name, words)) in flags.iter_mut().zip(FLAGS) {
-            *flag = read_flag(params, name).ok_or(ApiError::IncorrectFormat(words))?;
+        for (flag, (name, label)) in flags.iter_mut().zip(FLAGS) {
+            *flag = read_flag(params, name).ok_or(ApiError::IncorrectFormat(label))?;
         }
-        let (valid_from, valid_till) = read_validity(params, dialect, facts, standing)?;
-        let found = |name: &str, id: Option<i32>, fault: ApiError| match id {
+        let (valid_from, valid_till) = read_validity(params, dialect, lookups, existing)?;
+        let check_found = |name: &str, id: Option<i32>, error: ApiError| match id {
             _ if !is_new && params.non_blank(name).is_none() => Ok(None),
             Some(id) => Ok(Some(id)),
-            None => Err(fault),
+            None => Err(error),
         };
-        let none_at_all = params.non_blank("tariff_id").is_none();
-        let no_tariff = if none_at_all { ApiError::NoTariffAvailable } else { ApiError::NotFound("Tariff") };
-        let tariff = found("tariff_id", facts.tariff, no_tariff)?;
-        let lcr = found("lcr_id", facts.lcr, ApiError::NotFound("LCR"))?;
-        let location = found("location_id", facts.location, ApiError::NotFound("Location"))?;
+        let tariff_unset = params.non_blank("tariff_id").is_none();
+        let tariff_error = if tariff_unset { ApiError::NoTariffAvailable } else { ApiError::NotFound("Tariff") };
+        let tariff = check_found("tariff_id", lookups.tariff, tariff_error)?;
+        let lcr = check_found("lcr_id", lookups.lcr, ApiError::NotFound("LCR"))?;
+        let location = check_found("location_id", lookups.location, ApiError::NotFound("Location"))?;
         let currency = read_currency(params, dialect, caller, currencies, is_new)?;
-        let taxes = read_taxes(call, facts, is_new, enabled, compound)?;
-        let valid_after = params.non_blank("valid_after_first_use");
-        if valid_after.is_some_and(|text| text.chars().count() > 4) {
+        let taxes = read_taxes(call, lookups, is_new, enabled, compound)?;
+        let valid_after_first_use = params.non_blank("valid_after_first_use");
+        if valid_after_first_use.is_some_and(|text| text.chars().count() > 4) {
             return Err(ApiError::IncorrectFormat("Valid after"));
         }
         let price = read_amount(params, dialect, "price_with_vat", "Invalid Price with TAX")?;
-        if name.is_some() && facts.name_taken {
+        if name.is_some() && lookups.name_taken {
             return Err(ApiError::CardGroupNameTaken);
         }
         let own_currency = currencies.user_currency(caller.currency_id());
-        let wish = Self {
+        let input = Self {
             pin_length: if is_new { read_pin_length(params, dialect)? } else { None },
             number_length: if is_new { read_number_length(params, dialect)? } else { None },
             setup_fee: read_amount(params, dialect, "setup_fee", "Invalid setup fee")?,
             ghost_min_perc: read_amount(params, dialect, "ghost_min_perc", "Invalid ghost min perc")?,
             ghost_balance_perc: read_amount(params, dialect, "ghost_balance_perc", "Invalid ghost balance perc")?,
             daily_charge: read_amount(params, dialect, "daily_charge", "Invalid daily charge")?,
-            valid_after_first_use: valid_after.map(|text| clamp_to_i32(number::parse_integer(text))),
+            valid_after_first_use: valid_after_first_use.map(|text| clamp_to_i32(number::parse_integer(text))),
             rate: own_currency.map_or(BigDecimal::from(1), |currency| currencies.rate_to(currency)),
             name,
             description,
@@ -168,13 +172,13 @@ impl Input {
             currency,
             price,
         };
-        if wish.has_unconvertible_amount() && !dialect.treats_unknown_currency_as_zero() {
+        if input.has_unconvertible_amount() && !dialect.treats_unknown_currency_as_zero() {
             return Err(ApiError::TransactionFailed);
         }
-        Ok(wish)
+        Ok(input)
     }
 
-    /// In a currency that is worth nothing, or less, no amount can be said.
+    /// Whether an amount is sent though the rate of the caller's currency is 0 or negative.
     fn has_unconvertible_amount(&self) -> bool {
         let amounts = [&self.price, &self.setup_fee, &self.daily_charge];
         self.rate <= 0 && amounts.into_iter().flatten().any(|amount| *amount != 0)
@@ -185,7 +189,7 @@ fn clamp_to_i32(number: i64) -> i32 {
     i32::try_from(number).unwrap_or(if number < 0 { i32::MIN } else { i32::MAX })
 }
 
-/// 0, 1, or nothing where nothing was sent. `None`: neither.
+/// Reads a flag: `Some(None)` if it is blank or not sent, `None` if it is neither 0 nor 1.
 fn read_flag(params: &Params, name: &str) -> Option<Option<i16>> {
     match params.get(name).unwrap_or_default() {
         "" => Some(None),
@@ -195,59 +199,61 @@ fn read_flag(params: &Params, name: &str) -> Option<Option<i16>> {
     }
 }
 
-/// From and till, in seconds since 1970. A new group is valid from the beginning of today to its end; in one that is
-/// changed the side that isn't sent stays as it is.
+/// Reads `date_from` and `date_till`, in seconds since 1970. By default a new group is valid from the start to the end
+/// of today (UTC). In an existing group, a date that is not sent stays unchanged (`None`).
 fn read_validity(
     params: &Params,
     dialect: Dialect,
-    facts: &Lookups,
-    standing: Option<&ExistingGroup>,
+    lookups: &Lookups,
+    existing: Option<&ExistingGroup>,
 ) -> Result<(Option<i64>, Option<i64>), ApiError> {
-    let today = facts.now - facts.now.rem_euclid(DAY_S);
+    let today = lookups.now - lookups.now.rem_euclid(SECONDS_PER_DAY);
     let x7 = dialect.has_fixed_defaults();
-    let limit = if x7 { UNIX_TIME_2100 + facts.year_to_date_s + 1 } else { UNIX_TIME_2100 };
-    let read = |name, fault| match params.non_blank(name) {
+    let limit = if x7 { UNIX_TIME_2100 + lookups.year_to_date_s + 1 } else { UNIX_TIME_2100 };
+    let read = |name, error| match params.non_blank(name) {
         None => Ok(None),
         Some(text) => {
             let digits = if x7 { text.strip_prefix('-').unwrap_or(text) } else { text };
             let seconds = Some(number::parse_integer(text)).filter(|seconds| *seconds < limit && *seconds > -limit);
-            seconds.filter(|_| number::is_digits(digits)).map(Some).ok_or(fault)
+            seconds.filter(|_| number::is_digits(digits)).map(Some).ok_or(error)
         }
     };
     let from = read("date_from", ApiError::InvalidDateFrom)?;
     let till = read("date_till", ApiError::InvalidDateTill)?;
-    let usual = (Some(today), Some(if x7 { facts.now } else { today + DAY_S - 1 }));
-    let otherwise = match standing {
-        Some(standing) if !x7 => (standing.valid_from, standing.valid_till),
-        _ => usual,
+    let defaults = (Some(today), Some(if x7 { lookups.now } else { today + SECONDS_PER_DAY - 1 }));
+    let fallback = match existing {
+        Some(existing) if !x7 => (existing.valid_from, existing.valid_till),
+        _ => defaults,
     };
-    let says_something = standing.is_none() || from.is_some() || till.is_some();
-    if let (true, Some(from), Some(till)) = (says_something, from.or(otherwise.0), till.or(otherwise.1))
+    let needs_check = existing.is_none() || from.is_some() || till.is_some();
+    if let (true, Some(from), Some(till)) = (needs_check, from.or(fallback.0), till.or(fallback.1))
         && (from > till || x7 && from == till)
     {
         return Err(ApiError::DateFromAfterTill);
     }
-    if standing.is_some() { Ok((from, till)) } else { Ok((from.or(usual.0), till.or(usual.1))) }
+    if existing.is_some() { Ok((from, till)) } else { Ok((from.or(defaults.0), till.or(defaults.1))) }
 }
 
-/// In capitals, as MOR keeps it.
+/// Reads the group's currency. Returns its name in upper case, as MOR stores it.
 fn read_currency(
     params: &Params,
     dialect: Dialect,
     caller: &Caller,
-    known: &Currencies,
+    currencies: &Currencies,
     is_new: bool,
 ) -> Result<Option<String>, ApiError> {
-    let spoken = params.non_blank("tell_balance_in_currency");
-    let named = params.non_blank("currency").or(spoken.filter(|name| !matches!(*name, "0" | "1")));
-    let name = match (spoken, named) {
-        (Some("0"), _) => known.system().map(|currency| currency.name.clone()),
+    let balance_currency = params.non_blank("tell_balance_in_currency");
+    let sent_name = params.non_blank("currency").or(balance_currency.filter(|name| !matches!(*name, "0" | "1")));
+    let name = match (balance_currency, sent_name) {
+        (Some("0"), _) => currencies.system().map(|currency| currency.name.clone()),
         (_, None) if !is_new => return Ok(None),
-        (_, None) => known.user_currency(caller.currency_id()).or(known.system()).map(|currency| currency.name.clone()),
+        (_, None) => {
+            currencies.user_currency(caller.currency_id()).or(currencies.system()).map(|currency| currency.name.clone())
+        }
         (_, Some(name)) => {
             let usable =
-                known.by_name(name).filter(|currency| currency.active || dialect.accepts_inactive_currencies());
-            // An x7 server keeps the spaces that were sent behind the name.
+                currencies.by_name(name).filter(|currency| currency.active || dialect.accepts_inactive_currencies());
+            // An X7 server stores the name as sent, with trailing spaces.
             usable.map(|currency| if dialect.truncates_long_text() { name.to_owned() } else { currency.name.clone() })
         }
     };
@@ -256,23 +262,23 @@ fn read_currency(
 
 fn read_taxes(
     call: &CallContext,
-    facts: &Lookups,
+    lookups: &Lookups,
     is_new: bool,
     enabled: [Option<i16>; 4],
     compound: Option<i16>,
 ) -> Result<Taxes, ApiError> {
     let params = &call.params;
-    let row = params.non_blank("tax_id").map(|_| facts.tax.ok_or(ApiError::NotFound("TAX"))).transpose()?;
+    let source_id = params.non_blank("tax_id").map(|_| lookups.tax.ok_or(ApiError::NotFound("TAX"))).transpose()?;
     let mut taxes = Taxes {
-        source_id: row,
+        source_id,
         total_name: None,
         names: [const { None }; 4],
         values: [const { None }; 4],
         enabled,
         compound,
     };
-    // A new group with a row to copy needs no more.
-    if is_new && row.is_some() {
+    // A new group copies the named row, and the other tax parameters are ignored.
+    if is_new && source_id.is_some() {
         return Ok(taxes);
     }
     let text = |name| params.non_blank(name).map(|text| call.fit_text(text, "TAX name")).transpose();
@@ -286,17 +292,17 @@ fn read_taxes(
     Ok(taxes)
 }
 
-/// A number that isn't negative. An x7 server reads what it can.
+/// Reads a number that is not negative. An X7 server reads any text, as far as it is a number.
 fn read_amount(
     params: &Params,
     dialect: Dialect,
     name: &str,
-    words: &'static str,
+    message: &'static str,
 ) -> Result<Option<BigDecimal>, ApiError> {
     let Some(text) = params.non_blank(name) else { return Ok(None) };
     let amount = number::parse_decimal(text);
-    let proper = number::is_decimal(text) && amount >= 0 && amount < AMOUNT_MAX_EXCLUSIVE;
-    if proper || dialect.accepts_any_amount() { Ok(Some(amount)) } else { Err(ApiError::Refused(words)) }
+    let is_valid = number::is_decimal(text) && amount >= 0 && amount < AMOUNT_MAX_EXCLUSIVE;
+    if is_valid || dialect.accepts_any_amount() { Ok(Some(amount)) } else { Err(ApiError::Refused(message)) }
 }
 
 fn read_pin_length(params: &Params, dialect: Dialect) -> Result<Option<i32>, ApiError> {

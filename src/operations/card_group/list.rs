@@ -1,5 +1,5 @@
-//! `cc_groups_get`: the caller's card groups, however many, in one query.
-//! The spec's page: `endpoints/cc_groups_get.md`.
+//! `cc_groups_get`: lists the caller's card groups. One query reads all of them.
+//! Contract: `endpoints/cc_groups_get.md`.
 
 use async_stream::try_stream;
 use futures_util::{Stream, TryStreamExt};
@@ -17,15 +17,21 @@ use crate::operations::spec::{OperationSpec, ParamType, Parameter};
 use crate::store;
 use crate::xml::{Element, XmlReply};
 
-/// The operation. Its hash is of the key alone.
+/// The operation's description and handler. No parameter is hashed: the hash is the SHA-1 of the key.
 pub const OPERATION: Operation = Operation {
     name: "cc_groups_get",
     aliases: &[],
     hash_rules: &[HashRule::Exactly(&[])],
     spec: OperationSpec {
         summary: "Lists card groups",
-        description: "The caller's card groups, by id.",
-        parameters: &[&[Parameter::new("cc_group_id", ParamType::Integer, "Only this one.", "6").in_example()]],
+        description: "Lists the caller's card groups, ordered by id.",
+        parameters: &[&[Parameter::new(
+            "cc_group_id",
+            ParamType::Integer,
+            "Lists only the card group with this id.",
+            "6",
+        )
+        .in_example()]],
         is_mutation: false,
         example_reply: "<page>
   <cc_groups>
@@ -50,26 +56,26 @@ pub const OPERATION: Operation = Operation {
 
 async fn handle(call: &CallContext) -> Result<XmlReply, ApiError> {
     let caller = admission::require_calling_cards(call, RIGHT_READ).await?;
-    let which = GroupFilter::read(call, &caller)?;
+    let filter = GroupFilter::read(call, &caller)?;
     if call.dialect().creates_missing_taxes() {
-        ensure_taxes(call, &which).await?;
+        ensure_taxes(call, &filter).await?;
     }
-    let turn = call.state.acquire_list_permit().await.ok_or(ApiError::Unavailable)?;
+    let permit = call.state.acquire_list_permit().await.ok_or(ApiError::Unavailable)?;
     let labels_currency = call.dialect().shows_group_currency();
     let write = move |list: &mut Element<'_>, group: &CardGroup| write_group(list, group, labels_currency);
-    XmlReply::stream_list("page", "cc_groups", stream_groups(call.state.pool.clone(), which, turn), |_| (), write)
+    XmlReply::stream_list("page", "cc_groups", stream_groups(call.state.pool.clone(), filter, permit), |_| (), write)
         .await?
         .ok_or(ApiError::Refused("Calling Cards Groups were not found"))
 }
 
-/// Which groups: not hidden ones, that much is sure.
+/// Which groups are listed. Hidden groups never are.
 #[derive(Debug)]
 struct GroupFilter {
-    /// The one with this id. A number beyond every id is none's.
+    /// Only the group with this id; -1 (no group) if the number is out of range.
     id: Option<i32>,
-    /// Those of this owner.
+    /// Only groups of this owner.
     owner: Option<i32>,
-    /// Whose LCRs are named; an accountant has none.
+    /// The user whose LCRs are named. `None` for accountants, who have no LCRs.
     lcr_user_id: Option<i32>,
 }
 
@@ -82,26 +88,26 @@ impl GroupFilter {
             }
             Some(id) => Some(i32::try_from(number::parse_integer(id)).unwrap_or(-1)),
         };
-        let lcrs_of = (caller.usertype() != UserType::Accountant).then(|| caller.id());
-        Ok(Self { id, owner: caller.owner_scope(), lcr_user_id: lcrs_of })
+        let lcr_user_id = (caller.usertype() != UserType::Accountant).then(|| caller.id());
+        Ok(Self { id, owner: caller.owner_scope(), lcr_user_id })
     }
 }
 
-/// An X7 server gives groups without a tax row one, also when it only reads.
-async fn ensure_taxes(call: &CallContext, which: &GroupFilter) -> Result<(), ApiError> {
+/// Creates missing tax rows, as an X7 server does even for this read-only operation.
+async fn ensure_taxes(call: &CallContext, filter: &GroupFilter) -> Result<(), ApiError> {
     let mut connection = call.state.pool.acquire().await?;
     let groups = sqlx::query_scalar!(
         "select id from cardgroups g
          where hidden = 0 and ($1::integer is null or id = $1) and ($2::integer is null or owner_id = $2)
              and not exists (select from taxes t where t.id = g.tax_id)
          order by id",
-        which.id,
-        which.owner
+        filter.id,
+        filter.owner
     )
     .fetch_all(&mut *connection)
     .await?;
     connection.release_clean();
-    // One after the other: whoever repairs a group locks its owner too.
+    // One transaction per group, since `ensure_taxes` also locks the group's owner.
     for group in groups {
         let mut transaction = call.state.pool.begin().await?;
         store::tax::ensure_taxes(&mut transaction, group).await?;
@@ -110,7 +116,7 @@ async fn ensure_taxes(call: &CallContext, which: &GroupFilter) -> Result<(), Api
     Ok(())
 }
 
-/// What is shown of a card group.
+/// The fields of a card group in the reply.
 #[derive(Debug)]
 struct CardGroup {
     id: i32,
@@ -129,8 +135,8 @@ struct CardGroup {
 
 fn stream_groups(
     pool: Pool,
-    which: GroupFilter,
-    turn: OwnedSemaphorePermit,
+    filter: GroupFilter,
+    permit: OwnedSemaphorePermit,
 ) -> impl Stream<Item = sqlx::Result<CardGroup>> {
     try_stream! {
         let mut connection = pool.acquire().await?;
@@ -147,9 +153,9 @@ fn stream_groups(
                left join lcrs l on l.id = g.lcr_id and l.user_id = $3
                where g.hidden = 0 and ($1::integer is null or g.id = $1) and ($2::integer is null or g.owner_id = $2)
                order by g.id"#,
-            which.id,
-            which.owner,
-            which.lcr_user_id
+            filter.id,
+            filter.owner,
+            filter.lcr_user_id
         )
         .fetch(&mut *connection);
         while let Some(group) = groups.try_next().await? {
@@ -157,7 +163,7 @@ fn stream_groups(
         }
         drop(groups);
         connection.release_clean();
-        drop(turn);
+        drop(permit);
     }
 }
 
@@ -168,7 +174,7 @@ fn write_group(list: &mut Element<'_>, group: &CardGroup, labels_currency: bool)
         item.text("group_name", &group.name);
         item.text("group_description", &group.description);
         item.text("group_number_pin_length", format!("{}/{}", group.number_length, group.pin_length));
-        // MOR spells it so.
+        // MOR's spelling.
         item.optional_text("group_tarrif", group.tariff.as_deref());
         if let Some(lcr) = &group.lcr {
             item.text("group_lcr", lcr);

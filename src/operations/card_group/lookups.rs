@@ -1,4 +1,4 @@
-//! What the database has to say about a request to make or change a card group.
+//! Database lookups for requests that create or change a card group.
 
 use sqlx::PgExecutor;
 
@@ -8,46 +8,50 @@ use crate::error::ApiError;
 use crate::http::context::CallContext;
 use crate::number;
 
-/// The group that is changed, as it stands.
+/// The group to change, with its current values.
 #[derive(Debug)]
 pub(super) struct ExistingGroup {
     pub(super) id: i32,
     pub(super) tax_id: i32,
     /// Seconds since 1970.
     pub(super) valid_from: Option<i64>,
-    /// Likewise.
+    /// Seconds since 1970.
     pub(super) valid_till: Option<i64>,
 }
 
-/// What the database has to say about a request, asked at once before its parameters are gone through in order.
+/// The results of all lookups for a request. One query loads them before the parameters are checked in order.
 #[derive(Debug)]
 pub(super) struct Lookups {
-    /// Seconds since 1970.
+    /// The database's clock, in seconds since 1970.
     pub(super) now: i64,
-    /// Seconds from the beginning of this year to the beginning of this day.
+    /// Seconds from the start of this year to the start of today.
     pub(super) year_to_date_s: i64,
-    /// The tariff asked for, or the first that the caller may use; so are the next two.
+    /// The id of the requested tariff, or of the first tariff that the caller may use.
     pub(super) tariff: Option<i32>,
+    /// The id of the requested LCR, or of the first LCR that the caller may use.
     pub(super) lcr: Option<i32>,
+    /// The id of the requested location, or of the default location.
     pub(super) location: Option<i32>,
+    /// The id of the requested tax row.
     pub(super) tax: Option<i32>,
+    /// Another group has the requested name.
     pub(super) name_taken: bool,
 }
 
 impl Lookups {
-    /// `usual_location`: the one of a new group whose location isn't said; `standing`: the group that is changed.
+    /// `default_location`: the location of a new group if none is requested; `existing`: the group to change.
     pub(super) async fn load(
         database: impl PgExecutor<'_>,
         call: &CallContext,
         caller: &Caller,
-        usual_location: Option<i64>,
-        standing: Option<&ExistingGroup>,
+        default_location: Option<i64>,
+        existing: Option<&ExistingGroup>,
     ) -> Result<Self, ApiError> {
-        let wanted = |name| call.params.non_blank(name).map(number::parse_integer);
-        let reseller = caller.usertype() == UserType::Reseller;
-        // One that is too long is nobody's.
+        let requested_id = |name| call.params.non_blank(name).map(number::parse_integer);
+        let is_reseller = caller.usertype() == UserType::Reseller;
+        // No group has a name that is too long.
         let name = call.params.non_blank("name").and_then(|name| call.fit_text(name, "").ok());
-        let facts = sqlx::query_as!(
+        let lookups = sqlx::query_as!(
             Lookups,
             r#"select floor(extract(epoch from now()))::bigint as "now!",
                    extract(epoch from date_trunc('day', now()) - date_trunc('year', now()))::bigint as "year_to_date_s!",
@@ -65,18 +69,18 @@ impl Lookups {
                         else (select id from locations where id = $3 and not ($5 and user_id = 0)) end as location,
                    (select id from taxes where id = $4::bigint) as tax,
                    exists (select from cardgroups where name = $8 and id is distinct from $9) as "name_taken!""#,
-            wanted("tariff_id"),
-            wanted("lcr_id"),
-            wanted("location_id").or(usual_location),
-            wanted("tax_id"),
-            reseller,
+            requested_id("tariff_id"),
+            requested_id("lcr_id"),
+            requested_id("location_id").or(default_location),
+            requested_id("tax_id"),
+            is_reseller,
             caller.id(),
             call.dialect().has_fixed_defaults(),
             name,
-            standing.map(|standing| standing.id)
+            existing.map(|group| group.id)
         )
         .fetch_one(database)
         .await?;
-        Ok(facts)
+        Ok(lookups)
     }
 }

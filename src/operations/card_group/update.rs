@@ -1,5 +1,5 @@
-//! `cc_group_update`: changes a card group and its taxes; what isn't sent stays as it is.
-//! The spec's page: `endpoints/cc_group_update.md`.
+//! `cc_group_update`: changes a card group and its taxes. Parameters that are not sent leave their values unchanged.
+//! Contract: `endpoints/cc_group_update.md`.
 
 use sqlx::PgConnection;
 
@@ -16,19 +16,19 @@ use crate::operations::spec::{OperationSpec, ParamType, Parameter};
 use crate::store;
 use crate::xml::XmlReply;
 
-/// The operation.
+/// The operation's description and handler.
 pub const OPERATION: Operation = Operation {
     name: "cc_group_update",
     aliases: &[],
     hash_rules: &[HashRule::Exactly(&["cc_group_id"])],
     spec: OperationSpec {
         summary: "Changes a card group",
-        description: "Changes what is sent of a card group and its taxes. What isn't sent, or is blank, stays as it is; at the first \
-            thing that is wrong nothing is changed.",
+        description: "Changes the sent values of a card group and its taxes. A parameter that is not sent or is blank \
+            stays unchanged. After an error nothing is changed.",
         parameters: &[
             &[
                 Parameter::new("cc_group_id", ParamType::Integer, "The card group.", "3").required(),
-                Parameter::new("name", ParamType::Text, "Its name, which no other group has.", "Caller ID cards"),
+                Parameter::new("name", ParamType::Text, "The name; no other group may have it.", "Caller ID cards"),
             ],
             PARAMETERS,
         ],
@@ -44,23 +44,24 @@ pub const OPERATION: Operation = Operation {
 
 async fn handle(call: &CallContext) -> Result<XmlReply, ApiError> {
     let caller = input::authorize(admission::authenticate(call).await?, call.dialect())?;
-    let once = Idempotency::new(call, &caller).await?;
+    let idempotency = Idempotency::new(call, &caller).await?;
     let reply = |()| XmlReply::status("success", "Card Group was successfully updated");
-    once.replay_or_run(update(call, &caller, &once), reply).await
+    idempotency.replay_or_run(update(call, &caller, &idempotency), reply).await
 }
 
-async fn update(call: &CallContext, caller: &Caller, once: &Idempotency<'_>) -> Result<(), ApiError> {
+async fn update(call: &CallContext, caller: &Caller, idempotency: &Idempotency<'_>) -> Result<(), ApiError> {
     let currencies = call.state.accounts.currencies().await?;
-    let mut change = once.begin().await?;
-    let standing = find(&mut change, call, caller).await?;
-    let facts = Lookups::load(&mut *change, call, caller, None, Some(&standing)).await?;
-    let wish = Input::read(call, caller, &currencies, &facts, Some(&standing))?;
-    let tax_id = write_taxes(&mut change, call, &standing, &wish.taxes).await?;
-    write(&mut change, call, standing.id, tax_id, &wish).await?;
-    change.commit(()).await
+    let mut transaction = idempotency.begin().await?;
+    let existing = find(&mut transaction, call, caller).await?;
+    let lookups = Lookups::load(&mut *transaction, call, caller, None, Some(&existing)).await?;
+    let input = Input::read(call, caller, &currencies, &lookups, Some(&existing))?;
+    let tax_id = write_taxes(&mut transaction, call, &existing, &input.taxes).await?;
+    write(&mut transaction, call, existing.id, tax_id, &input).await?;
+    transaction.commit(()).await
 }
 
-/// The group, locked: not hidden, and the caller's owner's unless the caller is the admin.
+/// Finds and locks the group. It must not be hidden. It must belong to the caller's owner, unless the caller is the
+/// admin.
 async fn find(connection: &mut PgConnection, call: &CallContext, caller: &Caller) -> Result<ExistingGroup, ApiError> {
     let id = call.params.get("cc_group_id").filter(|id| call.dialect().is_valid_id(id));
     sqlx::query_as!(
@@ -76,27 +77,27 @@ async fn find(connection: &mut PgConnection, call: &CallContext, caller: &Caller
     .ok_or(ApiError::NotFound("Card Group"))
 }
 
-/// Writes what is said of taxes; the id of the group's tax row afterwards.
+/// Writes the sent tax values. Returns the id of the group's tax row after the change.
 async fn write_taxes(
     connection: &mut PgConnection,
     call: &CallContext,
-    standing: &ExistingGroup,
+    existing: &ExistingGroup,
     taxes: &Taxes,
 ) -> Result<i32, ApiError> {
-    let own = if call.dialect().creates_missing_taxes() {
-        store::tax::ensure_taxes(connection, standing.id).await?;
-        store::tax::group_tax_id(connection, standing.id).await?
+    let own_id = if call.dialect().creates_missing_taxes() {
+        store::tax::ensure_taxes(connection, existing.id).await?;
+        store::tax::group_tax_id(connection, existing.id).await?
     } else {
-        standing.tax_id
+        existing.tax_id
     };
     if taxes.is_empty() {
-        return Ok(own);
+        return Ok(own_id);
     }
-    // An X7 server links the row that is named and writes into it, whoever else has it.
-    let target = match taxes.source_id {
-        Some(row) if call.dialect().shares_tax_rows() => row,
-        _ if call.dialect().shares_tax_rows() => own,
-        _ => store::tax::ensure_unshared_row(connection, standing.id).await?,
+    // An X7 server links the named row and writes into it, even if other groups use it.
+    let target_id = match taxes.source_id {
+        Some(source_id) if call.dialect().shares_tax_rows() => source_id,
+        _ if call.dialect().shares_tax_rows() => own_id,
+        _ => store::tax::ensure_unshared_row(connection, existing.id).await?,
     };
     sqlx::query!(
         "update taxes set
@@ -109,8 +110,8 @@ async fn write_taxes(
              tax3_enabled = coalesce($13, source.tax3_enabled), tax4_enabled = coalesce($14, source.tax4_enabled),
              compound_tax = coalesce($15, source.compound_tax)
          from taxes source where taxes.id = $1 and source.id = $2",
-        target,
-        taxes.source_id.unwrap_or(target),
+        target_id,
+        taxes.source_id.unwrap_or(target_id),
         taxes.total_name,
         taxes.names[0],
         taxes.names[1],
@@ -127,16 +128,17 @@ async fn write_taxes(
     )
     .execute(connection)
     .await?;
-    Ok(target)
+    Ok(target_id)
 }
 
-/// Amounts lose the taxes that the group has now and become the system's currency here, where division is exact.
+/// Writes the group's values. The statement takes the taxes that the group has after the request off the price and
+/// converts amounts to the system's currency, since PostgreSQL divides decimals exactly.
 async fn write(
     connection: &mut PgConnection,
     call: &CallContext,
     group: i32,
     tax_id: i32,
-    wish: &Input,
+    input: &Input,
 ) -> Result<(), ApiError> {
     let changed = sqlx::query!(
         "update cardgroups set
@@ -158,34 +160,34 @@ async fn write(
              daily_charge = case when $23::numeric is null then daily_charge else divide_rounded($23, $24) end
          where id = $1 and ($21::numeric is null or not $25 or effective_tax_rate($4, owner_id) > -1)",
         group,
-        wish.name,
-        wish.description,
+        input.name,
+        input.description,
         tax_id,
-        wish.tariff,
-        wish.lcr,
-        wish.location,
-        wish.currency,
-        wish.flags[0],
-        wish.flags[1],
-        wish.flags[2],
-        wish.flags[3],
-        wish.flags[4],
-        wish.flags[5],
-        wish.flags[6],
-        wish.valid_from,
-        wish.valid_till,
-        wish.valid_after_first_use,
-        wish.ghost_min_perc,
-        wish.ghost_balance_perc,
-        wish.price,
-        wish.setup_fee,
-        wish.daily_charge,
-        wish.rate,
+        input.tariff,
+        input.lcr,
+        input.location,
+        input.currency,
+        input.flags[0],
+        input.flags[1],
+        input.flags[2],
+        input.flags[3],
+        input.flags[4],
+        input.flags[5],
+        input.flags[6],
+        input.valid_from,
+        input.valid_till,
+        input.valid_after_first_use,
+        input.ghost_min_perc,
+        input.ghost_balance_perc,
+        input.price,
+        input.setup_fee,
+        input.daily_charge,
+        input.rate,
         call.dialect().stores_net_prices()
     )
     .execute(connection)
     .await
     .map_err(map_constraint([("cardgroups_name", ApiError::CardGroupNameTaken)], ApiError::from))?;
-    // Taxes of less than nothing would turn the price round.
+    // No row: taxes of -100 % or less, which would change the sign of the price.
     if changed.rows_affected() == 1 { Ok(()) } else { Err(ApiError::TransactionFailed) }
 }

@@ -1,5 +1,5 @@
-//! `tariff_wholesale_update` (`wholesale_tariff`): makes or changes a wholesale tariff.
-//! The spec's page: `endpoints/tariff_wholesale_update.md`; the published one: `source/tariff_wholesale_update.txt`.
+//! `tariff_wholesale_update` (`wholesale_tariff`): creates or changes a wholesale tariff.
+//! Contract: `endpoints/tariff_wholesale_update.md`; published page: `source/tariff_wholesale_update.txt`.
 
 use sqlx::{PgConnection, PgExecutor};
 
@@ -12,19 +12,26 @@ use crate::idempotency::Idempotency;
 use crate::operations::spec::{OperationSpec, ParamType, Parameter};
 use crate::xml::XmlReply;
 
-/// The operation.
+/// The operation's description and handler.
 pub const OPERATION: Operation = Operation {
     name: "tariff_wholesale_update",
     aliases: &["wholesale_tariff"],
     hash_rules: &[HashRule::ParamOrder(&[]), HashRule::AnyOrder(["id", "name", "currency"])],
     spec: OperationSpec {
-        summary: "Makes or changes a wholesale tariff",
-        description: "Makes a wholesale tariff where no id is sent, else changes that one and answers without a tariff_id.",
+        summary: "Creates or changes a wholesale tariff",
+        description: "Creates a wholesale tariff if no id is sent. Otherwise changes the tariff with that id; the \
+            reply then has no tariff_id.",
         parameters: &[&[
-            Parameter::new("id", ParamType::Integer, "The tariff to change; 0 or none: a new one.", "8"),
-            Parameter::new("name", ParamType::Text, "Its name; a new one must have one.", "Wholesale").in_example(),
-            Parameter::new("currency", ParamType::Text, "An active currency's name; else the caller's.", "USD")
+            Parameter::new("id", ParamType::Integer, "The tariff to change; 0 or not sent: create one.", "8"),
+            Parameter::new("name", ParamType::Text, "The name of the tariff; required to create one.", "Wholesale")
                 .in_example(),
+            Parameter::new(
+                "currency",
+                ParamType::Text,
+                "The name of an active currency; default for a new tariff: the caller's currency.",
+                "USD",
+            )
+            .in_example(),
         ]],
         is_mutation: true,
         example_reply: "<page>
@@ -35,9 +42,9 @@ pub const OPERATION: Operation = Operation {
     handler: |call| Box::pin(handle(call)),
 };
 
-/// No such wholesale tariff, or not the caller's.
+/// The wholesale tariff does not exist or has another owner.
 const NOT_FOUND: ApiError = ApiError::RefusedWithoutStatus("Tariff not found");
-/// MOR's column.
+/// The length of MOR's columns, in characters.
 const NAME_LEN_MAX: usize = 255;
 
 async fn handle(call: &CallContext) -> Result<XmlReply, ApiError> {
@@ -45,29 +52,29 @@ async fn handle(call: &CallContext) -> Result<XmlReply, ApiError> {
         .await?
         .filter(may_manage_tariffs)
         .ok_or(ApiError::RefusedWithoutStatus("Bad login"))?;
-    let once = Idempotency::new(call, &caller).await?;
-    once.replay_or_run(create_or_update(call, &caller, &once), render_reply).await
+    let idempotency = Idempotency::new(call, &caller).await?;
+    idempotency.replay_or_run(create_or_update(call, &caller, &idempotency), render_reply).await
 }
 
-/// The new tariff's id; none where one was changed.
+/// Returns the id of a new tariff, `None` if an existing one was changed.
 async fn create_or_update(
     call: &CallContext,
     caller: &Caller,
-    once: &Idempotency<'_>,
+    idempotency: &Idempotency<'_>,
 ) -> Result<Option<i64>, ApiError> {
     let owner = tariff_owner_id(call, caller);
     let id = call.params.integer("id");
     let currencies = call.state.accounts.currencies().await?;
-    let mut change = once.begin().await?;
+    let mut transaction = idempotency.begin().await?;
     if id != 0 {
-        check_tariff_exists(&mut *change, id, owner).await?;
+        check_tariff_exists(&mut *transaction, id, owner).await?;
     }
-    let wish = Input::read(&mut change, call, caller, &currencies, (id != 0).then_some(id), owner).await?;
-    let made = match id {
-        0 => Some(create(&mut *change, owner, &wish).await?),
-        id => update(&mut *change, call, id, owner, &wish).await.map(|()| None)?,
+    let input = Input::read(&mut transaction, call, caller, &currencies, (id != 0).then_some(id), owner).await?;
+    let created_id = match id {
+        0 => Some(create(&mut *transaction, owner, &input).await?),
+        id => update(&mut *transaction, call, id, owner, &input).await.map(|()| None)?,
     };
-    change.commit(made).await
+    transaction.commit(created_id).await
 }
 
 fn may_manage_tariffs(caller: &Caller) -> bool {
@@ -78,10 +85,10 @@ fn may_manage_tariffs(caller: &Caller) -> bool {
     }
 }
 
-/// Whose tariffs the caller's are.
+/// The owner of the caller's tariffs.
 fn tariff_owner_id(call: &CallContext, caller: &Caller) -> i32 {
-    let own = caller.usertype() == UserType::Accountant && call.dialect().lets_accountants_own_tariffs();
-    if own { caller.id() } else { caller.owner_id() }
+    let owns_tariffs = caller.usertype() == UserType::Accountant && call.dialect().lets_accountants_own_tariffs();
+    if owns_tariffs { caller.id() } else { caller.owner_id() }
 }
 
 async fn check_tariff_exists(database: impl PgExecutor<'_>, id: i64, owner: i32) -> Result<(), ApiError> {
@@ -92,7 +99,7 @@ async fn check_tariff_exists(database: impl PgExecutor<'_>, id: i64, owner: i32)
         .ok_or(NOT_FOUND)
 }
 
-/// What the tariff is to be called and counted in. Unsent stays as it is.
+/// The name and currency to write. When a tariff is changed, `None` keeps the stored value.
 #[derive(Debug)]
 struct Input {
     name: Option<String>,
@@ -100,7 +107,11 @@ struct Input {
 }
 
 impl Input {
-    /// `id`: of the tariff that is changed; none when one is made. Everything that is wrong is said at once.
+    /// Reads and checks the parameters. `id`: the tariff to change, `None` to create one.
+    ///
+    /// # Errors
+    ///
+    /// [`ApiError::TariffNotSaved`] with all messages, not only the first.
     async fn read(
         connection: &mut PgConnection,
         call: &CallContext,
@@ -109,37 +120,39 @@ impl Input {
         id: Option<i64>,
         owner: i32,
     ) -> Result<Self, ApiError> {
-        let mut flaws = Vec::new();
+        let mut messages = Vec::new();
         let mut name = call.params.get("name").map(str::to_owned).or_else(|| id.is_none().then(String::new));
         if call.dialect().truncates_long_text() {
             name = name.map(|name| name.chars().take(NAME_LEN_MAX).collect());
         }
         match &name {
             None => {}
-            Some(name) if name.trim().is_empty() => flaws.push("Name cannot be blank"),
-            Some(name) if name.chars().count() > NAME_LEN_MAX => flaws.push("Name is too long"),
-            Some(name) if is_taken(connection, name, id, owner).await? => flaws.push(NOT_UNIQUE),
+            Some(name) if name.trim().is_empty() => messages.push("Name cannot be blank"),
+            Some(name) if name.chars().count() > NAME_LEN_MAX => messages.push("Name is too long"),
+            Some(name) if is_taken(connection, name, id, owner).await? => messages.push(NOT_UNIQUE),
             Some(_) => {}
         }
         let currency = match call.params.get("currency") {
-            Some(any) if call.dialect().accepts_any_tariff_currency() => Some(any.chars().take(NAME_LEN_MAX).collect()),
+            Some(text) if call.dialect().accepts_any_tariff_currency() => {
+                Some(text.chars().take(NAME_LEN_MAX).collect())
+            }
             Some(name) => {
                 let currency = currencies.by_name(name).filter(|currency| currency.active);
                 if currency.is_none() {
-                    flaws.push("Currency was not found");
+                    messages.push("Currency was not found");
                 }
                 currency.map(|currency| currency.name.clone())
             }
             None if id.is_some() || call.dialect().accepts_any_tariff_currency() => None,
             None => currencies.user_currency(caller.currency_id()).map(|currency| currency.name.clone()),
         };
-        if flaws.is_empty() { Ok(Self { name, currency }) } else { Err(ApiError::TariffNotSaved(flaws)) }
+        if messages.is_empty() { Ok(Self { name, currency }) } else { Err(ApiError::TariffNotSaved(messages)) }
     }
 }
 
 const NOT_UNIQUE: &str = "Name must be unique";
 
-/// An owner's tariff names are unique, whatever their purpose.
+/// Whether another tariff of the owner has the name. Names are unique across purposes.
 async fn is_taken(database: impl PgExecutor<'_>, name: &str, id: Option<i64>, owner: i32) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         r#"select exists (select from tariffs where owner_id = $1 and name = $2 and id is distinct from $3) as "taken!""#,
@@ -151,13 +164,13 @@ async fn is_taken(database: impl PgExecutor<'_>, name: &str, id: Option<i64>, ow
     .await
 }
 
-async fn create(database: impl PgExecutor<'_>, owner: i32, wish: &Input) -> Result<i64, ApiError> {
+async fn create(database: impl PgExecutor<'_>, owner: i32, input: &Input) -> Result<i64, ApiError> {
     sqlx::query_scalar!(
         "insert into tariffs (name, purpose, owner_id, currency, last_update_date)
          values ($1, 'user_wholesale', $2, $3, now() at time zone 'utc') returning id",
-        wish.name.as_deref().unwrap_or_default(),
+        input.name.as_deref().unwrap_or_default(),
         owner,
-        wish.currency
+        input.currency
     )
     .fetch_one(database)
     .await
@@ -169,15 +182,15 @@ async fn update(
     call: &CallContext,
     id: i64,
     owner: i32,
-    wish: &Input,
+    input: &Input,
 ) -> Result<(), ApiError> {
     let changed = sqlx::query!(
         "update tariffs set name = coalesce($2, name), currency = coalesce($3, currency),
              last_update_date = case when $4 then now() at time zone 'utc' else last_update_date end
          where id = $1 and owner_id = $5 and purpose = 'user_wholesale'",
         id,
-        wish.name,
-        wish.currency,
+        input.name,
+        input.currency,
         call.dialect().records_tariff_update_date(),
         owner
     )
@@ -187,10 +200,10 @@ async fn update(
     if changed.rows_affected() == 1 { Ok(()) } else { Err(NOT_FOUND) }
 }
 
-fn render_reply(made: Option<i64>) -> XmlReply {
+fn render_reply(created_id: Option<i64>) -> XmlReply {
     XmlReply::new("page", |page| {
         page.text("status", "ok");
-        if let Some(id) = made {
+        if let Some(id) = created_id {
             page.text("tariff_id", id.to_string());
         }
     })

@@ -1,16 +1,18 @@
-//! A new key without a gap: the one before it counts until a given time.
+//! Key rotation: the previous secret key stays valid until a given time.
 
 use crate::harness::log::LogCapture;
 use crate::harness::{Reply, Server, hash, server_with_settings};
 
 const SELL: &str = "card_from_group_sell";
+/// The reply to an admitted sale: the group has no cards.
 const ADMITTED: &str = "Free cards was not found";
 
-async fn ask(server: &Server, user: &str, key: &str) -> Reply {
+/// Sends a sale from an empty group.
+async fn sell(server: &Server, user: &str, key: &str) -> Reply {
     server.post(SELL, &format!("u={user}&id=11&hash={}", hash("11", key))).await
 }
 
-/// What `mortise key rotate` does (`commands/keys.rs` tests that), for an owner whose new key is `new`.
+/// Returns the SQL that does the same as `mortise key rotate` (tested in `commands/keys.rs`), with the new key `new`.
 fn rotate(owner: i32, until: &str) -> String {
     format!(
         "begin;
@@ -22,11 +24,11 @@ fn rotate(owner: i32, until: &str) -> String {
     )
 }
 
-/// The time in the form that the command writes.
+/// A time in a week, in the format that the command writes.
 const IN_A_WEEK: &str = "to_char(now() at time zone 'utc' + interval '7 days', 'YYYY-MM-DD HH24:MI:SS')";
 
 #[tokio::test]
-async fn the_previous_key_counts_until_its_time() {
+async fn previous_key_is_valid_until_it_expires() {
     for dialect in ["documented", "x7"] {
         let server = server_with_settings(&[("dialect", dialect)]).await;
         let log = LogCapture::start();
@@ -36,33 +38,33 @@ async fn the_previous_key_counts_until_its_time() {
                 .await;
             server.execute(&rotate(0, until)).await;
             for user in ["admin", "accountant"] {
-                ask(&server, user, "secret").await.assert_page_error(ADMITTED);
-                ask(&server, user, "new").await.assert_page_error(ADMITTED);
-                ask(&server, user, "older").await.assert_status_error("Incorrect hash");
+                sell(&server, user, "secret").await.assert_page_error(ADMITTED);
+                sell(&server, user, "new").await.assert_page_error(ADMITTED);
+                sell(&server, user, "older").await.assert_status_error("Incorrect hash");
             }
         }
-        assert_eq!(log.count("a hash with the previous key"), 8);
+        assert_eq!(log.count("previous secret key used"), 8);
         server
             .execute("update conflines set value2 = '2020-01-01T00:00:00Z' where name = 'API_Secret_Key_Previous'")
             .await;
-        ask(&server, "admin", "secret").await.assert_status_error("Incorrect hash");
-        ask(&server, "admin", "new").await.assert_page_error(ADMITTED);
-        assert_eq!(log.count("that key is over"), 0);
+        sell(&server, "admin", "secret").await.assert_status_error("Incorrect hash");
+        sell(&server, "admin", "new").await.assert_page_error(ADMITTED);
+        assert_eq!(log.count("previous key ignored"), 0);
     }
 }
 
 #[tokio::test]
-async fn a_second_rotation_ends_the_key_before_the_first() {
+async fn second_rotation_invalidates_the_first_key() {
     let server = server_with_settings(&[]).await;
     server.execute(&rotate(0, IN_A_WEEK)).await;
     server.execute(&rotate(0, IN_A_WEEK).replace("'new'", "'newer'")).await;
-    ask(&server, "admin", "secret").await.assert_status_error("Incorrect hash");
-    ask(&server, "admin", "new").await.assert_page_error(ADMITTED);
-    ask(&server, "admin", "newer").await.assert_page_error(ADMITTED);
+    sell(&server, "admin", "secret").await.assert_status_error("Incorrect hash");
+    sell(&server, "admin", "new").await.assert_page_error(ADMITTED);
+    sell(&server, "admin", "newer").await.assert_page_error(ADMITTED);
 }
 
 #[tokio::test]
-async fn a_time_that_cannot_be_read_is_over_and_logged() {
+async fn unreadable_expiry_invalidates_the_key_and_is_logged() {
     for dialect in ["documented", "x7"] {
         let server = server_with_settings(&[("dialect", dialect)]).await;
         let log = LogCapture::start();
@@ -73,43 +75,48 @@ async fn a_time_that_cannot_be_read_is_over_and_logged() {
                 .execute("update conflines set value = 'secret' where name = 'API_Secret_Key' and owner_id = 0")
                 .await;
             server.execute(&rotate(0, until)).await;
-            let before = log.count("that key is over");
-            ask(&server, "admin", "secret").await.assert_status_error("Incorrect hash");
-            assert!(log.count("that key is over") > before, "{until}");
-            ask(&server, "admin", "new").await.assert_page_error(ADMITTED);
+            let before = log.count("previous key ignored");
+            sell(&server, "admin", "secret").await.assert_status_error("Incorrect hash");
+            assert!(log.count("previous key ignored") > before, "{until}");
+            sell(&server, "admin", "new").await.assert_page_error(ADMITTED);
         }
     }
 }
 
 #[tokio::test]
-async fn a_reseller_has_a_previous_key_of_its_own() {
+async fn reseller_has_its_own_previous_key() {
     for dialect in ["documented", "x7"] {
         let server = server_with_settings(&[("dialect", dialect)]).await;
         server.execute(&rotate(3, IN_A_WEEK)).await;
         for key in ["reskey", "new", "secret"] {
-            ask(&server, "reseller", key).await.assert_page_error("Cardgroup was not found");
+            sell(&server, "reseller", key).await.assert_page_error("Cardgroup was not found");
         }
-        ask(&server, "customer", "reskey").await.assert_status_error("Access Denied");
-        ask(&server, "admin", "reskey").await.assert_status_error("Incorrect hash");
-        // While the admin's API is on, the admin's previous key is the reseller's too.
+        sell(&server, "customer", "reskey").await.assert_status_error("Access Denied");
+        sell(&server, "admin", "reskey").await.assert_status_error("Incorrect hash");
+        // While the admin's API is on, the reseller can also use the admin's previous key.
         server.execute(&rotate(0, IN_A_WEEK).replace("'new'", "'admins'")).await;
         for key in ["secret", "admins", "reskey", "new"] {
-            ask(&server, "reseller", key).await.assert_page_error("Cardgroup was not found");
+            sell(&server, "reseller", key).await.assert_page_error("Cardgroup was not found");
         }
         server.execute("update conflines set value = '0' where name = 'Allow_API' and owner_id = 0").await;
-        ask(&server, "reseller", "secret").await.assert_status_error("Incorrect hash");
-        ask(&server, "reseller", "reskey").await.assert_page_error("Cardgroup was not found");
+        sell(&server, "reseller", "secret").await.assert_status_error("Incorrect hash");
+        sell(&server, "reseller", "reskey").await.assert_page_error("Cardgroup was not found");
     }
 }
 
-/// Who empties the key shuts everybody out, at once.
+/// An empty current key locks out all users at once.
 #[tokio::test]
-async fn without_a_key_the_previous_one_is_none() {
+async fn previous_key_is_invalid_without_a_current_key() {
     let server = server_with_settings(&[]).await;
     server.execute(&rotate(0, IN_A_WEEK)).await;
     server.execute("update conflines set value = '' where name = 'API_Secret_Key'").await;
-    ask(&server, "admin", "secret").await.assert_status_error("API must have Secret Key");
-    // Nor is an empty previous key one.
-    server.execute("update conflines set value = 'new' where name = 'API_Secret_Key'; update conflines set value = '' where name = 'API_Secret_Key_Previous'").await;
-    ask(&server, "admin", "").await.assert_status_error("Incorrect hash");
+    sell(&server, "admin", "secret").await.assert_status_error("API must have Secret Key");
+    // An empty previous key is not valid either.
+    server
+        .execute(
+            "update conflines set value = 'new' where name = 'API_Secret_Key';
+             update conflines set value = '' where name = 'API_Secret_Key_Previous'",
+        )
+        .await;
+    sell(&server, "admin", "").await.assert_status_error("Incorrect hash");
 }

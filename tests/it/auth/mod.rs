@@ -1,4 +1,4 @@
-//! Admission, request hashes, limits on failed attempts, and secrets.
+//! Admission, secret keys, the limit on failed attempts, and secrets in output.
 
 mod admission;
 mod attempt_limit;

@@ -1,4 +1,4 @@
-//! What the server logs while a test watches.
+//! Captures the log output of a test.
 
 use std::io::Write;
 use std::sync::{Arc, LazyLock, Mutex};
@@ -8,39 +8,39 @@ use tracing::Dispatch;
 use tracing::subscriber::{DefaultGuard, NoSubscriber};
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Everything that is logged on the test's own thread, where its server runs too.
+/// Captures what is logged on the test's own thread, where its server also runs.
 pub struct LogCapture {
-    text: Text,
+    buffer: Buffer,
     _guard: DefaultGuard,
 }
 
 #[derive(Clone, Default)]
-struct Text(Arc<Mutex<Vec<u8>>>);
+struct Buffer(Arc<Mutex<Vec<u8>>>);
 
 impl LogCapture {
     pub fn start() -> Self {
-        // While a subscriber is the only one, a line that another thread is the first to log is taken for one that nobody wants.
-        static ANOTHER: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(NoSubscriber::default()));
-        LazyLock::force(&ANOTHER);
-        let text = Text::default();
+        // With only one subscriber, `tracing` disables a log statement that is first reached on a thread without it.
+        static SECOND_SUBSCRIBER: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(NoSubscriber::default()));
+        LazyLock::force(&SECOND_SUBSCRIBER);
+        let buffer = Buffer::default();
         let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE);
         let _guard = tracing::subscriber::set_default(
-            subscriber.event_format(HumanFormatter::new(false)).with_writer(text.clone()).finish(),
+            subscriber.event_format(HumanFormatter::new(false)).with_writer(buffer.clone()).finish(),
         );
-        Self { text, _guard }
+        Self { buffer, _guard }
     }
 
     pub fn text(&self) -> String {
-        String::from_utf8_lossy(&self.text.0.lock().unwrap()).into_owned()
+        String::from_utf8_lossy(&self.buffer.0.lock().unwrap()).into_owned()
     }
 
-    /// How often these words were logged.
-    pub fn count(&self, words: &str) -> usize {
-        self.text().matches(words).count()
+    /// How often the log contains `text`.
+    pub fn count(&self, text: &str) -> usize {
+        self.text().matches(text).count()
     }
 }
 
-impl Write for Text {
+impl Write for Buffer {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.0.lock().unwrap().extend(bytes);
         Ok(bytes.len())
@@ -51,7 +51,7 @@ impl Write for Text {
     }
 }
 
-impl<'a> MakeWriter<'a> for Text {
+impl<'a> MakeWriter<'a> for Buffer {
     type Writer = Self;
 
     fn make_writer(&'a self) -> Self {

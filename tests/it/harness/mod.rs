@@ -1,4 +1,4 @@
-//! What tests need: a database each, a server on it, requests as a client writes them, replies as a client reads them.
+//! Test harness: a database per test, a server on it, requests as a client writes them, replies as a client reads them.
 
 pub mod log;
 pub mod postgres;
@@ -33,77 +33,80 @@ use tokio::net::TcpListener;
 use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
 
-/// The world that most tests live in.
-pub const FIXTURE_SQL: &str = include_str!("world.sql");
+/// The data that most tests start with.
+pub const FIXTURE_SQL: &str = include_str!("fixtures.sql");
 
-/// A server on a database of its own.
+/// A server, and the database that it uses.
 #[derive(Clone)]
 pub struct Server {
-    /// The test's own connections to the database.
+    /// The test's own connection pool.
     pub pool: PgPool,
+    /// The connection pool that the server's requests share.
     app_pool: Pool,
     pub router: BoxCloneSyncService<Request<Body>, Response, Infallible>,
-    /// What those get who watch.
+    /// Serves `/livez`, `/readyz` and `/metrics`.
     pub monitoring: Router,
     pub config: Config,
 }
 
-/// What a loop waits for comes, or the test ends: it asks for something that may never be.
-pub async fn with_timeout<T>(waited_for: &str, work: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(300), work).await.unwrap_or_else(|_| panic!("in vain: {waited_for}"))
+/// Fails the test if `work`, which waits for `event`, takes longer than 300 s.
+pub async fn with_timeout<T>(event: &str, work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(300), work)
+        .await
+        .unwrap_or_else(|_| panic!("timed out waiting for {event}"))
 }
 
-/// A server in the world of `world.sql`, with every setting at its default but the cache.
+/// Starts a server on a new database with `fixtures.sql`. The cache is off.
 pub async fn server() -> Server {
     server_with_settings(&[]).await
 }
 
-/// The same in the dialect of the servers in the field.
+/// Starts a server on a new database with `fixtures.sql`, with the dialect `x7`.
 pub async fn x7_server() -> Server {
     server_with_settings(&[("dialect", "x7")]).await
 }
 
-/// The same with other settings. A busy machine gets time for the database, unless they say how much.
+/// Starts a server on a new database with `fixtures.sql` and these settings; [`build`] has the defaults.
 pub async fn server_with_settings(settings: &[(&str, &str)]) -> Server {
     let database = postgres::create_database(FIXTURE_SQL).await;
     server_on_database(&database, settings).await
 }
 
-/// A server on a database that exists.
+/// Starts a server on an existing database.
 pub async fn server_on_database(database: &str, settings: &[(&str, &str)]) -> Server {
     server_with_connect_options(postgres::connect_options(database).await, settings).await
 }
 
-/// A server that reaches its database by these options.
+/// Starts a server that connects to its database with these options.
 pub async fn server_with_connect_options(database: PgConnectOptions, settings: &[(&str, &str)]) -> Server {
-    let (server, app) = parts(database, settings).await;
-    tokio::spawn(async move { jobs::run_background_tasks(&app).await });
+    let (server, state) = build(database, settings).await;
+    tokio::spawn(async move { jobs::run_background_tasks(&state).await });
     server
 }
 
-/// A server on a database that exists, without what else runs beside it: it sends no e-mails.
+/// Starts a server on an existing database without the background tasks: it sends no e-mails.
 pub async fn server_without_jobs(database: &str, settings: &[(&str, &str)]) -> Server {
-    parts(postgres::connect_options(database).await, settings).await.0
+    build(postgres::connect_options(database).await, settings).await.0
 }
 
-async fn parts(database: PgConnectOptions, settings: &[(&str, &str)]) -> (Server, Arc<AppState>) {
-    let usual = [("cache", "off"), ("database_connections", "4"), ("database_acquire_timeout_ms", "60000")];
-    let settings = [&usual, settings].concat();
+/// The acquire timeout is 60 s by default, so that tests also pass on a busy machine.
+async fn build(database: PgConnectOptions, settings: &[(&str, &str)]) -> (Server, Arc<AppState>) {
+    let defaults = [("cache", "off"), ("database_connections", "4"), ("database_acquire_timeout_ms", "60000")];
+    let settings = [&defaults, settings].concat();
     let options: Vec<_> = settings.iter().map(|(name, value)| Override::new(name, value, "the test")).collect();
     let config = Config::load(None, std::iter::empty(), &options).unwrap();
-    let requests = mortise::db::connect(database, &config).await.unwrap();
+    let app_pool = mortise::db::connect(database, &config).await.unwrap();
     let pool =
-        PgPoolOptions::new().connect_lazy_with(requests.connect_options().as_ref().clone().application_name("a test"));
-    let requests = Pool::from(requests);
-    let (app, audit) = server::build_app_state(config.clone(), requests.clone()).unwrap();
-    tokio::spawn(audit);
-    let (watch, router) =
-        (monitoring::router(app.clone()), BoxCloneSyncService::new(api_router::build_service(app.clone())));
-    let server = Server { pool, app_pool: requests, router, monitoring: watch, config };
-    (server, app)
+        PgPoolOptions::new().connect_lazy_with(app_pool.connect_options().as_ref().clone().application_name("a test"));
+    let app_pool = Pool::from(app_pool);
+    let (state, audit_writer) = server::build_app_state(config.clone(), app_pool.clone()).unwrap();
+    tokio::spawn(audit_writer);
+    let monitoring = monitoring::router(state.clone());
+    let router = BoxCloneSyncService::new(api_router::build_service(state.clone()));
+    (Server { pool, app_pool, router, monitoring, config }, state)
 }
 
-/// A reply, as a client gets it.
+/// A reply as a client receives it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
     pub status: StatusCode,
@@ -112,38 +115,38 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// The reply's document must be this one. Indentation and the declaration are added here, so that tests stay readable:
-    /// the exact bytes are compared.
+    /// Asserts that the body is exactly this XML. To keep tests readable, the margin of a raw string is removed and the
+    /// XML declaration is added; the result is compared byte by byte.
     #[track_caller]
     pub fn assert_body(&self, body: &str) {
         let expected = format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n{}\n", unindented(body));
         assert_eq!(self.body, expected, "status {}", self.status);
     }
 
-    /// The reply must be a refusal that is the whole document.
+    /// Asserts that the body is an error with the root element `status`.
     #[track_caller]
-    pub fn assert_status_error(&self, words: &str) {
-        self.assert_body(&format!("<status>\n  <error>{words}</error>\n</status>"));
+    pub fn assert_status_error(&self, message: &str) {
+        self.assert_body(&format!("<status>\n  <error>{message}</error>\n</status>"));
     }
 
-    /// The reply must be a refusal of the operation's own.
+    /// Asserts that the body is an error of the operation, with the root element `page`.
     #[track_caller]
-    pub fn assert_page_error(&self, words: &str) {
-        self.assert_body(&format!("<page>\n  <status>\n    <error>{words}</error>\n  </status>\n</page>"));
+    pub fn assert_page_error(&self, message: &str) {
+        self.assert_body(&format!("<page>\n  <status>\n    <error>{message}</error>\n  </status>\n</page>"));
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(|value| value.to_str().unwrap())
     }
 
-    /// The texts of all elements of that name.
+    /// The texts of all elements with this name.
     pub fn element_texts(&self, element: &str) -> Vec<&str> {
         let (open, close) = (format!("<{element}>"), format!("</{element}>"));
         self.body.split(open.as_str()).skip(1).map(|rest| rest.split(close.as_str()).next().unwrap()).collect()
     }
 }
 
-/// Takes off the indentation that a raw string has in a test.
+/// Removes blank lines and the margin that all lines share.
 fn unindented(text: &str) -> String {
     let lines: Vec<&str> = text.trim_matches('\n').lines().filter(|line| !line.trim().is_empty()).collect();
     let margin = lines.iter().map(|line| line.len() - line.trim_start().len()).min().unwrap_or(0);
@@ -151,7 +154,7 @@ fn unindented(text: &str) -> String {
 }
 
 impl Server {
-    /// Holds all connections that requests may have.
+    /// Checks out all connections of the server's pool.
     pub async fn hold_connections(&self) -> Vec<Connection> {
         let mut held = Vec::new();
         for _ in 0..self.config.database_connections {
@@ -160,18 +163,18 @@ impl Server {
         held
     }
 
-    /// The connections that requests share.
-    pub fn requests(&self) -> Pool {
+    /// The server's connection pool.
+    pub fn app_pool(&self) -> Pool {
         self.app_pool.clone()
     }
 
-    /// Takes its database away, the test's own connections too.
+    /// Closes the server's pool and the test's own pool.
     pub async fn close(&self) {
         self.app_pool.close().await;
         self.pool.close().await;
     }
 
-    /// Serves on a port of the system's choice, for as long as the runtime lives.
+    /// Serves on a free port until the runtime ends; returns the address.
     pub async fn listen(&self) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -180,12 +183,12 @@ impl Server {
         address
     }
 
-    /// Serves until it is told to stop.
+    /// Serves until `stop` is ready.
     pub async fn serve(self, listener: TcpListener, stop: impl Future<Output = ()>) {
         listener::serve(listener, self.router, &self.config, stop).await;
     }
 
-    /// POST with a form.
+    /// Sends a POST with a form.
     pub async fn post(&self, operation: &str, form: &str) -> Reply {
         self.send(
             Request::post(format!("/billing/api/{operation}"))
@@ -195,17 +198,17 @@ impl Server {
         .await
     }
 
-    /// GET with a query string.
+    /// Sends a GET.
     pub async fn get(&self, path_and_query: &str) -> Reply {
         self.send(Request::get(path_and_query).body(Body::empty())).await
     }
 
-    /// POST with a form, and the hash of what is given as hashed, with the admin's key.
+    /// Sends a POST with a form and the hash of the values `hashed` with the admin's key.
     pub async fn post_signed(&self, operation: &str, form: &str, hashed: &str) -> Reply {
         self.post(operation, &format!("{form}&hash={}", hash(hashed, "secret"))).await
     }
 
-    /// Any request.
+    /// Sends a request to the router.
     pub async fn send(&self, request: axum::http::Result<Request<Body>>) -> Reply {
         let mut request = request.unwrap();
         request.headers_mut().entry("host").or_insert("shop.test".parse().unwrap());
@@ -214,7 +217,7 @@ impl Server {
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (mut parts, body) = response.into_parts();
         if let Some(length) = body.size_hint().exact() {
-            // As hyper writes it, which isn't between us here.
+            // hyper would add this header, but the request does not pass through it.
             parts.headers.entry("content-length").or_insert(length.into());
         }
         let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
@@ -222,30 +225,33 @@ impl Server {
         Reply { status: parts.status, headers: parts.headers, body: String::from_utf8(body.into()).unwrap() }
     }
 
-    /// The page that Prometheus reads.
+    /// Returns the page `/metrics`.
     pub async fn metrics(&self) -> String {
         let request = Request::get("/metrics").body(Body::empty()).unwrap();
         let body = self.monitoring.clone().oneshot(request).await.unwrap().into_body();
         String::from_utf8(axum::body::to_bytes(body, usize::MAX).await.unwrap().into()).unwrap()
     }
 
-    /// Runs statements.
+    /// Executes SQL statements.
     pub async fn execute(&self, statements: &str) {
         sqlx::raw_sql(sqlx::AssertSqlSafe(statements.to_owned())).execute(&self.pool).await.unwrap();
     }
 
-    /// The rows of a query, as `psql -At` would print them.
+    /// Returns the rows of a query as `psql -At` prints them, with `∅` for null.
     pub async fn rows(&self, query: &str) -> Vec<String> {
         let query = format!(
-            "select array_to_string(array(select coalesce(value, '∅') from json_each_text(row_to_json(row)) with ordinality
-            as field (name, value, place) order by place), '|') from ({query}) row");
+            "select array_to_string(array(
+                 select coalesce(value, '∅') from json_each_text(row_to_json(row)) with ordinality
+                 as field (name, value, ordinal) order by ordinal
+             ), '|') from ({query}) row"
+        );
         sqlx::query_scalar(sqlx::AssertSqlSafe(query)).fetch_all(&self.pool).await.unwrap()
     }
 
-    /// How the database would carry out the shortest statement of the program that contains `parts`.
+    /// Returns the plan of the program's shortest statement that contains all `parts`, executed with `values`.
     pub async fn query_plan(&self, parts: &[&str], plan_cache_mode: &str, values: &[&str]) -> String {
-        let statements = Path::new(env!("CARGO_MANIFEST_DIR")).join(".sqlx");
-        let queries = std::fs::read_dir(statements).unwrap().filter_map(|file| {
+        let query_files = Path::new(env!("CARGO_MANIFEST_DIR")).join(".sqlx");
+        let queries = std::fs::read_dir(query_files).unwrap().filter_map(|file| {
             let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
             let query = serde_json::from_str::<serde_json::Value>(&text).unwrap()["query"].as_str().unwrap().to_owned();
             parts.iter().all(|part| query.contains(part)).then_some(query)
@@ -260,30 +266,33 @@ impl Server {
         lines.iter().map(|line| line.get::<String, _>(0)).collect::<Vec<_>>().join("\n")
     }
 
-    /// Until a request waits for a lock in the database.
+    /// Waits until a session waits for a lock in the database.
     pub async fn wait_for_lock_waiter(&self) {
-        let waiting =
+        let lock_waiters =
             "select pid from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()";
-        while self.rows(waiting).await.is_empty() {
+        while self.rows(lock_waiters).await.is_empty() {
             tokio::task::yield_now().await;
         }
     }
 
-    /// Takes away the database connections of requests that wait for a lock.
+    /// Terminates the sessions that wait for a lock in the database.
     pub async fn terminate_lock_waiters(&self) {
-        self.execute("select pg_terminate_backend(pid) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()")
-            .await;
+        self.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity
+             where wait_event_type = 'Lock' and datname = current_database()",
+        )
+        .await;
     }
 
-    /// What the rows of a query must be.
+    /// Asserts the rows of a query, in the format of [`rows`](Self::rows).
     #[track_caller]
     pub fn assert_rows<'a>(&'a self, query: &'a str, expected: &'a [&'a str]) -> impl Future<Output = ()> + 'a {
-        let at = std::panic::Location::caller();
-        async move { assert_eq!(self.rows(query).await, expected, "{query}\nat {at}") }
+        let caller = std::panic::Location::caller();
+        async move { assert_eq!(self.rows(query).await, expected, "{query}\nat {caller}") }
     }
 }
 
-/// The request hash, as a client's script makes it.
+/// The request hash: SHA-1 of the values, followed by the key, in hexadecimal.
 pub fn hash(values: &str, key: &str) -> String {
     hex::encode(Sha1::digest(format!("{values}{key}")))
 }

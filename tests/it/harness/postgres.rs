@@ -1,5 +1,5 @@
-//! One PostgreSQL for all tests. It is the child of a small shell that stops it, and removes its files, when the shell's
-//! standard input closes: when the tests end, however they end.
+//! One PostgreSQL server for all tests. It is the child of a shell script that stops it and removes its files when the
+//! script's standard input closes, that is, when the test process ends for any reason.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -24,39 +24,39 @@ const SUPERVISOR: &str = r#"
 
 struct Postgres {
     socket: PathBuf,
-    /// Databases that others are made from, by the SQL that fills them.
+    /// Names of the template databases, by the SQL that fills them.
     templates: Mutex<HashMap<String, String>>,
-    /// Open as long as the tests run.
+    /// Keeps the script's standard input open until the test process ends.
     _shell: std::process::Child,
 }
 
 static POSTGRES: OnceCell<Postgres> = OnceCell::const_new();
-static COUNT: AtomicUsize = AtomicUsize::new(0);
+static DATABASE_COUNT: AtomicUsize = AtomicUsize::new(0);
 
-fn next_name() -> String {
-    format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed))
+fn next_database_name() -> String {
+    format!("test_{}", DATABASE_COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// A new database with the schema and what `sql` puts into it; its name.
+/// Creates a database with the schema and the data that `sql` inserts; returns its name.
 pub async fn create_database(sql: &str) -> String {
     let postgres = POSTGRES.get_or_init(start).await;
     let template = postgres.template(sql).await;
-    let name = next_name();
-    postgres.admin(&format!("create database {name} template {template}")).await;
+    let name = next_database_name();
+    postgres.execute(&format!("create database {name} template {template}")).await;
     name
 }
 
-/// How to connect to a database.
+/// The options for connecting to a database.
 pub async fn connect_options(name: &str) -> PgConnectOptions {
     POSTGRES.get_or_init(start).await.options(name)
 }
 
-/// Where its socket is.
+/// The directory of the server's socket.
 pub async fn socket_dir() -> PathBuf {
     POSTGRES.get_or_init(start).await.socket.clone()
 }
 
-/// All that it has logged.
+/// PostgreSQL's log so far.
 pub async fn log() -> String {
     String::from_utf8_lossy(&std::fs::read(socket_dir().await.join("log")).unwrap()).into_owned()
 }
@@ -66,19 +66,21 @@ impl Postgres {
         PgConnectOptions::new_without_pgpass().socket(&self.socket).username("postgres").database(database)
     }
 
-    async fn admin(&self, statement: &str) {
+    /// Executes a statement in the database `postgres`.
+    async fn execute(&self, statement: &str) {
         let mut connection = self.options("postgres").connect().await.unwrap();
         sqlx::raw_sql(AssertSqlSafe(statement.to_owned())).execute(&mut connection).await.unwrap();
         connection.close().await.unwrap();
     }
 
+    /// Returns the name of the template database for `sql`, which it creates at the first call.
     async fn template(&self, sql: &str) -> String {
         let mut templates = self.templates.lock().await;
         if let Some(name) = templates.get(sql) {
             return name.clone();
         }
-        let name = next_name();
-        self.admin(&format!("create database {name}")).await;
+        let name = next_database_name();
+        self.execute(&format!("create database {name}")).await;
         let pool = sqlx::PgPool::connect_with(self.options(&name)).await.unwrap();
         db::migrate(&pool).await.unwrap();
         sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&pool).await.unwrap();
@@ -89,23 +91,23 @@ impl Postgres {
 }
 
 async fn start() -> Postgres {
-    let account = installation::OsUser::find_unprivileged().unwrap();
+    let os_user = installation::OsUser::find_unprivileged().unwrap();
     let directory = std::env::temp_dir().join(format!("mortise-test-{}", std::process::id()));
     std::fs::create_dir(&directory).unwrap();
-    if let Some(account) = &account {
-        account.chown(&directory).unwrap();
+    if let Some(os_user) = &os_user {
+        os_user.chown(&directory).unwrap();
     }
     let cluster = directory.join("cluster");
     let binaries = installation::find_binaries(&cluster).expect("PostgreSQL must be installed");
-    installation::initdb(&binaries, &cluster, account.as_ref(), "unused").unwrap();
+    installation::initdb(&binaries, &cluster, os_user.as_ref(), "unused").unwrap();
     std::fs::write(cluster.join("pg_hba.conf"), "local all all trust\n").unwrap();
 
-    let shell = installation::build_command("/bin/sh".as_ref(), account.as_ref())
+    let shell = installation::build_command("/bin/sh".as_ref(), os_user.as_ref())
         .args(["-c", SUPERVISOR, "sh"])
         .arg(binaries.join("postgres"))
         .args(managed_postgres::server_arguments(&cluster, &directory))
-        // Nothing here outlives the tests, so nothing need reach the disk. A test may have a dozen servers with ten connections
-        // each, and there are as many tests at once as processors.
+        // The data is not needed after the tests, so it need not be flushed to disk. A test may start a dozen servers
+        // with ten connections each, and as many tests run in parallel as there are processors.
         .args(["-c", "fsync=off", "-c", "full_page_writes=off", "-c", "max_connections=2000"])
         .env("DIRECTORY", &directory)
         .stdin(Stdio::piped())
@@ -115,9 +117,9 @@ async fn start() -> Postgres {
         .unwrap();
 
     let postgres = Postgres { socket: directory, templates: Mutex::default(), _shell: shell };
-    let since = Instant::now();
+    let started = Instant::now();
     while let Err(error) = postgres.options("postgres").connect().await {
-        assert!(since.elapsed() < Duration::from_secs(60), "PostgreSQL doesn't come up: {error}");
+        assert!(started.elapsed() < Duration::from_secs(60), "PostgreSQL does not start: {error}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     postgres

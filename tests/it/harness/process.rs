@@ -1,4 +1,4 @@
-//! The program as a process of its own.
+//! The program as a separate process, with demo data and a local PostgreSQL.
 
 use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Read};
@@ -14,25 +14,26 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use rustix::process::{Pid, Signal, kill_process};
 
-/// The published page's own request.
-const PAGE: &str = "u=username&id=6&quantity=2&hash=37086d860581fabc278413cd1a417d5c079f6eba";
+/// The example request of MOR's published documentation.
+const EXAMPLE_REQUEST: &str = "u=username&id=6&quantity=2&hash=37086d860581fabc278413cd1a417d5c079f6eba";
 
-/// A data directory that the user whom PostgreSQL runs as can reach.
+/// Creates a data directory that is accessible to the OS user of PostgreSQL.
 pub fn create_data_dir() -> tempfile::TempDir {
     tempfile::Builder::new().permissions(Permissions::from_mode(0o755)).tempdir().unwrap()
 }
 
-/// A server that listens.
+/// A running server.
 pub struct ServerProcess {
     pub child: Child,
     pub address: SocketAddr,
+    /// Standard error up to the message that the server listens.
     pub startup_output: String,
-    /// What it said on standard error since.
+    /// Standard error after that message.
     pub log: Arc<Mutex<String>>,
     reader: Option<JoinHandle<()>>,
 }
 
-/// Serves the demo's world on a port of the system's choice.
+/// Returns a command that serves the demo data on a free port.
 pub fn serve_command(data: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mortise"));
     command.args(["serve", "--demo", "--listen", "127.0.0.1:0"]).current_dir("/");
@@ -41,36 +42,36 @@ pub fn serve_command(data: &Path) -> Command {
     command
 }
 
-/// Waits until the server listens; what it printed until then.
+/// Starts a server and waits until it listens.
 pub fn start(mut command: Command) -> ServerProcess {
     let mut child = command.spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap());
     let mut output = String::new();
     let address = loop {
-        let at = output.len();
-        assert!(lines.read_line(&mut output).unwrap() > 0, "the server ended: {output}");
-        if let Some((_, rest)) = output[at..].split_once("listening on http://") {
+        let line_start = output.len();
+        assert!(lines.read_line(&mut output).unwrap() > 0, "the server exited: {output}");
+        if let Some((_, rest)) = output[line_start..].split_once("listening on http://") {
             break rest.split('/').next().unwrap().parse().unwrap();
         }
     };
     let log = Arc::new(Mutex::new(String::new()));
-    let later = log.clone();
+    let shared_log = log.clone();
     let reader = std::thread::spawn(move || {
         let mut line = String::new();
         while lines.read_line(&mut line).is_ok_and(|length| length > 0) {
-            later.lock().unwrap().push_str(&std::mem::take(&mut line));
+            shared_log.lock().unwrap().push_str(&std::mem::take(&mut line));
         }
     });
     ServerProcess { child, address, startup_output: output, log, reader: Some(reader) }
 }
 
 impl ServerProcess {
-    /// Two cards, by the published page's own request.
+    /// Buys two cards with the example request of MOR's documentation.
     pub async fn buy_cards(&self) -> String {
-        self.post("buy_card_from_callingroup", PAGE).await
+        self.post("buy_card_from_callingroup", EXAMPLE_REQUEST).await
     }
 
-    /// A POST with a form.
+    /// Sends a POST with a form; returns the body of the reply.
     pub async fn post(&self, operation: &str, form: &'static str) -> String {
         let client = Client::builder(TokioExecutor::new()).build_http::<Full<axum::body::Bytes>>();
         let request = axum::http::Request::post(format!("http://{}/billing/api/{operation}", self.address))
@@ -81,17 +82,18 @@ impl ServerProcess {
         String::from_utf8(body.to_bytes().into()).unwrap()
     }
 
-    /// What it printed on standard output, once it has ended as it should. All that it logged has been read then.
+    /// Stops the server with SIGTERM and asserts success; returns its standard output. [`log`](Self::log) is complete
+    /// then.
     pub fn stop(mut self) -> String {
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
-        let mut printed = String::new();
-        self.child.stdout.take().unwrap().read_to_string(&mut printed).unwrap();
+        let mut output = String::new();
+        self.child.stdout.take().unwrap().read_to_string(&mut output).unwrap();
         assert!(self.child.wait().unwrap().success());
         self.reader.take().into_iter().for_each(|reader| reader.join().unwrap());
-        printed
+        output
     }
 
-    /// What it said from its start to its end, which has come.
+    /// Returns the whole standard error of a server that has exited.
     pub fn full_log(&mut self) -> String {
         self.reader.take().unwrap().join().unwrap();
         self.startup_output.clone() + &self.log.lock().unwrap()
@@ -103,7 +105,7 @@ impl ServerProcess {
     }
 }
 
-/// A test that failed leaves nothing running.
+/// Stops the server when a test fails.
 impl Drop for ServerProcess {
     fn drop(&mut self) {
         if let Ok(None) = self.child.try_wait() {
@@ -113,8 +115,8 @@ impl Drop for ServerProcess {
     }
 }
 
-/// The process of the local PostgreSQL in a data directory.
+/// The process id of the local PostgreSQL in a data directory.
 pub fn postmaster_pid(data: &Path) -> Option<Pid> {
-    let note = std::fs::read_to_string(data.join("postgres/postmaster.pid")).ok()?;
-    Pid::from_raw(note.lines().next()?.parse().ok()?)
+    let pid_file = std::fs::read_to_string(data.join("postgres/postmaster.pid")).ok()?;
+    Pid::from_raw(pid_file.lines().next()?.parse().ok()?)
 }

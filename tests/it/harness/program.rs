@@ -1,4 +1,4 @@
-//! The program itself, on a database that exists.
+//! The program as a separate process, on an existing database.
 
 use std::ops::{Deref, DerefMut};
 use std::process::{Command, Stdio};
@@ -14,17 +14,17 @@ use crate::harness::process::{self, ServerProcess};
 pub struct Program(ServerProcess);
 
 impl Program {
-    /// With these settings.
+    /// Starts the program with these settings.
     pub async fn start_on_database(database: &str, settings: &[(&str, &str)]) -> Self {
         Self::start(Self::command(database, settings).await)
     }
 
-    /// By this command.
+    /// Starts the program with this command, see [`command`](Self::command).
     pub fn start(command: Command) -> Self {
         Self(process::start(command))
     }
 
-    /// What starts it so.
+    /// Returns the command that starts the program with these settings.
     pub async fn command(database: &str, settings: &[(&str, &str)]) -> Command {
         let url = format!("postgres://postgres@localhost/{database}?host={}", postgres::socket_dir().await.display());
         let mut command = Command::new(env!("CARGO_BIN_EXE_mortise"));
@@ -38,31 +38,35 @@ impl Program {
         command
     }
 
-    /// Stops it as an operator would; all that it wrote to standard error from its start to its end.
+    /// Stops the program with SIGTERM and asserts success; returns its whole standard error.
     pub fn stop(mut self) -> String {
         kill_process(Pid::from_child(&self.0.child), Signal::TERM).unwrap();
         assert!(self.0.child.wait().unwrap().success());
         self.0.full_log()
     }
 
-    /// The reply, looked at as it comes.
-    pub async fn post_streaming(&self, operation: &str, form: String, look: impl FnMut(&[u8])) {
+    /// Sends a POST with a form and passes the reply to `on_chunk`, part by part.
+    pub async fn post_streaming(&self, operation: &str, form: String, on_chunk: impl FnMut(&[u8])) {
         let request = axum::http::Request::post(format!("http://{}/api/{operation}", self.address));
-        send(request.body(Full::from(form)).unwrap(), look).await;
+        send(request.body(Full::from(form)).unwrap(), on_chunk).await;
     }
 
-    /// What is at a URL, likewise.
-    pub async fn get_streaming(&self, url: &str, look: impl FnMut(&[u8])) {
-        send(axum::http::Request::get(url).body(Full::default()).unwrap(), look).await;
+    /// Sends a GET and passes the reply to `on_chunk`, part by part.
+    pub async fn get_streaming(&self, url: &str, on_chunk: impl FnMut(&[u8])) {
+        send(axum::http::Request::get(url).body(Full::default()).unwrap(), on_chunk).await;
     }
 
-    /// The reply to any request, likewise.
+    /// Sends a request and passes the reply to `on_chunk`, part by part.
     #[cfg(feature = "otlp")]
-    pub async fn send_streaming(&self, request: axum::http::Request<Full<axum::body::Bytes>>, look: impl FnMut(&[u8])) {
-        send(request, look).await;
+    pub async fn send_streaming(
+        &self,
+        request: axum::http::Request<Full<axum::body::Bytes>>,
+        on_chunk: impl FnMut(&[u8]),
+    ) {
+        send(request, on_chunk).await;
     }
 
-    /// The page that Prometheus reads, of a program whose `metrics_listen` is a port of the system's choice.
+    /// Returns the page `/metrics`. The setting `metrics_listen` must be on.
     pub async fn metrics(&self) -> String {
         let mut page = String::new();
         let url = format!("http://{}/metrics", self.monitoring_address().await);
@@ -70,18 +74,18 @@ impl Program {
         page
     }
 
-    /// Where those may ask who watch.
+    /// Waits for the log message with the address of the metrics listener; returns the address.
     pub async fn monitoring_address(&self) -> String {
         loop {
-            let said = self.startup_output.clone() + &self.log.lock().unwrap();
-            if let Some((before, _)) = said.split_once("/metrics") {
+            let log = self.startup_output.clone() + &self.log.lock().unwrap();
+            if let Some((before, _)) = log.split_once("/metrics") {
                 return before.rsplit("http://").next().unwrap().to_owned();
             }
             tokio::task::yield_now().await;
         }
     }
 
-    /// The most memory that it ever held, in kilobytes.
+    /// Peak resident memory, in kB.
     pub fn peak_memory_kb(&self) -> usize {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
@@ -89,11 +93,11 @@ impl Program {
     }
 }
 
-async fn send(request: axum::http::Request<Full<axum::body::Bytes>>, mut look: impl FnMut(&[u8])) {
+async fn send(request: axum::http::Request<Full<axum::body::Bytes>>, mut on_chunk: impl FnMut(&[u8])) {
     let client = Client::builder(TokioExecutor::new()).build_http();
     let mut body = client.request(request).await.unwrap().into_body();
     while let Some(frame) = body.frame().await {
-        look(frame.unwrap().data_ref().unwrap());
+        on_chunk(frame.unwrap().data_ref().unwrap());
     }
 }
 
@@ -111,7 +115,7 @@ impl DerefMut for Program {
     }
 }
 
-/// Nothing is to be saved, so it isn't asked to stop.
+/// Kills the process: a test needs no graceful shutdown.
 impl Drop for Program {
     fn drop(&mut self) {
         let _ = self.0.child.kill();

@@ -1,4 +1,4 @@
-//! Between the server and PostgreSQL: a wire tap, which counts round trips, and scissors, which cut the wire.
+//! Proxies between the server and PostgreSQL: one counts round trips, the other cuts connections.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,7 +12,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::harness::{Server, postgres, with_timeout};
 
-/// Connections through it are counted.
+/// Counts the round trips of the connections through it.
 pub struct CountingProxy {
     directory: tempfile::TempDir,
     round_trips: Arc<AtomicUsize>,
@@ -23,132 +23,135 @@ impl CountingProxy {
     pub async fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(directory.path().join(".s.PGSQL.5432")).unwrap();
-        let [round_trips, signs_of_life] = [(); 2].map(|()| Arc::new(AtomicUsize::new(0)));
+        let [round_trips, liveness_checks] = [(); 2].map(|()| Arc::new(AtomicUsize::new(0)));
         let target = postgres::socket_dir().await;
         tokio::spawn({
-            let (round_trips, signs_of_life) = (round_trips.clone(), signs_of_life.clone());
+            let (round_trips, liveness_checks) = (round_trips.clone(), liveness_checks.clone());
             async move {
                 while let Ok((client, _)) = listener.accept().await {
-                    tokio::spawn(relay(client, target.clone(), round_trips.clone(), signs_of_life.clone()));
+                    let (round_trips, liveness_checks) = (round_trips.clone(), liveness_checks.clone());
+                    tokio::spawn(relay_and_count(client, target.clone(), round_trips, liveness_checks));
                 }
             }
         });
-        Self { directory, round_trips, liveness_checks: signs_of_life }
+        Self { directory, round_trips, liveness_checks }
     }
 
     pub fn connect_options(&self, database: &str) -> PgConnectOptions {
-        through(&self.directory, database)
+        connect_options_via(&self.directory, database)
     }
 
-    /// The fewest round trips that a request takes, of a few tries while the server may rely on its memory: the first ones fill
-    /// it, and each connection prepares a statement once.
-    pub async fn min_round_trips(&self, server: &Server, ask: impl AsyncFn()) -> usize {
-        with_timeout("memory that can be relied on", self.fewest_of_eight(server, ask)).await
+    /// Returns the fewest round trips that `send_request` needs while the cache is valid. The first requests need more:
+    /// they fill the cache, and each connection prepares a statement once.
+    pub async fn min_round_trips(&self, server: &Server, send_request: impl AsyncFn()) -> usize {
+        with_timeout("a valid cache", self.min_of_eight(server, send_request)).await
     }
 
-    /// How often connections were asked for a sign of life.
-    pub fn signs_of_life(&self) -> usize {
+    /// How often the pool has checked that a connection is alive.
+    pub fn liveness_checks(&self) -> usize {
         self.liveness_checks.load(Ordering::SeqCst)
     }
 
-    async fn fewest_of_eight(&self, server: &Server, ask: impl AsyncFn()) -> usize {
-        let (mut fewest, mut tries) = (usize::MAX, 0);
-        while tries < 8 {
-            let memory = memory(server).await;
+    /// The minimum of eight measurements. One during which the cache was invalidated does not count.
+    async fn min_of_eight(&self, server: &Server, send_request: impl AsyncFn()) -> usize {
+        let (mut min, mut measurements) = (usize::MAX, 0);
+        while measurements < 8 {
+            let invalidations = cache_invalidations(server).await;
             self.round_trips.store(0, Ordering::SeqCst);
-            ask().await;
-            let taken = self.round_trips.load(Ordering::SeqCst);
-            if memory.is_some() && memory == self::memory(server).await {
-                (fewest, tries) = (fewest.min(taken), tries + 1);
+            send_request().await;
+            let round_trips = self.round_trips.load(Ordering::SeqCst);
+            if invalidations.is_some() && invalidations == cache_invalidations(server).await {
+                (min, measurements) = (min.min(round_trips), measurements + 1);
             }
         }
-        fewest
+        min
     }
 }
 
-/// How often memory was forgotten; `None` while it isn't to be relied on.
-async fn memory(server: &Server) -> Option<String> {
+/// The metric with the number of cache invalidations; `None` while the cache is not valid.
+async fn cache_invalidations(server: &Server) -> Option<String> {
     let page = server.metrics().await;
-    let forgotten = page.lines().find(|line| line.starts_with("mortise_cache_invalidations_total "));
-    forgotten.filter(|_| page.contains("mortise_cache_valid 1\n")).map(str::to_owned)
+    let metric = page.lines().find(|line| line.starts_with("mortise_cache_invalidations_total "));
+    metric.filter(|_| page.contains("mortise_cache_valid 1\n")).map(str::to_owned)
 }
 
-/// PostgreSQL ends each of its turns with a message of the kind `Z`. A turn that consists of nothing else is the pool
-/// making sure of a connection that a request has given back: no request waits for it, so it isn't a round trip. Only connections for
-/// requests count: each says what it is called when it begins.
-async fn relay(
+/// PostgreSQL ends each reply with the message `ReadyForQuery` (`Z`). A reply that consists only of it answers the
+/// pool's check of a returned connection. No request waits for that check, so it does not count as a round trip. Only
+/// the server's connections count: the proxy recognises them by the application name in the startup message.
+async fn relay_and_count(
     client: UnixStream,
     target: PathBuf,
     round_trips: Arc<AtomicUsize>,
-    signs_of_life: Arc<AtomicUsize>,
+    liveness_checks: Arc<AtomicUsize>,
 ) -> std::io::Result<()> {
     let server = UnixStream::connect(target.join(".s.PGSQL.5432")).await?;
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
     let length = from_client.read_u32().await?;
-    let mut greeting = vec![0; length as usize - 4];
-    from_client.read_exact(&mut greeting).await?;
-    let counts = memmem::find(&greeting, b"\0application_name\0mortise\0").is_some();
+    let mut startup_message = vec![0; length as usize - 4];
+    from_client.read_exact(&mut startup_message).await?;
+    let is_counted = memmem::find(&startup_message, b"\0application_name\0mortise\0").is_some();
     to_server.write_u32(length).await?;
-    to_server.write_all(&greeting).await?;
+    to_server.write_all(&startup_message).await?;
     tokio::spawn(async move { tokio::io::copy(&mut from_client, &mut to_server).await });
-    let mut said_something = false;
+    let mut has_content = false;
     loop {
         let kind = from_server.read_u8().await?;
         let length = from_server.read_u32().await?;
         let mut message = vec![0; length as usize - 4];
         from_server.read_exact(&mut message).await?;
-        if kind == b'Z' && counts {
-            let which = if said_something { &round_trips } else { &signs_of_life };
-            which.fetch_add(1, Ordering::SeqCst);
+        if kind == b'Z' && is_counted {
+            let counter = if has_content { &round_trips } else { &liveness_checks };
+            counter.fetch_add(1, Ordering::SeqCst);
         }
-        said_something = kind != b'Z';
+        has_content = kind != b'Z';
         to_client.write_u8(kind).await?;
         to_client.write_u32(length).await?;
         to_client.write_all(&message).await?;
     }
 }
 
-/// Connections through it can be cut: just when PostgreSQL has done something, before anybody hears of it, or all at once.
+/// Cuts connections: one after PostgreSQL has completed a command and before the server receives the reply, or all of
+/// them.
 pub struct FaultProxy {
     directory: tempfile::TempDir,
-    wire: Arc<Wire>,
+    faults: Arc<Faults>,
 }
 
 #[derive(Default)]
-struct Wire {
-    cut_at: Mutex<Option<&'static str>>,
+struct Faults {
+    cut_after: Mutex<Option<&'static str>>,
     cut: Notify,
-    away: watch::Sender<bool>,
+    unreachable: watch::Sender<bool>,
 }
 
 impl FaultProxy {
-    /// Before the PostgreSQL of all tests.
+    /// A proxy for the PostgreSQL server of the tests.
     pub async fn new() -> Self {
         Self::with_target(postgres::socket_dir().await).await
     }
 
-    /// Before the PostgreSQL whose socket is in a directory.
+    /// A proxy for the PostgreSQL server whose socket is in the directory `target`.
     pub async fn with_target(target: PathBuf) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(directory.path().join(".s.PGSQL.5432")).unwrap();
-        let wire = Arc::<Wire>::default();
+        let faults = Arc::<Faults>::default();
         tokio::spawn({
-            let wire = wire.clone();
+            let faults = faults.clone();
             async move {
                 while let Ok((client, _)) = listener.accept().await {
-                    let (wire, target) = (wire.clone(), target.clone());
+                    let (faults, target) = (faults.clone(), target.clone());
                     tokio::spawn(async move {
-                        let mut away = wire.away.subscribe();
+                        let mut unreachable = faults.unreachable.subscribe();
                         tokio::select! {
-                            _ = away.wait_for(|away| *away) => {}
-                            _ = relay_until_cut(client, target, &wire) => {}
+                            _ = unreachable.wait_for(|unreachable| *unreachable) => {}
+                            _ = relay_until_cut(client, target, &faults) => {}
                         }
                     });
                 }
             }
         });
-        Self { directory, wire }
+        Self { directory, faults }
     }
 
     pub fn directory(&self) -> &std::path::Path {
@@ -156,39 +159,39 @@ impl FaultProxy {
     }
 
     pub fn connect_options(&self, database: &str) -> PgConnectOptions {
-        through(&self.directory, database)
+        connect_options_via(&self.directory, database)
     }
 
-    /// Cuts one connection, when it is told that this command is done.
+    /// Cuts one connection, instead of relaying that this command is complete.
     pub fn cut_after_command(&self, command: &'static str) {
-        *self.wire.cut_at.lock().unwrap() = Some(command);
+        *self.faults.cut_after.lock().unwrap() = Some(command);
     }
 
-    /// Until that has happened.
+    /// Waits until [`cut_after_command`](Self::cut_after_command) has cut a connection.
     pub async fn wait_for_cut(&self) {
-        self.wire.cut.notified().await;
+        self.faults.cut.notified().await;
     }
 
-    /// Cuts all connections, and lets none through until it is told otherwise.
-    pub fn set_unreachable(&self, away: bool) {
-        self.wire.away.send_replace(away);
+    /// `true`: cuts all connections and refuses new ones. `false`: relays again.
+    pub fn set_unreachable(&self, unreachable: bool) {
+        self.faults.unreachable.send_replace(unreachable);
     }
 }
 
-async fn relay_until_cut(client: UnixStream, target: PathBuf, wire: &Wire) -> std::io::Result<()> {
+async fn relay_until_cut(client: UnixStream, target: PathBuf, faults: &Faults) -> std::io::Result<()> {
     let server = UnixStream::connect(target.join(".s.PGSQL.5432")).await?;
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
     let copying = tokio::spawn(async move { tokio::io::copy(&mut from_client, &mut to_server).await });
-    let _end = AbortOnDrop(copying.abort_handle());
+    let _abort_copying = AbortOnDrop(copying.abort_handle());
     loop {
         let kind = from_server.read_u8().await?;
         let length = from_server.read_u32().await?;
         let mut message = vec![0; length as usize - 4];
         from_server.read_exact(&mut message).await?;
-        let is_done = |command: &str| kind == b'C' && message.strip_suffix(b"\0") == Some(command.as_bytes());
-        if wire.cut_at.lock().unwrap().take_if(|command| is_done(command)).is_some() {
-            wire.cut.notify_one();
+        let is_complete = |command: &str| kind == b'C' && message.strip_suffix(b"\0") == Some(command.as_bytes());
+        if faults.cut_after.lock().unwrap().take_if(|command| is_complete(command)).is_some() {
+            faults.cut.notify_one();
             return Ok(());
         }
         to_client.write_u8(kind).await?;
@@ -205,8 +208,8 @@ impl Drop for AbortOnDrop {
     }
 }
 
-fn through(directory: &tempfile::TempDir, database: &str) -> PgConnectOptions {
-    // The answer to an offer of TLS isn't a message like the others.
+fn connect_options_via(directory: &tempfile::TempDir, database: &str) -> PgConnectOptions {
+    // The proxies can't parse the reply to a TLS request: it is a single byte without a message header.
     PgConnectOptions::new_without_pgpass()
         .socket(directory.path())
         .username("postgres")

@@ -1,4 +1,4 @@
-//! The secrets of a database, to be looked for where none of them may be.
+//! Searches texts for the secrets of a database.
 
 use std::collections::BTreeSet;
 
@@ -6,14 +6,15 @@ use aho_corasick::AhoCorasick;
 
 use crate::harness::Server;
 
-/// Shorter ones can't be told from other numbers and words.
-const SHORTEST: usize = 10;
+/// Shorter secrets can't be distinguished from other numbers and words.
+const SECRET_LEN_MIN: usize = 10;
 
-/// Every PIN, key and password, hashed ones too.
+/// All PINs, keys and passwords, also the password hashes.
 pub struct Secrets(Vec<String>);
 
 impl Secrets {
-    /// What is in the database, and what is known besides: passwords as their users type them.
+    /// Loads the secrets of the database. `passwords` are the users' passwords in plain text, which it does not
+    /// contain.
     pub async fn load(server: &Server, passwords: &[&str]) -> Self {
         let mut secrets = server
             .rows(
@@ -22,28 +23,32 @@ impl Secrets {
             )
             .await;
         secrets.extend(passwords.iter().map(|password| (*password).to_owned()));
-        secrets.retain(|secret| secret.len() >= SHORTEST);
-        assert!(secrets.len() > passwords.len() + 5, "the world has no secrets that could be recognised");
+        secrets.retain(|secret| secret.len() >= SECRET_LEN_MIN);
+        assert!(
+            secrets.len() > passwords.len() + 5,
+            "the fixtures have too few secrets of {SECRET_LEN_MIN} characters"
+        );
         Self(secrets)
     }
 
-    /// Where in a text a secret stands. A request hash is as good as a key.
-    pub fn find_in_text(&self, what: &str, text: &str) -> Vec<String> {
-        let secrets = AhoCorasick::new(&self.0).unwrap();
-        let found = secrets.find_iter(text).map(|found| &text[found.range()]);
+    /// Returns a message for each secret that `text` contains. Request hashes are secrets too: they authorize a
+    /// request.
+    pub fn find_in_text(&self, source: &str, text: &str) -> Vec<String> {
+        let known = AhoCorasick::new(&self.0).unwrap();
+        let matches = known.find_iter(text).map(|found| &text[found.range()]);
         let hashes = text.split(|char: char| !char.is_ascii_alphanumeric()).filter(|word| is_hash(word));
-        let found: BTreeSet<_> = found.chain(hashes).collect();
-        found.into_iter().map(|secret| format!("{what} has {secret}: {}", line_of(text, secret))).collect()
+        let leaked: BTreeSet<_> = matches.chain(hashes).collect();
+        leaked.into_iter().map(|secret| format!("{source} contains {secret}: {}", line_with(text, secret))).collect()
     }
 
-    /// The audit rows are kept for years and read by many.
+    /// Searches the audit rows, which many people can read for years.
     pub async fn find_in_audit_rows(&self, server: &Server) -> Vec<String> {
         let rows = server.rows("select distinct action, data, data2, data3, data4, target_type from actions").await;
         self.find_in_text("an audit row", &rows.join("\n"))
     }
 }
 
-/// Forty of one digit are nobody's hash.
+/// Whether the word is a SHA-1 in hexadecimal. One without letters or without digits is taken for test data.
 fn is_hash(word: &str) -> bool {
     let has = |kind: fn(&u8) -> bool| word.bytes().any(|byte| kind(&byte));
     word.len() == 40
@@ -52,6 +57,6 @@ fn is_hash(word: &str) -> bool {
         && has(u8::is_ascii_alphabetic)
 }
 
-fn line_of<'a>(text: &'a str, secret: &str) -> &'a str {
+fn line_with<'a>(text: &'a str, secret: &str) -> &'a str {
     text.lines().find(|line| line.contains(secret)).unwrap_or_default()
 }

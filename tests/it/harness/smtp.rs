@@ -1,4 +1,5 @@
-//! A mail server: SMTP over TCP, with AUTH and TLS if it is wanted, that takes e-mails, or refuses, stalls and dies as told.
+//! An SMTP server for tests, optionally with AUTH and TLS. It accepts e-mails, or refuses, stalls and disconnects as
+//! scripted.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,34 +13,34 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::PrivatePkcs8KeyDer;
 
-/// Stands for the end of a message.
+/// Represents the end of a message, in scripts and in the recorded lines.
 pub const MESSAGE_MARKER: &str = "(message)";
 
-/// What it does in place of the usual.
+/// What the server does instead of its normal reply.
 #[derive(Clone, Copy, Debug)]
 pub enum ScriptedAction {
     Respond(&'static str),
-    /// Says nothing until all is as usual.
+    /// Sends nothing until the script is cleared, then the normal reply.
     Stall,
-    /// Hangs up.
+    /// Closes the connection.
     Disconnect,
-    /// Takes the e-mail and hangs up before it says so.
+    /// Accepts the e-mail and closes the connection without a reply.
     AcceptAndDisconnect,
 }
 
-/// An e-mail that it took.
+/// An e-mail that the server accepted.
 #[derive(Clone, Debug)]
 pub struct ReceivedMail {
     pub from: String,
     pub to: String,
-    /// As it came, with single line ends.
+    /// As received, with `\n` as line end.
     pub message: String,
     pub encrypted: bool,
     pub authenticated: bool,
 }
 
 impl ReceivedMail {
-    /// A header, put together where it was folded.
+    /// The value of a header, unfolded.
     pub fn header(&self, name: &str) -> Option<String> {
         let (head, _) = self.message.split_once("\n\n").unwrap();
         let head = head.replace("\n ", " ");
@@ -48,22 +49,24 @@ impl ReceivedMail {
 }
 
 #[derive(Clone, Default)]
-struct Manners {
-    /// For each line in which the words stand; the greeting's line is empty, a message's is [`MESSAGE`].
-    instead: Vec<(String, ScriptedAction)>,
-    /// Demanded, once set.
+struct Behavior {
+    /// Actions for lines that contain a text. The empty text is for the greeting, [`MESSAGE_MARKER`] for the end of a
+    /// message.
+    script: Vec<(String, ScriptedAction)>,
+    /// User name and password that clients must send; `None`: no AUTH.
     login: Option<(&'static str, &'static str)>,
     tls: Option<TlsAcceptor>,
-    /// From the first byte on.
-    only_tls: bool,
-    /// E-mails over one connection. 0: any number.
-    few: usize,
+    /// TLS from the first byte instead of STARTTLS.
+    implicit_tls: bool,
+    /// E-mails per connection. 0: unlimited.
+    mails_max: usize,
 }
 
 struct Shared {
-    manners: watch::Sender<Manners>,
+    behavior: watch::Sender<Behavior>,
     lines: watch::Sender<Vec<String>>,
-    taken: watch::Sender<Vec<ReceivedMail>>,
+    mails: watch::Sender<Vec<ReceivedMail>>,
+    /// Current number of connections, and its peak.
     connections: watch::Sender<(usize, usize)>,
 }
 
@@ -76,9 +79,9 @@ pub struct MailServer {
 impl MailServer {
     pub async fn start() -> Self {
         let shared = Shared {
-            manners: watch::Sender::default(),
+            behavior: watch::Sender::default(),
             lines: watch::Sender::default(),
-            taken: watch::Sender::default(),
+            mails: watch::Sender::default(),
             connections: watch::Sender::default(),
         };
         Self::listen(SocketAddr::from(([127, 0, 0, 1], 0)), Arc::new(shared)).await.unwrap()
@@ -92,87 +95,91 @@ impl MailServer {
             async move {
                 let mut connections = tokio::task::JoinSet::new();
                 while let Ok((stream, _)) = listener.accept().await {
-                    connections.spawn(connection(stream, shared.clone()));
+                    connections.spawn(serve(stream, shared.clone()));
                 }
             }
         });
         Ok(Self { address, shared, task })
     }
 
-    /// Nobody listens any more, and all connections are cut.
+    /// Stops listening and closes all connections.
     pub async fn shut_down(&mut self) {
         self.task.abort();
         let _ = (&mut self.task).await;
     }
 
-    /// Listens again where it did.
+    /// Listens again on the same address.
     pub async fn restart(&mut self) {
         *self = Self::listen(self.address, self.shared.clone()).await.unwrap();
     }
 
-    /// Listens on a port of its own instead, if it may.
+    /// Listens on this port instead.
+    ///
+    /// # Errors
+    /// If the port can't be bound.
     pub async fn move_to_port(&mut self, port: u16) -> std::io::Result<()> {
         *self = Self::listen(SocketAddr::from(([127, 0, 0, 1], port)), self.shared.clone()).await?;
         Ok(())
     }
 
-    /// From now on, wherever these words stand.
-    pub fn script_action(&self, words: &str, instead: ScriptedAction) {
-        self.shared.manners.send_modify(|manners| manners.instead.push((words.to_owned(), instead)));
+    /// Performs `action` for each line that contains `text`: `""` for the greeting, [`MESSAGE_MARKER`] for the end of a
+    /// message.
+    pub fn script_action(&self, text: &str, action: ScriptedAction) {
+        self.shared.behavior.send_modify(|behavior| behavior.script.push((text.to_owned(), action)));
     }
 
     pub fn clear_script(&self) {
-        self.shared.manners.send_modify(|manners| manners.instead.clear());
+        self.shared.behavior.send_modify(|behavior| behavior.script.clear());
     }
 
     pub fn require_login(&self, name: &'static str, password: &'static str) {
-        self.shared.manners.send_modify(|manners| manners.login = Some((name, password)));
+        self.shared.behavior.send_modify(|behavior| behavior.login = Some((name, password)));
     }
 
-    /// Offers STARTTLS, or speaks TLS `only`; the certificate, for `localhost`.
-    pub fn enable_tls(&self, only: bool) -> String {
-        let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-        let key = PrivatePkcs8KeyDer::from(own.signing_key.serialize_der()).into();
+    /// Offers STARTTLS, or implicit TLS; returns the PEM of its certificate, for `localhost`.
+    pub fn enable_tls(&self, implicit: bool) -> String {
+        let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let key = PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der()).into();
         let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_no_client_auth()
-            .with_single_cert(vec![own.cert.der().clone()], key)
+            .with_single_cert(vec![certified.cert.der().clone()], key)
             .unwrap();
-        self.shared.manners.send_modify(|manners| {
-            manners.tls = Some(Arc::new(config).into());
-            manners.only_tls = only;
+        self.shared.behavior.send_modify(|behavior| {
+            behavior.tls = Some(Arc::new(config).into());
+            behavior.implicit_tls = implicit;
         });
-        own.cert.pem()
+        certified.cert.pem()
     }
 
-    /// So many e-mails over each connection, then it is told off.
-    pub fn limit_mails_per_connection(&self, few: usize) {
-        self.shared.manners.send_modify(|manners| manners.few = few);
+    /// Accepts `limit` e-mails per connection and refuses further ones with the code 421.
+    pub fn limit_mails_per_connection(&self, limit: usize) {
+        self.shared.behavior.send_modify(|behavior| behavior.mails_max = limit);
     }
 
-    /// All that it took, once they are so many.
+    /// Waits for `count` e-mails; returns all received so far.
     pub async fn wait_for_mails(&self, count: usize) -> Vec<ReceivedMail> {
-        self.shared.taken.subscribe().wait_for(|taken| taken.len() >= count).await.unwrap().clone()
+        self.shared.mails.subscribe().wait_for(|mails| mails.len() >= count).await.unwrap().clone()
     }
 
-    /// All that it has taken so far.
+    /// The e-mails received so far.
     pub fn received_mails(&self) -> Vec<ReceivedMail> {
-        self.shared.taken.borrow().clone()
+        self.shared.mails.borrow().clone()
     }
 
-    /// Until it has heard so many lines with these words.
-    pub async fn wait_for_lines(&self, words: &str, count: usize) {
-        let enough = |lines: &Vec<String>| lines.iter().filter(|line| line.contains(words)).count() >= count;
+    /// Waits until the server has received `count` lines that contain `text`.
+    pub async fn wait_for_lines(&self, text: &str, count: usize) {
+        let enough = |lines: &Vec<String>| lines.iter().filter(|line| line.contains(text)).count() >= count;
         self.shared.lines.subscribe().wait_for(enough).await.unwrap();
     }
 
-    /// Until so many clients are connected.
+    /// Waits until exactly `count` clients are connected.
     pub async fn wait_for_connections(&self, count: usize) {
-        self.shared.connections.subscribe().wait_for(|(now, _)| *now == count).await.unwrap();
+        self.shared.connections.subscribe().wait_for(|(current, _)| *current == count).await.unwrap();
     }
 
-    /// The most connections that there were at once.
+    /// The highest number of concurrent connections.
     pub fn peak_connections(&self) -> usize {
         self.shared.connections.borrow().1
     }
@@ -184,73 +191,73 @@ impl Drop for MailServer {
     }
 }
 
-/// Counts itself while it is open.
-struct Open(Arc<Shared>);
+/// Counts a connection while it is open.
+struct ConnectionGuard(Arc<Shared>);
 
-impl Open {
+impl ConnectionGuard {
     fn new(shared: &Arc<Shared>) -> Self {
-        shared.connections.send_modify(|(now, most)| (*now, *most) = (*now + 1, (*now + 1).max(*most)));
+        shared.connections.send_modify(|(current, peak)| (*current, *peak) = (*current + 1, (*current + 1).max(*peak)));
         Self(shared.clone())
     }
 }
 
-impl Drop for Open {
+impl Drop for ConnectionGuard {
     fn drop(&mut self) {
-        self.0.connections.send_modify(|(now, _)| *now -= 1);
+        self.0.connections.send_modify(|(current, _)| *current -= 1);
     }
 }
 
-/// An error is a client that went, or a command to die.
-async fn connection(stream: TcpStream, shared: Arc<Shared>) -> std::io::Result<()> {
-    let _open = Open::new(&shared);
-    let Manners { tls, only_tls, .. } = shared.manners.borrow().clone();
-    match (tls, only_tls) {
-        (Some(tls), true) => Talk::new(tls.accept(stream).await?, &shared, true).hold(true).await.map(drop),
-        (None, _) => Talk::new(stream, &shared, false).hold(true).await.map(drop),
-        (Some(tls), false) => match Talk::new(stream, &shared, false).hold(true).await? {
-            Some(stream) => Talk::new(tls.accept(stream).await?, &shared, true).hold(false).await.map(drop),
+/// Serves a connection. An error means that the client has disconnected, or that the script closes the connection.
+async fn serve(stream: TcpStream, shared: Arc<Shared>) -> std::io::Result<()> {
+    let _guard = ConnectionGuard::new(&shared);
+    let Behavior { tls, implicit_tls, .. } = shared.behavior.borrow().clone();
+    match (tls, implicit_tls) {
+        (Some(tls), true) => Session::new(tls.accept(stream).await?, &shared, true).run(true).await.map(drop),
+        (None, _) => Session::new(stream, &shared, false).run(true).await.map(drop),
+        (Some(tls), false) => match Session::new(stream, &shared, false).run(true).await? {
+            Some(stream) => Session::new(tls.accept(stream).await?, &shared, true).run(false).await.map(drop),
             None => Ok(()),
         },
     }
 }
 
-struct Talk<'a, S> {
+struct Session<'a, S> {
     stream: BufReader<S>,
     shared: &'a Shared,
     encrypted: bool,
-    logged_in: bool,
+    authenticated: bool,
 }
 
-impl<'a, S: AsyncRead + AsyncWrite + Unpin> Talk<'a, S> {
+impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
     fn new(stream: S, shared: &'a Shared, encrypted: bool) -> Self {
-        Self { stream: BufReader::new(stream), shared, encrypted, logged_in: false }
+        Self { stream: BufReader::new(stream), shared, encrypted, authenticated: false }
     }
 
-    async fn read(&mut self) -> std::io::Result<Option<String>> {
+    async fn read_line(&mut self) -> std::io::Result<Option<String>> {
         let mut line = String::new();
         Ok((self.stream.read_line(&mut line).await? > 0).then(|| line.trim_end_matches(['\r', '\n']).to_owned()))
     }
 
-    async fn say(&mut self, words: &str) -> std::io::Result<()> {
-        self.stream.get_mut().write_all(format!("{words}\r\n").as_bytes()).await?;
+    async fn send(&mut self, reply: &str) -> std::io::Result<()> {
+        self.stream.get_mut().write_all(format!("{reply}\r\n").as_bytes()).await?;
         self.stream.get_mut().flush().await
     }
 
-    /// What was ordered for such a line, if anything.
-    fn ordered(&self, line: &str) -> Option<ScriptedAction> {
-        let manners = self.shared.manners.borrow();
-        let fits =
-            |words: &str| if line.is_empty() { words.is_empty() } else { !words.is_empty() && line.contains(words) };
-        manners.instead.iter().find(|(words, _)| fits(words)).map(|(_, instead)| *instead)
+    /// The scripted action for a line.
+    fn scripted_action(&self, line: &str) -> Option<ScriptedAction> {
+        let behavior = self.shared.behavior.borrow();
+        let matches =
+            |text: &str| if line.is_empty() { text.is_empty() } else { !text.is_empty() && line.contains(text) };
+        behavior.script.iter().find(|(text, _)| matches(text)).map(|(_, action)| *action)
     }
 
-    /// Does it; `true` where all has been said.
-    async fn instead(&mut self, line: &str) -> std::io::Result<bool> {
-        match self.ordered(line) {
+    /// Performs the scripted action for a line. `true`: it has sent the reply.
+    async fn run_script(&mut self, line: &str) -> std::io::Result<bool> {
+        match self.scripted_action(line) {
             None => Ok(false),
-            Some(ScriptedAction::Respond(words)) => self.say(words).await.map(|()| true),
+            Some(ScriptedAction::Respond(reply)) => self.send(reply).await.map(|()| true),
             Some(ScriptedAction::Stall) => {
-                let _ = self.shared.manners.subscribe().wait_for(|manners| manners.instead.is_empty()).await;
+                let _ = self.shared.behavior.subscribe().wait_for(|behavior| behavior.script.is_empty()).await;
                 Ok(false)
             }
             Some(ScriptedAction::Disconnect | ScriptedAction::AcceptAndDisconnect) => {
@@ -259,87 +266,91 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Talk<'a, S> {
         }
     }
 
-    /// Talks until the client leaves, or wants to go on over TLS.
-    async fn hold(mut self, greet: bool) -> std::io::Result<Option<S>> {
-        if greet && !self.instead("").await? {
-            self.say("220 mail.test ESMTP").await?;
+    /// Runs until the client disconnects, or returns the stream for STARTTLS.
+    async fn run(mut self, send_greeting: bool) -> std::io::Result<Option<S>> {
+        if send_greeting && !self.run_script("").await? {
+            self.send("220 mail.test ESMTP").await?;
         }
         let (mut from, mut to, mut count) = (String::new(), String::new(), 0);
-        while let Some(line) = self.read().await? {
+        while let Some(line) = self.read_line().await? {
             self.shared.lines.send_modify(|lines| lines.push(line.clone()));
-            let manners = self.shared.manners.borrow().clone();
+            let behavior = self.shared.behavior.borrow().clone();
             let command = line.split([' ', ':']).next().unwrap().to_ascii_uppercase();
-            if self.instead(&line).await? {
+            if self.run_script(&line).await? {
                 continue;
             }
             match command.as_str() {
                 "EHLO" => {
-                    let mut said = vec!["mail.test"];
-                    said.extend((manners.tls.is_some() && !self.encrypted).then_some("STARTTLS"));
-                    said.extend(manners.login.map(|_| "AUTH PLAIN LOGIN"));
-                    said.push("8BITMIME");
-                    let last = said.len() - 1;
-                    for (at, word) in said.iter().enumerate() {
-                        self.say(&format!("250{}{word}", if at == last { ' ' } else { '-' })).await?;
+                    let mut lines = vec!["mail.test"];
+                    lines.extend((behavior.tls.is_some() && !self.encrypted).then_some("STARTTLS"));
+                    lines.extend(behavior.login.map(|_| "AUTH PLAIN LOGIN"));
+                    lines.push("8BITMIME");
+                    let last = lines.len() - 1;
+                    for (index, line) in lines.iter().enumerate() {
+                        self.send(&format!("250{}{line}", if index == last { ' ' } else { '-' })).await?;
                     }
                 }
                 "STARTTLS" => {
-                    self.say("220 go ahead").await?;
+                    self.send("220 go ahead").await?;
                     return Ok(Some(self.stream.into_inner()));
                 }
                 "AUTH" => {
-                    self.logged_in = manners.login.is_some_and(|(name, password)| {
+                    self.authenticated = behavior.login.is_some_and(|(name, password)| {
                         line == format!("AUTH PLAIN {}", base64(&format!("\0{name}\0{password}")))
                     });
-                    self.say(if self.logged_in { "235 welcome" } else { "535 5.7.8 wrong: AUTH quoted" }).await?;
+                    self.send(if self.authenticated { "235 welcome" } else { "535 5.7.8 wrong: AUTH quoted" }).await?;
                 }
-                "MAIL" if manners.login.is_some() && !self.logged_in => self.say("530 5.7.0 log in first").await?,
-                "MAIL" if manners.few > 0 && count == manners.few => self.say("421 enough for once").await?,
+                "MAIL" if behavior.login.is_some() && !self.authenticated => {
+                    self.send("530 5.7.0 log in first").await?
+                }
+                "MAIL" if behavior.mails_max > 0 && count == behavior.mails_max => {
+                    self.send("421 too many messages").await?
+                }
                 "MAIL" => {
                     count += 1;
                     from = address(&line);
-                    self.say("250 ok").await?;
+                    self.send("250 ok").await?;
                 }
                 "RCPT" => {
                     to = address(&line);
-                    self.say("250 ok").await?;
+                    self.send("250 ok").await?;
                 }
                 "DATA" => {
-                    self.say("354 go on").await?;
-                    self.take(&from, &to).await?;
+                    self.send("354 go on").await?;
+                    self.receive_message(&from, &to).await?;
                 }
                 "QUIT" => {
-                    self.say("221 bye").await?;
+                    self.send("221 bye").await?;
                     return Ok(None);
                 }
-                _ => self.say("250 ok").await?,
+                _ => self.send("250 ok").await?,
             }
         }
         Ok(None)
     }
 
-    async fn take(&mut self, from: &str, to: &str) -> std::io::Result<()> {
+    async fn receive_message(&mut self, from: &str, to: &str) -> std::io::Result<()> {
         let mut message = String::new();
         loop {
-            let Some(line) = self.read().await? else { return Ok(()) };
+            let Some(line) = self.read_line().await? else { return Ok(()) };
             if line == "." {
                 break;
             }
             message += line.strip_prefix('.').unwrap_or(&line);
             message.push('\n');
         }
-        let (from, to, encrypted, logged_in) = (from.to_owned(), to.to_owned(), self.encrypted, self.logged_in);
-        let taken = ReceivedMail { from, to, message, encrypted, authenticated: logged_in };
+        let (from, to, encrypted, authenticated) = (from.to_owned(), to.to_owned(), self.encrypted, self.authenticated);
+        let mail = ReceivedMail { from, to, message, encrypted, authenticated };
         self.shared.lines.send_modify(|lines| lines.push(MESSAGE_MARKER.into()));
-        if let Some(ScriptedAction::AcceptAndDisconnect) = self.ordered(MESSAGE_MARKER) {
-            self.shared.taken.send_modify(|all| all.push(taken));
+        if let Some(ScriptedAction::AcceptAndDisconnect) = self.scripted_action(MESSAGE_MARKER) {
+            self.shared.mails.send_modify(|mails| mails.push(mail));
             return Err(std::io::ErrorKind::ConnectionAborted.into());
         }
-        if self.instead(MESSAGE_MARKER).await? {
+        if self.run_script(MESSAGE_MARKER).await? {
             return Ok(());
         }
-        self.shared.taken.send_modify(|all| all.push(taken));
-        self.say("250 taken").await
+        self.shared.mails.send_modify(|mails| mails.push(mail));
+        self.send("250 accepted").await
     }
 }
 
@@ -348,13 +359,13 @@ fn address(line: &str) -> String {
 }
 
 fn base64(text: &str) -> String {
-    const LETTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut encoded = String::new();
-    for three in text.as_bytes().chunks(3) {
-        let bits = three.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - three.len()));
-        for place in 0..4 {
-            let letter = LETTERS[(bits >> (18 - 6 * place) & 63) as usize];
-            encoded.push(if place <= three.len() { char::from(letter) } else { '=' });
+    for chunk in text.as_bytes().chunks(3) {
+        let bits = chunk.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
+        for position in 0..4 {
+            let digit = ALPHABET[(bits >> (18 - 6 * position) & 63) as usize];
+            encoded.push(if position <= chunk.len() { char::from(digit) } else { '=' });
         }
     }
     encoded

@@ -1,16 +1,19 @@
-//! XML as a client's parser reads it.
+//! Parses replies as a client's XML parser does.
 
 use quick_xml::Reader;
 use quick_xml::events::Event;
 
-/// The elements that hold no others, by name and text, in their order.
+/// Name and text of the elements without children, in document order.
 pub type Leaves = Vec<(String, String)>;
 
-/// Reads a reply, which must be one well-formed document with the declaration in front; else says what is wrong.
+/// Parses a reply, which must be one well-formed document after an XML declaration.
+///
+/// # Errors
+/// Describes the first violation.
 pub fn parse_leaves(xml: &str) -> Result<Leaves, String> {
     let body = xml.strip_prefix("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n").ok_or("no declaration")?;
     if let Some(char) = body.chars().find(|char| !is_allowed(*char)) {
-        return Err(format!("{char:?} is not for XML"));
+        return Err(format!("{char:?} is not allowed in XML"));
     }
     let mut reader = Reader::from_str(body);
     let (mut leaves, mut open, mut roots) = (Leaves::new(), Vec::new(), 0);
@@ -28,39 +31,39 @@ pub fn parse_leaves(xml: &str) -> Result<Leaves, String> {
                 text = None;
             }
             Event::End(_) => {
-                let name = open.pop().ok_or("an end without a beginning")?;
+                let name = open.pop().ok_or("end tag without a start tag")?;
                 leaves.extend(text.take().map(|text| (name, text)));
             }
-            Event::Text(more) => put(&mut text, &more, &open)?,
+            Event::Text(chunk) => append_text(&mut text, &chunk, &open)?,
             Event::GeneralRef(entity) => match entity.as_ref() {
-                "amp" => put(&mut text, "&", &open)?,
-                "lt" => put(&mut text, "<", &open)?,
-                "gt" => put(&mut text, ">", &open)?,
-                other => return Err(format!("the entity {other:?}")),
+                "amp" => append_text(&mut text, "&", &open)?,
+                "lt" => append_text(&mut text, "<", &open)?,
+                "gt" => append_text(&mut text, ">", &open)?,
+                other => return Err(format!("unknown entity {other:?}")),
             },
             Event::Eof if open.is_empty() && roots == 1 => return Ok(leaves),
-            Event::Eof => return Err(format!("{roots} roots, and open at the end: {open:?}")),
-            other => return Err(format!("{other:?}")),
+            Event::Eof => return Err(format!("{roots} root elements; unclosed elements: {open:?}")),
+            other => return Err(format!("unexpected {other:?}")),
         }
     }
 }
 
-/// What XML 1.0 lets a document contain.
+/// Whether an XML 1.0 document may contain the character.
 fn is_allowed(char: char) -> bool {
     matches!(char, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..)
 }
 
-/// A text as a document shows it.
+/// Replaces the characters that XML forbids by U+FFFD, as the server does.
 pub fn replace_disallowed_chars(text: &str) -> String {
     text.chars().map(|char| if is_allowed(char) { char } else { '\u{fffd}' }).collect()
 }
 
-/// Beside elements only white space may stand.
-fn put(text: &mut Option<String>, more: &str, open: &[String]) -> Result<(), String> {
+/// Adds `chunk` to the text of the innermost open element. Between elements only white space is allowed.
+fn append_text(text: &mut Option<String>, chunk: &str, open: &[String]) -> Result<(), String> {
     match text {
-        Some(text) if !open.is_empty() => text.push_str(more),
-        _ if more.trim().is_empty() => {}
-        _ => return Err(format!("text beside elements: {more:?}")),
+        Some(text) if !open.is_empty() => text.push_str(chunk),
+        _ if chunk.trim().is_empty() => {}
+        _ => return Err(format!("text between elements: {chunk:?}")),
     }
     Ok(())
 }

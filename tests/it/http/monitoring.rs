@@ -1,4 +1,4 @@
-//! What those see who watch: `/livez`, `/readyz`, `/metrics`, and the log (`operations.md`).
+//! Monitoring: `/livez`, `/readyz`, `/metrics` and the log (`operations.md`).
 
 use std::time::Duration;
 
@@ -11,68 +11,69 @@ use crate::harness::{
     FIXTURE_SQL, Reply, Server, postgres, server, server_on_database, server_with_settings, with_timeout,
 };
 
-/// The lines of a page that begin so.
+/// The lines of a page that begin with `start`.
 fn lines<'a>(page: &'a str, start: &str) -> Vec<&'a str> {
     page.lines().filter(|line| line.starts_with(start)).collect()
 }
 
-/// Whether it is ready, once it has had its answer: the first connections may take their time.
+/// Repeats `/readyz` until the database has answered: the first connections may take longer than the check waits.
 async fn readiness(server: &Server) -> Reply {
-    let answer = async {
+    let reply = async {
         loop {
             let reply = server.get("/readyz").await;
-            if !reply.body.contains("doesn't answer") {
+            if !reply.body.contains("does not answer") {
                 return reply;
             }
         }
     };
-    with_timeout("an answer of the database", answer).await
+    with_timeout("an answer of the database", reply).await
 }
 
-/// The page with what the database has counted, which may come later than the rest.
-async fn whole_page(server: &Server) -> String {
+/// Waits until `/metrics` also has the values that come from database queries; returns the page.
+async fn complete_page(server: &Server) -> String {
     page_with(server, &["mortise_cards_left{", "mortise_outbox_messages{"]).await
 }
 
-/// The page, once all of this is on it.
-pub async fn page_with(server: &Server, all: &[&str]) -> String {
+/// Waits until `/metrics` contains all these texts; returns the page.
+pub async fn page_with(server: &Server, texts: &[&str]) -> String {
     let page = async {
         loop {
             let page = server.metrics().await;
-            if all.iter().all(|part| page.contains(part)) {
+            if texts.iter().all(|text| page.contains(text)) {
                 return page;
             }
         }
     };
-    with_timeout(&all.join(" "), page).await
+    with_timeout(&texts.join(" "), page).await
 }
 
 #[tokio::test]
-async fn a_server_is_ready_while_the_database_takes_writes() {
+async fn readiness_requires_a_writable_database() {
     let database = postgres::create_database(FIXTURE_SQL).await;
-    let ready = server_on_database(&database, &[]).await;
-    let reply = readiness(&ready).await;
+    let server = server_on_database(&database, &[]).await;
+    let reply = readiness(&server).await;
     assert_eq!((reply.status, reply.body.as_str()), (StatusCode::OK, "ready\n"));
 
-    ready.execute(&format!("alter database {database} set default_transaction_read_only = on")).await;
+    server.execute(&format!("alter database {database} set default_transaction_read_only = on")).await;
     let read_only = readiness(&server_on_database(&database, &[]).await).await;
     assert_eq!(read_only.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(read_only.body, "not ready: the database is read-only\n");
 }
 
-/// A proxy that takes us out must be able to hear us; a second after the database has gone, we say so.
+/// Load balancers need a reply to remove the server. Readiness results are reused for a second.
 #[tokio::test]
-async fn without_a_database_a_server_lives_and_is_not_ready() {
+async fn server_without_database_is_live_but_not_ready() {
     let database = postgres::create_database(FIXTURE_SQL).await;
     let server = server_on_database(&database, &[]).await;
     let other = server_on_database(&postgres::create_database("").await, &[]).await;
     assert_eq!(readiness(&server).await.status, StatusCode::OK);
     server.close().await;
-    let gone = format!("select pg_terminate_backend(pid) from pg_stat_activity where datname = '{database}'");
+    let terminate_connections =
+        format!("select pg_terminate_backend(pid) from pg_stat_activity where datname = '{database}'");
     other.execute(&format!("alter database {database} allow_connections false")).await;
     let reply = loop {
-        // One that was being made just then is found the next time.
-        other.execute(&gone).await;
+        // Repeated: a connection that was being established is terminated the next time.
+        other.execute(&terminate_connections).await;
         let reply = readiness(&server).await;
         if reply.status != StatusCode::OK {
             break reply;
@@ -80,12 +81,12 @@ async fn without_a_database_a_server_lives_and_is_not_ready() {
         tokio::task::yield_now().await;
     };
     assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
-    assert_eq!(reply.body, "not ready: the database can't be reached, or can't write\n");
+    assert_eq!(reply.body, "not ready: the database is unreachable or cannot write\n");
     assert_eq!(server.get("/livez").await.body, "ok\n");
 }
 
 #[tokio::test]
-async fn requests_are_counted_by_what_came_of_them() {
+async fn requests_are_counted_by_outcome() {
     let server = server().await;
     server.post_signed("card_from_group_sell", "u=admin&id=6&quantity=2&request_id=one", "62").await;
     server.post_signed("buy_card_from_callingroup", "u=admin&id=6&quantity=1", "61").await;
@@ -93,7 +94,7 @@ async fn requests_are_counted_by_what_came_of_them() {
     for _ in 0..3 {
         server.post_signed("card_from_group_sell", "u=admin&id=6", "wrong").await;
     }
-    server.post_signed("card_from_group_sell", "u=nobody&id=6", "6").await;
+    server.post_signed("card_from_group_sell", "u=unknown&id=6", "6").await;
     server.post("no_such", "").await;
     server.post_signed("card_from_group_sell", "u=admin&id=6&quantity=2&request_id=one", "62").await;
     let page = server.metrics().await;
@@ -120,63 +121,72 @@ async fn requests_are_counted_by_what_came_of_them() {
         "mortise_database_connections_max 4",
         "mortise_audit_rows_dropped_total 0",
     ] {
-        assert!(page.lines().any(|known| known == line), "{line} is not in\n{page}");
+        assert!(page.lines().any(|metric| metric == line), "{line} is not in\n{page}");
     }
 }
 
 #[tokio::test]
-async fn what_is_left_is_counted_by_group() {
+async fn stock_is_counted_by_group() {
     let server = server().await;
-    server.execute("update cardgroups set name = 'Ten \"dollars\"' where id = 6; update cardgroups set hidden = 1 where id = 11").await;
+    server
+        .execute(
+            "update cardgroups set name = 'Ten \"dollars\"' where id = 6;
+             update cardgroups set hidden = 1 where id = 11",
+        )
+        .await;
     let [left]: [String; 1] =
         server.rows("select count(*) from card_stock where cardgroup_id = 6").await.try_into().unwrap();
-    let page = whole_page(&server).await;
+    let page = complete_page(&server).await;
     assert_eq!(
         lines(&page, r#"mortise_cards_left{cardgroup_id="6","#),
         [format!(r#"mortise_cards_left{{cardgroup_id="6",name="Ten \"dollars\""}} {left}"#)]
     );
-    assert_eq!(lines(&page, r#"mortise_cards_left{cardgroup_id="11","#), [""; 0], "a hidden group sells nothing");
+    assert_eq!(lines(&page, r#"mortise_cards_left{cardgroup_id="11","#), [""; 0], "hidden groups are not exported");
     assert!(page.ends_with("# EOF\n"), "{page}");
 }
 
 #[tokio::test]
-async fn the_outbox_is_watched() {
+async fn outbox_metrics_are_exported() {
     let server = server().await;
-    let insert = "insert into email_outbox (owner_id, user_id, address, message_id, card_ids, balances, currency, created_at, sent_at, failed_at)
-        select 0, 0, 'a@shop.test', n, '{}', '{}', 'USD', now() at time zone 'utc' - make_interval(hours => n), sent, failed from (values
+    let insert = "insert into email_outbox
+            (owner_id, user_id, address, message_id, card_ids, balances, currency, created_at, sent_at, failed_at)
+        select 0, 0, 'a@shop.test', n, '{}', '{}', 'USD', now() at time zone 'utc' - make_interval(hours => n),
+            sent, failed
+        from (values
             (1, null::timestamp, null::timestamp), (2, null, null), (3, now(), null), (4, null, now()),
             (5, null, now() - interval '2 days')) mail (n, sent, failed)";
     server.execute(insert).await;
-    let page = whole_page(&server).await;
-    let mut mails = lines(&page, "mortise_outbox_messages{");
-    mails.sort_unstable();
-    let mail = |state, count| format!("mortise_outbox_messages{{state=\"{state}\"}} {count}");
-    assert_eq!(mails, [mail("failed", 1), mail("waiting", 2)]);
+    let page = complete_page(&server).await;
+    let mut messages = lines(&page, "mortise_outbox_messages{");
+    messages.sort_unstable();
+    let metric = |state, count| format!("mortise_outbox_messages{{state=\"{state}\"}} {count}");
+    assert_eq!(messages, [metric("failed", 1), metric("waiting", 2)]);
     let [oldest] = lines(&page, "mortise_outbox_oldest_age_seconds ")[..] else { panic!("{page}") };
     assert!((7200..7300).contains(&oldest.rsplit(' ').next().unwrap().parse::<i64>().unwrap()), "{oldest}");
 }
 
-/// When the database is in trouble the rest is wanted most of all.
+/// The other metrics are needed most while the database does not answer.
 #[tokio::test]
-async fn what_the_database_does_not_tell_is_left_out() {
-    // Left to itself the question would wait for the lock longer than anybody scrapes.
+async fn metrics_of_an_unresponsive_database_are_omitted() {
+    // With this timeout the queries wait for the lock much longer than a scrape waits.
     let server = server_with_settings(&[("database_acquire_timeout_ms", "600000")]).await;
     let mut lock = server.pool.begin().await.unwrap();
     sqlx::query("lock table email_outbox, card_stock in access exclusive mode").execute(&mut *lock).await.unwrap();
     for _ in 0..2 {
-        let page = tokio::time::timeout(Duration::from_secs(60), server.metrics()).await.expect("it hangs");
+        let page =
+            tokio::time::timeout(Duration::from_secs(60), server.metrics()).await.expect("/metrics does not reply");
         assert!(page.contains("mortise_requests_in_flight 0") && page.ends_with("# EOF\n"), "{page}");
-        assert_eq!(lines(&page, "mortise_mail"), [""; 0]);
+        assert_eq!(lines(&page, "mortise_outbox"), [""; 0]);
         assert_eq!(lines(&page, "mortise_cards_left"), [""; 0]);
     }
     lock.rollback().await.unwrap();
-    whole_page(&server).await;
+    complete_page(&server).await;
 }
 
 #[tokio::test]
-async fn memory_and_connections_are_watched() {
+async fn cache_and_connection_metrics_are_exported() {
     let server = server_with_settings(&[("cache", "on")]).await;
-    let trusted = loop {
+    let page = loop {
         server.post_signed("card_group_get", "u=admin&id=6", "6").await;
         let page = server.metrics().await;
         if page.contains("mortise_cache_valid 1") && page.contains("mortise_cache_users 1") {
@@ -184,59 +194,61 @@ async fn memory_and_connections_are_watched() {
         }
     };
     assert!(
-        !lines(&trusted, "mortise_database_round_trip_seconds_count")
+        !lines(&page, "mortise_database_round_trip_seconds_count")
             .contains(&"mortise_database_round_trip_seconds_count 0")
     );
-    assert_eq!(lines(&trusted, r#"mortise_database_connections{state="busy"}"#).len(), 1);
-    let off = server_with_settings(&[("cache", "off")]).await.metrics().await;
-    assert_eq!(lines(&off, "mortise_memory"), [""; 0], "nobody wanted it on");
+    assert_eq!(lines(&page, r#"mortise_database_connections{state="busy"}"#).len(), 1);
+    let page = server_with_settings(&[("cache", "off")]).await.metrics().await;
+    assert_eq!(lines(&page, "mortise_cache"), [""; 0], "the cache is off");
 }
 
-/// What is sold is nobody's business but the operator's.
+/// Sales figures must not be readable on the API's listener.
 #[tokio::test]
-async fn metrics_have_a_listener_of_their_own() {
+async fn metrics_have_their_own_listener() {
     assert_eq!(server().await.get("/metrics").await.status, StatusCode::NOT_FOUND);
     let program =
         Program::start_on_database(&postgres::create_database(FIXTURE_SQL).await, &[("metrics_listen", "127.0.0.1:0")])
             .await;
-    let at = program.monitoring_address().await;
+    let address = program.monitoring_address().await;
     for (path, start) in [("metrics", "# HELP mortise_"), ("readyz", "ready\n"), ("livez", "ok\n")] {
         let mut page = String::new();
-        program.get_streaming(&format!("http://{at}/{path}"), |bytes| page += str::from_utf8(bytes).unwrap()).await;
+        program
+            .get_streaming(&format!("http://{address}/{path}"), |bytes| page += str::from_utf8(bytes).unwrap())
+            .await;
         assert!(page.starts_with(start), "{page}");
     }
     program.stop();
 }
 
-/// One that a proxy chose goes through everything; one that is no id is replaced.
+/// A valid `X-Request-Id` is kept; an invalid one is replaced.
 #[tokio::test]
-async fn each_line_of_a_request_has_its_id() {
+async fn log_lines_have_the_request_id() {
     let log = LogCapture::start();
     let server = server().await;
-    let refused = async |id: &'static [u8]| {
+    let send_refused = async |id: &'static [u8]| {
         let request = Request::post("/api/card_from_group_sell?u=admin&id=6").header("x-request-id", id);
         server.send(request.body(Body::empty())).await.header("x-request-id").unwrap().to_owned()
     };
-    assert_eq!(refused(b"from-the-proxy").await, "from-the-proxy");
+    assert_eq!(send_refused(b"from-the-proxy").await, "from-the-proxy");
     assert_eq!(log.count("request{id=\"from-the-proxy\" operation=\"card_from_group_sell\"}"), 2, "{}", log.text());
-    for strange in [&b"two words"[..], b"", b"\xff", &[b'x'; 129]] {
-        let id = refused(strange).await;
+    for invalid in [&b"two words"[..], b"", b"\xff", &[b'x'; 129]] {
+        let id = send_refused(invalid).await;
         assert_eq!(id.len(), 36, "{id}");
         assert!(log.count(&format!("request{{id=\"{id}\"")) == 2, "{}", log.text());
     }
 }
 
-/// Whoever wants a line a request sets `log` so.
+/// With this value of the setting `log` the server logs a line for each request.
 #[tokio::test]
-async fn each_request_can_have_its_line() {
+async fn requests_can_be_logged() {
     let program = Program::start_on_database(
         &postgres::create_database(FIXTURE_SQL).await,
         &[("log", "warn,mortise::server=info,mortise::request=debug"), ("log_format", "json")],
     )
     .await;
-    program.post_streaming("card_from_group_sell", "u=nobody".to_owned(), |_| ()).await;
+    program.post_streaming("card_from_group_sell", "u=unknown".to_owned(), |_| ()).await;
     let log = program.stop();
-    let line = log.lines().find(|line| line.contains("answered")).unwrap();
+    let line = log.lines().find(|line| line.contains("request completed")).unwrap();
     let line: serde_json::Value = serde_json::from_str(line).unwrap();
     assert_eq!(line["level"], "DEBUG");
     assert_eq!(line["fields"]["outcome"], "bad_login");

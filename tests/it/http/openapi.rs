@@ -1,4 +1,4 @@
-//! The OpenAPI document says what the operations are, and nothing else.
+//! The OpenAPI document matches the operations and their code.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -15,28 +15,28 @@ use serde_json::Value;
 
 use crate::harness::{Server, postgres, server_on_database, server_with_settings};
 
-async fn document(server: &Server) -> Value {
+async fn get_document(server: &Server) -> Value {
     let reply = server.get("/billing/api/openapi.json").await;
     assert_eq!((reply.status, reply.header("content-type")), (StatusCode::OK, Some("application/json")));
     serde_json::from_str(&reply.body).unwrap()
 }
 
 #[tokio::test]
-async fn it_stands_beside_the_operations_whatever_the_prefix() {
-    for (prefix, servers) in [("/billing", Some("/billing")), ("/a/b", Some("/a/b")), ("", None)] {
+async fn document_is_served_under_every_prefix() {
+    for (prefix, server_url) in [("/billing", Some("/billing")), ("/a/b", Some("/a/b")), ("", None)] {
         let server = server_with_settings(&[("prefix", prefix)]).await;
         let first = server.get(&format!("{prefix}/api/openapi.json")).await;
         let second = server.get("/api/openapi.json").await;
         assert_eq!((first.status, &first.body), (StatusCode::OK, &second.body), "{prefix}");
         let document: Value = serde_json::from_str(&first.body).unwrap();
-        assert_eq!(document["servers"][0]["url"].as_str(), servers);
+        assert_eq!(document["servers"][0]["url"].as_str(), server_url);
         assert_eq!(document["openapi"], "3.1.0");
     }
 }
 
 #[tokio::test]
-async fn every_operation_is_there_by_all_its_names() {
-    let document = document(&server_with_settings(&[]).await).await;
+async fn document_has_all_operations_and_aliases() {
+    let document = get_document(&server_with_settings(&[]).await).await;
     let paths: BTreeSet<&str> = document["paths"].as_object().unwrap().keys().map(String::as_str).collect();
     let mut expected = BTreeSet::from(["/api/openapi.json".to_owned()]);
     let mut ids = BTreeSet::new();
@@ -54,14 +54,14 @@ async fn every_operation_is_there_by_all_its_names() {
     assert_eq!(paths, expected.iter().map(String::as_str).collect());
 }
 
-/// What a document must be that no schema of documents says: each reference leads somewhere, each example fits.
+/// Checks what the schema of OpenAPI documents does not: references have a target, examples match their type.
 #[tokio::test]
-async fn it_holds_together() {
-    let document = document(&server_with_settings(&[]).await).await;
+async fn references_and_examples_are_valid() {
+    let document = get_document(&server_with_settings(&[]).await).await;
     let mut references = 0;
-    each(&document, &mut |object| {
+    for_each_object(&document, &mut |object| {
         if let Some(reference) = object["$ref"].as_str() {
-            assert!(document.pointer(&reference[1..]).is_some(), "{reference} leads nowhere");
+            assert!(document.pointer(&reference[1..]).is_some(), "{reference} has no target");
             references += 1;
         }
     });
@@ -73,38 +73,38 @@ async fn it_holds_together() {
             assert!(properties.contains_key(required.as_str().unwrap()), "{required}");
         }
         let get = document["paths"][format!("/api/{}", operation.name)]["get"]["parameters"].as_array().unwrap();
-        let queried: Vec<&Value> = get.iter().filter(|parameter| parameter["in"] == "query").collect();
-        assert_eq!(queried.len(), properties.len());
-        for parameter in queried {
+        let query_parameters: Vec<&Value> = get.iter().filter(|parameter| parameter["in"] == "query").collect();
+        assert_eq!(query_parameters.len(), properties.len());
+        for parameter in query_parameters {
             let name = parameter["name"].as_str().unwrap();
-            let fits = match properties[name]["type"].as_str().unwrap() {
+            let has_type = match properties[name]["type"].as_str().unwrap() {
                 "integer" => parameter["example"].is_i64(),
                 "string" => parameter["example"].is_string(),
                 other => panic!("{name} is {other}"),
             };
-            assert!(fits, "{} {name}: {}", operation.name, parameter["example"]);
-            let words = &properties[name]["enum"];
-            assert!(words.is_null() || words.as_array().unwrap().contains(&parameter["example"]), "{name}");
+            assert!(has_type, "{} {name}: {}", operation.name, parameter["example"]);
+            let values = &properties[name]["enum"];
+            assert!(values.is_null() || values.as_array().unwrap().contains(&parameter["example"]), "{name}");
         }
     }
 }
 
-fn each(value: &Value, look: &mut impl FnMut(&Value)) {
+fn for_each_object(value: &Value, visit: &mut impl FnMut(&Value)) {
     match value {
         Value::Object(object) => {
-            look(value);
-            object.values().for_each(|value| each(value, look));
+            visit(value);
+            object.values().for_each(|value| for_each_object(value, visit));
         }
-        Value::Array(array) => array.iter().for_each(|value| each(value, look)),
+        Value::Array(array) => array.iter().for_each(|value| for_each_object(value, visit)),
         _ => {}
     }
 }
 
-/// Refusals with a status of their own are in it, with these words.
+/// Errors with a status other than 200 are in the document, with their message.
 #[tokio::test]
-async fn every_status_is_there() {
-    let document = document(&server_with_settings(&[]).await).await;
-    let faults = [
+async fn error_statuses_are_documented() {
+    let document = get_document(&server_with_settings(&[]).await).await;
+    let errors = [
         ApiError::MethodNotAllowed,
         ApiError::BadRequest("Parameters are not valid UTF-8"),
         ApiError::BodyTooLarge,
@@ -115,41 +115,46 @@ async fn every_status_is_there() {
         ApiError::KeyReused,
     ];
     let responses = &document["components"]["responses"];
-    for fault in faults {
-        let status = fault.status(Dialect::Documented).as_u16().to_string();
-        let mortise::xml::XmlReply::Buffered(words) = fault.to_reply(Dialect::Documented) else { panic!() };
-        assert_eq!(responses[&status]["content"]["text/html"]["example"], words, "{status}");
+    for error in errors {
+        let status = error.status(Dialect::Documented).as_u16().to_string();
+        let mortise::xml::XmlReply::Buffered(body) = error.to_reply(Dialect::Documented) else { panic!() };
+        assert_eq!(responses[&status]["content"]["text/html"]["example"], body, "{status}");
     }
     for operation in OPERATIONS {
-        let answers = document["paths"][format!("/api/{}", operation.name)]["post"]["responses"].as_object().unwrap();
+        let documented =
+            document["paths"][format!("/api/{}", operation.name)]["post"]["responses"].as_object().unwrap();
         for status in responses.as_object().unwrap().keys() {
-            let only_with_key = ["409", "422"].contains(&status.as_str());
-            assert_eq!(answers.contains_key(status), operation.spec.is_mutation || !only_with_key, "{status}");
+            let needs_idempotency_key = ["409", "422"].contains(&status.as_str());
+            assert_eq!(
+                documented.contains_key(status),
+                operation.spec.is_mutation || !needs_idempotency_key,
+                "{status}"
+            );
         }
     }
 }
 
-/// In the demo's world each example is answered as its page says: the same elements, whatever is in them.
+/// With the demo data, the reply to each example has the elements of the documented reply.
 #[tokio::test]
-async fn examples_work_to_the_letter() {
+async fn examples_return_the_documented_reply() {
     let server = server_on_database(&postgres::create_database("").await, &[]).await;
     seed::seed_if_empty(&server.pool, true, |_| Ok(())).await.unwrap();
-    let document = document(&server).await;
+    let document = get_document(&server).await;
     for operation in OPERATIONS {
         let example = &document["components"]["schemas"][operation.name]["examples"][0];
         let request =
             Request::post(format!("/billing/api/{}", operation.name)).header("content-type", "application/json");
         let reply = server.send(request.body(Body::from(example.to_string()))).await;
         assert_eq!(elements(&reply.body), elements(operation.spec.example_reply), "{example}\n{}", reply.body);
-        let said = &document["paths"][format!("/api/{}", operation.name)]["post"]["responses"]["200"]["content"];
+        let documented = &document["paths"][format!("/api/{}", operation.name)]["post"]["responses"]["200"]["content"];
         assert_eq!(
-            said["text/html"]["example"],
+            documented["text/html"]["example"],
             format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n{}\n", operation.spec.example_reply)
         );
     }
 }
 
-/// The names of a document's elements, each once.
+/// The element names of an XML text, without duplicates.
 fn elements(text: &str) -> Vec<&str> {
     let mut names = Vec::new();
     for part in text.split('<').skip(1).filter(|part| !part.starts_with(['/', '?'])) {
@@ -161,61 +166,66 @@ fn elements(text: &str) -> Vec<&str> {
     names
 }
 
-/// What the hash covers can be sent.
+/// Every parameter that a hash rule names is one of the operation.
 #[test]
-fn what_is_hashed_is_read() {
+fn hashed_parameters_are_documented() {
     for operation in OPERATIONS {
-        let read: Vec<&str> = operation.spec.parameters().map(|parameter| parameter.name).collect();
+        let documented: Vec<&str> = operation.spec.parameters().map(|parameter| parameter.name).collect();
         for rule in operation.hash_rules {
             if let HashRule::Exactly(names) | HashRule::Legacy(_, names) = rule {
-                assert!(names.iter().all(|name| read.contains(name)), "{} {names:?}", operation.name);
+                assert!(names.iter().all(|name| documented.contains(name)), "{} {names:?}", operation.name);
             }
             if let HashRule::AnyOrder(names) = rule {
-                assert!(names.iter().all(|name| read.contains(name)), "{} {names:?}", operation.name);
+                assert!(names.iter().all(|name| documented.contains(name)), "{} {names:?}", operation.name);
             }
         }
         let names: BTreeSet<_> = operation.spec.all_parameters().map(|parameter| parameter.name).collect();
-        assert_eq!(names.len(), operation.spec.all_parameters().count(), "{} names one twice", operation.name);
+        assert_eq!(
+            names.len(),
+            operation.spec.all_parameters().count(),
+            "{} has a duplicate parameter",
+            operation.name
+        );
     }
 }
 
-/// What a room's code asks a request for stands on its page, and nothing else does.
+/// The parameters that an operation's code reads are the documented ones.
 #[test]
-fn what_a_room_reads_stands_on_its_page() {
+fn parameters_in_the_code_are_documented() {
     for operation in OPERATIONS {
-        let code = room(operation.name);
-        let mut read = names(&code);
-        let mut page: BTreeSet<String> =
+        let code = operation_code(operation.name);
+        let mut read = parameter_names(&code);
+        let mut documented: BTreeSet<String> =
             operation.spec.parameters().map(|parameter| parameter.name.to_owned()).collect();
         for rule in operation.hash_rules {
-            // Sent, hashed, and looked at by nobody.
+            // The legacy rules hash parameters that the operation does not read.
             if let HashRule::Legacy(_, names) = rule {
-                page.retain(|name| !names.contains(&name.as_str()) || read.contains(name));
+                documented.retain(|name| !names.contains(&name.as_str()) || read.contains(name));
             }
         }
-        // The rules of card groups serve both, but these are for new ones only.
+        // `cc_group_create` and `cc_group_update` share their validation, but these parameters are only for new groups.
         if operation.name == "cc_group_update" {
             read.retain(|name| !["pin_length", "number_length"].contains(&name.as_str()));
         }
-        assert_eq!(read, page, "{}: left what its code reads, right what its page says", operation.name);
+        assert_eq!(read, documented, "{}: left: read by the code, right: documented", operation.name);
         assert_eq!(code.contains("Idempotency::new("), operation.spec.is_mutation, "{}", operation.name);
     }
 }
 
-/// So do the parameters that every operation reads.
+/// The parameters that the server reads for every operation are in `COMMON_PARAMETERS`.
 #[test]
-fn what_every_operation_reads_is_known() {
+fn common_parameters_in_the_code_are_documented() {
     let mut common: BTreeSet<&str> =
         COMMON_PARAMETERS.iter().chain([&REQUEST_ID_PARAMETER]).map(|parameter| parameter.name).collect();
-    // Of one operation, looked at before the others by the dialect x7.
+    // A parameter of one operation, which admission reads in the dialect x7.
     common.insert("cardgroup_id");
     let code = ["auth/admission", "http/request", "http/router", "idempotency"]
         .map(|file| source(Path::new(&format!("src/{file}.rs"))))
         .concat();
-    let asked = ["get", "integer", "non_blank", "raw"].map(|call| format!("params.{call}("));
+    let getters = ["get", "integer", "non_blank", "raw"].map(|method| format!("params.{method}("));
     let mut read: BTreeSet<String> = literals(&code)
         .into_iter()
-        .filter(|(before, _)| asked.iter().any(|call| before.ends_with(call)))
+        .filter(|(before, _)| getters.iter().any(|getter| before.ends_with(getter)))
         .map(|(_, name)| name)
         .collect();
     assert!(code.contains("const KEY_PARAM: &str = \"request_id\""));
@@ -227,8 +237,8 @@ fn source(path: &Path) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
 }
 
-/// The code of an operation, without its page: its file or folder, and what it shares with its neighbours.
-fn room(operation: &str) -> String {
+/// The code of an operation without its description: its file or folder, and the modules that it shares with others.
+fn operation_code(operation: &str) -> String {
     let mut folders = vec![PathBuf::from("src/operations")];
     let mut files = Vec::new();
     while let Some(folder) = folders.pop() {
@@ -238,23 +248,23 @@ fn room(operation: &str) -> String {
         }
     }
     let named = format!("    name: \"{operation}\",\n");
-    let own = files.iter().find(|file| source(file).contains(&named)).unwrap();
-    let text = source(own);
+    let own_file = files.iter().find(|file| source(file).contains(&named)).unwrap();
+    let text = source(own_file);
     let (before, rest) = text.split_once("pub const OPERATION: Operation").unwrap();
     let mut code = format!("{before}{}", rest.split_once("\n};\n").unwrap().1);
-    let inner = own.ends_with("mod.rs");
-    for neighbour in files.iter().filter(|file| file.parent() == own.parent() && *file != own) {
-        let name = neighbour.file_stem().unwrap().to_str().unwrap();
-        if inner || ["lookups", "input"].contains(&name) && code.contains(&format!("use super::{name}::")) {
-            code += &source(neighbour);
+    let has_folder = own_file.ends_with("mod.rs");
+    for sibling in files.iter().filter(|file| file.parent() == own_file.parent() && *file != own_file) {
+        let name = sibling.file_stem().unwrap().to_str().unwrap();
+        if has_folder || ["lookups", "input"].contains(&name) && code.contains(&format!("use super::{name}::")) {
+            code += &source(sibling);
         }
     }
     code
 }
 
-/// The texts in the code that can be names of parameters: small letters, and nothing that writes or asks for something else.
-fn names(code: &str) -> BTreeSet<String> {
-    const OTHERS: [&str; 9] = [
+/// The string literals that can be parameter names: lower case, and not an argument of a function for other names.
+fn parameter_names(code: &str) -> BTreeSet<String> {
+    const OTHER_FUNCTIONS: [&str; 9] = [
         ".text(",
         ".optional_text(",
         ".element(",
@@ -269,32 +279,33 @@ fn names(code: &str) -> BTreeSet<String> {
         text.starts_with(|c: char| c.is_ascii_lowercase())
             && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
     };
-    // What stands beside another's, as its second argument, is another's too.
-    let mut is_others = false;
+    // A literal after another one is a further argument of the same function.
+    let mut is_other = false;
     let texts = literals(&without(code, "map_constraint(", "]")).into_iter().filter(|(before, _)| {
-        is_others = OTHERS.iter().any(|other| before.ends_with(other)) || is_others && before == ", ";
-        !is_others
+        is_other = OTHER_FUNCTIONS.iter().any(|function| before.ends_with(function)) || is_other && before == ", ";
+        !is_other
     });
     texts.map(|(_, text)| text).filter(|text| is_name(text)).collect()
 }
 
-/// Each text in the code, after what stands before it.
+/// The string literals in the code, each after the code between it and the previous one.
 fn literals(code: &str) -> Vec<(String, String)> {
     let code = without(&without(code, "//", "\n"), "r#\"", "\"#");
     let code = code.replace("'\"'", "");
-    let mut found = Vec::new();
+    let mut literals = Vec::new();
     let mut rest = code.as_str();
     while let Some((outside, inside)) = rest.split_once('"') {
         let mut end = 0;
         while !inside[end..].starts_with('"') {
             end += if inside[end..].starts_with('\\') { 2 } else { inside[end..].chars().next().unwrap().len_utf8() };
         }
-        found.push((outside.to_owned(), inside[..end].to_owned()));
+        literals.push((outside.to_owned(), inside[..end].to_owned()));
         rest = &inside[end + 1..];
     }
-    found
+    literals
 }
 
+/// Removes the ranges from `open` to `close`.
 fn without(text: &str, open: &str, close: &str) -> String {
     let mut parts = text.split(open);
     let first = parts.next().unwrap().to_owned();

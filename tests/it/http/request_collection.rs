@@ -1,4 +1,4 @@
-//! The request collection is what the operations say of themselves. `scripts/collection` writes it anew.
+//! The request collection matches the descriptions of the operations. `scripts/collection` generates it.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,31 +15,31 @@ fn folder() -> PathBuf {
 }
 
 #[test]
-fn the_collection_is_what_the_operations_say() {
+fn collection_matches_operations() {
     let mut files = vec![(folder().join("curl.sh"), curl())];
-    for (place, operation) in OPERATIONS.iter().enumerate() {
-        files.push((folder().join(format!("bruno/{}.bru", operation.name)), bruno(place + 1, operation)));
+    for (position, operation) in OPERATIONS.iter().enumerate() {
+        files.push((folder().join(format!("bruno/{}.bru", operation.name)), bruno(position + 1, operation)));
     }
     for (path, text) in &files {
-        if std::env::var_os("COLLECTION").is_some_and(|wish| wish == "write") {
+        if std::env::var_os("COLLECTION").is_some_and(|mode| mode == "write") {
             std::fs::write(path, text).unwrap();
         }
-        let found = std::fs::read_to_string(path).unwrap_or_default();
-        assert_eq!(found, *text, "{} isn't what the operations say: run scripts/collection", path.display());
+        let current = std::fs::read_to_string(path).unwrap_or_default();
+        assert_eq!(current, *text, "{} does not match the operations: run scripts/collection", path.display());
     }
-    let there = std::fs::read_dir(folder().join("bruno")).unwrap().map(|entry| entry.unwrap().path());
-    for request in there.filter(|path| path.extension().is_some_and(|extension| extension == "bru")) {
-        assert!(files.iter().any(|(path, _)| *path == request), "{} is of no operation", request.display());
+    let entries = std::fs::read_dir(folder().join("bruno")).unwrap().map(|entry| entry.unwrap().path());
+    for request in entries.filter(|path| path.extension().is_some_and(|extension| extension == "bru")) {
+        assert!(files.iter().any(|(path, _)| *path == request), "{} belongs to no operation", request.display());
     }
 }
 
-/// The script's own requests, and one of the operator's, are signed as the server wants it.
+/// `curl.sh` signs the examples, and a request with other parameters, as the server expects.
 #[test]
-fn the_script_signs_what_it_sends() {
-    let told = tempfile::tempdir().unwrap();
-    let curl = told.path().join("curl");
+fn script_signs_its_requests() {
+    let directory = tempfile::tempdir().unwrap();
+    let curl = directory.path().join("curl");
     std::fs::write(&curl, "#!/bin/sh\nprintf '%s\\n' \"$@\"\n").unwrap();
-    let sent = |arguments: &[&str]| {
+    let curl_arguments = |arguments: &[&str]| {
         let mut script = Command::new("sh");
         script.arg(folder().join("curl.sh")).args(arguments).env("CURL", format!("sh {}", curl.display()));
         let script = script.env("KEY", "secret").env("API_USER", "admin").env("URL", "http://shop.test/api");
@@ -49,29 +49,30 @@ fn the_script_signs_what_it_sends() {
     };
     for operation in OPERATIONS {
         for name in std::iter::once(&operation.name).chain(operation.aliases) {
-            let said = sent(&[name]);
-            assert!(said.contains(&format!("http://shop.test/api/{name}\n")), "{said}");
+            let output = curl_arguments(&[name]);
+            assert!(output.contains(&format!("http://shop.test/api/{name}\n")), "{output}");
             let value = |name: &&str| {
                 let parameter = operation.spec.parameters().find(|parameter| parameter.name == *name)?;
                 Some(parameter.example).filter(|_| parameter.is_in_example())
             };
-            let values: String = order(operation).iter().filter_map(value).collect();
-            assert!(said.contains(&format!("hash={}\n", hash(&values, "secret"))), "{said}");
+            let values: String = hashed_names(operation).iter().filter_map(value).collect();
+            assert!(output.contains(&format!("hash={}\n", hash(&values, "secret"))), "{output}");
             for parameter in operation.spec.parameters().filter(|parameter| parameter.is_in_example()) {
-                assert!(said.contains(&format!("--data-urlencode\n{}\n", pair(parameter))), "{said}");
+                assert!(output.contains(&format!("--data-urlencode\n{}\n", pair(parameter))), "{output}");
             }
         }
     }
-    let own = sent(&["card_from_group_sell", "quantity=3", "id=1 2", "email=a=b@shop.test", "curr=EUR"]);
-    assert!(own.contains(&format!("hash={}\n", hash("a=b@shop.test1 23", "secret"))), "{own}");
+    let output = curl_arguments(&["card_from_group_sell", "quantity=3", "id=1 2", "email=a=b@shop.test", "curr=EUR"]);
+    assert!(output.contains(&format!("hash={}\n", hash("a=b@shop.test1 23", "secret"))), "{output}");
     assert!(
-        own.ends_with("--data-urlencode\nid=1 2\n--data-urlencode\nemail=a=b@shop.test\n--data-urlencode\ncurr=EUR\n"),
-        "{own}"
+        output
+            .ends_with("--data-urlencode\nid=1 2\n--data-urlencode\nemail=a=b@shop.test\n--data-urlencode\ncurr=EUR\n"),
+        "{output}"
     );
 }
 
-/// What the hash covers by the first of the operation's rules, which holds under each of its names.
-fn order(operation: &Operation) -> Vec<&'static str> {
+/// The parameters that the hash covers by the operation's first rule, which is valid for its name and its aliases.
+fn hashed_names(operation: &Operation) -> Vec<&'static str> {
     openapi::hashed_param_names(operation, operation.name).remove(0)
 }
 
@@ -79,7 +80,7 @@ fn pair(parameter: &Parameter) -> String {
     format!("{}={}", parameter.name, parameter.example)
 }
 
-fn quoted(text: &str) -> String {
+fn shell_quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
@@ -94,31 +95,32 @@ fn curl_case(operation: &Operation) -> String {
         .spec
         .parameters()
         .filter(|parameter| parameter.is_in_example())
-        .map(|parameter| quoted(&pair(parameter)))
+        .map(|parameter| shell_quoted(&pair(parameter)))
         .collect();
-    let (names, hashed, example) = (names.join(" | "), order(operation).join(" "), example.join(" "));
+    let (names, hashed, example) = (names.join(" | "), hashed_names(operation).join(" "), example.join(" "));
     let summary = operation.spec.summary;
     format!(
-        "    # {summary}.\n    {names})\n        hashed='{hashed}'\n        [ $# -gt 0 ] || set -- {example}\n        ;;\n"
+        "    # {summary}.\n    {names})\n        hashed='{hashed}'\n        \
+         [ $# -gt 0 ] || set -- {example}\n        ;;\n"
     )
 }
 
-fn bruno(place: usize, operation: &Operation) -> String {
+fn bruno(position: usize, operation: &Operation) -> String {
     let fields: String = operation
         .spec
         .parameters()
         .map(|parameter| {
-            let unused = if parameter.is_in_example() { "" } else { "~" };
-            format!("  {unused}{}: {}\n", parameter.name, parameter.example)
+            let disabled = if parameter.is_in_example() { "" } else { "~" };
+            format!("  {disabled}{}: {}\n", parameter.name, parameter.example)
         })
         .collect();
-    let meanings: String = operation
+    let descriptions: String = operation
         .spec
         .parameters()
         .map(|parameter| format!("  - `{}`: {}\n", parameter.name, parameter.description))
         .collect();
-    let (name, summary, about) = (operation.name, operation.spec.summary, operation.spec.description);
-    let hashed = serde_json::to_string(&order(operation)).unwrap();
+    let (name, summary, description) = (operation.name, operation.spec.summary, operation.spec.description);
+    let hashed = serde_json::to_string(&hashed_names(operation)).unwrap();
     let key = REQUEST_ID_PARAMETER.example;
     let headers = if operation.spec.is_mutation {
         format!("headers {{\n  ~Idempotency-Key: {key}\n}}\n\n")
@@ -126,10 +128,10 @@ fn bruno(place: usize, operation: &Operation) -> String {
         String::new()
     };
     format!(
-        "meta {{\n  name: {name}\n  type: http\n  seq: {place}\n}}\n\n\
+        "meta {{\n  name: {name}\n  type: http\n  seq: {position}\n}}\n\n\
          post {{\n  url: {{{{url}}}}/{name}\n  body: formUrlEncoded\n  auth: none\n}}\n\n{headers}\
          body:form-urlencoded {{\n  u: {{{{user}}}}\n  hash: {{{{hash}}}}\n{fields}}}\n\n\
          script:pre-request {{\n  require(\"./sign.js\")(req, bru, {hashed});\n}}\n\n\
-         docs {{\n  {summary}.\n\n  {about}\n\n{meanings}}}\n"
+         docs {{\n  {summary}.\n\n  {description}\n\n{descriptions}}}\n"
     )
 }

@@ -1,16 +1,16 @@
-//! What an e-mail says, and in whose name.
+//! Contents and sender of mails.
 
 use std::path::Path;
 
 use mortise::config::{Config, Override};
 use mortise::mail::Mailer;
 
-use super::{SELL, Shop, settings_for};
+use super::{SELL, Shop, settings_sql};
 use crate::harness::hash;
 use crate::harness::smtp::MailServer;
 
 #[tokio::test]
-async fn an_e_mail_has_every_card_in_text_and_html() {
+async fn mail_lists_every_card_in_text_and_html() {
     let shop = Shop::open().await;
     let reply = shop.server.post_signed(SELL, "u=admin&id=6&quantity=2&email=b%40x.test&curr=EUR", "b@x.test62").await;
     assert_eq!(reply.element_texts("balance_without_vat"), ["7.50352941176472214", "7.50352941176472214"]);
@@ -25,15 +25,15 @@ async fn an_e_mail_has_every_card_in_text_and_html() {
     shop.server
         .assert_rows(row, &[&format!("{}|{}", mail.header("Message-ID").unwrap(), mail.header("Date").unwrap())])
         .await;
-    let kind = mail.header("Content-Type").unwrap();
-    assert!(kind.starts_with("multipart/alternative; boundary="), "{kind}");
+    let content_type = mail.header("Content-Type").unwrap();
+    assert!(content_type.starts_with("multipart/alternative; boundary="), "{content_type}");
     let text = "Thank you for your purchase.\n\nten dollars\n  Number:  0000000042\n  PIN:     0042\n  Balance: 7.50 EUR\n\n\
                 ten dollars\n  Number:  1111111001\n  PIN:     1001\n  Balance: 7.50 EUR\n\n\
-                Whoever has a PIN can use its card: keep this message to yourself.";
+                Anyone who has a PIN can use its card. Keep this message private.";
     assert!(mail.message.contains(text), "{}", mail.message);
     let html = "<tr><td>ten dollars</td><td>0000000042</td><td><b>0042</b></td><td align=\"right\">7.50 EUR</td></tr>";
     assert!(mail.message.replace("=\n", "").replace("=3D", "=").contains(html), "{}", mail.message);
-    shop.until_done().await;
+    shop.wait_until_done().await;
     shop.server
         .assert_rows(
             "select owner_id, user_id, address, card_ids, currency, attempts, sent_at is not null, last_error from email_outbox",
@@ -44,7 +44,7 @@ async fn an_e_mail_has_every_card_in_text_and_html() {
 }
 
 #[tokio::test]
-async fn no_pin_stands_in_the_outbox() {
+async fn outbox_contains_no_pins() {
     let shop = Shop::open().await;
     shop.server.execute("update cards set pin = 'x9137y' where id = 6").await;
     assert!(shop.mail_to("b@x.test").await.message.contains("x9137y"));
@@ -53,7 +53,7 @@ async fn no_pin_stands_in_the_outbox() {
 }
 
 #[tokio::test]
-async fn where_e_mail_is_off_or_nobody_is_named_none_goes() {
+async fn no_mail_without_address_or_with_sending_disabled() {
     let shop = Shop::open().await;
     shop.sell_to("").await;
     shop.sell_to("  ").await;
@@ -65,7 +65,7 @@ async fn where_e_mail_is_off_or_nobody_is_named_none_goes() {
 }
 
 #[tokio::test]
-async fn a_reseller_has_a_mail_server_and_a_sender_of_its_own_or_the_admins() {
+async fn reseller_settings_override_the_admins() {
     let shop = Shop::open().await;
     let own = MailServer::start().await;
     let sell = async || {
@@ -82,11 +82,11 @@ async fn a_reseller_has_a_mail_server_and_a_sender_of_its_own_or_the_admins() {
         .await;
     sell().await;
     assert_eq!(shop.mail.wait_for_mails(2).await[1].from, "res@eller.test");
-    // The admin's login isn't for the reseller's server.
+    // The admin's login isn't used for the reseller's server.
     shop.server
         .execute("insert into conflines (name, value) values ('Email_Login', 'admin'), ('Email_Password', 'pass')")
         .await;
-    shop.server.execute(&settings_for(3, own.address.port(), "cards@eller.test")).await;
+    shop.server.execute(&settings_sql(3, own.address.port(), "cards@eller.test")).await;
     sell().await;
     assert_eq!(own.wait_for_mails(1).await[0].from, "cards@eller.test");
     assert_eq!(shop.mail.received_mails().len(), 2);
@@ -94,7 +94,7 @@ async fn a_reseller_has_a_mail_server_and_a_sender_of_its_own_or_the_admins() {
 }
 
 #[tokio::test]
-async fn names_and_addresses_bring_along_neither_html_nor_headers() {
+async fn names_and_addresses_inject_neither_html_nor_headers() {
     let shop = Shop::open().await;
     let name = "<b>x</b> & \"y\"\r\nBcc: spy@x.test\r\n.\r\nRCPT TO:<spy@x.test>";
     shop.server
@@ -103,7 +103,7 @@ async fn names_and_addresses_bring_along_neither_html_nor_headers() {
     let directory = templates(&[("cards_sold.subject", "Cards of {{ cards[0].group }} ü")]);
     let settings = [("mail_templates", directory.path().to_str().unwrap()), ("mail_tls", "off")];
     let server = crate::harness::server_on_database(&shop.database, &settings).await;
-    // The first server may take it as well, with the templates that are built in.
+    // The shop's own server may also send the mail, with the built-in templates.
     assert_eq!(super::sell(&server, 6, "b@x.test").await.element_texts("pin").len(), 1);
     let mail = shop.mail.wait_for_mails(1).await.remove(0);
     assert_eq!(mail.to, "b@x.test");
@@ -131,7 +131,7 @@ fn templates(files: &[(&str, &str)]) -> tempfile::TempDir {
 }
 
 #[tokio::test]
-async fn an_operators_templates_go_before_ours() {
+async fn operator_templates_replace_the_built_in_ones() {
     let directory = templates(&[
         ("cards_sold.subject", "{{ cards|length }} for {{ address }},\n {{ cards[0].group }}\n"),
         (
@@ -145,32 +145,32 @@ async fn an_operators_templates_go_before_ours() {
     let mail = shop.mail_to("b@x.test").await;
     assert_eq!(mail.header("Subject").unwrap(), "1 for b@x.test, a Bcc: spy@x.test");
     assert_eq!(mail.header("Bcc"), None);
-    // Without HTML it is text alone.
+    // With an empty HTML template the mail is plain text.
     assert_eq!(mail.header("Content-Type").unwrap(), "text/plain; charset=utf-8");
     assert!(mail.message.contains("0042 10.0840336134454 USD =C5=BC=C3=B3=C5=82w"), "{}", mail.message);
 }
 
 #[test]
-fn a_template_that_is_wrong_stops_the_start() {
+fn invalid_template_prevents_the_start() {
     let error = |name: &str, value: &Path| {
         let options = [Override::new(name, value.to_str().unwrap(), "the test")];
         let config = Config::load(None, std::iter::empty(), &options).unwrap();
         Mailer::new(&config).err().map(|error| error.to_string()).unwrap_or_default()
     };
-    for (name, text, words) in [
-        ("cards_sold.txt", "{% for card in cards %}", "the template cards_sold.txt is wrong: syntax error"),
-        ("cards_sold.html", "{{ nombre }}", "the template cards_sold.html names nombre, which there isn't"),
-        ("cards_sold.txt", "{% if false %}{{ nombre }}{% endif %}", "the template cards_sold.txt names nombre"),
-        ("cards_sold.txt", "{{ cards[0].pim }}", "the template cards_sold.txt is wrong: undefined value"),
-        ("cards_sold.subject", "{{ currency|loud }}", "the template cards_sold.subject is wrong: unknown filter"),
+    for (name, text, message) in [
+        ("cards_sold.txt", "{% for card in cards %}", "the template cards_sold.txt is invalid: syntax error"),
+        ("cards_sold.html", "{{ nombre }}", "the template cards_sold.html uses the unknown variable nombre"),
+        ("cards_sold.txt", "{% if false %}{{ nombre }}{% endif %}", "cards_sold.txt uses the unknown variable nombre"),
+        ("cards_sold.txt", "{{ cards[0].pim }}", "the template cards_sold.txt is invalid: undefined value"),
+        ("cards_sold.subject", "{{ currency|loud }}", "the template cards_sold.subject is invalid: unknown filter"),
         ("cards-sold.txt", "", "has none of cards_sold.subject, cards_sold.txt and cards_sold.html"),
     ] {
         let directory = templates(&[(name, text)]);
         let error = error("mail_templates", directory.path());
-        assert!(error.contains(words), "{error}");
+        assert!(error.contains(message), "{error}");
     }
     let directory = templates(&[("ca.pem", "nothing")]);
     assert!(error("mail_templates", &directory.path().join("nowhere")).contains("has none of"));
     assert!(error("mail_ca", &directory.path().join("nowhere.pem")).contains("No such file"));
-    assert!(error("mail_ca", &directory.path().join("ca.pem")).starts_with("mail_ca ("));
+    assert!(error("mail_ca", &directory.path().join("ca.pem")).starts_with("cannot use mail_ca ("));
 }

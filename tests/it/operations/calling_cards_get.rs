@@ -12,14 +12,14 @@ use crate::harness::{
 
 const GET: &str = "calling_cards_get";
 
-async fn ask(server: &Server, user: &str, rest: &str) -> Reply {
+async fn send(server: &Server, user: &str, rest: &str) -> Reply {
     let key = if user == "reseller" { "reskey" } else { "secret" };
     server.post(GET, &format!("u={user}{rest}&hash={}", hash("", key))).await
 }
 
-/// Whom is found, by id.
+/// Returns the ids of the cards in the reply, separated by spaces. A reply without cards must be the error.
 async fn ids(server: &Server, user: &str, rest: &str) -> String {
-    let reply = ask(server, user, rest).await;
+    let reply = send(server, user, rest).await;
     let ids = reply.element_texts("card_id").join(" ");
     if ids.is_empty() {
         reply.assert_page_error("Cards were not found");
@@ -27,7 +27,7 @@ async fn ids(server: &Server, user: &str, rest: &str) -> String {
     ids
 }
 
-async fn world(server: &Server) {
+async fn insert_fixtures(server: &Server) {
     server
         .execute(
             "insert into acc_rights (id, name) values (4, 'Callingcard_PIN');
@@ -42,10 +42,10 @@ async fn world(server: &Server) {
 }
 
 #[tokio::test]
-async fn shows_all_there_is_to_a_card() {
+async fn shows_every_field_of_a_card() {
     let server = server().await;
-    world(&server).await;
-    ask(&server, "admin", "&number=1111111000").await.assert_body(
+    insert_fixtures(&server).await;
+    send(&server, "admin", "&number=1111111000").await.assert_body(
         r"
         <page>
           <cards>
@@ -69,8 +69,8 @@ async fn shows_all_there_is_to_a_card() {
     ",
     );
     server.execute("update cards set name = null, pin = null, batch_number = null, language = null, min_balance = null where id = 13").await;
-    // A list of its own for each group; nothing at all where there is nothing.
-    ask(&server, "reseller", "").await.assert_body(
+    // Each group has its own `cards` element. A missing value is an empty element.
+    send(&server, "reseller", "").await.assert_body(
         r"
         <page>
           <cards>
@@ -107,17 +107,17 @@ async fn shows_all_there_is_to_a_card() {
         </page>
     ",
     );
-    let all = ask(&server, "admin", "").await;
+    let all = send(&server, "admin", "").await;
     assert_eq!(all.body.matches("<cards>").count(), 5);
-    // By group, then by number; without what is hidden, card or group.
+    // Ordered by group, then by number, without hidden cards and cards of hidden groups.
     assert_eq!(all.element_texts("card_id").join(" "), "6 4 2 3 1 7 9 10 11 12 13");
 }
 
 #[tokio::test]
-async fn who_may_and_who_sees_what() {
+async fn rights_and_visible_cards() {
     let (server, x7) = (server().await, x7_server().await);
     for server in [&server, &x7] {
-        world(server).await;
+        insert_fixtures(server).await;
         for (user, expected) in [
             ("admin", "6 4 2 3 1 7 9 10 11 12 13"),
             ("accountant", "6 4 2 3 1 7 9 10 11"),
@@ -127,19 +127,19 @@ async fn who_may_and_who_sees_what() {
             assert_eq!(ids(server, user, "").await, expected, "{user}");
         }
         for user in ["accountant_zero", "accountant_none", "reseller_read", "reseller_none"] {
-            ask(server, user, "").await.assert_page_error("You are not authorized to use this functionality");
+            send(server, user, "").await.assert_page_error("You are not authorized to use this functionality");
         }
-        for user in ["user", "partner", "nobody", ""] {
-            ask(server, user, "").await.assert_page_error("Access Denied");
+        for user in ["user", "partner", "unknown", ""] {
+            send(server, user, "").await.assert_page_error("Access Denied");
         }
         server.post(GET, "u=user").await.assert_status_error("Incorrect hash");
-        assert_eq!(ask(server, "accountant", "&number=700001").await.element_texts("card_pin"), ["7001"]);
+        assert_eq!(send(server, "accountant", "&number=700001").await.element_texts("card_pin"), ["7001"]);
         assert_eq!(
-            ask(server, "accountant_read", "&number=700001").await.element_texts("card_pin"),
+            send(server, "accountant_read", "&number=700001").await.element_texts("card_pin"),
             Vec::<&str>::new()
         );
     }
-    // Who isn't shown PINs can't feel for them either; on an X7 server they can.
+    // A user who isn't shown PINs can't search by PIN. In x7 the user can.
     server.execute("update cards set pin = '' where id = 9").await;
     assert_eq!(ids(&server, "accountant", "&pin=70%25").await, "7");
     for pin in ["7001", "70%25", "%25", ""] {
@@ -152,11 +152,11 @@ async fn who_may_and_who_sees_what() {
 }
 
 #[tokio::test]
-async fn what_is_searched_for() {
+async fn search_parameters() {
     let (server, x7) = (server().await, x7_server().await);
     const ALL: &str = "6 4 2 3 1 7 9 10 11 12 13";
     for server in [&server, &x7] {
-        world(server).await;
+        insert_fixtures(server).await;
         for (rest, expected) in [
             ("&number=700001", "7"),
             ("&number=1111111%25", "4 2 3 1"),
@@ -200,19 +200,19 @@ async fn what_is_searched_for() {
         }
         assert_eq!(ids(server, "reseller", "&number=700001").await, "");
     }
-    for (rest, documented, field) in [
+    for (rest, documented, x7_ids) in [
         ("&language=All", "7", ALL),
         ("&distributor=-1", "6 2 3 1 7 9 10 11 13", ALL),
         ("&min_balance=9,9&max_balance=10,09", "", "6 4 2 3 1"),
         ("&max_balance=1,37", "13", "7 13"),
     ] {
         assert_eq!(ids(&server, "admin", rest).await, documented, "{rest}");
-        assert_eq!(ids(&x7, "admin", rest).await, field, "{rest}");
+        assert_eq!(ids(&x7, "admin", rest).await, x7_ids, "{rest}");
     }
 }
 
 #[tokio::test]
-async fn a_page_at_a_time() {
+async fn paging() {
     let server = server().await;
     for (rest, expected) in [
         ("&per_page=3", "6 4 2"),
@@ -231,22 +231,22 @@ async fn a_page_at_a_time() {
     }
 }
 
-/// Balances are in the system's currency, whoever asks: an X7 server's too.
+/// Balances are in the system's currency for every user, in x7 too.
 #[tokio::test]
-async fn in_whose_currency() {
+async fn balances_are_in_the_system_currency() {
     let (server, x7) = (server().await, x7_server().await);
     for server in [&server, &x7] {
         server.execute("update users set currency_id = 2").await;
-        assert_eq!(ask(server, "admin", "&number=100001").await.element_texts("card_balance"), ["7.0"]);
+        assert_eq!(send(server, "admin", "&number=100001").await.element_texts("card_balance"), ["7.0"]);
     }
 }
 
-/// Twenty thousand cards cost as many round trips as one: one for them, and the transaction's two.
+/// Twenty thousand cards take as many round trips as one card: one for the cards, and two for the transaction.
 #[tokio::test]
-async fn one_query_however_many_cards() {
-    let tap = CountingProxy::new().await;
+async fn round_trips_are_independent_of_the_number_of_cards() {
+    let proxy = CountingProxy::new().await;
     let server = server_with_connect_options(
-        tap.connect_options(&postgres::create_database(FIXTURE_SQL).await),
+        proxy.connect_options(&postgres::create_database(FIXTURE_SQL).await),
         &[("cache", "on")],
     )
     .await;
@@ -258,25 +258,25 @@ async fn one_query_however_many_cards() {
         )
         .await;
     let many = async || {
-        let reply = ask(&server, "admin", "&number=1______").await;
+        let reply = send(&server, "admin", "&number=1______").await;
         let numbers = reply.element_texts("card_number");
         assert_eq!((numbers.len(), reply.header("content-length")), (20_000, None));
         assert!(numbers[..10_000].is_sorted() && numbers[10_000..].is_sorted());
         assert_eq!(reply.body.matches("<cards>").count(), 2);
     };
     let one = async || {
-        let reply = ask(&server, "admin", "&pin=5010000").await;
+        let reply = send(&server, "admin", "&pin=5010000").await;
         assert_eq!(reply.element_texts("card_number"), ["1010000"]);
         assert!(reply.header("content-length").is_some());
     };
-    // Nobody waits for the transaction's end, which may come late.
-    let (many, one) = (tap.min_round_trips(&server, many).await, tap.min_round_trips(&server, one).await);
+    // The reply doesn't wait for the end of the transaction, so that its round trip isn't always counted.
+    let (many, one) = (proxy.min_round_trips(&server, many).await, proxy.min_round_trips(&server, one).await);
     assert!(many <= 3 && one <= 3, "{many} {one}");
 }
 
-/// What is looked for by its number, PIN or caller id is found by an index; all cards come in the order of one, unsorted.
+/// A search by number, PIN or caller id uses an index. The list of all cards is read in index order, without a sort.
 #[tokio::test]
-async fn how_cards_are_found() {
+async fn searches_use_indexes() {
     let server = server().await;
     server
         .execute(
@@ -287,21 +287,21 @@ async fn how_cards_are_found() {
         .await;
     const ALL: &str =
         "force_custom_plan; set enable_seqscan = on; set enable_bitmapscan = on; set enable_hashjoin = on";
-    let nothing = ["null"; 16];
-    for (place, index) in [(1, "cards_number"), (3, "cards_pin"), (5, "cards_callerid")] {
-        let mut search = nothing;
-        search[place] = "'1000500'";
+    let all_null = ["null"; 16];
+    for (position, index) in [(1, "cards_number"), (3, "cards_pin"), (5, "cards_callerid")] {
+        let mut search = all_null;
+        search[position] = "'1000500'";
         let plan = server.query_plan(&["to_char(c.first_use"], ALL, &search).await;
         assert!(plan.contains(&format!("Index Scan using {index} on cards")), "{plan}");
     }
-    let plan = server.query_plan(&["to_char(c.first_use"], ALL, &nothing).await;
+    let plan = server.query_plan(&["to_char(c.first_use"], ALL, &all_null).await;
     assert!(plan.contains("Index Scan using cards_group_number on cards"), "{plan}");
     assert!(!plan.contains("Sort"), "{plan}");
 }
 
-/// Clients that don't read their lists hold no more than their share of the connections.
+/// Clients that don't read their lists hold only a limited number of the database connections.
 #[tokio::test]
-async fn slow_readers_cost_others_nothing() {
+async fn slow_readers_hold_a_limited_number_of_connections() {
     let server = server_with_settings(&[("database_connections", "4"), ("database_acquire_timeout_ms", "2000")]).await;
     server
         .execute("insert into cards (cardgroup_id, number, pin) select 11, (1000000 + i)::text, (5000000 + i)::text from generate_series(1, 20000) i")
@@ -323,9 +323,9 @@ async fn slow_readers_cost_others_nothing() {
     assert_eq!(ids(&server, "reseller", "").await, "12 13");
 }
 
-/// A client that goes away leaves nothing running, and its connection to nobody.
+/// When a client disconnects during a list, the query stops and its database connection is closed.
 #[tokio::test]
-async fn a_client_may_stop_reading() {
+async fn disconnect_stops_the_query() {
     let server = server_with_settings(&[("database_connections", "2")]).await;
     server
         .execute("insert into cards (cardgroup_id, number, pin) select 11, (1000000 + i)::text, (5000000 + i)::text from generate_series(1, 50000) i")
@@ -336,11 +336,11 @@ async fn a_client_may_stop_reading() {
         let response = server.router.clone().oneshot(request).await.unwrap();
         let mut body = response.into_body().into_data_stream();
         assert!(!body.next().await.unwrap().unwrap().is_empty());
-        let reading = "select pid from pg_stat_activity where datname = current_database() and state = 'active' and query like '%c.first_use%'
+        let list_query = "select pid from pg_stat_activity where datname = current_database() and state = 'active' and query like '%c.first_use%'
             and pid <> pg_backend_pid()";
-        let [pid] = &server.rows(reading).await[..] else { panic!("nobody reads") };
+        let [pid] = &server.rows(list_query).await[..] else { panic!("no active list query") };
         drop(body);
-        // Nobody reads the rest for nothing: its connection ends.
+        // The server closes the connection instead of reading the remaining rows.
         while !server.rows(&format!("select pid from pg_stat_activity where pid = {pid}")).await.is_empty() {
             tokio::task::yield_now().await;
         }

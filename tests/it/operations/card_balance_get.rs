@@ -4,21 +4,21 @@ use crate::harness::{Reply, Server, hash, server, x7_server};
 
 const GET: &str = "card_balance_get";
 
-async fn ask(server: &Server, user: &str, number: &str) -> Reply {
+async fn send(server: &Server, user: &str, number: &str) -> Reply {
     let key = if user == "reseller" { "reskey" } else { "secret" };
     let form = format!("u={user}&number={}&hash={}", number.replace(' ', "+").replace('%', "%25"), hash(number, key));
     server.post(GET, &form).await
 }
 
 #[track_caller]
-fn is_refused(reply: &Reply, words: &str) {
-    reply.assert_body(&format!("<page>\n  <error>{words}</error>\n</page>"));
+fn assert_error(reply: &Reply, message: &str) {
+    reply.assert_body(&format!("<page>\n  <error>{message}</error>\n</page>"));
 }
 
 #[tokio::test]
-async fn shows_what_is_left() {
+async fn shows_the_balance() {
     let server = server().await;
-    ask(&server, "admin", "700001").await.assert_body(
+    send(&server, "admin", "700001").await.assert_body(
         r"
         <page>
           <calling_card>
@@ -35,68 +35,69 @@ async fn shows_what_is_left() {
         ("1111110999", "1000000", "1000000.0"),
     ] {
         server.execute(&format!("update cards set balance = {balance} where number = '{number}'")).await;
-        assert_eq!(ask(&server, "admin", number).await.element_texts("balance"), [shown], "{number}");
+        assert_eq!(send(&server, "admin", number).await.element_texts("balance"), [shown], "{number}");
     }
 }
 
 #[tokio::test]
-async fn errors_in_their_order() {
+async fn errors_in_documented_order() {
     let (server, x7) = (server().await, x7_server().await);
     for server in [&server, &x7] {
         server.post(GET, "u=user&number=99").await.assert_body("<status>\n  <error>Incorrect hash</error>\n</status>");
-        for user in ["nobody", ""] {
-            is_refused(&ask(server, user, "99").await, "User was not found");
+        for user in ["unknown", ""] {
+            assert_error(&send(server, user, "99").await, "User was not found");
         }
         for user in ["accountant", "accountant_zero", "user", "partner", "reseller_none"] {
-            is_refused(&ask(server, user, "99").await, "You are not authorized to use this functionality");
+            assert_error(&send(server, user, "99").await, "You are not authorized to use this functionality");
         }
         for number in ["99", "", "%", "70000_", "700001x", " 700001", "0700001", "'"] {
-            is_refused(&ask(server, "admin", number).await, "Calling Card was not found");
+            assert_error(&send(server, "admin", number).await, "Calling Card was not found");
         }
-        is_refused(&server.post_signed(GET, "u=admin", "").await, "Calling Card was not found");
-        // Reading is enough for a reseller, who sees only what is the reseller's own.
+        assert_error(&server.post_signed(GET, "u=admin", "").await, "Calling Card was not found");
+        // The right to read is enough for a reseller. A reseller sees only own cards.
         server
             .execute("update cards set owner_id = 3 where id = 12; update cards set owner_id = 4 where id = 13")
             .await;
-        assert_eq!(ask(server, "reseller", "120001").await.element_texts("balance"), ["5.0"]);
-        assert_eq!(ask(server, "reseller_read", "120002").await.element_texts("currency"), ["USD"]);
-        is_refused(&ask(server, "reseller", "120002").await, "Calling Card was not found");
-        is_refused(&ask(server, "reseller", "700001").await, "Calling Card was not found");
-        // Spaces behind a number don't matter.
-        assert_eq!(ask(server, "admin", "700001  ").await.element_texts("balance"), ["1.366026910730141"]);
+        assert_eq!(send(server, "reseller", "120001").await.element_texts("balance"), ["5.0"]);
+        assert_eq!(send(server, "reseller_read", "120002").await.element_texts("currency"), ["USD"]);
+        assert_error(&send(server, "reseller", "120002").await, "Calling Card was not found");
+        assert_error(&send(server, "reseller", "700001").await, "Calling Card was not found");
+        // Trailing spaces of a number are ignored.
+        assert_eq!(send(server, "admin", "700001  ").await.element_texts("balance"), ["1.366026910730141"]);
     }
     server.post(GET, "u=user&number=99").await.assert_status_error("Incorrect hash");
 }
 
-/// The system's currency, whoever asks; a balance that is missing is 0, but for an X7 server, which shows none.
+/// The balance is in the system's currency for every user. A missing balance is shown as 0; an X7 server shows an empty
+/// element.
 #[tokio::test]
-async fn in_which_currency_and_without_a_balance() {
+async fn system_currency_and_missing_balance() {
     let (server, x7) = (server().await, x7_server().await);
     for (server, missing) in [(&server, "<balance>0.0</balance>"), (&x7, "<balance/>")] {
         server.execute("update users set currency_id = 2").await;
-        let reply = ask(server, "admin", "700001").await;
+        let reply = send(server, "admin", "700001").await;
         assert_eq!(
             (reply.element_texts("balance"), reply.element_texts("currency")),
             (vec!["1.366026910730141"], vec!["USD"])
         );
-        assert!(ask(server, "admin", "120002").await.body.contains(missing));
+        assert!(send(server, "admin", "120002").await.body.contains(missing));
     }
 }
 
-/// Of a deleted card and a new one with the same number the new one is meant.
+/// If a deleted card and another card have the same number, the card that isn't deleted is shown.
 #[tokio::test]
-async fn a_number_that_was_used_before() {
+async fn card_that_is_not_deleted_wins_over_a_deleted_one() {
     let server = server().await;
     server
         .execute("insert into cards (id, cardgroup_id, number, pin, balance, hidden) values (50, 11, '555555', 'a', 1, 1), (51, 7, '555555', 'b', 2, 0)")
         .await;
-    assert_eq!(ask(&server, "admin", "555555").await.element_texts("balance"), ["2.0"]);
+    assert_eq!(send(&server, "admin", "555555").await.element_texts("balance"), ["2.0"]);
     server.execute("delete from cards where id = 51").await;
-    assert_eq!(ask(&server, "admin", "555555").await.element_texts("balance"), ["1.0"]);
+    assert_eq!(send(&server, "admin", "555555").await.element_texts("balance"), ["1.0"]);
     let plan =
-        server.query_plan(&["select 1 as place, id, balance"], "force_generic_plan", &["'555555'", "null"]).await;
+        server.query_plan(&["select 1 as priority, id, balance"], "force_generic_plan", &["'555555'", "null"]).await;
     server.execute("insert into cards (cardgroup_id, number, pin) select 11, i::text, i::text from generate_series(1000000, 1050000) i; analyze").await;
     let large =
-        server.query_plan(&["select 1 as place, id, balance"], "force_generic_plan", &["'555555'", "null"]).await;
+        server.query_plan(&["select 1 as priority, id, balance"], "force_generic_plan", &["'555555'", "null"]).await;
     assert!(!large.contains("Seq Scan"), "{plan}\n{large}");
 }

@@ -8,7 +8,7 @@ use crate::harness::{
 const GET: &str = "card_group_get";
 
 #[tokio::test]
-async fn shows_what_a_shop_wants_to_know() {
+async fn shows_the_group() {
     let server = server().await;
     server
         .execute("update cardgroups set price = 10.0840336134454, description = 'Ten <dollars> & more' where id = 6")
@@ -30,7 +30,7 @@ async fn shows_what_a_shop_wants_to_know() {
         </page>
     ",
     );
-    // By its old name, with the id in the path; a reseller's own group.
+    // The older name with the id in the path, for a reseller's own group.
     let path = format!("/api/show_calling_card_group/12.xml?u=reseller&hash={}", hash("12", "reskey"));
     let reply = server.get(&path).await;
     assert_eq!(
@@ -40,27 +40,27 @@ async fn shows_what_a_shop_wants_to_know() {
 }
 
 #[tokio::test]
-async fn errors_in_their_order() {
+async fn errors_in_documented_order() {
     let server = server().await;
-    server.post(GET, "u=nobody&id=99").await.assert_status_error("Bad login");
+    server.post(GET, "u=unknown&id=99").await.assert_status_error("Bad login");
     server.post(GET, "u=user&id=99").await.assert_status_error("Incorrect hash");
     for user in ["user", "partner", "accountant_zero", "reseller_read"] {
         server.post_signed(GET, &format!("u={user}&id=99"), "99").await.assert_status_error("Access Denied");
     }
-    // Missing, none at all, hidden, another owner's, beyond every id.
+    // Missing, not an id, hidden, another owner's, unknown, larger than any id.
     for id in ["", "0", "-6", "VFT", "8", "12", "99", "99999999999999999999"] {
         server.post_signed(GET, &format!("u=admin&id={id}"), id).await.assert_page_error("Cardgroup was not found");
     }
     server.post_signed(GET, "u=admin", "").await.assert_page_error("Cardgroup was not found");
     let hashed = hash("6", "reskey");
     server.post(GET, &format!("u=reseller&id=6&hash={hashed}")).await.assert_page_error("Cardgroup was not found");
-    // Read as far as the digits go.
+    // Only the leading number is read.
     assert_eq!(server.post_signed(GET, "u=accountant_read&id=+6x", " 6x").await.element_texts("name"), ["ten dollars"]);
 }
 
-/// What is shown are the cards that a sale would find: not sold, hidden or retired ones.
+/// Counts the cards that a sale would find: not sold, hidden or retired ones.
 #[tokio::test]
-async fn free_cards_are_those_that_could_be_sold() {
+async fn free_cards_are_the_sellable_ones() {
     let server = server().await;
     let free = async || server.post_signed(GET, "u=admin&id=6", "6").await.element_texts("free_cards_size").concat();
     for (change, expected) in [
@@ -77,14 +77,14 @@ async fn free_cards_are_those_that_could_be_sold() {
 }
 
 #[tokio::test]
-async fn prices_are_nice_and_taxed() {
+async fn prices_are_rounded_and_taxed() {
     for (digits, price, group, expected) in [
         ("2", "0.125", 11, ["0.12", "0.12"]),
         ("2", "0.375", 11, ["0.38", "0.38"]),
         ("4", "100", 7, ["100.0000", "115.5000"]),
         ("0", "2.5", 6, ["2", "3"]),
         ("3", "10", 9, ["10.000", "12.600"]),
-        // Without a tax row the owner's taxes count: the admin's, none.
+        // A group without a tax row has its owner's taxes: the admin has none.
         ("2", "10", 10, ["10.00", "10.00"]),
         ("2", "null", 6, ["0.00", "0.00"]),
     ] {
@@ -103,9 +103,9 @@ async fn prices_are_nice_and_taxed() {
     }
 }
 
-/// An X7 server multiplies by the caller's currency rate, and labels with the system's.
+/// An X7 server multiplies the price by the rate of the caller's currency and names the system's currency.
 #[tokio::test]
-async fn in_whose_currency() {
+async fn x7_converts_the_price_to_the_callers_currency() {
     let (server, x7) = (server().await, x7_server().await);
     for (server, price) in [(&server, "10.00"), (&x7, "7.44")] {
         server.execute("update cardgroups set price = 10; update users set currency_id = 2").await;
@@ -115,7 +115,7 @@ async fn in_whose_currency() {
 }
 
 #[tokio::test]
-async fn an_x7_server_gives_a_group_the_tax_row_that_it_lacks() {
+async fn x7_adds_the_missing_tax_row() {
     let (server, x7) = (server().await, x7_server().await);
     for (server, taxes) in [(&server, "4|999"), (&x7, "5|101")] {
         server.post_signed(GET, "u=admin&id=10", "10").await;
@@ -127,7 +127,7 @@ async fn an_x7_server_gives_a_group_the_tax_row_that_it_lacks() {
 }
 
 #[tokio::test]
-async fn no_image_and_another_prefix() {
+async fn image_link_without_image_and_with_another_prefix() {
     let server = server_with_settings(&[("prefix", "/shop")]).await;
     server.execute("update cardgroups set image = null where id = 6").await;
     assert_eq!(server.post_signed(GET, "u=admin&id=6", "6").await.element_texts("iamge_link"), Vec::<&str>::new());
@@ -136,14 +136,14 @@ async fn no_image_and_another_prefix() {
 }
 
 #[tokio::test]
-async fn one_round_trip() {
-    let tap = CountingProxy::new().await;
+async fn takes_one_round_trip() {
+    let proxy = CountingProxy::new().await;
     let server = server_with_connect_options(
-        tap.connect_options(&postgres::create_database(FIXTURE_SQL).await),
+        proxy.connect_options(&postgres::create_database(FIXTURE_SQL).await),
         &[("cache", "on")],
     )
     .await;
-    let ask =
+    let get =
         async || assert_eq!(server.post_signed(GET, "u=accountant&id=6", "6").await.element_texts("name").len(), 1);
-    assert_eq!(tap.min_round_trips(&server, ask).await, 1);
+    assert_eq!(proxy.min_round_trips(&server, get).await, 1);
 }

@@ -2,13 +2,14 @@
 
 use crate::harness::{Reply, Server, hash, server, x7_server};
 
-const CREATE: &str = "cc_group_create";
-/// The groups and tax rows that the world begins with.
-const NOTHING_NEW: &str = "select (select count(*) from cardgroups) g, (select count(*) from taxes) t";
-const NOTHING: &[&str] = &["7|4"];
+pub const CREATE: &str = "cc_group_create";
+/// Counts groups and tax rows.
+pub const ROW_COUNTS: &str = "select (select count(*) from cardgroups) g, (select count(*) from taxes) t";
+/// The counts before a request.
+pub const UNCHANGED: &[&str] = &["7|4"];
 
-/// Parameters of which each is wrong.
-pub const WRONG: &[(&str, &str)] = &[
+/// A set of parameters that are all invalid.
+pub const INVALID_VALUES: &[(&str, &str)] = &[
     ("compound_tax", "2"),
     ("tax2_enabled", "x"),
     ("tax3_enabled", "-1"),
@@ -37,7 +38,7 @@ pub const WRONG: &[(&str, &str)] = &[
     ("ghost_balance_perc", "x"),
     ("daily_charge", "1000000000000000"),
 ];
-/// The errors in their order; each row mends what it was refused for.
+/// The errors in documented order: the message, the parameter that causes it, and a value that passes this check.
 pub const ERRORS: &[(&str, &str, &str)] = &[
     ("Compound TAX enabling value is incorrect format", "compound_tax", "0"),
     ("TAX 2 enabling value is incorrect format", "tax2_enabled", "1"),
@@ -72,7 +73,7 @@ pub const ERRORS: &[(&str, &str, &str)] = &[
     ("Invalid daily charge", "daily_charge", "0.1"),
 ];
 
-async fn world(server: &Server) {
+pub async fn insert_fixtures(server: &Server) {
     server
         .execute(
             "insert into tariffs (id, name, owner_id) values (1, 'one', 0), (2, 'two', 3), (3, 'three', 4);
@@ -85,25 +86,25 @@ async fn world(server: &Server) {
         .await;
 }
 
-/// Asks with the hash over the name alone.
-async fn ask(server: &Server, user: &str, name: &str, rest: &str) -> Reply {
+/// Sends a request with the hash over the name alone.
+pub async fn send(server: &Server, user: &str, name: &str, rest: &str) -> Reply {
     let key = if user == "reseller" { "reskey" } else { "secret" };
     let form = format!("u={user}&name={}{rest}&hash={}", name.replace(' ', "+"), hash(name, key));
     server.post(CREATE, &form).await
 }
 
 #[track_caller]
-fn is_created(reply: &Reply) {
+pub fn assert_created(reply: &Reply) {
     reply.assert_body(
         "<page>\n  <status>\n    <success>Card Group was successfully created</success>\n  </status>\n</page>",
     );
 }
 
 #[tokio::test]
-async fn a_name_is_enough() {
+async fn name_alone_suffices() {
     let server = server().await;
-    world(&server).await;
-    is_created(&ask(&server, "admin", "new", "").await);
+    insert_fixtures(&server).await;
+    assert_created(&send(&server, "admin", "new", "").await);
     server
         .assert_rows(
             "select name, description, price, setup_fee, ghost_min_perc, daily_charge, tariff_id, lcr_id, vat_percent, number_length, pin_length,
@@ -126,16 +127,16 @@ async fn a_name_is_enough() {
 }
 
 #[tokio::test]
-async fn everything_that_can_be_said() {
+async fn every_parameter_is_stored() {
     let server = server().await;
-    world(&server).await;
+    insert_fixtures(&server).await;
     let rest = "&description=all+of+it&price_with_vat=127.05&setup_fee=1.5&ghost_min_perc=90.5&daily_charge=0.25&tariff_id=2&lcr_id=2\
                 &date_from=1893493230&date_till=1927884153&number_length=8&pin_length=5&location_id=2&valid_after_first_use=30\
                 &ghost_balance_perc=80&use_external_function=1&allow_loss_calls=1&tell_cents=1&tell_balance_in_currency=1&solo_pinless=1\
                 &disable_topup_from_cards_with_cid=1&disable_voucher=1&callerid_leave=1&currency=usd&tax1_name=VAT&tax2_name=Eco\
                 &total_tax_name=All&tax1_value=21&tax2_value=5&tax2_enabled=1&compound_tax=1&id=55&owner_id=9&hidden=1";
-    // The reseller counts in euros, of which the system's currency is worth 0.7441.
-    is_created(&ask(&server, "reseller", "new", rest).await);
+    // The reseller's amounts are in euros. The system's currency is worth 0.7441 euros.
+    assert_created(&send(&server, "reseller", "new", rest).await);
     server
         .assert_rows(
             "select name, description, price, setup_fee, ghost_min_perc, daily_charge, tariff_id, lcr_id, number_length, pin_length, location_id,
@@ -156,50 +157,42 @@ async fn everything_that_can_be_said() {
 }
 
 #[tokio::test]
-async fn an_x7_server_stores_the_price_as_it_was_given() {
-    let server = x7_server().await;
-    world(&server).await;
-    is_created(&ask(&server, "admin", "a", "&price_with_vat=121&tax1_value=21").await);
-    server.assert_rows("select price from cardgroups where id > 100", &["121.000000000000000"]).await;
-}
-
-#[tokio::test]
-async fn errors_in_their_order() {
+async fn errors_in_documented_order() {
     let server = server().await;
-    world(&server).await;
+    insert_fixtures(&server).await;
     server.execute("insert into cardgroups (name) values ('taken')").await;
-    let mut sent = WRONG.to_vec();
-    for (words, mended, value) in ERRORS {
+    let mut sent = INVALID_VALUES.to_vec();
+    for (message, corrected, value) in ERRORS {
         let name = sent.iter().find(|(name, _)| *name == "name").unwrap().1;
         let rest: String = sent
             .iter()
             .filter(|(name, _)| *name != "name")
             .map(|(name, value)| format!("&{name}={}", value.replace(' ', "+")))
             .collect();
-        ask(&server, "admin", name, &rest).await.assert_page_error(words);
-        sent.iter_mut().find(|(name, _)| name == mended).unwrap().1 = value;
+        send(&server, "admin", name, &rest).await.assert_page_error(message);
+        sent.iter_mut().find(|(name, _)| name == corrected).unwrap().1 = value;
     }
-    server.assert_rows(NOTHING_NEW, &["8|4"]).await;
+    server.assert_rows(ROW_COUNTS, &["8|4"]).await;
     let rest: String =
         sent.iter().filter(|(name, _)| *name != "name").map(|(name, value)| format!("&{name}={value}")).collect();
-    is_created(&ask(&server, "admin", "Taken", &rest).await);
-    // The tax row's values, in a row of its own.
+    assert_created(&send(&server, "admin", "Taken", &rest).await);
+    // The group has its own tax row with the values of tax row 2.
     server.assert_rows("select tax1_value, g.tax_id <> 2 as own from cardgroups g join taxes t on t.id = g.tax_id where g.name = 'Taken'", &["19.000000000000000|true"]).await;
 }
 
 #[tokio::test]
-async fn who_may_and_who_may_not() {
+async fn users_with_and_without_rights() {
     let (server, x7) = (server().await, x7_server().await);
     for server in [&server, &x7] {
-        world(server).await;
+        insert_fixtures(server).await;
         for user in ["admin", "accountant", "reseller"] {
-            is_created(&ask(server, user, &format!("of {user}"), "").await);
+            assert_created(&send(server, user, &format!("of {user}"), "").await);
         }
         for user in ["accountant_none", "reseller_read", "reseller_none"] {
-            ask(server, user, "new", "").await.assert_page_error("You are not authorized to use this functionality");
+            send(server, user, "new", "").await.assert_page_error("You are not authorized to use this functionality");
         }
         for user in ["user", "partner"] {
-            ask(server, user, "new", "").await.assert_page_error("Access Denied");
+            send(server, user, "new", "").await.assert_page_error("Access Denied");
         }
         server.post(CREATE, "u=user&name=new").await.assert_status_error("Incorrect hash");
         server
@@ -209,182 +202,43 @@ async fn who_may_and_who_may_not() {
             )
             .await;
     }
-    for user in ["nobody", ""] {
-        ask(&server, user, "new", "").await.assert_page_error("Access Denied");
-        ask(&x7, user, "new", "").await.assert_body("<page>\n  <error>Access Denied</error>\n</page>");
+    for user in ["unknown", ""] {
+        send(&server, user, "new", "").await.assert_page_error("Access Denied");
+        send(&x7, user, "new", "").await.assert_body("<page>\n  <error>Access Denied</error>\n</page>");
     }
-    // Financial data without calling cards: enough for an x7 server.
-    ask(&server, "accountant_zero", "new", "")
+    // x7 accepts the right to see financial data without the right to manage calling cards.
+    send(&server, "accountant_zero", "new", "")
         .await
         .assert_page_error("You are not authorized to use this functionality");
-    is_created(&ask(&x7, "accountant_zero", "new", "").await);
+    assert_created(&send(&x7, "accountant_zero", "new", "").await);
 }
 
 #[tokio::test]
-async fn a_reseller_may_not_use_what_is_the_admins() {
+async fn reseller_needs_own_tariff_lcr_and_location() {
     let server = server().await;
-    world(&server).await;
-    for (rest, words) in [
+    insert_fixtures(&server).await;
+    for (rest, message) in [
         ("&tariff_id=1", "Tariff was not found"),
         ("&lcr_id=1", "LCR was not found"),
         ("&location_id=1", "Location was not found"),
     ] {
-        ask(&server, "reseller", "new", rest).await.assert_page_error(words);
+        send(&server, "reseller", "new", rest).await.assert_page_error(message);
     }
-    // Unsaid, the first that is the reseller's own.
-    is_created(&ask(&server, "reseller", "new", "").await);
+    // Without the parameters: the reseller's own first tariff and LCR, and location 1.
+    assert_created(&send(&server, "reseller", "new", "").await);
     server.assert_rows("select tariff_id, lcr_id, location_id from cardgroups where id > 100", &["2|2|1"]).await;
     server.execute("delete from tariffs where owner_id = 3").await;
-    ask(&server, "reseller", "another", "").await.assert_page_error("Tariff was not found");
-}
-
-#[tokio::test]
-async fn the_currency() {
-    let (server, x7) = (server().await, x7_server().await);
-    for server in [&server, &x7] {
-        world(server).await;
-        server.execute("update users set currency_id = 4 where id = 6").await;
-    }
-    for (user, rest, documented, field) in [
-        ("admin", "", Some("USD"), Some("USD")),
-        ("accountant", "", Some("LTL"), Some("LTL")),
-        ("admin", "&currency=eur", Some("EUR"), Some("EUR")),
-        ("admin", "&tell_balance_in_currency=eur", Some("EUR"), Some("EUR")),
-        ("admin", "&tell_balance_in_currency=1&currency=Eur", Some("EUR"), Some("EUR")),
-        ("accountant", "&tell_balance_in_currency=0&currency=eur", Some("USD"), Some("USD")),
-        ("accountant", "&tell_balance_in_currency=1", Some("LTL"), Some("LTL")),
-        ("admin", "&currency=jpy", None, Some("JPY")),
-        ("admin", "&currency=XXX", None, None),
-        ("admin", "&currency=eur+", Some("EUR"), Some("EUR ")),
-    ] {
-        for (server, expected) in [(&server, documented), (&x7, field)] {
-            let reply = ask(server, user, "new", rest).await;
-            match expected {
-                None => reply.assert_page_error("Currency was not found"),
-                Some(currency) => {
-                    is_created(&reply);
-                    server
-                        .assert_rows("select tell_balance_in_currency from cardgroups where name = 'new'", &[currency])
-                        .await;
-                    server.execute("delete from cardgroups where name = 'new'").await;
-                }
-            }
-        }
-    }
-}
-
-#[tokio::test]
-async fn dates() {
-    let (server, x7) = (server().await, x7_server().await);
-    for server in [&server, &x7] {
-        world(server).await;
-    }
-    const FROM: (&str, &str) = ("Invalid date from", "Date from is incorrect format");
-    const TILL: (&str, &str) = ("Invalid date till", "Time till is incorrect format");
-    const ORDER: (&str, &str) = ("Date from is greater than date till", "Date from is greater than date till");
-    const FINE: (&str, &str) = ("", "");
-    for (rest, (documented, field)) in [
-        ("&date_from=0", FINE),
-        ("&date_from=", FINE),
-        ("&date_from=abc", FROM),
-        ("&date_from=+5", FROM),
-        ("&date_from=12.5", FROM),
-        ("&date_from=99999999999999999999", FROM),
-        ("&date_from=-1", (FROM.0, "")),
-        ("&date_till=-99999999999999999999", TILL),
-        ("&date_till=abc", TILL),
-        ("&date_till=0", ORDER),
-        ("&date_from=4000000000", ORDER),
-        ("&date_from=5&date_till=5", ("", ORDER.1)),
-        ("&date_from=6&date_till=5", ORDER),
-        ("&date_till=4102444799", FINE),
-    ] {
-        for (server, words) in [(&server, documented), (&x7, field)] {
-            let reply = ask(server, "admin", "new", rest).await;
-            if words.is_empty() {
-                assert!(reply.body.contains("successfully"), "{rest}: {}", reply.body);
-                server.execute("delete from cardgroups where name = 'new'").await;
-            } else {
-                assert_eq!(reply.element_texts("error"), [words], "{rest}");
-            }
-        }
-    }
-}
-
-#[tokio::test]
-async fn an_x7_server_reads_what_it_can() {
-    let server = x7_server().await;
-    world(&server).await;
-    ask(&server, "admin", "", "")
-        .await
-        .assert_body("<page>\n  <status>\n    <status>Card Group must have name</status>\n  </status>\n</page>");
-    let rest = "&setup_fee=-1.5x&ghost_min_perc=abc&daily_charge=1,5&price_with_vat=-3&number_length=31&pin_length=5.5&valid_after_first_use=abc";
-    is_created(&ask(&server, "admin", &"x".repeat(300), rest).await);
-    server
-        .assert_rows(
-            "select length(name), setup_fee, ghost_min_perc, daily_charge, price, number_length, pin_length, valid_after_first_use from cardgroups where id > 100",
-            &["255|-1.500000000000000|0.000000000000000|1.000000000000000|-3.000000000000000|31|5|0"],
-        )
-        .await;
-    ask(&server, "admin", "b", "&pin_length=.").await.assert_page_error("PIN length must be greater than 0");
-    ask(&server, "admin", "b", "&pin_length=-1").await.assert_page_error("PIN length can be between 1 and 30");
-    ask(&server, "admin", "b", "&pin_length=6_0").await.assert_page_error("PIN length must consist only of digits");
-    server.execute("delete from tariffs where id = 1").await;
-    ask(&server, "admin", "b", "").await.assert_page_error("Card Group must have name");
-}
-
-#[tokio::test]
-async fn long_and_strange_values_are_kept_or_refused_whole() {
-    let (server, x7) = (server().await, x7_server().await);
-    for server in [&server, &x7] {
-        world(server).await;
-    }
-    let long = "é".repeat(256);
-    ask(&server, "admin", &long, "").await.assert_page_error("Card Group name is too long");
-    ask(&server, "admin", "new", &format!("&description={long}")).await.assert_page_error("Description is too long");
-    ask(&server, "admin", "new", &format!("&tax3_name={long}")).await.assert_page_error("TAX name is too long");
-    ask(&server, "admin", "new", "&tax1_value=-100").await.assert_page_error("Invalid TAX value");
-    // Beyond every column: an x7 server has no words for it.
-    for beyond in ["1e15", "1e999999999", "9999999999999999", "-1e20"] {
-        ask(&x7, "admin", "new", &format!("&price_with_vat={beyond}"))
-            .await
-            .assert_page_error("Failed to make transaction");
-        ask(&server, "admin", "new", &format!("&price_with_vat={beyond}"))
-            .await
-            .assert_page_error("Invalid Price with TAX");
-    }
-    ask(&server, "admin", "new", "&tax1_value=1e40").await.assert_page_error("Failed to make transaction");
-    server.assert_rows(NOTHING_NEW, NOTHING).await;
-    x7.assert_rows(NOTHING_NEW, NOTHING).await;
-    let odd = "'; drop table cards; -- <&>\" 漢💳";
-    is_created(
-        &server
-            .post_signed(CREATE, "u=admin&name='%3B+drop+table+cards%3B+--+%3C%26%3E%22+漢💳&description=%0A", odd)
-            .await,
-    );
-    server.assert_rows("select name = '''; drop table cards; -- <&>\" 漢💳' and description = E'\\n' as same from cardgroups where id > 100", &["true"]).await;
-}
-
-/// In a currency that is worth nothing no price can be said.
-#[tokio::test]
-async fn a_price_in_a_worthless_currency_is_refused() {
-    let server = server().await;
-    world(&server).await;
-    server
-        .execute("update currencies set exchange_rate = 0 where id = 2; update users set currency_id = 2 where id = 0")
-        .await;
-    ask(&server, "admin", "new", "&price_with_vat=50").await.assert_page_error("Failed to make transaction");
-    is_created(&ask(&server, "admin", "new", "").await);
+    send(&server, "reseller", "another", "").await.assert_page_error("Tariff was not found");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_many_who_want_one_name_one_gets_it() {
+async fn concurrent_requests_for_one_name_create_one_group() {
     let server = server().await;
-    world(&server).await;
+    insert_fixtures(&server).await;
     let tasks: Vec<_> = (0..16)
         .map(|_| {
             let server = server.clone();
-            tokio::spawn(async move { ask(&server, "admin", "wanted", "").await })
+            tokio::spawn(async move { send(&server, "admin", "shared", "").await })
         })
         .collect();
     let mut created = 0;
@@ -392,21 +246,21 @@ async fn of_many_who_want_one_name_one_gets_it() {
         let reply = task.await.unwrap();
         match reply.element_texts("error")[..] {
             [] => created += 1,
-            [words] => assert_eq!(words, "Card Group name must be unique"),
+            [message] => assert_eq!(message, "Card Group name must be unique"),
             _ => panic!("{}", reply.body),
         }
     }
     assert_eq!(created, 1);
-    // Those who came too late left no tax row behind.
-    server.assert_rows(NOTHING_NEW, &["8|5"]).await;
+    // The refused requests left no tax rows.
+    server.assert_rows(ROW_COUNTS, &["8|5"]).await;
 }
 
 #[tokio::test]
-async fn a_new_group_sells_cards_with_the_right_balance_and_taxes() {
+async fn new_group_sells_cards_with_its_balance_and_taxes() {
     let server = server().await;
-    world(&server).await;
-    is_created(
-        &ask(&server, "reseller", "new", "&price_with_vat=12.1&tax1_value=21&number_length=4&pin_length=4").await,
+    insert_fixtures(&server).await;
+    assert_created(
+        &send(&server, "reseller", "new", "&price_with_vat=12.1&tax1_value=21&number_length=4&pin_length=4").await,
     );
     let group = server.rows("select id from cardgroups where name = 'new'").await.concat();
     server.execute(&format!("insert into cards (cardgroup_id, number, pin, balance) select id, '4711', '0815', price from cardgroups where id = {group}")).await;
@@ -414,7 +268,7 @@ async fn a_new_group_sells_cards_with_the_right_balance_and_taxes() {
         .post("card_from_group_sell", &format!("u=reseller&id={group}&curr=EUR&hash={}", hash(&group, "reskey")))
         .await;
     assert_eq!(reply.element_texts("number"), ["4711"]);
-    // Ten euros, and 21 % of them.
+    // Ten euros and 21 % tax.
     server
         .assert_rows(
             "select round(amount, 12) as amount, currency, round(tax, 12) as tax from payments",
@@ -422,7 +276,7 @@ async fn a_new_group_sells_cards_with_the_right_balance_and_taxes() {
         )
         .await;
 
-    // And through a caller id: 12.1 euros of the group's currency, the reseller's own, are ten without their taxes.
+    // By caller id: 12.1 in the group's currency, which is the reseller's (euros), are ten without taxes.
     let form = format!("u=reseller&callerid=900&cardgroup_id={group}&amount=12.1");
     let reply =
         server.post("card_by_cli_update", &format!("{form}&hash={}", hash(&format!("12.1900{group}"), "reskey"))).await;

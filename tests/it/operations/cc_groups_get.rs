@@ -5,12 +5,12 @@ use crate::harness::{FIXTURE_SQL, Reply, Server, hash, postgres, server, server_
 
 const GET: &str = "cc_groups_get";
 
-async fn ask(server: &Server, user: &str, rest: &str) -> Reply {
+async fn send(server: &Server, user: &str, rest: &str) -> Reply {
     let key = if user == "reseller" { "reskey" } else { "secret" };
     server.post(GET, &format!("u={user}{rest}&hash={}", hash("", key))).await
 }
 
-async fn world(server: &Server) {
+async fn insert_fixtures(server: &Server) {
     server
         .execute(
             "insert into tariffs (id, name, owner_id) values (1, 'Tariff <1>', 0), (2, 'Tariff 2', 3);
@@ -22,10 +22,10 @@ async fn world(server: &Server) {
 }
 
 #[tokio::test]
-async fn shows_all_there_is_to_a_group() {
+async fn shows_every_field_of_a_group() {
     let server = server().await;
-    world(&server).await;
-    ask(&server, "reseller", "").await.assert_body(
+    insert_fixtures(&server).await;
+    send(&server, "reseller", "").await.assert_body(
         r"
         <page>
           <cc_groups>
@@ -46,48 +46,51 @@ async fn shows_all_there_is_to_a_group() {
         </page>
     ",
     );
-    // Sold and hidden cards count too.
-    assert_eq!(ask(&server, "admin", "&cc_group_id=6").await.element_texts("group_cards_count"), ["6"]);
+    // The count includes sold and hidden cards.
+    assert_eq!(send(&server, "admin", "&cc_group_id=6").await.element_texts("group_cards_count"), ["6"]);
 }
 
 #[tokio::test]
-async fn the_admin_sees_every_group_and_others_their_owners() {
+async fn rights_and_visible_groups() {
     let (server, x7) = (server().await, x7_server().await);
     for server in [&server, &x7] {
-        world(server).await;
+        insert_fixtures(server).await;
         for (user, groups) in [
             ("admin", &["6", "7", "9", "10", "11", "12"][..]),
             ("accountant", &["6", "7", "9", "10", "11"]),
             ("accountant_read", &["6", "7", "9", "10", "11"]),
             ("reseller", &["12"]),
         ] {
-            assert_eq!(ask(server, user, "").await.element_texts("group_id"), groups, "{user}");
-            assert_eq!(ask(server, user, "&cc_group_id=").await.element_texts("group_id"), groups, "{user}");
+            assert_eq!(send(server, user, "").await.element_texts("group_id"), groups, "{user}");
+            assert_eq!(send(server, user, "&cc_group_id=").await.element_texts("group_id"), groups, "{user}");
         }
         for user in ["accountant_zero", "accountant_none", "reseller_read", "reseller_none"] {
-            ask(server, user, "").await.assert_page_error("You are not authorized to use this functionality");
+            send(server, user, "").await.assert_page_error("You are not authorized to use this functionality");
         }
-        for user in ["user", "partner", "nobody", ""] {
-            ask(server, user, "").await.assert_page_error("Access Denied");
+        for user in ["user", "partner", "unknown", ""] {
+            send(server, user, "").await.assert_page_error("Access Denied");
         }
         server.post(GET, "u=user&cc_group_id=x").await.assert_status_error("Incorrect hash");
-        // The LCR is named to whom it belongs: neither the reseller's to the admin, nor the admin's to an accountant.
-        assert_eq!(ask(server, "admin", "").await.element_texts("group_lcr"), ["Primary"; 5]);
-        assert_eq!(ask(server, "accountant", "").await.element_texts("group_lcr"), Vec::<&str>::new());
+        // The LCR is shown to its owner only: the admin doesn't see the reseller's, an accountant doesn't see the
+        // admin's.
+        assert_eq!(send(server, "admin", "").await.element_texts("group_lcr"), ["Primary"; 5]);
+        assert_eq!(send(server, "accountant", "").await.element_texts("group_lcr"), Vec::<&str>::new());
     }
-    assert_eq!(ask(&x7, "admin", "").await.element_texts("group_currency"), Vec::<&str>::new());
-    // The group without a tax row has one now.
+    assert_eq!(send(&x7, "admin", "").await.element_texts("group_currency"), Vec::<&str>::new());
+    // The x7 request added a tax row to the group without one.
     x7.assert_rows("select tax_id from cardgroups where id = 10", &["101"]).await;
     server.assert_rows("select tax_id from cardgroups where id = 10", &["999"]).await;
 }
 
 #[tokio::test]
-async fn one_group_by_its_id() {
+async fn filter_by_group_id() {
     let (server, x7) = (server().await, x7_server().await);
     for server in [&server, &x7] {
-        assert_eq!(ask(server, "admin", "&cc_group_id=012").await.element_texts("group_id"), ["12"]);
+        assert_eq!(send(server, "admin", "&cc_group_id=012").await.element_texts("group_id"), ["12"]);
         for id in ["abc", "1.5", "-6", "+6", "6x"] {
-            ask(server, "admin", &format!("&cc_group_id={id}")).await.assert_page_error("Wrong Calling Cards Group ID");
+            send(server, "admin", &format!("&cc_group_id={id}"))
+                .await
+                .assert_page_error("Wrong Calling Cards Group ID");
         }
         for (user, id) in [
             ("admin", "8"),
@@ -96,40 +99,40 @@ async fn one_group_by_its_id() {
             ("reseller", "6"),
             ("admin", "99999999999999999999"),
         ] {
-            let reply = ask(server, user, &format!("&cc_group_id={id}")).await;
+            let reply = send(server, user, &format!("&cc_group_id={id}")).await;
             reply.assert_page_error("Calling Cards Groups were not found");
         }
     }
-    // An X7 server is content with a line of digits.
-    ask(&server, "admin", "&cc_group_id=6%0Ax").await.assert_page_error("Wrong Calling Cards Group ID");
-    assert_eq!(ask(&x7, "admin", "&cc_group_id=6%0Ax").await.element_texts("group_id"), ["6"]);
+    // An X7 server accepts an id that has a line of digits.
+    send(&server, "admin", "&cc_group_id=6%0Ax").await.assert_page_error("Wrong Calling Cards Group ID");
+    assert_eq!(send(&x7, "admin", "&cc_group_id=6%0Ax").await.element_texts("group_id"), ["6"]);
 }
 
-/// Amounts are in the system's currency, whoever asks: an X7 server's too.
+/// Amounts are in the system's currency for every user, in x7 too.
 #[tokio::test]
-async fn prices_are_plain_and_in_the_systems_currency() {
+async fn prices_are_plain_decimals_in_the_system_currency() {
     let (server, x7) = (server().await, x7_server().await);
     for server in [&server, &x7] {
         server
             .execute("update users set currency_id = 2; update cardgroups set price = 1.366026910730141 where id = 7")
             .await;
         server.execute("update cardgroups set price = null, image = null where id = 6").await;
-        let reply = ask(server, "admin", "&cc_group_id=7").await;
+        let reply = send(server, "admin", "&cc_group_id=7").await;
         assert_eq!(reply.element_texts("group_price"), ["1.577761081893312855"]);
         assert_eq!(reply.element_texts("group_price_without_tax"), ["1.366026910730141"]);
-        let reply = ask(server, "admin", "&cc_group_id=6").await;
+        let reply = send(server, "admin", "&cc_group_id=6").await;
         assert_eq!(reply.element_texts("group_price"), ["0.0"]);
         assert!(reply.body.contains("      <group_image/>\n      <group_name>"), "{}", reply.body);
         assert!(reply.body.contains("      <group_tarrif/>\n      <group_price>"), "{}", reply.body);
     }
 }
 
-/// Ten thousand groups and twice as many cards: one round trip, and the reply comes in pieces.
+/// Ten thousand groups with twenty thousand cards take one round trip. The reply is streamed.
 #[tokio::test]
-async fn ten_thousand_groups_are_one_round_trip() {
-    let tap = CountingProxy::new().await;
+async fn ten_thousand_groups_take_one_round_trip() {
+    let proxy = CountingProxy::new().await;
     let server = server_with_connect_options(
-        tap.connect_options(&postgres::create_database(FIXTURE_SQL).await),
+        proxy.connect_options(&postgres::create_database(FIXTURE_SQL).await),
         &[("cache", "on")],
     )
     .await;
@@ -140,13 +143,13 @@ async fn ten_thousand_groups_are_one_round_trip() {
              analyze",
         )
         .await;
-    let ask = async || {
-        let reply = ask(&server, "admin", "").await;
+    let list = async || {
+        let reply = send(&server, "admin", "").await;
         let ids: Vec<i32> = reply.element_texts("group_id").iter().map(|id| id.parse().unwrap()).collect();
         assert_eq!(ids.len(), 10_006);
         assert!(ids.is_sorted());
         assert!(reply.element_texts("group_cards_count")[6..].iter().all(|count| *count == "2"));
         assert_eq!(reply.header("content-length"), None);
     };
-    assert_eq!(tap.min_round_trips(&server, ask).await, 1);
+    assert_eq!(proxy.min_round_trips(&server, list).await, 1);
 }

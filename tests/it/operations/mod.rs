@@ -1,14 +1,19 @@
-//! One file for each operation of the API.
+//! The API's operations, each in the file of its name; a second file of an operation has its topic as suffix. `money`
+//! covers all operations together.
 
 mod calling_card_update;
 mod calling_cards_create;
 mod calling_cards_get;
 mod card_balance_get;
 mod card_by_cli_update;
+mod card_by_cli_update_lookup;
+mod card_by_cli_update_money;
 mod card_from_group_sell;
+mod card_from_group_sell_money;
 mod card_group_get;
 mod card_payment_add;
-pub mod cc_group_create;
+mod cc_group_create;
+mod cc_group_create_values;
 mod cc_group_update;
 mod cc_groups_get;
 mod money;

@@ -1,4 +1,4 @@
-//! Money is neither made nor lost, whatever operations follow each other, or meet.
+//! Money is conserved by any sequence of operations and by operations that run at the same time.
 
 use std::str::FromStr;
 
@@ -7,15 +7,17 @@ use proptest::prelude::*;
 
 use crate::harness::{Server, hash, server_with_settings};
 
-/// Groups of the world with what an amount is divided by to become a balance: taxes, and the group's currency.
+/// Groups of the fixtures, each with the divisor that turns an amount into a balance: its tax factor times its currency
+/// rate.
 const GROUPS: [(i32, &str); 4] = [(6, "1.19"), (7, "0.85943550"), (9, "1.26"), (11, "1.0")];
 const CALLERIDS: [&str; 6] = ["700", "701", "702", "703", "555", "556"];
 const PINS: [&str; 8] = ["", "", "1001", "1002", "1003", "0042", "7001", "9001"];
-/// Numbers of cards, with what their groups' taxes make of 1.
+/// Card numbers, each with the tax factor of its group.
 const NUMBERS: [(&str, &str); 4] =
     [("1111111000", "1.19"), ("1111111001", "1.19"), ("700001", "1.155"), ("900001", "1.26")];
 const AMOUNTS: [&str; 7] = ["0", "1", "0.01", "19.99", "0.000000000000007", "33.333333333333333", "123456.789"];
-const MONEY: &str = "select ((select sum(balance) from cards) + (select sum(balance) from users))::text as money";
+const TOTAL_BALANCE: &str =
+    "select ((select sum(balance) from cards) + (select sum(balance) from users))::text as money";
 
 #[derive(Debug, Clone)]
 enum Request {
@@ -40,7 +42,7 @@ fn request() -> impl Strategy<Value = Request> {
     ]
 }
 
-async fn world(connections: &str) -> Server {
+async fn server_with_fixtures(connections: &str) -> Server {
     let server = server_with_settings(&[("database_connections", connections)]).await;
     server
         .execute(
@@ -56,9 +58,9 @@ async fn world(connections: &str) -> Server {
     server
 }
 
-/// Sends a request; what it added to all balances, by our own arithmetic.
+/// Sends a request. Returns what it adds to the sum of all balances, computed independently of the server.
 async fn send(server: &Server, request: &Request, number: usize) -> BigDecimal {
-    let nothing = BigDecimal::from(0);
+    let zero = BigDecimal::from(0);
     match request {
         Request::ByCallerId { callerid, pin, group, amount } => {
             let (callerid, pin, amount) = (CALLERIDS[*callerid], PINS[*pin], AMOUNTS[*amount]);
@@ -68,7 +70,7 @@ async fn send(server: &Server, request: &Request, number: usize) -> BigDecimal {
             let reply = server.post("card_by_cli_update", &format!("{form}&hash={}", hash(&hashed, "secret"))).await;
             assert_eq!(reply.status, 200, "{}", reply.body);
             if reply.body.contains("<error>") || !pin.is_empty() {
-                return nothing;
+                return zero;
             }
             let divisor = match reply.element_texts("cardgroup_id")[..] {
                 [group] => GROUPS.iter().find(|(id, _)| id.to_string() == group).unwrap().1,
@@ -86,26 +88,26 @@ async fn send(server: &Server, request: &Request, number: usize) -> BigDecimal {
                     &format!("{group}{quantity}"),
                 )
                 .await;
-            nothing
+            zero
         }
         Request::Pay { number, amount, euros } => {
-            let ((card, taxes), amount) = (NUMBERS[*number], AMOUNTS[*amount]);
+            let ((card, tax_factor), amount) = (NUMBERS[*number], AMOUNTS[*amount]);
             let currency = if *euros { "EUR" } else { "USD" };
             let form = format!("u=admin&description=paid&number={card}&amount={amount}&currency={currency}");
             let reply = server.post_signed("card_payment_add", &form, &format!("paid{card}{amount}{currency}")).await;
             assert_eq!(reply.status, 200, "{}", reply.body);
             if reply.body.contains("<error>") {
-                return nothing;
+                return zero;
             }
             let decimal = |text| BigDecimal::from_str(text).unwrap().with_scale(60);
-            let divisor = decimal(taxes) * decimal(if *euros { "0.7441" } else { "1" });
+            let divisor = decimal(tax_factor) * decimal(if *euros { "0.7441" } else { "1" });
             (decimal(amount) / divisor).with_scale_round(15, RoundingMode::HalfUp)
         }
         Request::Rename { card, number } => {
             let form = format!("u=admin&card_id={card}&name={number}&callerid=9{number}");
             let reply = server.post_signed("calling_card_update", &form, &card.to_string()).await;
             assert_eq!(reply.status, 200, "{}", reply.body);
-            nothing
+            zero
         }
         Request::MakeGroup => {
             let name = format!("group {number}");
@@ -113,23 +115,23 @@ async fn send(server: &Server, request: &Request, number: usize) -> BigDecimal {
                 .post_signed("cc_group_create", &format!("u=admin&name=group+{number}&price_with_vat=10"), &name)
                 .await;
             assert!(reply.body.contains("successfully"), "{}", reply.body);
-            nothing
+            zero
         }
         Request::MakeTariff => {
             let name = format!("tariff {number}");
             let reply =
                 server.post_signed("tariff_wholesale_update", &format!("u=admin&name=tariff+{number}"), &name).await;
             assert_eq!(reply.element_texts("status"), ["ok"]);
-            nothing
+            zero
         }
     }
 }
 
-async fn money(server: &Server) -> BigDecimal {
-    BigDecimal::from_str(&server.rows(MONEY).await.concat()).unwrap()
+async fn total_balance(server: &Server) -> BigDecimal {
+    BigDecimal::from_str(&server.rows(TOTAL_BALANCE).await.concat()).unwrap()
 }
 
-/// An auditor that knows nothing of the operations.
+/// Checks the database after the requests, independently of the operations.
 async fn audit(server: &Server, added: &BigDecimal) {
     server.assert_rows("select * from card_stock_differences", &[]).await;
     server
@@ -142,8 +144,8 @@ async fn audit(server: &Server, added: &BigDecimal) {
             &[],
         )
         .await;
-    // What the payments say came in, back in the system's currency: each is rounded once. Those that were paid by number say
-    // what was sent, taxes included.
+    // The sum of all payments, converted to the system's currency. Each payment is rounded once. Payments by card
+    // number include taxes.
     let paid = server
         .rows(
             "select coalesce(sum(case when description = 'paid' then amount * amount / (amount + tax) else amount end
@@ -154,24 +156,24 @@ async fn audit(server: &Server, added: &BigDecimal) {
     let (paid, count) = paid.split_once('|').unwrap();
     let difference = (BigDecimal::from_str(paid).unwrap() - added).abs();
     let tolerance = BigDecimal::new((i64::from_str(count).unwrap() + 1).into(), 15) * 2;
-    assert!(difference <= tolerance, "payments say {paid}, balances grew by {added}");
+    assert!(difference <= tolerance, "payments add up to {paid}, balances grew by {added}");
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 12, max_shrink_iters: 40, ..ProptestConfig::default() })]
 
     #[test]
-    fn balances_change_by_what_was_paid_to_the_last_decimal(requests in proptest::collection::vec(request(), 1..50)) {
+    fn balances_change_by_exactly_the_paid_amounts(requests in proptest::collection::vec(request(), 1..50)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let server = world("2").await;
-            let mut expected = money(&server).await;
+            let server = server_with_fixtures("2").await;
+            let mut expected = total_balance(&server).await;
             let mut added = BigDecimal::from(0);
             for (number, request) in requests.iter().enumerate() {
-                let plus = send(&server, request, number).await;
-                expected += &plus;
-                added += &plus;
-                assert_eq!(money(&server).await, expected.with_scale(15), "after {request:?}, number {number}");
+                let change = send(&server, request, number).await;
+                expected += &change;
+                added += &change;
+                assert_eq!(total_balance(&server).await, expected.with_scale(15), "after {request:?}, number {number}");
             }
             audit(&server, &added).await;
             server.close().await;
@@ -179,37 +181,37 @@ proptest! {
     }
 }
 
-/// Hundreds of pairs of requests for one caller id, or for each other's cards, at the same moment.
+/// Runs 300 pairs of concurrent requests for one caller id, or for each other's cards.
 #[tokio::test(flavor = "multi_thread")]
-async fn two_at_once_never_make_two_cards_lose_money_or_lock_each_other_out() {
+async fn concurrent_pairs_conserve_money_and_do_not_deadlock() {
     use proptest::strategy::ValueTree;
     use proptest::test_runner::TestRunner;
 
     let mut runner = TestRunner::default();
-    let server = world("8").await;
-    let mut expected = money(&server).await;
+    let server = server_with_fixtures("8").await;
+    let mut expected = total_balance(&server).await;
     let mut added = BigDecimal::from(0);
     for number in 0..300 {
         let one = request().new_tree(&mut runner).unwrap().current();
         let other = request().new_tree(&mut runner).unwrap().current();
         let (one, other) = match (one, other) {
-            // Mostly the same caller id; now and then two whose cards are each other's.
+            // Three of four pairs use the same caller id. The others are unrelated, or use each other's cards.
             (
                 Request::ByCallerId { callerid, pin, group, amount },
-                Request::ByCallerId { pin: second, amount: more, .. },
+                Request::ByCallerId { pin: other_pin, amount: other_amount, .. },
             ) if number % 4 > 0 => (
                 Request::ByCallerId { callerid, pin, group, amount },
-                Request::ByCallerId { callerid, pin: second, group, amount: more },
+                Request::ByCallerId { callerid, pin: other_pin, group, amount: other_amount },
             ),
             pair => pair,
         };
         let (first, second) = (server.clone(), server.clone());
         let first = tokio::spawn(async move { send(&first, &one, 2 * number).await });
         let second = tokio::spawn(async move { send(&second, &other, 2 * number + 1).await });
-        let plus = first.await.unwrap() + second.await.unwrap();
-        expected += &plus;
-        added += &plus;
-        // Fresh stock and fresh PINs, so that no row of the tables runs dry.
+        let change = first.await.unwrap() + second.await.unwrap();
+        expected += &change;
+        added += &change;
+        // New stock and new PINs, so that every kind of request stays possible.
         server
             .execute(
                 "update cards set callerid = null where callerid is not null and random() < 0.2;
@@ -221,7 +223,7 @@ async fn two_at_once_never_make_two_cards_lose_money_or_lock_each_other_out() {
             .await;
         server.execute("update cards set pin = null where retired_at is not null").await;
     }
-    assert_eq!(money(&server).await, expected.with_scale(15));
+    assert_eq!(total_balance(&server).await, expected.with_scale(15));
     audit(&server, &added).await;
     server
         .assert_rows("select callerid from cards where callerid <> '' group by callerid having count(*) > 1", &[])

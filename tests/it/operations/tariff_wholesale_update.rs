@@ -5,7 +5,7 @@ use crate::harness::{Reply, Server, hash, server, x7_server};
 const UPDATE: &str = "tariff_wholesale_update";
 const TARIFFS: &str = "select id, name, purpose, owner_id, currency, code_deck_id from tariffs order by id";
 
-async fn world(server: &Server) {
+async fn insert_fixtures(server: &Server) {
     server
         .execute(
             "insert into tariffs (id, name, purpose, owner_id, currency, last_update_date) values
@@ -18,8 +18,8 @@ async fn world(server: &Server) {
         .await;
 }
 
-/// Asks with the hash over name, then currency, then id, as the long list has it.
-async fn ask(server: &Server, user: &str, id: &str, name: &str, currency: &str) -> Reply {
+/// Sends a request with the hash over name, id and currency. The value `-` leaves a parameter out.
+async fn send(server: &Server, user: &str, id: &str, name: &str, currency: &str) -> Reply {
     let mut form = format!("u={user}");
     let mut hashed = String::new();
     for (parameter, value) in [("name", name), ("id", id), ("currency", currency)] {
@@ -35,29 +35,29 @@ async fn ask(server: &Server, user: &str, id: &str, name: &str, currency: &str) 
         .await
 }
 
-fn is_created(reply: &Reply) {
+fn assert_created(reply: &Reply) {
     let id = reply.element_texts("tariff_id")[0];
     reply.assert_body(&format!("<page>\n  <status>ok</status>\n  <tariff_id>{id}</tariff_id>\n</page>"));
 }
 
 #[track_caller]
-fn is_updated(reply: &Reply) {
+fn assert_updated(reply: &Reply) {
     reply.assert_body("<page>\n  <status>ok</status>\n</page>");
 }
 
 #[track_caller]
-fn is_error(reply: &Reply, words: &str) {
-    reply.assert_body(&format!("<page>\n  <error>{words}</error>\n</page>"));
+fn assert_error(reply: &Reply, message: &str) {
+    reply.assert_body(&format!("<page>\n  <error>{message}</error>\n</page>"));
 }
 
 #[tokio::test]
-async fn a_tariff_is_made() {
+async fn creates_a_tariff() {
     let server = server().await;
-    world(&server).await;
-    is_created(&ask(&server, "admin", "-", "new", "eur").await);
-    is_created(&ask(&server, "reseller", "0", "new", "-").await);
-    is_created(&ask(&server, "accountant", "", "Neu", "USD").await);
-    is_created(&ask(&server, "admin", "VFT", "A", "-").await);
+    insert_fixtures(&server).await;
+    assert_created(&send(&server, "admin", "-", "new", "eur").await);
+    assert_created(&send(&server, "reseller", "0", "new", "-").await);
+    assert_created(&send(&server, "accountant", "", "Neu", "USD").await);
+    assert_created(&send(&server, "admin", "VFT", "A", "-").await);
     server
         .assert_rows(
             "select name, purpose, owner_id, currency, code_deck_id, last_update_date > now() - interval '1 minute' as now
@@ -74,13 +74,13 @@ async fn a_tariff_is_made() {
 }
 
 #[tokio::test]
-async fn a_tariff_is_changed() {
+async fn updates_a_tariff() {
     let server = server().await;
-    world(&server).await;
-    is_updated(&ask(&server, "admin", "2", "other", "-").await);
-    is_updated(&ask(&server, "accountant", "2", "-", "USD").await);
-    is_updated(&ask(&server, "reseller", "3", "other", "LTL").await);
-    is_updated(&ask(&server, "reseller", "3", "other", "-").await);
+    insert_fixtures(&server).await;
+    assert_updated(&send(&server, "admin", "2", "other", "-").await);
+    assert_updated(&send(&server, "accountant", "2", "-", "USD").await);
+    assert_updated(&send(&server, "reseller", "3", "other", "LTL").await);
+    assert_updated(&send(&server, "reseller", "3", "other", "-").await);
     server
         .assert_rows(
             "select name, currency, last_update_date > now() - interval '1 minute' as now from tariffs where id in (2, 3) order by id",
@@ -90,42 +90,42 @@ async fn a_tariff_is_changed() {
 }
 
 #[tokio::test]
-async fn the_hash_may_have_its_three_in_any_order() {
+async fn hash_accepts_the_three_values_in_any_order() {
     let server = server().await;
-    world(&server).await;
-    for (place, values) in ["2aUSD", "2USDa", "a2USD", "aUSD2", "USD2a", "USDa2"].iter().enumerate() {
+    insert_fixtures(&server).await;
+    for (index, values) in ["2aUSD", "2USDa", "a2USD", "aUSD2", "USD2a", "USDa2"].iter().enumerate() {
         let reply = server.post_signed(UPDATE, "u=admin&id=2&name=a&currency=USD", values).await;
-        is_updated(&reply);
-        assert_eq!(server.rows("select count(*) from actions").await, ["0"], "{place}");
+        assert_updated(&reply);
+        assert_eq!(server.rows("select count(*) from actions").await, ["0"], "{index}");
     }
     server.post_signed(UPDATE, "u=admin&id=2&name=a&currency=USD", "2a").await.assert_status_error("Incorrect hash");
-    // By the long list, what else is sent counts.
+    // By the rule of `hash-parameters.md` other sent parameters are hashed too.
     let reply = server.post_signed("wholesale_tariff", "u=admin&id=2&name=a&currency=USD&email=e", "ea2USD").await;
-    is_updated(&reply);
+    assert_updated(&reply);
 }
 
 #[tokio::test]
-async fn who_may_and_who_may_not() {
+async fn users_with_and_without_rights() {
     let server = server().await;
-    world(&server).await;
-    for user in ["user", "partner", "nobody", "accountant_none", "accountant_read", "accountant_zero"] {
-        is_error(&ask(&server, user, "-", "new", "-").await, "Bad login");
+    insert_fixtures(&server).await;
+    for user in ["user", "partner", "unknown", "accountant_none", "accountant_read", "accountant_zero"] {
+        assert_error(&send(&server, user, "-", "new", "-").await, "Bad login");
     }
-    is_error(&server.post(UPDATE, "name=new").await, "Bad login");
-    // A reseller needs no right for it.
+    assert_error(&server.post(UPDATE, "name=new").await, "Bad login");
+    // A reseller needs no right.
     let reply = server.post(UPDATE, &format!("u=reseller_none&name=new&hash={}", hash("new", "secret"))).await;
-    is_created(&reply);
-    // A known user's hash is looked at first.
+    assert_created(&reply);
+    // The hash of a known user is checked before the rights.
     server.post(UPDATE, "u=user&name=new").await.assert_status_error("Incorrect hash");
     server.execute("update conflines set value = '0' where name = 'Allow_GET_API'").await;
     server.get("/api/tariff_wholesale_update?u=user").await.assert_status_error("GET Requests are disabled");
 }
 
 #[tokio::test]
-async fn a_tariff_must_be_wholesale_and_the_callers() {
+async fn tariff_must_be_wholesale_and_owned() {
     let (server, x7) = (server().await, x7_server().await);
     for server in [&server, &x7] {
-        world(server).await;
+        insert_fixtures(server).await;
         for (user, id) in [
             ("admin", "1"),
             ("admin", "3"),
@@ -134,7 +134,7 @@ async fn a_tariff_must_be_wholesale_and_the_callers() {
             ("reseller", "2"),
             ("admin", "99999999999999999999"),
         ] {
-            is_error(&ask(server, user, id, "new", "-").await, "Tariff not found");
+            assert_error(&send(server, user, id, "new", "-").await, "Tariff not found");
         }
         server
             .assert_rows(
@@ -148,22 +148,23 @@ async fn a_tariff_must_be_wholesale_and_the_callers() {
             )
             .await;
     }
-    // To an x7 server an accountant is an owner like any other.
-    is_error(&ask(&server, "accountant", "4", "new", "-").await, "Tariff not found");
-    is_error(&ask(&x7, "accountant", "2", "new", "-").await, "Tariff not found");
-    is_updated(&ask(&x7, "accountant", "4", "new", "-").await);
+    // In x7 an accountant owns tariffs like any other user.
+    assert_error(&send(&server, "accountant", "4", "new", "-").await, "Tariff not found");
+    assert_error(&send(&x7, "accountant", "2", "new", "-").await, "Tariff not found");
+    assert_updated(&send(&x7, "accountant", "4", "new", "-").await);
 }
 
 #[tokio::test]
-async fn what_cannot_be_saved_is_all_named() {
+async fn all_validation_errors_are_listed() {
     let (server, x7) = (server().await, x7_server().await);
     let long = "x".repeat(256);
     for server in [&server, &x7] {
-        world(server).await;
+        insert_fixtures(server).await;
     }
-    let message =
-        |words: &[&str]| words.iter().map(|words| format!("    <message>{words}</message>\n")).collect::<String>();
-    for (id, name, currency, words) in [
+    let elements = |messages: &[&str]| {
+        messages.iter().map(|message| format!("    <message>{message}</message>\n")).collect::<String>()
+    };
+    for (id, name, currency, messages) in [
         ("-", "-", "-", vec!["Name cannot be blank"]),
         ("-", "++", "-", vec!["Name cannot be blank"]),
         ("2", "", "-", vec!["Name cannot be blank"]),
@@ -188,10 +189,10 @@ async fn what_cannot_be_saved_is_all_named() {
             .map(|(name, value)| format!("&{name}={value}"))
             .collect();
         let reply = server.post_signed(UPDATE, &format!("u=admin{form}"), &hashed).await;
-        reply.assert_body(&format!("<response>\n  <error>\n{}  </error>\n</response>", message(&words)));
-        if words == ["Name cannot be blank"] || words == ["Name must be unique"] {
+        reply.assert_body(&format!("<response>\n  <error>\n{}  </error>\n</response>", elements(&messages)));
+        if messages == ["Name cannot be blank"] || messages == ["Name must be unique"] {
             let reply = x7.post_signed(UPDATE, &format!("u=admin{form}"), &hashed).await;
-            reply.assert_body(&format!("<page>\n  <error>\n{}  </error>\n</page>", message(&words)));
+            reply.assert_body(&format!("<page>\n  <error>\n{}  </error>\n</page>", elements(&messages)));
         }
     }
     server.assert_rows("select count(*) from tariffs", &["4"]).await;
@@ -199,14 +200,14 @@ async fn what_cannot_be_saved_is_all_named() {
 }
 
 #[tokio::test]
-async fn an_x7_server_takes_what_comes() {
+async fn x7_accepts_any_currency_and_length() {
     let server = x7_server().await;
-    world(&server).await;
-    is_created(&ask(&server, "admin", "-", "none", "-").await);
-    is_created(&ask(&server, "admin", "-", "blank", "").await);
-    is_created(&ask(&server, "admin", "-", "any", "xxx").await);
-    is_created(&ask(&server, "accountant", "-", &"x".repeat(300), "jpy").await);
-    is_updated(&ask(&server, "admin", "2", "-", "jpy").await);
+    insert_fixtures(&server).await;
+    assert_created(&send(&server, "admin", "-", "none", "-").await);
+    assert_created(&send(&server, "admin", "-", "blank", "").await);
+    assert_created(&send(&server, "admin", "-", "any", "xxx").await);
+    assert_created(&send(&server, "accountant", "-", &"x".repeat(300), "jpy").await);
+    assert_updated(&send(&server, "admin", "2", "-", "jpy").await);
     server
         .assert_rows(
             "select left(name, 5) as name, length(name), owner_id, currency, last_update_date > '2021-01-01' as dated from tariffs where id = 2 or id > 100 order by id",
@@ -218,9 +219,9 @@ async fn an_x7_server_takes_what_comes() {
 #[tokio::test]
 async fn names_in_any_alphabet_and_letter_case() {
     let server = server().await;
-    world(&server).await;
-    is_created(&ask(&server, "admin", "-", "Wholesale", "-").await);
-    is_created(
+    insert_fixtures(&server).await;
+    assert_created(&send(&server, "admin", "-", "Wholesale", "-").await);
+    assert_created(
         &server
             .post_signed(UPDATE, "u=admin&name=A+%26+%3Cb%3E+%22q%22+'é'+漢💳%0A--%3B", "A & <b> \"q\" 'é' 漢💳\n--;")
             .await,
@@ -231,12 +232,12 @@ async fn names_in_any_alphabet_and_letter_case() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_many_who_want_one_name_one_gets_it() {
+async fn concurrent_requests_for_one_name_create_one_tariff() {
     let server = server().await;
     let tasks: Vec<_> = (0..16)
         .map(|_| {
             let server = server.clone();
-            tokio::spawn(async move { ask(&server, "admin", "-", "wanted", "-").await })
+            tokio::spawn(async move { send(&server, "admin", "-", "shared", "-").await })
         })
         .collect();
     let mut created = 0;

@@ -1,4 +1,4 @@
-//! Settings: where they come from, what goes first, what stops a start.
+//! Settings: sources and their precedence, defaults, and errors.
 
 use std::path::Path;
 
@@ -18,27 +18,27 @@ fn file(text: &str) -> tempfile::NamedTempFile {
 }
 
 #[test]
-fn the_defaults_are_those_of_the_commented_file() {
+fn defaults_come_from_the_commented_file() {
     let config = load(None, &[], &[]).unwrap();
     assert_eq!(config.listen.to_string(), "127.0.0.1:3000");
     assert_eq!((config.prefix.as_str(), config.dialect, config.cache), ("/billing", Dialect::Documented, OnOff::On));
 }
 
 #[test]
-fn unless_they_are_counted_database_connections_fit_the_processors() {
+fn default_connections_depend_on_the_processors() {
     let connections =
         |count| load(None, &[], &[("database_connections", count)]).map(|config| config.database_connections);
     let processors = std::thread::available_parallelism().unwrap().get();
-    let fitting = u32::try_from((8 * processors).clamp(8, 32)).unwrap();
-    assert_eq!(load(None, &[], &[]).unwrap().database_connections, fitting);
-    assert_eq!(connections("0"), Ok(fitting));
+    let default = u32::try_from((8 * processors).clamp(8, 32)).unwrap();
+    assert_eq!(load(None, &[], &[]).unwrap().database_connections, default);
+    assert_eq!(connections("0"), Ok(default));
     assert_eq!(connections("1000"), Ok(1000));
     assert_eq!(load(None, &[], &[]).unwrap().sale_concurrency, processors.max(2));
     assert!(connections("1001").unwrap_err().ends_with("it must be from 0 to 1000"));
 }
 
 #[test]
-fn options_go_before_the_environment_and_that_before_the_file() {
+fn options_override_the_environment_and_the_file() {
     let file = file("listen = \"127.0.0.1:1\"\nprefix = \"/file\"\nmax_quantity = 7\n");
     let environment = [
         ("MORTISE_LISTEN", "127.0.0.1:2"),
@@ -54,7 +54,7 @@ fn options_go_before_the_environment_and_that_before_the_file() {
 }
 
 #[test]
-fn a_secret_can_come_from_a_file_and_never_shows() {
+fn secret_is_read_from_a_file_and_not_shown() {
     let file = file("postgres://mortise:hunter2@db/mortise\n");
     let path = file.path().to_str().unwrap();
     for variable in ["DATABASE_URL_FILE", "MORTISE_DATABASE_URL_FILE"] {
@@ -65,32 +65,33 @@ fn a_secret_can_come_from_a_file_and_never_shows() {
 }
 
 #[test]
-fn what_makes_no_sense_stops_the_start_and_says_where_it_stands() {
+fn invalid_settings_are_refused_with_their_source() {
     for (environment, message) in [
         (("MORTISE_LISTN", "127.0.0.1:1"), "unknown setting MORTISE_LISTN: config/mortise.toml lists all of them"),
         (
             ("MORTISE_LISTEN", "localhost"),
-            "the setting listen (from MORTISE_LISTEN) doesn't fit: invalid socket address syntax",
+            "the setting listen (from MORTISE_LISTEN) is invalid: invalid socket address syntax",
         ),
         (
             ("MORTISE_DIALECT", "x8"),
-            "the setting dialect (from MORTISE_DIALECT) doesn't fit: unknown variant `x8`, expected `documented` or `x7`",
+            "the setting dialect (from MORTISE_DIALECT) is invalid: \
+             unknown variant `x8`, expected `documented` or `x7`",
         ),
         (
             ("MORTISE_MAX_BODY", "1 MiB"),
-            "the setting max_body (from MORTISE_MAX_BODY) wants a whole number, not \"1 MiB\"",
+            "the setting max_body (from MORTISE_MAX_BODY) must be a whole number, not \"1 MiB\"",
         ),
         (
             ("MORTISE_REQUIRE_PASSWORD", "yes"),
-            "the setting require_password (from MORTISE_REQUIRE_PASSWORD) wants true or false, not \"yes\"",
+            "the setting require_password (from MORTISE_REQUIRE_PASSWORD) must be true or false, not \"yes\"",
         ),
         (
             ("MORTISE_PREFIX", "billing"),
-            "the setting prefix (from MORTISE_PREFIX) doesn't fit: it must look like /billing",
+            "the setting prefix (from MORTISE_PREFIX) is invalid: it must look like /billing",
         ),
         (
             ("MORTISE_PREFIX", "/b{x}"),
-            "the setting prefix (from MORTISE_PREFIX) doesn't fit: it must look like /billing",
+            "the setting prefix (from MORTISE_PREFIX) is invalid: it must look like /billing",
         ),
     ] {
         assert_eq!(load(None, &[environment], &[]).unwrap_err(), message);
@@ -112,11 +113,11 @@ fn what_makes_no_sense_stops_the_start_and_says_where_it_stands() {
     ] {
         let error = load(None, &[(name, value)], &[]).unwrap_err();
         let setting = name.strip_prefix("MORTISE_").unwrap().to_lowercase();
-        assert!(error.starts_with(&format!("the setting {setting} (from {name}) doesn't fit")), "{error}");
+        assert!(error.starts_with(&format!("the setting {setting} (from {name}) is invalid")), "{error}");
     }
-    // A line that can't be read may hold a password.
-    let broken = file("prefix = \"/x\"\ndatabase_url = \"postgres://u:hunter2@h/db\n");
-    let error = load(Some(broken.path()), &[], &[]).unwrap_err();
+    // A line with a syntax error is not quoted: it may contain a password.
+    let invalid = file("prefix = \"/x\"\ndatabase_url = \"postgres://u:hunter2@h/db\n");
+    let error = load(Some(invalid.path()), &[], &[]).unwrap_err();
     assert!(error.contains("line 2") && !error.contains("hunter2"), "{error}");
     for (text, message) in
         [("colour = 1", "unknown setting colour"), ("listen = 1", "the setting listen"), ("listen = ", "line 1: ")]
@@ -128,9 +129,9 @@ fn what_makes_no_sense_stops_the_start_and_says_where_it_stands() {
     assert!(load(Some(Path::new("/nowhere.toml")), &[], &[]).unwrap_err().starts_with("cannot read /nowhere.toml"));
 }
 
-/// What no log shows isn't printed by `mortise config` either.
+/// `mortise config` hides the settings in `SECRET_SETTINGS`.
 #[test]
-fn every_secret_setting_is_known_to_be_one() {
+fn secret_settings_are_complete() {
     let source = include_str!("../../../src/config/mod.rs");
     let fields = source.split("pub struct Config {").nth(1).unwrap().split("\n}").next().unwrap();
     let secret = fields.lines().filter_map(|line| line.trim().strip_prefix("pub ")?.strip_suffix(": Secret,"));

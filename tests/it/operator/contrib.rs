@@ -1,4 +1,4 @@
-//! What stands in `contrib/`: dashboards and alerts that can be loaded and ask for what is there.
+//! The dashboard and the alert rules in `contrib/` use existing metrics.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -6,29 +6,28 @@ use std::path::Path;
 use crate::harness::server_with_settings;
 use crate::http::monitoring::page_with;
 
-/// Dashboards and alerts ask for nothing that isn't there.
 #[tokio::test]
-async fn everything_that_contrib_asks_for_is_there() {
+async fn dashboard_and_alerts_use_existing_metrics() {
     let server = server_with_settings(&[("cache", "on")]).await;
     server.post_signed("card_from_group_sell", "u=admin&id=6", "wrong").await;
-    let all = ["mortise_cache_valid 1", "mortise_cards_left{", "mortise_outbox_messages{"];
-    let page = page_with(&server, &all).await;
+    let texts = ["mortise_cache_valid 1", "mortise_cards_left{", "mortise_outbox_messages{"];
+    let page = page_with(&server, &texts).await;
     let is_part = |char: char| char.is_ascii_alphanumeric() || char == '_';
     for file in ["contrib/grafana/mortise.json", "contrib/prometheus/mortise.rules.yml"] {
         let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
         let names: BTreeSet<_> =
             text.split(|char| !is_part(char)).filter(|word| word.starts_with("mortise_")).collect();
-        assert!(names.len() > 8, "{file} asks for little: {names:?}");
+        assert!(names.len() > 8, "{file} uses few metrics: {names:?}");
         for name in names {
-            let there =
+            let exists =
                 page.lines().any(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])));
-            assert!(there, "{file} asks for {name}, which isn't in\n{page}");
+            assert!(exists, "{file} uses {name}, which is not in\n{page}");
         }
     }
 }
 
 #[test]
-fn the_dashboard_is_one() {
+fn dashboard_panels_are_complete() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/grafana/mortise.json");
     let dashboard: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
     let panels = dashboard["panels"].as_array().unwrap();

@@ -1,4 +1,4 @@
-//! What the documents tell an operator to run is run here, as it stands there.
+//! Runs the commands of the documents as printed, and checks the links.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,7 +8,7 @@ use mortise::managed_postgres::installation::find_binaries;
 use crate::harness::process::{create_data_dir, serve_command, start};
 use crate::harness::server;
 
-/// The blocks of code in one language below a heading.
+/// The code blocks in one language below a heading.
 fn blocks(document: &str, heading: &str, language: &str) -> Vec<String> {
     let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(document)).unwrap();
     let section = text.split("\n## ").find(|section| section.starts_with(heading)).unwrap().to_owned();
@@ -16,7 +16,7 @@ fn blocks(document: &str, heading: &str, language: &str) -> Vec<String> {
     section.split(fence.as_str()).skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
 }
 
-/// Runs a block as an operator would whose data directory is this one; what it printed.
+/// Runs a block with this data directory; returns its standard output.
 fn run(block: &str, data: &Path) -> String {
     let block = block.replace("/var/lib/mortise", data.to_str().unwrap());
     let programs = find_binaries(&data.join("postgres")).unwrap();
@@ -27,7 +27,7 @@ fn run(block: &str, data: &Path) -> String {
 }
 
 #[tokio::test]
-async fn a_backup_is_restored() {
+async fn backup_is_restored() {
     let [dump, restore] = blocks("docs/operations.md", "Backup and restore", "sh").try_into().unwrap();
     let data = create_data_dir();
     let server = start(serve_command(data.path()));
@@ -35,24 +35,30 @@ async fn a_backup_is_restored() {
     run(&dump, data.path());
     let after = server.buy_cards().await;
     assert!(before.contains("<number>1111111001<") && after.contains("<number>1111111002<"), "{before}{after}");
-    assert_eq!(run(&restore, data.path()), "", "the stock isn't true");
+    assert_eq!(run(&restore, data.path()), "", "the stock does not match the cards");
     server.stop();
-    let again = start(serve_command(data.path()));
-    assert_eq!(again.buy_cards().await, after, "what was sold after the dump is for sale again, in the same order");
-    again.stop();
+    let restarted = start(serve_command(data.path()));
+    assert_eq!(
+        restarted.buy_cards().await,
+        after,
+        "cards sold after the dump must be for sale again, in the same order"
+    );
+    restarted.stop();
 }
 
 #[tokio::test]
-async fn data_of_mors_can_be_brought_in() {
-    let [empty, copy, count_on, retire] = blocks("docs/migrating-from-mor.md", "The move", "sql").try_into().unwrap();
+async fn data_of_mor_is_imported() {
+    let [delete, copy, reset_sequences, retire] =
+        blocks("docs/migrating-from-mor.md", "Import the data", "sql").try_into().unwrap();
     let server = server().await;
-    server.execute(&format!("truncate cardgroups, payments cascade; {empty}")).await;
+    server.execute(&format!("truncate cardgroups, payments cascade; {delete}")).await;
     server.assert_rows("select count(*) from users union all select count(*) from conflines", &["0", "0"]).await;
 
     let columns = copy.split(['(', ')']).nth(1).unwrap();
     let [known]: [String; 1] = server
         .rows(&format!(
-            "select count(*) from information_schema.columns where table_name = 'cards' and column_name = any (regexp_split_to_array('{columns}', ', '))"
+            "select count(*) from information_schema.columns
+             where table_name = 'cards' and column_name = any (regexp_split_to_array('{columns}', ', '))"
         ))
         .await
         .try_into()
@@ -60,13 +66,15 @@ async fn data_of_mors_can_be_brought_in() {
     assert_eq!(known, columns.split(", ").count().to_string(), "{columns}");
     server
         .execute(
-            "insert into users (id, username) values (0, 'admin'), (7, 'seventh'); insert into cardgroups (id, name) values (40, 'from MOR');
+            "insert into users (id, username) values (0, 'admin'), (7, 'seventh');
+             insert into cardgroups (id, name) values (40, 'from MOR');
              insert into cards (id, cardgroup_id, number, pin, balance, sold) values
-                 (900, 40, '1', '1', 0, 0), (901, 40, '2', '2', 5, 0), (902, 40, '3', '3', 0, 1), (903, 40, '4', '4', 0, 0);
+                 (900, 40, '1', '1', 0, 0), (901, 40, '2', '2', 5, 0),
+                 (902, 40, '3', '3', 0, 1), (903, 40, '4', '4', 0, 0);
              insert into payments (card, user_id) values (1, 900), (1, 901), (1, 902)",
         )
         .await;
-    server.execute(&count_on).await;
+    server.execute(&reset_sequences).await;
     server.execute(&retire).await;
     server.assert_rows("select id from cards where retired_at is not null", &["900"]).await;
     server.assert_rows("select card_id from card_stock order by 1", &["901", "903"]).await;
@@ -78,13 +86,14 @@ async fn data_of_mors_can_be_brought_in() {
     server.assert_rows("select max(id) from cards union all select max(id) from users", &["904", "8"]).await;
 }
 
-/// A link to a file, from wherever it stands.
+/// Links are relative to the document.
 #[test]
-fn links_lead_somewhere() {
-    let house = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let documents = std::fs::read_dir(house.join("docs")).unwrap().chain(std::fs::read_dir(house).unwrap());
-    let documents =
-        documents.map(|entry| entry.unwrap().path()).filter(|path| path.extension().is_some_and(|end| end == "md"));
+fn links_have_a_target() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let documents = std::fs::read_dir(root.join("docs")).unwrap().chain(std::fs::read_dir(root).unwrap());
+    let documents = documents
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "md"));
     let mut links = 0;
     for document in documents {
         let text = std::fs::read_to_string(&document).unwrap();
@@ -92,7 +101,7 @@ fn links_lead_somewhere() {
             if !link.is_empty() && !link.starts_with("http") {
                 links += 1;
                 let target = document.parent().unwrap().join(link);
-                assert!(target.exists(), "{} has a link to {link}", document.display());
+                assert!(target.exists(), "{}: the link {link} has no target", document.display());
             }
         }
     }

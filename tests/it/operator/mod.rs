@@ -1,4 +1,4 @@
-//! Commands, settings, documents, packages, dashboards, logs and traces.
+//! What operators use: commands, settings, documents, packages, dashboards, logs and traces.
 
 mod commands;
 mod config;

@@ -1,4 +1,4 @@
-//! What operators install it by: the unit, the image, the compose file. `scripts/package` and `scripts/image` try them out.
+//! The systemd unit, the image and the compose file. `scripts/package` and `scripts/image` test them on a real system.
 
 use std::collections::BTreeMap;
 use std::fs::Permissions;
@@ -16,30 +16,30 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
 }
 
-/// The service manager hears of it when requests are answered, and when no more will be.
+/// The server notifies the service manager when it is ready, and when it stops.
 #[test]
-fn it_tells_the_service_manager() {
+fn service_manager_is_notified() {
     let (data, manager) = (create_data_dir(), create_data_dir());
     let path = manager.path().join("notify");
     let socket = UnixDatagram::bind(&path).unwrap();
-    // PostgreSQL could say something, too: nobody is to take that for our word.
+    // PostgreSQL's OS user may also write to the socket: if PostgreSQL sent a notification, the test would receive it.
     std::fs::set_permissions(&path, Permissions::from_mode(0o777)).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(300))).unwrap();
-    let hear = || {
-        let mut words = [0; 64];
-        let length = socket.recv(&mut words).unwrap();
-        String::from_utf8(words[..length].to_vec()).unwrap()
+    let receive = || {
+        let mut buffer = [0; 64];
+        let length = socket.recv(&mut buffer).unwrap();
+        String::from_utf8(buffer[..length].to_vec()).unwrap()
     };
     let mut command = serve_command(data.path());
     command.env("NOTIFY_SOCKET", &path);
-    let running = start(command);
-    assert_eq!(hear(), "READY=1\n");
-    TcpStream::connect(running.address).unwrap();
-    running.stop();
-    assert_eq!(hear(), "STOPPING=1\n");
+    let server = start(command);
+    assert_eq!(receive(), "READY=1\n");
+    TcpStream::connect(server.address).unwrap();
+    server.stop();
+    assert_eq!(receive(), "STOPPING=1\n");
 }
 
-/// A unit's lines, by section and key.
+/// The values in the unit file, by section and key.
 fn unit() -> BTreeMap<(String, String), Vec<String>> {
     let mut section = String::new();
     let mut lines = BTreeMap::<_, Vec<String>>::new();
@@ -56,14 +56,14 @@ fn unit() -> BTreeMap<(String, String), Vec<String>> {
 }
 
 #[test]
-fn the_unit_waits_for_readiness_and_lets_go_of_powers() {
+fn unit_waits_for_readiness_and_drops_privileges() {
     let unit = unit();
     let service =
         |key: &str| unit.get(&("Service".into(), key.into())).map(|values| values.join(" ")).unwrap_or_default();
     for (key, value) in [
         ("Type", "notify"),
         ("User", "mortise"),
-        // PostgreSQL must outlive the requests.
+        // Only the server gets SIGTERM: PostgreSQL must run until the last request is completed.
         ("KillMode", "mixed"),
         ("StateDirectory", "mortise"),
         ("ProtectSystem", "strict"),
@@ -78,21 +78,23 @@ fn the_unit_waits_for_readiness_and_lets_go_of_powers() {
         assert!(unit.contains_key(&("Service".into(), key.into())), "{key}");
     }
     assert!(service("SystemCallFilter").starts_with("@system-service"));
-    // More connections than the limit would let in are refused at the start.
+    // The server refuses to start if the limit of open files is too low for max_connections.
     assert!(service("LimitNOFILE").parse::<u64>().unwrap() > 2 * 10_000);
-    // What the unit names, the package brings.
+    // The package installs the files that the unit uses.
     let manifest = read("Cargo.toml");
     for file in ["/usr/bin/mortise", "/etc/mortise/mortise.toml"] {
         assert!(service("ExecStart").contains(file) && manifest.contains(&format!("\"{}\"", &file[1..])), "{file}");
     }
     assert_eq!(service("EnvironmentFile"), "-/etc/default/mortise");
     assert!(manifest.contains("\"etc/default/mortise\""));
-    assert!(service("StandardOutput").starts_with("append:/var/lib/mortise/"), "the first key isn't for the journal");
+    assert!(
+        service("StandardOutput").starts_with("append:/var/lib/mortise/"),
+        "the first key must not be in the journal"
+    );
 }
 
-/// The settings that packages bring are settings.
 #[test]
-fn the_packages_settings_are_known() {
+fn settings_of_the_package_exist() {
     let text = read("packaging/mortise.toml");
     let table: toml::Table = text.parse().unwrap();
     let defaults: toml::Table = mortise::config::DEFAULTS.parse().unwrap();
@@ -105,20 +107,25 @@ fn the_packages_settings_are_known() {
     }
 }
 
-/// The lines of the Dockerfile: instruction and rest.
+/// The lines of the Dockerfile, as instruction and arguments.
 fn dockerfile() -> Vec<(String, String)> {
     let text = read("Dockerfile");
     let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
-    lines.map(|line| line.split_once(' ').unwrap()).map(|(word, rest)| (word.to_owned(), rest.to_owned())).collect()
+    lines
+        .map(|line| line.split_once(' ').unwrap())
+        .map(|(instruction, arguments)| (instruction.to_owned(), arguments.to_owned()))
+        .collect()
 }
 
 #[test]
-fn the_image_is_small_plain_and_of_this_rust() {
+fn image_is_minimal_and_uses_the_pinned_rust() {
     let lines = dockerfile();
-    let all = |word: &str| lines.iter().filter(|line| line.0 == word).map(|line| line.1.as_str()).collect::<Vec<_>>();
+    let all = |instruction: &str| {
+        lines.iter().filter(|line| line.0 == instruction).map(|line| line.1.as_str()).collect::<Vec<_>>()
+    };
     let manifest: toml::Table = read("Cargo.toml").parse().unwrap();
     let rust = manifest["package"]["rust-version"].as_str().unwrap();
-    // The two are of one Debian: a program that was built on a newer one wouldn't start.
+    // Both images have the same Debian release: a program that is built on a newer one does not start.
     assert_eq!(all("FROM"), [&format!("rust:{rust}-slim-bookworm AS build"), "gcr.io/distroless/cc-debian12:nonroot"]);
     assert_eq!(all("RUN"), ["cargo build --release --locked --bin mortise"]);
     let user: u32 = all("USER")[0].split(':').next().unwrap().parse().unwrap();
@@ -127,7 +134,7 @@ fn the_image_is_small_plain_and_of_this_rust() {
     assert_eq!((all("ENTRYPOINT"), all("CMD")), (vec![r#"["mortise"]"#], vec![r#"["serve"]"#]));
     assert_eq!(all("ENV"), ["MORTISE_LISTEN=0.0.0.0:3000"]);
     let last_stage = lines.iter().rposition(|line| line.0 == "FROM").unwrap();
-    assert!(lines[last_stage..].iter().all(|line| line.0 != "RUN"), "there is no shell in the image");
+    assert!(lines[last_stage..].iter().all(|line| line.0 != "RUN"), "the final image has no shell");
     for copied in lines[last_stage..].iter().filter(|line| line.0 == "COPY").map(|line| &line.1) {
         let source = copied.strip_prefix("--from=build /src/").unwrap().split(' ').next().unwrap();
         assert!(
@@ -135,7 +142,7 @@ fn the_image_is_small_plain_and_of_this_rust() {
             "{source}"
         );
     }
-    // What the build needs is sent along.
+    // Files that the build needs are in the build context.
     let ignored = read(".dockerignore");
     for needed in [".sqlx", ".cargo", "migrations", "config"] {
         assert!(!ignored.lines().any(|line| line == needed), "{needed}");
@@ -143,7 +150,7 @@ fn the_image_is_small_plain_and_of_this_rust() {
     assert!(ignored.lines().any(|line| line == "secrets"));
 }
 
-/// A compose file, as far as ours goes: a key that isn't here is misspelt, or wants a thought.
+/// The keys that `compose.yaml` uses. Parsing fails at any other key, for example a misspelt one.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Compose {
@@ -214,7 +221,7 @@ fn compose() -> Compose {
 }
 
 #[test]
-fn compose_names_only_what_it_has() {
+fn compose_references_are_defined_and_used() {
     let compose = compose();
     assert_eq!(compose.name, "mortise");
     assert_eq!(compose.services.keys().collect::<Vec<_>>(), ["database", "mortise"]);
@@ -232,7 +239,7 @@ fn compose_names_only_what_it_has() {
             assert!(network == "default" || compose.networks.contains_key(network), "{name}: {network}");
             used.2.push(network);
         }
-        // A secret that a variable names is one that the service has.
+        // A secret in an environment variable must be available to the service.
         for file in service.environment.iter().filter(|(name, _)| name.ends_with("_FILE")).map(|(_, file)| file) {
             let secret = file.strip_prefix("/run/secrets/").unwrap().to_owned();
             assert!(service.secrets.contains(&secret), "{name}: {file}");
@@ -242,7 +249,7 @@ fn compose_names_only_what_it_has() {
     assert!(compose.secrets.keys().all(|secret| used.0.contains(&secret)));
     assert!(compose.volumes.keys().all(|volume| used.1.contains(&volume.as_str())));
     assert!(compose.networks.keys().all(|network| used.2.contains(&network)));
-    // The secrets are where the command at the head of the file puts them, and stay out of git and the image.
+    // The command at the top of the file creates the secrets; git and the image do not contain them.
     let text = read("compose.yaml");
     for secret in compose.secrets.values() {
         let path = secret.file.strip_prefix("./").unwrap();
@@ -252,7 +259,7 @@ fn compose_names_only_what_it_has() {
 }
 
 #[test]
-fn compose_is_healthy_and_shut_in() {
+fn compose_services_are_isolated_and_checked() {
     let compose = compose();
     for (name, service) in &compose.services {
         assert!(service.read_only, "{name}");
@@ -275,17 +282,17 @@ fn compose_is_healthy_and_shut_in() {
     assert!(database.ports.is_empty() && compose.networks["database"].as_ref().unwrap().internal);
     assert_eq!(database.tmpfs, ["/tmp", "/var/run/postgresql"]);
     assert!(database.shm_size.is_some() && database.stop_grace_period == "1m");
-    // As the program sets it for a PostgreSQL of its own: else a refused row stands in the log, PIN included.
+    // The program sets the same for its local PostgreSQL: otherwise a rejected row is logged, with its PIN.
     let command = database.command.as_ref().unwrap();
-    for quiet in ["log_error_verbosity=terse", "log_min_error_statement=panic"] {
-        assert!(command.contains(&quiet.to_owned()), "{quiet}");
+    for option in ["log_error_verbosity=terse", "log_min_error_statement=panic"] {
+        assert!(command.contains(&option.to_owned()), "{option}");
     }
     assert_eq!((mortise.image.as_str(), mortise.build.as_deref()), ("mortise", Some(".")));
     assert_eq!(mortise.depends_on["database"].condition, "service_healthy");
     assert_eq!(mortise.healthcheck.test, ["CMD", "mortise", "healthcheck"]);
     assert!(mortise.ports.iter().all(|port| port.starts_with("127.0.0.1:")), "{:?}", mortise.ports);
     assert!(mortise.volumes.is_empty() && mortise.user.is_none() && mortise.command.is_none());
-    // What the settings say, in milliseconds.
+    // Docker must wait longer than shutdown_timeout_ms, which is in milliseconds.
     let settings: toml::Table = mortise::config::DEFAULTS.parse().unwrap();
     let grace: i64 = mortise.stop_grace_period.trim_end_matches('s').parse().unwrap();
     assert!(grace * 1000 > settings["shutdown_timeout_ms"].as_integer().unwrap());

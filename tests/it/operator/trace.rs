@@ -1,9 +1,9 @@
-//! Traces: a setting that needs a feature, and what the feature does.
+//! Traces: the setting `otlp_endpoint`, and the export with the feature `otlp`.
 
 use crate::harness::process::{create_data_dir, serve_command};
 
-/// A start with this collector is refused; what it said.
-fn refused(collector: &str) -> String {
+/// Asserts that the program does not start with this collector; returns its error output.
+fn start_error(collector: &str) -> String {
     let data = create_data_dir();
     let mut command = serve_command(data.path());
     let output = command.args(["--config", "/dev/null"]).env("MORTISE_OTLP_ENDPOINT", collector).output().unwrap();
@@ -13,9 +13,10 @@ fn refused(collector: &str) -> String {
 
 #[cfg(not(feature = "otlp"))]
 #[test]
-fn a_program_that_cannot_send_traces_says_so() {
-    let words = "mortise: the setting otlp_endpoint (from MORTISE_OTLP_ENDPOINT) doesn't fit: this program was built without the feature otlp\n";
-    assert_eq!(refused("http://127.0.0.1:4318"), words);
+fn endpoint_without_the_feature_is_refused() {
+    let message = "mortise: the setting otlp_endpoint (from MORTISE_OTLP_ENDPOINT) is invalid: \
+                   this program was built without the feature otlp\n";
+    assert_eq!(start_error("http://127.0.0.1:4318"), message);
 }
 
 #[cfg(feature = "otlp")]
@@ -25,7 +26,7 @@ mod with_the_feature {
     use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
     use tokio::net::{TcpListener, TcpStream};
 
-    use super::refused;
+    use super::start_error;
     use crate::harness::program::Program;
     use crate::harness::{FIXTURE_SQL, hash, postgres};
 
@@ -33,10 +34,10 @@ mod with_the_feature {
     const REFUSED: &str = "1b4e28ba-refused";
     const PARENT: (&str, &str) = ("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7");
 
-    /// Head and body.
+    /// Header and body of a request.
     type Received = (String, Vec<u8>);
 
-    /// What a collector is sent, and what it answers.
+    /// A collector that records the requests and replies with `status`.
     #[derive(Clone)]
     struct Collector {
         url: String,
@@ -52,10 +53,10 @@ mod with_the_feature {
                 received: Arc::default(),
                 status: Arc::new(Mutex::new(status)),
             };
-            let serving = collector.clone();
+            let server = collector.clone();
             tokio::spawn(async move {
                 loop {
-                    tokio::spawn(serving.clone().serve(listener.accept().await.unwrap().0));
+                    tokio::spawn(server.clone().serve(listener.accept().await.unwrap().0));
                 }
             });
             collector
@@ -87,13 +88,13 @@ mod with_the_feature {
     async fn program(collector: &str) -> Program {
         let settings = [("otlp_endpoint", collector)];
         let mut command = Program::command(&postgres::create_database(FIXTURE_SQL).await, &settings).await;
-        // Usually five seconds: how long spans wait for others to be sent along with.
+        // Delay before a batch of spans is exported, in ms; the default is 5 s.
         command.env("OTEL_BSP_SCHEDULE_DELAY", "20");
         Program::start(command)
     }
 
-    /// A sale with a header or two.
-    async fn buy(program: &Program, hash: &str, headers: &[(&str, &str)]) {
+    /// Sends a sale with these headers.
+    async fn send_sale(program: &Program, hash: &str, headers: &[(&str, &str)]) {
         let mut request = axum::http::Request::post(format!("http://{}/api/card_from_group_sell", program.address));
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -102,25 +103,25 @@ mod with_the_feature {
         program.send_streaming(request.body(form.into()).unwrap(), |_| {}).await;
     }
 
-    fn within(bytes: &[u8], part: &[u8]) -> usize {
+    fn occurrences(bytes: &[u8], part: &[u8]) -> usize {
         bytes.windows(part.len()).filter(|window| *window == part).count()
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_collector_is_told_of_each_request() {
+    async fn each_sampled_request_is_exported() {
         let collector = Collector::start("200 OK").await;
         let program = program(&collector.url).await;
         let traceparent = format!("00-{}-{}-01", PARENT.0, PARENT.1);
         let right = hash("61", "secret");
         let parent = [("x-request-id", SOLD), ("traceparent", traceparent.as_str()), ("tracestate", "shop=s3same")];
-        buy(&program, &right, &parent).await;
-        buy(&program, "wrong", &[("x-request-id", REFUSED)]).await;
-        // One whose client wants no span.
+        send_sale(&program, &right, &parent).await;
+        send_sale(&program, "wrong", &[("x-request-id", REFUSED)]).await;
+        // The client has set the sampled flag to 0.
         let unsampled = format!("00-{}-{}-00", PARENT.0, PARENT.1);
-        buy(&program, &right, &[("x-request-id", "unsampled"), ("traceparent", &unsampled)]).await;
-        // The stop sends what is waiting.
+        send_sale(&program, &right, &[("x-request-id", "unsampled"), ("traceparent", &unsampled)]).await;
+        // The shutdown exports the queued spans.
         let log = program.stop();
-        assert!(!log.contains("traces"), "{log}");
+        assert!(!log.contains("trace export"), "{log}");
 
         let received = collector.received.lock().unwrap().clone();
         let (head, _) = &received[0];
@@ -139,39 +140,38 @@ mod with_the_feature {
             (right.as_str(), 0),
             ("wrong", 0),
         ] {
-            assert_eq!(within(&sent, part.as_bytes()), times, "{part}");
+            assert_eq!(occurrences(&sent, part.as_bytes()), times, "{part}");
         }
         for part in ["service.name", "mortise", env!("CARGO_PKG_VERSION")] {
-            assert!(within(&sent, part.as_bytes()) > 0, "{part}");
+            assert!(occurrences(&sent, part.as_bytes()) > 0, "{part}");
         }
-        // Fields 1 and 4 of a span: its trace, and whose child it is.
+        // Fields 1 and 4 of a span: its trace id and its parent span id.
         let trace = [&[0x0a, 16][..], &hex::decode(PARENT.0).unwrap()].concat();
         let parent = [&[0x22, 8][..], &hex::decode(PARENT.1).unwrap()].concat();
-        assert_eq!((within(&sent, &trace), within(&sent, &parent)), (1, 1));
+        assert_eq!((occurrences(&sent, &trace), occurrences(&sent, &parent)), (1, 1));
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_collector_that_refuses_is_complained_of_once() {
+    async fn failing_export_is_logged_once() {
         let collector = Collector::start("400 Bad Request").await;
         let program = program(&collector.url).await;
-        let trouble = "no traces are sent for the moment";
-        let said = |words: &str| program.log.lock().unwrap().matches(words).count();
+        let log_count = |message: &str| program.log.lock().unwrap().matches(message).count();
         while collector.received.lock().unwrap().len() < 3 {
-            buy(&program, "wrong", &[]).await;
+            send_sale(&program, "wrong", &[]).await;
         }
         *collector.status.lock().unwrap() = "200 OK";
-        while said("traces are sent again") == 0 {
-            buy(&program, "wrong", &[]).await;
+        while log_count("trace export resumed") == 0 {
+            send_sale(&program, "wrong", &[]).await;
         }
-        assert_eq!(said(trouble), 1);
+        assert_eq!(log_count("trace export failed, dropping spans"), 1);
     }
 
-    /// It is there, and never says a word: requests are answered, and so is the stop.
+    /// The collector accepts the connection but never replies. Neither requests nor the shutdown wait for it.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_collector_that_stalls_holds_nobody_up() {
+    async fn stalled_collector_does_not_delay_requests_or_shutdown() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let program = program(&format!("http://{}", listener.local_addr().unwrap())).await;
-        buy(&program, "wrong", &[]).await;
+        send_sale(&program, "wrong", &[]).await;
         let (_stalled, _) = listener.accept().await.unwrap();
         let mut reply = String::new();
         let form = format!("u=admin&id=6&quantity=1&hash={}", hash("61", "secret"));
@@ -181,9 +181,10 @@ mod with_the_feature {
     }
 
     #[test]
-    fn an_address_that_makes_no_sense_stops_the_start() {
-        for wrong in ["https://127.0.0.1:4318", "127.0.0.1:4318", "http://", "collector", "http://u:p@127.0.0.1:4318"] {
-            assert!(refused(wrong).contains("it must look like http://127.0.0.1:4318"), "{wrong}");
+    fn invalid_endpoint_is_refused_at_startup() {
+        for invalid in ["https://127.0.0.1:4318", "127.0.0.1:4318", "http://", "collector", "http://u:p@127.0.0.1:4318"]
+        {
+            assert!(start_error(invalid).contains("it must look like http://127.0.0.1:4318"), "{invalid}");
         }
     }
 }

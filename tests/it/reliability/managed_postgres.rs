@@ -1,4 +1,5 @@
-//! The program as an operator runs it: on a PostgreSQL of its own, killed and started again.
+//! The program with a local PostgreSQL that it manages itself: first start, restart after a kill, clean stop, and
+//! errors.
 
 use std::ffi::OsStr;
 use std::fs::Permissions;
@@ -16,22 +17,24 @@ use sqlx::ConnectOptions;
 use crate::harness::postgres;
 use crate::harness::process::{create_data_dir, postmaster_pid, serve_command, start};
 
-fn numbers(reply: &str) -> Vec<&str> {
+fn card_numbers(reply: &str) -> Vec<&str> {
     reply.split("<number>").skip(1).map(|rest| rest.split('<').next().unwrap()).collect()
 }
 
-/// The whole of it in one test, since each start makes a database: the page's example, `kill -9`, a second server, a clean stop.
+/// One test for all of this, because each data directory needs a cluster of its own: the example of MOR's
+/// documentation, a second server on the same directory, `kill -9`, a clean stop.
 #[tokio::test]
-async fn killed_and_started_again_nothing_is_lost() {
+async fn restart_after_a_kill_loses_nothing() {
     let data = create_data_dir();
     let first = start(serve_command(data.path()));
     let reply = first.buy_cards().await;
-    assert_eq!(numbers(&reply), ["1111111000", "1111111001"], "{reply}");
+    assert_eq!(card_numbers(&reply), ["1111111000", "1111111001"], "{reply}");
     let pins: Vec<&str> = reply.split("<pin>").skip(1).map(|rest| &rest[..8]).collect();
     let card = |pin, number| {
         format!(
-            "    <card>\n      <pin>{pin}</pin>\n      <number>{number}</number>\n      <balance_without_vat>8.403361344537815</balance_without_vat>\n      \
-             <currency>USD</currency>\n    </card>\n"
+            "    <card>\n      <pin>{pin}</pin>\n      <number>{number}</number>\n      \
+             <balance_without_vat>8.403361344537815</balance_without_vat>\n      <currency>USD</currency>\n    \
+             </card>\n"
         )
     };
     let cards = card(pins[0], "1111111000") + &card(pins[1], "1111111001");
@@ -42,26 +45,26 @@ async fn killed_and_started_again_nothing_is_lost() {
 
     let second = serve_command(data.path()).output().unwrap();
     assert!(!second.status.success());
-    let said = String::from_utf8(second.stderr).unwrap();
-    assert!(said.contains(&format!("another Mortise (process {}) runs on", first.child.id())), "{said}");
+    let stderr = String::from_utf8(second.stderr).unwrap();
+    assert!(stderr.contains(&format!("another Mortise (process {}) runs on", first.child.id())), "{stderr}");
 
     let postgres = postmaster_pid(data.path()).unwrap();
     first.kill();
     test_kill_process(postgres).unwrap();
-    let again = start(serve_command(data.path()));
-    assert!(again.startup_output.contains("taking up the database that is still running"), "{}", again.startup_output);
-    assert_eq!(numbers(&again.buy_cards().await), ["1111111002", "1111111003"]);
+    let adopting = start(serve_command(data.path()));
+    assert!(adopting.startup_output.contains("adopting running PostgreSQL"), "{}", adopting.startup_output);
+    assert_eq!(card_numbers(&adopting.buy_cards().await), ["1111111002", "1111111003"]);
 
-    // PostgreSQL killed too: it recovers by itself.
-    again.kill();
+    // If PostgreSQL was killed too, it recovers automatically.
+    adopting.kill();
     kill_process(postgres, Signal::KILL).unwrap();
-    let again = start(serve_command(data.path()));
-    assert_eq!(numbers(&again.buy_cards().await), ["1111111004", "1111111005"]);
+    let recovered = start(serve_command(data.path()));
+    assert_eq!(card_numbers(&recovered.buy_cards().await), ["1111111004", "1111111005"]);
 
-    // A clean stop stops both, and tells no secret a second time.
+    // A clean stop also stops PostgreSQL. The secret key was printed only at the first start.
     let postgres = postmaster_pid(data.path()).unwrap();
-    let printed = again.stop();
-    assert!(!printed.contains("456789"), "{printed}");
+    let output = recovered.stop();
+    assert!(!output.contains("456789"), "{output}");
     assert!(test_kill_process(postgres).is_err());
     assert_eq!(postmaster_pid(data.path()), None);
 
@@ -70,13 +73,13 @@ async fn killed_and_started_again_nothing_is_lost() {
 }
 
 #[tokio::test]
-async fn a_postgres_that_dies_is_started_again() {
+async fn killed_postgres_is_restarted() {
     let data = create_data_dir();
     let server = start(serve_command(data.path()));
     server.buy_cards().await;
     kill_process(postmaster_pid(data.path()).unwrap(), Signal::KILL).unwrap();
     let mut reply = server.buy_cards().await;
-    while numbers(&reply).is_empty() {
+    while card_numbers(&reply).is_empty() {
         assert!(reply.contains("temporarily unavailable") || reply.contains("may have been carried out"), "{reply}");
         reply = server.buy_cards().await;
     }
@@ -84,44 +87,46 @@ async fn a_postgres_that_dies_is_started_again() {
 }
 
 #[tokio::test]
-async fn the_first_start_prints_a_key_that_works_once() {
+async fn secret_key_is_printed_at_the_first_start_only() {
     let data = create_data_dir();
     let without_demo = || {
         let mut command = serve_command(data.path());
         command.env_clear().env("PATH", std::env::var("PATH").unwrap()).env("MORTISE_DATA_DIR", data.path());
         command.env("MORTISE_LISTEN", "127.0.0.1:0");
-        let mut plain = Command::new(command.get_program());
-        plain.arg("serve").envs(command.get_envs().filter_map(|(name, value)| Some((name, value?)))).current_dir("/");
-        plain.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        plain
+        let mut command_without_demo = Command::new(command.get_program());
+        let variables = command.get_envs().filter_map(|(name, value)| Some((name, value?)));
+        command_without_demo.arg("serve").envs(variables).current_dir("/");
+        command_without_demo.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command_without_demo
     };
-    let printed = start(without_demo()).stop();
-    let key = printed.trim().strip_prefix("First start. User: admin  API secret key: ").unwrap().to_owned();
+    let output = start(without_demo()).stop();
+    let key = output.trim().strip_prefix("First start. User: admin  API secret key: ").unwrap().to_owned();
     assert_eq!(key.len(), 48, "{key}");
-    let again = start(without_demo());
-    assert!(!again.startup_output.contains(&key));
-    assert_eq!(again.stop(), "");
+    let restarted = start(without_demo());
+    assert!(!restarted.startup_output.contains(&key));
+    assert_eq!(restarted.stop(), "");
 }
 
-/// As root the tests can try both kinds of user; as anybody else the other tests are this one.
+/// Runs only as root, which can start the server as an unprivileged user. If the tests run as another user, all tests
+/// here cover this case.
 #[tokio::test]
-async fn an_ordinary_user_has_a_database_too() {
-    let Some(account) = OsUser::find_unprivileged().unwrap() else { return };
+async fn unprivileged_user_can_run_the_server() {
+    let Some(os_user) = OsUser::find_unprivileged().unwrap() else { return };
     let data = create_data_dir();
-    account.chown(data.path()).unwrap();
+    os_user.chown(data.path()).unwrap();
     let mut command = serve_command(&data.path().join("deep/er"));
     command.env_remove("MORTISE_DATA_DIR").env("XDG_DATA_HOME", data.path());
-    // The program must be where that user can run it.
+    // A copy of the program in a directory that this user can access.
     let program = data.path().join("program");
     std::fs::copy(env!("CARGO_BIN_EXE_mortise"), &program).unwrap();
-    let mut plain = Command::new(&program);
-    plain.args(command.get_args()).envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    plain.env_remove("MORTISE_DATA_DIR").current_dir("/").uid(account.uid()).gid(account.gid());
-    plain.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let server = start(plain);
-    assert_eq!(numbers(&server.buy_cards().await).len(), 2);
+    let mut user_command = Command::new(&program);
+    user_command.args(command.get_args()).envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    user_command.env_remove("MORTISE_DATA_DIR").current_dir("/").uid(os_user.uid()).gid(os_user.gid());
+    user_command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let server = start(user_command);
+    assert_eq!(card_numbers(&server.buy_cards().await).len(), 2);
     assert!(postmaster_pid(&data.path().join("mortise")).is_some());
-    // root's commands work beside it.
+    // Commands that root runs work with the running server.
     let mut list = Command::new(env!("CARGO_BIN_EXE_mortise"));
     let list = list
         .args(["user", "list"])
@@ -133,53 +138,54 @@ async fn an_ordinary_user_has_a_database_too() {
     server.stop();
 }
 
-/// Variables for other programs, a number that went to somebody else, a strange path, what a killed initdb left.
+/// Environment variables of libpq and one that is not UTF-8, a path with special characters, the remains of a killed
+/// initdb, and a pid file with the process id of another program.
 #[tokio::test]
-async fn a_start_against_the_odds() {
+async fn server_starts_in_an_unusual_environment() {
     let data = create_data_dir();
-    let odd = data.path().join("da ta, \"x\"");
-    let mut first = serve_command(&odd);
+    let unusual_dir = data.path().join("da ta, \"x\"");
+    let mut first = serve_command(&unusual_dir);
     first
         .env("PGPORT", "5433")
         .env("PGSSLMODE", "require")
         .env("PGHOST", "nowhere.test")
         .env("NOT_TEXT", OsStr::from_bytes(b"\xff"));
-    std::fs::create_dir_all(odd.join("postgres.new-1/base")).unwrap();
+    std::fs::create_dir_all(unusual_dir.join("postgres.new-1/base")).unwrap();
     let server = start(first);
-    assert_eq!(numbers(&server.buy_cards().await).len(), 2);
+    assert_eq!(card_numbers(&server.buy_cards().await).len(), 2);
     server.stop();
-    assert!(!odd.join("postgres.new-1").exists());
-    std::fs::write(odd.join("postgres/postmaster.pid"), format!("{}\n", std::process::id())).unwrap();
-    let server = start(serve_command(&odd));
-    assert_eq!(numbers(&server.buy_cards().await).len(), 2);
+    assert!(!unusual_dir.join("postgres.new-1").exists());
+    std::fs::write(unusual_dir.join("postgres/postmaster.pid"), format!("{}\n", std::process::id())).unwrap();
+    let server = start(serve_command(&unusual_dir));
+    assert_eq!(card_numbers(&server.buy_cards().await).len(), 2);
     server.stop();
 }
 
-/// A key that can't be shown is not kept.
+/// A secret key that cannot be printed is not stored.
 #[test]
-fn a_first_start_that_cannot_tell_its_key_fills_nothing() {
+fn first_start_that_cannot_print_its_key_creates_no_data() {
     let data = create_data_dir();
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let output = serve_command(data.path()).stdout(writer).output().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(!output.status.success() && said.contains("the first start failed"), "{said}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && stderr.contains("cannot create the initial data"), "{stderr}");
     assert_eq!(postmaster_pid(data.path()), None);
     let server = start(serve_command(data.path()));
     assert!(server.stop().contains("First start."));
 }
 
 #[tokio::test]
-async fn a_long_path_has_its_socket_elsewhere() {
+async fn socket_of_a_long_data_dir_is_in_another_directory() {
     let data = create_data_dir();
-    let long = data.path().join("x".repeat(120));
-    let server = start(serve_command(&long));
-    assert_eq!(numbers(&server.buy_cards().await).len(), 2);
+    let long_dir = data.path().join("x".repeat(120));
+    let server = start(serve_command(&long_dir));
+    assert_eq!(card_numbers(&server.buy_cards().await).len(), 2);
     server.stop();
 }
 
 #[test]
-fn a_directory_that_postgres_cannot_reach_is_named() {
+fn inaccessible_data_dir_is_reported() {
     if OsUser::find_unprivileged().unwrap().is_none() {
         return;
     }
@@ -190,7 +196,7 @@ fn a_directory_that_postgres_cannot_reach_is_named() {
 }
 
 #[test]
-fn the_right_postgres_is_chosen_and_a_missing_one_is_named() {
+fn binaries_match_the_cluster_version() {
     let cluster = tempfile::tempdir().unwrap();
     let installed = || vec![(9, PathBuf::from("/nine")), (17, "/seventeen".into()), (15, "/fifteen".into())];
     let error = installation::choose_binaries(Vec::new(), cluster.path()).unwrap_err();
@@ -204,7 +210,7 @@ fn the_right_postgres_is_chosen_and_a_missing_one_is_named() {
 }
 
 #[tokio::test]
-async fn a_refused_hash_is_explained_in_the_log_without_its_secrets() {
+async fn incorrect_hash_is_logged_without_secrets() {
     let data = create_data_dir();
     let server = start(serve_command(data.path()));
     let form =
@@ -213,19 +219,19 @@ async fn a_refused_hash_is_explained_in_the_log_without_its_secrets() {
     assert!(reply.contains("Bad login"), "{reply}");
     let form = "u=username&id=6&pin=97531&quantity=2&email=a@b.c&hash=0123456789012345678901234567890123456789";
     assert!(server.post("card_from_group_sell", form).await.contains("Incorrect hash"));
-    let sold = server.buy_cards().await;
+    let reply = server.buy_cards().await;
     let log = server.log.clone();
     server.stop();
     let log = log.lock().unwrap();
     assert!(log.contains("API : Incorrect hash") && log.contains("\"email, pin, id, quantity\""), "{log}");
-    let pins = sold.split("<pin>").skip(1).map(|rest| &rest[..8]);
+    let pins = reply.split("<pin>").skip(1).map(|rest| &rest[..8]);
     for secret in ["hunter2", "97531", "456789", "0123456789012345678901234567890123456789"].into_iter().chain(pins) {
         assert!(!log.contains(secret), "{secret} is in the log: {log}");
     }
 }
 
 #[tokio::test]
-async fn a_database_of_yours_is_used_instead() {
+async fn database_url_replaces_the_managed_postgres() {
     let database = postgres::create_database("").await;
     let url = format!("postgres://postgres@localhost/{database}?host={}", postgres::socket_dir().await.display());
     let with_url = || {
@@ -234,11 +240,11 @@ async fn a_database_of_yours_is_used_instead() {
         command
     };
     let server = start(with_url());
-    assert_eq!(numbers(&server.buy_cards().await), ["1111111000", "1111111001"]);
+    assert_eq!(card_numbers(&server.buy_cards().await), ["1111111000", "1111111001"]);
     server.stop();
-    // A second server on it finds everything in place; a schema from the future is refused.
+    // A second server uses the schema and the data of the first. A schema of a newer version is refused.
     let server = start(with_url());
-    assert_eq!(numbers(&server.buy_cards().await), ["1111111002", "1111111003"]);
+    assert_eq!(card_numbers(&server.buy_cards().await), ["1111111002", "1111111003"]);
     server.stop();
     let mut connection = postgres::connect_options(&database).await.connect().await.unwrap();
     sqlx::raw_sql(
@@ -248,22 +254,22 @@ async fn a_database_of_yours_is_used_instead() {
     .await
     .unwrap();
     let output = with_url().output().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("last used by a newer Mortise (it has migration 9999)"), "{said}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("last used by a newer Mortise (it has migration 9999)"), "{stderr}");
     for (url, message) in [
-        ("mysql://u:hunter2@h/db", "can't be read as postgres://"),
+        ("mysql://u:hunter2@h/db", "expected postgres://"),
         ("postgres://u:hunter2@127.0.0.1:1/db", "cannot reach the database"),
     ] {
         let output = serve_command(Path::new("/nowhere")).env("DATABASE_URL", url).output().unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert!(!output.status.success() && said.contains(message) && !said.contains("hunter2"), "{said}");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && stderr.contains(message) && !stderr.contains("hunter2"), "{stderr}");
     }
 }
 
 #[test]
-fn a_wrong_setting_stops_the_start_in_one_line() {
+fn unknown_setting_is_reported_in_one_line() {
     let output = Command::new(env!("CARGO_BIN_EXE_mortise")).arg("serve").env("MORTISE_PORT", "1").output().unwrap();
     assert!(!output.status.success());
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(said, "mortise: unknown setting MORTISE_PORT: config/mortise.toml lists all of them\n");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(stderr, "mortise: unknown setting MORTISE_PORT: config/mortise.toml lists all of them\n");
 }

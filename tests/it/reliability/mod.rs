@@ -1,14 +1,16 @@
-//! Faults, concurrency, caches, the database and upgrades.
+//! Failures, concurrency, caches, the database and schema upgrades.
 
 mod account_cache;
 mod chaos;
 mod contention;
 mod idempotency;
+mod idempotency_concurrency;
 mod managed_postgres;
 #[cfg(target_os = "linux")]
 mod memory;
 mod pool;
 mod query_plans;
+mod sale_batcher;
 mod sale_batching;
 pub mod soak;
 mod stock;

@@ -1,4 +1,4 @@
-//! The connections that requests share.
+//! The connection pool for requests.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -11,7 +11,7 @@ use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 
 use crate::harness::{postgres, with_timeout};
 
-/// sqlx's pool of two connections, and ours of the same.
+/// sqlx's pool with two connections, and the [`Pool`] on top of it.
 async fn pools() -> (PgPool, Pool) {
     let config = Config::load(None, std::iter::empty(), &[]).unwrap();
     let config = Config { database_connections: 2, database_acquire_timeout: Duration::from_secs(60), ..config };
@@ -20,27 +20,29 @@ async fn pools() -> (PgPool, Pool) {
     (pool.clone(), Pool::from(pool))
 }
 
-async fn pid(connection: &mut PgConnection) -> i32 {
+async fn backend_pid(connection: &mut PgConnection) -> i32 {
     sqlx::query_scalar("select pg_backend_pid()").fetch_one(connection).await.unwrap()
 }
 
 #[tokio::test]
-async fn a_kept_connection_is_the_next_ones() {
+async fn clean_connections_are_reused_last_in_first_out() {
     let (_, pool) = pools().await;
-    let (mut one, mut other) = (pool.acquire().await.unwrap(), pool.acquire().await.unwrap());
-    let (first, second) = (pid(&mut one).await, pid(&mut other).await);
-    other.release_clean();
-    one.release_clean();
-    let (mut one, mut other) = (pool.acquire().await.unwrap(), pool.acquire().await.unwrap());
-    assert_eq!((pid(&mut one).await, pid(&mut other).await), (first, second), "the last that came goes first");
+    let (mut first, mut second) = (pool.acquire().await.unwrap(), pool.acquire().await.unwrap());
+    let pids = (backend_pid(&mut first).await, backend_pid(&mut second).await);
+    second.release_clean();
+    first.release_clean();
+    let (mut third, mut fourth) = (pool.acquire().await.unwrap(), pool.acquire().await.unwrap());
+    let reused_pids = (backend_pid(&mut third).await, backend_pid(&mut fourth).await);
+    assert_eq!(reused_pids, pids, "the connection that was released last is reused first");
     assert_eq!((pool.size(), pool.idle_count()), (2, 0));
 }
 
-/// Neither the kept ones nor those that go through sqlx's pool make more than there may be, or stand in each other's way.
+/// The limit covers the connections in the idle list and those in sqlx's pool together. Neither kind blocks requests:
+/// each request gets a connection, however the others return theirs.
 #[tokio::test]
-async fn there_are_never_more_than_there_may_be() {
+async fn pool_never_exceeds_its_limit() {
     let (_, pool) = pools().await;
-    let asking = (0..200).map(|number| {
+    let tasks = (0..200).map(|number| {
         let pool = pool.clone();
         tokio::spawn(async move {
             let mut connection = pool.acquire().await.unwrap();
@@ -53,65 +55,66 @@ async fn there_are_never_more_than_there_may_be() {
             assert!(pool.size() <= 2);
         })
     });
-    for asked in asking.collect::<Vec<_>>() {
-        with_timeout("a connection", asked).await.unwrap();
+    for task in tasks.collect::<Vec<_>>() {
+        with_timeout("a connection", task).await.unwrap();
     }
 }
 
-/// What lies idle is sqlx's to look after: it goes back, and is as good as any.
+/// sqlx's pool checks idle connections, so a connection that stays idle returns to it. It can still be acquired.
 #[tokio::test]
-async fn one_that_nobody_takes_goes_back_to_sqlx() {
-    let (sqlx, pool) = pools().await;
+async fn idle_connection_returns_to_sqlx_pool() {
+    let (sqlx_pool, pool) = pools().await;
     let mut connection = pool.acquire().await.unwrap();
-    let first = pid(&mut connection).await;
+    let pid = backend_pid(&mut connection).await;
     connection.release_clean();
-    assert_eq!((sqlx.num_idle(), pool.idle_count()), (0, 1));
-    let goes_back = async {
-        while sqlx.num_idle() == 0 {
+    assert_eq!((sqlx_pool.num_idle(), pool.idle_count()), (0, 1));
+    let wait_for_return = async {
+        while sqlx_pool.num_idle() == 0 {
             tokio::task::yield_now().await;
         }
     };
-    with_timeout("the connection to go back", goes_back).await;
+    with_timeout("the return of the connection", wait_for_return).await;
     assert_eq!(pool.idle_count(), 1);
-    assert_eq!(pid(&mut pool.acquire().await.unwrap()).await, first);
+    assert_eq!(backend_pid(&mut pool.acquire().await.unwrap()).await, pid);
 }
 
 #[tokio::test]
-async fn a_transaction_that_is_dropped_is_rolled_back_before_others_come() {
+async fn dropped_transaction_is_rolled_back_before_reuse() {
     let (_, pool) = pools().await;
     let mut transaction = pool.begin().await.unwrap();
-    sqlx::query("create table left_behind ()").execute(&mut *transaction).await.unwrap();
+    sqlx::query("create table uncommitted ()").execute(&mut *transaction).await.unwrap();
     drop(transaction);
-    let mut both = (pool.acquire().await.unwrap(), pool.acquire().await.unwrap());
-    for connection in [&mut both.0, &mut both.1] {
-        let found: Option<String> =
-            sqlx::query_scalar("select to_regclass('left_behind')::text").fetch_one(&mut **connection).await.unwrap();
-        assert_eq!(found, None);
+    let mut connections = [pool.acquire().await.unwrap(), pool.acquire().await.unwrap()];
+    for connection in &mut connections {
+        let table: Option<String> =
+            sqlx::query_scalar("select to_regclass('uncommitted')::text").fetch_one(&mut **connection).await.unwrap();
+        assert_eq!(table, None);
     }
 }
 
-/// As when a client goes away at that very moment: what others do afterwards must last.
+/// A client may disconnect during BEGIN. Later statements on that connection must be committed all the same.
 #[tokio::test]
-async fn a_transaction_whose_beginning_is_given_up_is_not_left_open() {
+async fn cancelled_begin_leaves_no_open_transaction() {
     let (_, pool) = pools().await;
     pool.acquire().await.unwrap().release_clean();
-    let mut beginning = Box::pin(pool.begin());
-    assert!(poll_once(beginning.as_mut()).await.is_pending());
-    drop(beginning);
-    let mut both = [pool.acquire().await.unwrap(), pool.acquire().await.unwrap()];
-    for (number, connection) in both.iter_mut().enumerate() {
-        sqlx::raw_sql(AssertSqlSafe(format!("create table made_{number} ()")))
+    let mut begin = Box::pin(pool.begin());
+    assert!(poll_once(begin.as_mut()).await.is_pending());
+    drop(begin);
+    let mut connections = [pool.acquire().await.unwrap(), pool.acquire().await.unwrap()];
+    for (number, connection) in connections.iter_mut().enumerate() {
+        sqlx::raw_sql(AssertSqlSafe(format!("create table created_{number} ()")))
             .execute(&mut **connection)
             .await
             .unwrap();
     }
-    for (number, connection) in both.iter_mut().rev().enumerate() {
-        let found: Option<String> = sqlx::query_scalar("select to_regclass('made_' || $1)::text")
+    // Each connection looks for the table of the other one.
+    for (number, connection) in connections.iter_mut().rev().enumerate() {
+        let table: Option<String> = sqlx::query_scalar("select to_regclass('created_' || $1)::text")
             .bind(number.to_string())
             .fetch_one(&mut **connection)
             .await
             .unwrap();
-        assert!(found.is_some(), "what connection {number} did isn't there for others");
+        assert!(table.is_some(), "the table of connection {number} was not committed");
     }
 }
 
@@ -120,11 +123,11 @@ async fn poll_once<T>(mut future: Pin<&mut impl Future<Output = T>>) -> Poll<T> 
 }
 
 #[tokio::test]
-async fn a_closed_pool_gives_nothing_and_leaves_nothing_open() {
-    let (sqlx, pool) = pools().await;
-    let (late, kept) = (pool.acquire().await.unwrap(), pool.acquire().await.unwrap());
-    kept.release_clean();
-    let closing = tokio::spawn({
+async fn closed_pool_closes_all_connections() {
+    let (sqlx_pool, pool) = pools().await;
+    let (in_use, idle) = (pool.acquire().await.unwrap(), pool.acquire().await.unwrap());
+    idle.release_clean();
+    let close_task = tokio::spawn({
         let pool = pool.clone();
         async move { pool.close().await }
     });
@@ -135,7 +138,7 @@ async fn a_closed_pool_gives_nothing_and_leaves_nothing_open() {
     })
     .await;
     assert!(matches!(pool.acquire().await, Err(sqlx::Error::PoolClosed)));
-    late.release_clean();
-    with_timeout("the last connection", closing).await.unwrap();
-    assert_eq!(sqlx.size(), 0);
+    in_use.release_clean();
+    with_timeout("the last connection to close", close_task).await.unwrap();
+    assert_eq!(sqlx_pool.size(), 0);
 }

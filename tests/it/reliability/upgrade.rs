@@ -1,4 +1,4 @@
-//! From the schema of every earlier version to this one, by the program's own start.
+//! Schema upgrades: the program starts on a database with the schema of each earlier version.
 
 use std::sync::LazyLock;
 
@@ -12,8 +12,8 @@ use crate::harness::{FIXTURE_SQL, hash, postgres, with_timeout};
 
 static MIGRATOR: Migrator = sqlx::migrate!();
 
-/// What a shop has besides its world after a while. The first version's columns are enough for it.
-const PAST: &str = "
+/// Data of a shop that has been in use for some time. It needs only the columns of the first version.
+const USAGE_SQL: &str = "
     insert into payments (paymenttype, amount, gross, tax, currency, date_added, completed, user_id, card, kind) values
         ('Manual', 12, 12, 1.915966386554622, 'USD', '2024-05-02', 1, 4, 1, 'sale'),
         ('Manual', 3.738495257841854, 3.738495257841854, 0, 'EUR', '2024-05-03', 1, 21, 1, 'sale'),
@@ -27,11 +27,12 @@ const PAST: &str = "
     insert into actions (user_id, action, data) values (6, 'error', 'Incorrect hash');
     update users set balance = 1234.567890123456789, password_argon2 = 'kept' where id = 6";
 
-/// What came with later versions, from the one on that brought its table.
-const LATER: [(i64, &str); 2] = [
+/// Rows of tables that later versions added, with the first version that has the table.
+const LATER_USAGE_SQL: [(i64, &str); 2] = [
     (
         8,
-        "insert into idempotency_keys (user_id, operation, key, fingerprint, reply) values (6, 'x', 'k', 'f', '{\"a\":1}')",
+        "insert into idempotency_keys (user_id, operation, key, fingerprint, reply)
+         values (6, 'x', 'k', 'f', '{\"a\":1}')",
     ),
     (
         10,
@@ -40,154 +41,159 @@ const LATER: [(i64, &str); 2] = [
     ),
 ];
 
-/// Those of `WORLD` and `PAST` that can be sold: neither sold, hidden nor retired, and paid for by nobody.
-const FOR_SALE: &str = "1 2 3 6 7 8 9 10 11 12 13";
+/// The ids of the cards of `FIXTURE_SQL` and `USAGE_SQL` that can be sold: not sold, hidden or retired, and without a
+/// sale.
+const SELLABLE_CARD_IDS: &str = "1 2 3 6 7 8 9 10 11 12 13";
 
-/// The schema's versions before this program's.
-static EARLIER: LazyLock<Vec<i64>> = LazyLock::new(|| {
+/// The schema versions before the current one.
+static EARLIER_VERSIONS: LazyLock<Vec<i64>> = LazyLock::new(|| {
     let mut versions: Vec<i64> = MIGRATOR.iter().map(|migration| migration.version).collect();
     versions.pop();
     versions
 });
 
-/// A database as the program of that version left it.
-struct Old {
+/// A database with an earlier schema and data.
+struct OldDatabase {
     name: String,
     connection: PgConnection,
 }
 
-impl Old {
-    async fn new(version: i64) -> Self {
+impl OldDatabase {
+    async fn create(version: i64) -> Self {
         let name = postgres::create_database("").await;
         let mut connection = postgres::connect_options(&name).await.connect().await.unwrap();
-        run(&mut connection, "drop schema public cascade; create schema public").await;
+        execute(&mut connection, "drop schema public cascade; create schema public").await;
         MIGRATOR.run_to(version, &mut connection).await.unwrap();
-        run(&mut connection, FIXTURE_SQL).await;
-        run(&mut connection, PAST).await;
-        for (_, sql) in LATER.iter().filter(|(since, _)| *since <= version) {
-            run(&mut connection, sql).await;
+        execute(&mut connection, FIXTURE_SQL).await;
+        execute(&mut connection, USAGE_SQL).await;
+        for (_, sql) in LATER_USAGE_SQL.iter().filter(|(first_version, _)| *first_version <= version) {
+            execute(&mut connection, sql).await;
         }
         Self { name, connection }
     }
 
-    /// Each row of every table that has some, with the columns of now: what to ask for them, and what there is.
-    async fn rows(&mut self) -> Vec<(String, Vec<String>)> {
-        let tables = "select format('select jsonb_build_array(%s)::text from %I order by 1',
+    /// All rows of each table, with the table's present columns: the query and its result.
+    async fn table_rows(&mut self) -> Vec<(String, Vec<String>)> {
+        let table_queries = "select format('select jsonb_build_array(%s)::text from %I order by 1',
                 string_agg(quote_ident(column_name), ', ' order by ordinal_position), table_name)
             from information_schema.columns join information_schema.tables using (table_schema, table_name)
-            where table_schema = 'public' and table_type = 'BASE TABLE' and table_name not in ('_sqlx_migrations', 'card_stock')
+            where table_schema = 'public' and table_type = 'BASE TABLE'
+                and table_name not in ('_sqlx_migrations', 'card_stock')
             group by table_name order by table_name";
-        let mut all = Vec::new();
-        for query in self.ask(tables).await {
-            let rows = self.ask(&query).await;
-            all.push((query, rows));
+        let mut tables = Vec::new();
+        for query in self.query(table_queries).await {
+            let rows = self.query(&query).await;
+            tables.push((query, rows));
         }
-        all
+        tables
     }
 
-    async fn ask(&mut self, query: &str) -> Vec<String> {
+    async fn query(&mut self, query: &str) -> Vec<String> {
         sqlx::query_scalar(AssertSqlSafe(query.to_owned())).fetch_all(&mut self.connection).await.unwrap()
     }
 
-    /// Everything that a shop lives on, after a start.
-    async fn is_whole(&mut self, version: i64) {
-        let newest = MIGRATOR.iter().map(|migration| migration.version.to_string()).collect::<Vec<_>>();
+    /// Asserts that all migrations are applied and the stock is complete.
+    async fn assert_upgraded(&mut self, version: i64) {
+        let all_versions = MIGRATOR.iter().map(|migration| migration.version.to_string()).collect::<Vec<_>>();
         let applied = "select version::text from _sqlx_migrations where success order by _sqlx_migrations.version";
-        assert_eq!(self.ask(applied).await, newest, "from {version}");
+        assert_eq!(self.query(applied).await, all_versions, "from version {version}");
         let stock = "select coalesce(string_agg(card_id::text, ' ' order by card_id), 'nothing') from card_stock";
-        assert_eq!(self.ask(stock).await, [FOR_SALE], "the stock, from {version}");
+        assert_eq!(self.query(stock).await, [SELLABLE_CARD_IDS], "stock, from version {version}");
         let differences = "select card_id::text from card_stock_differences";
-        assert!(self.ask(differences).await.is_empty(), "the stock, from {version}");
+        assert!(self.query(differences).await.is_empty(), "stock, from version {version}");
     }
 }
 
-async fn run(connection: &mut PgConnection, sql: &str) {
+async fn execute(connection: &mut PgConnection, sql: &str) {
     sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(connection).await.unwrap();
 }
 
-/// The numbers of the cards that a real request got, or its refusal.
+/// Buys cards from group 6; returns their numbers, or the error message.
 async fn buy(program: &Program, quantity: u8) -> String {
     let form = format!("u=admin&id=6&quantity={quantity}&hash={}", hash(&format!("6{quantity}"), "secret"));
     let mut reply = String::new();
     program.post_streaming("card_from_group_sell", form, |bytes| reply += str::from_utf8(bytes).unwrap()).await;
-    let between = |open: &str| -> Vec<String> {
-        reply.split(open).skip(1).map(|rest| rest.split('<').next().unwrap().to_owned()).collect()
+    let texts_after = |tag: &str| -> Vec<String> {
+        reply.split(tag).skip(1).map(|rest| rest.split('<').next().unwrap().to_owned()).collect()
     };
-    [between("<number>"), between("<error>")].concat().join(" ")
+    [texts_after("<number>"), texts_after("<error>")].concat().join(" ")
 }
 
 #[tokio::test]
-async fn from_every_earlier_schema_nothing_is_lost_and_cards_are_sold_once() {
-    assert!(EARLIER.len() >= 11);
-    for version in EARLIER.iter().copied() {
-        let mut old = Old::new(version).await;
-        let before = old.rows().await;
-        let program = Program::start_on_database(&old.name, &[]).await;
-        old.is_whole(version).await;
+async fn upgrade_from_every_earlier_schema_keeps_data_and_stock() {
+    assert!(EARLIER_VERSIONS.len() >= 11);
+    for version in EARLIER_VERSIONS.iter().copied() {
+        let mut database = OldDatabase::create(version).await;
+        let before = database.table_rows().await;
+        let program = Program::start_on_database(&database.name, &[]).await;
+        database.assert_upgraded(version).await;
         for (query, rows) in &before {
-            assert_eq!(&old.ask(query).await, rows, "{query}, from {version}");
+            assert_eq!(&database.query(query).await, rows, "{query}, from version {version}");
         }
         let sold = [buy(&program, 1).await, buy(&program, 9).await, buy(&program, 1).await];
         let expected = ["0000000042", "1111111001 1111111002 1111111003", "Free cards was not found"];
-        assert_eq!(sold, expected, "from {version}");
-        // Those of before, and each of these once.
+        assert_eq!(sold, expected, "from version {version}");
+        // The earlier sales, and one sale of each of these cards.
         let sales = "select string_agg(user_id::text, ' ' order by user_id) from payments where kind = 'sale'";
-        assert_eq!(old.ask(sales).await, ["1 2 3 4 6 21"], "from {version}");
+        assert_eq!(database.query(sales).await, ["1 2 3 4 6 21"], "from version {version}");
         program.stop();
     }
 }
 
-/// Until this is true of the programs' connections.
-async fn until(options: &PgConnectOptions, condition: &str) {
+/// Waits until an aggregate condition on `pg_stat_activity` holds for the connections of the program.
+async fn wait_until(options: &PgConnectOptions, condition: &str) {
     let mut connection = options.connect().await.unwrap();
     let query = format!(
-        "select coalesce({condition}, false) from pg_stat_activity where application_name = 'mortise' and datname = current_database()"
+        "select coalesce({condition}, false) from pg_stat_activity
+         where application_name = 'mortise' and datname = current_database()"
     );
-    let true_at_last = async {
+    let poll = async {
         while !sqlx::query_scalar::<_, bool>(AssertSqlSafe(query.clone())).fetch_one(&mut connection).await.unwrap() {
             tokio::task::yield_now().await;
         }
     };
-    with_timeout(condition, true_at_last).await;
+    with_timeout(condition, poll).await;
 }
 
-/// Starts the program, which may be long in coming up.
-fn starting(database: &str, wait_ms: &'static str) -> JoinHandle<Program> {
+/// Starts the program in a task, which ends when the program listens.
+fn spawn_program(database: &str, acquire_timeout_ms: &'static str) -> JoinHandle<Program> {
     let database = database.to_owned();
-    tokio::spawn(
-        async move { Program::start_on_database(&database, &[("database_acquire_timeout_ms", wait_ms)]).await },
-    )
+    tokio::spawn(async move {
+        Program::start_on_database(&database, &[("database_acquire_timeout_ms", acquire_timeout_ms)]).await
+    })
 }
 
-/// Killed at its seventh step, which waits for somebody who reads cards; then two servers at once go on from there.
+/// The first program is killed at the seventh migration, which waits for a reader's lock of `cards`. Then two programs
+/// start at the same time and complete the upgrade.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn an_upgrade_that_was_killed_is_completed_by_the_next_start() {
-    let mut old = Old::new(1).await;
-    let before = old.rows().await;
-    let options = postgres::connect_options(&old.name).await;
+async fn killed_upgrade_is_completed_by_the_next_start() {
+    let mut database = OldDatabase::create(1).await;
+    let before = database.table_rows().await;
+    let options = postgres::connect_options(&database.name).await;
     let mut reader = options.connect().await.unwrap();
-    run(&mut reader, "begin; lock table cards in access share mode").await;
+    execute(&mut reader, "begin; lock table cards in access share mode").await;
 
-    let mut killed = Program::command(&old.name, &[("database_acquire_timeout_ms", "60000")]).await.spawn().unwrap();
-    until(&options, "bool_or(wait_event_type = 'Lock')").await;
+    let mut killed =
+        Program::command(&database.name, &[("database_acquire_timeout_ms", "60000")]).await.spawn().unwrap();
+    wait_until(&options, "bool_or(wait_event_type = 'Lock')").await;
     killed.kill().unwrap();
     killed.wait().unwrap();
-    until(&options, "count(*) = 0").await;
-    assert_eq!(old.ask("select max(version)::text from _sqlx_migrations").await, ["6"]);
+    wait_until(&options, "count(*) = 0").await;
+    assert_eq!(database.query("select max(version)::text from _sqlx_migrations").await, ["6"]);
 
-    let first = starting(&old.name, "60000");
-    until(&options, "bool_or(wait_event = 'relation')").await;
-    // However long that takes, and be it longer than a request would wait: the other one waits for its turn.
-    let mut second = starting(&old.name, "400");
+    let first = spawn_program(&database.name, "60000");
+    wait_until(&options, "bool_or(wait_event = 'relation')").await;
+    // The second program waits for the migration lock, even longer than its acquire timeout.
+    let mut second = spawn_program(&database.name, "400");
     tokio::select! {
-        second = &mut second => panic!("it didn't wait: {:?}", second.err()),
-        () = until(&options, "bool_or(wait_event = 'advisory' and now() - query_start > interval '800 ms')") => {}
+        second = &mut second => panic!("the second program did not wait: {:?}", second.err()),
+        () = wait_until(&options, "bool_or(wait_event = 'advisory' and now() - query_start > interval '800 ms')") => {}
     }
-    run(&mut reader, "rollback").await;
+    execute(&mut reader, "rollback").await;
     let (first, second) = (first.await.unwrap(), second.await.unwrap());
-    old.is_whole(1).await;
+    database.assert_upgraded(1).await;
     for (query, rows) in &before {
-        assert_eq!(&old.ask(query).await, rows, "{query}");
+        assert_eq!(&database.query(query).await, rows, "{query}");
     }
     assert_eq!([buy(&first, 1).await, buy(&second, 1).await], ["0000000042", "1111111001"]);
 }

@@ -1,4 +1,4 @@
-//! Which row of the contract's tables applies, or which error.
+//! Selects the row of the contract's tables that applies, or the error.
 
 use sqlx::PgConnection;
 
@@ -10,35 +10,35 @@ use crate::store::card::LockedCard;
 /// A row of the contract's two tables.
 #[derive(Debug)]
 pub(super) enum Action {
-    /// A device's user is topped up.
+    /// The user of the device is topped up.
     TopUpUser { device: Device },
-    /// The caller's card is topped up.
+    /// The card with the caller id is topped up.
     TopUpCard { card: LockedCard },
-    /// The caller's card is replaced by one of another group.
+    /// The card with the caller id is replaced by a new card of another group.
     ReplaceCard { card: LockedCard, group: Group },
-    /// A new card.
+    /// A new card of the group is created and sold.
     CreateCard { group: Group },
-    /// A device's user gets the PIN card's balance.
+    /// The PIN card's balance is moved to the user of the device.
     TransferToUser { device: Device, pin_card: LockedCard },
-    /// The caller's card gets it.
+    /// The PIN card's balance is moved to the card with the caller id.
     TransferToCard { card: LockedCard, pin_card: LockedCard },
-    /// The PIN card, of another group, takes the place of the caller's card.
+    /// The PIN card, of another group, replaces the card with the caller id.
     TransferToPinCard { card: LockedCard, pin_card: LockedCard },
-    /// The PIN card becomes the caller's.
+    /// The PIN card is sold and gets the caller id.
     SellPinCard { pin_card: LockedCard },
 }
 
 impl Action {
-    /// The errors in the contract's order, then the row that applies.
+    /// Checks for errors in the contract's order, then selects the row that applies.
     pub(super) async fn choose(
         connection: &mut PgConnection,
-        desk: &Context<'_>,
-        wish: &Input,
-        found: Lookup,
+        context: &Context<'_>,
+        input: &Input,
+        lookup: Lookup,
     ) -> Result<Self, ApiError> {
-        let Lookup { callerid_owner: holder, pin_card } = found;
-        let owner = desk.caller.owner_id();
-        match &holder {
+        let Lookup { callerid_owner, pin_card } = lookup;
+        let owner = context.caller.owner_id();
+        match &callerid_owner {
             CallerIdOwner::Device(device) if device.is_provider_device => {
                 return Err(ApiError::CallerIdOnProviderDevice);
             }
@@ -48,12 +48,12 @@ impl Action {
             CallerIdOwner::Card(card) if card.owner_id != owner => return Err(ApiError::CardNotOwned),
             _ => {}
         }
-        let pin_card = match &wish.pin {
+        let pin_card = match &input.pin {
             None => None,
-            Some(_) => Some(validate_pin_card(desk, &holder, pin_card)?),
+            Some(_) => Some(validate_pin_card(context, &callerid_owner, pin_card)?),
         };
-        let group = find_group(connection, desk, wish, &holder).await?;
-        let deed = match (holder, pin_card, group) {
+        let group = find_group(connection, context, input, &callerid_owner).await?;
+        let action = match (callerid_owner, pin_card, group) {
             (CallerIdOwner::Device(device), Some(pin_card), _) => Self::TransferToUser { device, pin_card },
             (CallerIdOwner::Card(card), Some(pin_card), _) if card.cardgroup_id == pin_card.cardgroup_id => {
                 Self::TransferToCard { card, pin_card }
@@ -68,57 +68,58 @@ impl Action {
             (CallerIdOwner::Unassigned, None, Some(group)) => Self::CreateCard { group },
             (CallerIdOwner::Unassigned, None, None) => return Err(ApiError::NoMatch),
         };
-        deed.validate(desk, wish)?;
-        Ok(deed)
+        action.validate(context, input)?;
+        Ok(action)
     }
 
-    /// What no row of the tables has words for: amounts that can't be added, cards that an X7 server can't save.
-    pub(super) fn validate(&self, desk: &Context<'_>, wish: &Input) -> Result<(), ApiError> {
-        // Of a currency that nobody knows the amount would be lost; taxes of less than nothing would turn it round.
+    /// Checks for errors that the tables do not list: amounts that cannot be added, and cards that an X7 server cannot
+    /// save.
+    pub(super) fn validate(&self, context: &Context<'_>, input: &Input) -> Result<(), ApiError> {
+        // In an unknown currency (rate 0) the amount would be lost. Taxes of -100 % or less would change its sign.
         let (rate, tax_rate) = match self {
             Self::TopUpCard { card } => (Some(&card.group_rate), Some(&card.tax_rate)),
             Self::ReplaceCard { group, .. } | Self::CreateCard { group } => (Some(&group.rate), Some(&group.tax_rate)),
             Self::TopUpUser { device } => (None, device.tax_rate.as_ref()),
             _ => (None, None),
         };
-        let lost = rate.is_some_and(|rate| *rate == 0) && !desk.call.dialect().treats_unknown_currency_as_zero();
-        let turned = tax_rate.is_some_and(|share| *share <= -1);
-        if wish.pin.is_none() && (wish.amount < 0 || wish.amount != 0 && (lost || turned)) {
+        let is_lost = rate.is_some_and(|rate| *rate == 0) && !context.call.dialect().treats_unknown_currency_as_zero();
+        let is_inverted = tax_rate.is_some_and(|rate| *rate <= -1);
+        if input.pin.is_none() && (input.amount < 0 || input.amount != 0 && (is_lost || is_inverted)) {
             return Err(ApiError::CallerIdTransactionFailed);
         }
-        if !desk.call.dialect().refuses_invalid_cards() {
+        if !context.call.dialect().refuses_invalid_cards() {
             return Ok(());
         }
-        let flaw = |card: &LockedCard| card.validation_error.clone().map(ApiError::InvalidCard);
-        let fault = match self {
+        let invalid_card = |card: &LockedCard| card.validation_error.clone().map(ApiError::InvalidCard);
+        let error = match self {
             Self::TopUpCard { card } => card.validation_error.as_ref().map(|_| ApiError::CallerIdTransactionFailed),
-            Self::ReplaceCard { card, .. } => flaw(card),
-            Self::TransferToUser { pin_card, .. } | Self::SellPinCard { pin_card } => flaw(pin_card),
+            Self::ReplaceCard { card, .. } => invalid_card(card),
+            Self::TransferToUser { pin_card, .. } | Self::SellPinCard { pin_card } => invalid_card(pin_card),
             Self::TransferToCard { card, pin_card } | Self::TransferToPinCard { card, pin_card } => {
-                flaw(pin_card).or(flaw(card))
+                invalid_card(pin_card).or(invalid_card(card))
             }
             Self::TopUpUser { .. } | Self::CreateCard { .. } => None,
         };
-        fault.map_or(Ok(()), Err)
+        error.map_or(Ok(()), Err)
     }
 }
 
-/// The PIN card must be the owner's and another than the caller's, with funds where they are to be moved, and unsold where it
-/// is to be sold.
+/// Checks the PIN card: it must belong to the caller's owner and must not be the card with the caller id. If a balance
+/// is moved, that balance must not be 0. If nothing has the caller id, the PIN card must be unsold.
 pub(super) fn validate_pin_card(
-    desk: &Context<'_>,
-    holder: &CallerIdOwner,
+    context: &Context<'_>,
+    callerid_owner: &CallerIdOwner,
     pin_card: Option<LockedCard>,
 ) -> Result<LockedCard, ApiError> {
-    let pin_card = pin_card.filter(|card| card.owner_id == desk.caller.owner_id()).ok_or(ApiError::PinNotFound)?;
-    let funds = match holder {
+    let pin_card = pin_card.filter(|card| card.owner_id == context.caller.owner_id()).ok_or(ApiError::PinNotFound)?;
+    let funds = match callerid_owner {
         CallerIdOwner::Card(card) if card.id == pin_card.id => return Err(ApiError::PinNotFound),
         CallerIdOwner::Card(card) if card.cardgroup_id != pin_card.cardgroup_id => Some(&card.balance),
         CallerIdOwner::Card(_) | CallerIdOwner::Device(_) => Some(&pin_card.balance),
         CallerIdOwner::Unassigned => None,
     };
     match funds {
-        Some(funds) if funds * &desk.conversion.caller_rate == 0 => Err(ApiError::PinBalanceZero),
+        Some(funds) if funds * &context.conversion.caller_rate == 0 => Err(ApiError::PinBalanceZero),
         None if pin_card.sold => Err(ApiError::PinAlreadySold),
         _ => Ok(pin_card),
     }

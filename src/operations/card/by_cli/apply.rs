@@ -1,4 +1,4 @@
-//! The rows of the contract's tables, carried out.
+//! Executes the rows of the contract's tables.
 
 use bigdecimal::BigDecimal;
 use sqlx::{Connection, PgConnection};
@@ -10,99 +10,103 @@ use crate::error::ApiError;
 use crate::store;
 use crate::store::card::LockedCard;
 
-/// How often a number and PIN are drawn before the rest is looked through.
+/// How many random numbers and PINs are tried before free ones are searched.
 const RANDOM_ATTEMPTS_MAX: usize = 40;
-/// Of longer ones there are too many to look through.
+/// The longest numbers and PINs that are searched, in digits. There are too many longer ones.
 const SCAN_DIGITS_MAX: u32 = 6;
-/// The SQLSTATE of a lock that was waited for in vain.
+/// The SQLSTATE of a lock timeout.
 const LOCK_NOT_AVAILABLE: &str = "55P03";
-/// MOR's column.
+/// The length of MOR's columns, in characters.
 const NUMBER_LEN_MAX: i32 = 255;
 
 impl Action {
     pub(super) async fn execute(
         self,
         connection: &mut PgConnection,
-        desk: &Context<'_>,
-        wish: &Input,
+        context: &Context<'_>,
+        input: &Input,
     ) -> Result<ActionResult, ApiError> {
-        let conversion = &desk.conversion;
+        let conversion = &context.conversion;
         match self {
             Self::TopUpUser { device } => {
-                top_up_user(connection, desk, &device, Funds::Paid(&wish.amount)).await?;
+                top_up_user(connection, context, &device, Funds::Paid(&input.amount)).await?;
                 Ok(ActionResult::User(device))
             }
             Self::TopUpCard { card } => {
-                desk.ensure_taxes(connection, card.cardgroup_id).await?;
-                sell_if_unsold(connection, desk, &card).await?;
-                top_up_card(connection, desk, card.id, &wish.amount).await?;
+                context.ensure_taxes(connection, card.cardgroup_id).await?;
+                sell_if_unsold(connection, context, &card).await?;
+                top_up_card(connection, context, card.id, &input.amount).await?;
                 Ok(ActionResult::Card(card.id))
             }
             Self::ReplaceCard { card, group } => {
                 store::card::retire(connection, card.id).await?;
                 store::card::audit_balance_change(connection, card.id, &-&card.balance, conversion).await?;
-                let new = create_card(connection, desk, wish, &group, &card.balance).await?;
-                Ok(ActionResult::Card(new))
+                let card_id = create_card(connection, context, input, &group, &card.balance).await?;
+                Ok(ActionResult::Card(card_id))
             }
             Self::CreateCard { group } => {
-                let new = create_card(connection, desk, wish, &group, &BigDecimal::from(0)).await?;
-                Ok(ActionResult::Card(new))
+                let card_id = create_card(connection, context, input, &group, &BigDecimal::from(0)).await?;
+                Ok(ActionResult::Card(card_id))
             }
             Self::TransferToUser { device, pin_card } => {
                 store::card::retire(connection, pin_card.id).await?;
                 store::card::audit_balance_change(connection, pin_card.id, &-&pin_card.balance, conversion).await?;
-                top_up_user(connection, desk, &device, Funds::Transferred(&pin_card.balance)).await?;
+                top_up_user(connection, context, &device, Funds::Transferred(&pin_card.balance)).await?;
                 Ok(ActionResult::User(device))
             }
             Self::TransferToCard { card, pin_card } => {
-                desk.ensure_taxes(connection, card.cardgroup_id).await?;
+                context.ensure_taxes(connection, card.cardgroup_id).await?;
                 store::card::retire(connection, pin_card.id).await?;
                 store::card::audit_balance_change(connection, pin_card.id, &-&pin_card.balance, conversion).await?;
-                sell_if_unsold(connection, desk, &card).await?;
+                sell_if_unsold(connection, context, &card).await?;
                 store::card::change_balance(connection, card.id, &pin_card.balance).await?;
                 store::card::audit_balance_change(connection, card.id, &pin_card.balance, conversion).await?;
                 Ok(ActionResult::Card(card.id))
             }
             Self::TransferToPinCard { card, pin_card } => {
-                // In one order, whoever's card is whose.
+                // Tax rows are created in the order of group ids, to avoid deadlocks.
                 let groups =
                     [card.cardgroup_id.min(pin_card.cardgroup_id), card.cardgroup_id.max(pin_card.cardgroup_id)];
-                if desk.call.dialect().refuses_invalid_cards() {
-                    // An X7 server sells the caller's card first, though it is about to be emptied.
-                    desk.ensure_taxes(connection, groups[0]).await?;
-                    desk.ensure_taxes(connection, groups[1]).await?;
-                    sell_if_unsold(connection, desk, &card).await?;
+                if context.call.dialect().refuses_invalid_cards() {
+                    // An X7 server first sells the old card, though its balance is moved away afterwards.
+                    context.ensure_taxes(connection, groups[0]).await?;
+                    context.ensure_taxes(connection, groups[1]).await?;
+                    sell_if_unsold(connection, context, &card).await?;
                 }
-                sell_if_unsold(connection, desk, &pin_card).await?;
+                sell_if_unsold(connection, context, &pin_card).await?;
                 store::card::retire(connection, card.id).await?;
                 store::card::audit_balance_change(connection, card.id, &-&card.balance, conversion).await?;
-                assign_callerid(connection, pin_card.id, &wish.callerid).await?;
+                assign_callerid(connection, pin_card.id, &input.callerid).await?;
                 store::card::change_balance(connection, pin_card.id, &card.balance).await?;
                 store::card::audit_balance_change(connection, pin_card.id, &card.balance, conversion).await?;
                 Ok(ActionResult::Card(pin_card.id))
             }
             Self::SellPinCard { pin_card } => {
-                desk.ensure_taxes(connection, pin_card.cardgroup_id).await?;
-                sell_if_unsold(connection, desk, &pin_card).await?;
-                assign_callerid(connection, pin_card.id, &wish.callerid).await?;
+                context.ensure_taxes(connection, pin_card.cardgroup_id).await?;
+                sell_if_unsold(connection, context, &pin_card).await?;
+                assign_callerid(connection, pin_card.id, &input.callerid).await?;
                 Ok(ActionResult::Card(pin_card.id))
             }
         }
     }
 }
 
-async fn sell_if_unsold(connection: &mut PgConnection, desk: &Context<'_>, card: &LockedCard) -> Result<(), ApiError> {
-    if card.sold { Ok(()) } else { desk.sell(connection, card.id, card.cardgroup_id).await }
+async fn sell_if_unsold(
+    connection: &mut PgConnection,
+    context: &Context<'_>,
+    card: &LockedCard,
+) -> Result<(), ApiError> {
+    if card.sold { Ok(()) } else { context.sell(connection, card.id, card.cardgroup_id).await }
 }
 
 async fn top_up_card(
     connection: &mut PgConnection,
-    desk: &Context<'_>,
+    context: &Context<'_>,
     card: i64,
     amount: &BigDecimal,
 ) -> Result<(), ApiError> {
-    if *amount != 0 || desk.call.dialect().records_zero_payments() {
-        store::card::top_up(connection, card, amount, &desk.conversion).await?;
+    if *amount != 0 || context.call.dialect().records_zero_payments() {
+        store::card::top_up(connection, card, amount, &context.conversion).await?;
     }
     Ok(())
 }
@@ -113,68 +117,68 @@ async fn assign_callerid(connection: &mut PgConnection, card: i64, callerid: &st
     Ok(())
 }
 
-/// A new card of the group, sold, with what was moved to it and what is added.
+/// Creates and sells a card of the group, with the `transferred` balance of another card and the amount of the request.
 async fn create_card(
     connection: &mut PgConnection,
-    desk: &Context<'_>,
-    wish: &Input,
+    context: &Context<'_>,
+    input: &Input,
     group: &Group,
-    moved: &BigDecimal,
+    transferred: &BigDecimal,
 ) -> Result<i64, ApiError> {
-    desk.ensure_taxes(connection, group.id).await?;
-    store::caller_id::clear_deleted(connection, &wish.callerid).await?;
-    let at_once = desk.call.dialect().records_single_payment_for_new_card();
-    let (numbers, pins) = (group.number_length, group.pin_length);
-    if ![numbers, pins].iter().all(|length| (1..=NUMBER_LEN_MAX).contains(length)) {
+    context.ensure_taxes(connection, group.id).await?;
+    store::caller_id::clear_deleted(connection, &input.callerid).await?;
+    let includes_top_up = context.call.dialect().records_single_payment_for_new_card();
+    let (number_length, pin_length) = (group.number_length, group.pin_length);
+    if ![number_length, pin_length].iter().all(|length| (1..=NUMBER_LEN_MAX).contains(length)) {
         return Err(ApiError::CallerIdTransactionFailed);
     }
-    let held_off = store::bulk_create::try_block_bulk(connection).await?;
-    for draw in 0..=RANDOM_ATTEMPTS_MAX {
-        let (mut number, mut pin) = (store::random::digits(numbers)?, store::random::digits(pins)?);
-        if draw == RANDOM_ATTEMPTS_MAX {
-            // Nearly all are in use: look for one that isn't, from there on.
+    let bulk_blocked = store::bulk_create::try_block_bulk(connection).await?;
+    for attempt in 0..=RANDOM_ATTEMPTS_MAX {
+        let (mut number, mut pin) = (store::random::digits(number_length)?, store::random::digits(pin_length)?);
+        if attempt == RANDOM_ATTEMPTS_MAX {
+            // Nearly all are in use: search for free ones, starting at the random ones.
             number = find_unused(connection, UniqueField::Number(group.id), &number).await?;
             pin = find_unused(connection, UniqueField::Pin, &pin).await?;
         }
-        let new = NewCard { group: group.id, number, pin, transferred_balance: moved, includes_top_up: at_once };
-        let card = if held_off {
-            new.insert(connection, desk, wish).await?
+        let new_card = NewCard { group: group.id, number, pin, transferred_balance: transferred, includes_top_up };
+        let card = if bulk_blocked {
+            new_card.insert(connection, context, input).await?
         } else {
-            new.insert_with_savepoint(connection, desk, wish).await?
+            new_card.insert_with_savepoint(connection, context, input).await?
         };
         if let Some(card) = card {
-            if !held_off {
-                store::bulk_create::reset_lock_timeout(connection, desk.call.state.config.database_acquire_timeout)
+            if !bulk_blocked {
+                store::bulk_create::reset_lock_timeout(connection, context.call.state.config.database_acquire_timeout)
                     .await?;
             }
-            desk.sell(connection, card, group.id).await?;
-            if !at_once {
-                top_up_card(connection, desk, card, &wish.amount).await?;
+            context.sell(connection, card, group.id).await?;
+            if !includes_top_up {
+                top_up_card(connection, context, card, &input.amount).await?;
             }
             return Ok(card);
         }
     }
-    tracing::warn!(group = group.id, "no free number or PIN: the group's lengths are too short");
+    tracing::warn!(group = group.id, "no free card number or PIN: use a card group with longer numbers and PINs");
     Err(ApiError::CallerIdTransactionFailed)
 }
 
-/// A card that isn't there yet.
+/// A card to insert.
 struct NewCard<'a> {
     group: i32,
     number: String,
     pin: String,
     transferred_balance: &'a BigDecimal,
-    /// What is added is added at once.
+    /// Whether the request's amount is added to the inserted balance.
     includes_top_up: bool,
 }
 
 impl NewCard<'_> {
-    /// `None`: the number or the PIN is in use.
+    /// Inserts the card and returns its id. `None`: the number or the PIN is in use.
     async fn insert(
         &self,
         connection: &mut PgConnection,
-        desk: &Context<'_>,
-        wish: &Input,
+        context: &Context<'_>,
+        input: &Input,
     ) -> sqlx::Result<Option<i64>> {
         sqlx::query_scalar!(
             "insert into cards (cardgroup_id, owner_id, number, pin, callerid, balance)
@@ -188,25 +192,25 @@ impl NewCard<'_> {
             self.group,
             self.number,
             self.pin,
-            wish.callerid,
+            input.callerid,
             self.transferred_balance,
             self.includes_top_up,
-            wish.amount,
-            desk.conversion.caller_rate
+            input.amount,
+            context.conversion.caller_rate
         )
         .fetch_optional(connection)
         .await
     }
 
-    /// Beside somebody who makes cards by the thousand: what can't be had within a moment counts as in use.
+    /// Inserts the card while a bulk creation runs. After a lock timeout the number and the PIN count as in use.
     async fn insert_with_savepoint(
         &self,
         connection: &mut PgConnection,
-        desk: &Context<'_>,
-        wish: &Input,
+        context: &Context<'_>,
+        input: &Input,
     ) -> sqlx::Result<Option<i64>> {
         let mut savepoint = connection.begin().await?;
-        match self.insert(&mut savepoint, desk, wish).await {
+        match self.insert(&mut savepoint, context, input).await {
             Ok(card) => savepoint.commit().await.map(|()| card),
             Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(LOCK_NOT_AVAILABLE) => {
                 savepoint.rollback().await.map(|()| None)
@@ -222,21 +226,21 @@ enum UniqueField {
     Pin,
 }
 
-/// The first that isn't in use from `start` on, or from the beginning; `start` itself where there are too many to look
-/// through. All have its length.
-async fn find_unused(connection: &mut PgConnection, what: UniqueField, start: &str) -> Result<String, ApiError> {
+/// Returns the first unused value of the length of `start`, searching upwards from `start` and then from 0. Returns
+/// `start` if there are too many values to search, or if all are in use.
+async fn find_unused(connection: &mut PgConnection, field: UniqueField, start: &str) -> Result<String, ApiError> {
     let (Ok(length @ ..=SCAN_DIGITS_MAX), Ok(first)) = (u32::try_from(start.len()), start.parse::<i32>()) else {
         return Ok(start.to_owned());
     };
     let last = 10_i32.pow(length) - 1;
-    let group = match what {
+    let group = match field {
         UniqueField::Number(group) => Some(group),
         UniqueField::Pin => None,
     };
-    let found = sqlx::query_scalar!(
+    let unused = sqlx::query_scalar!(
         r#"select lpad(i::text, length($1), '0') as "text!" from (
                select * from generate_series($2::integer, $3::integer) i union all select * from generate_series(0, $2::integer - 1)
-           ) all_of_them (i)
+           ) candidate (i)
            where case when $4::integer is null
                then not exists (select from cards where pin <> '' and pin = lpad(i::text, length($1), '0'))
                else not exists (select from cards where number = lpad(i::text, length($1), '0') and hidden = 0)
@@ -249,24 +253,24 @@ async fn find_unused(connection: &mut PgConnection, what: UniqueField, start: &s
     )
     .fetch_optional(connection)
     .await?;
-    Ok(found.unwrap_or_else(|| start.to_owned()))
+    Ok(unused.unwrap_or_else(|| start.to_owned()))
 }
 
-/// What a user is topped up with.
+/// The funds that are added to a user's balance.
 enum Funds<'a> {
-    /// An amount, tax included.
+    /// An amount, taxes included.
     Paid(&'a BigDecimal),
-    /// A card's balance.
+    /// The balance of a card.
     Transferred(&'a BigDecimal),
 }
 
 async fn top_up_user(
     connection: &mut PgConnection,
-    desk: &Context<'_>,
+    context: &Context<'_>,
     device: &Device,
     funds: Funds<'_>,
 ) -> Result<(), ApiError> {
-    let dialect = desk.call.dialect();
+    let dialect = context.call.dialect();
     if dialect.creates_missing_taxes() {
         store::tax::ensure_user_taxes(connection, device.user_id).await?;
     }
@@ -293,7 +297,7 @@ async fn top_up_user(
         device.user_id,
         amount,
         is_paid,
-        desk.conversion.caller_rate,
+        context.conversion.caller_rate,
         dialect.records_payer_name()
     )
     .execute(connection)

@@ -1,4 +1,5 @@
-//! What a request is about: the device or card that has the caller id, the card that has the PIN, the group that is named.
+//! The rows that a request refers to: the device or card that has the caller id, the card that has the PIN, the named
+//! group.
 
 use bigdecimal::BigDecimal;
 use sqlx::PgConnection;
@@ -14,13 +15,13 @@ pub(super) struct Device {
     pub(super) id: i32,
     pub(super) user_id: i32,
     pub(super) is_provider_device: bool,
-    /// The owner of the device's user, if there is such a user.
+    /// The owner of the device's user. `None`: the user does not exist.
     pub(super) owner_id: Option<i32>,
-    /// What that user's taxes add to 1.
+    /// The tax rate of the user as a fraction (19 %: 0.19).
     pub(super) tax_rate: Option<BigDecimal>,
 }
 
-/// What has the caller id; devices go before cards.
+/// The owner of the caller id. Devices take precedence over cards.
 #[derive(Debug)]
 pub(super) enum CallerIdOwner {
     Device(Device),
@@ -28,33 +29,33 @@ pub(super) enum CallerIdOwner {
     Unassigned,
 }
 
-/// What the request is about, locked.
+/// The rows that the request refers to. The cards are locked.
 #[derive(Debug)]
 pub(super) struct Lookup {
     pub(super) callerid_owner: CallerIdOwner,
-    /// The card with the PIN sent.
+    /// The card with the sent PIN.
     pub(super) pin_card: Option<LockedCard>,
 }
 
 impl Lookup {
     pub(super) async fn load(
         connection: &mut PgConnection,
-        desk: &Context<'_>,
-        wish: &Input,
+        context: &Context<'_>,
+        input: &Input,
     ) -> Result<Self, ApiError> {
-        let dialect = desk.call.dialect();
-        let partial = dialect.matches_partial_callerids() || desk.call.state.config.match_partial_callerids;
-        let device = find_device(connection, &wish.callerid, partial).await?;
-        let cards = store::card::lock_matching(connection, &wish.callerid, wish.pin.as_deref()).await?;
-        let by_callerid = cards.iter().find(|card| card.callerid.as_deref() == Some(&wish.callerid)).cloned();
-        let holder = match (device, by_callerid) {
+        let dialect = context.call.dialect();
+        let partial = dialect.matches_partial_callerids() || context.call.state.config.match_partial_callerids;
+        let device = find_device(connection, &input.callerid, partial).await?;
+        let cards = store::card::lock_matching(connection, &input.callerid, input.pin.as_deref()).await?;
+        let card = cards.iter().find(|card| card.callerid.as_deref() == Some(&input.callerid)).cloned();
+        let callerid_owner = match (device, card) {
             (Some(device), _) => CallerIdOwner::Device(device),
             (None, Some(card)) => CallerIdOwner::Card(card),
             (None, None) => CallerIdOwner::Unassigned,
         };
-        let has_pin = |card: &&LockedCard| wish.pin.is_some() && card.pin == wish.pin && card.group_visible;
+        let has_pin = |card: &&LockedCard| input.pin.is_some() && card.pin == input.pin && card.group_visible;
         let pin_card = cards.iter().find(has_pin).cloned();
-        Ok(Self { callerid_owner: holder, pin_card })
+        Ok(Self { callerid_owner, pin_card })
     }
 }
 
@@ -85,29 +86,29 @@ pub(super) struct Group {
     pub(super) id: i32,
     pub(super) number_length: i32,
     pub(super) pin_length: i32,
-    /// From the system's currency to the group's.
+    /// The rate from the system's currency to the group's; 0 if the group's currency is unknown.
     pub(super) rate: BigDecimal,
-    /// What its taxes add to 1.
+    /// The tax rate of the group as a fraction (19 %: 0.19).
     pub(super) tax_rate: BigDecimal,
 }
 
 pub(super) async fn find_group(
     connection: &mut PgConnection,
-    desk: &Context<'_>,
-    wish: &Input,
-    holder: &CallerIdOwner,
+    context: &Context<'_>,
+    input: &Input,
+    callerid_owner: &CallerIdOwner,
 ) -> Result<Option<Group>, ApiError> {
-    let Some(id) = wish.group else { return Ok(None) };
+    let Some(id) = input.group else { return Ok(None) };
     let group = sqlx::query_as!(
         Group,
         r#"select id, number_length, pin_length, exchange_rate_to(tell_balance_in_currency) as "rate!",
                effective_tax_rate(tax_id, owner_id) as "tax_rate!"
            from cardgroups where id = $1 and owner_id = $2 and hidden = 0"#,
         id,
-        desk.caller.owner_id()
+        context.caller.owner_id()
     )
     .fetch_optional(connection)
     .await?;
-    let card_found = matches!(holder, CallerIdOwner::Card(_));
+    let card_found = matches!(callerid_owner, CallerIdOwner::Card(_));
     group.map(Some).ok_or(ApiError::GroupNotOwned { card_found })
 }

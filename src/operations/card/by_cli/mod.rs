@@ -1,5 +1,5 @@
-//! `card_by_cli_update` (`cc_by_cli`): makes and tops up cards, and moves funds, for a caller id.
-//! The spec's page: `endpoints/card_by_cli_update.md`; the published one: `source/card_by_cli_update.txt`.
+//! `card_by_cli_update` (`cc_by_cli`): creates and tops up cards, and moves funds, for a caller id.
+//! Contract: `endpoints/card_by_cli_update.md`; published page: `source/card_by_cli_update.txt`.
 
 mod action;
 mod apply;
@@ -26,35 +26,32 @@ use crate::store;
 use crate::store::card::Conversion;
 use crate::xml::{Element, XmlReply};
 
-/// The operation. Under its old name the hash may follow the rule of 2012, which leaves `amount` out.
+/// The operation's description and handler. Under the old name the hash may follow the rule of 2012, which leaves
+/// `amount` unsigned.
 pub const OPERATION: Operation = Operation {
     name: "card_by_cli_update",
     aliases: &["cc_by_cli"],
     hash_rules: &[HashRule::ParamOrder(&[]), HashRule::Legacy("cc_by_cli", &["user_id", "pin", "callerid"])],
     spec: OperationSpec {
-        summary: "Makes or tops up the card of a caller id",
-        description: "Tops up what has the caller id, a device's user or a card; makes a new card of the group where nothing has it. \
-            With a PIN the value of that card is moved instead. A device's user is answered with device_id, user_id, new_balance and \
-            new_balance_with_vat in place of the card.",
+        summary: "Creates or tops up the card of a caller id",
+        description: "Tops up the owner of the caller id: the user of a device, or a card. If nothing has the caller \
+            id, creates a card of the card group. With a PIN, the balance of the PIN's card is moved instead. For the \
+            user of a device, the reply contains device_id, user_id, new_balance and new_balance_with_vat instead of \
+            the card.",
         parameters: &[&[
             Parameter::new("callerid", ParamType::Text, "The caller id, up to 30 characters.", "123").required(),
-            Parameter::new(
-                "calleridid",
-                ParamType::Text,
-                "Another spelling of callerid, as the published page has it.",
-                "123",
-            ),
-            Parameter::new("amount", ParamType::Decimal, "What is added, taxes included; else nothing.", "11.90")
+            Parameter::new("calleridid", ParamType::Text, "Another name of callerid, from the published page.", "123"),
+            Parameter::new("amount", ParamType::Decimal, "The amount to add, taxes included; default: 0.", "11.90")
                 .in_example(),
             Parameter::new(
                 "pin",
                 ParamType::Secret,
-                "The PIN of a card whose value is used; amount doesn't count then.",
+                "The PIN of a card whose balance is used; amount is then ignored.",
                 "28402719",
             ),
             Parameter::new("cardgroup_id", ParamType::Integer, "The card group of a new card.", "3").in_example(),
-            Parameter::new("cardgroup", ParamType::Integer, "Another spelling of cardgroup_id.", "3"),
-            Parameter::new("user_id", ParamType::Text, "Hashed by the rule of 2012, and read by nobody.", ""),
+            Parameter::new("cardgroup", ParamType::Integer, "Another name of cardgroup_id.", "3"),
+            Parameter::new("user_id", ParamType::Text, "Hashed by the rule of 2012, otherwise ignored.", ""),
         ]],
         is_mutation: true,
         example_reply: "<page>
@@ -74,39 +71,44 @@ pub const OPERATION: Operation = Operation {
 
 async fn handle(call: &CallContext) -> Result<XmlReply, ApiError> {
     let caller = admission::authorize_strict(call).await?;
-    let once = Idempotency::new(call, &caller).await?;
+    let idempotency = Idempotency::new(call, &caller).await?;
     let wrapped = call.dialect().wraps_in_response();
-    once.replay_or_run(process_request(call, &caller, &once), |shown| render_reply(wrapped, &shown)).await
+    idempotency.replay_or_run(process_request(call, &caller, &idempotency), |reply| render_reply(wrapped, &reply)).await
 }
 
-async fn process_request(call: &CallContext, caller: &Caller, once: &Idempotency<'_>) -> Result<Reply, ApiError> {
-    let desk = &Context::new(call, caller).await?;
-    let wish = &Input::read(&call.params, call)?;
-    wish.check_attempt_limit(call)?;
-    update(desk, wish, once).await.map_err(|fault| match fault {
+async fn process_request(
+    call: &CallContext,
+    caller: &Caller,
+    idempotency: &Idempotency<'_>,
+) -> Result<Reply, ApiError> {
+    let context = &Context::new(call, caller).await?;
+    let input = &Input::read(&call.params, call)?;
+    input.check_attempt_limit(call)?;
+    update(context, input, idempotency).await.map_err(|error| match error {
         ApiError::TransactionFailed => ApiError::CallerIdTransactionFailed,
         ApiError::PinNotFound => {
             call.record_failed_attempt(AttemptKind::Pin);
             ApiError::PinNotFound
         }
-        fault => fault,
+        error => error,
     })
 }
 
-async fn update(desk: &Context<'_>, wish: &Input, once: &Idempotency<'_>) -> Result<Reply, ApiError> {
-    let _turn = desk.call.state.lock_callerid(&wish.callerid).await.ok_or(ApiError::Unavailable)?;
-    let mut change = once.begin().await?;
-    // Once more: others waited for their connection as well.
-    wish.check_attempt_limit(desk.call)?;
-    store::caller_id::advisory_lock(&mut change, &wish.callerid).await?;
-    let found = Lookup::load(&mut change, desk, wish).await?;
-    let deed = Action::choose(&mut change, desk, wish, found).await?;
-    let outcome = deed.execute(&mut change, desk, wish).await?;
-    let shown = outcome.load_reply(&mut change, desk, wish).await?;
-    change.commit(shown).await
+async fn update(context: &Context<'_>, input: &Input, idempotency: &Idempotency<'_>) -> Result<Reply, ApiError> {
+    let _lock = context.call.state.lock_callerid(&input.callerid).await.ok_or(ApiError::Unavailable)?;
+    let mut transaction = idempotency.begin().await?;
+    // Checked again: other requests of the client may have failed while this one waited for the lock and the
+    // connection.
+    input.check_attempt_limit(context.call)?;
+    store::caller_id::advisory_lock(&mut transaction, &input.callerid).await?;
+    let lookup = Lookup::load(&mut transaction, context, input).await?;
+    let action = Action::choose(&mut transaction, context, input, lookup).await?;
+    let result = action.execute(&mut transaction, context, input).await?;
+    let reply = result.load_reply(&mut transaction, context, input).await?;
+    transaction.commit(reply).await
 }
 
-/// Who serves whom: the request, and how its amounts are counted.
+/// The request, its caller, and the conversion of its amounts.
 struct Context<'a> {
     call: &'a CallContext,
     caller: &'a Caller,
@@ -135,7 +137,7 @@ impl<'a> Context<'a> {
         })
     }
 
-    /// The card is the caller's owner's; whose its group is, and whether it is hidden, doesn't matter here.
+    /// Sells a card, which must belong to the caller's owner. The owner and visibility of its group are not checked.
     async fn sell(&self, connection: &mut PgConnection, card: i64, group: i32) -> Result<(), ApiError> {
         let sale = SaleRequest {
             user_id: self.caller.id(),
@@ -159,16 +161,16 @@ impl<'a> Context<'a> {
     }
 }
 
-/// What the client asks for.
+/// The parameters of the request.
 struct Input {
-    /// As it is kept.
+    /// As it is stored: cut to the length of MOR's column.
     callerid: String,
-    /// As it was sent, for the reply.
+    /// As it was sent; the reply contains it.
     callerid_raw: String,
     pin: Option<String>,
-    /// Tax included. Unused when there is a PIN.
+    /// Taxes included. Ignored if there is a PIN.
     amount: BigDecimal,
-    /// The group named, by whatever number was read.
+    /// The id of the named group, -1 if it is out of range. `None`: no group is named.
     group: Option<i32>,
 }
 
@@ -179,9 +181,9 @@ impl Input {
         if callerid != sent && !call.dialect().truncates_long_text() {
             return Err(ApiError::CallerIdTransactionFailed);
         }
-        let blank_counts = call.dialect().treats_blank_group_as_unknown();
+        let blank_is_unknown = call.dialect().treats_blank_group_as_unknown();
         let group = match params.get("cardgroup_id") {
-            Some(group) if blank_counts => Some(group),
+            Some(group) if blank_is_unknown => Some(group),
             _ => params.non_blank("cardgroup_id").or(params.non_blank("cardgroup")),
         };
         Ok(Self {
@@ -193,13 +195,13 @@ impl Input {
         })
     }
 
-    /// Refuses PINs of a client that sent too many which no card has.
+    /// Refuses a PIN if the client has sent too many unknown PINs.
     fn check_attempt_limit(&self, call: &CallContext) -> Result<(), ApiError> {
         self.pin.as_ref().map_or(Ok(()), |_| call.check_attempt_limit(AttemptKind::Pin))
     }
 }
 
-/// Whom the reply shows.
+/// The card or user that the reply describes.
 enum ActionResult {
     Card(i64),
     User(Device),
@@ -209,11 +211,11 @@ impl ActionResult {
     async fn load_reply(
         self,
         connection: &mut PgConnection,
-        desk: &Context<'_>,
-        wish: &Input,
+        context: &Context<'_>,
+        input: &Input,
     ) -> Result<Reply, ApiError> {
-        let rate = &desk.conversion.caller_rate;
-        let nice = |amount: &Money| amount.to_fixed_string(desk.conversion.nice_digits);
+        let rate = &context.conversion.caller_rate;
+        let format_amount = |amount: &Money| amount.to_fixed_string(context.conversion.nice_digits);
         match self {
             Self::Card(id) => {
                 let card = sqlx::query!(
@@ -228,9 +230,9 @@ impl ActionResult {
                 Ok(Reply::Card {
                     id: card.id,
                     cardgroup_id: card.cardgroup_id,
-                    balance: nice(&card.balance),
-                    balance_with_vat: nice(&card.with_vat),
-                    callerid: wish.callerid_raw.clone(),
+                    balance: format_amount(&card.balance),
+                    balance_with_vat: format_amount(&card.with_vat),
+                    callerid: input.callerid_raw.clone(),
                     pin: card.pin,
                     number: card.number,
                 })
@@ -247,15 +249,15 @@ impl ActionResult {
                 Ok(Reply::User {
                     device_id: device.id,
                     user_id: device.user_id,
-                    new_balance: nice(&user.balance),
-                    new_balance_with_vat: nice(&user.with_vat),
+                    new_balance: format_amount(&user.balance),
+                    new_balance_with_vat: format_amount(&user.with_vat),
                 })
             }
         }
     }
 }
 
-/// What the reply says, amounts as they are printed.
+/// The content of the reply, with formatted amounts.
 #[derive(Debug, Serialize, Deserialize)]
 enum Reply {
     Card {
@@ -275,10 +277,10 @@ enum Reply {
     },
 }
 
-fn render_reply(wrapped: bool, shown: &Reply) -> XmlReply {
+fn render_reply(wrapped: bool, reply: &Reply) -> XmlReply {
     let content = |page: &mut Element<'_>| {
         page.text("status", "ok");
-        match shown {
+        match reply {
             Reply::Card { id, cardgroup_id, balance, balance_with_vat, callerid, pin, number } => {
                 page.element("card", |card| {
                     card.text("id", id.to_string());

@@ -8,28 +8,28 @@ use super::{Operator, command};
 const NEW: &str = "select number from cards where id > 100 order by id";
 
 #[tokio::test]
-async fn cards_are_made_behind_the_highest_number() {
+async fn generated_numbers_follow_the_highest_number() {
     let operator = Operator::new().await;
     operator.server.execute("update cardgroups set price = 8.4, pin_length = 6 where id = 6").await;
-    let said = operator.says(&["cards", "generate", "--group", "6", "--quantity", "3", "--batch-number", "B1"]);
-    assert_eq!(said, "3 cards were made in group 6, with numbers from 1111111004 to 1111111006.\n");
-    let facts =
+    let output = operator.run_ok(&["cards", "generate", "--group", "6", "--quantity", "3", "--batch-number", "B1"]);
+    assert_eq!(output, "3 cards were created in group 6, with the numbers 1111111004 to 1111111006.\n");
+    let columns =
         "select balance, length(pin), owner_id, user_id, batch_number, language, sold from cards where id > 100";
-    operator.server.assert_rows(facts, &["8.400000000000000|6|0|-1|B1|en|0"; 3]).await;
-    operator.noted(&["0|cards_created|Cardgroup|6|3|1111111004 to 1111111006"]).await;
+    operator.server.assert_rows(columns, &["8.400000000000000|6|0|-1|B1|en|0"; 3]).await;
+    operator.assert_audit(&["0|cards_created|Cardgroup|6|3|1111111004 to 1111111006"]).await;
     operator
         .server
         .assert_rows("select count(*) from card_stock where cardgroup_id = 6 and number >= '1111111004'", &["3"])
         .await;
-    // The server sells them.
+    // The server can sell the new cards.
     let sold = operator.server.post_signed("card_from_group_sell", "u=admin&id=6&number=1111111005", "6").await;
     assert_eq!(sold.element_texts("number"), ["1111111005"], "{}", sold.body);
 }
 
 #[tokio::test]
-async fn numbers_in_use_are_passed_over_until_there_are_enough() {
+async fn numbers_in_use_are_skipped() {
     let operator = Operator::new().await;
-    let said = operator.json(&[
+    let output = operator.run_json(&[
         "cards",
         "generate",
         "--group",
@@ -41,29 +41,37 @@ async fn numbers_in_use_are_passed_over_until_there_are_enough() {
         "--balance",
         "5",
     ]);
-    assert_eq!((said["made"].as_u64(), said["first"].as_str()), (Some(4), Some("1111111004")));
+    assert_eq!((output["created"].as_u64(), output["first"].as_str()), (Some(4), Some("1111111004")));
     operator.server.assert_rows(NEW, &["1111111004", "1111111005", "1111111006", "1111111007"]).await;
     operator.server.assert_rows("select distinct balance from cards where id > 100", &["5.000000000000000"]).await;
 }
 
 #[tokio::test]
-async fn all_cards_are_made_or_none() {
+async fn generation_is_all_or_nothing() {
     let operator = Operator::new().await;
-    let generate = |more: &[&'static str]| [&["cards", "generate", "--group"], more].concat();
-    operator.refuses(&generate(&["11", "--quantity", "3", "--from", "999998"]), 1, "no more numbers of 6 digits");
-    operator.refuses(&generate(&["6", "--quantity", "2000"]), 1, "a fifth of all PINs of 4 digits");
-    operator.refuses(&generate(&["8", "--quantity", "1"]), 3, "there is no card group 8");
-    operator.refuses(&generate(&["6", "--quantity", "0"]), 2, "--quantity");
-    operator.refuses(&generate(&["6", "--quantity", "1", "--from", "12"]), 2, "numbers of this group have 10 digits");
-    operator.refuses(&generate(&["6", "--quantity", "1", "--balance=-1"]), 2, "an amount looks like 8.40");
+    let generate = |arguments: &[&'static str]| [&["cards", "generate", "--group"], arguments].concat();
+    operator.assert_error(&generate(&["11", "--quantity", "3", "--from", "999998"]), 1, "no more numbers of 6 digits");
+    operator.assert_error(&generate(&["6", "--quantity", "2000"]), 1, "a fifth of all PINs of 4 digits");
+    operator.assert_error(&generate(&["8", "--quantity", "1"]), 3, "there is no card group 8");
+    operator.assert_error(&generate(&["6", "--quantity", "0"]), 2, "--quantity");
+    operator.assert_error(
+        &generate(&["6", "--quantity", "1", "--from", "12"]),
+        2,
+        "numbers of this group have 10 digits",
+    );
+    operator.assert_error(
+        &generate(&["6", "--quantity", "1", "--balance=-1"]),
+        2,
+        "expected an amount of at least 0, such as 8.40",
+    );
     operator.server.assert_rows(NEW, &[]).await;
     operator.server.assert_rows("select count(*) from actions", &["0"]).await;
-    // The last numbers of a length are good ones.
-    operator.says(&generate(&["11", "--quantity", "2", "--from", "999998"]));
+    // The last numbers of that length can be used.
+    operator.run_ok(&generate(&["11", "--quantity", "2", "--from", "999998"]));
     operator.server.assert_rows(NEW, &["999998", "999999"]).await;
-    // A group without cards begins without zeros in front; 100001 is another group's.
+    // The numbers of an empty group start without leading zeros; another group has 100001.
     operator.server.execute("delete from cards where id > 100").await;
-    operator.says(&generate(&["11", "--quantity", "2"]));
+    operator.run_ok(&generate(&["11", "--quantity", "2"]));
     operator.server.assert_rows(NEW, &["100000", "100002"]).await;
 }
 
@@ -72,7 +80,7 @@ async fn cards_are_exported_as_csv() {
     let operator = Operator::new().await;
     operator.server.execute("update cards set name = 'a \"b\", c', batch_number = 'B1' where id = 2").await;
     let header = "number,pin,balance,sold,batch_number,language,name,callerid,id\n";
-    let csv = operator.says(&["cards", "export", "--group", "6"]);
+    let csv = operator.run_ok(&["cards", "export", "--group", "6"]);
     assert_eq!(
         csv,
         format!(
@@ -83,37 +91,41 @@ async fn cards_are_exported_as_csv() {
              1111111003,1003,10.0840336134454,0,,en,,,1\n"
         )
     );
-    operator.noted(&["0|cards_exported|Cardgroup|6||"]).await;
-    assert!(!operator.says(&["cards", "export", "--group", "6", "--free"]).contains("1111111000"));
-    let batch = operator.says(&["cards", "export", "--group", "6", "--batch-number", "B1"]);
+    operator.assert_audit(&["0|cards_exported|Cardgroup|6||"]).await;
+    assert!(!operator.run_ok(&["cards", "export", "--group", "6", "--free"]).contains("1111111000"));
+    let batch = operator.run_ok(&["cards", "export", "--group", "6", "--batch-number", "B1"]);
     assert_eq!(batch.lines().count(), 2, "{batch}");
-    assert_eq!(operator.says(&["cards", "export", "--group", "11"]), header);
-    operator.refuses(&["cards", "export", "--group", "99"], 3, "there is no card group 99");
+    assert_eq!(operator.run_ok(&["cards", "export", "--group", "11"]), header);
+    operator.assert_error(&["cards", "export", "--group", "99"], 3, "there is no card group 99");
 }
 
 #[tokio::test]
-async fn an_exported_file_is_private_whole_and_never_written_over() {
+async fn exported_file_is_private_and_not_overwritten() {
     let operator = Operator::new().await;
-    operator.says(&["cards", "generate", "--group", "11", "--quantity", "500"]);
+    operator.run_ok(&["cards", "generate", "--group", "11", "--quantity", "500"]);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("cards.csv");
     let file = path.to_str().unwrap();
     let export = ["cards", "export", "--group", "11", "--output", file];
-    let said = operator.says(&export);
-    assert_eq!(said, format!("500 cards were written to {file}.\n"));
+    let output = operator.run_ok(&export);
+    assert_eq!(output, format!("500 cards were written to {file}.\n"));
     assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     let text = std::fs::read_to_string(&path).unwrap();
     let pins: HashSet<&str> = text.lines().skip(1).map(|line| line.split(',').nth(1).unwrap()).collect();
     assert_eq!(pins.len(), 500);
-    operator.refuses(&export, 1, "File exists");
+    operator.assert_error(&export, 1, "File exists");
     assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
     let other = folder.path().join("other.csv");
-    operator.refuses(&["cards", "export", "--group", "99", "--output", other.to_str().unwrap()], 3, "no card group 99");
+    operator.assert_error(
+        &["cards", "export", "--group", "99", "--output", other.to_str().unwrap()],
+        3,
+        "no card group 99",
+    );
     assert!(!other.exists());
 }
 
 #[tokio::test]
-async fn a_killed_export_leaves_no_file_of_that_name() {
+async fn killed_export_leaves_no_output_file() {
     let operator = Operator::new().await;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("cards.csv");
@@ -132,20 +144,20 @@ async fn a_killed_export_leaves_no_file_of_that_name() {
 #[tokio::test]
 async fn card_groups_are_listed_with_their_stock() {
     let operator = Operator::new().await;
-    let listed = operator.says(&["group", "list"]);
-    let of =
+    let listed = operator.run_ok(&["group", "list"]);
+    let columns =
         |name: &str| listed.lines().find(|line| line.contains(name)).unwrap().split_whitespace().collect::<Vec<_>>();
-    assert_eq!(of("ten dollars"), ["6", "ten", "dollars", "admin", "0.0", "10", "4", "4", "1"]);
-    assert_eq!(of("hidden"), ["8", "hidden", "admin", "0.0", "6", "4", "1", "0", "yes"]);
-    let groups = operator.json(&["group", "list"]);
+    assert_eq!(columns("ten dollars"), ["6", "ten", "dollars", "admin", "0.0", "10", "4", "4", "1"]);
+    assert_eq!(columns("hidden"), ["8", "hidden", "admin", "0.0", "6", "4", "1", "0", "yes"]);
+    let groups = operator.run_json(&["group", "list"]);
     assert_eq!((groups[6]["owner"].as_str(), groups[6]["free"].as_i64()), (Some("reseller"), Some(2)));
 }
 
-/// As in `mortise cards export … | head`.
+/// A closed pipe, as in `mortise cards export … | head`, is no error.
 #[tokio::test]
-async fn a_reader_may_leave_early() {
+async fn closed_pipe_is_no_error() {
     let operator = Operator::new().await;
-    operator.says(&["cards", "generate", "--group", "11", "--quantity", "1900"]);
+    operator.run_ok(&["cards", "generate", "--group", "11", "--quantity", "1900"]);
     for arguments in [&["cards", "export", "--group", "11"][..], &["group", "list"]] {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);

@@ -7,15 +7,17 @@ async fn currencies_are_added_changed_and_listed() {
     let operator = Operator::new().await;
     operator.server.execute("select setval('currencies_id_seq', 4)").await;
     assert_eq!(
-        operator.says(&["currency", "add", "GBP", "0.8", "--full-name", "Pound"]),
+        operator.run_ok(&["currency", "add", "GBP", "0.8", "--full-name", "Pound"]),
         "The currency GBP was added, with the rate 0.8.\n"
     );
     assert_eq!(
-        operator.says(&["currency", "set", "jpy", "--rate", "110", "--active", "on"]),
+        operator.run_ok(&["currency", "set", "jpy", "--rate", "110", "--active", "on"]),
         "JPY has the rate 110.0 and is on now.\n"
     );
-    operator.noted(&["0|currency_created|Currency|5|GBP|0.8", "0|currency_changed|Currency|3|JPY|110.0 on"]).await;
-    let listed = operator.says(&["currency", "list"]);
+    operator
+        .assert_audit(&["0|currency_created|Currency|5|GBP|0.8", "0|currency_changed|Currency|3|JPY|110.0 on"])
+        .await;
+    let listed = operator.run_ok(&["currency", "list"]);
     let column = |line: &str| line.split_whitespace().take(4).collect::<Vec<_>>().join(" ");
     let lines: Vec<String> = listed.lines().map(column).collect();
     assert_eq!(
@@ -29,20 +31,24 @@ async fn currencies_are_added_changed_and_listed() {
             "5 GBP 0.8 yes"
         ]
     );
-    assert_eq!(operator.json(&["currency", "list"])[4]["exchange_rate"], "0.8");
+    assert_eq!(operator.run_json(&["currency", "list"])[4]["exchange_rate"], "0.8");
 }
 
 #[tokio::test]
-async fn the_systems_currency_is_what_the_others_are_measured_by() {
+async fn invalid_changes_are_refused() {
     let operator = Operator::new().await;
-    operator.refuses(&["currency", "set", "USD", "--rate", "2"], 1, "USD is the system's own currency");
-    operator.refuses(&["currency", "add", "eur", "2"], 1, "there is a currency eur already");
-    operator.refuses(&["currency", "set", "XXX", "--rate", "2"], 3, "there is no currency XXX");
-    operator.refuses(&["currency", "set", "EUR"], 2, "--rate or --active");
+    operator.assert_error(&["currency", "set", "USD", "--rate", "2"], 1, "USD is the system's currency");
+    operator.assert_error(&["currency", "add", "eur", "2"], 1, "the currency eur already exists");
+    operator.assert_error(&["currency", "set", "XXX", "--rate", "2"], 3, "there is no currency XXX");
+    operator.assert_error(&["currency", "set", "EUR"], 2, "--rate or --active");
     for rate in ["0", "1e9", "1,5", "x"] {
-        operator.refuses(&["currency", "set", "EUR", "--rate", rate], 2, "a rate looks like 0.9174");
+        operator.assert_error(
+            &["currency", "set", "EUR", "--rate", rate],
+            2,
+            "expected a rate above 0, such as 0.9174",
+        );
     }
-    operator.refuses(&["currency", "add", "EURO 1", "2"], 2, "one to five letters");
+    operator.assert_error(&["currency", "add", "EURO 1", "2"], 2, "one to five letters");
     operator
         .server
         .assert_rows(

@@ -1,18 +1,19 @@
-//! `mortise doctor`. The tests' own PostgreSQL runs without fsync, which is a problem; `local.rs` has one without any.
+//! `mortise doctor`. The tests' PostgreSQL runs without fsync, so one check always fails; `local.rs` tests a database
+//! without problems.
 
 use serde_json::Value;
 use tokio::sync::Mutex;
 
-use super::{Operator, Said, command, said};
+use super::{CommandOutput, Operator, command, run_command};
 
-/// The state of every check but those that depend on the tests' machine.
+/// The JSON output of `mortise doctor`.
 struct Findings(Value);
 
 impl Findings {
     fn of(operator: &Operator) -> Self {
-        let said = operator.run(&["doctor", "--json"]);
-        assert_eq!((said.code, said.err.as_str()), (1, ""), "{}", said.out);
-        Self(serde_json::from_str(&said.out).unwrap())
+        let output = operator.run(&["doctor", "--json"]);
+        assert_eq!((output.code, output.stderr.as_str()), (1, ""), "{}", output.stdout);
+        Self(serde_json::from_str(&output.stdout).unwrap())
     }
 
     fn check(&self, name: &str) -> &Value {
@@ -21,26 +22,27 @@ impl Findings {
     }
 
     #[track_caller]
-    fn is(&self, name: &str, state: &str, words: &str) {
+    fn assert_check(&self, name: &str, state: &str, message: &str) {
         let check = self.check(name);
-        assert!(check["state"] == state && check["message"].as_str().unwrap().contains(words), "{check}");
+        assert!(check["state"] == state && check["message"].as_str().unwrap().contains(message), "{check}");
         assert_eq!(check["advice"].is_null(), state == "ok", "{check}");
     }
 }
 
-/// A replication slot is the whole cluster's: who makes one, or counts warnings, has it to himself.
+/// Replication slots belong to the whole cluster: tests that create one or count warnings must not run at the same
+/// time.
 static SLOTS: Mutex<()> = Mutex::const_new(());
 
 #[tokio::test]
-async fn every_check_says_ok_or_what_to_do() {
+async fn each_check_reports_ok_or_advice() {
     let _slots = SLOTS.lock().await;
     let operator = Operator::new().await;
     operator.server.execute("update cards set sold = 1 where id = 6").await;
-    let found = Findings::of(&operator);
-    assert_eq!(found.0["ok"], false);
-    found.is("durability", "problem", "fsync, full_page_writes is off");
-    found.is("get", "warning", "GET is on");
-    found.is("cards", "warning", "group 6 (ten dollars): 3");
+    let findings = Findings::of(&operator);
+    assert_eq!(findings.0["ok"], false);
+    findings.assert_check("durability", "problem", "off: fsync, full_page_writes");
+    findings.assert_check("get", "warning", "GET is on");
+    findings.assert_check("cards", "warning", "group 6 (ten dollars): 3");
     for name in [
         "settings",
         "clock",
@@ -54,46 +56,55 @@ async fn every_check_says_ok_or_what_to_do() {
         "keys",
         "hashes",
     ] {
-        found.is(name, "ok", "");
+        findings.assert_check(name, "ok", "");
     }
-    let text = operator.run(&["doctor"]).out;
+    let text = operator.run(&["doctor"]).stdout;
     assert!(text.contains("warning  get           GET is on"), "{text}");
     assert!(
-        text.contains("\n                       -> have clients POST, then `mortise setting set Allow_GET_API off`\n"),
+        text.contains(
+            "\n                       -> change the clients to POST, then run `mortise setting set Allow_GET_API off`\n"
+        ),
         "{text}"
     );
     assert!(text.ends_with("problems: 1, warnings: 2\n"), "{text}");
 }
 
 #[tokio::test]
-async fn doors_that_stand_open_are_found() {
+async fn insecure_settings_are_reported() {
     let operator = Operator::new().await;
     operator
         .server
-        .execute("update conflines set value = '456789' where name = 'API_Secret_Key' and owner_id = 3;
+        .execute(
+            "update conflines set value = '456789' where name = 'API_Secret_Key' and owner_id = 3;
               delete from conflines where name = 'API_Secret_Key' and owner_id = 0;
               insert into conflines (name, value, owner_id) values ('API_Disable_hash_checking', '1', 3);
-              insert into conflines (name, value, value2, owner_id) values ('API_Secret_Key_Previous', 'x', '2020-01-01 00:00:00', 0),
-                  ('API_Secret_Key_Previous', 'x', 'soon', 3)")
+              insert into conflines (name, value, value2, owner_id) values
+                  ('API_Secret_Key_Previous', 'x', '2020-01-01 00:00:00', 0),
+                  ('API_Secret_Key_Previous', 'x', 'soon', 3)",
+        )
         .await;
-    let found = Findings::of(&operator);
-    found.is("demo key", "problem", "MOR's documentation");
-    found.is("keys", "warning", "without a secret key of admin");
-    found.is("hashes", "problem", "aren't checked for reseller");
-    found.is(
+    let findings = Findings::of(&operator);
+    findings.assert_check("demo key", "problem", "MOR's documentation");
+    findings.assert_check("keys", "warning", "no secret key is set: admin");
+    findings.assert_check("hashes", "problem", "are not checked for reseller");
+    findings.assert_check(
         "previous key",
         "warning",
-        "admin (until 2020-01-01 00:00:00), reseller (until \"soon\", which is no time)",
+        "admin (until 2020-01-01 00:00:00), reseller (until \"soon\", an invalid time)",
     );
     operator
         .server
         .execute("update conflines set value2 = '2999-01-01 00:00:00' where name = 'API_Secret_Key_Previous'")
         .await;
-    Findings::of(&operator).is("previous key", "ok", "still counts: admin (until 2999-01-01 00:00:00), reseller");
+    Findings::of(&operator).assert_check(
+        "previous key",
+        "ok",
+        "still valid: admin (until 2999-01-01 00:00:00), reseller",
+    );
 }
 
 #[tokio::test]
-async fn a_damaged_database_is_found() {
+async fn damaged_database_is_reported() {
     let operator = Operator::new().await;
     operator
         .server
@@ -103,66 +114,78 @@ async fn a_damaged_database_is_found() {
               update pg_index set indisvalid = false where indexrelid = 'cards_callerid'::regclass",
         )
         .await;
-    let found = Findings::of(&operator);
-    found.is("indexes", "problem", "can't be used: cards_callerid");
-    found.is("stock", "problem", "1 cards are in stock and shouldn't be, or aren't and should");
-    found.is("autovacuum", "warning", "it is off for cards");
+    let findings = Findings::of(&operator);
+    findings.assert_check("indexes", "problem", "invalid: cards_callerid");
+    findings.assert_check(
+        "stock",
+        "problem",
+        "1 cards are in stock but cannot be sold, or can be sold but are not in stock",
+    );
+    findings.assert_check("autovacuum", "warning", "autovacuum is off for cards");
     operator
         .server
         .execute("update pg_index set indisvalid = true where indexrelid = 'cards_callerid'::regclass")
         .await;
-    Findings::of(&operator).is("indexes", "problem", "missing: cards_pin, users_owner");
+    Findings::of(&operator).assert_check("indexes", "problem", "missing: cards_pin, users_owner");
     operator.server.execute("update _sqlx_migrations set success = false where version = 9").await;
-    Findings::of(&operator).is("schema", "problem", "migrations are missing: 9");
+    Findings::of(&operator).assert_check("schema", "problem", "missing migrations: 9");
     operator.server.execute("update _sqlx_migrations set version = 9999 where version = 8").await;
-    Findings::of(&operator).is("schema", "problem", "last used by a newer Mortise (it has migration 9999)");
+    Findings::of(&operator).assert_check("schema", "problem", "last used by a newer Mortise (it has migration 9999)");
 }
 
 #[tokio::test]
-async fn pins_that_run_out_are_found() {
+async fn pin_shortage_is_reported() {
     let operator = Operator::new().await;
     operator.server.execute("insert into cardgroups (id, name, pin_length) values (50, 'short', 2)").await;
     let fill = |count: usize| {
         format!(
-            "insert into cards (cardgroup_id, number, pin) select 50, 'x' || n, 9 + n from generate_series(1, {count}) n"
+            "insert into cards (cardgroup_id, number, pin)
+             select 50, 'x' || n, 9 + n from generate_series(1, {count}) n"
         )
     };
     operator.server.execute(&fill(16)).await;
-    Findings::of(&operator).is("pins", "warning", "only 4 PINs of 2 digits (groups 50) left");
+    Findings::of(&operator).assert_check("pins", "warning", "only 4 PINs of 2 digits (groups 50) left");
     operator.server.execute("delete from cards where cardgroup_id = 50").await;
     operator.server.execute(&fill(20)).await;
-    Findings::of(&operator).is("pins", "problem", "0 PINs of 2 digits (groups 50) left");
+    Findings::of(&operator).assert_check("pins", "problem", "0 PINs of 2 digits (groups 50) left");
 }
 
 #[tokio::test]
-async fn settings_and_databases_that_cannot_be_used_are_problems() {
+async fn unusable_settings_and_databases_are_problems() {
     let operator = Operator::new().await;
-    let run = |name: &str, value: &str| -> Said {
+    let run = |name: &str, value: &str| -> CommandOutput {
         let mut command = command(&["doctor"]);
         command.env("DATABASE_URL", &operator.url).env(name, value);
-        said(command, "")
+        run_command(command, "")
     };
-    let broken = run("MORTISE_LISTEN", "here");
+    let output = run("MORTISE_LISTEN", "here");
     assert!(
-        broken.code == 1 && broken.out.starts_with("PROBLEM  settings      the setting listen (from MORTISE_LISTEN)"),
-        "{broken:?}"
+        output.code == 1
+            && output.stdout.starts_with("PROBLEM  settings      the setting listen (from MORTISE_LISTEN)"),
+        "{output:?}"
     );
-    let broken = run("MORTISE_MAIL_CA", "/nowhere.pem");
-    assert!(broken.code == 1 && broken.out.contains("PROBLEM  settings      mail_ca (/nowhere.pem)"), "{broken:?}");
-    let one = run("MORTISE_DATABASE_CONNECTIONS", "1");
-    assert!(one.out.contains("ok       schema        every migration"), "{one:?}");
-    let away = run("DATABASE_URL", "postgres://u:hunter2@127.0.0.1:1/db");
-    assert!(away.code == 1 && away.out.contains("PROBLEM  database      cannot reach the database"), "{away:?}");
-    assert!(!away.out.contains("hunter2") && away.err.is_empty(), "{away:?}");
+    let output = run("MORTISE_MAIL_CA", "/nowhere.pem");
+    assert!(
+        output.code == 1 && output.stdout.contains("PROBLEM  settings      cannot use mail_ca (/nowhere.pem)"),
+        "{output:?}"
+    );
+    let output = run("MORTISE_DATABASE_CONNECTIONS", "1");
+    assert!(output.stdout.contains("ok       schema        all migrations"), "{output:?}");
+    let output = run("DATABASE_URL", "postgres://u:hunter2@127.0.0.1:1/db");
+    assert!(
+        output.code == 1 && output.stdout.contains("PROBLEM  database      cannot reach the database"),
+        "{output:?}"
+    );
+    assert!(!output.stdout.contains("hunter2") && output.stderr.is_empty(), "{output:?}");
 }
 
-/// Of what keeps dead rows, one thing can be made without waiting for minutes.
+/// Of the causes that keep dead rows, only a replication slot can be created without a wait of minutes.
 #[tokio::test]
-async fn what_keeps_dead_rows_is_found() {
+async fn unused_replication_slot_is_reported() {
     let _slots = SLOTS.lock().await;
     let operator = Operator::new().await;
     operator.server.execute("select pg_create_physical_replication_slot('forgotten')").await;
-    let found = Findings::of(&operator);
+    let findings = Findings::of(&operator);
     operator.server.execute("select pg_drop_replication_slot('forgotten')").await;
-    found.is("snapshots", "warning", "replication slot forgotten, which nobody reads");
+    findings.assert_check("snapshots", "warning", "inactive replication slot forgotten");
 }

@@ -5,53 +5,54 @@ use super::{ADMITTED, Operator};
 const SOLD_OUT: &str = "Cardgroup was not found";
 
 #[tokio::test]
-async fn a_key_is_rotated_without_a_gap() {
+async fn rotation_keeps_the_previous_key_valid() {
     let operator = Operator::new().await;
-    let said = operator.says(&["key", "rotate"]);
-    let mut lines = said.lines();
+    let output = operator.run_ok(&["key", "rotate"]);
+    let mut lines = output.lines();
     let key = lines.next().unwrap().strip_prefix("New API secret key: ").unwrap();
     assert!(key.len() == 48 && key.bytes().all(|byte| byte.is_ascii_hexdigit()), "{key}");
-    assert!(lines.next().unwrap().starts_with("The key before counts until "));
+    assert!(lines.next().unwrap().starts_with("The previous key is valid until "));
     for key in [key, "secret"] {
-        operator.ask("admin", key).await.assert_page_error(ADMITTED);
+        operator.attempt_sale("admin", key).await.assert_page_error(ADMITTED);
     }
-    let in_a_week = "select value2::timestamp - (now() at time zone 'utc') between '6 days 23:59' and '7 days' as week
+    let in_a_week =
+        "select value2::timestamp - (now() at time zone 'utc') between '6 days 23:59' and '7 days' as in_a_week
                      from conflines where name = 'API_Secret_Key_Previous'";
     operator.server.assert_rows(in_a_week, &["true"]).await;
-    assert_eq!(operator.says(&["key", "end"]), "No previous key counts.\n");
-    operator.ask("admin", "secret").await.assert_status_error("Incorrect hash");
-    operator.ask("admin", key).await.assert_page_error(ADMITTED);
-    // Where a key has leaked none is kept; and a second rotation ends the key before the first.
-    let second = operator.json(&["key", "rotate", "--keep", "2h"])["key"].as_str().unwrap().to_owned();
-    let third = operator.json(&["key", "rotate", "--keep", "0s"]);
+    assert_eq!(operator.run_ok(&["key", "end"]), "No previous key is valid.\n");
+    operator.attempt_sale("admin", "secret").await.assert_status_error("Incorrect hash");
+    operator.attempt_sale("admin", key).await.assert_page_error(ADMITTED);
+    // `--keep 0s` keeps no previous key, for leaked keys. A second rotation also ends the key before the first one.
+    let second = operator.run_json(&["key", "rotate", "--keep", "2h"])["key"].as_str().unwrap().to_owned();
+    let third = operator.run_json(&["key", "rotate", "--keep", "0s"]);
     assert!(third["previous_until"].is_null());
     for key in [key, &second] {
-        operator.ask("admin", key).await.assert_status_error("Incorrect hash");
+        operator.attempt_sale("admin", key).await.assert_status_error("Incorrect hash");
     }
-    operator.ask("admin", third["key"].as_str().unwrap()).await.assert_page_error(ADMITTED);
+    operator.attempt_sale("admin", third["key"].as_str().unwrap()).await.assert_page_error(ADMITTED);
     let actions = ["secret_key_changed", "previous_secret_key_ended", "secret_key_changed", "secret_key_changed"];
     operator.server.assert_rows("select action from actions where action <> 'error' order by id", &actions).await;
-    let noted = operator.server.rows("select data, data2, data3, data4 from actions").await.concat();
-    assert!(![key, &second, "secret"].iter().any(|key| noted.contains(key)), "{noted}");
-    operator.refuses(&["key", "rotate", "--keep", "soon"], 2, "invalid value 'soon'");
-    operator.refuses(&["key", "rotate", "--keep", "300000y"], 2, "--keep is too long");
+    let audit = operator.server.rows("select data, data2, data3, data4 from actions").await.concat();
+    assert!(![key, &second, "secret"].iter().any(|key| audit.contains(key)), "{audit}");
+    operator.assert_error(&["key", "rotate", "--keep", "soon"], 2, "invalid value 'soon'");
+    operator.assert_error(&["key", "rotate", "--keep", "300000y"], 2, "--keep is too long");
 }
 
 #[tokio::test]
-async fn a_key_of_ones_own_comes_by_standard_input() {
+async fn key_is_set_from_standard_input() {
     let operator = Operator::new().await;
-    let said = operator.send("mine\n", &["key", "set"]);
-    assert_eq!((said.code, said.out.as_str(), said.err.as_str()), (0, "The secret key was set.\n", ""));
-    operator.ask("admin", "mine").await.assert_page_error(ADMITTED);
-    operator.ask("admin", "secret").await.assert_status_error("Incorrect hash");
-    operator.refuses(&["key", "set"], 2, "the secret key is empty");
-    operator.refuses(&["key", "show"], 2, "--yes");
-    assert_eq!(operator.says(&["key", "show", "--yes"]), "mine\n");
-    operator.noted(&["0|secret_key_shown|User|0||"]).await;
+    let output = operator.run_with_input("mine\n", &["key", "set"]);
+    assert_eq!((output.code, output.stdout.as_str(), output.stderr.as_str()), (0, "The secret key was set.\n", ""));
+    operator.attempt_sale("admin", "mine").await.assert_page_error(ADMITTED);
+    operator.attempt_sale("admin", "secret").await.assert_status_error("Incorrect hash");
+    operator.assert_error(&["key", "set"], 2, "the secret key is empty");
+    operator.assert_error(&["key", "show"], 2, "--yes");
+    assert_eq!(operator.run_ok(&["key", "show", "--yes"]), "mine\n");
+    operator.assert_audit(&["0|secret_key_shown|User|0||"]).await;
     operator.server.execute("delete from conflines where name = 'API_Secret_Key' and owner_id = 0").await;
-    operator.refuses(&["key", "show", "--yes"], 3, "no secret key is set");
-    // A first key goes before none.
-    assert!(operator.json(&["key", "rotate"])["previous_until"].is_null());
+    operator.assert_error(&["key", "show", "--yes"], 3, "no secret key is set");
+    // The first key has no previous key.
+    assert!(operator.run_json(&["key", "rotate"])["previous_until"].is_null());
     operator
         .server
         .assert_rows("select count(*) from conflines where name like 'API_Secret_Key%' and owner_id = 0", &["1"])
@@ -59,19 +60,19 @@ async fn a_key_of_ones_own_comes_by_standard_input() {
 }
 
 #[tokio::test]
-async fn a_reseller_has_a_key_of_its_own() {
+async fn reseller_has_its_own_key() {
     let operator = Operator::new().await;
-    let key = operator.json(&["key", "rotate", "--user", "Reseller"])["key"].as_str().unwrap().to_owned();
+    let key = operator.run_json(&["key", "rotate", "--user", "Reseller"])["key"].as_str().unwrap().to_owned();
     for key in [&key, "reskey", "secret"] {
-        operator.ask("reseller", key).await.assert_page_error(SOLD_OUT);
+        operator.attempt_sale("reseller", key).await.assert_page_error(SOLD_OUT);
     }
-    operator.ask("admin", &key).await.assert_status_error("Incorrect hash");
-    operator.says(&["key", "end", "--user", "reseller"]);
-    operator.ask("reseller", "reskey").await.assert_status_error("Incorrect hash");
-    operator.refuses(
+    operator.attempt_sale("admin", &key).await.assert_status_error("Incorrect hash");
+    operator.run_ok(&["key", "end", "--user", "reseller"]);
+    operator.attempt_sale("reseller", "reskey").await.assert_status_error("Incorrect hash");
+    operator.assert_error(
         &["key", "rotate", "--user", "customer"],
         1,
-        "customer has no settings: those of the owner (user id 3) count",
+        "customer has no settings: the settings of the owner (user id 3) apply",
     );
-    operator.refuses(&["key", "rotate", "--user", "nobody"], 3, "there is no user \"nobody\"");
+    operator.assert_error(&["key", "rotate", "--user", "unknown"], 3, "there is no user \"unknown\"");
 }

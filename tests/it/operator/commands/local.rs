@@ -1,60 +1,63 @@
-//! Commands on the local PostgreSQL: beside the server that runs it, and without one.
+//! Commands on the local PostgreSQL: while a server runs it, and without a server.
 
 use std::path::Path;
 
-use super::{Said, said};
+use super::{CommandOutput, run_command};
 use crate::harness::process::{self, create_data_dir, postmaster_pid, start};
 
-fn run(data: &Path, arguments: &[&str]) -> Said {
+fn run(data: &Path, arguments: &[&str]) -> CommandOutput {
     let mut command = super::command(arguments);
     command.env("MORTISE_DATA_DIR", data);
-    said(command, "")
+    run_command(command, "")
 }
 
 #[tokio::test]
-async fn commands_work_beside_a_server_and_without_one() {
+async fn commands_work_with_and_without_a_running_server() {
     let data = create_data_dir();
-    let nothing = run(data.path(), &["user", "list"]);
-    assert!(nothing.code == 4 && nothing.err.contains("there is no database in"), "{nothing:?}");
+    let missing = run(data.path(), &["user", "list"]);
+    assert!(missing.code == 4 && missing.stderr.contains("no database in"), "{missing:?}");
     assert!(!data.path().join("postgres").exists());
 
     let server = start(process::serve_command(data.path()));
-    let beside = run(data.path(), &["cards", "generate", "--group", "6", "--quantity", "2"]);
-    assert_eq!(beside.out, "2 cards were made in group 6, with numbers from 1111121000 to 1111121001.\n", "{beside:?}");
-    let sick = run(data.path(), &["doctor"]);
-    assert!(sick.code == 1 && sick.out.contains("PROBLEM  demo key"), "{sick:?}");
+    let generated = run(data.path(), &["cards", "generate", "--group", "6", "--quantity", "2"]);
+    assert_eq!(
+        generated.stdout, "2 cards were created in group 6, with the numbers 1111121000 to 1111121001.\n",
+        "{generated:?}"
+    );
+    let doctor = run(data.path(), &["doctor"]);
+    assert!(doctor.code == 1 && doctor.stdout.contains("PROBLEM  demo key"), "{doctor:?}");
     let health = run(data.path(), &["healthcheck", "--listen", &server.address.to_string()]);
-    assert_eq!((health.code, health.out.as_str()), (0, "ready\n"), "{health:?}");
+    assert_eq!((health.code, health.stdout.as_str()), (0, "ready\n"), "{health:?}");
     assert!(server.buy_cards().await.contains("<number>1111111000</number>"));
     server.stop();
 
     assert_eq!(postmaster_pid(data.path()), None);
     let key = run(data.path(), &["key", "rotate", "--keep", "0s"]);
-    assert!(key.code == 0 && key.err.is_empty(), "{key:?}");
-    // All that was to be mended is, and the database is left as it was found.
-    let well = run(data.path(), &["doctor", "--json"]);
-    let json: serde_json::Value = serde_json::from_str(&well.out).unwrap();
-    let bad: Vec<_> = json["checks"]
+    assert!(key.code == 0 && key.stderr.is_empty(), "{key:?}");
+    // The problem is fixed, and the command stops the database that it has started.
+    let doctor = run(data.path(), &["doctor", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&doctor.stdout).unwrap();
+    let failed: Vec<_> = json["checks"]
         .as_array()
         .unwrap()
         .iter()
         .filter(|check| check["state"] != "ok" && check["name"] != "disk")
         .collect();
-    assert!(bad.is_empty(), "{bad:?}");
+    assert!(failed.is_empty(), "{failed:?}");
     assert_eq!(postmaster_pid(data.path()), None);
 
-    // A server that is started finds what the commands did.
+    // The next server uses the new key.
     let server = start(process::serve_command(data.path()));
     assert!(server.buy_cards().await.contains("Incorrect hash"));
     server.stop();
 }
 
-/// `mortise migrate` may come before the first start, which then finds nobody and makes the admin.
+/// The first start after `mortise migrate` finds an empty database and creates the admin.
 #[tokio::test]
-async fn a_database_may_be_made_before_the_first_start() {
+async fn migrate_creates_a_database_before_the_first_start() {
     let data = create_data_dir();
-    let made = run(data.path(), &["migrate"]);
-    assert!(made.code == 0 && made.out.contains("the schema is up to date"), "{made:?}");
+    let migrated = run(data.path(), &["migrate"]);
+    assert!(migrated.code == 0 && migrated.stdout.contains("the schema is up to date"), "{migrated:?}");
     assert_eq!(postmaster_pid(data.path()), None);
     let mut command = process::serve_command(data.path());
     command.env("MORTISE_MIGRATE", "off");

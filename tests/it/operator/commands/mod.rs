@@ -1,4 +1,4 @@
-//! The operator's commands: the program itself, on a database of the test.
+//! The operator's commands: the program runs as a separate process on a test database.
 
 mod audit;
 mod cards;
@@ -19,18 +19,18 @@ use serde_json::Value;
 
 use crate::harness::{FIXTURE_SQL, Reply, Server, hash, postgres, server_on_database};
 
-/// Runs commands on a database, beside a server on it.
+/// Runs commands on a database, which a server also uses.
 struct Operator {
     url: String,
     server: Server,
 }
 
-/// What a command said.
+/// Exit code and output of a command.
 #[derive(Debug)]
-struct Said {
+struct CommandOutput {
     code: i32,
-    out: String,
-    err: String,
+    stdout: String,
+    stderr: String,
 }
 
 impl Operator {
@@ -38,55 +38,57 @@ impl Operator {
         Self::with(&[]).await
     }
 
-    /// With these settings of the server.
+    /// With these settings for the server.
     async fn with(settings: &[(&str, &str)]) -> Self {
         let database = postgres::create_database(FIXTURE_SQL).await;
         let url = url(&database).await;
         Self { server: server_on_database(&database, settings).await, url }
     }
 
-    fn run(&self, arguments: &[&str]) -> Said {
-        self.send("", arguments)
+    fn run(&self, arguments: &[&str]) -> CommandOutput {
+        self.run_with_input("", arguments)
     }
 
-    /// With this on standard input.
-    fn send(&self, input: &str, arguments: &[&str]) -> Said {
+    /// Runs a command with this standard input.
+    fn run_with_input(&self, input: &str, arguments: &[&str]) -> CommandOutput {
         let mut command = command(arguments);
         command.env("DATABASE_URL", &self.url);
-        said(command, input)
+        run_command(command, input)
     }
 
-    /// What it must say when all goes well.
+    /// Runs a command that must succeed without error output; returns its standard output.
     #[track_caller]
-    fn says(&self, arguments: &[&str]) -> String {
-        let said = self.run(arguments);
-        assert_eq!((said.code, said.err.as_str()), (0, ""), "{arguments:?}: {}", said.out);
-        said.out
+    fn run_ok(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert_eq!((output.code, output.stderr.as_str()), (0, ""), "{arguments:?}: {}", output.stdout);
+        output.stdout
     }
 
-    /// The same for scripts.
+    /// Runs a command with `--json` that must succeed; returns its output.
     #[track_caller]
-    fn json(&self, arguments: &[&str]) -> Value {
-        serde_json::from_str(&self.says(&[arguments, &["--json"]].concat())).unwrap()
+    fn run_json(&self, arguments: &[&str]) -> Value {
+        serde_json::from_str(&self.run_ok(&[arguments, &["--json"]].concat())).unwrap()
     }
 
-    /// How it must be refused.
+    /// Asserts that a command fails with this exit code and an error that contains `message`.
     #[track_caller]
-    fn refuses(&self, arguments: &[&str], code: i32, words: &str) {
-        let said = self.run(arguments);
-        assert!(said.code == code && said.err.contains(words), "{arguments:?}: {said:?}");
-        assert_eq!(said.out, "");
+    fn assert_error(&self, arguments: &[&str], code: i32, message: &str) {
+        let output = self.run(arguments);
+        assert!(output.code == code && output.stderr.contains(message), "{arguments:?}: {output:?}");
+        assert_eq!(output.stdout, "");
     }
 
-    /// A sale that is admitted finds no cards in this group.
-    async fn ask(&self, user: &str, key: &str) -> Reply {
+    /// Sends a sale from an empty group. If it is admitted, the reply is [`ADMITTED`].
+    async fn attempt_sale(&self, user: &str, key: &str) -> Reply {
         self.server.post("card_from_group_sell", &format!("u={user}&id=11&hash={}", hash("11", key))).await
     }
 
-    /// The actions of the last audit rows.
-    async fn noted(&self, rows: &[&str]) {
+    /// Asserts the last audit rows, without time, address and parameter names.
+    async fn assert_audit(&self, rows: &[&str]) {
         let query = format!(
-            "select * from (select id, user_id, action, target_type, target_id, data, data2 from actions order by id desc limit {}) last order by id",
+            "select * from (
+                 select id, user_id, action, target_type, target_id, data, data2 from actions order by id desc limit {}
+             ) last order by id",
             rows.len()
         );
         let query = format!("select user_id, action, target_type, target_id, data, data2 from ({query}) ordered");
@@ -100,19 +102,19 @@ async fn url(database: &str) -> String {
     format!("postgres://postgres@localhost/{database}?host={}", postgres::socket_dir().await.display())
 }
 
-/// The program, with nothing of the tests' own surroundings.
+/// The program, with a minimal environment.
 fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mortise"));
     command.args(arguments).current_dir("/").env_clear().env("PATH", std::env::var("PATH").unwrap()).env("USER", "ann");
     command
 }
 
-fn said(mut command: Command, input: &str) -> Said {
+fn run_command(mut command: Command, input: &str) -> CommandOutput {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
-    // A command that doesn't read it may have ended before.
+    // Fails if the command has already exited without reading its input.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     let output = child.wait_with_output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
-    Said { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
+    CommandOutput { code: output.status.code().unwrap(), stdout: text(output.stdout), stderr: text(output.stderr) }
 }

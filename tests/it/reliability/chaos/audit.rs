@@ -1,5 +1,5 @@
-//! The auditor: knows what clients were told and what SQL says, and nothing of the program. Each rule is one of those that hold
-//! whatever is killed when.
+//! The audit: compares the replies that clients received with the database, in SQL, without code of the program. The
+//! rules hold independently of which process is killed, and when.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -7,14 +7,14 @@ use std::time::Duration;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 
 use super::clients::{RequestKind, RequestLog, SentRequest};
-use super::world::TestEnvironment;
+use super::environment::TestEnvironment;
 use crate::harness::smtp::ReceivedMail;
 
-/// Must find nothing, ever.
+/// Violations with the queries that find them.
 const VIOLATION_QUERIES: [(&str, &str); 7] = [
     ("a card with two sales", "select user_id from payments where kind = 'sale' group by user_id having count(*) > 1"),
     (
-        "a sale without its card, or of one that is still for sale",
+        "a sale without its card, or of a card that is still for sale",
         "select p.id from payments p left join cards c on c.id = p.user_id
          where p.kind = 'sale' and (c.id is null or c.sold = 0 and c.retired_at is null)",
     ),
@@ -24,20 +24,20 @@ const VIOLATION_QUERIES: [(&str, &str); 7] = [
              and not exists (select from payments p where p.user_id = c.id and p.kind = 'sale')",
     ),
     (
-        "a card sold over the API twice, or without a sale",
+        "a card with two audit rows of a sale, or with one but without a sale",
         "select a.target_id from actions a left join payments p on p.user_id = a.target_id and p.kind = 'sale'
          where a.action = 'card_sell_over_api' group by a.target_id having count(*) <> 1 or count(p.id) <> 1",
     ),
     (
-        "a card's payment without its one audit row",
+        "a payment of a card without exactly one audit row",
         "select p.id from payments p left join actions a on a.action = 'card_payment_created' and a.target_id = p.id
          where p.kind in ('sale', 'top_up') group by p.id having count(a.id) <> 1",
     ),
-    ("a stock that isn't true", "select * from card_stock_differences"),
-    ("a key without its reply", "select key from idempotency_keys where reply is null"),
+    ("a difference between cards and card_stock", "select * from card_stock_differences"),
+    ("an idempotency key without a reply", "select key from idempotency_keys where reply is null"),
 ];
 
-/// What the database said before the round.
+/// The state of the database before the round.
 pub struct AuditBaseline {
     balance_sum: String,
     last_payment_id: i32,
@@ -46,8 +46,8 @@ pub struct AuditBaseline {
 }
 
 impl AuditBaseline {
-    pub async fn capture(world: &TestEnvironment) -> Self {
-        let mut connection = world.connect().await;
+    pub async fn capture(environment: &TestEnvironment) -> Self {
+        let mut connection = environment.connect().await;
         Self {
             balance_sum: query_text(&mut connection, BALANCE_SUM_QUERY).await,
             last_payment_id: query_i64(&mut connection, "select coalesce(max(id), 0)::bigint from payments").await
@@ -57,59 +57,62 @@ impl AuditBaseline {
         }
     }
 
-    pub async fn verify(self, world: &TestEnvironment, remembered: &RequestLog) {
-        let connection = &mut world.connect().await;
-        for (what, query) in VIOLATION_QUERIES {
-            let found = query_i64(connection, &format!("select count(*) from ({query}) never")).await;
-            assert_eq!(found, 0, "{what}");
+    pub async fn verify(self, environment: &TestEnvironment, request_log: &RequestLog) {
+        let connection = &mut environment.connect().await;
+        for (violation, query) in VIOLATION_QUERIES {
+            let count = query_i64(connection, &format!("select count(*) from ({query}) violations")).await;
+            assert_eq!(count, 0, "{violation}");
         }
-        self.assert_balances_match_payments(connection, remembered).await;
-        self.assert_effects_match_requests(connection, remembered).await;
-        assert_sold_cards_match_replies(connection, remembered).await;
+        self.assert_balances_match_payments(connection, request_log).await;
+        self.assert_effects_match_requests(connection, request_log).await;
+        assert_sold_cards_match_replies(connection, request_log).await;
     }
 
-    /// Top-ups and refills net of 25 % tax, new cards at their price, and nothing else.
-    async fn assert_balances_match_payments(&self, connection: &mut PgConnection, remembered: &RequestLog) {
-        let (mut paid, mut made) = (0, 0);
-        for asked in successful_requests(remembered) {
-            match asked.kind {
+    /// The balances have grown by the top-ups and refills, net of 25 % tax, and by the new cards at 8 dollars each.
+    async fn assert_balances_match_payments(&self, connection: &mut PgConnection, request_log: &RequestLog) {
+        let (mut paid, mut created) = (0, 0);
+        for request in successful_requests(request_log) {
+            match request.kind {
                 RequestKind::TopUp { amount } | RequestKind::Refill { amount } => paid += amount,
-                RequestKind::CreateCards { count, .. } => made += count,
+                RequestKind::CreateCards { count, .. } => created += count,
                 _ => {}
             }
         }
-        let expected = format!("select ({} + {paid} / 1.25 + {made} * 8)::numeric(30, 15)::text", self.balance_sum);
+        let expected = format!("select ({} + {paid} / 1.25 + {created} * 8)::numeric(30, 15)::text", self.balance_sum);
         assert_eq!(
             query_text(connection, BALANCE_SUM_QUERY).await,
             query_text(connection, &expected).await,
-            "the balances' sum"
+            "sum of the balances"
         );
     }
 
-    /// Each request that was answered happened once, and one that never was at most once.
-    async fn assert_effects_match_requests(&self, connection: &mut PgConnection, remembered: &RequestLog) {
-        let (mut sold, mut perhaps, mut topped_up, mut refilled) = (0, 0, 0, 0);
-        for asked in &remembered.0 {
-            match (&asked.kind, &asked.reply) {
-                (RequestKind::Sale { quantity, .. }, None) => perhaps += *quantity as i64,
-                (RequestKind::Sale { .. }, Some(_)) => sold += asked.element_texts("number").len() as i64,
-                (RequestKind::TopUp { .. }, _) => topped_up += i64::from(asked.succeeded()),
-                (RequestKind::Refill { .. }, _) => refilled += i64::from(asked.succeeded()),
+    /// Each request with a reply was executed once, each one without a reply at most once.
+    async fn assert_effects_match_requests(&self, connection: &mut PgConnection, request_log: &RequestLog) {
+        let (mut sold, mut possibly_sold, mut topped_up, mut refilled) = (0, 0, 0, 0);
+        for request in &request_log.0 {
+            match (&request.kind, &request.reply) {
+                (RequestKind::Sale { quantity, .. }, None) => possibly_sold += *quantity as i64,
+                (RequestKind::Sale { .. }, Some(_)) => sold += request.element_texts("number").len() as i64,
+                (RequestKind::TopUp { .. }, _) => topped_up += i64::from(request.succeeded()),
+                (RequestKind::Refill { .. }, _) => refilled += i64::from(request.succeeded()),
                 _ => {}
             }
         }
-        let Self { last_payment_id: last_payment, last_action_id: last_action, key_count: keys, .. } = self;
-        let sales = format!("select count(*) from actions where id > {last_action} and action = 'card_sell_over_api'");
+        let Self { last_payment_id, last_action_id, key_count, .. } = self;
+        let sales =
+            format!("select count(*) from actions where id > {last_action_id} and action = 'card_sell_over_api'");
         let sales = query_i64(connection, &sales).await;
-        assert!((sold..=sold + perhaps).contains(&sales), "{sales} sales of {sold} to {}", sold + perhaps);
-        for (kind, asked_for) in [("top_up", topped_up), ("refill", refilled)] {
-            let payments = format!("select count(*) from payments where id > {last_payment} and kind = '{kind}'");
-            assert_eq!(query_i64(connection, &payments).await, asked_for, "{kind}");
+        let sales_max = sold + possibly_sold;
+        assert!((sold..=sales_max).contains(&sales), "{sales} sales, expected {sold} to {sales_max}");
+        for (kind, expected) in [("top_up", topped_up), ("refill", refilled)] {
+            let payments = format!("select count(*) from payments where id > {last_payment_id} and kind = '{kind}'");
+            assert_eq!(query_i64(connection, &payments).await, expected, "{kind}");
         }
-        let keyed = remembered.0.iter().filter(|asked| asked.key.is_some()).count() as i64;
-        assert_eq!(query_i64(connection, "select count(*) from idempotency_keys").await, keys + keyed, "keys");
-        for asked in successful_requests(remembered) {
-            let (query, expected) = match &asked.kind {
+        let new_keys = request_log.0.iter().filter(|request| request.key.is_some()).count() as i64;
+        let keys = query_i64(connection, "select count(*) from idempotency_keys").await;
+        assert_eq!(keys, key_count + new_keys, "idempotency keys");
+        for request in successful_requests(request_log) {
+            let (query, expected) = match &request.kind {
                 RequestKind::CreateGroup { name } => {
                     (format!("select count(*) from cardgroups where name = '{name}'"), 1)
                 }
@@ -125,24 +128,26 @@ impl AuditBaseline {
                 ),
                 _ => continue,
             };
-            assert_eq!(query_i64(connection, &query).await, expected, "{asked:?}");
+            assert_eq!(query_i64(connection, &query).await, expected, "{request:?}");
         }
     }
 }
 
-const BALANCE_SUM_QUERY: &str = "select ((select sum(coalesce(balance, 0)) from cards) + (select sum(coalesce(balance, 0)) from users))::numeric(30, 15)::text";
+const BALANCE_SUM_QUERY: &str = "
+    select ((select sum(coalesce(balance, 0)) from cards) + (select sum(coalesce(balance, 0)) from users))
+        ::numeric(30, 15)::text";
 
-/// Every card that a client was given is sold, has the PIN that the client was told, and is nobody else's.
-async fn assert_sold_cards_match_replies(connection: &mut PgConnection, remembered: &RequestLog) {
+/// Each card in a reply is sold, has the PIN of the reply, and is in no other reply.
+async fn assert_sold_cards_match_replies(connection: &mut PgConnection, request_log: &RequestLog) {
     let mut cards = Vec::new();
-    for asked in successful_requests(remembered).filter(|asked| matches!(asked.kind, RequestKind::Sale { .. })) {
-        cards.extend(asked.element_texts("number").into_iter().zip(asked.element_texts("pin")));
+    for request in successful_requests(request_log).filter(|request| matches!(request.kind, RequestKind::Sale { .. })) {
+        cards.extend(request.element_texts("number").into_iter().zip(request.element_texts("pin")));
     }
     let numbers: HashSet<_> = cards.iter().map(|(number, _)| number).collect();
-    assert_eq!(numbers.len(), cards.len(), "a card was given to two");
+    assert_eq!(numbers.len(), cards.len(), "a card is in two replies");
     let (numbers, pins): (Vec<_>, Vec<_>) = cards.iter().cloned().unzip();
-    let true_ones = sqlx::query_scalar::<_, i64>(
-        "select count(*) from unnest($1::text[], $2::text[]) told (number, pin) join cards c using (number, pin)
+    let matching = sqlx::query_scalar::<_, i64>(
+        "select count(*) from unnest($1::text[], $2::text[]) reply_cards (number, pin) join cards c using (number, pin)
          where c.sold = 1 or c.retired_at is not null",
     )
     .bind(numbers)
@@ -150,13 +155,13 @@ async fn assert_sold_cards_match_replies(connection: &mut PgConnection, remember
     .fetch_one(connection)
     .await
     .unwrap();
-    assert_eq!(true_ones, cards.len() as i64, "cards that clients were given");
+    assert_eq!(matching, cards.len() as i64, "cards in replies");
 }
 
-/// Each sale that was to be mailed was, once; twice only where a server was killed between the mail server's word and its own note, and
-/// then with the same id.
-pub async fn assert_mails_match_sales(world: &TestEnvironment, remembered: &RequestLog, killed: bool) {
-    let connection = &mut world.connect().await;
+/// Each sale with an e-mail address was mailed once. An e-mail may arrive twice only if a server was killed after the
+/// mail server accepted it and before the server recorded that; both then have the same `Message-ID`.
+pub async fn assert_mails_match_sales(environment: &TestEnvironment, request_log: &RequestLog, killed: bool) {
+    let connection = &mut environment.connect().await;
     while query_i64(connection, "select count(*) from email_outbox where sent_at is null and failed_at is null").await
         > 0
     {
@@ -165,29 +170,30 @@ pub async fn assert_mails_match_sales(world: &TestEnvironment, remembered: &Requ
     assert_eq!(
         query_i64(connection, "select count(*) from email_outbox where failed_at is not null").await,
         0,
-        "failed"
+        "failed e-mails"
     );
-    let mut mailed: HashMap<String, Vec<ReceivedMail>> = HashMap::new();
-    for mail in world.mail.received_mails() {
-        mailed.entry(mail.to.clone()).or_default().push(mail);
+    let mut mails_by_address: HashMap<String, Vec<ReceivedMail>> = HashMap::new();
+    for mail in environment.mail.received_mails() {
+        mails_by_address.entry(mail.to.clone()).or_default().push(mail);
     }
-    for asked in &remembered.0 {
-        let RequestKind::Sale { email: Some(address), .. } = &asked.kind else { continue };
-        let mails = mailed.get(address).map_or(&[][..], Vec::as_slice);
+    for request in &request_log.0 {
+        let RequestKind::Sale { email: Some(address), .. } = &request.kind else { continue };
+        let mails = mails_by_address.get(address).map_or(&[][..], Vec::as_slice);
         let ids: HashSet<_> = mails.iter().map(|mail| mail.header("Message-ID")).collect();
-        assert!(ids.len() <= 1 && (killed || mails.len() <= 1), "{} e-mails of {ids:?} for {asked:?}", mails.len());
-        if asked.reply.is_some() {
-            assert_eq!(ids.len(), usize::from(asked.succeeded()), "{asked:?}");
+        assert!(ids.len() <= 1 && (killed || mails.len() <= 1), "{} e-mails {ids:?} for {request:?}", mails.len());
+        if request.reply.is_some() {
+            assert_eq!(ids.len(), usize::from(request.succeeded()), "{request:?}");
         }
-        let pins = asked.element_texts("pin");
-        assert!(mails.iter().all(|mail| pins.iter().all(|pin| mail.message.contains(pin))), "{mails:?} for {asked:?}");
+        let pins = request.element_texts("pin");
+        let all_have_pins = mails.iter().all(|mail| pins.iter().all(|pin| mail.message.contains(pin)));
+        assert!(all_have_pins, "{mails:?} for {request:?}");
     }
-    let orders = query_i64(connection, "select count(distinct email) from ccorders").await;
-    assert_eq!(mailed.len() as i64, orders, "e-mails without their order rows");
+    let addresses = query_i64(connection, "select count(distinct email) from ccorders").await;
+    assert_eq!(mails_by_address.len() as i64, addresses, "addresses of e-mails and of order rows");
 }
 
-fn successful_requests(remembered: &RequestLog) -> impl Iterator<Item = &SentRequest> {
-    remembered.0.iter().filter(|asked| asked.succeeded())
+fn successful_requests(request_log: &RequestLog) -> impl Iterator<Item = &SentRequest> {
+    request_log.0.iter().filter(|request| request.succeeded())
 }
 
 async fn query_text(connection: &mut PgConnection, query: &str) -> String {

@@ -1,4 +1,5 @@
-//! Clients that remember what they asked for and what they were told, and ask again until they are told something.
+//! Clients that record their requests and the replies, and repeat a request with an idempotency key until it is
+//! answered.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,23 +15,23 @@ use hyper_util::rt::TokioExecutor;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::world::{DEMO_SECRET_KEY, TestEnvironment};
+use super::environment::{DEMO_SECRET_KEY, TestEnvironment};
 use crate::harness::hash;
 
 const CLIENT_COUNT: usize = 12;
-/// No server keeps a client waiting so long.
+/// Longer than any server takes for a reply.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
-/// Between a request that was answered with nothing and the next try.
+/// The pause after an unanswered attempt.
 const RETRY_DELAY: Duration = Duration::from_millis(20);
-/// How many old requests are sent once more when all is over.
+/// The number of requests that are replayed at the end of a round.
 const REPLAYS_MAX: usize = 40;
 
-/// What a request asks for, as the auditor counts it. Amounts are whole dollars, tax included.
+/// The effect of a request, as the audit counts it. Amounts are whole dollars, tax included.
 #[derive(Debug, Clone)]
 pub enum RequestKind {
     Sale {
         quantity: u64,
-        /// Used once.
+        /// Each address is used once.
         email: Option<String>,
     },
     TopUp {
@@ -39,7 +40,7 @@ pub enum RequestKind {
     Refill {
         amount: u64,
     },
-    /// Funds from one place to another.
+    /// Moves the funds of a card to another card or to a user.
     Transfer,
     CreateCards {
         from: u64,
@@ -59,11 +60,11 @@ pub struct SentRequest {
     pub kind: RequestKind,
     operation: &'static str,
     form: String,
-    /// Without one nobody may ask twice.
+    /// A request without an idempotency key is not repeated.
     pub key: Option<String>,
-    /// The last word. `None`: there was none, and without a key there can't be one.
+    /// The body of the reply. `None`: a request without a key was not answered.
     pub reply: Option<String>,
-    unanswered_tries: usize,
+    unanswered_attempts: usize,
 }
 
 impl SentRequest {
@@ -109,59 +110,59 @@ struct Shared {
 pub struct RequestLog(pub Vec<SentRequest>);
 
 impl Clients {
-    pub fn start(world: &TestEnvironment, round: u64, random: &mut fastrand::Rng) -> Self {
+    pub fn start(environment: &TestEnvironment, round: u64, random: &mut fastrand::Rng) -> Self {
         let shared = Arc::new(Shared {
             stop_requested: AtomicBool::new(false),
             acknowledged: watch::Sender::default(),
             unanswered: watch::Sender::default(),
         });
-        let one = |number| {
-            let shopper = SimulatedClient { number, round, random: random.fork(), ..SimulatedClient::new(world) };
-            tokio::spawn(shopper.run(shared.clone()))
+        let spawn_client = |number| {
+            let client = SimulatedClient { number, round, random: random.fork(), ..SimulatedClient::new(environment) };
+            tokio::spawn(client.run(shared.clone()))
         };
-        let tasks = (0..CLIENT_COUNT).map(one).collect();
+        let tasks = (0..CLIENT_COUNT).map(spawn_client).collect();
         Self { shared, tasks }
     }
 
-    /// Until so many more requests were answered.
+    /// Waits until `more` further requests were answered.
     pub async fn wait_for_acknowledged(&self, more: usize) {
         wait_for_increase(&self.shared.acknowledged, more).await;
     }
 
-    /// Until so many more were not.
+    /// Waits until `more` further attempts got no reply.
     pub async fn wait_for_unanswered(&self, more: usize) {
         wait_for_increase(&self.shared.unanswered, more).await;
     }
 
-    /// No new requests; those that are under way get their answers.
+    /// Stops the clients after their present requests; returns all requests.
     pub async fn finish(self) -> RequestLog {
         self.shared.stop_requested.store(true, Ordering::Relaxed);
-        let mut all = Vec::new();
+        let mut requests = Vec::new();
         for task in self.tasks {
-            all.extend(task.await.unwrap());
+            requests.extend(task.await.unwrap());
         }
-        RequestLog(all)
+        RequestLog(requests)
     }
 }
 
 async fn wait_for_increase(count: &watch::Sender<usize>, more: usize) {
-    let wanted = *count.borrow() + more;
-    count.subscribe().wait_for(|count| *count >= wanted).await.unwrap();
+    let target = *count.borrow() + more;
+    count.subscribe().wait_for(|count| *count >= target).await.unwrap();
 }
 
 impl RequestLog {
     pub fn counts(&self) -> RequestCounts {
-        let mut figures = RequestCounts { requests: self.0.len(), ..RequestCounts::default() };
-        for asked in &self.0 {
-            figures.acknowledged += usize::from(asked.reply.is_some());
-            figures.unknown_at_first += usize::from(asked.unanswered_tries > 0);
-            figures.retries += asked.unanswered_tries - usize::from(asked.reply.is_none());
+        let mut counts = RequestCounts { requests: self.0.len(), ..RequestCounts::default() };
+        for request in &self.0 {
+            counts.acknowledged += usize::from(request.reply.is_some());
+            counts.unknown_at_first += usize::from(request.unanswered_attempts > 0);
+            counts.retries += request.unanswered_attempts - usize::from(request.reply.is_none());
         }
-        figures
+        counts
     }
 }
 
-/// What comes of one try.
+/// The outcome of one attempt.
 enum SendOutcome {
     Reply { body: String, replayed: bool },
     NoReply,
@@ -173,31 +174,30 @@ struct ApiClient {
 }
 
 impl ApiClient {
-    fn new(world: &TestEnvironment) -> Self {
-        Self { client: Client::builder(TokioExecutor::new()).build_http(), address: world.address() }
+    fn new(environment: &TestEnvironment) -> Self {
+        Self { client: Client::builder(TokioExecutor::new()).build_http(), address: environment.address() }
     }
 
-    async fn send(&self, asked: &SentRequest) -> SendOutcome {
+    async fn send(&self, request: &SentRequest) -> SendOutcome {
         let address = *self.address.read().unwrap();
-        let mut request = Request::post(format!("http://{address}/billing/api/{}", asked.operation))
+        let mut http_request = Request::post(format!("http://{address}/billing/api/{}", request.operation))
             .header("content-type", "application/x-www-form-urlencoded");
-        if let Some(key) = &asked.key {
-            request = request.header("idempotency-key", key);
+        if let Some(key) = &request.key {
+            http_request = http_request.header("idempotency-key", key);
         }
-        let request = request.body(Full::from(asked.form.clone())).unwrap();
-        let answer = async {
-            let (parts, body) = self.client.request(request).await.ok()?.into_parts();
+        let http_request = http_request.body(Full::from(request.form.clone())).unwrap();
+        let reply = async {
+            let (parts, body) = self.client.request(http_request).await.ok()?.into_parts();
             Some((parts, body.collect().await.ok()?.to_bytes()))
         };
-        let Some((parts, body)) = tokio::time::timeout(REPLY_TIMEOUT, answer).await.expect("nobody waits so long")
-        else {
+        let Some((parts, body)) = tokio::time::timeout(REPLY_TIMEOUT, reply).await.expect("reply timeout") else {
             return SendOutcome::NoReply;
         };
         let body = String::from_utf8(body.into()).unwrap();
         match parts.status {
             StatusCode::OK => SendOutcome::Reply { body, replayed: parts.headers.contains_key("idempotency-replayed") },
             StatusCode::SERVICE_UNAVAILABLE | StatusCode::CONFLICT => SendOutcome::NoReply,
-            status => panic!("{status} to {asked:?}: {body}"),
+            status => panic!("{status} for {request:?}: {body}"),
         }
     }
 }
@@ -207,83 +207,85 @@ struct SimulatedClient {
     round: u64,
     random: fastrand::Rng,
     api_client: ApiClient,
-    /// Numbers and PINs of cards that it bought, and ids of cards of its caller ids.
+    /// Number and PIN of each card that the client bought.
     bought_cards: Vec<(String, String)>,
+    /// Ids of the cards of its caller ids.
     caller_id_card_ids: Vec<String>,
 }
 
 impl SimulatedClient {
-    fn new(world: &TestEnvironment) -> Self {
+    fn new(environment: &TestEnvironment) -> Self {
         let random = fastrand::Rng::with_seed(0);
         Self {
             number: 0,
             round: 0,
             random,
-            api_client: ApiClient::new(world),
+            api_client: ApiClient::new(environment),
             bought_cards: Vec::new(),
             caller_id_card_ids: Vec::new(),
         }
     }
 
     async fn run(mut self, shared: Arc<Shared>) -> Vec<SentRequest> {
-        let mut all = Vec::new();
+        let mut requests = Vec::new();
         while !shared.stop_requested.load(Ordering::Relaxed) {
-            let mut asked = self.next_request(all.len());
+            let mut request = self.next_request(requests.len());
             loop {
-                match self.api_client.send(&asked).await {
+                match self.api_client.send(&request).await {
                     SendOutcome::Reply { body, .. } => {
-                        asked.reply = Some(body);
+                        request.reply = Some(body);
                         shared.acknowledged.send_modify(|count| *count += 1);
                         break;
                     }
                     SendOutcome::NoReply => {
-                        asked.unanswered_tries += 1;
+                        request.unanswered_attempts += 1;
                         shared.unanswered.send_modify(|count| *count += 1);
                         tokio::time::sleep(RETRY_DELAY).await;
-                        if asked.key.is_none() {
+                        if request.key.is_none() {
                             break;
                         }
                     }
                 }
             }
-            if asked.succeeded() {
-                match asked.kind {
+            if request.succeeded() {
+                match request.kind {
                     RequestKind::Sale { .. } => self
                         .bought_cards
-                        .extend(asked.element_texts("number").into_iter().zip(asked.element_texts("pin"))),
+                        .extend(request.element_texts("number").into_iter().zip(request.element_texts("pin"))),
                     RequestKind::TopUp { .. } | RequestKind::Transfer => {
-                        self.caller_id_card_ids.extend(asked.element_texts("id"))
+                        self.caller_id_card_ids.extend(request.element_texts("id"))
                     }
                     _ => {}
                 }
             }
-            all.push(asked);
+            requests.push(request);
         }
-        all
+        requests
     }
 
-    /// Something that the client wants, with a key unless it is careless.
-    fn next_request(&mut self, count: usize) -> SentRequest {
-        let unique = format!("{}-{}-{count}", self.round, self.number);
+    /// Returns a random request. It has an idempotency key, except for an eighth of the sales. `index` is the number of
+    /// requests that the client has sent.
+    fn next_request(&mut self, index: usize) -> SentRequest {
+        let unique = format!("{}-{}-{index}", self.round, self.number);
         let amount = self.random.u64(1..50);
-        let bought = (!self.bought_cards.is_empty())
+        let bought_card = (!self.bought_cards.is_empty())
             .then(|| self.bought_cards[self.random.usize(..self.bought_cards.len())].clone());
-        let card = (!self.caller_id_card_ids.is_empty())
+        let card_id = (!self.caller_id_card_ids.is_empty())
             .then(|| self.caller_id_card_ids[self.random.usize(..self.caller_id_card_ids.len())].clone());
-        // Its own, or one that everybody uses.
+        // The caller id 8999 is used by all clients, the others by this one only.
         let callerid = match self.random.u32(..4) {
             0 => "8999".to_owned(),
-            own => format!("8{:02}{own}", self.number),
+            suffix => format!("8{:02}{suffix}", self.number),
         };
         let device = format!("900{}", self.number);
-        let from = 710_000_000_000 + (self.round * 1_000 + self.number as u64) * 100_000 + count as u64 * 20;
+        let from = 710_000_000_000 + (self.round * 1_000 + self.number as u64) * 100_000 + index as u64 * 20;
         let sale = |quantity: u64, with_email: bool| {
             let email = with_email.then(|| format!("b{unique}@x.test"));
             let address = email.clone().unwrap_or_default();
             let form = format!("id=70&quantity={quantity}&email={address}");
             (RequestKind::Sale { quantity, email }, "card_from_group_sell", form, format!("{address}70{quantity}"))
         };
-        let (what, operation, form, hashed) = match (self.random.u32(..20), bought, card) {
+        let (kind, operation, form, hashed) = match (self.random.u32(..20), bought_card, card_id) {
             (0 | 1, Some((number, _)), _) => (
                 RequestKind::TopUp { amount },
                 "card_payment_add",
@@ -312,9 +314,9 @@ impl SimulatedClient {
                 )
             }
             (8, _, _) => {
-                let (count, till) = (20, from + 19);
-                let form = format!("card_group_id=71&cards_from={from}&cards_till={till}");
-                (RequestKind::CreateCards { from, count }, "calling_cards_create", form, format!("71{from}{till}"))
+                let (count, last) = (20, from + 19);
+                let form = format!("card_group_id=71&cards_from={from}&cards_till={last}");
+                (RequestKind::CreateCards { from, count }, "calling_cards_create", form, format!("71{from}{last}"))
             }
             (9, _, _) => {
                 let name = format!("group {unique}");
@@ -334,28 +336,28 @@ impl SimulatedClient {
             }
             _ => sale(self.random.u64(1..4), self.random.u32(..3) == 0),
         };
-        let careless = matches!(what, RequestKind::Sale { .. }) && self.random.u32(..8) == 0;
+        let without_key = matches!(kind, RequestKind::Sale { .. }) && self.random.u32(..8) == 0;
         SentRequest {
-            kind: what,
+            kind,
             operation,
             form: format!("u=username&{form}&hash={}", hash(&hashed, DEMO_SECRET_KEY)),
-            key: (!careless).then(|| format!("key {unique}")),
+            key: (!without_key).then(|| format!("key {unique}")),
             reply: None,
-            unanswered_tries: 0,
+            unanswered_attempts: 0,
         }
     }
 }
 
-/// Sends some of the requests once more: they are answered as they were, whatever happened since.
-pub async fn replay_requests(world: &TestEnvironment, remembered: &RequestLog, random: &mut fastrand::Rng) {
-    let line = ApiClient::new(world);
-    let keyed: Vec<_> = remembered.0.iter().filter(|asked| asked.key.is_some()).collect();
+/// Sends some of the requests with a key again, and asserts that each gets the same reply as before.
+pub async fn replay_requests(environment: &TestEnvironment, request_log: &RequestLog, random: &mut fastrand::Rng) {
+    let client = ApiClient::new(environment);
+    let keyed: Vec<_> = request_log.0.iter().filter(|request| request.key.is_some()).collect();
     for _ in 0..REPLAYS_MAX.min(keyed.len()) {
-        let asked = keyed[random.usize(..keyed.len())];
+        let request = keyed[random.usize(..keyed.len())];
         loop {
-            match line.send(asked).await {
+            match client.send(request).await {
                 SendOutcome::Reply { body, replayed } => {
-                    assert!(replayed && Some(&body) == asked.reply.as_ref(), "{asked:?}: {replayed}, {body}");
+                    assert!(replayed && Some(&body) == request.reply.as_ref(), "{request:?}: {replayed}, {body}");
                     break;
                 }
                 SendOutcome::NoReply => tokio::time::sleep(RETRY_DELAY).await,

@@ -1,4 +1,4 @@
-//! What can happen to a server and its database. A fault lasts until clients have felt it; then it is mended.
+//! The faults. Each is injected, lasts until clients notice it, and is then repaired.
 
 use std::io::Write;
 use std::time::Duration;
@@ -7,30 +7,31 @@ use rustix::process::{Signal, kill_process};
 use sqlx::Connection;
 
 use super::clients::Clients;
-use super::world::{Database, ExternalPostgres, TestEnvironment};
+use super::environment::{Database, ExternalPostgres, TestEnvironment};
 use crate::harness::process::postmaster_pid;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
-    /// `kill -9` of the server; its PostgreSQL goes on, and the next server takes it up.
+    /// `kill -9` of the server. Its PostgreSQL keeps running, and the next server adopts it.
     KillServer,
-    /// `kill -9` of the PostgreSQL that the server looks after.
+    /// `kill -9` of the PostgreSQL that the server manages.
     KillManagedPostgres,
-    /// Of both.
+    /// `kill -9` of the server and of the PostgreSQL that it manages.
     KillBoth,
-    /// `kill -9` of the server, on a PostgreSQL of somebody else's.
+    /// `kill -9` of a server with an external PostgreSQL.
     KillServerOnExternal,
-    /// `kill -9` of that PostgreSQL.
+    /// `kill -9` of the external PostgreSQL.
     KillExternalPostgres,
-    /// The database can't be reached, and comes back.
+    /// The database is unreachable for some time.
     DatabaseUnreachable,
-    /// Connections are cut when the database has done what it was asked for, before anybody hears of it.
+    /// Connections are cut after the database has executed a command and before the server receives the result.
     CutAfterCommit,
-    /// Somebody else holds a lock that some requests need.
+    /// Another session holds a lock that some requests need.
     LockHeld,
-    /// Somebody holds one that nearly every request needs: all connections are taken, and others wait for them.
+    /// Another session holds a lock that nearly all requests need: all connections of the pool are in use, and further
+    /// requests wait for a connection.
     PoolExhausted,
-    /// The database's disk is full.
+    /// The disk of the database is full.
     DiskFull,
 }
 
@@ -48,7 +49,7 @@ impl Fault {
         Self::DiskFull,
     ];
 
-    /// Whether a server dies: then it may be that it has sent an e-mail, and nobody knows.
+    /// Whether the fault kills a server, which may have sent an e-mail without recording it.
     pub fn kills_servers(self) -> bool {
         matches!(self, Self::KillServer | Self::KillServerOnExternal | Self::KillBoth)
     }
@@ -57,23 +58,25 @@ impl Fault {
         matches!(self, Self::KillServer | Self::KillManagedPostgres | Self::KillBoth)
     }
 
-    pub fn is_supported(self, world: &TestEnvironment) -> bool {
-        match &world.database {
+    pub fn is_supported(self, environment: &TestEnvironment) -> bool {
+        match &environment.database {
             Database::External(external) if self == Self::DiskFull => external.has_small_disk,
             _ => true,
         }
     }
 
-    /// Strikes, and mends what it broke.
-    pub async fn inject(self, world: &TestEnvironment, clients: &Clients, random: &mut fastrand::Rng) {
-        let felt = random.usize(1..6);
-        match (self, &world.database) {
+    /// Injects the fault, waits until requests have failed, and repairs it.
+    pub async fn inject(self, environment: &TestEnvironment, clients: &Clients, random: &mut fastrand::Rng) {
+        let unanswered = random.usize(1..6);
+        match (self, &environment.database) {
             (Self::KillServer | Self::KillServerOnExternal, _) => {
-                world.kill_server();
-                clients.wait_for_unanswered(felt).await;
-                // What it was sending is free by and by; nobody need wait for that here.
-                world.execute("update email_outbox set claimed_until = null where claimed_until is not null").await;
-                world.start_server();
+                environment.kill_server();
+                clients.wait_for_unanswered(unanswered).await;
+                // Releases the killed server's claims on e-mails, so that the test need not wait until they expire.
+                environment
+                    .execute("update email_outbox set claimed_until = null where claimed_until is not null")
+                    .await;
+                environment.start_server();
             }
             (Self::KillManagedPostgres, Database::Managed { data }) => {
                 kill_process(postmaster_pid(data.path()).unwrap(), Signal::KILL).unwrap();
@@ -81,23 +84,23 @@ impl Fault {
             }
             (Self::KillBoth, Database::Managed { data }) => {
                 let postgres = postmaster_pid(data.path()).unwrap();
-                world.kill_server();
+                environment.kill_server();
                 kill_process(postgres, Signal::KILL).unwrap();
-                clients.wait_for_unanswered(felt).await;
-                world.start_server();
+                clients.wait_for_unanswered(unanswered).await;
+                environment.start_server();
             }
             (Self::KillExternalPostgres, Database::External(external)) => {
                 external.kill();
-                clients.wait_for_unanswered(felt).await;
+                clients.wait_for_unanswered(unanswered).await;
                 external.connect_as_admin().await;
             }
             (Self::DatabaseUnreachable, Database::External(external)) => {
                 external.proxy.set_unreachable(true);
-                clients.wait_for_unanswered(felt).await;
+                clients.wait_for_unanswered(unanswered).await;
                 external.proxy.set_unreachable(false);
             }
             (Self::CutAfterCommit, Database::External(external)) => {
-                for _ in 0..felt {
+                for _ in 0..unanswered {
                     let commands = ["COMMIT", "SELECT 2", "SELECT 3"];
                     external.proxy.cut_after_command(commands[random.usize(..commands.len())]);
                     external.proxy.wait_for_cut().await;
@@ -111,36 +114,38 @@ impl Fault {
                     "lock table idempotency_keys in exclusive mode",
                     "select pg_advisory_xact_lock(hashtextextended('calling_cards_create', 0))",
                 ];
-                hold_lock(world, clients, felt, locks[random.usize(..locks.len())]).await;
+                hold_lock(environment, clients, unanswered, locks[random.usize(..locks.len())]).await;
             }
             (Self::PoolExhausted, _) => {
-                hold_lock(world, clients, felt + 10, "lock table payments, cardgroups, tariffs in exclusive mode").await
+                let lock = "lock table payments, cardgroups, tariffs in exclusive mode";
+                hold_lock(environment, clients, unanswered + 10, lock).await
             }
             (Self::DiskFull, Database::External(external)) => {
                 fill_disk(external);
-                clients.wait_for_unanswered(felt).await;
+                clients.wait_for_unanswered(unanswered).await;
                 std::fs::remove_file(external.disk_filler_path()).unwrap();
-                // A PostgreSQL that couldn't write its log ended itself.
+                // PostgreSQL exits if it cannot write its WAL.
                 external.connect_as_admin().await;
             }
-            (fault, _) => unreachable!("{fault:?} strikes the other world"),
+            (fault, _) => unreachable!("{fault:?} is for the other environment"),
         }
     }
 }
 
-/// Holds a lock until clients have waited for it in vain, or the round would be over without.
-async fn hold_lock(world: &TestEnvironment, clients: &Clients, felt: usize, lock: &'static str) {
-    let mut connection = world.connect().await;
+/// Holds a lock until so many requests have failed, but for at most 5 s: the round may have too few requests that need
+/// it.
+async fn hold_lock(environment: &TestEnvironment, clients: &Clients, unanswered: usize, lock: &'static str) {
+    let mut connection = environment.connect().await;
     let mut transaction = connection.begin().await.unwrap();
     sqlx::raw_sql(lock).execute(&mut *transaction).await.unwrap();
-    let _ = tokio::time::timeout(Duration::from_secs(5), clients.wait_for_unanswered(felt)).await;
+    let _ = tokio::time::timeout(Duration::from_secs(5), clients.wait_for_unanswered(unanswered)).await;
     transaction.rollback().await.unwrap();
 }
 
 fn fill_disk(external: &ExternalPostgres) {
-    let mut ballast = std::fs::File::create(external.disk_filler_path()).unwrap();
+    let mut filler = std::fs::File::create(external.disk_filler_path()).unwrap();
     let zeros = vec![0; 64 * 1024];
-    while ballast.write_all(&zeros).is_ok() {}
-    // Down to the last page.
-    while ballast.write_all(&zeros[..4096]).is_ok() {}
+    while filler.write_all(&zeros).is_ok() {}
+    // Also the last page.
+    while filler.write_all(&zeros[..4096]).is_ok() {}
 }

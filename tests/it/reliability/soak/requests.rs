@@ -1,5 +1,5 @@
-//! Random requests made from the contract: sensible ones, ones at the boundaries, hostile ones. The same seed, the same
-//! requests.
+//! Random requests generated from the contract, with sensible, boundary and hostile values. The same seed generates the
+//! same requests.
 
 use axum::body::Bytes;
 use axum::http::HeaderMap;
@@ -10,12 +10,12 @@ use mortise::operations::OPERATIONS;
 use proptest::prelude::RngExt;
 use proptest::test_runner::{RngAlgorithm, TestRng};
 
-use super::pools::{ADMIN_KEY, RESELLER_KEY, USERS, ValueGenerator, ValueKind, parameters};
-use super::sending::{EncodedRequest, RequestDraft};
+use super::encoding::{self, EncodedRequest, RequestDraft};
+use super::values::{ADMIN_KEY, RESELLER_KEY, USERS, ValueGenerator, ValueKind, parameters};
 
 type ParamVec = Vec<(String, String)>;
 
-/// Requests from a seed, one after the other.
+/// Generates the requests of a seed.
 pub struct RequestGenerator {
     rng: TestRng,
     values: ValueGenerator,
@@ -29,28 +29,28 @@ impl RequestGenerator {
         Self { rng: TestRng::from_seed(RngAlgorithm::ChaCha, &bytes), values: ValueGenerator::default(), last: None }
     }
 
-    /// The next one; now and then the last one again, as a client sends it that has heard nothing.
+    /// Returns the next request: sometimes the last one again, as from a client that retries without a reply.
     pub fn next(&mut self) -> EncodedRequest {
         if let Some(last) = self.last.take().filter(|_| self.percent_chance(4)) {
             return last;
         }
-        let sent = self.generate();
-        self.last = Some(sent.clone());
-        sent
+        let request = self.generate();
+        self.last = Some(request.clone());
+        request
     }
 
     fn generate(&mut self) -> EncodedRequest {
         let operation = self.pick(OPERATIONS);
         let names = [&[operation.name], operation.aliases].concat();
-        let called = *self.pick(&names);
+        let alias = *self.pick(&names);
         let (user, key) = self.pick_user();
         let mut params: ParamVec = user.map(|user| ("u".to_owned(), user)).into_iter().collect();
-        // Most clients know what they do, and send little.
+        // Most requests are sensible and have few parameters.
         self.values.sensible_only = self.percent_chance(70);
-        let odds = *self.pick(&[0, 10, 25, 60]);
-        for (name, kind) in parameters(operation.name) {
-            if kind.is_required() || self.percent_chance(odds) {
-                params.push(((*name).to_owned(), self.generate_value(*kind)));
+        let percent = *self.pick(&[0, 10, 25, 60]);
+        for (param, kind) in parameters(operation.name) {
+            if kind.is_required() || self.percent_chance(percent) {
+                params.push(((*param).to_owned(), self.generate_value(*kind)));
             }
         }
         if !self.values.sensible_only {
@@ -59,8 +59,8 @@ impl RequestGenerator {
         self.add_optional_params(&mut params);
         let path_id = (!params.iter().any(|(name, _)| name == "id") && self.percent_chance(2))
             .then(|| self.generate_value(ValueKind::Group));
-        self.sign(&mut params, path_id.as_deref(), operation, called, key);
-        let path = self.build_path(called, path_id.as_deref());
+        self.sign(&mut params, path_id.as_deref(), operation, alias, key);
+        let path = self.build_path(alias, path_id.as_deref());
         RequestDraft { operation: operation.name, path, params }.encode(&mut self.rng)
     }
 
@@ -70,13 +70,13 @@ impl RequestGenerator {
         }
         if self.percent_chance(10) && !params.is_empty() {
             let (name, _) = self.pick(params).clone();
-            // Only a PIN's own parameters hold PINs.
+            // Only `pin` gets PINs: the audit reports each PIN that it finds in a log or in an audit row.
             let kind = if name == "pin" { ValueKind::Pin } else { ValueKind::Text };
             params.push((name, self.generate_value(kind)));
         }
     }
 
-    /// What any request may carry besides.
+    /// Adds parameters that any request can have.
     fn add_optional_params(&mut self, params: &mut ParamVec) {
         if self.percent_chance(8) {
             let password = if self.percent_chance(80) { super::PASSWORD } else { super::WRONG_PASSWORD };
@@ -90,8 +90,10 @@ impl RequestGenerator {
             };
             params.push(("request_id".to_owned(), key));
         }
-        for (name, odds) in [("test", 5), ("format", 2), ("unknown", 3), ("user_id", 2), ("tariff_id", 2), ("u[]", 1)] {
-            if self.percent_chance(odds) {
+        for (name, percent) in
+            [("test", 5), ("format", 2), ("unknown", 3), ("user_id", 2), ("tariff_id", 2), ("u[]", 1)]
+        {
+            if self.percent_chance(percent) {
                 params.push((name.to_owned(), self.generate_value(ValueKind::Count)));
             }
         }
@@ -111,15 +113,15 @@ impl RequestGenerator {
         }
     }
 
-    fn sign(&mut self, params: &mut ParamVec, path_id: Option<&str>, operation: &Operation, called: &str, key: &str) {
-        let right = self.valid_hash(params, path_id, operation, called, key);
+    fn sign(&mut self, params: &mut ParamVec, path_id: Option<&str>, operation: &Operation, alias: &str, key: &str) {
+        let valid = self.valid_hash(params, path_id, operation, alias, key);
         let hash = match self.rng.random_range(0..100) {
             0..2 => return,
             2..4 => "0".repeat(40),
-            4..6 => right[..39].to_owned(),
+            4..6 => valid[..39].to_owned(),
             6..8 => self.generate_value(ValueKind::Text),
-            8..10 => right.to_uppercase(),
-            _ => right,
+            8..10 => valid.to_uppercase(),
+            _ => valid,
         };
         params.push(("hash".to_owned(), hash));
     }
@@ -129,27 +131,28 @@ impl RequestGenerator {
         params: &ParamVec,
         path_id: Option<&str>,
         operation: &Operation,
-        called: &str,
+        alias: &str,
         key: &str,
     ) -> String {
-        let query = super::sending::encode_form(params);
+        let query = encoding::encode_form(params);
         let headers = HeaderMap::new();
-        let read = Params::read(path_id, &query, &headers, Bytes::new(), 1000);
-        // What the server refuses to read can't be signed either.
-        let read = read.now_or_never().unwrap().unwrap_or_default();
-        let ways: Vec<_> = operation.hash_rules.iter().flat_map(|rule| rule.signed_params(&read, called)).collect();
-        hex::encode(self.pick(&ways).digest(key))
+        let parsed = Params::read(path_id, &query, &headers, Bytes::new(), 1000);
+        // Parameters that the server refuses to parse get the hash of an empty request.
+        let parsed = parsed.now_or_never().unwrap().unwrap_or_default();
+        let accepted: Vec<_> =
+            operation.hash_rules.iter().flat_map(|rule| rule.signed_params(&parsed, alias)).collect();
+        hex::encode(self.pick(&accepted).digest(key))
     }
 
-    fn build_path(&mut self, called: &str, id: Option<&str>) -> String {
+    fn build_path(&mut self, alias: &str, id: Option<&str>) -> String {
         let root = if self.percent_chance(50) { "/billing/api" } else { "/api" };
-        let id = id.map(|id| format!("/{}", super::sending::percent_encode(id))).unwrap_or_default();
-        let end = *self.pick(&["", "", "", "", "", "", "", "", ".xml", ".json", ".csv", ".html", "/"]);
+        let id = id.map(|id| format!("/{}", encoding::percent_encode(id))).unwrap_or_default();
+        let suffix = *self.pick(&["", "", "", "", "", "", "", "", ".xml", ".json", ".csv", ".html", "/"]);
         match self.rng.random_range(0..200) {
             0 => "/".to_owned(),
-            1 => format!("{root}/{}{id}", called.to_uppercase()),
-            2 => format!("{root}/{called}/1/2"),
-            _ => format!("{root}/{called}{id}{end}"),
+            1 => format!("{root}/{}{id}", alias.to_uppercase()),
+            2 => format!("{root}/{alias}/1/2"),
+            _ => format!("{root}/{alias}{id}{suffix}"),
         }
     }
 
@@ -161,17 +164,17 @@ impl RequestGenerator {
         &list[self.rng.random_range(0..list.len())]
     }
 
-    fn percent_chance(&mut self, odds: u32) -> bool {
-        self.rng.random_ratio(odds, 100)
+    fn percent_chance(&mut self, percent: u32) -> bool {
+        self.rng.random_ratio(percent, 100)
     }
 }
 
-/// The same seed makes the same requests, so that a run can be repeated; another one makes others.
+/// A run can be repeated with its seed.
 #[test]
-fn a_seed_stands_for_its_requests() {
+fn seed_determines_the_requests() {
     let requests = |seed| {
-        let mut requests = RequestGenerator::new(seed);
-        (0..200).map(|_| requests.next()).collect::<Vec<_>>()
+        let mut generator = RequestGenerator::new(seed);
+        (0..200).map(|_| generator.next()).collect::<Vec<_>>()
     };
     assert_eq!(requests(7), requests(7));
     assert_ne!(requests(7), requests(8));

@@ -1,4 +1,4 @@
-//! The ways in which a client may send parameters, and the ways in which it shouldn't.
+//! The encodings in which a client can send parameters, correct and malformed.
 
 use axum::body::Bytes;
 use axum::http::{HeaderMap, HeaderValue, Method, header};
@@ -8,14 +8,14 @@ use proptest::test_runner::TestRng;
 
 type ParamSlice = [(String, String)];
 
-/// A request before it is decided how it travels.
+/// A request before it is encoded.
 pub struct RequestDraft {
     pub operation: &'static str,
     pub path: String,
     pub params: Vec<(String, String)>,
 }
 
-/// A request as it travels.
+/// An encoded HTTP request.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EncodedRequest {
     pub operation: &'static str,
@@ -56,9 +56,9 @@ impl RequestDraft {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         }
         add_random_headers(&mut headers, rng);
-        // Query strings are for what fits into one: a longer one is for the limits' own tests.
-        let question = if query.is_empty() || query.len() > 20_000 { String::new() } else { format!("?{query}") };
-        EncodedRequest { operation, method, target: path + &question, headers, body: body.into() }
+        // Long query strings are dropped: other tests check the limits.
+        let query = if query.is_empty() || query.len() > 20_000 { String::new() } else { format!("?{query}") };
+        EncodedRequest { operation, method, target: path + &query, headers, body: body.into() }
     }
 }
 
@@ -110,17 +110,17 @@ pub fn encode_multipart(params: &ParamSlice) -> Vec<u8> {
     (params.iter().map(field).collect::<String>() + "--X--\r\n").into_bytes()
 }
 
-/// A body that isn't what it says, or can't be read.
+/// A body that does not match its content type, or is malformed.
 fn malformed_body(params: &ParamSlice, rng: &mut TestRng) -> (&'static str, Vec<u8>) {
-    let cut = |mut body: Vec<u8>, rng: &mut TestRng| {
+    let truncated = |mut body: Vec<u8>, rng: &mut TestRng| {
         body.truncate(rng.random_range(0..=body.len()));
         body
     };
     match rng.random_range(0..60) {
-        0..8 => ("multipart/form-data; boundary=X", cut(encode_multipart(params), rng)),
+        0..8 => ("multipart/form-data; boundary=X", truncated(encode_multipart(params), rng)),
         8..12 => ("multipart/form-data; boundary=Y", encode_multipart(params)),
         12..14 => ("multipart/form-data", encode_multipart(params)),
-        14..20 => ("application/json", cut(encode_json(params), rng)),
+        14..20 => ("application/json", truncated(encode_json(params), rng)),
         20..22 => ("application/json", [b"[".repeat(3000), b"]".repeat(3000)].concat()),
         22..24 => ("application/json", b"{\"a\":".repeat(3000)),
         24..26 => (

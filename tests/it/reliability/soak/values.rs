@@ -1,4 +1,4 @@
-//! What the parameters of the contract are filled with.
+//! Random values for the parameters of the contract.
 
 use proptest::prelude::RngExt;
 use proptest::test_runner::TestRng;
@@ -8,7 +8,7 @@ use self::ValueKind::{
     Required, Seconds, Text,
 };
 
-/// As in `world.sql`.
+/// As in `fixtures.sql`.
 pub const ADMIN_KEY: &str = "KEY-of-the-admin-0f84cb";
 pub const RESELLER_KEY: &str = "KEY-of-the-reseller-77ab";
 pub const USERS: &[&str] = &[
@@ -23,10 +23,10 @@ pub const USERS: &[&str] = &[
     "accountant_none",
     "partner",
     "customer",
-    "nobody",
+    "no_such_user",
 ];
 
-/// What a parameter means.
+/// The meaning of a parameter.
 #[derive(Debug, Clone, Copy)]
 pub enum ValueKind {
     Group,
@@ -45,7 +45,7 @@ pub enum ValueKind {
     Text,
     CardsFrom,
     CardsTill,
-    /// Always sent: without it the operation has nothing to do.
+    /// A value of this kind that is always sent: without it the operation does nothing.
     Required(&'static ValueKind),
 }
 
@@ -55,7 +55,7 @@ impl ValueKind {
     }
 }
 
-/// The parameters of an operation, as its page has them.
+/// The parameters of an operation.
 #[rustfmt::skip]
 pub fn parameters(operation: &str) -> &'static [(&'static str, ValueKind)] {
     match operation {
@@ -63,23 +63,24 @@ pub fn parameters(operation: &str) -> &'static [(&'static str, ValueKind)] {
             ("id", Required(&Group)), ("quantity", Count), ("number", Number), ("email", Text), ("curr", Currency),
         ],
         "card_by_cli_update" => &[
-            ("callerid", Required(&Callerid)), ("pin", Pin), ("amount", Amount), ("cardgroup_id", Group), ("cardgroup", Group),
-            ("calleridid", Callerid),
+            ("callerid", Required(&Callerid)), ("pin", Pin), ("amount", Amount), ("cardgroup_id", Group),
+            ("cardgroup", Group), ("calleridid", Callerid),
         ],
         "calling_cards_create" => &[
-            ("card_group_id", Required(&Group)), ("cards_from", Required(&CardsFrom)), ("cards_till", Required(&CardsTill)), ("batch_number", Text),
-            ("min_balance", Amount), ("language", Text), ("distributor_id", Count),
+            ("card_group_id", Required(&Group)), ("cards_from", Required(&CardsFrom)),
+            ("cards_till", Required(&CardsTill)), ("batch_number", Text), ("min_balance", Amount), ("language", Text),
+            ("distributor_id", Count),
         ],
-        // Without pages lists would be most of a long run's work.
+        // Paging is always sent: a long run would spend most of its time on complete lists.
         "calling_cards_get" => &[
-            ("per_page", Required(&Count)), ("page", Required(&Count)), ("number", Number), ("name", Text), ("pin", Pin), ("batch_number", Text),
-            ("callerid", Callerid), ("min_balance", Amount), ("max_balance", Amount), ("language", Text), ("sold", Flag),
-            ("distributor", Count),
+            ("per_page", Required(&Count)), ("page", Required(&Count)), ("number", Number), ("name", Text),
+            ("pin", Pin), ("batch_number", Text), ("callerid", Callerid), ("min_balance", Amount),
+            ("max_balance", Amount), ("language", Text), ("sold", Flag), ("distributor", Count),
         ],
         "calling_card_update" => &[
-            ("card_id", Required(&Card)), ("number", Number), ("name", Text), ("batch_number", Text), ("language", Text), ("pin", NewPin),
-            ("callerid", Callerid), ("min_balance", Amount), ("daily_charge_paid_till", Seconds), ("first_use", Seconds),
-            ("distributor", Count),
+            ("card_id", Required(&Card)), ("number", Number), ("name", Text), ("batch_number", Text),
+            ("language", Text), ("pin", NewPin), ("callerid", Callerid), ("min_balance", Amount),
+            ("daily_charge_paid_till", Seconds), ("first_use", Seconds), ("distributor", Count),
         ],
         "card_balance_get" => &[("number", Required(&Number))],
         "card_payment_add" => &[
@@ -87,19 +88,20 @@ pub fn parameters(operation: &str) -> &'static [(&'static str, ValueKind)] {
         ],
         "cc_group_create" | "cc_group_update" => &[
             ("name", Required(&Name)), ("cc_group_id", Required(&Group)), ("description", Text), ("compound_tax", Flag),
-            ("tax2_enabled", Flag), ("tax3_enabled", Flag), ("tax4_enabled", Flag), ("tax1_name", Text), ("total_tax_name", Text),
-            ("tax1_value", Amount), ("tax2_value", Amount), ("use_external_function", Flag), ("allow_loss_calls", Flag),
-            ("tell_cents", Flag), ("solo_pinless", Flag), ("disable_voucher", Flag), ("callerid_leave", Flag),
-            ("disable_topup_from_cards_with_cid", Flag), ("date_from", Seconds), ("date_till", Seconds), ("tariff_id", Count),
-            ("lcr_id", Count), ("location_id", Count), ("currency", Currency), ("tell_balance_in_currency", Currency),
-            ("tax_id", Count), ("valid_after_first_use", Count), ("price_with_vat", Amount), ("pin_length", Length),
-            ("number_length", Length), ("setup_fee", Amount), ("ghost_min_perc", Amount), ("ghost_balance_perc", Amount),
-            ("daily_charge", Amount),
+            ("tax2_enabled", Flag), ("tax3_enabled", Flag), ("tax4_enabled", Flag), ("tax1_name", Text),
+            ("total_tax_name", Text), ("tax1_value", Amount), ("tax2_value", Amount), ("use_external_function", Flag),
+            ("allow_loss_calls", Flag), ("tell_cents", Flag), ("solo_pinless", Flag), ("disable_voucher", Flag),
+            ("callerid_leave", Flag), ("disable_topup_from_cards_with_cid", Flag), ("date_from", Seconds),
+            ("date_till", Seconds), ("tariff_id", Count), ("lcr_id", Count), ("location_id", Count),
+            ("currency", Currency), ("tell_balance_in_currency", Currency), ("tax_id", Count),
+            ("valid_after_first_use", Count), ("price_with_vat", Amount), ("pin_length", Length),
+            ("number_length", Length), ("setup_fee", Amount), ("ghost_min_perc", Amount),
+            ("ghost_balance_perc", Amount), ("daily_charge", Amount),
         ],
         "card_group_get" => &[("id", Required(&Group))],
         "cc_groups_get" => &[("cc_group_id", Group)],
         "tariff_wholesale_update" => &[("id", Count), ("name", Required(&Name)), ("currency", Currency)],
-        other => panic!("{other} has no parameters here"),
+        other => panic!("no parameters are defined for {other}"),
     }
 }
 
@@ -179,23 +181,23 @@ const HOSTILE: &[&str] = &[
     "\0",
 ];
 
-/// Draws values.
+/// Generates values.
 #[derive(Default)]
 pub struct ValueGenerator {
-    /// Where the range of the request's cards begins.
+    /// The request's value of `cards_from`.
     cards_from: u64,
-    /// Only sensible values.
+    /// Generates no boundary and hostile values.
     pub sensible_only: bool,
 }
 
 impl ValueGenerator {
     pub fn generate(&mut self, kind: ValueKind, rng: &mut TestRng) -> String {
-        let any = |pool: &[&str], rng: &mut TestRng| pool[rng.random_range(0..pool.len())].to_owned();
+        let pick = |values: &[&str], rng: &mut TestRng| values[rng.random_range(0..values.len())].to_owned();
         let kind = if let Required(kind) = kind { *kind } else { kind };
         match rng.random_range(0..1000) {
             _ if self.sensible_only => self.generate_sensible(kind, rng),
-            0..100 => any(BOUNDARIES, rng),
-            100..200 => any(HOSTILE, rng),
+            0..100 => pick(BOUNDARIES, rng),
+            100..200 => pick(HOSTILE, rng),
             200..205 => "a".repeat(rng.random_range(1..6000)),
             205..210 => "9".repeat(rng.random_range(20..4000)),
             _ => self.generate_sensible(kind, rng),
@@ -217,7 +219,7 @@ impl ValueGenerator {
             Amount => format!("{}.{:02}", rng.random_range(0..200), rng.random_range(0..100)),
             Count => rng.random_range(0..12).to_string(),
             Currency => ["USD", "EUR", "jpy", "LTL", "XXX", "eur "][rng.random_range(0..6)].to_owned(),
-            // Few, so that a long run doesn't fill the tables: most are taken.
+            // Few names, so that a long run does not fill the tables: most names are already taken.
             Name => format!("name {}", rng.random_range(0..60)),
             Flag => rng.random_range(0..2).to_string(),
             Seconds => rng.random_range(-10..4_200_000_000_i64).to_string(),

@@ -1,4 +1,5 @@
-//! What is struck: a server process on a PostgreSQL of its own, or on one that is reached over a wire that can be cut.
+//! The environments of the tests: a server process with a PostgreSQL that it manages, or with an external one behind a
+//! proxy that can cut the connections.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -14,13 +15,15 @@ use crate::harness::process::{self, ServerProcess};
 use crate::harness::proxy::FaultProxy;
 use crate::harness::smtp::MailServer;
 
-/// Besides the demo's: a group whose taxes leave no remainder, a user with a device, and stock.
+/// Added to the demo data: card groups whose tax leaves no remainder, users with a device and a caller id, and a
+/// sequence for the stock.
 const EXTRA_FIXTURES_SQL: &str = "
     insert into conflines (name, value) values ('API_Allow_payments_ower_API', '1');
     insert into taxes (id, tax1_enabled, tax1_value) values (70, 1, 25);
     insert into cardgroups (id, name, price, tax_id, tell_balance_in_currency, number_length, pin_length)
-    values (70, 'sold', 8, 70, 'USD', 12, 12), (71, 'made', 8, 70, 'USD', 12, 12);
-    insert into users (id, username, usertype, owner_id, tax_id) select 700 + i, 'user' || i, 'user', 0, 70 from generate_series(0, 15) i;
+    values (70, 'sold', 8, 70, 'USD', 12, 12), (71, 'created', 8, 70, 'USD', 12, 12);
+    insert into users (id, username, usertype, owner_id, tax_id)
+    select 700 + i, 'user' || i, 'user', 0, 70 from generate_series(0, 15) i;
     insert into devices (id, user_id, name) select 700 + i, 700 + i, 'device' from generate_series(0, 15) i;
     insert into callerids (cli, device_id) select '900' || i, 700 + i from generate_series(0, 15) i;
     create sequence stock_numbers start 700000000001;
@@ -28,7 +31,7 @@ const EXTRA_FIXTURES_SQL: &str = "
 
 const STOCK_COUNT: u32 = 5000;
 
-/// The key of the demo.
+/// The secret key of the demo data.
 pub const DEMO_SECRET_KEY: &str = "456789";
 
 pub struct TestEnvironment {
@@ -43,7 +46,7 @@ pub enum Database {
     External(ExternalPostgres),
 }
 
-/// A PostgreSQL of the test's own, on a small disk where one can be had.
+/// A PostgreSQL that the test runs, with its data on a small disk if the test runs as root.
 pub struct ExternalPostgres {
     postgres: Mutex<Child>,
     binaries: PathBuf,
@@ -68,18 +71,19 @@ impl TestEnvironment {
         let address = Arc::new(RwLock::new(server.address));
         let mail = MailServer::start().await;
         let port = mail.address.port();
-        let world = Self { server: Mutex::new(Some(server)), address, database, mail };
-        world.execute(EXTRA_FIXTURES_SQL).await;
-        world
+        let environment = Self { server: Mutex::new(Some(server)), address, database, mail };
+        environment.execute(EXTRA_FIXTURES_SQL).await;
+        environment
             .execute(&format!(
-                "insert into conflines (name, value) values ('Email_Sending_Enabled', '1'), ('Email_from', 'shop@x.test'),
+                "insert into conflines (name, value) values
+                     ('Email_Sending_Enabled', '1'), ('Email_from', 'shop@x.test'),
                      ('Email_Smtp_Server', '127.0.0.1'), ('Email_port', '{port}')"
             ))
             .await;
-        world
+        environment
     }
 
-    /// Where the server is at the moment.
+    /// The address of the running server: it changes with each restart.
     pub fn address(&self) -> Arc<RwLock<SocketAddr>> {
         self.address.clone()
     }
@@ -98,7 +102,7 @@ impl TestEnvironment {
         self.server.lock().unwrap().as_ref().map(|server| server.log.lock().unwrap().clone()).unwrap_or_default()
     }
 
-    /// A server that was struck goes on, and never panicked.
+    /// No fault may make the server panic.
     pub fn assert_no_panic(&self) {
         let log = self.server_log();
         assert!(!log.contains("panic"), "{log}");
@@ -115,13 +119,13 @@ impl TestEnvironment {
         }
     }
 
-    /// A connection that no fault stands in the way of.
+    /// A connection that bypasses the proxy. Waits up to 60 s until PostgreSQL accepts it.
     pub async fn connect(&self) -> PgConnection {
-        let since = Instant::now();
+        let started = Instant::now();
         loop {
             match self.connect_options().connect().await {
                 Ok(connection) => return connection,
-                Err(error) => assert!(since.elapsed() < Duration::from_secs(60), "{error}"),
+                Err(error) => assert!(started.elapsed() < Duration::from_secs(60), "{error}"),
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -131,13 +135,15 @@ impl TestEnvironment {
         sqlx::raw_sql(AssertSqlSafe(statements.to_owned())).execute(&mut self.connect().await).await.unwrap();
     }
 
-    /// Fills the group that is sold from.
+    /// Fills the group 70, which the clients buy from, up to `STOCK_COUNT` free cards.
     pub async fn restock(&self) {
         self.execute(&format!(
             "insert into cards (cardgroup_id, number, pin, balance)
              select 70, number::text, lpad((number * 982451653 % 1000000000000)::text, 12, '0'), 8
-             from (select nextval('stock_numbers')::numeric as number
-                 from generate_series(1, {STOCK_COUNT} - (select count(*) from card_stock where cardgroup_id = 70))) new"
+             from (
+                 select nextval('stock_numbers')::numeric as number
+                 from generate_series(1, {STOCK_COUNT} - (select count(*) from card_stock where cardgroup_id = 70))
+             ) numbers"
         ))
         .await;
     }
@@ -150,7 +156,7 @@ impl TestEnvironment {
 
 fn server_command(database: &Database) -> Command {
     let mut command = base_command(database);
-    // What a server that was killed had claimed is soon free again.
+    // The e-mails that a killed server had claimed are soon free again.
     command.env("MORTISE_MAIL_TLS", "off").env("MORTISE_MAIL_WAIT_MS", "5000");
     command
 }
@@ -160,9 +166,9 @@ fn base_command(database: &Database) -> Command {
         Database::Managed { data } => process::serve_command(data.path()),
         Database::External(external) => {
             let mut command = process::serve_command(&external.directory);
-            let wire = external.proxy.directory().display().to_string();
-            command.env("DATABASE_URL", format!("postgres://mortise@localhost/mortise?host={wire}&sslmode=disable"));
-            // Few connections, for more clients, and little patience: a fault is felt soon.
+            let socket = external.proxy.directory().display();
+            command.env("DATABASE_URL", format!("postgres://mortise@localhost/mortise?host={socket}&sslmode=disable"));
+            // Fewer connections than clients, and short timeouts: clients notice a fault soon.
             for (name, value) in [("CONNECTIONS", "4"), ("ACQUIRE_TIMEOUT_MS", "2000")] {
                 command.env(format!("MORTISE_DATABASE_{name}"), value);
             }
@@ -174,20 +180,20 @@ fn base_command(database: &Database) -> Command {
 
 impl ExternalPostgres {
     async fn start() -> Self {
-        let place = process::create_data_dir();
-        let directory = place.path().to_owned();
+        let temp_dir = process::create_data_dir();
+        let directory = temp_dir.path().to_owned();
         let has_small_disk = mount_tmpfs(&directory);
-        let account = installation::OsUser::find_unprivileged().unwrap();
-        if let Some(account) = &account {
-            account.chown(&directory).unwrap();
+        let os_user = installation::OsUser::find_unprivileged().unwrap();
+        if let Some(os_user) = &os_user {
+            os_user.chown(&directory).unwrap();
         }
         let cluster = directory.join("cluster");
         let binaries = installation::find_binaries(&cluster).unwrap();
-        installation::initdb(&binaries, &cluster, account.as_ref(), "unused").unwrap();
+        installation::initdb(&binaries, &cluster, os_user.as_ref(), "unused").unwrap();
         std::fs::write(cluster.join("pg_hba.conf"), "local all all trust\n").unwrap();
         let postgres = Mutex::new(spawn_postgres(&binaries, &directory));
-        let wire = FaultProxy::with_target(directory.clone()).await;
-        let external = Self { postgres, binaries, directory, has_small_disk, proxy: wire, _temp_dir: place };
+        let proxy = FaultProxy::with_target(directory.clone()).await;
+        let external = Self { postgres, binaries, directory, has_small_disk, proxy, _temp_dir: temp_dir };
         let mut admin = external.connect_as_admin().await;
         for statement in ["create role mortise login", "create database mortise owner mortise"] {
             sqlx::raw_sql(statement).execute(&mut admin).await.unwrap();
@@ -195,23 +201,23 @@ impl ExternalPostgres {
         external
     }
 
-    /// A connection to it as soon as it can be had.
+    /// A connection as superuser. Restarts PostgreSQL if it exited, and waits up to 60 s until it accepts connections.
     pub async fn connect_as_admin(&self) -> PgConnection {
         let options = PgConnectOptions::new_without_pgpass().socket(&self.directory).username("postgres");
-        let since = Instant::now();
+        let started = Instant::now();
         loop {
             match options.connect().await {
                 Ok(connection) => return connection,
-                Err(error) => assert!(since.elapsed() < Duration::from_secs(60), "{error}"),
+                Err(error) => assert!(started.elapsed() < Duration::from_secs(60), "{error}"),
             }
             self.restart_if_exited();
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
-    /// A file that takes what room is left, and more.
+    /// The file that fills the disk.
     pub fn disk_filler_path(&self) -> PathBuf {
-        self.directory.join("ballast")
+        self.directory.join("filler")
     }
 
     pub fn kill(&self) {
@@ -220,11 +226,12 @@ impl ExternalPostgres {
         postgres.wait().unwrap();
     }
 
-    /// The processes of one that was killed go away by and by, and no other can start before.
+    /// Restarts PostgreSQL if it has exited. The start fails while processes of the killed PostgreSQL still run, so
+    /// this is called repeatedly.
     pub fn restart_if_exited(&self) {
-        let mut running = self.postgres.lock().unwrap();
-        if running.try_wait().unwrap().is_some() {
-            *running = spawn_postgres(&self.binaries, &self.directory);
+        let mut postgres = self.postgres.lock().unwrap();
+        if postgres.try_wait().unwrap().is_some() {
+            *postgres = spawn_postgres(&self.binaries, &self.directory);
         }
     }
 }
@@ -240,11 +247,11 @@ impl Drop for ExternalPostgres {
 }
 
 fn spawn_postgres(binaries: &Path, directory: &Path) -> Child {
-    let account = installation::OsUser::find_unprivileged().unwrap();
+    let os_user = installation::OsUser::find_unprivileged().unwrap();
     let log = std::fs::OpenOptions::new().create(true).append(true).open(directory.with_extension("log")).unwrap();
-    installation::build_command(&binaries.join("postgres"), account.as_ref())
+    installation::build_command(&binaries.join("postgres"), os_user.as_ref())
         .args(managed_postgres::server_arguments(&directory.join("cluster"), directory))
-        // What is killed here is processes, not the machine.
+        // The tests kill processes, not the machine, so fsync is not needed.
         .args(["-c", "fsync=off", "-c", "max_wal_size=64MB", "-c", "wal_keep_size=0"])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -253,7 +260,7 @@ fn spawn_postgres(binaries: &Path, directory: &Path) -> Child {
         .unwrap()
 }
 
-/// A disk small enough to be filled. Only root may have one.
+/// Mounts a disk that is small enough to be filled. Returns whether that succeeded: only root can mount it.
 fn mount_tmpfs(directory: &Path) -> bool {
     let mut mount = Command::new("mount");
     mount.args(["-t", "tmpfs", "-o", "size=400m", "tmpfs"]).arg(directory).stderr(Stdio::null());
