@@ -7,11 +7,11 @@ use prometheus_client::metrics::counter::Counter;
 use sqlx::{PgExecutor, PgPool};
 use tokio::sync::mpsc::{self, Receiver, Sender};
 
-/// Rows that wait to be written at most. Further rows, in a flood of refused requests, are dropped and counted.
+/// Maximum number of queued rows. When the queue is full, further rows are dropped and counted.
 const QUEUE_LEN_MAX: usize = 10_000;
 const BATCH_LEN_MAX: usize = 100;
-/// The pause after a write, for each row. A flood of wrong hashes causes at most five hundred rows a second, and log
-/// lines only for rows that were queued.
+/// Pause after a batch, for each of its rows: at most 500 rows a second are written, however many requests are refused.
+/// A refusal is logged only if its row is queued.
 const PAUSE_PER_ROW: Duration = Duration::from_millis(2);
 
 /// The audit row of a refused request, for the table `actions`.
@@ -61,7 +61,7 @@ impl AuditQueue {
         // Larger batches during the shutdown, whose time is limited.
         while rows.recv_many(&mut batch, if rows.is_closed() { QUEUE_LEN_MAX } else { BATCH_LEN_MAX }).await > 0 {
             if let Err(error) = insert(&pool, &batch).await {
-                tracing::warn!(%error, rows = batch.len(), "writing audit rows failed, rows are lost");
+                tracing::warn!(%error, rows = batch.len(), "audit write failed, rows lost");
             }
             if !rows.is_closed() {
                 tokio::time::sleep(PAUSE_PER_ROW * u32::try_from(batch.len()).unwrap_or(u32::MAX)).await;

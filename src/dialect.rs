@@ -21,7 +21,7 @@ impl Dialect {
         self == Self::X7
     }
 
-    /// The suffixes that may follow an operation's name in the path.
+    /// Returns the suffixes that may follow an operation's name in the path.
     pub fn path_suffixes(self) -> &'static [&'static str] {
         match self {
             Self::Documented => &["xml", "json", "csv"],
@@ -29,12 +29,13 @@ impl Dialect {
         }
     }
 
-    /// With `test=1`, the path's suffix or `format=` determines the content type.
+    /// Whether, with `test=1`, the path's suffix or `format=` determines the content type.
     pub fn format_sets_content_type(self) -> bool {
         self.is_x7()
     }
 
-    /// Whether the id in a parameter consists of digits. For an X7 server one such line in the text is sufficient.
+    /// Whether the id in a parameter consists of digits. For an X7 server, one line of digits in the text is
+    /// sufficient.
     pub fn is_valid_id(self, text: &str) -> bool {
         if self.is_x7() { text.split('\n').any(number::is_digits) } else { number::is_digits(text) }
     }
@@ -61,199 +62,206 @@ impl Dialect {
         }
     }
 
-    /// `Allow_GET_API` applies to HEAD as well.
+    /// Whether `Allow_GET_API` applies to HEAD too.
     pub fn head_is_get(self) -> bool {
         !self.is_x7()
     }
 
-    /// Blocked and hidden users are refused like unknown users.
+    /// Whether blocked and hidden users are refused like unknown users.
     pub fn refuses_blocked_users(self) -> bool {
         !self.is_x7()
     }
 
-    /// The parameter `p` is checked if it is sent, even if `require_password` is off.
+    /// Whether the parameter `p` is checked if it is sent, even if `require_password` is off.
     pub fn checks_sent_password(self) -> bool {
         !self.is_x7()
     }
 
-    /// The hash may have upper-case hex digits.
+    /// Whether the hash may have upper-case hex digits.
     pub fn accepts_uppercase_hash(self) -> bool {
         !self.is_x7()
     }
 
-    /// A reseller's own key is valid even if the reseller's own `Allow_API` is off.
+    /// Whether a reseller's own key is valid even if the reseller's own `Allow_API` is off.
     pub fn accepts_key_of_disabled_reseller(self) -> bool {
         !self.is_x7()
     }
 
-    /// A reseller without a valid key gets the error for a wrong hash instead of the error for a missing key.
+    /// Whether a reseller without a valid key gets the error for a wrong hash instead of the error for a missing key.
     pub fn hides_missing_key_from_resellers(self) -> bool {
         self.is_x7()
     }
 
-    /// Without `CC_Active`, groups with more than ten cards are refused.
+    /// Whether groups with more than ten cards are refused without `CC_Active`.
     pub fn enforces_card_limit(self) -> bool {
         self.is_x7()
     }
 
-    /// Amounts are multiplied by the caller's currency rate, although they are labelled with the system currency.
+    /// Whether amounts are multiplied by the caller's currency rate, although they are labelled with the system
+    /// currency.
     pub fn converts_to_caller_currency(self) -> bool {
         self.is_x7()
     }
 
-    /// An accountant can search cards by PIN without the right to see PINs.
+    /// Whether an accountant can search cards by PIN without the right to see PINs.
     pub fn allows_hidden_pin_search(self) -> bool {
         self.is_x7()
     }
 
-    /// An amount in a search may have a decimal comma.
+    /// Whether an amount in a search may have a decimal comma.
     pub fn accepts_decimal_comma(self) -> bool {
         self.is_x7()
     }
 
-    /// In a search the language `All` and the distributor -1 match all cards.
+    /// Whether the language `All` and the distributor -1 match all cards in a search.
     pub fn accepts_wildcard_filters(self) -> bool {
         self.is_x7()
     }
 
-    /// A payment without a currency parameter requires the system currency to be active.
+    /// Whether a payment without a currency parameter requires the system currency to be active.
     pub fn requires_active_system_currency(self) -> bool {
         self.is_x7()
     }
 
-    /// The balance of a card without a balance is shown as empty instead of 0.
+    /// Whether the balance of a card without a balance is shown as empty instead of 0.
     pub fn leaves_missing_balance_empty(self) -> bool {
         self.is_x7()
     }
 
-    /// A card that does not exist is reported with the message for an unknown operation.
+    /// Whether a card that does not exist is reported with the message for an unknown operation.
     pub fn reports_missing_card_as_unknown_operation(self) -> bool {
         self.is_x7()
     }
 
-    /// A card's dates may be before 1970.
+    /// Whether a card's dates may be before 1970.
     pub fn accepts_negative_dates(self) -> bool {
         self.is_x7()
     }
 
-    /// Decimal places of a card's minimum balance.
+    /// Returns the number of decimal places of a card's minimum balance.
     pub fn min_balance_scale(self) -> i64 {
         if self.is_x7() { 9 } else { 15 }
     }
 
-    /// New cards belong to the caller instead of the owner of the group.
+    /// Whether new cards belong to the caller instead of the owner of the group.
     pub fn assigns_new_cards_to_caller(self) -> bool {
         self.is_x7()
     }
 
-    /// The list of card groups contains each group's currency.
+    /// Whether the list of card groups contains each group's currency.
     pub fn shows_group_currency(self) -> bool {
         !self.is_x7()
     }
 
-    /// A sale's payment is in the group's currency, and `curr` is ignored.
+    /// Whether a sale's payment is in the group's currency, and `curr` is ignored.
     pub fn pays_in_group_currency(self) -> bool {
         self.is_x7()
     }
 
-    /// A card that violates MOR's validation rules is not sold; the reply has an error in its place.
+    /// Whether a card that violates MOR's validation rules is not sold. The reply then has an error in its place.
     pub fn refuses_invalid_cards(self) -> bool {
         self.is_x7()
     }
 
-    /// A missing tax row of a group is created.
+    /// Whether a missing tax row of a group or user is created.
     pub fn creates_missing_taxes(self) -> bool {
         self.is_x7()
     }
 
-    /// A group that is assigned another group's tax row shares the row and changes it, instead of getting a copy.
+    /// Whether a group that is assigned another group's tax row shares the row and changes it, instead of getting a
+    /// copy.
     pub fn shares_tax_rows(self) -> bool {
         self.is_x7()
     }
 
-    /// Text that is longer than MOR's column is truncated, as MySQL does, instead of refused.
+    /// Whether text that is longer than MOR's column is truncated, as MySQL does, instead of refused. The currency of a
+    /// card group is then stored as sent, with its trailing spaces.
     pub fn truncates_long_text(self) -> bool {
         self.is_x7()
     }
 
-    /// Defaults of card groups are fixed: tariff 1, LCR 1, valid until now. A reseller's default location comes from a
-    /// setting.
+    /// Whether the defaults of card groups are fixed: tariff 1, LCR 1, valid until now; a reseller's default location
+    /// comes from a setting. The X7 rules for a group's dates apply too.
     pub fn has_fixed_defaults(self) -> bool {
         self.is_x7()
     }
 
-    /// Amounts and taxes are parsed without validation, negative ones included.
+    /// Whether amounts, taxes and the lengths of a group's numbers and PINs are parsed without validation, negative
+    /// ones included. A payment is then also made if taxes of -100 % or less change its sign.
     pub fn accepts_any_amount(self) -> bool {
         self.is_x7()
     }
 
-    /// The price of a card group is stored without taxes.
+    /// Whether the price of a card group is stored without taxes.
     pub fn stores_net_prices(self) -> bool {
         !self.is_x7()
     }
 
-    /// The currency of a card group may be inactive.
+    /// Whether the currency of a card group may be inactive.
     pub fn accepts_inactive_currencies(self) -> bool {
         self.is_x7()
     }
 
-    /// For card groups an accountant needs only the right `see_financial_data`; otherwise `callingcard_manage` too.
+    /// Whether an accountant needs only the right `see_financial_data` for card groups. Otherwise `callingcard_manage`
+    /// is needed too.
     pub fn requires_only_financial_data_right(self) -> bool {
         self.is_x7()
     }
 
-    /// The tariffs of an accountant belong to the accountant instead of owner 0.
+    /// Whether the tariffs of an accountant belong to the accountant instead of owner 0.
     pub fn lets_accountants_own_tariffs(self) -> bool {
         self.is_x7()
     }
 
-    /// The currency of a tariff may be any text, and is empty if it is not sent.
+    /// Whether the currency of a tariff may be any text, and is empty if it is not sent.
     pub fn accepts_any_tariff_currency(self) -> bool {
         self.is_x7()
     }
 
-    /// Changing a tariff updates its `last_update_date`.
+    /// Whether a change of a tariff updates its `last_update_date`.
     pub fn records_tariff_update_date(self) -> bool {
         !self.is_x7()
     }
 
-    /// A caller id belongs to a device if one of the device's caller ids contains it, regardless of the setting.
+    /// Whether a caller id belongs to a device if one of the device's caller ids contains it, regardless of the setting
+    /// `match_partial_callerids`.
     pub fn matches_partial_callerids(self) -> bool {
         self.is_x7()
     }
 
-    /// A blank `cardgroup_id` is an unknown group instead of a parameter that was not sent.
+    /// Whether a blank `cardgroup_id` is an unknown group instead of a parameter that was not sent.
     pub fn treats_blank_group_as_unknown(self) -> bool {
         self.is_x7()
     }
 
-    /// A new card has a single payment for its whole balance, moved and added amounts included. Otherwise the added
-    /// amount is a payment of its own, a top-up.
+    /// Whether a new card has a single payment for its whole balance, moved and added amounts included. Otherwise the
+    /// added amount is a payment of its own, a top-up.
     pub fn records_single_payment_for_new_card(self) -> bool {
         self.is_x7()
     }
 
-    /// A top-up by 0 creates a payment.
+    /// Whether a top-up by 0 creates a payment.
     pub fn records_zero_payments(self) -> bool {
         self.is_x7()
     }
 
-    /// An amount in an unknown currency counts as 0 instead of being refused.
+    /// Whether an amount in an unknown currency counts as 0 instead of being refused.
     pub fn treats_unknown_currency_as_zero(self) -> bool {
         self.is_x7()
     }
 
-    /// A user's payment contains the user's first and last name.
+    /// Whether a user's payment contains the user's first and last name.
     pub fn records_payer_name(self) -> bool {
         self.is_x7()
     }
 
-    /// The root element of the reply of `card_by_cli_update` is `<response>`, and the balance includes taxes.
+    /// Whether the reply of `card_by_cli_update` is wrapped in `<response>`, and the card's balance with taxes is
+    /// added.
     pub fn wraps_in_response(self) -> bool {
         self.is_x7()
     }
 
-    /// An empty `email` also creates the order rows.
+    /// Whether an empty `email` also creates the order rows.
     pub fn creates_order_for_blank_email(self) -> bool {
         self.is_x7()
     }

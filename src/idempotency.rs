@@ -1,5 +1,5 @@
-//! Idempotency keys. A request with a key is carried out once. If the client sends it again, it gets the reply of the
-//! first time.
+//! Idempotency keys. A request with a key is carried out once. If the client sends it again, it gets the reply to the
+//! first request.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -24,7 +24,7 @@ const KEY_HEADER: &str = "idempotency-key";
 const KEY_PARAM: &str = "request_id";
 const KEY_LEN_MAX: usize = 255;
 const MALFORMED_KEY: ApiError = ApiError::BadRequest("Idempotency key must be 1 to 255 printable characters");
-/// Parameters that do not belong to the content of a request. Nothing derived from a password is stored, either.
+/// Parameters that are not part of the fingerprint. Nothing derived from a password is stored.
 const UNFINGERPRINTED_PARAMS: [&str; 3] = [KEY_PARAM, "hash", "p"];
 /// The SQLSTATE of a lock timeout.
 const LOCK_NOT_AVAILABLE: &str = "55P03";
@@ -236,7 +236,7 @@ impl IdempotentTx<'_> {
         reply: &StoredReply<T>,
     ) -> Result<(), ApiError> {
         let reply = serde_json::to_string(reply).map_err(|error| {
-            tracing::error!(%error, "serializing idempotent reply failed");
+            tracing::error!(%error, "idempotent reply serialization failed");
             ApiError::TransactionFailed
         })?;
         sqlx::query!(
@@ -321,7 +321,7 @@ pub async fn purge_expired(pool: &PgPool, hours: u32) {
         match deleted {
             Ok(result) if result.rows_affected() == BATCH_SIZE => {}
             Ok(_) => return,
-            Err(error) => return tracing::debug!(%error, "deleting expired idempotency keys failed"),
+            Err(error) => return tracing::debug!(%error, "idempotency key purge failed"),
         }
     }
 }

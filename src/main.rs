@@ -25,8 +25,8 @@ runs, and without it: then a command starts the local PostgreSQL and stops it ag
 audit trail (mortise audit).
 
 Exit codes:
-  0  success, and the answer is yes
-  1  failure, or the answer is no: a problem found, a hash refused, a server that is not ready
+  0  success
+  1  failure, or a negative result: a problem found, a hash refused, a server that is not ready
   2  the command line or the settings are invalid
   3  not found: a user, a card group, a setting
   4  the database cannot be reached, or its schema does not match the program";
@@ -191,7 +191,7 @@ fn build_runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()
 }
 
-/// The environment as text. Invalid UTF-8 is replaced: no valid setting contains it.
+/// Returns the environment as text. Invalid UTF-8 is replaced: no valid setting contains it.
 fn environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
 }

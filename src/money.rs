@@ -19,7 +19,7 @@ impl From<BigDecimal> for Money {
 }
 
 impl Money {
-    /// The amount 0.
+    /// Returns the amount 0.
     pub fn zero() -> Self {
         Self(BigDecimal::from(0))
     }

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use bigdecimal::BigDecimal;
 
-/// Limit of the digits before and after the decimal point, more than any column has. Long input cannot make the parsing
-/// slow.
+/// Maximum number of digits before and after the decimal point, more than any column has, so that long input cannot
+/// make the parsing slow.
 const DIGITS_MAX: usize = 60;
 
 /// Returns the sign and the leading digits of `text`, without leading zeros (empty for 0); `None` without a digit.

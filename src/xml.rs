@@ -5,7 +5,7 @@ use futures_util::stream::{self, BoxStream, Stream, StreamExt, TryStreamExt};
 
 /// The first line of every reply.
 pub const XML_DECLARATION: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n";
-/// Size of the chunks in which a list is sent.
+/// Minimum size of the chunks in which a list is sent, except the last one.
 const CHUNK_BYTES: usize = 64 * 1024;
 
 /// A reply: the XML declaration, then one root element. Each element is on its own line, indented by two spaces per

@@ -36,7 +36,7 @@ const SNAPSHOT_AGE_MAX: Duration = Duration::from_secs(30);
 const CACHED_USERS_MAX: usize = 10_000;
 /// In bytes. Longer names are not cached: trailing spaces are ignored, so a client can send a name of any length.
 const USERNAME_LEN_MAX: usize = 255;
-/// In seconds.
+/// Buckets of the histogram of the heartbeat's round-trip time.
 const ROUND_TRIP_BUCKETS_S: [f64; 10] = [0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.2, 0.8];
 
 /// Users, settings and currencies, from memory while the cache is valid, or else from the database.
@@ -196,7 +196,7 @@ impl AccountCache {
         Ok(())
     }
 
-    /// Returns the settings of an owner if they are cached. With `cache = "off"` it reads them from the database.
+    /// Returns the settings of an owner if they are cached. With `cache = "off"` they are read from the database.
     pub async fn cached_settings(&self, owner: i32) -> Option<Arc<Settings>> {
         match self.mode {
             OnOff::On => self.lookup(|snapshot| snapshot.settings.pin().get(&owner).cloned()).ok(),
@@ -269,7 +269,7 @@ impl AccountCache {
         self.snapshot.store(Arc::new(Snapshot { generation, ..Snapshot::default() }));
     }
 
-    /// Listens for changes until the pool is closed. Runs concurrently with the server.
+    /// Listens for changes until the pool is closed. Returns at once if the cache is disabled.
     pub async fn listen(&self) {
         while self.is_enabled() && !self.pool.is_closed() {
             match self.listen_once().await {

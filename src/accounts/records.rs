@@ -123,7 +123,7 @@ impl From<&str> for UserType {
     }
 }
 
-/// A secret key that a hash may be made with. It must not be logged.
+/// A secret key with which a request hash is valid. It must not be logged.
 #[expect(missing_docs, reason = "self-explanatory names")]
 pub struct SecretKey<'a> {
     pub text: &'a str,
@@ -254,7 +254,8 @@ impl Currencies {
         self.0.iter().find(|currency| currency.name.to_lowercase() == name)
     }
 
-    /// Returns the value of one unit of the system's currency in `currency`: 0 if the system's own rate is 0.
+    /// Returns the value of one unit of the system's currency in `currency`: 0 if the system's currency is missing or
+    /// its own rate is 0.
     pub fn rate_to(&self, currency: &Currency) -> BigDecimal {
         let one = BigDecimal::from(1);
         match self.system() {

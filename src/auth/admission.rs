@@ -50,7 +50,7 @@ impl Caller {
         self.0.right(name)
     }
 
-    /// Returns the error with which operations that are not strict refuse a user without the right.
+    /// Returns the error for a user without the right, in operations that are not strict.
     pub fn missing_right_error(&self) -> ApiError {
         match self.0.usertype {
             UserType::User | UserType::Partner => ApiError::AccessDeniedInPage,
@@ -69,7 +69,7 @@ impl Caller {
     }
 }
 
-/// Authorizes a request to a "strict" operation: all five steps of the contract.
+/// Authorizes a request to a "strict" operation: all six steps of "Admission" in `docs/compatibility.md`.
 pub async fn authorize_strict(call: &CallContext) -> Result<Caller, ApiError> {
     let caller = authenticate(call).await?.ok_or(ApiError::BadLogin)?;
     if !caller.may_use_calling_cards(RIGHT_READ) {
@@ -227,7 +227,8 @@ async fn check_hash(
             operation = call.operation.name,
             client = %call.client,
             hashed = candidates.first().map(SignedParams::joined_names),
-            "{message}: the hash is the SHA-1 of the values of these parameters in this order, then the secret key"
+            reason = message,
+            "hash refused: it must be the SHA-1 of the values of the parameters in `hashed`, then the secret key"
         );
     }
     Err(error)

@@ -35,14 +35,13 @@ impl AttemptKind {
     }
 }
 
-/// Counts failed attempts.
+/// Counts failed attempts. All times are in milliseconds; points in time count from `start`.
 #[derive(Debug)]
 pub struct AttemptLimiter {
     failed_attempts_max: u32,
-    /// All times are milliseconds; points in time count from `start`.
     lockout_ms: u64,
     start: Instant,
-    /// The end of the lockout that ends last; 0 before the first one. After it no counter needs to be read.
+    /// The end of the lockout that ends last; 0 before the first one. After this time no counter needs to be read.
     last_lockout_end_ms: AtomicU64,
     hasher: RandomState,
     sets: Vec<Mutex<[AttemptCount; SLOTS_PER_SET]>>,
@@ -84,21 +83,21 @@ impl AttemptLimiter {
         user: &str,
         now: impl FnOnce() -> Instant,
     ) -> Result<(), ApiError> {
-        let last_lockout_end = self.last_lockout_end_ms.load(Ordering::Relaxed);
-        // Before the first lockout not even the clock is read.
-        if last_lockout_end == 0 {
+        let last_lockout_end_ms = self.last_lockout_end_ms.load(Ordering::Relaxed);
+        // Before the first lockout the clock is not read.
+        if last_lockout_end_ms == 0 {
             return Ok(());
         }
-        let now = self.elapsed_ms(now());
-        if last_lockout_end <= now {
+        let now_ms = self.elapsed_ms(now());
+        if last_lockout_end_ms <= now_ms {
             return Ok(());
         }
         let key_hash = self.key_hash(kind, client, user);
         let count =
             self.lock_set(key_hash).and_then(|set| set.iter().find(|count| count.key_hash == key_hash).copied());
         match count {
-            Some(count) if count.failures >= self.failed_attempts_max && count.expires_at_ms > now => {
-                let seconds = (count.expires_at_ms - now).div_ceil(1000);
+            Some(count) if count.failures >= self.failed_attempts_max && count.expires_at_ms > now_ms => {
+                let seconds = (count.expires_at_ms - now_ms).div_ceil(1000);
                 Err(ApiError::TooManyAttempts(u32::try_from(seconds).unwrap_or(u32::MAX)))
             }
             _ => Ok(()),
@@ -110,21 +109,21 @@ impl AttemptLimiter {
         if self.sets.is_empty() {
             return false;
         }
-        let now = self.elapsed_ms(now());
+        let now_ms = self.elapsed_ms(now());
         let key_hash = self.key_hash(kind, client, user);
         let Some(mut set) = self.lock_set(key_hash) else { return false };
         // The pair's own counter, else an expired one, else the one with the fewest failures.
         let priority = |count: &&mut AttemptCount| {
-            (count.key_hash != key_hash, count.expires_at_ms > now, count.failures, count.expires_at_ms)
+            (count.key_hash != key_hash, count.expires_at_ms > now_ms, count.failures, count.expires_at_ms)
         };
         let Some(count) = set.iter_mut().min_by_key(priority) else { return false };
-        if count.key_hash != key_hash || count.expires_at_ms <= now {
-            *count = AttemptCount { key_hash, failures: 0, expires_at_ms: now + self.lockout_ms };
+        if count.key_hash != key_hash || count.expires_at_ms <= now_ms {
+            *count = AttemptCount { key_hash, failures: 0, expires_at_ms: now_ms + self.lockout_ms };
         }
         count.failures = count.failures.saturating_add(1);
         let starts_lockout = count.failures == self.failed_attempts_max;
         if starts_lockout {
-            count.expires_at_ms = now + self.lockout_ms;
+            count.expires_at_ms = now_ms + self.lockout_ms;
             self.last_lockout_end_ms.fetch_max(count.expires_at_ms, Ordering::Relaxed);
         }
         starts_lockout

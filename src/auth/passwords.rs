@@ -20,7 +20,7 @@ use crate::error::ApiError;
 
 /// How long a verified password stays in the cache.
 const CACHE_TTL: Duration = Duration::from_secs(300);
-/// Checks that run at once at most. Each takes 19 MiB and most of a core for some hundredths of a second.
+/// Maximum number of concurrent checks. Each takes 19 MiB and most of a core for some hundredths of a second.
 const CONCURRENT_CHECKS_MAX: usize = 2;
 
 type CacheKey = [u8; 32];
@@ -88,7 +88,8 @@ impl Passwords {
         verified.get(cache_key).is_some_and(|since| since.elapsed() < CACHE_TTL)
     }
 
-    /// The key covers the stored hashes too, so that a changed password in the database invalidates the cached entry.
+    /// Returns the cache key of a password. It covers the stored hashes too, so that a changed password in the database
+    /// invalidates the cached entry.
     fn cache_key(&self, user: &User, password: &str) -> CacheKey {
         let mut mac = Hmac::<Sha256>::new(&self.hmac_key.into());
         mac.update(&user.id.to_be_bytes());
@@ -106,7 +107,7 @@ pub fn hash_sha1(password: &str) -> String {
     hex::encode(Sha1::digest(password))
 }
 
-/// Returns a password's argon2id hash with a random salt. It is slow by design.
+/// Returns a password's argon2id hash with a random salt; `None` if hashing fails. Hashing is slow by design.
 pub fn hash_argon2(password: &str) -> Option<String> {
     Argon2::default().hash_password(password.as_bytes()).map(|hash| hash.to_string()).ok()
 }
@@ -116,7 +117,8 @@ fn matches_sha1(stored: &str, password: &str) -> bool {
     stored.to_ascii_lowercase().as_bytes().ct_eq(sent.as_bytes()).into()
 }
 
-/// Runs on a blocking thread: the hash is slow by design, and must not delay other requests.
+/// Whether the argon2id hash is the password's. Runs on a blocking thread: the check is slow by design, and must not
+/// delay other requests.
 async fn matches_argon2(hash: String, password: String) -> bool {
     let verify = move || Argon2::default().verify_password(password.as_bytes(), hash.as_str()).is_ok();
     tokio::task::spawn_blocking(verify).await.unwrap_or(false)

@@ -17,11 +17,12 @@ use crate::http::params::Params;
 pub enum HashRule {
     /// Every sent parameter that is in `PARAM_ORDER`, in its order, without the excluded ones.
     ParamOrder(Excluded),
-    /// These three, in any order.
+    /// These three parameters, in any order.
     AnyOrder([&'static str; 3]),
-    /// Exactly these; a missing one has an empty value.
+    /// Exactly these parameters; a missing one has an empty value.
     Exactly(&'static [&'static str]),
-    /// Exactly these, for a request under an old name of the operation, unless the setting `legacy_hashes` is off.
+    /// Exactly these parameters, for a request under an old name of the operation, unless the setting `legacy_hashes`
+    /// is off.
     Legacy(&'static str, &'static [&'static str]),
 }
 
@@ -41,7 +42,7 @@ impl HashRule {
     /// the client may choose the order, and none if the rule does not apply to the request.
     pub fn signed_params<'a>(&self, params: &'a Params, alias: &str) -> SmallVec<[SignedParams<'a>; 1]> {
         let hashed = |(name, value): (&'static str, &'a str)| Some((name, hashed_value(name, value)?));
-        let hashed_of = |names: &[&'static str]| -> Vec<_> {
+        let hashed_values = |names: &[&'static str]| -> Vec<_> {
             names.iter().filter_map(|name| hashed((name, params.raw(name)?))).collect()
         };
         let signed = |values| SignedParams { values, is_legacy: false };
@@ -50,15 +51,15 @@ impl HashRule {
                 smallvec![signed(select_in_param_order(params.raw_pairs(), excluded).filter_map(hashed).collect())]
             }
             Self::AnyOrder([a, b, c]) => [[a, b, c], [a, c, b], [b, a, c], [b, c, a], [c, a, b], [c, b, a]]
-                .map(|order| signed(hashed_of(&order.map(|name| *name))))
+                .map(|order| signed(hashed_values(&order.map(|name| *name))))
                 .into_iter()
                 .collect(),
-            Self::Exactly(names) => smallvec![signed(hashed_of(names))],
+            Self::Exactly(names) => smallvec![signed(hashed_values(names))],
             // Without the last parameter the hash would cover only the secret key, for any amount.
             Self::Legacy(name, names)
                 if *name == alias && names.last().is_some_and(|last| params.non_blank(last).is_some()) =>
             {
-                smallvec![SignedParams { values: hashed_of(names), is_legacy: true }]
+                smallvec![SignedParams { values: hashed_values(names), is_legacy: true }]
             }
             Self::Legacy(..) => SmallVec::new(),
         }
@@ -160,7 +161,7 @@ fn hashed_value<'a>(name: &str, value: &'a str) -> Option<&'a str> {
 static PARAM_INDEX: LazyLock<HashMap<&str, usize, FixedState>> =
     LazyLock::new(|| PARAM_ORDER.iter().enumerate().map(|(index, name)| (*name, index)).collect());
 
-/// Every parameter that can be hashed, in the order in which it is (`hash-parameters.md`).
+/// All parameters that can be hashed, in the order in which they are hashed (`hash-parameters.md`).
 #[rustfmt::skip]
 const PARAM_ORDER: &[&str] = &[
     "user_id", "period_start", "period_end", "direction", "calltype", "device", "balance", "users", "block", "email",

@@ -89,7 +89,7 @@ pub async fn run(options: &Options, config: &Config) -> Result<Report, CommandEr
     }))
 }
 
-/// The ids of the cards with the number, including deleted ones.
+/// Returns the ids of the cards with the number, including deleted ones.
 async fn find_card_ids(pool: &sqlx::PgPool, number: &str) -> Result<Vec<i64>, CommandError> {
     let mut transaction = begin_read_only(pool).await?;
     let ids =

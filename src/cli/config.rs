@@ -28,7 +28,7 @@ pub fn run(options: &Options, layers: &Layers) -> Report {
     Report::new(text.join("\n"), json)
 }
 
-/// A secret is commented out, not replaced: the output must stay a valid settings file.
+/// Formats a line of the output. A secret is commented out, not replaced: the output must stay a valid settings file.
 fn format_setting(setting: &EffectiveSetting<'_>) -> String {
     match setting.value {
         Some(value) => format!("{} = {value}", setting.name),

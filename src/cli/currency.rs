@@ -20,7 +20,7 @@ pub enum Command {
     List,
     /// Add a currency
     Add {
-        /// The name, up to five letters: EUR
+        /// The name, up to five letters or digits: EUR
         name: String,
         /// The amount of this currency that one unit of the system's currency is worth
         #[arg(value_parser = parse_rate)]
@@ -44,7 +44,7 @@ pub enum Command {
 
 /// Whether payments may use a currency.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-#[expect(missing_docs, reason = "the names are literal")]
+#[expect(missing_docs, reason = "self-explanatory names")]
 pub enum Active {
     On,
     Off,
@@ -102,7 +102,7 @@ async fn list(config: &Config) -> Result<Report, CommandError> {
 
 async fn add(name: &str, rate: &BigDecimal, full_name: &str, config: &Config) -> Result<Report, CommandError> {
     if !(1..=5).contains(&name.len()) || !name.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-        return Err(CommandError::Usage("a currency name has one to five letters".to_owned()));
+        return Err(CommandError::Usage("a currency name has one to five letters or digits".to_owned()));
     }
     with_database(config, async |pool| {
         let mut transaction = pool.begin().await?;

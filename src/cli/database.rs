@@ -14,7 +14,7 @@ use crate::managed_postgres::ManagedPostgres;
 use crate::managed_postgres::installation::ManagedPostgresError;
 use crate::server;
 
-/// Maximum number of attempts to get the local PostgreSQL of a server that is starting or stopping: 5 seconds together.
+/// Maximum number of attempts to get the local PostgreSQL of a server that is starting or stopping: 5 seconds in total.
 const POLLS_MAX: u32 = 50;
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 

@@ -11,7 +11,7 @@ use super::{CommandError, Report};
 use crate::config::Config;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Larger than any reply to `/readyz`.
+/// In bytes; larger than any reply to `/readyz`.
 const REPLY_LEN_MAX: u64 = 64 * 1024;
 
 /// Requests `/readyz` and reports the result.
@@ -26,7 +26,7 @@ pub fn run(config: &Config) -> Result<Report, CommandError> {
     Ok(Report::new(text, json!({ "ready": is_ready, "status": status, "body": body })).fail_unless(is_ready))
 }
 
-/// The address to connect to: the loopback address if the server listens on all addresses.
+/// Returns the address to connect to: the loopback address if the server listens on all addresses.
 fn loopback_if_unspecified(listen: SocketAddr) -> SocketAddr {
     let address = match listen.ip() {
         IpAddr::V4(address) if address.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

@@ -74,13 +74,13 @@ async fn replace_key(
     keep: Duration,
     config: &Config,
 ) -> Result<Option<String>, CommandError> {
-    let keep = i64::try_from(keep.as_secs()).map_err(|_| CommandError::Usage("--keep is too long".to_owned()))?;
+    let keep_s = i64::try_from(keep.as_secs()).map_err(|_| CommandError::Usage("--keep is too long".to_owned()))?;
     with_database(config, async |pool| {
         let mut transaction = pool.begin().await?;
         let owner = find_settings_owner_id(&mut *transaction, user).await?;
         // Two concurrent changes would both store the same key as the previous one.
         sqlx::query!("lock table conflines in share row exclusive mode").execute(&mut *transaction).await?;
-        let until = set_previous_key(&mut transaction, owner, keep).await?;
+        let until = set_previous_key(&mut transaction, owner, keep_s).await?;
         sqlx::query!(
             "with changed as (
                  update conflines set value = $2 where owner_id = $1 and name = 'API_Secret_Key' returning id)
@@ -98,11 +98,11 @@ async fn replace_key(
     .await
 }
 
-/// Stores the current key as the previous key for `keep` seconds, and deletes the stored previous key. 0 stores none.
+/// Stores the current key as the previous key for `keep_s` seconds, and deletes the stored previous key. 0 stores none.
 async fn set_previous_key(
     connection: &mut PgConnection,
     owner: i32,
-    keep: i64,
+    keep_s: i64,
 ) -> Result<Option<String>, CommandError> {
     sqlx::query!("delete from conflines where owner_id = $1 and name = 'API_Secret_Key_Previous'", owner)
         .execute(&mut *connection)
@@ -115,7 +115,7 @@ async fn set_previous_key(
            where value <> '' and $2::bigint > 0
            returning value2 as "until!""#,
         owner,
-        keep
+        keep_s
     );
     until.fetch_optional(connection).await.map_err(|error| match error {
         sqlx::Error::Database(error) if error.code().as_deref() == Some("22008") => {

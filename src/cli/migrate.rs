@@ -1,4 +1,4 @@
-//! `mortise migrate`: upgrades the schema, for operators that do not let the server's start change it.
+//! `mortise migrate`: upgrades the schema, for operators who set `migrate = "off"`.
 
 use serde_json::json;
 

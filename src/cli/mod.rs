@@ -37,7 +37,7 @@ const ADMIN_ID: i32 = 0;
 
 /// The error of a failed command.
 #[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "the messages document the variants")]
+#[expect(missing_docs, reason = "described by the error messages")]
 pub enum CommandError {
     /// Any failure without a variant of its own.
     #[error("{0}")]
@@ -67,7 +67,7 @@ pub enum CommandError {
 }
 
 impl CommandError {
-    /// The exit code, as listed in `mortise --help`.
+    /// Returns the exit code, as listed in `mortise --help`.
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::Failed(_) | Self::Interrupted | Self::Io(_) => 1,
@@ -123,7 +123,7 @@ async fn find_user(executor: impl PgExecutor<'_>, name: &str) -> Result<UserRow,
     user.fetch_optional(executor).await?.ok_or_else(|| CommandError::NotFound(format!("there is no user {name:?}")))
 }
 
-/// The owner of the settings that a command reads or changes: the reseller `name`, or the admin.
+/// Returns the owner of the settings that a command reads or changes: the reseller `name`, or the admin.
 async fn find_settings_owner_id(executor: impl PgExecutor<'_>, name: Option<&str>) -> Result<i32, CommandError> {
     let Some(name) = name else { return Ok(ADMIN_ID) };
     let user = find_user(executor, name).await?;
@@ -169,7 +169,7 @@ impl AuditEntry<'_> {
     }
 }
 
-/// The name of the operating system's user that runs the command, else the uid.
+/// Returns the name of the operating system's user that runs the command, else the uid.
 fn operator_name() -> String {
     let name = ["SUDO_USER", "USER", "LOGNAME"].into_iter().find_map(|variable| std::env::var(variable).ok());
     let name = name.filter(|name| !name.is_empty());

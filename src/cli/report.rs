@@ -15,23 +15,23 @@ pub struct Report {
 }
 
 impl Report {
-    /// A success that `text` describes.
+    /// Creates the report of a success that `text` describes.
     pub fn done(text: impl Into<String>) -> Self {
         let text = text.into();
         Self { json: json!({ "done": text }), text, is_success: true }
     }
 
-    /// A success with a text and a JSON value of the same content.
+    /// Creates the report of a success, with a text and a JSON value of the same content.
     pub fn new(text: impl Into<String>, json: impl Serialize) -> Self {
         Self { text: text.into(), json: serde_json::to_value(json).unwrap_or_default(), is_success: true }
     }
 
-    /// A success without output.
+    /// Creates the report of a success without output.
     pub fn empty() -> Self {
         Self { text: String::new(), json: Value::Null, is_success: true }
     }
 
-    /// A success with a table as text; the JSON is an array of complete rows.
+    /// Creates the report of a success with a table as text; the JSON is an array of complete rows.
     pub fn table<Row: Serialize, const N: usize>(
         headings: [&str; N],
         rows: &[Row],
@@ -40,7 +40,7 @@ impl Report {
         Self::new(format_table(headings, rows.iter().map(cells)), rows)
     }
 
-    /// Makes the exit code 1 unless `is_success`: the answer is no, or a problem was found.
+    /// Makes the exit code 1 unless `is_success`: the result is negative, or a problem was found.
     pub fn fail_unless(self, is_success: bool) -> Self {
         Self { is_success, ..self }
     }

@@ -36,7 +36,7 @@ pub enum Command {
 
 /// The value of a right.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-#[expect(missing_docs, reason = "the names are literal")]
+#[expect(missing_docs, reason = "self-explanatory names")]
 pub enum AccessLevel {
     None,
     Read,
@@ -224,7 +224,7 @@ async fn create_group(connection: &mut PgConnection, name: &str, kind: GroupType
         .await
 }
 
-/// Finds a right by its name in any letter case: id, name, type.
+/// Returns the id, name and type of the right with this name; letter case is ignored.
 async fn find_right(connection: &mut PgConnection, name: &str) -> Result<(i32, String, String), CommandError> {
     let rights =
         sqlx::query!(r#"select id, name, coalesce(right_type, '') as "right_type!" from acc_rights order by name"#)

@@ -90,7 +90,7 @@ async fn get(name: &str, user: Option<&str>, config: &Config) -> Result<Report, 
     .await
 }
 
-/// The value of a switch as MOR stores it. MOR reads every value except 1 as off, without an error.
+/// Returns the value of a switch as MOR stores it. MOR reads every value except 1 as off, without an error.
 fn normalize_value(name: &str, value: &str) -> Result<String, CommandError> {
     if !BOOLEAN_SETTINGS.contains(&name) {
         return Ok(value.to_owned());
@@ -102,7 +102,7 @@ fn normalize_value(name: &str, value: &str) -> Result<String, CommandError> {
     }
 }
 
-/// The value to store. A secret is read from the terminal or standard input only.
+/// Returns the value to store. A secret is read from the terminal or standard input only.
 fn resolve_value(name: &str, value: Option<&str>) -> Result<String, CommandError> {
     match value {
         _ if name.to_ascii_lowercase().starts_with("api_secret_key") => Err(secret_error(name)),

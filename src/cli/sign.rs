@@ -72,7 +72,7 @@ pub(super) fn find_operation(name: &str, config: &Config) -> Result<&'static Ope
     path.operation.filter(|_| path.id.is_none()).ok_or_else(|| operation_not_found(name))
 }
 
-/// The error for an unknown operation, with the names of all operations.
+/// Returns the error for an unknown operation, with the names of all operations.
 pub(super) fn operation_not_found(name: &str) -> CommandError {
     let names: Vec<&str> = OPERATIONS.iter().map(|operation| operation.name).collect();
     CommandError::NotFound(format!("there is no operation {name:?}; available: {}", names.join(", ")))
@@ -94,12 +94,12 @@ fn percent_encode(text: &str) -> String {
     utf8_percent_encode(text, FORM_ENCODE_SET).to_string()
 }
 
-/// The text that is hashed, with a placeholder for the key.
+/// Returns the text that is hashed, with a placeholder for the key.
 pub(super) fn masked_hash_input(signed: &SignedParams<'_>) -> String {
     signed.values().map(|(_, value)| value).chain([KEY_PLACEHOLDER]).collect()
 }
 
-/// The first valid key of a user.
+/// Returns the first valid key of a user.
 async fn find_signing_key(name: &str, config: &Config) -> Result<Secret, CommandError> {
     with_database(config, async |pool| {
         let accounts = AccountCache::new(pool.clone().into(), pool.clone(), OnOff::Off);

@@ -120,10 +120,11 @@ async fn add(new: &NewUser, config: &Config) -> Result<Report, CommandError> {
             "a name has 1 to 255 characters, no control characters, no spaces around it".to_owned(),
         ));
     }
-    let stored = PasswordHashes::read(new.sha1)?;
+    let hashes = PasswordHashes::read(new.sha1)?;
     with_database(config, async |pool| {
         let mut transaction = pool.begin().await?;
-        // No concurrent insert of a name that compares equal: MOR ignores letter case and trailing spaces.
+        // The lock prevents a concurrent insert of a name that compares equal: MOR ignores letter case and trailing
+        // spaces.
         sqlx::query!("lock table users in share row exclusive mode").execute(&mut *transaction).await?;
         match find_user(&mut *transaction, name).await {
             Err(CommandError::NotFound(_)) => {}
@@ -143,7 +144,7 @@ async fn add(new: &NewUser, config: &Config) -> Result<Report, CommandError> {
             Some(group) => find_permission_group_id(&mut transaction, group, new.r#type.name()).await?,
             None => 0,
         };
-        let id = insert_user(&mut transaction, new, owner, group, &stored).await?;
+        let id = insert_user(&mut transaction, new, owner, group, &hashes).await?;
         let entry = AuditEntry {
             action: "user_created",
             target_type: "User",
@@ -159,13 +160,13 @@ async fn add(new: &NewUser, config: &Config) -> Result<Report, CommandError> {
     .await
 }
 
-/// Taxes, tariff, LCR and currency are copied from the owner, as in MOR.
+/// Inserts a user and returns its id. Taxes, tariff, LCR and currency are copied from the owner, as in MOR.
 async fn insert_user(
     connection: &mut PgConnection,
     new: &NewUser,
     owner: i32,
     group: i32,
-    stored: &PasswordHashes,
+    hashes: &PasswordHashes,
 ) -> Result<i32, CommandError> {
     let id = sqlx::query_scalar!(
         "insert into users (username, password, password_argon2, usertype, owner_id, acc_group_id, tax_id, tariff_id, lcr_id,
@@ -176,8 +177,8 @@ async fn insert_user(
          from users owner where owner.id = $5
          returning id",
         new.name,
-        stored.sha1,
-        stored.argon2,
+        hashes.sha1,
+        hashes.argon2,
         new.r#type.name(),
         owner,
         group
@@ -233,15 +234,15 @@ async fn list(kind: Option<UserType>, config: &Config) -> Result<Report, Command
 }
 
 async fn set_password(name: &str, with_sha1: bool, config: &Config) -> Result<Report, CommandError> {
-    let stored = PasswordHashes::read(with_sha1)?;
+    let hashes = PasswordHashes::read(with_sha1)?;
     with_database(config, async |pool| {
         let user = find_user(pool, name).await?;
         let mut transaction = pool.begin().await?;
         sqlx::query!(
             "update users set password = $2, password_argon2 = $3 where id = $1",
             user.id,
-            stored.sha1,
-            stored.argon2
+            hashes.sha1,
+            hashes.argon2
         )
         .execute(&mut *transaction)
         .await?;

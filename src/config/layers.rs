@@ -19,7 +19,7 @@ pub struct Override {
 }
 
 impl Override {
-    /// `origin` is the variable or option, as the operator wrote it.
+    /// Creates an override. `origin` is the variable or option, as the operator wrote it.
     pub fn new(name: &str, value: &str, origin: &str) -> Self {
         Self { name: name.into(), value: value.into(), origin: origin.into() }
     }
@@ -34,7 +34,7 @@ pub struct Layers {
 
 /// A setting in effect.
 #[derive(Debug)]
-#[expect(missing_docs, reason = "the names are literal")]
+#[expect(missing_docs, reason = "self-explanatory names")]
 pub struct EffectiveSetting<'a> {
     pub name: &'a str,
     /// `None` for a secret that is set.
@@ -74,7 +74,7 @@ impl Layers {
         })
     }
 
-    /// All settings in the order of their names, without the values of secrets.
+    /// Returns all settings in the order of their names, without the values of secrets.
     pub fn settings(&self) -> impl Iterator<Item = EffectiveSetting<'_>> {
         self.table.iter().map(|(name, value)| {
             let is_hidden = SECRET_SETTINGS.contains(&name.as_str()) && value.as_str() != Some("");
@@ -112,7 +112,7 @@ fn read_file(path: &Path) -> Result<String, ConfigError> {
     std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: path.into(), source })
 }
 
-/// The error gives the line's number and does not quote the line: it can contain a password.
+/// Parses a settings file. The error gives the line's number and does not quote the line: it can contain a password.
 fn parse_table(text: &str, path: &Path) -> Result<Table, ConfigError> {
     text.parse().map_err(|error: toml::de::Error| {
         let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
@@ -140,8 +140,8 @@ fn coerce_type(default: &Value, setting: &Override) -> Result<Value, ConfigError
     }
 }
 
-/// Settings from `MORTISE_NAME` and `DATABASE_URL`, both also with the suffix `_FILE`. They are sorted by variable: the
-/// result does not depend on the order of the environment.
+/// Returns the settings in `MORTISE_NAME` and `DATABASE_URL`, both also with the suffix `_FILE`. They are sorted by
+/// variable: the result does not depend on the order of the environment.
 fn overrides_from_env(variables: impl Iterator<Item = (String, String)>) -> Result<Vec<Override>, ConfigError> {
     let mut overrides = Vec::new();
     for (variable, value) in variables {

@@ -16,7 +16,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 pub use self::layers::{EffectiveSetting, Layers, Override};
 use crate::dialect::Dialect;
 
-/// The commented file of defaults that is shipped. Defaults are defined only here.
+/// The commented file of defaults, which is shipped with the program. Defaults are defined only there.
 pub const DEFAULTS: &str = include_str!("../../config/mortise.toml");
 
 /// Settings whose values are never printed or logged.
@@ -97,7 +97,7 @@ pub struct Config {
 /// A setting that is `on` or `off`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-#[expect(missing_docs, reason = "the names are literal")]
+#[expect(missing_docs, reason = "self-explanatory names")]
 pub enum OnOff {
     On,
     Off,
@@ -148,9 +148,9 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// An invalid setting or settings file. It stops the start.
+/// An invalid setting or settings file, with which the server does not start.
 #[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "the messages document the variants")]
+#[expect(missing_docs, reason = "described by the error messages")]
 pub enum ConfigError {
     #[error("cannot read {}: {source}", path.display())]
     Unreadable { path: PathBuf, source: std::io::Error },
@@ -173,17 +173,18 @@ impl Config {
     }
 }
 
-/// An address and port; empty for none.
+/// Reads an address and port; an empty text means none.
 fn optional_addr<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<SocketAddr>, D::Error> {
     let text = String::deserialize(value)?;
     let address = |text: &str| text.parse().map_err(|_| serde::de::Error::custom("it must look like 127.0.0.1:9464"));
     Some(text.trim()).filter(|text| !text.is_empty()).map(address).transpose()
 }
 
-/// A URL; empty for none. A program without the feature `otlp` refuses a URL, as it would send no traces.
+/// Reads a URL; an empty text means none. A program without the feature `otlp` refuses a URL, as it would send no
+/// traces.
 fn otlp_endpoint<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<Uri>, D::Error> {
     let text = String::deserialize(value)?;
-    // No user and password: this setting is not hidden.
+    // A user and a password are refused: this setting is not hidden.
     let no_userinfo = |uri: &Uri| uri.authority().is_some_and(|authority| !authority.as_str().contains('@'));
     let is_valid = |uri: &Uri| uri.scheme() == Some(&Scheme::HTTP) && uri.query().is_none() && no_userinfo(uri);
     match text.trim() {
@@ -204,8 +205,8 @@ fn milliseconds<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Duration, 
     u64::deserialize(value).map(Duration::from_millis)
 }
 
-/// 100 ms to 10 minutes. The claim on an e-mail lasts several times this timeout, and must not block the e-mail for
-/// hours.
+/// Reads 100 ms to 10 minutes. The claim on an e-mail lasts several times this timeout, and must not block the e-mail
+/// for hours.
 fn mail_timeout<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Duration, D::Error> {
     match milliseconds(value)? {
         timeout if (Duration::from_millis(100)..=Duration::from_mins(10)).contains(&timeout) => Ok(timeout),
@@ -213,14 +214,14 @@ fn mail_timeout<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Duration, 
     }
 }
 
-/// 0 means no timeout: 30 years, which can still be added to the current time.
+/// Reads a timeout in milliseconds. 0 means no timeout: 30 years, which can still be added to the current time.
 fn timeout<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Duration, D::Error> {
     const TIMEOUT_MAX: Duration = Duration::from_hours(24 * 365 * 30);
     let timeout = milliseconds(value)?;
     Ok(if timeout.is_zero() { TIMEOUT_MAX } else { timeout.min(TIMEOUT_MAX) })
 }
 
-/// 0 means no limit.
+/// Reads a limit. 0 means no limit.
 fn limit<'de, D: serde::Deserializer<'de>>(value: D) -> Result<usize, D::Error> {
     let limit = usize::deserialize(value)?;
     Ok(if limit == 0 { UNLIMITED } else { limit.min(UNLIMITED) })
@@ -234,14 +235,15 @@ fn database_connections<'de, D: serde::Deserializer<'de>>(value: D) -> Result<u3
     }
 }
 
-/// Eight per processor, 8 to 32: enough to keep the processors busy while some statements wait for the disk. More would
-/// only compete for the processors.
+/// Returns eight per processor, 8 to 32: enough to keep the processors busy while some statements wait for the disk.
+/// More would only compete for the processors.
 fn default_database_connections() -> u32 {
     let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
     u32::try_from(processors).unwrap_or(u32::MAX).saturating_mul(8).clamp(8, 32)
 }
 
-/// 0 means one per processor, at least 2: while one statement waits for the disk, the other one runs.
+/// Reads a number of statements. 0 means one per processor, at least 2: while one statement waits for the disk, the
+/// other one runs.
 fn sale_concurrency<'de, D: serde::Deserializer<'de>>(value: D) -> Result<usize, D::Error> {
     Ok(match usize::deserialize(value)? {
         0 => std::thread::available_parallelism().map_or(2, NonZero::get).max(2),
@@ -249,7 +251,7 @@ fn sale_concurrency<'de, D: serde::Deserializer<'de>>(value: D) -> Result<usize,
     })
 }
 
-/// At most ten years: an interval of some thousand years exceeds the range of PostgreSQL's timestamps.
+/// Reads at most ten years: an interval of some thousand years exceeds the range of PostgreSQL's timestamps.
 fn idempotency_hours<'de, D: serde::Deserializer<'de>>(value: D) -> Result<NonZero<u32>, D::Error> {
     const HOURS_MAX: u32 = 24 * 365 * 10;
     let hours = NonZero::<u32>::deserialize(value)?;
@@ -260,7 +262,7 @@ fn idempotency_hours<'de, D: serde::Deserializer<'de>>(value: D) -> Result<NonZe
     }
 }
 
-/// A comma-separated list of addresses and networks.
+/// Reads a comma-separated list of addresses and networks.
 fn networks<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Vec<IpNet>, D::Error> {
     let text = String::deserialize(value)?;
     let network =
@@ -270,7 +272,8 @@ fn networks<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Vec<IpNet>, D:
     networks.ok_or_else(|| serde::de::Error::custom("it must look like 10.0.0.0/8, 192.0.2.1, fd00::/8"))
 }
 
-/// Levels, and modules with levels. [`Targets`] would accept any other word as a module whose lines are all logged.
+/// Reads levels, and modules with levels. [`Targets`] would accept any other word as a module whose lines are all
+/// logged.
 fn log<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Targets, D::Error> {
     let text = String::deserialize(value)?;
     let is_level = |word: &str| word.trim().parse::<LevelFilter>().is_ok();
@@ -281,7 +284,7 @@ fn log<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Targets, D::Error> 
     }
 }
 
-/// A URL path without a slash at the end; empty for none.
+/// Reads a URL path and removes slashes at its end; an empty text means none.
 fn prefix<'de, D: serde::Deserializer<'de>>(value: D) -> Result<String, D::Error> {
     let text = String::deserialize(value)?;
     let prefix = text.trim_end_matches('/');

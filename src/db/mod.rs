@@ -16,7 +16,7 @@ const SERVER_VERSION_MIN: u32 = 150_000;
 
 static MIGRATOR: Migrator = sqlx::migrate!();
 
-/// Why the database cannot be used.
+/// The reason for which the database cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "described by the error messages")]
 pub enum DatabaseError {
@@ -51,8 +51,8 @@ pub fn parse_url(url: &str) -> Result<PgConnectOptions, DatabaseError> {
 ///
 /// The speed of the large statements depends on their plans, so each connection sets the planner:
 ///
-/// - Generic plans and no JIT. Planned for each execution, a sale runs at a third of its speed; with JIT, at a
-///   hundredth.
+/// - Generic plans and no JIT. If each execution is planned, a sale takes three times as long; with JIT, a hundred
+///   times as long.
 /// - Index scans in index order only. A plan made while a table was empty or not yet analyzed would otherwise read
 ///   and sort a million cards to sell one. A statement that must read a whole table enables the other scans itself.
 pub async fn connect(options: PgConnectOptions, config: &Config) -> Result<PgPool, DatabaseError> {
@@ -128,7 +128,7 @@ async fn run_migrations(pool: &PgPool) -> Result<Vec<i64>, DatabaseError> {
         "set lock_timeout = 0; select pg_advisory_lock(hashtextextended('migrate', 0)); reset lock_timeout";
     let migration_error = |error: sqlx::Error| DatabaseError::Migration(error.into());
     if !sqlx::query_scalar::<_, bool>(TRY_LOCK).fetch_one(pool).await.map_err(migration_error)? {
-        tracing::warn!("another Mortise is migrating the database, waiting for it");
+        tracing::warn!("migration lock held by another Mortise, waiting");
         sqlx::raw_sql(WAIT_FOR_LOCK).execute(pool).await.map_err(migration_error)?;
     }
     let missing = missing_migrations(pool).await?;

@@ -10,13 +10,13 @@ use sqlx::{Connection as _, PgConnection, PgPool, Postgres};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-/// A connection that was idle for longer is pinged before it is used.
+/// Idle time after which a connection is pinged before it is used.
 pub(super) const PING_AFTER_IDLE: Duration = Duration::from_secs(1);
 
 /// Maximum number of connections for background tasks.
 const BACKGROUND_CONNECTIONS_MAX: u32 = 4;
 
-/// How long a connection is reused without a return to sqlx's pool, which checks its health and its age.
+/// Time after which a connection returns to sqlx's pool, which checks its health and its age.
 const REUSE_DURATION_MAX: Duration = Duration::from_secs(60);
 
 /// A connection pool on top of sqlx's pool, with a list of idle connections that are known to be usable.

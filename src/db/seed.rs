@@ -22,7 +22,7 @@ pub struct InitialCredentials {
 }
 
 /// Writes the initial data into a database without users and passes the credentials to `show_credentials`. If that
-/// fails, nothing is written. Returns `false` if the database has users already: nothing is changed then.
+/// fails, nothing is written. Returns `false` if the database has users already: then nothing is changed.
 pub async fn seed_if_empty(
     pool: &PgPool,
     demo: bool,
@@ -78,7 +78,7 @@ async fn seed_basics(connection: &mut PgConnection, credentials: &InitialCredent
     sqlx::query!("insert into taxes (id, tax1_enabled, tax1_name, total_tax_name) values (1, 1, 'Tax', 'Tax')")
         .execute(&mut *connection)
         .await?;
-    // A random password that is not stored in clear: the operator sets the admin's password.
+    // A random password that is not stored in clear text: the operator sets the admin's password.
     sqlx::query!(
         "insert into users (id, username, password, usertype, tax_id, tariff_id, lcr_id) values (0, $1, $2, 'admin', 1, 1, 1)",
         credentials.username,

@@ -8,8 +8,8 @@ use super::ApiError;
 const NUMERIC_VALUE_OUT_OF_RANGE: &str = "22003";
 
 /// Constraint and data errors become `TransactionFailed`; connection failures and other database errors become
-/// `Unavailable`. The message is logged, which names constraints and tables. The detail is not logged, because it may
-/// quote a row.
+/// `Unavailable`. The error message is logged; it names constraints and tables. The detail is not logged, because it
+/// may quote a row.
 impl From<sqlx::Error> for ApiError {
     fn from(error: sqlx::Error) -> Self {
         match &error {
@@ -31,7 +31,7 @@ impl From<sqlx::Error> for ApiError {
                 Self::Unavailable
             }
             sqlx::Error::PoolTimedOut => {
-                tracing::warn!("timed out waiting for a database connection");
+                tracing::warn!("database acquire timeout");
                 Self::Unavailable
             }
             sqlx::Error::Io(_)
@@ -89,8 +89,8 @@ pub fn map_constraint<const N: usize>(
     }
 }
 
-/// SQLSTATE classes: data exception (22), integrity constraint violation (23), WITH CHECK OPTION violation (44),
-/// program limit exceeded (54, such as a value that is too large for an index).
+/// Whether the SQLSTATE is in one of these classes: data exception (22), integrity constraint violation (23), WITH
+/// CHECK OPTION violation (44), program limit exceeded (54, such as a value that is too large for an index).
 fn is_data_error(code: Option<&str>) -> bool {
     code.is_some_and(|code| ["22", "23", "44", "54"].iter().any(|class| code.starts_with(class)))
 }

@@ -187,7 +187,7 @@ enum ErrorLayout {
 }
 
 impl ApiError {
-    /// The HTTP status. Refusals by an operation have 200, as MOR's clients expect.
+    /// Returns the HTTP status. Refusals by an operation have 200, as MOR's clients expect.
     pub fn status(&self, dialect: Dialect) -> StatusCode {
         match self {
             Self::UnknownOperation if dialect == Dialect::Documented => StatusCode::NOT_FOUND,
@@ -204,7 +204,7 @@ impl ApiError {
         }
     }
 
-    /// The reply to the client.
+    /// Returns the reply to the client.
     pub fn to_reply(&self, dialect: Dialect) -> XmlReply {
         let ErrorBody { layout, messages } = self.body(dialect);
         let (root, inner, leaf) = match layout {
@@ -222,17 +222,17 @@ impl ApiError {
         })
     }
 
-    /// The error body to store for replay; `None` for transient errors.
+    /// Returns the error body to store for replay; `None` for transient errors.
     pub fn storable_body(&self, dialect: Dialect) -> Option<ErrorBody> {
         (self.status(dialect) == StatusCode::OK).then(|| self.body(dialect))
     }
 
-    /// The message as plain text, for operators.
+    /// Returns the message as plain text, for operators.
     pub fn message(&self, dialect: Dialect) -> String {
         self.body(dialect).messages.join(", ")
     }
 
-    /// The messages and their layout in a dialect.
+    /// Returns the messages and their layout in a dialect.
     fn body(&self, dialect: Dialect) -> ErrorBody {
         use ErrorLayout::{Page, PageErrorError, PageMessages, PageStatus, PageStatusStatus, ResponseMessages, Status};
         let x7 = dialect == Dialect::X7;

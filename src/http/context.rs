@@ -77,12 +77,12 @@ impl std::fmt::Debug for CallContext {
 }
 
 impl CallContext {
-    /// The configured dialect.
+    /// Returns the configured dialect.
     pub fn dialect(&self) -> Dialect {
         self.state.config.dialect
     }
 
-    /// The parameter `u`; empty if it was not sent.
+    /// Returns the parameter `u`; empty if it was not sent.
     pub fn username(&self) -> &str {
         self.params.get("u").unwrap_or_default()
     }
@@ -112,7 +112,7 @@ impl CallContext {
         self.dialect().fit_to_column(text, TEXT_LEN_MAX).ok_or(ApiError::TooLong(field))
     }
 
-    /// The URL for logs and audit rows: secrets masked, control characters replaced, cut to 256 characters.
+    /// Returns the URL for logs and audit rows: secrets masked, control characters replaced, cut to 256 characters.
     pub fn masked_url(&self) -> String {
         let query = self.uri.query().unwrap_or_default();
         let masked: Vec<String> = query.split_inclusive(['&', ';']).map(mask_pair).collect();

@@ -77,7 +77,7 @@ pub fn build_document(operations: &[Operation], prefix: &str) -> OpenApi {
         .build()
 }
 
-/// The path of the document itself.
+/// Returns the path of the document itself.
 fn openapi_path_item() -> PathItem {
     let content = ContentBuilder::new().schema(Some(ObjectBuilder::new())).build();
     let operation = OperationBuilder::new()
@@ -91,7 +91,7 @@ fn openapi_path_item() -> PathItem {
     PathItem::new(HttpMethod::Get, operation.build())
 }
 
-/// The path of an operation under one of its names.
+/// Returns the path of an operation under one of its names.
 fn path_item(operation: &Operation, name: &str) -> PathItem {
     let builder = |id: String| {
         let mut builder = OperationBuilder::new()
@@ -128,7 +128,7 @@ fn path_item(operation: &Operation, name: &str) -> PathItem {
     PathItemBuilder::new().operation(HttpMethod::Get, get.build()).operation(HttpMethod::Post, post.build()).build()
 }
 
-/// The names of the hashed parameters, in order. One list for each hash rule that applies to `alias`.
+/// Returns the names of the hashed parameters, in order: one list for each hash rule that applies to `alias`.
 pub fn hashed_param_names(operation: &Operation, alias: &str) -> Vec<Vec<&'static str>> {
     let names = || operation.spec.parameters().map(|parameter| parameter.name);
     operation.hash_rules.iter().filter_map(|rule| rule.hashed_names(names(), alias)).collect()
@@ -157,7 +157,7 @@ fn description(operation: &Operation, name: &str) -> String {
 }
 
 fn request_headers(operation: &Operation) -> Vec<ParameterBuilder> {
-    let header = |name: &str, description: &str, len_max| {
+    let header_param = |name: &str, description: &str, len_max| {
         let schema = ObjectBuilder::new().schema_type(Type::String).min_length(Some(1)).max_length(Some(len_max));
         ParameterBuilder::new()
             .name(name)
@@ -166,12 +166,15 @@ fn request_headers(operation: &Operation) -> Vec<ParameterBuilder> {
             .description(Some(description))
             .schema(Some(schema))
     };
-    let mut headers =
-        vec![header("X-Request-Id", "The request's id in the server's log. Default: the server generates one.", 128)];
+    let mut headers = vec![header_param(
+        "X-Request-Id",
+        "The request's id in the server's log. Default: the server generates one.",
+        128,
+    )];
     if operation.spec.is_mutation {
         let description = "The request is carried out once, however often it is sent with this key. Each repetition \
                            gets the first reply.";
-        headers.push(header("Idempotency-Key", description, 255));
+        headers.push(header_param("Idempotency-Key", description, 255));
     }
     headers
 }
@@ -203,7 +206,7 @@ fn responses(operation: &Operation) -> Vec<(&'static str, RefOr<Response>)> {
     std::iter::once(("200", response.build().into())).chain(error_responses).collect()
 }
 
-/// The example reply under each content type.
+/// Returns the example reply under each content type.
 fn reply_contents(example: &str) -> impl Iterator<Item = (&'static str, Content)> {
     let schema = ObjectBuilder::new().schema_type(Type::String);
     let content = ContentBuilder::new().schema(Some(schema)).example(Some(example.into())).build();
@@ -244,7 +247,7 @@ fn components(operations: &[Operation]) -> Components {
         .build()
 }
 
-/// The schema of a body with the parameters of an operation.
+/// Returns the schema of a body with the parameters of an operation.
 fn params_schema(operation: &Operation) -> Object {
     let mut schema = ObjectBuilder::new();
     let mut example_params = Map::new();
@@ -286,7 +289,7 @@ fn example(operation: &Operation, parameter: &Parameter) -> Value {
     }
 }
 
-/// The hash of the example with the demo key.
+/// Returns the hash of the example with the demo key.
 fn example_hash(operation: &Operation) -> String {
     let mut sha1 = Sha1::new();
     for name in hashed_param_names(operation, operation.name).first().into_iter().flatten() {

@@ -59,12 +59,13 @@ impl Params {
         Ok(params)
     }
 
-    /// The value of a parameter, empty or not; `None` if it was not sent.
+    /// Returns the value of a parameter, empty or not; `None` if it was not sent.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.find(name).map(|param| &self.text[param.value.clone()])
     }
 
-    /// The decoded value with all its control characters: only for hashes and comparisons, not to be stored or shown.
+    /// Returns the decoded value with all its control characters: only for hashes and comparisons, not to be stored or
+    /// shown.
     pub fn raw(&self, name: &str) -> Option<&str> {
         self.find(name).map(|param| &self.text[param.raw.clone()])
     }
@@ -73,50 +74,50 @@ impl Params {
         self.list.iter().find(|param| self.text[param.name.clone()] == *name)
     }
 
-    /// The value of a parameter; `None` if it was not sent or is blank.
+    /// Returns the value of a parameter; `None` if it was not sent or is blank.
     pub fn non_blank(&self, name: &str) -> Option<&str> {
         self.get(name).filter(|value| !value.trim().is_empty())
     }
 
-    /// The value parsed as an integer by [`number::parse_integer`]; 0 if the parameter was not sent.
+    /// Returns the value parsed as an integer by [`number::parse_integer`]; 0 if the parameter was not sent.
     pub fn integer(&self, name: &str) -> i64 {
         self.get(name).map_or(0, number::parse_integer)
     }
 
-    /// The names, in the order of their first occurrence.
+    /// Iterates over the names, in the order of their first occurrence.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.pairs().map(|(name, _)| name)
     }
 
-    /// Names and values.
+    /// Iterates over names and values.
     pub fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
         self.list.iter().map(|param| (&self.text[param.name.clone()], &self.text[param.value.clone()]))
     }
 
-    /// Names, and decoded values with all their control characters.
+    /// Iterates over names, and decoded values with all their control characters.
     pub fn raw_pairs(&self) -> impl Iterator<Item = (&str, &str)> {
         self.list.iter().map(|param| (&self.text[param.name.clone()], &self.text[param.raw.clone()]))
     }
 
-    /// Adds a parameter. It replaces one with the same name, except among the first `earlier`, which come from earlier
-    /// sources and take precedence.
-    fn add(&mut self, earlier: usize, param: Param) {
+    /// Adds a parameter. It replaces one with the same name, except among the first `earlier_count`, which come from
+    /// earlier sources and take precedence.
+    fn add(&mut self, earlier_count: usize, param: Param) {
         let name = &self.text[param.name.clone()];
         match self.list.iter().position(|other| self.text[other.name.clone()] == *name) {
-            Some(position) if position < earlier => {}
+            Some(position) if position < earlier_count => {}
             Some(position) => self.list[position] = param,
             None => self.list.push(param),
         }
     }
 
-    fn add_text(&mut self, earlier: usize, name: &str, value: &str) -> Result<(), ApiError> {
+    fn add_text(&mut self, earlier_count: usize, name: &str, value: &str) -> Result<(), ApiError> {
         if [name, value].iter().any(|text| text.contains('\0')) {
             return Err(ApiError::BadRequest("A NUL character is not allowed in parameters"));
         }
         let name = self.push_text(sanitized(name).as_deref().unwrap_or(name));
         let raw = self.push_text(value);
         let value = sanitized(value).map_or_else(|| raw.clone(), |sanitized| self.push_text(&sanitized));
-        self.add(earlier, Param { name, value, raw });
+        self.add(earlier_count, Param { name, value, raw });
         Ok(())
     }
 
@@ -129,22 +130,22 @@ impl Params {
     /// Adds form-encoded `name=value` pairs, separated by `&` or `;`. A repeated name counts each time against the
     /// limit, because it costs as much to parse.
     fn add_pairs(&mut self, text: &[u8], max_parameters: usize) -> Result<(), ApiError> {
-        let earlier = self.list.len();
-        // Most requests contain no escapes: then the whole text is copied once.
+        let earlier_count = self.list.len();
+        // Most requests contain no escapes. Their text is copied once as a whole.
         let plain_start = as_plain_ascii(text).map(|plain| self.push_text(plain).start);
         if plain_start.is_none() {
             self.text.reserve(text.len());
         }
         for (index, (name, value)) in split_pairs(text).enumerate() {
-            if earlier + index >= max_parameters {
+            if earlier_count + index >= max_parameters {
                 return Err(TOO_MANY_PARAMS);
             }
             match plain_start {
                 Some(start) => {
                     let [name, value] = [name, value].map(|part| start + part.start..start + part.end);
-                    self.add(earlier, Param { name, raw: value.clone(), value });
+                    self.add(earlier_count, Param { name, raw: value.clone(), value });
                 }
-                None => self.add_text(earlier, &form_decoded(&text[name])?, &form_decoded(&text[value])?)?,
+                None => self.add_text(earlier_count, &form_decoded(&text[name])?, &form_decoded(&text[value])?)?,
             }
         }
         Ok(())
@@ -153,16 +154,16 @@ impl Params {
     async fn add_body(&mut self, headers: &HeaderMap, body: Bytes, max_parameters: usize) -> Result<(), ApiError> {
         let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let essence = content_type.split(';').next().unwrap_or_default().trim();
-        let is = |name: &str| essence.eq_ignore_ascii_case(name);
+        let is_type = |name: &str| essence.eq_ignore_ascii_case(name);
         if body.is_empty() {
             Ok(())
-        } else if essence.is_empty() || is("application/x-www-form-urlencoded") {
+        } else if essence.is_empty() || is_type("application/x-www-form-urlencoded") {
             // Like MOR's framework, treat a body without a content type as a form.
             self.add_pairs(&body, max_parameters)
-        } else if is("multipart/form-data") {
+        } else if is_type("multipart/form-data") {
             // Boxed: the future is large, and multipart requests are rare.
             self.add_fields(&Box::pin(parse_multipart(content_type, body, max_parameters)).await?, max_parameters)
-        } else if is("application/json") {
+        } else if is_type("application/json") {
             self.add_fields(&parse_json(&body)?, max_parameters)
         } else {
             Ok(())
@@ -170,11 +171,11 @@ impl Params {
     }
 
     fn add_fields(&mut self, fields: &[(String, String)], max_parameters: usize) -> Result<(), ApiError> {
-        let earlier = self.list.len();
-        if earlier + fields.len() > max_parameters {
+        let earlier_count = self.list.len();
+        if earlier_count + fields.len() > max_parameters {
             return Err(TOO_MANY_PARAMS);
         }
-        fields.iter().try_for_each(|(name, value)| self.add_text(earlier, name, value))
+        fields.iter().try_for_each(|(name, value)| self.add_text(earlier_count, name, value))
     }
 }
 
@@ -190,11 +191,11 @@ pub fn sanitized(text: &str) -> Option<String> {
     text.contains(is_unsafe).then(|| text.replace(is_unsafe, "\u{fffd}"))
 }
 
-/// Most requests have fewer parameters.
+/// Initial capacity of the list. Most requests have fewer parameters.
 const INITIAL_CAPACITY: usize = 12;
 const TOO_MANY_PARAMS: ApiError = ApiError::BadRequest("Too many parameters");
 
-/// The ranges of names and values in form-encoded text.
+/// Returns the ranges of names and values in form-encoded text.
 fn split_pairs(text: &[u8]) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
     let ends = memchr2_iter(b'&', b';', text).chain(iter::once(text.len()));
     let mut next = 0;
@@ -205,7 +206,7 @@ fn split_pairs(text: &[u8]) -> impl Iterator<Item = (Range<usize>, Range<usize>)
     })
 }
 
-/// The text, if it needs neither decoding nor sanitizing: visible ASCII and spaces, without `+` and `%`.
+/// Returns the text if it needs neither decoding nor sanitizing: visible ASCII and spaces, without `+` and `%`.
 fn as_plain_ascii(text: &[u8]) -> Option<&str> {
     let is_plain = |byte: u8| byte.is_ascii() & !byte.is_ascii_control() & (byte != b'+') & (byte != b'%');
     // `fold` without an early exit, so that the compiler can vectorize it.

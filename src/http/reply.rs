@@ -20,7 +20,7 @@ macro_rules! header_value {
     };
 }
 
-/// What determines the reply's content type and disposition.
+/// The parameters and settings that determine the reply's content type and disposition.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ReplyFormat {
     /// The parameter `test` is 1: browsers show the reply instead of downloading it.

@@ -62,7 +62,7 @@ impl ApiPath {
 pub(super) struct ApiRequest<'a> {
     pub params: Params,
     pub client: IpAddr,
-    /// For one of `max_requests`, and for the memory of the body if it needs a permit.
+    /// The permit for one of `max_requests`, and one for the memory of the body if it needs a permit.
     pub permits: (RequestPermit<'a>, Option<OwnedSemaphorePermit>),
 }
 
@@ -82,7 +82,7 @@ impl<'a> ApiRequest<'a> {
         let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
         let peer = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
         let client = client_addr::resolve(peer, headers, &state.config.trusted_proxies);
-        // Before any database query, so that a flood of failed attempts is refused at the lowest cost.
+        // Before any database query, so that a large number of failed attempts is refused at the lowest cost.
         state.attempts.check(AttemptKind::Login, client, params.get("u").unwrap_or_default(), Instant::now)?;
         Ok(Self { params, client, permits })
     }
@@ -110,8 +110,8 @@ async fn read_body(state: &AppState, mut body: Body) -> Result<BodyWithPermit, A
 /// receive buffer in memory.
 async fn read_remaining_body(state: &AppState, first: Bytes, mut body: Body) -> Result<BodyWithPermit, ApiError> {
     let max_body = state.config.max_body.get();
-    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
-    if first.len().saturating_add(announced) > max_body {
+    let announced_len = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    if first.len().saturating_add(announced_len) > max_body {
         return Err(drain_oversized(body, max_body).await);
     }
     let (mut buffer, mut permit) = (first.to_vec(), None);
@@ -128,8 +128,8 @@ async fn read_remaining_body(state: &AppState, first: Bytes, mut body: Body) -> 
     Ok((buffer.into(), permit))
 }
 
-/// Reads and discards up to twice the limit. A client that is still sending when the connection closes may not receive
-/// the reply with the reason.
+/// Reads and discards up to twice the limit, and returns [`ApiError::BodyTooLarge`]. A client that is still sending
+/// when the connection closes may not receive the reply with the reason.
 async fn drain_oversized(mut body: Body, max_body: usize) -> ApiError {
     const FRAME_TIMEOUT: Duration = Duration::from_millis(100);
     let mut remaining = max_body.saturating_mul(2);
@@ -147,7 +147,7 @@ fn frame_data(frame: Result<Frame<Bytes>, axum::Error>) -> Result<Bytes, ApiErro
     Ok(frame.into_data().unwrap_or_default())
 }
 
-/// The reply format that the request asks for. The caller sets `xml_extension`, which comes from the settings.
+/// Returns the reply format that the request asks for. The caller sets `xml_extension`, which comes from the settings.
 pub(super) fn reply_format(dialect: Dialect, path: &ApiPath, params: Option<&Params>) -> ReplyFormat {
     let format_param = || params.and_then(|params| params.get("format")).and_then(ContentFormat::from_name);
     ReplyFormat {

@@ -117,7 +117,7 @@ impl<S: HttpService> Service<Request> for AppService<S> {
     }
 }
 
-/// The route of the OpenAPI document, which is serialized once.
+/// Returns the route of the OpenAPI document, which is serialized once.
 fn openapi_route<S: Clone + Send + Sync + 'static>(prefix: &str) -> MethodRouter<S> {
     let document = openapi::build_document(OPERATIONS, prefix).to_json().map(Bytes::from);
     let document = document.inspect_err(|error| tracing::error!(%error, "OpenAPI document serialization failed")).ok();
@@ -138,7 +138,7 @@ fn validate_request_id(mut request: Request) -> Request {
 
 /// Answers a request to the API and counts it. Its log lines get the request id and the operation's name.
 fn serve_api(State(state): State<Arc<AppState>>, mut request: Request) -> impl Future<Output = Response> + Send {
-    let since = Instant::now();
+    let started_at = Instant::now();
     let path = ApiPath::parse(request.uri().path(), &state.config.prefix, state.config.dialect.path_suffixes());
     let operation = path.operation.map(|operation| operation.name);
     let request_info = log::RequestInfo { id: request.headers().get(X_REQUEST_ID).cloned(), operation };
@@ -147,7 +147,7 @@ fn serve_api(State(state): State<Arc<AppState>>, mut request: Request) -> impl F
     log::with_request(request_info, async move {
         let handled = AssertUnwindSafe(handle(&state, &path, &mut request)).catch_unwind().await;
         let (outcome, response) = handled.unwrap_or_else(|_| panic_response(state.config.dialect));
-        let duration = since.elapsed();
+        let duration = started_at.elapsed();
         state.metrics.record_request(operation, outcome, duration);
         #[cfg(feature = "otlp")]
         span.finish(outcome, response.status());
@@ -162,7 +162,7 @@ fn serve_api(State(state): State<Arc<AppState>>, mut request: Request) -> impl F
     })
 }
 
-/// The response after a panic in [`handle`].
+/// Returns the metric label `outcome` and the response after a panic in [`handle`].
 fn panic_response(dialect: Dialect) -> (&'static str, Response) {
     tracing::error!("request handler panicked");
     let mut response = reply::build_response(Err(ApiError::TransactionFailed), ReplyFormat::default(), dialect);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use sqlx::PgPool;
 use tokio::sync::Notify;
 
-/// Sold cards after which a vacuum is worth its cost.
+/// Number of sold cards after which a vacuum is worth its cost.
 const VACUUM_THRESHOLD: usize = 1_000;
 /// A vacuum reads the whole index. The pause after it is twenty times its duration, so it takes a twentieth of the time
 /// at most.

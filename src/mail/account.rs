@@ -7,7 +7,7 @@ use crate::accounts::{AccountCache, Setting, Settings};
 use crate::config::Secret;
 use crate::number;
 
-/// In bytes: the longest path in RFC 5321, without its angle brackets.
+/// Maximum length of an address in bytes: the longest path in RFC 5321, without its angle brackets.
 const ADDRESS_LEN_MAX: usize = 254;
 const PORT_DEFAULT: u16 = 25;
 
@@ -21,7 +21,8 @@ pub(super) struct SmtpAccount {
     pub sender: Mailbox,
 }
 
-/// Why the mail settings of an owner are unusable. The texts are stored in the outbox and in audit rows.
+/// The reason for which the mail settings of an owner are unusable. The texts are stored in the outbox and in audit
+/// rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "described by the error messages")]
 pub enum SmtpAccountError {
@@ -29,15 +30,15 @@ pub enum SmtpAccountError {
     Disabled,
     #[error("Email_Smtp_Server isn't set")]
     NoServer,
-    #[error("Email_port is no port")]
+    #[error("Email_port is not a port number")]
     BadPort,
     #[error("neither Email_from nor Company_Email is an address")]
     NoSender,
 }
 
 impl SmtpAccount {
-    /// Loads the settings of an owner. What a reseller has not set is taken from owner 0. The mail server and its login
-    /// are taken from the same owner, so that a password is never sent to the mail server of another owner.
+    /// Loads the settings of an owner. Settings that a reseller has not set are taken from owner 0. The mail server and
+    /// its login are taken from the same owner, so that a password is never sent to the mail server of another owner.
     pub async fn load(owner: i32, accounts: &AccountCache) -> sqlx::Result<Result<Self, SmtpAccountError>> {
         Ok(Self::from_settings(&*accounts.settings(owner).await?, &*accounts.settings(0).await?))
     }
@@ -70,7 +71,7 @@ impl SmtpAccount {
 pub struct OutboxEntry {
     /// The part of the Message-ID after the `@`.
     pub message_id_domain: String,
-    /// Why the e-mail can never be sent: the text of the audit row. `None` if it is to be sent.
+    /// The reason for which the e-mail can never be sent: the text of the audit row. `None` if it is to be sent.
     pub initial_error: Option<&'static str>,
 }
 

@@ -28,8 +28,8 @@ const CONNECTIONS_PER_HOST_MAX: usize = 4;
 pub struct Mailer {
     templates: Templates,
     tls: Tls,
-    /// How long a mail server may take for each of three steps: connect and log in, take the envelope, take the
-    /// message.
+    /// Maximum time for each of three steps of the mail server: accept the connection and the login, accept the
+    /// envelope, accept the message.
     timeout: Duration,
     retry_hours: i32,
     retention_days: i32,
@@ -46,7 +46,7 @@ enum Stage {
     Stopped,
 }
 
-/// Why the mail settings of the server are invalid.
+/// The reason for which the mail settings of the server are invalid.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "described by the error messages")]
 pub enum MailError {
@@ -76,7 +76,7 @@ impl Mailer {
         self.wake_signal.notify_one();
     }
 
-    /// Starts no other e-mail, and waits up to `max_wait` for the e-mails whose message is being sent.
+    /// Prevents the start of further e-mails, and waits up to `max_wait` for the e-mails whose message is being sent.
     pub async fn stop(&self, max_wait: Duration) {
         self.stage.send_if_modified(|stage| {
             let is_sending = *stage == Stage::Sending;

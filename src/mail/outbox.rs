@@ -21,7 +21,7 @@ pub(super) struct ClaimedMail {
     pub address: String,
     pub message_id: String,
     pub currency: String,
-    /// When the cards were sold, in seconds since 1970.
+    /// The time of the sale, in seconds since 1970.
     pub sold_at: i64,
     /// Number of cards that the sale recorded.
     pub card_count: i32,

@@ -16,7 +16,7 @@ use super::smtp::{DeliveryError, FailureScope, SmtpConnection};
 use super::{Mailer, Stage};
 use crate::accounts::AccountCache;
 
-/// How often the outbox is polled, for e-mails whose retry delay is over or that other servers left.
+/// Interval at which the outbox is polled, for e-mails whose retry delay is over or that other servers left.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Maximum number of e-mails over one connection; then another owner may use the permit.
 const MAILS_PER_CONNECTION_MAX: usize = 100;
@@ -27,7 +27,7 @@ const RECORD_RETRY_DELAY_MIN: Duration = Duration::from_millis(100);
 const RECORD_RETRY_DELAY_MAX: Duration = Duration::from_secs(5);
 
 impl Mailer {
-    /// Sends the e-mails in the outbox until [`stop`](Self::stop) is called. Runs concurrently with the server.
+    /// Sends the e-mails in the outbox until [`stop`](Self::stop) is called.
     pub async fn run(&self, pool: &PgPool, accounts: &AccountCache) {
         tokio::select! {
             () = self.send_loop(pool, accounts) => {}
@@ -51,7 +51,7 @@ impl Mailer {
                     () = self.wait_until_stopping() => break 'send,
                 }
             };
-            let owners = owners.inspect_err(|error| tracing::debug!(%error, "cannot read the outbox"));
+            let owners = owners.inspect_err(|error| tracing::debug!(%error, "outbox query failed"));
             for owner in owners.unwrap_or_default() {
                 busy_owners.push(owner);
                 rounds.push(async move {
@@ -74,7 +74,7 @@ impl Mailer {
     async fn purge_loop(&self, pool: &PgPool) {
         loop {
             if let Err(error) = outbox::purge_expired(pool, self.retention_days).await {
-                tracing::debug!(%error, "cannot delete old e-mails from the outbox");
+                tracing::debug!(%error, "outbox purge failed");
             }
             tokio::time::sleep(PURGE_INTERVAL).await;
         }
@@ -94,7 +94,7 @@ impl DeliveryRound<'_> {
         match SmtpAccount::load(self.owner, self.accounts).await {
             Ok(Ok(account)) => self.connect_and_send(&account).await,
             Ok(Err(error)) => self.reschedule_all(&error.to_string(), error != SmtpAccountError::Disabled).await,
-            Err(error) => tracing::debug!(%error, "cannot read the mail settings"),
+            Err(error) => tracing::debug!(%error, "mail settings query failed"),
         }
     }
 
@@ -128,7 +128,7 @@ impl DeliveryRound<'_> {
                 Ok(Some(claimed)) => claimed,
                 Ok(None) => break,
                 Err(error) => {
-                    tracing::debug!(%error, "cannot claim an e-mail");
+                    tracing::debug!(%error, "e-mail claim failed");
                     break;
                 }
             };
@@ -137,7 +137,7 @@ impl DeliveryRound<'_> {
                 // The state of the connection is unknown after any failure: it is not used again.
                 Ok(Some(error)) => return self.record_delivery_error(&claimed, &error).await,
                 Err(error) => {
-                    tracing::debug!(%error, "cannot read the content of an e-mail");
+                    tracing::debug!(%error, "e-mail content query failed");
                     return record_with_retry(|| outbox::release_claim(self.pool, &claimed)).await;
                 }
             }
@@ -215,7 +215,7 @@ async fn record_with_retry<T, F: Future<Output = sqlx::Result<T>>>(record: impl 
     loop {
         match record().await {
             Ok(recorded) => return recorded,
-            Err(error) => tracing::warn!(%error, "cannot record the result of an e-mail, retrying"),
+            Err(error) => tracing::warn!(%error, "e-mail result not recorded, retrying"),
         }
         tokio::time::sleep(delay).await;
         delay = RECORD_RETRY_DELAY_MAX.min(delay * 2);

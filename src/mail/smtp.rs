@@ -20,10 +20,10 @@ use crate::config::MailTls;
 const IMPLICIT_TLS_PORT: u16 = 465;
 /// SMTP reply 421: the mail server closes the connection.
 const REPLY_SERVICE_UNAVAILABLE: u16 = 421;
-/// In characters.
+/// Maximum length of a stored reason, in characters.
 const REASON_LEN_MAX: usize = 250;
 
-/// Why an e-mail was not delivered.
+/// The error with which an e-mail was not delivered.
 #[derive(Debug)]
 pub(super) struct DeliveryError {
     pub scope: FailureScope,
@@ -31,7 +31,7 @@ pub(super) struct DeliveryError {
     pub reason: String,
 }
 
-/// Which e-mails a delivery error affects.
+/// The e-mails that a delivery error affects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FailureScope {
     /// All e-mails of the owner: the mail server is unavailable.
@@ -109,7 +109,7 @@ pub(super) struct SmtpConnection {
 }
 
 impl SmtpConnection {
-    /// Connects, starts TLS and logs in. `timeout` applies to all of this together, and later to each step of a
+    /// Connects, starts TLS and logs in. `timeout` applies to these three steps together, and later to each step of a
     /// delivery.
     pub async fn open(account: &SmtpAccount, tls: &Tls, timeout: Duration) -> Result<Self, DeliveryError> {
         let smtp = with_timeout(timeout, connect_and_login(account, tls))
@@ -131,7 +131,7 @@ impl SmtpConnection {
             .map_err(|reason| FailureScope::Server.with_reason(reason))?
     }
 
-    /// Sends the message. After an error the mail server may have accepted it all the same.
+    /// Sends the message. The mail server may have accepted it even if an error is returned.
     pub async fn deliver(&mut self, message: &Message) -> Result<(), DeliveryError> {
         let message = message.formatted();
         let accepted = with_timeout(self.timeout, self.smtp.message(&message))
@@ -175,7 +175,7 @@ async fn connect_and_login(account: &SmtpAccount, tls: &Tls) -> Result<AsyncSmtp
             // Only the code: the text of the reply might quote the credentials.
             Some(code) => format!("AUTH: {code}"),
             None if error.is_client() => describe_error("AUTH", &error),
-            None => "AUTH: no proper answer".into(),
+            None => "AUTH: invalid reply".into(),
         })?;
     }
     Ok(smtp)
@@ -191,9 +191,8 @@ async fn send_envelope(
     let ascii = from.into_iter().chain(to).all(|address| AsRef::<str>::as_ref(address).is_ascii());
     if !ascii {
         if !smtp.server_info().supports_feature(Extension::SmtpUtfEight) {
-            return Err(
-                FailureScope::MessagePermanent.with_reason("the mail server takes no address with such letters")
-            );
+            return Err(FailureScope::MessagePermanent
+                .with_reason("the mail server does not support non-ASCII addresses (SMTPUTF8)"));
         }
         parameters.push(MailParameter::SmtpUtfEight);
     }

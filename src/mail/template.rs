@@ -19,7 +19,7 @@ const BUILT_IN_TEMPLATES: [(&str, &str); 3] = [
     (HTML, include_str!("../../templates/cards_sold.html")),
 ];
 
-/// Why the operator's templates are unusable.
+/// The reason for which the operator's templates are unusable.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "described by the error messages")]
 pub enum TemplateError {

@@ -9,7 +9,8 @@ use sha2::{Digest, Sha256};
 
 use crate::managed_postgres::installation::{ManagedPostgresError, OsUser, io_error_at, make_directory, write_private};
 
-/// In bytes. The path of a Unix socket has at most 107 bytes; PostgreSQL appends `/.s.PGSQL.5432` to the directory.
+/// Maximum length of the socket directory's path, in bytes. The path of a Unix socket has at most 107 bytes; PostgreSQL
+/// appends `/.s.PGSQL.5432` to the directory.
 const SOCKET_DIRECTORY_LEN_MAX: usize = 90;
 
 /// Locks the data directory for this process. The operating system releases the lock when the process ends, also after

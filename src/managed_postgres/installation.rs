@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 /// The superuser of the managed cluster.
 pub const SUPERUSER: &str = "postgres";
 
-/// Why the managed PostgreSQL cannot be used.
+/// The reason for which the managed PostgreSQL cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "described by the error messages")]
 pub enum ManagedPostgresError {
@@ -19,7 +19,7 @@ pub enum ManagedPostgresError {
     )]
     NoBinaries,
     #[error(
-        "{} was made by PostgreSQL {cluster_version}, and only {installed_version} is installed: \
+        "{} was created by PostgreSQL {cluster_version}, and only {installed_version} is installed: \
          install PostgreSQL {cluster_version}",
         cluster.display()
     )]

@@ -35,11 +35,12 @@ use crate::managed_postgres::installation::{
 
 const ROLE: &str = "mortise";
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// How long the start waits for the exit of processes of a killed PostgreSQL.
 const STALE_PROCESS_TIMEOUT: Duration = Duration::from_secs(4);
 /// If PostgreSQL takes longer than this to start or stop, a message is logged.
 const SLOW_THRESHOLD: Duration = Duration::from_secs(60);
 
-/// Returns the data directory if none is set, as documented in `config/mortise.toml`.
+/// Returns the default data directory, for an empty `data_dir`, as documented in `config/mortise.toml`.
 pub fn default_data_dir() -> PathBuf {
     if rustix::process::geteuid().is_root() {
         return "/var/lib/mortise".into();
@@ -57,12 +58,12 @@ pub fn server_arguments(cluster: &Path, socket: &Path) -> Vec<String> {
     for setting in [
         "listen_addresses=",
         "unix_socket_permissions=0700",
-        // JIT only slows down statements this short, and fails in a service that may not map executable memory.
+        // JIT slows down such short statements, and fails in a service that may not map executable memory.
         "jit=off",
         // The DETAIL line of a constraint violation quotes PINs.
         "log_error_verbosity=terse",
         "log_min_error_statement=panic",
-        // Sold cards leave dead index entries at the start of the stock: vacuum often.
+        // Sold cards leave dead index entries at the start of the stock: autovacuum must run often.
         "autovacuum_naptime=5s",
     ] {
         arguments.extend(["-c".to_owned(), setting.to_owned()]);
@@ -148,8 +149,8 @@ impl ManagedPostgres {
                     let _ = connection.close().await;
                     return Ok(());
                 }
-                // PostgreSQL is up, but the role or the database is missing: this is the first start, or the first
-                // start was interrupted.
+                // PostgreSQL accepts connections, but the role or the database is missing: this is the first start, or
+                // the first start was interrupted.
                 Err(sqlx::Error::Database(error))
                     if matches!(error.code().as_deref(), Some("28P01" | "28000" | "3D000")) =>
                 {
@@ -167,7 +168,7 @@ impl ManagedPostgres {
                 self.spawn()?;
             }
             if last_warning_at.elapsed() > SLOW_THRESHOLD {
-                tracing::warn!(%error, "still waiting for PostgreSQL: it may be recovering from a crash");
+                tracing::warn!(%error, "PostgreSQL not ready, waiting: it may be recovering from a crash");
                 last_warning_at = Instant::now();
             }
             tokio::time::sleep(POLL_INTERVAL).await;
@@ -208,14 +209,14 @@ impl ManagedPostgres {
         connection.close().await
     }
 
-    /// Restarts PostgreSQL each time it exits unexpectedly. Runs concurrently with the server and never returns.
+    /// Restarts PostgreSQL each time it exits unexpectedly. Never returns.
     pub async fn restart_on_exit(&self) {
         loop {
             tokio::time::sleep(Duration::from_millis(250)).await;
             if self.child_has_exited() && self.running_pid().is_none() {
-                tracing::error!(log = %self.log_path().display(), "PostgreSQL exited unexpectedly, restarting it");
+                tracing::error!(log = %self.log_path().display(), "PostgreSQL exited unexpectedly, restarting");
                 if let Err(error) = self.spawn() {
-                    tracing::error!(%error, "cannot start PostgreSQL");
+                    tracing::error!(%error, "PostgreSQL start failed");
                 }
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
@@ -229,12 +230,12 @@ impl ManagedPostgres {
         let running_child_pid = child_pid.filter(|_| !self.child_has_exited());
         let Some(pid) = running_child_pid.or_else(|| self.running_pid()) else { return };
         if let Err(error) = kill_process(pid, Signal::INT) {
-            tracing::error!(%error, "cannot stop PostgreSQL");
+            tracing::error!(%error, "PostgreSQL stop failed");
         }
         let signalled_at = Instant::now();
         while !self.child_has_exited() || self.running_pid().is_some() {
             if signalled_at.elapsed() > SLOW_THRESHOLD {
-                tracing::error!("PostgreSQL is slow to stop, not waiting for it any longer");
+                tracing::error!("PostgreSQL stop timeout, no longer waiting");
                 return;
             }
             tokio::time::sleep(POLL_INTERVAL).await;

@@ -17,12 +17,12 @@ pub struct OperationSpec {
 }
 
 impl OperationSpec {
-    /// The parameters of this operation, without the common ones.
+    /// Iterates over the parameters of this operation, without the common ones.
     pub fn parameters(&self) -> impl Iterator<Item = &'static Parameter> {
         self.parameters.iter().copied().flatten()
     }
 
-    /// All parameters that the operation reads.
+    /// Iterates over all parameters that the operation reads.
     pub fn all_parameters(&self) -> impl Iterator<Item = &'static Parameter> {
         let request_id = self.is_mutation.then_some(&REQUEST_ID_PARAMETER);
         self.parameters().chain(COMMON_PARAMETERS).chain(request_id)
@@ -44,7 +44,7 @@ pub struct Parameter {
     pub presence: Presence,
 }
 
-/// The type of a parameter's value, as clients should send it. The server also reads malformed values, as far as
+/// The type of a parameter's value, as clients should send it. The server also reads malformed values as far as
 /// possible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ParamType {
@@ -76,7 +76,7 @@ pub enum Presence {
 }
 
 impl Parameter {
-    /// An optional parameter that the example does not contain.
+    /// Creates an optional parameter that the example does not contain.
     pub const fn new(
         name: &'static str,
         param_type: ParamType,
@@ -86,12 +86,12 @@ impl Parameter {
         Self { name, param_type, description, example, presence: Presence::Optional }
     }
 
-    /// The same parameter, but required.
+    /// Returns the parameter as a required one.
     pub const fn required(self) -> Self {
         Self { presence: Presence::Required, ..self }
     }
 
-    /// The same parameter, but contained in the example.
+    /// Returns the parameter as one that the example contains.
     pub const fn in_example(self) -> Self {
         Self { presence: Presence::InExample, ..self }
     }

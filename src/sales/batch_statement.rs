@@ -53,7 +53,7 @@ impl<'a> Extend<&'a SaleOrder> for BatchInput<'a> {
                 });
             }
         }
-        // Another server may insert the same keys at the same time: one order for all statements avoids deadlocks.
+        // Another server may insert the same keys at the same time: the same order in all statements avoids deadlocks.
         self.stored_replies.sort_unstable_by_key(|reply| reply.key);
     }
 }
@@ -61,8 +61,8 @@ impl<'a> Extend<&'a SaleOrder> for BatchInput<'a> {
 /// Sells the next free cards of several groups. It sells the ordered number of a group's cards or none of that group.
 ///
 /// The statement does what [`sell`](crate::sales::statement::sell) does without order rows, and has the same
-/// constraints. Within a group the cards are assigned to the orders in the order of the batch, and the stored replies
-/// contain them so. `offset 0` makes the planner look up the groups one by one, regardless of their number.
+/// constraints. Within a group the cards are assigned to the orders in the order of the batch; the stored replies
+/// contain the same assignment. `offset 0` makes the planner look up the groups one by one, regardless of their number.
 pub async fn sell_batch(
     connection: &mut PgConnection,
     batch_key: &BatchKey,

@@ -20,11 +20,12 @@ use crate::db::pool::Pool;
 use crate::error::ApiError;
 use crate::idempotency::{self, IdempotencyKey};
 
-/// Cards that one statement sells at most: all clients of the batch wait until it ends.
+/// Maximum number of cards that one statement sells: all clients of the batch wait until it ends.
 const BATCH_CARDS_MAX: u32 = 32;
-/// Larger orders bypass the batch: they would fill most of it.
+/// Maximum number of cards of a batched sale. Larger sales run alone: they would fill most of a batch.
 pub const ORDER_CARDS_MAX: u32 = BATCH_CARDS_MAX / 4;
-/// Longer than the database's `statement_timeout`: a statement that has not ended by then is on a dead connection.
+/// Maximum duration of a batch statement, longer than the database's `statement_timeout`: a statement that has not
+/// ended by then is on a dead connection.
 const STATEMENT_DEADLINE: Duration = Duration::from_secs(150);
 
 /// Decides for each sale whether it runs alone or in a batch, and runs the batches.
@@ -34,7 +35,7 @@ pub struct SaleBatcher(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     pool: Pool,
-    /// Statements of one caller that run at once before its sales are queued.
+    /// Maximum number of statements of one caller that run at once before its sales are queued.
     sale_concurrency: usize,
     max_wait: Duration,
     queues: Mutex<Queues>,
@@ -63,7 +64,7 @@ struct QueueEntry {
     outcome_sender: Sender<BatchOutcome>,
 }
 
-/// An order for the next free cards of a group, without order rows.
+/// A sale of the next free cards of a group, as it waits for a batch. It writes no order rows (table `ccorders`).
 #[derive(Debug)]
 pub struct SaleOrder {
     /// The card group.
@@ -87,12 +88,12 @@ pub struct BatchKey {
     pub rate: BigDecimal,
 }
 
-/// How a sale is made.
+/// Whether a sale runs immediately or waits in the queue.
 #[derive(Debug)]
 pub enum Dispatch {
-    /// Alone, while the caller of `submit` holds the permit.
+    /// The sale runs alone, while the caller of `submit` holds the permit.
     Immediate(StatementPermit),
-    /// In a batch.
+    /// The sale waits for a batch.
     Queued(QueuedSale),
 }
 
@@ -235,7 +236,7 @@ impl Queue {
         StatementPermit { batcher: batcher.clone(), user_id, sale_count }
     }
 
-    /// Takes the oldest queued sale, and further ones with the same batch key in the order of the queue, up to
+    /// Removes the oldest queued sale, and further ones with the same batch key in the order of the queue, up to
     /// [`BATCH_CARDS_MAX`] cards. The others keep their order.
     fn pop_batch(&mut self) -> Vec<QueueEntry> {
         let (mut cards, mut batch, mut skipped) = (0, Vec::<QueueEntry>::new(), Vec::new());
@@ -282,7 +283,8 @@ async fn execute(pool: &Pool, batch: &[QueueEntry]) -> Result<Vec<SoldCardRow>, 
             connection.release_clean();
             Ok(cards)
         }
-        // A key was used before, or another server is processing it: the retry alone finds out which. Not logged.
+        // A key of the batch was used before, or another server is processing it. The server does not know which key,
+        // so each sale is retried alone. The error is not logged.
         Ok(Err(error)) if idempotency::is_duplicate_key(&error) || idempotency::is_lock_timeout(&error) => Err(None),
         Ok(Err(error)) => {
             Err(Some(ApiError::from_commit_error(error)).filter(|error| *error == ApiError::CommitUnknown))

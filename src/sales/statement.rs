@@ -1,4 +1,4 @@
-//! The statement that sells cards, for all operations that do (`data.md`, "Selling a card").
+//! The statement that sells cards, for all operations that sell cards (`data.md`, "Selling a card").
 
 use bigdecimal::BigDecimal;
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,8 @@ use crate::money::Money;
 pub struct SaleRequest<'a> {
     /// The caller's id, for the audit rows.
     pub user_id: i32,
-    /// The owner that the group must have; a hidden group sells nothing then. `None`: neither is checked here.
+    /// The owner that the group must have. If it is set, a hidden group sells nothing. `None`: owner and visibility are
+    /// not checked here.
     pub owner_id: Option<i32>,
     /// The card group.
     pub group_id: i32,
@@ -63,7 +64,7 @@ pub struct SoldCard {
     pub balance: Money,
 }
 
-/// Which cards a statement sells.
+/// The cards that a statement sells.
 #[derive(Debug)]
 pub enum CardSelection<'a> {
     /// The next free cards.
@@ -80,7 +81,7 @@ pub enum CardSelection<'a> {
     Ids(&'a [i64]),
 }
 
-/// What the statement needs to store the reply of `card_from_group_sell`, besides the cards.
+/// The data, besides the cards, with which the statement stores the reply of `card_from_group_sell`.
 #[derive(Debug, Clone, Copy)]
 pub struct StoredReplySpec<'a> {
     /// The request's idempotency key.

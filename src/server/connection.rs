@@ -26,8 +26,8 @@ pub struct Timeouts {
 }
 
 impl Timeouts {
-    /// The timeout that applies to this status; `None` while the client waits for the server. `http::request` enforces
-    /// the body timeout.
+    /// Returns the timeout that applies to this status; `None` while the client waits for the server. `http::request`
+    /// enforces the body timeout.
     fn timeout_for(self, status: &ConnectionStatus) -> Option<Duration> {
         match status.stage {
             _ if status.stalled => Some(self.write),
@@ -56,7 +56,7 @@ struct ConnectionStatus {
     stage: Stage,
     /// The last write is pending: the client doesn't read its reply.
     stalled: bool,
-    /// Ask the operating system for unread bytes (`FIONREAD`) at each read.
+    /// Whether each read asks the operating system for unread bytes (`FIONREAD`).
     probe_socket: bool,
     /// Wraps around; detects changes between two polls.
     change_count: u32,
@@ -111,7 +111,7 @@ pub async fn drive(
     let mut connection = pin!(connection);
     let mut stop = pin!(stopping.wait_for(|stopping| *stopping));
     let mut timer = pin!(sleep(timeouts.header));
-    let (mut change_count, mut is_closing, mut is_closed) = (0, false, false);
+    let (mut change_count, mut should_close, mut shutdown_started) = (0, false, false);
     std::future::poll_fn(|cx| {
         loop {
             if connection.as_mut().poll(cx).is_ready() {
@@ -124,24 +124,24 @@ pub async fn drive(
                 timeout.inspect(|timeout| timer.as_mut().reset(Instant::now() + *timeout));
             }
             let is_timed_out = timeout.is_some() && timer.as_mut().poll(cx).is_ready();
-            if is_timed_out && (is_closed || !status.is_between_requests()) {
+            if is_timed_out && (shutdown_started || !status.is_between_requests()) {
                 if status.stalled {
                     tracing::warn!(client = %peer.ip(), timeout = ?timeouts.write, "write timeout, closing connection");
                 }
                 return Poll::Ready(());
             }
-            if !is_closing {
-                is_closing = is_timed_out || stop.as_mut().poll(cx).is_ready();
-                if !is_closing {
+            if !should_close {
+                should_close = is_timed_out || stop.as_mut().poll(cx).is_ready();
+                if !should_close {
                     return Poll::Pending;
                 }
                 state.update(|status| status.probe_socket = true);
-            } else if is_closed || status.stage == Stage::Header {
+            } else if shutdown_started || status.stage == Stage::Header {
                 // Wait for a request that has partly arrived: hyper would treat the connection as idle and close it.
                 return Poll::Pending;
             } else {
                 connection.as_mut().graceful_shutdown();
-                is_closed = true;
+                shutdown_started = true;
             }
         }
     })
@@ -209,7 +209,7 @@ impl Write for TrackedIo {
     }
 }
 
-/// The body of a reply; when it is dropped, the request is complete.
+/// The body of a reply. The request is complete when the body is dropped.
 #[derive(Debug)]
 pub struct TrackedBody {
     body: Body,

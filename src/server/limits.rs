@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::ApiError;
 
-/// Bytes of a body that are not counted: the connection's receive buffer uses as much anyway, and usual forms are
+/// Bytes of each body that are not counted: the connection's receive buffer uses as much anyway, and usual forms are
 /// smaller.
 const UNCOUNTED_BODY_BYTES: usize = 16 * 1024;
 
@@ -49,12 +49,12 @@ impl LoadLimiter {
         }
     }
 
-    /// The number of requests that run.
+    /// Returns the number of requests that run.
     pub fn requests_in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Memory reserved by large bodies, in bytes.
+    /// Returns the memory reserved by large bodies, in bytes.
     pub fn body_bytes_held(&self) -> usize {
         self.body_bytes_max.saturating_sub(self.body_budget.available_permits())
     }

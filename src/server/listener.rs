@@ -27,11 +27,11 @@ use crate::server::connection::{ConnectionState, Timeouts, TrackedBody, TrackedI
 use crate::server::limits::LogThrottle;
 use crate::xml::XmlReply;
 
-/// Buffer limit of a connection for a request or a reply; larger if `max_header` is.
+/// Buffer limit of a connection for a request or a reply, in bytes; larger if `max_header` is.
 const BUFFER_BYTES: usize = 64 * 1024;
 /// hyper's default limit of headers, which it parses without a heap allocation.
 const HYPER_HEADERS_DEFAULT: usize = 100;
-/// Open files that are neither client connections nor `database_connections`: listeners, log, other database
+/// Number of open files that are neither client connections nor `database_connections`: listeners, log, other database
 /// connections, files of PostgreSQL.
 const RESERVED_FILES: u64 = 64;
 /// How long `accept` pauses after an error, such as too many open files.
@@ -173,8 +173,8 @@ async fn next_connection(listener: &TcpListener, accept_errors: &LogThrottle) ->
     }
 }
 
-/// The number of connections to accept: `max_connections`, or fewer if the limit on open files is too low. Raises the
-/// soft limit on open files to the hard limit first.
+/// Returns the number of connections to accept: `max_connections`, or fewer if the limit on open files is too low.
+/// Raises the soft limit on open files to the hard limit first.
 fn connection_limit(config: &Config) -> usize {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
@@ -186,7 +186,7 @@ fn connection_limit(config: &Config) -> usize {
             open_files_limit,
             max_connections = config.max_connections,
             effective_max_connections = available,
-            "open files limit is too low for max_connections"
+            "open files limit too low for max_connections"
         );
     }
     config.max_connections.min(available)

@@ -38,10 +38,10 @@ use crate::telemetry::metrics::Metrics;
 #[cfg(feature = "otlp")]
 use crate::telemetry::tracer::OtlpTracer;
 
-/// How long the shutdown waits, each time, for queued audit rows, queued spans, and the close of the database pool.
+/// Maximum time that the shutdown waits for each of: queued audit rows, queued spans, the close of the database pool.
 const SHUTDOWN_FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Why the server did not start, or stopped early.
+/// The reason for which the server did not start, or stopped early.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "described by the error messages")]
 pub enum ServerError {
@@ -86,7 +86,7 @@ pub async fn serve(config: Config, demo: bool) -> Result<(), ServerError> {
     result
 }
 
-/// The data directory of the local PostgreSQL: the setting `data_dir` or its default.
+/// Returns the data directory of the local PostgreSQL: the setting `data_dir` or its default.
 pub fn data_dir(config: &Config) -> std::path::PathBuf {
     if config.data_dir.as_os_str().is_empty() { default_data_dir() } else { config.data_dir.clone() }
 }
@@ -202,7 +202,8 @@ async fn run(
     state.mail.stop(state.config.shutdown_timeout).await;
     #[cfg(feature = "otlp")]
     state.tracer.stop(SHUTDOWN_FLUSH_TIMEOUT).await;
-    // These two hold the last senders of the audit queue. Without senders the writer ends when the queue is empty.
+    // `state` and the background tasks hold the last senders of the audit queue. Without senders the writer ends when
+    // the queue is empty.
     drop(state);
     background_tasks.abort();
     let _ = background_tasks.await;
@@ -219,7 +220,7 @@ fn notify_service_manager(state: &NotifyState<'_>) {
     }
 }
 
-/// A future that completes on SIGTERM, SIGINT or SIGHUP.
+/// Returns a future that completes on SIGTERM, SIGINT or SIGHUP.
 pub fn shutdown_signal() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

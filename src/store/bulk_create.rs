@@ -8,25 +8,25 @@ use sqlx::{Connection, PgConnection, PgExecutor};
 use crate::error::ApiError;
 use crate::store::random;
 
-/// Cards that one statement creates: enough to use PostgreSQL efficiently, few enough to hold in memory.
+/// Number of cards that one statement creates: enough to use PostgreSQL efficiently, few enough to hold in memory.
 const BATCH_SIZE: usize = 20_000;
-/// Attempts to draw enough unused PINs for a batch. The first one nearly always succeeds.
+/// Maximum number of attempts to draw enough unused PINs for a batch. The first one nearly always succeeds.
 const PIN_ATTEMPTS_MAX: usize = 100;
-/// A longer wait for locks, memory for the hash of the numbers in use within a batch, and sequential scans to count
-/// PINs.
+/// Raises the lock timeout and the memory for the hash of the numbers in use within a batch, and enables sequential
+/// scans to count PINs.
 const TRANSACTION_SETTINGS: &str =
     "set local lock_timeout = '120s'; set local work_mem = '64MB'; set local enable_seqscan = on";
-/// The width of MOR's column `cards.number`.
+/// The length of MOR's column `cards.number`, in characters.
 pub const NUMBER_LEN_MAX: usize = 255;
-/// The width of MOR's column `cards.pin`.
+/// The length of MOR's column `cards.pin`, in characters.
 pub const PIN_LEN_MAX: i32 = 255;
 
-/// How long a single card waits for a number or PIN that a bulk creation may be using.
+/// How long the insert of a single card waits for a number or PIN that a bulk creation may be using.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// The card group that cards are created in.
 #[derive(Debug)]
-#[expect(missing_docs, reason = "MOR's own column names")]
+#[expect(missing_docs, reason = "MOR's column names")]
 pub struct Group {
     pub id: i32,
     pub owner_id: i32,
@@ -68,9 +68,9 @@ pub struct CardRange<'a> {
     pub balance: &'a BigDecimal,
     /// The balance that must remain on a card.
     pub min_balance: BigDecimal,
-    /// The name of the delivery.
+    /// The name of the batch.
     pub batch_number: &'a str,
-    /// The language of the voice prompts.
+    /// The language of the announcements.
     pub language: &'a str,
 }
 
@@ -124,8 +124,8 @@ impl CardRange<'_> {
         Ok(created)
     }
 
-    /// Skips numbers that are in use. Tries again for cards that got no PIN, and if a concurrent request took one of
-    /// the numbers or PINs.
+    /// Creates the cards of one batch. Skips numbers that are in use. Tries again for cards that got no PIN, and if a
+    /// concurrent request took one of the numbers or PINs.
     async fn create_batch(&self, connection: &mut PgConnection, first: u32, count: u32) -> Result<u64, ApiError> {
         let mut created = 0;
         for _ in 0..PIN_ATTEMPTS_MAX {

@@ -2,7 +2,7 @@
 
 use sqlx::PgConnection;
 
-/// The width of MOR's column `cards.callerid`.
+/// The length of MOR's column `cards.callerid`, in characters.
 pub const CALLERID_LEN_MAX: usize = 30;
 
 /// Serializes requests for a caller id, on all servers, until the transaction ends: two of them never create two cards.

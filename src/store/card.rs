@@ -9,7 +9,7 @@ use crate::money::Money;
 
 /// A locked card, and the values of its group that operations need.
 #[derive(Debug, Clone)]
-#[expect(missing_docs, reason = "MOR's own column names")]
+#[expect(missing_docs, reason = "MOR's column names")]
 pub struct LockedCard {
     pub id: i64,
     pub cardgroup_id: i32,
@@ -62,7 +62,7 @@ pub async fn lock_matching(
     .await
 }
 
-/// How amounts are converted to balances and payments.
+/// The rates and formats with which amounts become balances, payments and audit rows.
 #[derive(Debug, Clone)]
 pub struct Conversion {
     /// The caller's id, for audit rows.

@@ -20,7 +20,7 @@ tokio::task_local! {
     static CURRENT_REQUEST: RequestInfo;
 }
 
-/// What log lines contain about the current request.
+/// The data about the current request that its log lines contain.
 #[derive(Debug)]
 pub struct RequestInfo {
     /// The value of `X-Request-Id`, also in the reply.
@@ -63,8 +63,8 @@ pub fn init_for_command() {
     tracing_subscriber::registry().with(warnings).with(layer.with_ansi(std::io::stderr().is_terminal())).init();
 }
 
-/// The message of a panic if it is a string literal in the code. A formatted message is not shown, because it may
-/// contain data of a request.
+/// Returns the message of a panic if it is a string literal in the code. A formatted message is not shown, because it
+/// may contain data of a request.
 pub fn panic_message(payload: &dyn std::any::Any) -> &str {
     payload.downcast_ref::<&'static str>().copied().unwrap_or("(not shown)")
 }

@@ -10,11 +10,10 @@ use prometheus_client::metrics::family::{Family, MetricConstructor};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-const DURATION_BUCKETS_SECONDS: [f64; 13] =
-    [0.001, 0.002, 0.004, 0.008, 0.015, 0.03, 0.06, 0.125, 0.25, 0.5, 1.0, 2.5, 10.0];
-/// The label `operation` of requests to no known operation.
+const DURATION_BUCKETS_S: [f64; 13] = [0.001, 0.002, 0.004, 0.008, 0.015, 0.03, 0.06, 0.125, 0.25, 0.5, 1.0, 2.5, 10.0];
+/// The value of the label `operation` for requests that name no known operation.
 const NO_OPERATION: &str = "none";
-/// How many users get a label of their own in `refused_hashes`. Further users share the label `other`.
+/// Maximum number of users with a label of their own in `refused_hashes`. Further users share the label `other`.
 const USER_LABELS_MAX: usize = 1_000;
 
 /// Counters and histograms that requests update.
@@ -52,7 +51,7 @@ struct DurationHistogram;
 
 impl MetricConstructor<Histogram> for DurationHistogram {
     fn new_metric(&self) -> Histogram {
-        Histogram::new(DURATION_BUCKETS_SECONDS)
+        Histogram::new(DURATION_BUCKETS_S)
     }
 }
 

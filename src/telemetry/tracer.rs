@@ -25,7 +25,7 @@ use tokio::runtime::Handle;
 
 /// Timeout for one export request to the collector.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
-/// A longer response of the collector is an error.
+/// Maximum length of the collector's response; a longer one is an error.
 const RESPONSE_BYTES_MAX: usize = 64 * 1024;
 
 /// Creates request spans and exports them; does nothing without a collector.
@@ -90,7 +90,7 @@ impl RequestSpan {
     }
 }
 
-/// Reads only `traceparent`. `tracestate` is ignored: its content is arbitrary, and spans must not carry it further.
+/// Reads only `traceparent`. `tracestate` is ignored: its content is arbitrary, and spans must not forward it.
 struct TraceparentExtractor<'a>(&'a HeaderMap);
 
 impl Extractor for TraceparentExtractor<'_> {

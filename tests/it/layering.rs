@@ -52,6 +52,54 @@ fn modules_depend_in_one_direction() {
     assert_eq!(in_cycle, CYCLE, "modules in an import cycle (left) differ from CYCLE (right)");
 }
 
+/// The layers from the bottom to the top, as in docs/architecture.md. A module belongs to the layer with the longest
+/// matching prefix.
+const LAYERS: [(&str, &[&str]); 6] = [
+    (
+        "basics",
+        &["config", "dialect", "error", "http::client_addr", "http::params", "money", "number", "telemetry", "xml"],
+    ),
+    (
+        "services",
+        &[
+            "accounts",
+            "audit",
+            "auth",
+            "db",
+            "jobs::stock_vacuum",
+            "locks",
+            "mail",
+            "managed_postgres",
+            "operations::spec",
+            "server::limits",
+            "store",
+        ],
+    ),
+    ("request core", &["auth::admission", "http::context", "idempotency", "sales", "state"]),
+    ("operations", &["operations"]),
+    ("HTTP", &["http"]),
+    ("program", &["cli", "jobs", "server"]),
+];
+
+/// Every module belongs to a layer, and uses no module of a higher layer.
+#[test]
+fn modules_use_no_higher_layer() {
+    let layer = |module: &str| {
+        let matching = LAYERS.iter().enumerate().flat_map(|(layer, (_, prefixes))| {
+            let is_prefix = |prefix: &&&str| module == **prefix || module.starts_with(&format!("{prefix}::"));
+            prefixes.iter().filter(is_prefix).map(move |prefix| (prefix.len(), layer))
+        });
+        matching.max().unwrap_or_else(|| panic!("{module} has no layer")).1
+    };
+    let graph = dependencies();
+    for (module, uses) in &graph {
+        for used in uses {
+            let (own, other) = (layer(module), layer(used));
+            assert!(own >= other, "{module} ({}) uses {used} ({})", LAYERS[own].0, LAYERS[other].0);
+        }
+    }
+}
+
 /// Every file below `src` is declared as a module by its parent. A file that isn't declared isn't compiled.
 #[test]
 fn every_source_file_is_declared() {

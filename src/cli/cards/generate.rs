@@ -81,7 +81,8 @@ struct CreatedNumbers {
 }
 
 impl Group {
-    /// Creates exactly `options.quantity` cards. Numbers in use are skipped: then another range follows.
+    /// Creates exactly `options.quantity` cards. Numbers in use are skipped: further ranges follow until the quantity
+    /// is reached.
     async fn create_cards(
         &self,
         connection: &mut PgConnection,
@@ -132,7 +133,8 @@ impl Group {
         })
     }
 
-    /// The number in `--from`, else the one after the group's highest. The first number of a group has no leading zero.
+    /// Returns the number in `--from`, else the one after the group's highest. The first number of a group has no
+    /// leading zero.
     async fn find_first_number(
         &self,
         connection: &mut PgConnection,

@@ -26,7 +26,7 @@ pub async fn run(command: &Command, config: &Config) -> Result<Report, CommandEr
     }
 }
 
-/// A progress bar on standard error, if that is a terminal.
+/// Creates a progress bar on standard error, visible only if that is a terminal.
 fn progress_bar(length: u64, label: &'static str) -> ProgressBar {
     let bar = ProgressBar::new(length);
     // An invalid template leaves the default style.

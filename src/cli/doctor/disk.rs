@@ -19,7 +19,7 @@ pub fn check_free_space(config: &Config) -> Option<Check> {
         Ok(disk) => {
             let free = disk.f_bavail.saturating_mul(disk.f_frsize);
             let percent = disk.f_bavail.saturating_mul(100) / disk.f_blocks.max(1);
-            let message = format!("{} MB free at {} ({percent} %)", free >> 20, data.display());
+            let message = format!("{} MiB free at {} ({percent} %)", free >> 20, data.display());
             if free < GIBIBYTE / 4 {
                 Check::problem("disk", message, advice)
             } else if free < 2 * GIBIBYTE || percent < 5 {

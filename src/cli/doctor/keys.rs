@@ -23,7 +23,7 @@ impl ApiSettingRow {
         self.name == name && number::parse_integer(&self.value) == 1
     }
 
-    /// Seconds until a previous key expires, negative after that; `None` if its time is invalid.
+    /// Returns the seconds until a previous key expires, negative after that; `None` if its time is invalid.
     fn remaining_seconds(&self) -> Option<i64> {
         let until = humantime::parse_rfc3339_weak(self.value2.trim()).ok()?;
         let until = until.duration_since(std::time::SystemTime::UNIX_EPOCH).ok()?.as_secs();

@@ -59,7 +59,7 @@ impl Check {
         Self { name, state: CheckState::Problem, message: message.into(), advice: Some(advice.into()) }
     }
 
-    /// `Ok` with `message` if `findings` is empty, else `otherwise` with the joined findings.
+    /// Returns `Ok` with `message` if `findings` is empty, else `otherwise` with the joined findings.
     fn ok_if_empty(
         name: &'static str,
         findings: &[String],
@@ -116,13 +116,13 @@ fn database_unreachable(error: &CommandError) -> Check {
 async fn run_database_checks(pool: &PgPool) -> Vec<Check> {
     let mut checks = vec![check_or_problem("clock", server::check_clock(pool).await)];
     match begin_read_only(pool).await {
-        Ok(mut transaction) => run_snapshot_checks(pool, &mut transaction, &mut checks).await,
+        Ok(mut transaction) => run_transaction_checks(pool, &mut transaction, &mut checks).await,
         Err(error) => checks.push(database_unreachable(&error.into())),
     }
     checks
 }
 
-async fn run_snapshot_checks(pool: &PgPool, connection: &mut PgConnection, checks: &mut Vec<Check>) {
+async fn run_transaction_checks(pool: &PgPool, connection: &mut PgConnection, checks: &mut Vec<Check>) {
     checks.push(check_or_problem("database", server::check_version(connection).await));
     checks.push(check_or_problem("durability", server::check_durability(connection).await));
     checks.push(check_or_problem("autovacuum", server::check_autovacuum(connection).await));
@@ -143,7 +143,7 @@ async fn run_snapshot_checks(pool: &PgPool, connection: &mut PgConnection, check
     }
 }
 
-/// A check that fails with a database error is a problem.
+/// Turns the database error of a check into a problem.
 fn check_or_problem(name: &'static str, check: sqlx::Result<Check>) -> Check {
     check.unwrap_or_else(|error| {
         let advice = "see PostgreSQL's log, then run `mortise doctor` again";
@@ -151,7 +151,7 @@ fn check_or_problem(name: &'static str, check: sqlx::Result<Check>) -> Check {
     })
 }
 
-/// The data directory of the local PostgreSQL; `None` with `database_url`.
+/// Returns the data directory of the local PostgreSQL; `None` with `database_url`.
 fn local_data_dir(config: &Config) -> Option<std::path::PathBuf> {
     config.database_url.reveal().is_empty().then(|| crate::server::data_dir(config))
 }

@@ -48,7 +48,7 @@ pub async fn check_indexes(connection: &mut PgConnection) -> sqlx::Result<Check>
     })
 }
 
-/// The final names of the indexes that the migrations create and do not drop.
+/// Returns the final names of the indexes that the migrations create and do not drop.
 fn expected_indexes() -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for sql in db::migration_sql() {

@@ -8,7 +8,8 @@ use super::{Check, join_limited};
 
 /// The allowed difference of the two clocks, in milliseconds.
 const CLOCK_SKEW_MAX_MS: i64 = 2_000;
-/// Half of the age at which PostgreSQL stops.
+/// Warning threshold for the age of the oldest transaction ID, in transactions: half of the age at which PostgreSQL
+/// stops.
 const XID_AGE_MAX: i32 = 1_000_000_000;
 
 /// Reports the PostgreSQL version, the database and its size, and the role.

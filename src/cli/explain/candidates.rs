@@ -20,7 +20,7 @@ pub struct KeyCandidate {
     pub is_accepted: bool,
 }
 
-/// A request, with everything that can be tried against its hash.
+/// The inputs that are tested against the hash of a request.
 pub struct HashCandidates<'a> {
     pub params: &'a Params,
     pub signed: &'a [SignedParams<'a>],
@@ -29,7 +29,7 @@ pub struct HashCandidates<'a> {
 }
 
 impl HashCandidates<'_> {
-    /// The inputs that produce this hash: normally one, or none if nothing that is tried matches.
+    /// Returns the inputs that produce this hash: normally one, or none if no tested input matches.
     pub fn find_causes(&self, hash: &str) -> Vec<String> {
         let mut sent = [0; 20];
         if hex::decode_to_slice(hash.trim(), &mut sent).is_err() {
@@ -50,7 +50,8 @@ impl HashCandidates<'_> {
         causes
     }
 
-    /// The correct values in the correct order: the cause is the key, the legacy rule, or the spelling of the hash.
+    /// Tests the correct values in the correct order: the cause is the key, the legacy rule, or the spelling of the
+    /// hash.
     fn match_rules(&self, hash: &str, matches: &impl Fn(&[&str]) -> bool) -> Vec<String> {
         let mut causes = Vec::new();
         for signed in self.signed {
@@ -70,7 +71,7 @@ impl HashCandidates<'_> {
         causes
     }
 
-    /// The correct values in the correct order, encoded or joined in another way.
+    /// Tests the correct values in the correct order, encoded or joined in another way.
     fn match_encodings(&self, matches: &impl Fn(&[&str]) -> bool) -> Vec<String> {
         let Some(signed) = self.signed.first() else { return Vec::new() };
         let joined = concat_values(signed);
@@ -114,7 +115,7 @@ impl HashCandidates<'_> {
         causes
     }
 
-    /// Other parameters than the correct ones, in any order.
+    /// Tests other parameters than the correct ones, in any order.
     fn match_permutations(&self, matches: &impl Fn(&[&str]) -> bool) -> Option<String> {
         let correct_names: Vec<&str> = self.signed.first()?.values().map(|(name, _)| name).collect();
         let (mut pairs, others): (Vec<_>, Vec<_>) =
@@ -132,7 +133,7 @@ impl HashCandidates<'_> {
         Some(format!("the client hashes {names} instead of {correct_names}, with {}", key.description))
     }
 
-    /// The verdict if no cause is found: it depends on the form of the hash only.
+    /// Returns the verdict if no cause is found. It depends only on the form of the hash.
     pub fn fallback_verdict(&self, hash: &str) -> &'static str {
         match (hash.len(), hash.bytes().all(|byte| byte.is_ascii_hexdigit())) {
             (32, true) => "The hash is wrong: it has the length of an MD5; a SHA-1 has 40 digits.",

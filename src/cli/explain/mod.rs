@@ -1,4 +1,4 @@
-//! `mortise explain-hash`: explains why the hash of a request is refused, and what the client hashed instead.
+//! `mortise explain-hash`: explains why the hash of a request is refused, and which input the client hashed instead.
 
 mod candidates;
 
@@ -39,7 +39,7 @@ struct Explanation {
     parameters: String,
     /// The text that is hashed, with a placeholder for the key.
     hashed: String,
-    /// What the client hashed instead.
+    /// The inputs that the client may have hashed instead.
     possible_causes: Vec<String>,
     /// Other reasons for which the server refuses the request.
     notes: Vec<String>,
@@ -171,7 +171,7 @@ impl ParsedRequest {
         rules.iter().flat_map(|rule| rule.signed_params(&self.params, self.path.alias)).collect()
     }
 
-    /// Reasons other than the hash for which the server refuses the request.
+    /// Returns reasons other than the hash for which the server refuses the request.
     fn notes(&self, user: &User, own: &Settings, system: &Settings, config: &Config) -> Vec<String> {
         let is_blocked = user.blocked && config.dialect.refuses_blocked_users();
         let lacks_password = config.require_password && self.params.get("p").is_none();

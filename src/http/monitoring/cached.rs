@@ -22,8 +22,8 @@ impl<T: Clone + Send + 'static> Cached<T> {
     /// Returns the cached result, or runs `query`, which returns a new result and its expiry. `None`: no result within
     /// [`QUERY_TIMEOUT`].
     ///
-    /// The query runs in its own task and continues after the timeout, or when the client disconnects. Otherwise every
-    /// impatient client would start a slow query again.
+    /// The query runs in its own task and continues after the timeout, or when the client disconnects. Otherwise each
+    /// client that disconnects early would start a slow query again.
     pub async fn get_or_refresh(&self, query: impl Future<Output = (T, Instant)> + Send + 'static) -> Option<T> {
         let cached = self.0.clone();
         let result = async move {

@@ -23,9 +23,9 @@ const OPENMETRICS_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.
 const COUNTS_TTL: Duration = Duration::from_mins(1);
 /// How long a failed query is not repeated, so that scrapes add no load to a failing database.
 const FAILED_QUERY_TTL: Duration = Duration::from_secs(10);
-/// The first groups by id that are exported. A dashboard cannot show more.
+/// Maximum number of groups that are exported, ordered by id. A dashboard cannot show more.
 const GROUPS_MAX: i64 = 10_000;
-/// Counting stops at this number of cards per group: a group with more will not sell out soon.
+/// Maximum number of cards that are counted per group: a group with more will not sell out soon.
 const CARDS_COUNTED_MAX: i64 = 10_000;
 
 /// The number of cards for sale in a group, at most [`CARDS_COUNTED_MAX`].
@@ -41,7 +41,7 @@ pub struct GroupStock {
 pub struct OutboxStats {
     waiting: i64,
     oldest_age_seconds: i64,
-    /// Failed for good within the last day.
+    /// Failed permanently within the last day.
     failed: i64,
 }
 
@@ -56,7 +56,7 @@ struct StateLabel {
     state: &'static str,
 }
 
-/// `GET /metrics`: the current values, in a registry that is built for each request.
+/// Handles `GET /metrics`: writes the current values into a registry that is built for each request.
 pub async fn get_metrics(State(monitoring): State<Arc<MonitoringState>>) -> Response {
     let mut registry = Registry::with_prefix("mortise");
     register_counters(&monitoring.state, &mut registry);
@@ -153,7 +153,7 @@ async fn register_database(monitoring: &MonitoringState, registry: &mut Registry
         messages.get_or_create(&StateLabel { state: "failed" }).set(failed);
         registry.register(
             "outbox_messages",
-            "E-mails with sold cards: waiting, or failed for good within the last day",
+            "E-mails with sold cards: waiting, or failed permanently within the last day",
             messages,
         );
         registry.register(
@@ -164,7 +164,7 @@ async fn register_database(monitoring: &MonitoringState, registry: &mut Registry
     }
 }
 
-/// The result of a query (`None`: it failed), and the time at which it runs again.
+/// Returns the result of a query (`None`: it failed), and the time at which it runs again.
 fn with_expiry<T>(metric: &'static str, result: sqlx::Result<T>) -> (Option<T>, Instant) {
     match result {
         Ok(counts) => (Some(counts), Instant::now() + COUNTS_TTL),

@@ -31,12 +31,14 @@ struct MonitoringState {
 
 type Readiness = Result<(), &'static str>;
 
-/// Routes for the main listener: `/livez` (the process answers) and `/readyz` (the database accepts writes).
+/// Returns the routes for the main listener: `/livez` (the process answers) and `/readyz` (the database accepts
+/// writes).
 pub fn health_router(state: Arc<AppState>) -> Router {
     health_routes().with_state(monitoring_state(state))
 }
 
-/// Routes for the listener `metrics_listen`, which only the monitoring system should reach: also `/metrics`.
+/// Returns the routes for the listener `metrics_listen`, which only the monitoring system should reach: also
+/// `/metrics`.
 pub fn router(state: Arc<AppState>) -> Router {
     health_routes().route("/metrics", get(metrics::get_metrics)).with_state(monitoring_state(state))
 }

@@ -70,10 +70,11 @@ pub const OPERATION: Operation = Operation {
     handler: |call| Box::pin(handle(call)),
 };
 
-/// Cards on a page if `per_page` is not sent.
+/// Number of cards on a page if `per_page` is not sent.
 const PAGE_SIZE_DEFAULT: i64 = 100;
 
-/// The statement is planned for the filters of the request, and a slow client may need long to read ten million cards.
+/// Begins the transaction of a search. The statement is planned for the filters of the request, and a slow client may
+/// need long to read ten million cards.
 const BEGIN_SEARCH: &str =
     "begin read only; set local plan_cache_mode = force_custom_plan; set local enable_seqscan = on;
     set local enable_bitmapscan = on; set local enable_hashjoin = on; set local statement_timeout = '1h'";
@@ -118,7 +119,7 @@ impl Search {
         let (params, dialect) = (&call.params, call.dialect());
         let pattern = |name| Pattern::new(params.non_blank(name));
         let shows_pins = caller.usertype() != UserType::Accountant || caller.right("callingcard_pin") > 0;
-        // With patterns, a caller who may not see PINs could find them out.
+        // With patterns, a caller who may not see PINs could determine them.
         if params.non_blank("pin").is_some() && !shows_pins && !dialect.allows_hidden_pin_search() {
             return None;
         }

@@ -77,7 +77,7 @@ async fn handle(call: &CallContext) -> Result<XmlReply, ApiError> {
     let cards = context.sell_fast_path().await?;
     if !cards.is_empty() {
         context.after_commit(cards.len());
-        let currency = terms.as_ref().map(shown_currency).unwrap_or_default().to_owned();
+        let currency = terms.as_ref().map(display_currency).unwrap_or_default().to_owned();
         return Ok(render_reply(Reply { currency, cards: cards.into_iter().map(Some).collect() }));
     }
     // Boxed: the future is large, and few sales take this path.
@@ -116,14 +116,14 @@ impl Input {
     }
 }
 
-/// The e-mail address for the cards. An invalid address does not make the sale fail.
+/// Returns the e-mail address for the cards. An invalid address does not make the sale fail.
 async fn resolve_email(call: &CallContext, caller: &Caller, input: &Input) -> Result<Option<BuyerEmail>, ApiError> {
     let Some(sent) = &input.email else { return Ok(None) };
     let blank = sent.trim().is_empty();
     if blank && !call.dialect().creates_order_for_blank_email() {
         return Ok(None);
     }
-    // Cut to the length of MOR's column. A longer text is no valid address anyway.
+    // Cut to the length of MOR's column. A longer text is not a valid address.
     let address: String = sent.chars().take(255).collect();
     let outbox_entry = match blank {
         true => None,
@@ -132,7 +132,7 @@ async fn resolve_email(call: &CallContext, caller: &Caller, input: &Input) -> Re
     Ok(Some(BuyerEmail { address, outbox_entry }))
 }
 
-/// The currencies of the payment, the order rows and the reply. `None`: the client named a currency that is not active.
+/// Returns the currencies of the payment, the order rows and the reply. `None`: the client named an inactive currency.
 fn resolve_terms(
     call: &CallContext,
     caller: &Caller,
@@ -202,8 +202,8 @@ struct SaleContext<'a> {
 impl SaleContext<'_> {
     /// Sells the next free cards in one round trip: in a statement of its own, or in a batch with other sales. The
     /// statement skips cards that are locked by other transactions. An empty result means that nothing was changed and
-    /// that [`Self::sell_in_transaction`] must handle the request: the sale is not a plain one, fewer cards are free
-    /// than requested, or the idempotency key already exists.
+    /// that [`Self::sell_in_transaction`] must handle the request: it names a card number, an inactive currency or too
+    /// many cards, fewer cards can be sold than requested, or the idempotency key already exists.
     async fn sell_fast_path(&self) -> Result<Vec<SoldCard>, ApiError> {
         let Self { call, caller, terms, input, idempotency } = *self;
         let (Some(terms), CardSelector::Next(quantity)) = (terms, &input.selector) else { return Ok(Vec::new()) };
@@ -250,7 +250,7 @@ impl SaleContext<'_> {
     async fn sell_unbatched(&self, terms: &PaymentTerms, quantity: u32) -> Result<Vec<SoldCard>, ApiError> {
         let Self { call, caller, input, idempotency, .. } = *self;
         let only_sellable = call.dialect().refuses_invalid_cards();
-        let stored_reply = idempotency.key().map(|key| StoredReplySpec { key, currency: shown_currency(terms) });
+        let stored_reply = idempotency.key().map(|key| StoredReplySpec { key, currency: display_currency(terms) });
         let selection = CardSelection::Next { quantity: i64::from(quantity), only_sellable, stored_reply };
         let mut connection = call.state.pool.acquire().await?;
         match sell(&mut connection, build_sale_request(caller, input, terms, selection)).await {
@@ -294,7 +294,7 @@ impl SaleContext<'_> {
         }
         let mut sold = sold.into_iter();
         let cards = candidates.iter().map(|card| if can_sell(card) { sold.next() } else { None }).collect();
-        let reply = transaction.commit(Reply { currency: shown_currency(terms).to_owned(), cards }).await?;
+        let reply = transaction.commit(Reply { currency: display_currency(terms).to_owned(), cards }).await?;
         self.after_commit(ids.len());
         Ok(reply)
     }
@@ -373,9 +373,9 @@ fn build_sale_request<'a>(
     }
 }
 
-/// The currency that is printed with balances: the payment's, or the system's if the payment is in the group's
+/// Returns the currency that is printed with balances: the payment's, or the system's if the payment is in the group's
 /// currency.
-fn shown_currency(terms: &PaymentTerms) -> &str {
+fn display_currency(terms: &PaymentTerms) -> &str {
     terms.currency.as_deref().unwrap_or(&terms.system_currency)
 }
 

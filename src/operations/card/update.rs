@@ -249,7 +249,7 @@ impl Input {
     }
 }
 
-/// The sent PIN without trailing spaces.
+/// Returns the sent PIN without trailing spaces.
 fn trimmed_pin(params: &Params) -> Option<&str> {
     params.get("pin").map(|pin| pin.trim_end_matches(' '))
 }

@@ -63,7 +63,7 @@ async fn handle(call: &CallContext) -> Result<XmlReply, ApiError> {
     idempotency.replay_or_run(create(call, &caller, &idempotency), reply).await
 }
 
-/// The default location of a reseller's groups on an X7 server, which is a setting of the reseller.
+/// Returns the default location of a reseller's groups on an X7 server, which is a setting of the reseller.
 async fn find_default_location(call: &CallContext, caller: &Caller) -> Result<Option<i64>, ApiError> {
     if !call.dialect().has_fixed_defaults() || caller.usertype() != UserType::Reseller {
         return Ok(None);
@@ -72,8 +72,8 @@ async fn find_default_location(call: &CallContext, caller: &Caller) -> Result<Op
     Ok(settings.text(Setting::DefaultDeviceLocation).map(number::parse_integer))
 }
 
-/// Creates the tax row and the group in one transaction. The statement takes the taxes off the price and converts
-/// amounts to the system's currency, since PostgreSQL divides decimals exactly.
+/// Creates the tax row and the group in one transaction. The statement subtracts the taxes from the price and converts
+/// amounts to the system's currency, because PostgreSQL divides decimals exactly.
 async fn create(call: &CallContext, caller: &Caller, idempotency: &Idempotency<'_>) -> Result<(), ApiError> {
     let currencies = call.state.accounts.currencies().await?;
     let default_location = find_default_location(call, caller).await?;

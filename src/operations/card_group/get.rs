@@ -53,9 +53,9 @@ async fn handle(call: &CallContext) -> Result<XmlReply, ApiError> {
     Ok(render_reply(&group, currency, &call.state.config.prefix, call.system_settings.nice_digits()))
 }
 
-async fn ensure_taxes(call: &CallContext, group: i32) -> sqlx::Result<()> {
+async fn ensure_taxes(call: &CallContext, group_id: i32) -> sqlx::Result<()> {
     let mut transaction = call.state.pool.begin().await?;
-    store::tax::ensure_taxes(&mut transaction, group).await?;
+    store::tax::ensure_taxes(&mut transaction, group_id).await?;
     transaction.commit().await
 }
 

@@ -150,7 +150,7 @@ impl Input {
         if name.is_some() && lookups.name_taken {
             return Err(ApiError::CardGroupNameTaken);
         }
-        let own_currency = currencies.user_currency(caller.currency_id());
+        let caller_currency = currencies.user_currency(caller.currency_id());
         let input = Self {
             pin_length: if is_new { read_pin_length(params, dialect)? } else { None },
             number_length: if is_new { read_number_length(params, dialect)? } else { None },
@@ -159,7 +159,7 @@ impl Input {
             ghost_balance_perc: read_amount(params, dialect, "ghost_balance_perc", "Invalid ghost balance perc")?,
             daily_charge: read_amount(params, dialect, "daily_charge", "Invalid daily charge")?,
             valid_after_first_use: valid_after_first_use.map(|text| clamp_to_i32(number::parse_integer(text))),
-            rate: own_currency.map_or(BigDecimal::from(1), |currency| currencies.rate_to(currency)),
+            rate: caller_currency.map_or(BigDecimal::from(1), |currency| currencies.rate_to(currency)),
             name,
             description,
             taxes,
@@ -292,7 +292,7 @@ fn read_taxes(
     Ok(taxes)
 }
 
-/// Reads a number that is not negative. An X7 server reads any text, as far as it is a number.
+/// Reads a number that is not negative. An X7 server reads the numeric prefix of any text.
 fn read_amount(
     params: &Params,
     dialect: Dialect,

@@ -61,14 +61,14 @@ async fn handle(call: &CallContext) -> Result<XmlReply, ApiError> {
         ensure_taxes(call, &filter).await?;
     }
     let permit = call.state.acquire_list_permit().await.ok_or(ApiError::Unavailable)?;
-    let labels_currency = call.dialect().shows_group_currency();
-    let write = move |list: &mut Element<'_>, group: &CardGroup| write_group(list, group, labels_currency);
+    let shows_currency = call.dialect().shows_group_currency();
+    let write = move |list: &mut Element<'_>, group: &CardGroup| write_group(list, group, shows_currency);
     XmlReply::stream_list("page", "cc_groups", stream_groups(call.state.pool.clone(), filter, permit), |_| (), write)
         .await?
         .ok_or(ApiError::Refused("Calling Cards Groups were not found"))
 }
 
-/// Which groups are listed. Hidden groups never are.
+/// The groups to list. Hidden groups are never listed.
 #[derive(Debug)]
 struct GroupFilter {
     /// Only the group with this id; -1 (no group) if the number is out of range.
@@ -167,7 +167,7 @@ fn stream_groups(
     }
 }
 
-fn write_group(list: &mut Element<'_>, group: &CardGroup, labels_currency: bool) {
+fn write_group(list: &mut Element<'_>, group: &CardGroup, shows_currency: bool) {
     list.element("cc_group", |item| {
         item.text("group_id", group.id.to_string());
         item.optional_text("group_image", group.image.as_deref());
@@ -182,7 +182,7 @@ fn write_group(list: &mut Element<'_>, group: &CardGroup, labels_currency: bool)
         item.text("group_price", group.price_with_tax.to_plain_string());
         item.text("group_price_without_tax", group.price.to_plain_string());
         item.text("group_cards_count", group.card_count.to_string());
-        if labels_currency {
+        if shows_currency {
             item.optional_text("group_currency", group.currency.as_deref());
         }
     });

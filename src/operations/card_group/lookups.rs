@@ -39,7 +39,8 @@ pub(super) struct Lookups {
 }
 
 impl Lookups {
-    /// `default_location`: the location of a new group if none is requested; `existing`: the group to change.
+    /// Loads all lookups. `default_location`: the location of a new group if none is requested; `existing`: the group
+    /// to change.
     pub(super) async fn load(
         database: impl PgExecutor<'_>,
         call: &CallContext,

@@ -131,12 +131,12 @@ async fn write_taxes(
     Ok(target_id)
 }
 
-/// Writes the group's values. The statement takes the taxes that the group has after the request off the price and
-/// converts amounts to the system's currency, since PostgreSQL divides decimals exactly.
+/// Writes the group's values. The statement subtracts the taxes that the group has after the request from the price and
+/// converts amounts to the system's currency, because PostgreSQL divides decimals exactly.
 async fn write(
     connection: &mut PgConnection,
     call: &CallContext,
-    group: i32,
+    group_id: i32,
     tax_id: i32,
     input: &Input,
 ) -> Result<(), ApiError> {
@@ -159,7 +159,7 @@ async fn write(
              setup_fee = case when $22::numeric is null then setup_fee else divide_rounded($22, $24) end,
              daily_charge = case when $23::numeric is null then daily_charge else divide_rounded($23, $24) end
          where id = $1 and ($21::numeric is null or not $25 or effective_tax_rate($4, owner_id) > -1)",
-        group,
+        group_id,
         input.name,
         input.description,
         tax_id,

@@ -85,7 +85,7 @@ fn may_manage_tariffs(caller: &Caller) -> bool {
     }
 }
 
-/// The owner of the caller's tariffs.
+/// Returns the owner of the caller's tariffs.
 fn tariff_owner_id(call: &CallContext, caller: &Caller) -> i32 {
     let owns_tariffs = caller.usertype() == UserType::Accountant && call.dialect().lets_accountants_own_tariffs();
     if owns_tariffs { caller.id() } else { caller.owner_id() }

@@ -38,3 +38,22 @@ fn dashboard_panels_are_complete() {
         assert!(panel["targets"].as_array().is_some_and(|targets| !targets.is_empty()), "{panel}");
     }
 }
+
+/// Each alert has a row in `docs/operations.md`, and each row belongs to an alert.
+#[test]
+fn alerts_are_documented() {
+    let read = |file| std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
+    let rules = read("contrib/prometheus/mortise.rules.yml");
+    let alerts: BTreeSet<_> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    assert!(alerts.len() > 10, "{alerts:?}");
+    let operations = read("docs/operations.md");
+    let section = operations.split("\n### ").find(|section| section.starts_with("Alerts\n")).unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let rows: BTreeSet<_> =
+        section.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`')).map(|(name, _)| name).collect();
+    assert_eq!(alerts, rows, "the alerts of the rules (left) and the rows of docs/operations.md (right)");
+    let words = section.split(|char: char| !char.is_alphanumeric());
+    let unknown: Vec<_> =
+        words.filter(|word| word.starts_with("Mortise") && *word != "Mortise" && !alerts.contains(word)).collect();
+    assert!(unknown.is_empty(), "docs/operations.md names alerts that do not exist: {unknown:?}");
+}

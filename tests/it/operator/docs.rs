@@ -1,4 +1,4 @@
-//! Runs the commands of the documents as printed, and checks the links.
+//! Runs the commands of the documents as printed, and checks the links and the list of log messages.
 
 use std::path::Path;
 use std::process::Command;
@@ -106,4 +106,54 @@ fn links_have_a_target() {
         }
     }
     assert!(links > 10);
+}
+
+/// `docs/troubleshooting.md` has an entry for each message that is logged as an error or a warning.
+#[test]
+fn errors_and_warnings_of_the_log_are_in_troubleshooting() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let document = std::fs::read_to_string(root.join("docs/troubleshooting.md")).unwrap();
+    // A message in the document may continue on the next line.
+    let document = document.split_whitespace().collect::<Vec<_>>().join(" ");
+    let messages = logged_messages(&root.join("src"));
+    assert!(messages.len() > 30, "{messages:?}");
+    let missing: Vec<_> = messages.iter().filter(|message| !document.contains(&format!("`{message}"))).collect();
+    assert!(missing.is_empty(), "docs/troubleshooting.md has no entry that begins with one of these: {missing:#?}");
+}
+
+/// The constant parts of the messages of all `tracing::error!` and `tracing::warn!` below a folder: the text before the
+/// first `:`, `;` or `{`. The message is the last string literal of the macro call.
+fn logged_messages(folder: &Path) -> Vec<String> {
+    let mut messages = Vec::new();
+    for path in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        if path.is_dir() {
+            messages.extend(logged_messages(&path));
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        for call in text.split("tracing::error!(").skip(1).chain(text.split("tracing::warn!(").skip(1)) {
+            let literal = last_literal(call);
+            let message = literal.split([':', ';', '{']).next().unwrap().trim_end();
+            assert!(!message.is_empty(), "{}: a message without a constant part: {literal:?}", path.display());
+            messages.push(message.to_owned());
+        }
+    }
+    messages
+}
+
+/// The last string literal before the parenthesis that closes a macro call.
+fn last_literal(call: &str) -> String {
+    let (mut depth, mut literal, mut chars) = (1, String::new(), call.chars());
+    while depth > 0 {
+        match chars.next().unwrap() {
+            '(' => depth += 1,
+            ')' => depth -= 1,
+            '"' => {
+                literal = chars.by_ref().take_while(|char| *char != '"').collect();
+                assert!(!literal.contains('\\'), "a message with a backslash: {literal}");
+            }
+            _ => {}
+        }
+    }
+    literal
 }

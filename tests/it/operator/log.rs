@@ -40,6 +40,8 @@ async fn log_and_audit_rows_have_no_secrets() {
     assert!(replies.contains("<pin>73310042</pin>") && replies.contains("Too many wrong attempts"), "{replies}");
     let audit_rows: Vec<String> = server.rows("select * from actions where action = 'error'").await;
     assert!(audit_rows.concat().contains("Incorrect hash") && log.count("too many failed attempts") == 1);
+    let lockout = log.text().lines().find(|line| line.contains("too many failed attempts")).unwrap().to_owned();
+    assert!(lockout.contains("password or hash"), "{lockout}");
     for secret in
         ["k3y-of", "k3y-before", "secret+password", "secret password", "hunter2", "73310042", &right, &wrong, &pin_hash]
     {

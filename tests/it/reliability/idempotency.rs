@@ -320,3 +320,39 @@ async fn request_that_reached_the_card_limit_is_replayed() {
     assert_replayed(&create("k").await, &first);
     create("other").await.assert_status_error("This is a limited version. You can have only 10 Cards.");
 }
+
+/// Replies that earlier versions stored are replayed: the names in the stored JSON don't change.
+#[tokio::test]
+async fn stored_replies_of_earlier_versions_are_replayed() {
+    let server = server().await;
+    for (operation, form, hashed, stored, body) in [
+        (
+            "card_from_group_sell",
+            "u=admin&id=6",
+            "6",
+            r#"{"Done": {"currency": "USD", "cards": [{"number": "17", "pin": null, "balance": "1.50"}, null]}}"#,
+            "<number>17</number>",
+        ),
+        (
+            "card_from_group_sell",
+            "u=admin&id=6&curr=EUR",
+            "6",
+            r#"{"Refused": {"form": "PageStatus", "words": ["Free cards was not found"]}}"#,
+            "<page>\n  <status>\n    <error>Free cards was not found</error>",
+        ),
+        (
+            "tariff_wholesale_update",
+            "u=admin&name=new",
+            "new",
+            r#"{"Refused": {"form": "ResponseMessages", "words": ["first", "second"]}}"#,
+            "<response>\n  <error>\n    <message>first</message>\n    <message>second</message>",
+        ),
+    ] {
+        let key = format!("{operation}{form}");
+        post_with_key(&server, &key, operation, form, hashed).await;
+        server.execute(&format!("update idempotency_keys set reply = '{stored}' where key = '{key}'")).await;
+        let reply = post_with_key(&server, &key, operation, form, hashed).await;
+        assert_eq!(reply.header("idempotency-replayed"), Some("true"), "{}", reply.body);
+        assert!(reply.body.contains(body), "{}", reply.body);
+    }
+}

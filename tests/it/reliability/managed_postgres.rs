@@ -206,7 +206,9 @@ fn binaries_match_the_cluster_version() {
     assert_eq!(installation::choose_binaries(installed(), cluster.path()).unwrap(), Path::new("/fifteen"));
     std::fs::write(cluster.path().join("PG_VERSION"), "16\n").unwrap();
     let error = installation::choose_binaries(installed(), cluster.path()).unwrap_err();
-    assert!(error.to_string().ends_with("was made by PostgreSQL 16, and only 17 is installed: install PostgreSQL 16"));
+    assert!(
+        error.to_string().ends_with("was created by PostgreSQL 16, and only 17 is installed: install PostgreSQL 16")
+    );
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Selects the row of the contract's tables that applies, or the error.
+//! Selects the row of the contract's tables (`endpoints/card_by_cli_update.md`) that applies, or the error.
 
 use sqlx::PgConnection;
 
@@ -105,21 +105,21 @@ impl Action {
 }
 
 /// Checks the PIN card: it must belong to the caller's owner and must not be the card with the caller id. If a balance
-/// is moved, that balance must not be 0. If nothing has the caller id, the PIN card must be unsold.
+/// is moved, that balance must not be 0. If neither a device nor a card has the caller id, the PIN card must be unsold.
 pub(super) fn validate_pin_card(
     context: &Context<'_>,
     callerid_owner: &CallerIdOwner,
     pin_card: Option<LockedCard>,
 ) -> Result<LockedCard, ApiError> {
     let pin_card = pin_card.filter(|card| card.owner_id == context.caller.owner_id()).ok_or(ApiError::PinNotFound)?;
-    let funds = match callerid_owner {
+    let moved_balance = match callerid_owner {
         CallerIdOwner::Card(card) if card.id == pin_card.id => return Err(ApiError::PinNotFound),
         CallerIdOwner::Card(card) if card.cardgroup_id != pin_card.cardgroup_id => Some(&card.balance),
         CallerIdOwner::Card(_) | CallerIdOwner::Device(_) => Some(&pin_card.balance),
         CallerIdOwner::Unassigned => None,
     };
-    match funds {
-        Some(funds) if funds * &context.conversion.caller_rate == 0 => Err(ApiError::PinBalanceZero),
+    match moved_balance {
+        Some(balance) if balance * &context.conversion.caller_rate == 0 => Err(ApiError::PinBalanceZero),
         None if pin_card.sold => Err(ApiError::PinAlreadySold),
         _ => Ok(pin_card),
     }

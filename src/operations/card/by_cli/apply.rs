@@ -1,4 +1,4 @@
-//! Executes the rows of the contract's tables.
+//! Executes the rows of the contract's tables (`endpoints/card_by_cli_update.md`).
 
 use bigdecimal::BigDecimal;
 use sqlx::{Connection, PgConnection};
@@ -10,9 +10,9 @@ use crate::error::ApiError;
 use crate::store;
 use crate::store::card::LockedCard;
 
-/// How many random numbers and PINs are tried before free ones are searched.
+/// Maximum number of random numbers and PINs that are tried; after them, free ones are searched.
 const RANDOM_ATTEMPTS_MAX: usize = 40;
-/// The longest numbers and PINs that are searched, in digits. There are too many longer ones.
+/// Maximum length of the numbers and PINs that are searched, in digits. There are too many longer ones.
 const SCAN_DIGITS_MAX: u32 = 6;
 /// The SQLSTATE of a lock timeout.
 const LOCK_NOT_AVAILABLE: &str = "55P03";
@@ -102,18 +102,18 @@ async fn sell_if_unsold(
 async fn top_up_card(
     connection: &mut PgConnection,
     context: &Context<'_>,
-    card: i64,
+    card_id: i64,
     amount: &BigDecimal,
 ) -> Result<(), ApiError> {
     if *amount != 0 || context.call.dialect().records_zero_payments() {
-        store::card::top_up(connection, card, amount, &context.conversion).await?;
+        store::card::top_up(connection, card_id, amount, &context.conversion).await?;
     }
     Ok(())
 }
 
-async fn assign_callerid(connection: &mut PgConnection, card: i64, callerid: &str) -> Result<(), ApiError> {
+async fn assign_callerid(connection: &mut PgConnection, card_id: i64, callerid: &str) -> Result<(), ApiError> {
     store::caller_id::clear_deleted(connection, callerid).await?;
-    sqlx::query!("update cards set callerid = $2 where id = $1", card, callerid).execute(connection).await?;
+    sqlx::query!("update cards set callerid = $2 where id = $1", card_id, callerid).execute(connection).await?;
     Ok(())
 }
 
@@ -136,26 +136,26 @@ async fn create_card(
     for attempt in 0..=RANDOM_ATTEMPTS_MAX {
         let (mut number, mut pin) = (store::random::digits(number_length)?, store::random::digits(pin_length)?);
         if attempt == RANDOM_ATTEMPTS_MAX {
-            // Nearly all are in use: search for free ones, starting at the random ones.
+            // Nearly all numbers or PINs are in use: search for free ones, starting at the random ones.
             number = find_unused(connection, UniqueField::Number(group.id), &number).await?;
             pin = find_unused(connection, UniqueField::Pin, &pin).await?;
         }
-        let new_card = NewCard { group: group.id, number, pin, transferred_balance: transferred, includes_top_up };
-        let card = if bulk_blocked {
+        let new_card = NewCard { group_id: group.id, number, pin, transferred_balance: transferred, includes_top_up };
+        let card_id = if bulk_blocked {
             new_card.insert(connection, context, input).await?
         } else {
             new_card.insert_with_savepoint(connection, context, input).await?
         };
-        if let Some(card) = card {
+        if let Some(card_id) = card_id {
             if !bulk_blocked {
                 store::bulk_create::reset_lock_timeout(connection, context.call.state.config.database_acquire_timeout)
                     .await?;
             }
-            context.sell(connection, card, group.id).await?;
+            context.sell(connection, card_id, group.id).await?;
             if !includes_top_up {
-                top_up_card(connection, context, card, &input.amount).await?;
+                top_up_card(connection, context, card_id, &input.amount).await?;
             }
-            return Ok(card);
+            return Ok(card_id);
         }
     }
     tracing::warn!(group = group.id, "no free card number or PIN: use a card group with longer numbers and PINs");
@@ -164,7 +164,7 @@ async fn create_card(
 
 /// A card to insert.
 struct NewCard<'a> {
-    group: i32,
+    group_id: i32,
     number: String,
     pin: String,
     transferred_balance: &'a BigDecimal,
@@ -189,7 +189,7 @@ impl NewCard<'_> {
                  and not exists (select from cards where number = $2 and hidden = 0)
                  and not exists (select from cards where cardgroup_id = $1 and number = $2)
              on conflict do nothing returning id",
-            self.group,
+            self.group_id,
             self.number,
             self.pin,
             input.callerid,
@@ -211,7 +211,7 @@ impl NewCard<'_> {
     ) -> sqlx::Result<Option<i64>> {
         let mut savepoint = connection.begin().await?;
         match self.insert(&mut savepoint, context, input).await {
-            Ok(card) => savepoint.commit().await.map(|()| card),
+            Ok(card_id) => savepoint.commit().await.map(|()| card_id),
             Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(LOCK_NOT_AVAILABLE) => {
                 savepoint.rollback().await.map(|()| None)
             }
@@ -221,7 +221,7 @@ impl NewCard<'_> {
 }
 
 enum UniqueField {
-    /// Of this group.
+    /// The number, in the group with this id.
     Number(i32),
     Pin,
 }
@@ -233,8 +233,8 @@ async fn find_unused(connection: &mut PgConnection, field: UniqueField, start: &
         return Ok(start.to_owned());
     };
     let last = 10_i32.pow(length) - 1;
-    let group = match field {
-        UniqueField::Number(group) => Some(group),
+    let group_id = match field {
+        UniqueField::Number(group_id) => Some(group_id),
         UniqueField::Pin => None,
     };
     let unused = sqlx::query_scalar!(
@@ -249,7 +249,7 @@ async fn find_unused(connection: &mut PgConnection, field: UniqueField, start: &
         start,
         first,
         last,
-        group
+        group_id
     )
     .fetch_optional(connection)
     .await?;

@@ -44,8 +44,8 @@ impl Lookup {
         input: &Input,
     ) -> Result<Self, ApiError> {
         let dialect = context.call.dialect();
-        let partial = dialect.matches_partial_callerids() || context.call.state.config.match_partial_callerids;
-        let device = find_device(connection, &input.callerid, partial).await?;
+        let match_partial = dialect.matches_partial_callerids() || context.call.state.config.match_partial_callerids;
+        let device = find_device(connection, &input.callerid, match_partial).await?;
         let cards = store::card::lock_matching(connection, &input.callerid, input.pin.as_deref()).await?;
         let card = cards.iter().find(|card| card.callerid.as_deref() == Some(&input.callerid)).cloned();
         let callerid_owner = match (device, card) {
@@ -62,7 +62,7 @@ impl Lookup {
 pub(super) async fn find_device(
     connection: &mut PgConnection,
     callerid: &str,
-    partial: bool,
+    match_partial: bool,
 ) -> sqlx::Result<Option<Device>> {
     sqlx::query_as!(
         Device,
@@ -74,7 +74,7 @@ pub(super) async fn find_device(
                or $2 and d.id = any (array(select device_id from callerids where $2 and position($1 in cli) > 0))
            order by d.id limit 1"#,
         callerid,
-        partial
+        match_partial
     )
     .fetch_optional(connection)
     .await
@@ -98,7 +98,7 @@ pub(super) async fn find_group(
     input: &Input,
     callerid_owner: &CallerIdOwner,
 ) -> Result<Option<Group>, ApiError> {
-    let Some(id) = input.group else { return Ok(None) };
+    let Some(id) = input.group_id else { return Ok(None) };
     let group = sqlx::query_as!(
         Group,
         r#"select id, number_length, pin_length, exchange_rate_to(tell_balance_in_currency) as "rate!",

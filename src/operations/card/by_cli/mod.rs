@@ -138,12 +138,12 @@ impl<'a> Context<'a> {
     }
 
     /// Sells a card, which must belong to the caller's owner. The owner and visibility of its group are not checked.
-    async fn sell(&self, connection: &mut PgConnection, card: i64, group: i32) -> Result<(), ApiError> {
+    async fn sell(&self, connection: &mut PgConnection, card_id: i64, group_id: i32) -> Result<(), ApiError> {
         let sale = SaleRequest {
             user_id: self.caller.id(),
             owner_id: None,
-            group_id: group,
-            selection: CardSelection::Ids(&[card]),
+            group_id,
+            selection: CardSelection::Ids(&[card_id]),
             terms: &self.terms,
             sold_over_api: false,
         };
@@ -153,9 +153,9 @@ impl<'a> Context<'a> {
         }
     }
 
-    async fn ensure_taxes(&self, connection: &mut PgConnection, group: i32) -> Result<(), ApiError> {
+    async fn ensure_taxes(&self, connection: &mut PgConnection, group_id: i32) -> Result<(), ApiError> {
         if self.call.dialect().creates_missing_taxes() {
-            store::tax::ensure_taxes(connection, group).await?;
+            store::tax::ensure_taxes(connection, group_id).await?;
         }
         Ok(())
     }
@@ -163,15 +163,15 @@ impl<'a> Context<'a> {
 
 /// The parameters of the request.
 struct Input {
-    /// As it is stored: cut to the length of MOR's column.
+    /// The caller id as it is stored: cut to the length of MOR's column.
     callerid: String,
-    /// As it was sent; the reply contains it.
+    /// The caller id as it was sent; the reply contains it.
     callerid_raw: String,
     pin: Option<String>,
     /// Taxes included. Ignored if there is a PIN.
     amount: BigDecimal,
     /// The id of the named group, -1 if it is out of range. `None`: no group is named.
-    group: Option<i32>,
+    group_id: Option<i32>,
 }
 
 impl Input {
@@ -191,7 +191,7 @@ impl Input {
             callerid_raw: sent.to_owned(),
             pin: params.non_blank("pin").map(|pin| pin.trim_end_matches(' ').to_owned()),
             amount: params.get("amount").map_or_else(|| BigDecimal::from(0), number::parse_decimal),
-            group: group.map(|id| i32::try_from(number::parse_integer(id)).unwrap_or(-1)),
+            group_id: group.map(|id| i32::try_from(number::parse_integer(id)).unwrap_or(-1)),
         })
     }
 
