@@ -62,6 +62,17 @@ impl Dialect {
         }
     }
 
+    /// Parses an amount, a tax or a quantity. The documented dialect requires that the text is only a number. An X7
+    /// server reads the number at the start of the text, or 0.
+    pub fn parse_amount(self, text: &str) -> Option<BigDecimal> {
+        if self.is_x7() { Some(number::parse_decimal(text)) } else { number::parse_whole_decimal(text) }
+    }
+
+    /// Whether a `number` that is not a positive number is ignored: the next free cards are sold.
+    pub fn ignores_invalid_card_numbers(self) -> bool {
+        self.is_x7()
+    }
+
     /// Whether `Allow_GET_API` applies to HEAD too.
     pub fn head_is_get(self) -> bool {
         !self.is_x7()

@@ -7,6 +7,8 @@ use bigdecimal::BigDecimal;
 /// Maximum number of digits before and after the decimal point, more than any column has, so that long input cannot
 /// make the parsing slow.
 const DIGITS_MAX: usize = 60;
+/// Limit of the digits of a card's number, the length of MOR's column.
+const CARD_NUMBER_DIGITS_MAX: usize = 255;
 
 /// Returns the sign and the leading digits of `text`, without leading zeros (empty for 0); `None` without a digit.
 /// White space and a sign may precede the digits, and one `_` may separate two of them. Only ASCII digits count.
@@ -41,7 +43,19 @@ pub fn parse_decimal(text: &str) -> BigDecimal {
 
 /// Whether the text is only a decimal number; white space around it is allowed.
 pub fn is_decimal(text: &str) -> bool {
-    DecimalParts::parse(text).is_some_and(|decimal| decimal.rest.trim().is_empty())
+    DecimalParts::parse_whole(text).is_some()
+}
+
+/// Parses a text that is only a decimal number; white space around it is allowed. `None`: any other text, such as
+/// `"1.5x"`, `"19,5"` or `"NaN"`.
+pub fn parse_whole_decimal(text: &str) -> Option<BigDecimal> {
+    DecimalParts::parse_whole(text).map(|decimal| decimal.to_big_decimal())
+}
+
+/// Returns the value of a card's number, as digits without leading zeros (`"0"` for 0). `None`: the text is not only a
+/// number, or the number is negative, has a fraction, or has more digits than any card's number.
+pub fn parse_card_number(text: &str) -> Option<String> {
+    DecimalParts::parse_whole(text)?.to_card_number()
 }
 
 /// Whether the text consists of ASCII digits and is not empty.
@@ -60,6 +74,11 @@ struct DecimalParts<'a> {
 }
 
 impl<'a> DecimalParts<'a> {
+    /// Parses a text that has only white space besides the number.
+    fn parse_whole(text: &'a str) -> Option<Self> {
+        Self::parse(text).filter(|decimal| decimal.rest.trim().is_empty())
+    }
+
     fn parse(text: &'a str) -> Option<Self> {
         let (is_negative, text) = split_sign(text.trim_start_matches(WHITESPACE));
         let (integer_part, mut rest) = split_digits(text);
@@ -103,6 +122,24 @@ impl<'a> DecimalParts<'a> {
             BigDecimal::new(digits.parse().unwrap_or_default(), scale)
         };
         if self.is_negative { -value } else { value }
+    }
+
+    fn to_card_number(&self) -> Option<String> {
+        let all_digits = format!("{}{}", self.integer_part, self.fraction);
+        let digits = all_digits.trim_start_matches('0');
+        if digits.is_empty() {
+            return Some("0".to_owned());
+        }
+        let leading_zeros = all_digits.len() - digits.len();
+        // The position of the decimal point in `digits`.
+        let point = i64::try_from(self.integer_part.len()).ok()? - i64::try_from(leading_zeros).ok()?;
+        let point = usize::try_from(point.saturating_add(self.exponent)).ok()?;
+        if self.is_negative || !(1..=CARD_NUMBER_DIGITS_MAX).contains(&point) {
+            return None;
+        }
+        let (number, fraction) = digits.split_at(point.min(digits.len()));
+        let has_fraction = fraction.bytes().any(|digit| digit != b'0');
+        (!has_fraction).then(|| format!("{number:0<point$}"))
     }
 }
 

@@ -8,8 +8,10 @@ use sqlx::{PgConnection, PgExecutor};
 
 use crate::auth::admission::{self, Caller, RIGHT_READ};
 use crate::auth::signature::HashRule;
+use crate::dialect::Dialect;
 use crate::error::ApiError;
 use crate::http::context::{CallContext, Operation};
+use crate::http::params::Params;
 use crate::idempotency::Idempotency;
 use crate::number;
 use crate::operations::spec::{OperationSpec, ParamType, Parameter};
@@ -119,8 +121,8 @@ impl Input {
         Ok(Self {
             first_number: from,
             count: count.to_u32().unwrap_or(limit),
-            min_balance: params.get("min_balance").and_then(|text| dialect.parse_number(text)).unwrap_or_default(),
             batch_number: call.fit_text(params.get("batch_number").unwrap_or_default(), "Batch number")?,
+            min_balance: read_min_balance(params, dialect)?,
             language: params.get("language").unwrap_or("en").chars().take(LANGUAGE_LEN_MAX).collect(),
             distributor: params.integer("distributor_id"),
         })
@@ -138,6 +140,16 @@ impl Input {
             batch_number: &self.batch_number,
             language: &self.language,
         }
+    }
+}
+
+/// Blank: 0. An X7 server also reads a text that is no number as 0.
+fn read_min_balance(params: &Params, dialect: Dialect) -> Result<BigDecimal, ApiError> {
+    let Some(text) = params.non_blank("min_balance") else { return Ok(BigDecimal::from(0)) };
+    match dialect.parse_number(text) {
+        Some(amount) => Ok(amount),
+        None if dialect.accepts_any_amount() => Ok(BigDecimal::from(0)),
+        None => Err(ApiError::Refused("Balance is not a numerical value")),
     }
 }
 

@@ -5,5 +5,6 @@ pub mod by_cli;
 pub mod create;
 pub mod list;
 pub mod pay;
+mod selector;
 pub mod sell;
 pub mod update;

@@ -5,15 +5,14 @@ use bigdecimal::BigDecimal;
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
+use super::selector::CardSelector;
 use crate::accounts::Currencies;
 use crate::auth::admission::{self, Caller};
 use crate::auth::signature::HashRule;
 use crate::error::ApiError;
 use crate::http::context::{CallContext, Operation};
-use crate::http::params::Params;
 use crate::idempotency::{self, Idempotency};
 use crate::mail::OutboxEntry;
-use crate::number::{self, Sign};
 use crate::operations::spec::{OperationSpec, ParamType, Parameter};
 use crate::sales::batcher::{BatchKey, BatchOutcome, Dispatch, ORDER_CARDS_MAX, SaleOrder};
 use crate::sales::statement::{BuyerEmail, CardSelection, PaymentTerms, SaleRequest, SoldCard, StoredReplySpec, sell};
@@ -67,7 +66,7 @@ pub const OPERATION: Operation = Operation {
 async fn handle(call: &CallContext) -> Result<XmlReply, ApiError> {
     let caller = admission::authorize_strict(call).await?;
     let idempotency = Idempotency::new(call, &caller).await?;
-    let input = Input::read(&call.params);
+    let input = Input::read(call);
     let currencies = call.state.accounts.currencies().await?;
     let email = resolve_email(call, &caller, &input).await?;
     let terms = resolve_terms(call, &caller, &currencies, &input, email);
@@ -93,23 +92,12 @@ struct Input {
     currency: Option<String>,
 }
 
-#[derive(Debug)]
-enum CardSelector {
-    /// The card whose number has this value: digits without leading zeros. `None`: a negative value, which no card has.
-    Number(Option<String>),
-    /// The next free cards, this many.
-    Next(u32),
-}
-
 impl Input {
-    fn read(params: &Params) -> Self {
-        let selector = match params.get("number").and_then(number::parse_digits) {
-            Some((sign, digits)) if !digits.is_empty() => CardSelector::Number((sign == Sign::Plus).then_some(digits)),
-            _ => CardSelector::Next(u32::try_from(params.integer("quantity").max(1)).unwrap_or(u32::MAX)),
-        };
+    fn read(call: &CallContext) -> Self {
+        let params = &call.params;
         Self {
             group: i32::try_from(params.integer("id")).unwrap_or(-1),
-            selector,
+            selector: CardSelector::read(params.non_blank("number"), params.non_blank("quantity"), call.dialect()),
             email: params.get("email").map(str::to_owned),
             currency: params.non_blank("curr").map(str::to_owned),
         }
@@ -274,7 +262,9 @@ impl SaleContext<'_> {
         let connection = &mut *transaction;
         check_group_exists(connection, caller, input.group).await?;
         let candidates = match &input.selector {
-            CardSelector::Number(digits) => vec![lock_by_number(connection, input.group, digits.as_deref()).await?],
+            CardSelector::Number(digits) => vec![lock_by_number(connection, input.group, digits).await?],
+            CardSelector::NoCard => return Err(ApiError::FreeCardsNotFound),
+            CardSelector::InvalidQuantity => return Err(ApiError::TransactionFailed),
             CardSelector::Next(quantity) if *quantity > call.state.config.max_quantity.get() => {
                 return Err(ApiError::TransactionFailed);
             }
@@ -318,11 +308,7 @@ async fn check_group_exists(connection: &mut PgConnection, caller: &Caller, grou
 }
 
 /// Locks the group's card whose number has this value. Leading zeros are ignored; numbers have at most 255 digits.
-async fn lock_by_number(
-    connection: &mut PgConnection,
-    group: i32,
-    digits: Option<&str>,
-) -> Result<Candidate, ApiError> {
+async fn lock_by_number(connection: &mut PgConnection, group: i32, digits: &str) -> Result<Candidate, ApiError> {
     let card = sqlx::query_as!(
         Candidate,
         r#"select c.id, c.sold = 1 or has_sale_payment(c) as "sold!", is_sellable(c, g.pin_length, g.number_length) as "sellable!"

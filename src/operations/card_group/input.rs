@@ -1,7 +1,7 @@
 //! Reads and checks the parameters of `cc_group_create` and `cc_group_update`, in the order of the published page
 //! (`endpoints/cc_group_create.md`, `endpoints/cc_group_update.md`).
 
-use bigdecimal::BigDecimal;
+use bigdecimal::{BigDecimal, ToPrimitive};
 
 use super::lookups::{ExistingGroup, Lookups};
 use crate::accounts::{Currencies, UserType};
@@ -277,19 +277,29 @@ fn read_taxes(
         enabled,
         compound,
     };
-    // A new group copies the named row, and the other tax parameters are ignored.
-    if is_new && source_id.is_some() {
-        return Ok(taxes);
+    // A new group copies the named row. The values of the other tax parameters are checked, but not used.
+    let copies_source = is_new && source_id.is_some();
+    if !copies_source {
+        let text = |name| params.non_blank(name).map(|text| call.fit_text(text, "TAX name")).transpose();
+        taxes.total_name = text("total_tax_name")?;
+        taxes.names = [text("tax1_name")?, text("tax2_name")?, text("tax3_name")?, text("tax4_name")?];
     }
-    let text = |name| params.non_blank(name).map(|text| call.fit_text(text, "TAX name")).transpose();
-    taxes.total_name = text("total_tax_name")?;
-    taxes.names = [text("tax1_name")?, text("tax2_name")?, text("tax3_name")?, text("tax4_name")?];
-    taxes.values = ["tax1_value", "tax2_value", "tax3_value", "tax4_value"]
-        .map(|name| params.non_blank(name).map(number::parse_decimal));
-    if taxes.values.iter().flatten().any(|value| *value < 0) && !call.dialect().accepts_any_amount() {
-        return Err(ApiError::Refused("Invalid TAX value"));
+    let values = read_tax_values(params, call.dialect())?;
+    if !copies_source {
+        taxes.values = values;
     }
     Ok(taxes)
+}
+
+/// Reads the taxes in percent.
+fn read_tax_values(params: &Params, dialect: Dialect) -> Result<[Option<BigDecimal>; 4], ApiError> {
+    let mut values = [const { None }; 4];
+    for (value, name) in values.iter_mut().zip(["tax1_value", "tax2_value", "tax3_value", "tax4_value"]) {
+        let Some(text) = params.non_blank(name) else { continue };
+        let tax = dialect.parse_amount(text).filter(|tax| *tax >= 0 || dialect.accepts_any_amount());
+        *value = Some(tax.ok_or(ApiError::Refused("Invalid TAX value"))?);
+    }
+    Ok(values)
 }
 
 /// Reads a number that is not negative. An X7 server reads the numeric prefix of any text.
@@ -321,9 +331,9 @@ fn read_pin_length(params: &Params, dialect: Dialect) -> Result<Option<i32>, Api
 
 fn read_number_length(params: &Params, dialect: Dialect) -> Result<Option<i32>, ApiError> {
     let Some(text) = params.non_blank("number_length") else { return Ok(None) };
-    match number::parse_integer(text) {
-        length if dialect.accepts_any_amount() => Ok(Some(clamp_to_i32(length))),
-        length @ 1..=30 if number::is_decimal(text) => Ok(Some(clamp_to_i32(length))),
-        _ => Err(ApiError::NumberLengthOutOfRange),
+    if dialect.accepts_any_amount() {
+        return Ok(Some(clamp_to_i32(number::parse_integer(text))));
     }
+    let length = number::parse_whole_decimal(text).and_then(|length| length.to_i32());
+    length.filter(|length| (1..=30).contains(length)).map(Some).ok_or(ApiError::NumberLengthOutOfRange)
 }

@@ -63,11 +63,11 @@ async fn optional_parameters_are_stored() {
     let stored = "select batch_number, trim_scale(min_balance) as min, language, user_id, owner_id, sold from cards where id > 100 order by id desc limit 1";
     server.assert_rows(stored, &["B & <1>|1.5|abcdefghij|2|0|0"]).await;
     for (rest, expected) in [
-        ("&min_balance=abc&language=&distributor_id=", "|0||-1|0|0"),
+        ("&min_balance=+&language=&distributor_id=", "|0||-1|0|0"),
         ("&min_balance=1e2&distributor_id=2abc", "|100|en|2|0|0"),
         // An admin, another owner's user and an unknown user are no distributors.
-        ("&min_balance=5abc&distributor_id=0", "|0|en|-1|0|0"),
-        ("&min_balance=0x10&distributor_id=11", "|0|en|-1|0|0"),
+        ("&min_balance=+5+&distributor_id=0", "|5|en|-1|0|0"),
+        ("&distributor_id=11", "|0|en|-1|0|0"),
         ("&min_balance=&distributor_id=-1", "|0|en|-1|0|0"),
         ("&distributor_id=99999999999999999999", "|0|en|-1|0|0"),
     ] {
@@ -77,7 +77,16 @@ async fn optional_parameters_are_stored() {
     }
     let long = format!("&batch_number={}", "x".repeat(256));
     send(&server, "admin", "11", "000002", "000002", &long).await.assert_page_error("Batch number is too long");
+    for invalid in ["abc", "5abc", "0x10", "1,5", "NaN"] {
+        send(&server, "admin", "11", "000002", "000002", &format!("&min_balance={invalid}"))
+            .await
+            .assert_page_error("Balance is not a numerical value");
+    }
+    server.assert_rows("select count(*) from cards where number = '000002'", &["0"]).await;
     let x7 = x7_server().await;
+    assert_created(&send(&x7, "admin", "11", "000002", "000002", "&min_balance=5abc").await, "1/1");
+    x7.assert_rows("select trim_scale(min_balance) as min from cards where number = '000002'", &["0"]).await;
+    x7.execute("delete from cards where number = '000002'").await;
     assert_created(&send(&x7, "admin", "11", "000001", "000001", &format!("{long}&min_balance=0x10")).await, "1/1");
     x7.assert_rows(
         "select length(batch_number) as length, trim_scale(min_balance) as min from cards where id > 100",

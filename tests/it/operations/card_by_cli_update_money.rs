@@ -128,3 +128,26 @@ async fn money_is_conserved_in_every_table_row() {
         }
     }
 }
+
+/// An amount that is no number is refused. In x7 its leading number is added, and 0 without one.
+#[tokio::test]
+async fn amount_that_is_not_a_number_is_refused() {
+    let (server, x7) = (server().await, x7_server().await);
+    for server in [&server, &x7] {
+        insert_fixtures(server).await;
+    }
+    for amount in ["2x", "2,5", "abc", "NaN", "1__0", "0x2"] {
+        for form in ["callerid=700", "callerid=555", "callerid=900&cardgroup_id=6", "callerid=700&cardgroup_id=6"] {
+            assert_error(&send(&server, &format!("{form}&amount={amount}")).await, "Failed to make transaction");
+        }
+    }
+    let row_counts = "select (select count(*) from payments) payments, (select count(*) from cards) cards";
+    server.assert_rows(row_counts, &["0|13"]).await;
+    // A blank amount is 0, and beside a PIN the amount is not read.
+    assert_card(&send(&server, "callerid=700&amount=").await, "7", "7", "1.37", "700");
+    assert_eq!(send(&server, "callerid=555&pin=0042&amount=abc").await.element_texts("status"), ["ok"]);
+    for amount in ["2", "2,5"] {
+        assert_eq!(send(&x7, &format!("callerid=555&amount={amount}")).await.element_texts("status"), ["ok"]);
+    }
+    x7.assert_rows("select count(*), count(distinct amount) from payments", &["2|1"]).await;
+}

@@ -88,8 +88,9 @@ async fn quantity_is_parsed_as_a_number_and_at_least_one() {
         ("&quantity=", vec!["0000000042"]),
         ("&quantity=0", vec!["0000000042"]),
         ("&quantity=-3", vec!["0000000042"]),
-        ("&quantity=VFT", vec!["0000000042"]),
-        ("&quantity=%202x", vec!["0000000042", "1111111001"]),
+        ("&quantity=1.9", vec!["0000000042"]),
+        ("&quantity=%202%20", vec!["0000000042", "1111111001"]),
+        ("&quantity=0.3e1", vec!["0000000042", "1111111001", "1111111002"]),
         ("&quantity=1_0", vec!["0000000042", "1111111001", "1111111002", "1111111003"]),
         ("&quantity=4", vec!["0000000042", "1111111001", "1111111002", "1111111003"]),
     ] {
@@ -99,6 +100,24 @@ async fn quantity_is_parsed_as_a_number_and_at_least_one() {
         assert_eq!(reply.element_texts("number"), numbers, "{quantity}");
         assert_eq!(server.rows("select count(*) from payments").await, [numbers.len().to_string()]);
     }
+}
+
+/// A quantity that is no number sells nothing; in x7 its leading number counts, and 1 without one.
+#[tokio::test]
+async fn quantity_that_is_not_a_number_is_refused() {
+    let (server, x7) = (server().await, x7_server().await);
+    for (quantity, x7_cards) in [("VFT", 1), ("2x", 2), ("2,0", 2), ("NaN", 1), ("1__0", 1), ("0x2", 1), ("2 0", 2)] {
+        let form = format!("u=admin&id=6&quantity={quantity}");
+        let hashed = format!("6{quantity}");
+        server.post_signed(SELL, &form, &hashed).await.assert_page_error("Failed to make transaction");
+        x7.execute("delete from payments; update cards set sold = 0, active = 0").await;
+        assert_eq!(x7.post_signed(SELL, &form, &hashed).await.element_texts("pin").len(), x7_cards, "{quantity}");
+    }
+    server.assert_rows(ROW_COUNTS, UNCHANGED).await;
+    // The group is looked for first, and beside a number the quantity is not read.
+    server.post_signed(SELL, "u=admin&id=999&quantity=x", "999x").await.assert_page_error("Cardgroup was not found");
+    let reply = server.post_signed(SELL, "u=admin&id=6&quantity=x&number=42", "6x").await;
+    assert_eq!(reply.element_texts("number"), ["0000000042"]);
 }
 
 #[tokio::test]
@@ -157,13 +176,36 @@ async fn number_selects_the_card_by_value() {
     sell("1111111000").await.assert_page_error("Card is already sold");
     assert_eq!(sell("42").await.element_texts("number"), ["0000000042"]);
     sell("000042").await.assert_page_error("Card is already sold");
-    assert_eq!(sell("+1111111003x").await.element_texts("number"), ["1111111003"]);
-    // The value 0 counts as absent: the quantity is used.
-    assert_eq!(sell("0").await.element_texts("number"), ["1111111001", "1111111002"]);
-    server.execute("delete from payments; update cards set sold = 0, active = 0").await;
-    assert_eq!(sell("").await.element_texts("number").len(), 2);
-    assert_eq!(sell("x1").await.element_texts("number").len(), 2);
-    server.assert_rows("select count(*) from payments", &["4"]).await;
+    assert_eq!(sell("%2B1111111003.0+").await.element_texts("number"), ["1111111003"]);
+    server.assert_rows("select count(*) from payments", &["2"]).await;
+    // A blank number counts as absent: the quantity is used.
+    assert_eq!(sell("+").await.element_texts("number"), ["1111111001", "1111111002"]);
+}
+
+/// A number that no card can have never sells another card.
+#[tokio::test]
+async fn number_that_is_not_one_sells_nothing() {
+    let server = server().await;
+    let sell = async |number: &str| server.post_signed(SELL, &format!("u=admin&id=6&number={number}"), "6").await;
+    for number in ["x1", "42x", "4,2", "42.5", "-42", "NaN", "1e999999999999", "1e-1", "4 2", "0x2A", "0", "0000", "-0"]
+    {
+        sell(number).await.assert_page_error("Free cards was not found");
+    }
+    server.assert_rows(ROW_COUNTS, UNCHANGED).await;
+    server.execute("update cards set number = '0000000000' where number = '1111111002'").await;
+    assert_eq!(sell("0").await.element_texts("number"), ["0000000000"]);
+    sell("0000").await.assert_page_error("Card is already sold");
+}
+
+/// In x7 the leading number counts. A number that is not above 0 counts as absent.
+#[tokio::test]
+async fn x7_reads_the_leading_number() {
+    let server = x7_server().await;
+    let sell = async |number: &str| server.post_signed(SELL, &format!("u=admin&id=6&number={number}"), "6").await;
+    assert_eq!(sell("1111111003x").await.element_texts("number"), ["1111111003"]);
+    for (number, next) in [("0", "0000000042"), ("x1", "1111111001"), ("-42", "1111111002")] {
+        assert_eq!(sell(number).await.element_texts("number"), [next], "{number}");
+    }
 }
 
 #[tokio::test]

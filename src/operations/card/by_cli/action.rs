@@ -84,7 +84,8 @@ impl Action {
         };
         let is_lost = rate.is_some_and(|rate| *rate == 0) && !context.call.dialect().treats_unknown_currency_as_zero();
         let is_inverted = tax_rate.is_some_and(|rate| *rate <= -1);
-        if input.pin.is_none() && (input.amount < 0 || input.amount != 0 && (is_lost || is_inverted)) {
+        let amount = input.amount()?;
+        if *amount < 0 || *amount != 0 && (is_lost || is_inverted) {
             return Err(ApiError::CallerIdTransactionFailed);
         }
         if !context.call.dialect().refuses_invalid_cards() {

@@ -29,13 +29,13 @@ impl Action {
         let conversion = &context.conversion;
         match self {
             Self::TopUpUser { device } => {
-                top_up_user(connection, context, &device, Funds::Paid(&input.amount)).await?;
+                top_up_user(connection, context, &device, Funds::Paid(input.amount()?)).await?;
                 Ok(ActionResult::User(device))
             }
             Self::TopUpCard { card } => {
                 context.ensure_taxes(connection, card.cardgroup_id).await?;
                 sell_if_unsold(connection, context, &card).await?;
-                top_up_card(connection, context, card.id, &input.amount).await?;
+                top_up_card(connection, context, card.id, input.amount()?).await?;
                 Ok(ActionResult::Card(card.id))
             }
             Self::ReplaceCard { card, group } => {
@@ -153,7 +153,7 @@ async fn create_card(
             }
             context.sell(connection, card_id, group.id).await?;
             if !includes_top_up {
-                top_up_card(connection, context, card_id, &input.amount).await?;
+                top_up_card(connection, context, card_id, input.amount()?).await?;
             }
             return Ok(card_id);
         }

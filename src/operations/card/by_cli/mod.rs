@@ -168,8 +168,8 @@ struct Input {
     /// The caller id as it was sent; the reply contains it.
     callerid_raw: String,
     pin: Option<String>,
-    /// Taxes included. Ignored if there is a PIN.
-    amount: BigDecimal,
+    /// Taxes included; 0 if there is a PIN. `None`: the text that was sent is not an amount.
+    amount: Option<BigDecimal>,
     /// The id of the named group, -1 if it is out of range. `None`: no group is named.
     group_id: Option<i32>,
 }
@@ -186,13 +186,23 @@ impl Input {
             Some(group) if blank_is_unknown => Some(group),
             _ => params.non_blank("cardgroup_id").or(params.non_blank("cardgroup")),
         };
+        let pin = params.non_blank("pin").map(|pin| pin.trim_end_matches(' ').to_owned());
+        let amount = match params.non_blank("amount") {
+            Some(text) if pin.is_none() => call.dialect().parse_amount(text),
+            _ => Some(BigDecimal::from(0)),
+        };
         Ok(Self {
             callerid,
             callerid_raw: sent.to_owned(),
-            pin: params.non_blank("pin").map(|pin| pin.trim_end_matches(' ').to_owned()),
-            amount: params.get("amount").map_or_else(|| BigDecimal::from(0), number::parse_decimal),
+            pin,
+            amount,
             group_id: group.map(|id| i32::try_from(number::parse_integer(id)).unwrap_or(-1)),
         })
+    }
+
+    /// The amount to add. [`Action::choose`] refuses a request without a readable amount.
+    fn amount(&self) -> Result<&BigDecimal, ApiError> {
+        self.amount.as_ref().ok_or(ApiError::CallerIdTransactionFailed)
     }
 
     /// Refuses a PIN if the client has sent too many unknown PINs.
