@@ -13,7 +13,7 @@ use crate::jobs::stock_vacuum::StockVacuum;
 use crate::locks::Locks;
 use crate::mail::Mailer;
 use crate::sales::batcher::SaleBatcher;
-use crate::server::limits::LoadLimiter;
+use crate::server::limits::{LoadLimiter, RefusalLog};
 use crate::telemetry::metrics::Metrics;
 #[cfg(feature = "otlp")]
 use crate::telemetry::tracer::OtlpTracer;
@@ -32,6 +32,7 @@ pub struct AppState {
     pub attempts: AttemptLimiter,
     pub locks: Locks,
     pub load: LoadLimiter,
+    pub refusal_log: RefusalLog,
     pub mail: Mailer,
     pub stock_vacuum: StockVacuum,
     pub batcher: SaleBatcher,

@@ -26,6 +26,8 @@ pub enum ApiError {
     BadRequest(&'static str),
     /// The body exceeds `max_body`.
     BodyTooLarge,
+    /// The body has a `Content-Encoding`.
+    UnsupportedEncoding,
     /// The body did not arrive within `body_timeout_ms`.
     BodyTimeout,
     /// `max_requests` or `max_body_memory` is reached; nothing was changed.
@@ -194,6 +196,7 @@ impl ApiError {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
             Self::TooManyAttempts(_) => StatusCode::TOO_MANY_REQUESTS,
@@ -241,6 +244,7 @@ impl ApiError {
             Self::MethodNotAllowed => (Status, "Method is not allowed"),
             Self::BadRequest(reason) => (Status, *reason),
             Self::BodyTooLarge => (Status, "Request is too large"),
+            Self::UnsupportedEncoding => (Status, "Request body must have no Content-Encoding"),
             Self::BodyTimeout => (Status, "Request body did not come in time"),
             Self::Overloaded => (Status, "Too many requests at once"),
             Self::TooManyAttempts(_) => (Status, "Too many wrong attempts"),

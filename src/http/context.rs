@@ -61,7 +61,7 @@ pub struct CallContext {
     pub system_settings: Arc<Settings>,
     /// GET, POST or HEAD.
     pub method: Method,
-    /// The URI as sent.
+    /// The URI as sent, but with single slashes in the path.
     pub uri: Uri,
     /// The request headers.
     pub headers: HeaderMap,

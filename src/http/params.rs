@@ -152,21 +152,17 @@ impl Params {
     }
 
     async fn add_body(&mut self, headers: &HeaderMap, body: Bytes, max_parameters: usize) -> Result<(), ApiError> {
-        let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let essence = content_type.split(';').next().unwrap_or_default().trim();
-        let is_type = |name: &str| essence.eq_ignore_ascii_case(name);
         if body.is_empty() {
-            Ok(())
-        } else if essence.is_empty() || is_type("application/x-www-form-urlencoded") {
-            // Like MOR's framework, treat a body without a content type as a form.
-            self.add_pairs(&body, max_parameters)
-        } else if is_type("multipart/form-data") {
-            // Boxed: the future is large, and multipart requests are rare.
-            self.add_fields(&Box::pin(parse_multipart(content_type, body, max_parameters)).await?, max_parameters)
-        } else if is_type("application/json") {
-            self.add_fields(&parse_json(&body)?, max_parameters)
-        } else {
-            Ok(())
+            return Ok(());
+        }
+        match BodyFormat::from_headers(headers) {
+            Some(BodyFormat::Form) => self.add_pairs(&body, max_parameters),
+            Some(BodyFormat::Multipart(content_type)) => {
+                // Boxed: the future is large, and multipart requests are rare.
+                self.add_fields(&Box::pin(parse_multipart(content_type, body, max_parameters)).await?, max_parameters)
+            }
+            Some(BodyFormat::Json) => self.add_fields(&parse_json(&body)?, max_parameters),
+            None => Ok(()),
         }
     }
 
@@ -176,6 +172,35 @@ impl Params {
             return Err(TOO_MANY_PARAMS);
         }
         fields.iter().try_for_each(|(name, value)| self.add_text(earlier_count, name, value))
+    }
+}
+
+/// The format of a body whose parameters are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyFormat<'a> {
+    /// `name=value` pairs.
+    Form,
+    /// The parts of a multipart form; the content type has their boundary.
+    Multipart(&'a str),
+    /// The members of an object.
+    Json,
+}
+
+impl<'a> BodyFormat<'a> {
+    /// The format that the content type names. `None`: a body of this type is ignored.
+    pub fn from_headers(headers: &'a HeaderMap) -> Option<Self> {
+        let content_type = headers.get(header::CONTENT_TYPE);
+        let bytes = content_type.map(|value| value.as_bytes()).unwrap_or_default();
+        let essence = bytes.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+        let is = |name: &str| essence.eq_ignore_ascii_case(name.as_bytes());
+        // Like MOR's framework, treat a body without a content type as a form.
+        if essence.is_empty() || is("application/x-www-form-urlencoded") {
+            Some(Self::Form)
+        } else if is("multipart/form-data") {
+            Some(Self::Multipart(content_type.and_then(|value| value.to_str().ok()).unwrap_or_default()))
+        } else {
+            is("application/json").then_some(Self::Json)
+        }
     }
 }
 

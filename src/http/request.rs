@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{ConnectInfo, Request};
-use axum::http::Method;
+use axum::http::{HeaderMap, Method, header};
 use futures_util::FutureExt;
 use http_body_util::BodyExt;
 use hyper::body::Frame;
@@ -17,7 +17,7 @@ use crate::dialect::Dialect;
 use crate::error::ApiError;
 use crate::http::client_addr;
 use crate::http::context::Operation;
-use crate::http::params::{self, Params};
+use crate::http::params::{self, BodyFormat, Params};
 use crate::http::reply::{ContentFormat, ReplyFormat};
 use crate::operations::OPERATIONS;
 use crate::server::limits::RequestPermit;
@@ -58,6 +58,18 @@ impl ApiPath {
     }
 }
 
+/// Returns the path with each run of slashes replaced by one. `None`: the path has no such run.
+pub fn with_single_slashes(path: &str) -> Option<String> {
+    path.as_bytes().windows(2).any(|pair| pair == [b'/'; 2]).then(|| {
+        path.chars().fold(String::new(), |mut single, char| {
+            if char != '/' || !single.ends_with('/') {
+                single.push(char);
+            }
+            single
+        })
+    })
+}
+
 /// A request without its path, with the permits that it holds while it is processed.
 pub(super) struct ApiRequest<'a> {
     pub params: Params,
@@ -78,14 +90,35 @@ impl<'a> ApiRequest<'a> {
         let permits = (state.load.acquire_request()?, body_permit);
         let id = path.id.as_deref().map(|id| params::percent_decoded(id.as_bytes())).transpose()?;
         let (query, headers) = (request.uri().query().unwrap_or_default(), request.headers());
+        if !body.is_empty() && is_encoded(headers) {
+            return Err(ApiError::UnsupportedEncoding);
+        }
+        let is_ignored = !body.is_empty() && BodyFormat::from_headers(headers).is_none();
         let params = Params::read(id.as_deref(), query, headers, body, state.config.max_parameters.get()).await?;
         let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
         let peer = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
         let client = client_addr::resolve(peer, headers, &state.config.trusted_proxies);
-        // Before any database query, so that a large number of failed attempts is refused at the lowest cost.
+        if is_ignored && state.refusal_log.should_log(("body ignored", client)) {
+            let content_type = headers.get(header::CONTENT_TYPE).map(|value| String::from_utf8_lossy(value.as_bytes()));
+            tracing::warn!(
+                %client,
+                content_type = ?content_type.unwrap_or_default().chars().take(LOGGED_CONTENT_TYPE_LEN_MAX).collect::<String>(),
+                "body of this type ignored: send a form, multipart fields or JSON"
+            );
+        }
+        // Before any database query, so that a flood of failed attempts is refused at the lowest cost.
         state.attempts.check(AttemptKind::Login, client, params.get("u").unwrap_or_default(), Instant::now)?;
         Ok(Self { params, client, permits })
     }
+}
+
+/// Characters of a content type in the log.
+const LOGGED_CONTENT_TYPE_LEN_MAX: usize = 100;
+
+/// Whether the body is compressed or encoded in another way.
+fn is_encoded(headers: &HeaderMap) -> bool {
+    let mut encodings = headers.get_all(header::CONTENT_ENCODING).into_iter();
+    encodings.any(|encoding| !encoding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity"))
 }
 
 /// A body, and the permit for its memory if it needs one.

@@ -26,7 +26,7 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{Request, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, X_CONTENT_TYPE_OPTIONS};
-use axum::http::{HeaderValue, Method, StatusCode};
+use axum::http::{HeaderValue, Method, StatusCode, Uri};
 use axum::response::Response;
 use axum::routing::future::RouteFuture;
 use axum::routing::{MethodRouter, get};
@@ -44,7 +44,7 @@ use crate::http::context::CallContext;
 use crate::http::monitoring;
 use crate::http::openapi;
 use crate::http::reply::{self, ReplyFormat};
-use crate::http::request::{ApiPath, ApiRequest, reply_format};
+use crate::http::request::{self, ApiPath, ApiRequest, reply_format};
 use crate::operations::OPERATIONS;
 use crate::state::AppState;
 use crate::telemetry::log;
@@ -106,7 +106,10 @@ impl<S: HttpService> Service<Request> for AppService<S> {
         self.api.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request) -> Self::Future {
+    fn call(&mut self, mut request: Request) -> Self::Future {
+        if let Some(path) = request::with_single_slashes(request.uri().path()) {
+            replace_path(request.uri_mut(), &path);
+        }
         let path = request.uri().path();
         let name = path.strip_prefix(&*self.prefix).unwrap_or(path);
         if (name.starts_with("/api/") || path.starts_with("/api/")) && !path.ends_with(openapi::PATH) {
@@ -117,7 +120,17 @@ impl<S: HttpService> Service<Request> for AppService<S> {
     }
 }
 
-/// Returns the route of the OpenAPI document, which is serialized once.
+/// Replaces the path. The query string stays.
+fn replace_path(uri: &mut Uri, path: &str) {
+    let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = format!("{path}{query}").parse().ok();
+    if let Ok(replaced) = Uri::from_parts(parts) {
+        *uri = replaced;
+    }
+}
+
+/// The route of the OpenAPI document, which is serialized once.
 fn openapi_route<S: Clone + Send + Sync + 'static>(prefix: &str) -> MethodRouter<S> {
     let document = openapi::build_document(OPERATIONS, prefix).to_json().map(Bytes::from);
     let document = document.inspect_err(|error| tracing::error!(%error, "OpenAPI document serialization failed")).ok();

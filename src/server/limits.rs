@@ -1,6 +1,7 @@
 //! Load limits: how many requests run at the same time, and how much memory their bodies use. Load beyond a limit is
 //! refused at once, so that memory is bounded and accepted requests are processed at full speed.
 
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -99,6 +100,31 @@ pub struct RequestPermit<'a>(&'a AtomicUsize);
 impl Drop for RequestPermit<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Limits the log lines about refused clients: one line every 10 seconds for each client and reason, and a fixed number
+/// of lines in total, however many clients and users a flood names.
+#[derive(Debug)]
+pub struct RefusalLog {
+    hasher: RandomState,
+    throttles: [LogThrottle; REFUSAL_THROTTLES],
+}
+
+const REFUSAL_THROTTLES: usize = 64;
+
+impl Default for RefusalLog {
+    fn default() -> Self {
+        Self { hasher: RandomState::new(), throttles: std::array::from_fn(|_| LogThrottle::default()) }
+    }
+}
+
+impl RefusalLog {
+    /// Returns whether to log a refusal now. `subject`: the reason, the client, the user. Different subjects may share
+    /// a throttle.
+    pub fn should_log(&self, subject: impl Hash) -> bool {
+        let index = self.hasher.hash_one(subject) % REFUSAL_THROTTLES as u64;
+        usize::try_from(index).ok().and_then(|index| self.throttles.get(index)).is_some_and(LogThrottle::should_log)
     }
 }
 

@@ -32,7 +32,7 @@ use crate::mail::{MailError, Mailer};
 use crate::managed_postgres::installation::ManagedPostgresError;
 use crate::managed_postgres::{ManagedPostgres, default_data_dir};
 use crate::sales::batcher::SaleBatcher;
-use crate::server::limits::LoadLimiter;
+use crate::server::limits::{LoadLimiter, RefusalLog};
 use crate::state::AppState;
 use crate::telemetry::metrics::Metrics;
 #[cfg(feature = "otlp")]
@@ -162,6 +162,7 @@ pub fn build_app_state(
         attempts,
         locks,
         load,
+        refusal_log: RefusalLog::default(),
         mail,
         stock_vacuum,
         metrics: Metrics::default(),

@@ -16,7 +16,7 @@ use crate::auth::admission;
 use crate::auth::signature::SignedParams;
 use crate::config::{Config, OnOff};
 use crate::http::params::{self, Params};
-use crate::http::request::ApiPath;
+use crate::http::request::{self, ApiPath};
 
 /// The request to explain.
 #[derive(Debug, Args)]
@@ -85,6 +85,8 @@ impl ParsedRequest {
         let without_scheme = url.split_once("://").map_or(url, |(_, rest)| rest);
         let path_and_query = without_scheme.find('/').map_or("", |start| &without_scheme[start..]);
         let (path, query) = path_and_query.split_once('?').unwrap_or((path_and_query, ""));
+        let single_slashes = request::with_single_slashes(path);
+        let path = single_slashes.as_deref().unwrap_or(path);
         let name = path.split_once("/api/").map_or(path, |(_, name)| name);
         let path = ApiPath::parse(path, &config.prefix, config.dialect.path_suffixes());
         if path.operation.is_none() {

@@ -4,6 +4,7 @@ use axum::body::Body;
 use axum::http::{Request, StatusCode};
 
 use super::signed_query;
+use crate::harness::log::LogCapture;
 use crate::harness::{Reply, Server, hash, server, server_with_settings, x7_server};
 
 async fn post_body(server: &Server, content_type: &str, body: impl Into<Vec<u8>>) -> Reply {
@@ -23,6 +24,10 @@ async fn all_names_and_paths_reach_the_operation() {
         "/billing/api/card_from_group_sell.xml",
         "/billing/api/card_from_group_sell.json",
         "/billing/api/card_from_group_sell.csv",
+        "//billing/api/card_from_group_sell",
+        "/billing//api/card_from_group_sell",
+        "///billing/api////card_from_group_sell//",
+        "//api//buy_card_from_callingroup.xml",
     ] {
         server.get(&format!("{path}?{}", signed_query())).await.assert_page_error("Free cards was not found");
     }
@@ -32,7 +37,7 @@ async fn all_names_and_paths_reach_the_operation() {
 async fn path_segment_overrides_the_id_parameter() {
     let server = server().await;
     let query = format!("u=admin&hash={}", hash("11", "secret"));
-    for id in ["11", "11.xml", "11/", "%31%31"] {
+    for id in ["11", "11.xml", "11/", "%31%31", "/11", "//11//"] {
         let uri = format!("/billing/api/card_from_group_sell/{id}?id=6&{query}");
         server.get(&uri).await.assert_page_error("Free cards was not found");
     }
@@ -64,6 +69,8 @@ async fn unknown_operation_is_404_and_200_in_x7() {
         "/billing",
         "/billing/api/Card_from_group_sell",
         "/api/card_from_group_sell.pdf",
+        "/api/card_from_group_sell.php",
+        "//api//nosuch",
     ] {
         let reply = server.get(path).await;
         reply.assert_status_error("There is no such API");
@@ -120,6 +127,55 @@ async fn parameters_come_from_query_and_body() {
     server.send(untyped).await.assert_page_error("Free cards was not found");
     post_body(&server, "application/xml", "<x/>").await.assert_status_error("Bad login");
     post_body(&server, "text/plain", signed_query()).await.assert_status_error("Bad login");
+}
+
+#[tokio::test]
+async fn doubled_slashes_count_as_one_in_every_path() {
+    let server = server().await;
+    assert_eq!(server.get("//livez").await.body, "ok\n");
+    let document = server.get("/billing/api/openapi.json").await;
+    assert_eq!(document.status, StatusCode::OK);
+    assert_eq!(server.get("//billing//api///openapi.json").await.body, document.body);
+    // Slashes in the query string are values.
+    let query = format!("u=admin&id=11&email=a//b&hash={}", hash("a//b11", "secret"));
+    server.get(&format!("//api/card_from_group_sell?{query}")).await.assert_page_error("Free cards was not found");
+}
+
+/// The reply keeps its words; the log names the type of the ignored body.
+#[tokio::test]
+async fn ignored_body_is_logged() {
+    let server = server().await;
+    let log = LogCapture::start();
+    post_body(&server, "text/plain; charset=\u{fc}", signed_query()).await.assert_status_error("Bad login");
+    post_body(&server, "text/plain", signed_query()).await.assert_status_error("Bad login");
+    assert_eq!(log.count("body of this type ignored"), 1, "{}", log.text());
+    assert!(log.text().contains("client=192.0.2.7") && log.text().contains("text/plain"), "{}", log.text());
+    assert!(!log.text().contains("hash="), "{}", log.text());
+    post_body(&server, "text/plain", "").await.assert_status_error("Bad login");
+    post_body(&server, "application/json", "{}").await.assert_status_error("Bad login");
+    assert_eq!(log.count("body of this type ignored"), 1);
+}
+
+#[tokio::test]
+async fn encoded_body_is_refused() {
+    let (server, x7) = (server().await, x7_server().await);
+    let sale = format!("u=admin&id=6&hash={}", hash("6", "secret"));
+    for server in [&server, &x7] {
+        let post = async |encoding: &str, body: &str| {
+            let request = Request::post("/billing/api/card_from_group_sell")
+                .header("content-type", "application/x-www-form-urlencoded")
+                .header("content-encoding", encoding);
+            server.send(request.body(Body::from(body.to_owned()))).await
+        };
+        for encoding in ["gzip", "deflate", "br", "identity, gzip"] {
+            let reply = post(encoding, &sale).await;
+            assert_eq!(reply.status, StatusCode::UNSUPPORTED_MEDIA_TYPE, "{encoding}");
+            reply.assert_status_error("Request body must have no Content-Encoding");
+        }
+        server.assert_rows("select count(*) from payments", &["0"]).await;
+        post("gzip", "").await.assert_status_error("Bad login");
+        assert_eq!(post("identity", &sale).await.element_texts("pin").len(), 1);
+    }
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! `mortise sign` and `mortise explain-hash`.
 
+use sha1::{Digest, Sha1};
+
 use super::{CommandOutput, Operator};
 use crate::harness::hash;
 
@@ -136,6 +138,7 @@ async fn wrong_hash_is_explained() {
         ("62", "reskey", "with the secret key of reseller, which is not valid for this user"),
         ("62", "", "the client hashes no key"),
         ("62", "456789\n", "the client hashes a line end after the key, with the secret key of admin"),
+        ("62", "456789\r\n", "the client hashes a line end after the key, with the secret key of admin"),
         ("456789", "62", "the client hashes the key before the values"),
         ("6&2&", "456789", "the client hashes \"&\" between the values"),
         ("6|2", "456789", "the client hashes \"|\" between the values"),
@@ -173,6 +176,66 @@ async fn hash_of_escaped_values_is_recognised() {
         let output = explain(&operator, "card_from_group_sell", &form);
         assert!(output.code == 1 && output.stdout.contains(message), "{output:?}");
     }
+}
+
+#[tokio::test]
+async fn hash_of_latin1_bytes_is_recognised() {
+    let operator = with_documented_key().await;
+    let message = "the client hashes Latin-1 bytes (ISO 8859-1) instead of UTF-8, with the secret key of admin";
+    let explain_sha1 = |bytes: &[u8]| {
+        let form = format!("u=admin&name=Caf%C3%A9&hash={}", hex::encode(Sha1::digest(bytes)));
+        explain(&operator, "cc_group_create", &form)
+    };
+    let output = explain_sha1(b"Caf\xe9456789");
+    assert!(output.code == 1 && output.stdout.contains(message), "{output:?}");
+    operator
+        .server
+        .execute("update conflines set value = 'cl\u{e9}' where name = 'API_Secret_Key' and owner_id = 0")
+        .await;
+    for bytes in [&b"Caf\xe9cl\xe9"[..], b"Caf\xe9cl\xc3\xa9"] {
+        let output = explain_sha1(bytes);
+        assert!(output.code == 1 && output.stdout.contains(message), "{output:?}");
+    }
+}
+
+/// The client sends one hash with every request.
+#[tokio::test]
+async fn fixed_hash_is_recognised() {
+    let operator = with_documented_key().await;
+    operator
+        .server
+        .execute("update conflines set value = 'another' where name = 'API_Secret_Key' and owner_id = 0")
+        .await;
+    for (fixed, message) in [
+        (EXAMPLE_HASH, "the hash from the published example of card_from_group_sell: compute the hash for each"),
+        ("F7C3BC1D808E04732ADF679965CCC34CA7AE3441", "the hash from the published example of cc_by_cli"),
+        ("7e112ededcfee097cce21b6201c6d2a00dda1f4c", "the hash from the published example of cc_group_create"),
+        ("da39a3ee5e6b4b0d3255bfef95601890afd80709", "the client hashes an empty text: compute the hash for each"),
+    ] {
+        assert_explained(&operator, fixed, 1, message);
+    }
+}
+
+#[tokio::test]
+async fn line_end_of_the_stored_key_is_reported() {
+    let operator = with_documented_key().await;
+    for line_end in ["\n", "\r\n"] {
+        operator
+            .server
+            .execute(&format!(
+                "update conflines set value = '456789{line_end}' where name = 'API_Secret_Key' and owner_id = 0"
+            ))
+            .await;
+        assert_explained(&operator, EXAMPLE_HASH, 1, "the key in the database ends with a line end");
+    }
+}
+
+#[tokio::test]
+async fn doubled_slashes_of_a_url_count_as_one() {
+    let operator = with_documented_key().await;
+    let url = "http://shop.test//billing//api/card_from_group_sell?u=admin";
+    let output = operator.run(&["explain-hash", url, "--data", &format!("id=6&quantity=2&hash={EXAMPLE_HASH}")]);
+    assert!(output.code == 0 && output.stdout.contains("The hash is correct"), "{output:?}");
 }
 
 #[tokio::test]
