@@ -62,10 +62,59 @@ impl Caller {
     fn may_use_calling_cards(&self, required: i16) -> bool {
         match self.0.usertype {
             UserType::Admin => true,
-            UserType::Accountant => self.0.right("callingcard_manage") >= required,
-            UserType::Reseller => self.0.right("calling_cards") == 2,
+            UserType::Accountant => self.0.right(rights::CALLINGCARD_MANAGE) >= required,
+            UserType::Reseller => self.0.right(rights::CALLING_CARDS) == 2,
             UserType::User | UserType::Partner => false,
         }
+    }
+
+    /// Returns the name of the right that decides whether the user may use calling cards.
+    pub fn calling_cards_right(&self) -> &'static str {
+        match self.0.usertype {
+            UserType::Accountant => rights::CALLINGCARD_MANAGE,
+            UserType::Reseller => rights::CALLING_CARDS,
+            UserType::Admin | UserType::User | UserType::Partner => rights::USER_TYPE,
+        }
+    }
+}
+
+/// The names of rights, in lower case.
+#[expect(missing_docs, reason = "MOR's names")]
+pub mod rights {
+    pub const CALLINGCARD_MANAGE: &str = "callingcard_manage";
+    pub const CALLINGCARD_PIN: &str = "callingcard_pin";
+    pub const SEE_FINANCIAL_DATA: &str = "see_financial_data";
+    pub const TARIFF_MANAGE: &str = "tariff_manage";
+    pub const CALLING_CARDS: &str = "calling_cards";
+    /// No right: logged for users whose type may not use an operation, whatever rights they have.
+    pub const USER_TYPE: &str = "user type";
+}
+
+/// Logs that the caller lacks a right and the request, or the part of it that needs the right, is refused.
+pub fn log_missing_right(call: &CallContext, caller: &Caller, right: &'static str) {
+    if call.should_log_refusal(right) {
+        tracing::warn!(
+            user = ?call.logged_username(),
+            user_id = caller.id(),
+            usertype = ?caller.usertype(),
+            client = %call.client,
+            operation = call.operation.name,
+            right,
+            "missing right"
+        );
+    }
+}
+
+/// Logs that the request is refused before its rights are checked.
+fn log_refused_login(call: &CallContext, reason: &'static str) {
+    if call.should_log_refusal(reason) {
+        tracing::warn!(
+            user = ?call.logged_username(),
+            client = %call.client,
+            operation = call.operation.name,
+            reason,
+            "login refused"
+        );
     }
 }
 
@@ -73,6 +122,7 @@ impl Caller {
 pub async fn authorize_strict(call: &CallContext) -> Result<Caller, ApiError> {
     let caller = authenticate(call).await?.ok_or(ApiError::BadLogin)?;
     if !caller.may_use_calling_cards(RIGHT_READ) {
+        log_missing_right(call, &caller, caller.calling_cards_right());
         return Err(ApiError::AccessDenied);
     }
     if call.dialect().enforces_card_limit() {
@@ -91,52 +141,63 @@ pub const RIGHT_EDIT: i16 = 2;
 /// be at least `required`.
 pub async fn require_calling_cards(call: &CallContext, required: i16) -> Result<Caller, ApiError> {
     let caller = authenticate(call).await?.ok_or(ApiError::AccessDeniedInPage)?;
-    if caller.may_use_calling_cards(required) { Ok(caller) } else { Err(caller.missing_right_error()) }
+    if caller.may_use_calling_cards(required) {
+        return Ok(caller);
+    }
+    log_missing_right(call, &caller, caller.calling_cards_right());
+    Err(caller.missing_right_error())
 }
 
 /// Authenticates a request. Returns `None` for an unknown user or a wrong password: each operation refuses these with
 /// its own error.
 pub async fn authenticate(call: &CallContext) -> Result<Option<Caller>, ApiError> {
-    let Some(user) = verify_credentials(call).await? else {
-        // Counted for unknown names too: the limit must not reveal which names exist.
-        call.record_failed_attempt(AttemptKind::Login);
-        return Ok(None);
+    let caller = match verify_credentials(call).await? {
+        Ok(user) => Caller(user),
+        Err(reason) => {
+            log_refused_login(call, reason);
+            // Counted for unknown names too: the limit must not reveal which names exist.
+            call.record_failed_attempt(AttemptKind::Login);
+            return Ok(None);
+        }
     };
-    let caller = Caller(user);
     let system = &call.system_settings;
     let own_settings = match caller.owner_id() {
         0 => system.clone(),
         owner_id => call.state.accounts.settings(owner_id).await?,
     };
     if !api_enabled(&caller.0, &own_settings, system) {
+        log_refused_login(call, "Allow_API is off");
         return Err(ApiError::ApiDisabled);
     }
     let is_get = call.method == Method::GET || call.method == Method::HEAD && call.dialect().head_is_get();
     if is_get && !system.is_enabled(Setting::AllowGetApi) {
+        log_refused_login(call, "Allow_GET_API is off");
         return Err(ApiError::GetDisabled);
     }
     check_hash(call, &caller, &own_settings, system).await?;
     Ok(Some(caller))
 }
 
-/// Returns the user named by `u`, if the password is correct or none is required.
-async fn verify_credentials(call: &CallContext) -> Result<Option<Arc<User>>, ApiError> {
+/// Returns the user named by `u`, if the password is correct or none is required; else the reason for the log, which
+/// the client must not learn.
+async fn verify_credentials(call: &CallContext) -> Result<Result<Arc<User>, &'static str>, ApiError> {
     let state = &call.state;
-    let Some(name) = call.params.get("u") else { return Ok(None) };
-    let Some(user) = state.accounts.user(name).await? else { return Ok(None) };
+    let Some(name) = call.params.get("u") else { return Ok(Err("no user sent")) };
+    let Some(user) = state.accounts.user(name).await? else { return Ok(Err("unknown user")) };
     if user.blocked && call.dialect().refuses_blocked_users() {
-        return Ok(None);
+        return Ok(Err("blocked user"));
     }
     let required = state.config.require_password;
     let is_valid = match call.params.raw("p") {
-        None => !required,
+        None if required => return Ok(Err("no password sent")),
+        None => true,
         Some(_) if !required && !call.dialect().checks_sent_password() => true,
         Some(password) => {
             let check_limit = || call.check_attempt_limit(AttemptKind::Login);
             Box::pin(state.passwords.verify(&state.pool, &user, password, check_limit)).await?
         }
     };
-    Ok(is_valid.then_some(user))
+    Ok(if is_valid { Ok(user) } else { Err("wrong password") })
 }
 
 /// Whether the API is enabled for a user with the settings `own_settings`.

@@ -87,6 +87,18 @@ impl CallContext {
         self.params.get("u").unwrap_or_default()
     }
 
+    /// The parameter `u`, cut to the length of MOR's column.
+    pub fn logged_username(&self) -> String {
+        self.username().chars().take(TEXT_LEN_MAX).collect()
+    }
+
+    /// Returns whether to log now that the client is refused: once every 10 seconds for each client, user, operation
+    /// and reason.
+    pub fn should_log_refusal(&self, reason: &'static str) -> bool {
+        let subject = (self.client, self.username(), self.operation.name, reason);
+        self.state.refusal_log.should_log(subject, Instant::now())
+    }
+
     /// Refuses a client with too many failed attempts for this user. Call it directly before each comparison: many
     /// requests may have passed an earlier check and then waited for the database.
     pub fn check_attempt_limit(&self, kind: AttemptKind) -> Result<(), ApiError> {
@@ -98,7 +110,7 @@ impl CallContext {
         if self.state.attempts.record_failure(kind, self.client, self.username(), Instant::now) {
             tracing::warn!(
                 client = %self.client,
-                user = ?self.username().chars().take(TEXT_LEN_MAX).collect::<String>(),
+                user = ?self.logged_username(),
                 kind = kind.label(),
                 failed_attempts_max = self.state.config.failed_attempts_max,
                 lockout_s = self.state.config.lockout.get(),

@@ -98,7 +98,7 @@ impl<'a> ApiRequest<'a> {
         let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
         let peer = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
         let client = client_addr::resolve(peer, headers, &state.config.trusted_proxies);
-        if is_ignored && state.refusal_log.should_log(("body ignored", client)) {
+        if is_ignored && state.refusal_log.should_log(("body ignored", client), Instant::now()) {
             let content_type = headers.get(header::CONTENT_TYPE).map(|value| String::from_utf8_lossy(value.as_bytes()));
             tracing::warn!(
                 %client,

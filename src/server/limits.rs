@@ -1,6 +1,8 @@
 //! Load limits: how many requests run at the same time, and how much memory their bodies use. Load beyond a limit is
 //! refused at once, so that memory is bounded and accepted requests are processed at full speed.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -103,30 +105,38 @@ impl Drop for RequestPermit<'_> {
     }
 }
 
-/// Limits the log lines about refused clients: one line every 10 seconds for each client and reason, and a fixed number
-/// of lines in total, however many clients and users a flood names.
-#[derive(Debug)]
+/// Limits the log lines about refused requests: one line every 10 seconds for each subject (client, user, reason), and
+/// [`SUBJECTS_MAX`](Self::SUBJECTS_MAX) lines in total, however many users a flood of requests names.
+#[derive(Debug, Default)]
 pub struct RefusalLog {
     hasher: RandomState,
-    throttles: [LogThrottle; REFUSAL_THROTTLES],
-}
-
-const REFUSAL_THROTTLES: usize = 64;
-
-impl Default for RefusalLog {
-    fn default() -> Self {
-        Self { hasher: RandomState::new(), throttles: std::array::from_fn(|_| LogThrottle::default()) }
-    }
+    /// The subjects that were logged in the last 10 seconds, by their hash.
+    logged: Mutex<HashMap<u64, Instant>>,
 }
 
 impl RefusalLog {
-    /// Returns whether to log a refusal now. `subject`: the reason, the client, the user. Different subjects may share
-    /// a throttle.
-    pub fn should_log(&self, subject: impl Hash) -> bool {
-        let index = self.hasher.hash_one(subject) % REFUSAL_THROTTLES as u64;
-        usize::try_from(index).ok().and_then(|index| self.throttles.get(index)).is_some_and(LogThrottle::should_log)
+    /// Lines in 10 seconds.
+    pub const SUBJECTS_MAX: usize = 64;
+
+    /// Returns whether to log the subject now, and records that it is logged.
+    pub fn should_log(&self, subject: impl Hash, now: Instant) -> bool {
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        logged.retain(|_, logged_at| now.saturating_duration_since(*logged_at) <= LOG_INTERVAL);
+        if logged.len() >= Self::SUBJECTS_MAX {
+            return false;
+        }
+        match logged.entry(self.hasher.hash_one(subject)) {
+            Entry::Occupied(_) => false,
+            Entry::Vacant(entry) => {
+                entry.insert(now);
+                true
+            }
+        }
     }
 }
+
+/// How long a throttled log line is not repeated.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Limits a log message to one every 10 seconds, for events that can occur thousands of times a second under overload.
 #[derive(Debug, Default)]
@@ -136,7 +146,7 @@ impl LogThrottle {
     /// Returns whether to log the message now, and records that it is logged.
     pub fn should_log(&self) -> bool {
         let mut last_logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_due = last_logged.is_none_or(|last_logged| last_logged.elapsed() > Duration::from_secs(10));
+        let is_due = last_logged.is_none_or(|last_logged| last_logged.elapsed() > LOG_INTERVAL);
         if is_due {
             *last_logged = Some(Instant::now());
         }

@@ -2,7 +2,7 @@
 //! Contract: `endpoints/card_balance_get.md`.
 
 use crate::accounts::UserType;
-use crate::auth::admission::{self, Caller};
+use crate::auth::admission::{self, Caller, rights};
 use crate::auth::signature::HashRule;
 use crate::error::ApiError;
 use crate::http::context::{CallContext, Operation};
@@ -33,6 +33,9 @@ pub const OPERATION: Operation = Operation {
 async fn handle(call: &CallContext) -> Result<XmlReply, ApiError> {
     let caller = admission::authenticate(call).await?.ok_or(ApiError::RefusedWithoutStatus("User was not found"))?;
     if !may_view_balance(&caller) {
+        let is_reseller = caller.usertype() == UserType::Reseller;
+        let right = if is_reseller { caller.calling_cards_right() } else { rights::USER_TYPE };
+        admission::log_missing_right(call, &caller, right);
         return Err(ApiError::RefusedWithoutStatus("You are not authorized to use this functionality"));
     }
     let currencies = call.state.accounts.currencies().await?;

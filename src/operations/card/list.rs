@@ -8,7 +8,7 @@ use sqlx::Connection as _;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::accounts::UserType;
-use crate::auth::admission::{self, Caller, RIGHT_READ};
+use crate::auth::admission::{self, Caller, RIGHT_READ, rights};
 use crate::auth::signature::HashRule;
 use crate::db::pool::{Connection, Pool};
 use crate::error::ApiError;
@@ -118,9 +118,10 @@ impl Search {
     fn read(call: &CallContext, caller: &Caller) -> Option<Self> {
         let (params, dialect) = (&call.params, call.dialect());
         let pattern = |name| Pattern::new(params.non_blank(name));
-        let shows_pins = caller.usertype() != UserType::Accountant || caller.right("callingcard_pin") > 0;
-        // With patterns, a caller who may not see PINs could determine them.
+        let shows_pins = caller.usertype() != UserType::Accountant || caller.right(rights::CALLINGCARD_PIN) > 0;
+        // With patterns, a caller who may not see PINs could find them out.
         if params.non_blank("pin").is_some() && !shows_pins && !dialect.allows_hidden_pin_search() {
+            admission::log_missing_right(call, caller, rights::CALLINGCARD_PIN);
             return None;
         }
         let amount = |name| {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
 use crate::accounts::{Currencies, Setting, UserType};
-use crate::auth::admission::{self, Caller};
+use crate::auth::admission::{self, Caller, rights};
 use crate::auth::signature::HashRule;
 use crate::error::ApiError;
 use crate::http::context::{CallContext, Operation};
@@ -91,12 +91,16 @@ fn authorize(call: &CallContext, caller: Option<Caller>) -> Result<Caller, ApiEr
         return Err(ApiError::Refused("Feature Disabled"));
     }
     let caller = caller.ok_or(ApiError::AccessDeniedInPage)?;
-    match caller.usertype() {
-        UserType::Admin => Ok(caller),
-        UserType::Reseller if caller.right("calling_cards") > 0 => Ok(caller),
-        UserType::Reseller => Err(ApiError::Refused("You are not authorized to use Calling Cards")),
-        UserType::Accountant | UserType::User | UserType::Partner => Err(ApiError::AccessDeniedInPage),
-    }
+    let (right, error) = match caller.usertype() {
+        UserType::Admin => return Ok(caller),
+        UserType::Reseller if caller.right("calling_cards") > 0 => return Ok(caller),
+        UserType::Reseller => {
+            (caller.calling_cards_right(), ApiError::Refused("You are not authorized to use Calling Cards"))
+        }
+        UserType::Accountant | UserType::User | UserType::Partner => (rights::USER_TYPE, ApiError::AccessDeniedInPage),
+    };
+    admission::log_missing_right(call, &caller, right);
+    Err(error)
 }
 
 /// The card to top up. Its row is locked.

@@ -5,7 +5,7 @@ use bigdecimal::{BigDecimal, RoundingMode};
 use sqlx::PgConnection;
 
 use crate::accounts::UserType;
-use crate::auth::admission::{self, Caller, RIGHT_EDIT};
+use crate::auth::admission::{self, Caller, RIGHT_EDIT, rights};
 use crate::auth::signature::HashRule;
 use crate::error::{ApiError, map_constraint};
 use crate::http::context::{CallContext, Operation};
@@ -214,7 +214,11 @@ impl Input {
         let batch_number = text("batch_number", "Batch number")?;
         // For a caller who may not change PINs the parameter is ignored, without an error: an error would reveal PINs
         // in use.
-        let may_change_pin = caller.usertype() != UserType::Accountant || caller.right("callingcard_pin") == RIGHT_EDIT;
+        let may_change_pin =
+            caller.usertype() != UserType::Accountant || caller.right(rights::CALLINGCARD_PIN) == RIGHT_EDIT;
+        if params.get("pin").is_some() && !may_change_pin {
+            admission::log_missing_right(call, caller, rights::CALLINGCARD_PIN);
+        }
         let pin = trimmed_pin(params).filter(|_| may_change_pin);
         if let Some(pin) = pin {
             if pin.trim().is_empty() {

@@ -5,7 +5,7 @@ use bigdecimal::{BigDecimal, ToPrimitive};
 
 use super::lookups::{ExistingGroup, Lookups};
 use crate::accounts::{Currencies, UserType};
-use crate::auth::admission::Caller;
+use crate::auth::admission::{self, Caller, rights};
 use crate::dialect::Dialect;
 use crate::error::ApiError;
 use crate::http::context::CallContext;
@@ -17,19 +17,22 @@ const UNIX_TIME_2100: i64 = 4_102_444_800;
 const SECONDS_PER_DAY: i64 = 86_400;
 
 /// Checks that the caller may create and change card groups.
-pub(super) fn authorize(caller: Option<Caller>, dialect: Dialect) -> Result<Caller, ApiError> {
+pub(super) fn authorize(call: &CallContext, caller: Option<Caller>) -> Result<Caller, ApiError> {
     let caller = caller.ok_or(ApiError::UserUnknown)?;
-    let is_allowed = match caller.usertype() {
-        UserType::Admin => true,
-        UserType::Accountant => {
-            let may_manage_cards =
-                caller.right("callingcard_manage") > 0 || dialect.requires_only_financial_data_right();
-            may_manage_cards && caller.right("see_financial_data") > 0
+    let needs_callingcard_manage = !call.dialect().requires_only_financial_data_right();
+    let missing_right = match caller.usertype() {
+        UserType::Admin => return Ok(caller),
+        UserType::Accountant if needs_callingcard_manage && caller.right(rights::CALLINGCARD_MANAGE) <= 0 => {
+            rights::CALLINGCARD_MANAGE
         }
-        UserType::Reseller => caller.right("calling_cards") == 2,
-        UserType::User | UserType::Partner => false,
+        UserType::Accountant if caller.right(rights::SEE_FINANCIAL_DATA) > 0 => return Ok(caller),
+        UserType::Accountant => rights::SEE_FINANCIAL_DATA,
+        UserType::Reseller if caller.right(rights::CALLING_CARDS) == 2 => return Ok(caller),
+        UserType::Reseller => rights::CALLING_CARDS,
+        UserType::User | UserType::Partner => rights::USER_TYPE,
     };
-    if is_allowed { Ok(caller) } else { Err(caller.missing_right_error()) }
+    admission::log_missing_right(call, &caller, missing_right);
+    Err(caller.missing_right_error())
 }
 
 /// The checked parameters of a request. `None`: a new group gets the default, an existing group keeps its value.

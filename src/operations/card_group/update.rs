@@ -43,7 +43,7 @@ pub const OPERATION: Operation = Operation {
 };
 
 async fn handle(call: &CallContext) -> Result<XmlReply, ApiError> {
-    let caller = input::authorize(admission::authenticate(call).await?, call.dialect())?;
+    let caller = input::authorize(call, admission::authenticate(call).await?)?;
     let idempotency = Idempotency::new(call, &caller).await?;
     let reply = |()| XmlReply::status("success", "Card Group was successfully updated");
     idempotency.replay_or_run(update(call, &caller, &idempotency), reply).await

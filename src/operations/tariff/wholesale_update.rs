@@ -4,7 +4,7 @@
 use sqlx::{PgConnection, PgExecutor};
 
 use crate::accounts::{Currencies, UserType};
-use crate::auth::admission::{self, Caller};
+use crate::auth::admission::{self, Caller, rights};
 use crate::auth::signature::HashRule;
 use crate::error::{ApiError, map_constraint};
 use crate::http::context::{CallContext, Operation};
@@ -44,14 +44,19 @@ pub const OPERATION: Operation = Operation {
 
 /// The wholesale tariff does not exist or has another owner.
 const NOT_FOUND: ApiError = ApiError::RefusedWithoutStatus("Tariff not found");
+/// An unknown user, or one without the right to change tariffs.
+const BAD_LOGIN: ApiError = ApiError::RefusedWithoutStatus("Bad login");
 /// The length of MOR's columns, in characters.
 const NAME_LEN_MAX: usize = 255;
 
 async fn handle(call: &CallContext) -> Result<XmlReply, ApiError> {
-    let caller = admission::authenticate(call)
-        .await?
-        .filter(may_manage_tariffs)
-        .ok_or(ApiError::RefusedWithoutStatus("Bad login"))?;
+    let caller = admission::authenticate(call).await?.ok_or(BAD_LOGIN)?;
+    if !may_manage_tariffs(&caller) {
+        let is_accountant = caller.usertype() == UserType::Accountant;
+        let right = if is_accountant { rights::TARIFF_MANAGE } else { rights::USER_TYPE };
+        admission::log_missing_right(call, &caller, right);
+        return Err(BAD_LOGIN);
+    }
     let idempotency = Idempotency::new(call, &caller).await?;
     idempotency.replay_or_run(create_or_update(call, &caller, &idempotency), render_reply).await
 }
@@ -80,7 +85,7 @@ async fn create_or_update(
 fn may_manage_tariffs(caller: &Caller) -> bool {
     match caller.usertype() {
         UserType::Admin | UserType::Reseller => true,
-        UserType::Accountant => caller.right("tariff_manage") == 2,
+        UserType::Accountant => caller.right(rights::TARIFF_MANAGE) == 2,
         UserType::User | UserType::Partner => false,
     }
 }

@@ -1,6 +1,7 @@
-//! Admission, secret keys, the limit on failed attempts, and secrets in output.
+//! Admission, secret keys, the limit on failed attempts, the log of refusals, and secrets in output.
 
 mod admission;
 mod attempt_limit;
 mod key_rotation;
+mod refusal_log;
 mod secrets;
