@@ -1,5 +1,7 @@
 //! The mail server, login and sender of each owner, from MOR's settings in `conflines`.
 
+use std::net::IpAddr;
+
 use lettre::Address;
 use lettre::message::Mailbox;
 
@@ -93,10 +95,16 @@ impl OutboxEntry {
     }
 }
 
-/// Parses the address that a client sent. Returns `None` unless it is exactly one valid address.
+/// Parses the address that a client sent. Returns `None` unless it is exactly one valid address with a domain name: an
+/// IP address, as in `a@[127.0.0.1]`, is none.
 pub(super) fn parse_recipient(text: &str) -> Option<Address> {
     let text = text.trim();
     let is_single_address =
         text.len() <= ADDRESS_LEN_MAX && !text.chars().any(|char| char.is_control() || char.is_whitespace());
-    text.parse().ok().filter(|_| is_single_address)
+    let address: Address = text.parse().ok().filter(|_| is_single_address)?;
+    let has_ip = address.domain().trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
+    // The message contains the address as a header, whose syntax is narrower. Without this check each attempt to build
+    // the message would fail, until `mail_hours` are over.
+    let is_header = Mailbox::new(None, address.clone()).to_string().parse::<Mailbox>().is_ok();
+    (!has_ip && is_header).then_some(address)
 }

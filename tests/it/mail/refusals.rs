@@ -118,6 +118,33 @@ async fn invalid_address_fails_immediately_and_keeps_the_sale() {
     assert_eq!(shop.mail.peak_connections(), 0);
 }
 
+/// Such a text is an address by its syntax, but no e-mail can be sent to it.
+#[tokio::test]
+async fn address_without_a_domain_name_fails_immediately() {
+    let shop = Shop::open().await;
+    for address in ["a@[127.0.0.1]", "a@127.0.0.1", "a@[::1]"] {
+        shop.server.execute("delete from actions; delete from payments; update cards set sold = 0, active = 0").await;
+        assert_eq!(shop.sell_to(address).await.element_texts("pin"), ["0042"]);
+        shop.server.assert_rows(AUDIT, &[&format!("0|{address}|-1|Cannot send email|Invalid email address|∅")]).await;
+    }
+    assert_eq!(shop.mail.peak_connections(), 0);
+}
+
+/// An e-mail that an earlier version wrote into the outbox.
+#[tokio::test]
+async fn waiting_email_to_an_invalid_address_fails_permanently() {
+    let shop = Shop::open().await;
+    shop.server
+        .execute(
+            "insert into email_outbox (owner_id, user_id, address, message_id, card_ids, balances, currency)
+             values (0, 0, 'a@[127.0.0.1]', '1@y', '{6}', '{1}', 'USD')",
+        )
+        .await;
+    shop.wait_until_done().await;
+    shop.server.assert_rows(STATE, &["1|∅|false|true|Invalid email address"]).await;
+    shop.server.assert_rows(AUDIT, &["0|a@[127.0.0.1]|-1|Cannot send email|Invalid email address|∅"]).await;
+}
+
 #[tokio::test]
 async fn incomplete_settings_fail_as_in_mor() {
     let (shop, x7) = (Shop::open().await, x7_server().await);
