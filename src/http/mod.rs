@@ -2,6 +2,7 @@
 
 pub mod client_addr;
 pub mod context;
+pub mod index;
 pub mod monitoring;
 pub mod openapi;
 pub mod params;

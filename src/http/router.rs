@@ -4,7 +4,7 @@
 //! server::listener        accepts the TCP connection; hyper parses HTTP
 //!   │
 //! AppService::call        chooses by path, then both branches pass the same layers: request id, security headers
-//!   ├─ Router             /livez, /readyz, /api/openapi.json; other paths continue with serve_api, which refuses them
+//!   ├─ Router             /, /livez, /readyz, /api/openapi.json; other paths: serve_api, which refuses them
 //!   └─ serve_api          /api/… and {prefix}/api/…: log context, panic handler, metrics, tracing span
 //!        └─ handle
 //!             ├─ ApiPath::parse          the operation by its name or alias (the table OPERATIONS)
@@ -41,6 +41,7 @@ use crate::accounts::Setting;
 use crate::dialect::Dialect;
 use crate::error::ApiError;
 use crate::http::context::CallContext;
+use crate::http::index;
 use crate::http::monitoring;
 use crate::http::openapi;
 use crate::http::reply::{self, ReplyFormat};
@@ -80,6 +81,7 @@ pub fn build_service(state: Arc<AppState>) -> AppService<impl HttpService<Future
         router = router.route(&format!("{prefix}{}", openapi::PATH), openapi_route(&prefix));
     }
     let router = router
+        .route("/", index::route(&prefix).fallback(serve_api))
         .fallback(serve_api)
         .with_state(state.clone())
         .merge(monitoring::health_router(state.clone()))

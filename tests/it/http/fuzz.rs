@@ -225,6 +225,10 @@ fn any_path_and_method() {
     });
     check_all((path, prop::sample::select(methods)), |(path, method)| {
         let uri = Uri::try_from(format!("{path}?{}", sale())).ok()?;
+        // The root is an HTML page.
+        if uri.path().trim_matches('/').is_empty() {
+            return None;
+        }
         Request::builder().method(method).uri(uri).body(Body::empty()).ok()
     });
 }

@@ -65,7 +65,6 @@ async fn unknown_operation_is_404_and_200_in_x7() {
         "/billing/api/nosuch",
         "/api/",
         "/api",
-        "/",
         "/billing",
         "/billing/api/Card_from_group_sell",
         "/api/card_from_group_sell.pdf",
@@ -82,6 +81,32 @@ async fn unknown_operation_is_404_and_200_in_x7() {
     let html = format!("/api/card_from_group_sell.html?{}", signed_query());
     server.get(&html).await.assert_status_error("There is no such API");
     x7.get(&html).await.assert_page_error("Free cards was not found");
+}
+
+/// A browser shows the page `/`, and does not download it.
+#[tokio::test]
+async fn root_is_a_page_that_names_the_api() {
+    for server in [server().await, x7_server().await, server_with_settings(&[("prefix", "")]).await] {
+        let reply = server.get("/").await;
+        assert_eq!(reply.status, StatusCode::OK);
+        assert_eq!(reply.header("content-type"), Some("text/html; charset=utf-8"));
+        assert_eq!(reply.header("content-disposition"), None);
+        assert_eq!(reply.header("x-content-type-options"), Some("nosniff"));
+        for part in [&format!("{}/api/", server.config.prefix), "/livez", "/readyz", "/api/openapi.json"] {
+            assert!(reply.body.contains(part), "{part}: {}", reply.body);
+        }
+        assert!(!reply.body.contains("://"), "an external link: {}", reply.body);
+        for link in reply.body.split("href=\"").skip(1).map(|rest| rest.split('"').next().unwrap()) {
+            assert_eq!(server.get(link).await.status, StatusCode::OK, "{link}");
+        }
+        let head = server.send(Request::head("/").body(Body::empty())).await;
+        assert_eq!(head.header("content-type"), reply.header("content-type"));
+        assert_eq!(server.get("//").await.body, reply.body);
+    }
+    let server = server().await;
+    let post = server.send(Request::post("/").body(Body::empty())).await;
+    post.assert_status_error("There is no such API");
+    assert_eq!(post.status, StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]
