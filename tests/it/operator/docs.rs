@@ -1,5 +1,6 @@
 //! Runs the commands of the documents as printed, and checks the links and the list of log messages.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -33,6 +34,8 @@ async fn backup_is_restored() {
     let server = start(serve_command(data.path()));
     let before = server.buy_cards().await;
     run(&dump, data.path());
+    let mode = std::fs::metadata(data.path().join("mortise.dump")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o077, 0, "others can read the keys and PINs in the dump: {mode:o}");
     let after = server.buy_cards().await;
     assert!(before.contains("<number>1111111001<") && after.contains("<number>1111111002<"), "{before}{after}");
     assert_eq!(run(&restore, data.path()), "", "the stock does not match the cards");
