@@ -116,11 +116,20 @@ async fn seed_basics(connection: &mut PgConnection, credentials: &InitialCredent
 }
 
 /// Writes the data of the published examples: card group 6 with ten thousand cards to sell, card group 3 for new cards,
-/// the accountant `user`.
+/// a card with the PIN 321, the wholesale tariff 8, the currency EUR, the accountants `user` and `admin`. (The admin is
+/// `username`, the user of the first example.)
 async fn seed_demo(connection: &mut PgConnection) -> sqlx::Result<()> {
     sqlx::query!("update conflines set value = '1' where name = 'API_Allow_payments_ower_API'")
         .execute(&mut *connection)
         .await?;
+    sqlx::query!("update currencies set exchange_rate = 0.92, active = 1 where name = 'EUR'")
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query!(
+        "insert into tariffs (id, name, purpose, currency) values (8, 'Published example', 'user_wholesale', 'USD')"
+    )
+    .execute(&mut *connection)
+    .await?;
     sqlx::query!("insert into acc_groups (id, name, group_type) values (1, 'Card shop', 'accountant')")
         .execute(&mut *connection)
         .await?;
@@ -132,8 +141,9 @@ async fn seed_demo(connection: &mut PgConnection) -> sqlx::Result<()> {
     .await?;
     sqlx::query!(
         "insert into users (id, username, password, usertype, tax_id, tariff_id, lcr_id, acc_group_id)
-         values (2, 'user', $1, 'accountant', 1, 1, 1, 1)",
-        hash_sha1("user1")
+         values (2, 'user', $1, 'accountant', 1, 1, 1, 1), (3, 'admin', $2, 'accountant', 1, 1, 1, 1)",
+        hash_sha1("user1"),
+        hash_sha1(&random_secret()?)
     )
     .execute(&mut *connection)
     .await?;
@@ -145,10 +155,16 @@ async fn seed_demo(connection: &mut PgConnection) -> sqlx::Result<()> {
     sqlx::query!(
         "insert into cardgroups (id, name, description, price, tariff_id, lcr_id, created_at, valid_from, valid_till,
              number_length, pin_length, tax_id, tell_balance_in_currency)
-         select id, name, description, price, 1, 1, now(), now(), now() + interval '10 years', 10, 8, 2, 'USD'
-         from (values (3, 'Caller ID cards', 'Made for a caller ID when it is topped up', 0::numeric),
-                      (6, 'Ten dollar cards', 'Ten dollars of calls, 19 % VAT included', round(10 / 1.19, 15)))
-             demo (id, name, description, price)"
+         select id, name, description, price, 1, 1, now(), now(), now() + interval '10 years', 10, pin_length, 2, 'USD'
+         from (values (3, 'Caller ID cards', 'Made for a caller ID when it is topped up', 0::numeric, 8),
+                      (4, 'Short PIN cards', 'A card whose balance a caller ID can get', round(10 / 1.19, 15), 3),
+                      (6, 'Ten dollar cards', 'Ten dollars of calls, 19 % VAT included', round(10 / 1.19, 15), 8))
+             demo (id, name, description, price, pin_length)"
+    )
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query!(
+        "insert into cards (cardgroup_id, number, pin, balance) values (4, '1111110321', '321', round(10 / 1.19, 15))"
     )
     .execute(&mut *connection)
     .await?;
@@ -168,6 +184,7 @@ async fn reset_sequences(connection: &mut PgConnection) -> sqlx::Result<()> {
     sqlx::query!(
         r#"select setval('currencies_id_seq', (select max(id) from currencies)) as currencies,
                setval('taxes_id_seq', (select max(id) from taxes)) as taxes,
+               setval('tariffs_id_seq', (select max(id) from tariffs)) as tariffs,
                setval('users_id_seq', (select greatest(max(id), 1) from users)) as users,
                setval('acc_groups_id_seq', (select greatest(max(id), 1) from acc_groups)) as acc_groups,
                setval('cardgroups_id_seq', (select greatest(max(id), 1) from cardgroups)) as cardgroups"#

@@ -36,7 +36,7 @@ pub const OPERATION: Operation = Operation {
         is_mutation: true,
         example_reply: "<page>
   <status>ok</status>
-  <tariff_id>2</tariff_id>
+  <tariff_id>9</tariff_id>
 </page>",
     },
     handler: |call| Box::pin(handle(call)),

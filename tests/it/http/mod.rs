@@ -7,6 +7,7 @@ pub mod monitoring;
 mod openapi;
 #[cfg(target_os = "linux")]
 mod overload;
+mod published_examples;
 mod replies;
 mod request_collection;
 mod requests;

@@ -149,7 +149,7 @@ impl RequestGenerator {
         let id = id.map(|id| format!("/{}", encoding::percent_encode(id))).unwrap_or_default();
         let suffix = *self.pick(&["", "", "", "", "", "", "", "", ".xml", ".json", ".csv", ".html", "/"]);
         match self.rng.random_range(0..200) {
-            0 => "/".to_owned(),
+            0 => "/api".to_owned(),
             1 => format!("{root}/{}{id}", alias.to_uppercase()),
             2 => format!("{root}/{alias}/1/2"),
             _ => format!("{root}/{alias}{id}{suffix}"),
