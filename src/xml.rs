@@ -1,10 +1,13 @@
 //! Writes the XML of replies, byte for byte as MOR does (`http.md`, "Reply").
 
+use std::borrow::Cow;
+use std::mem;
+
 use async_stream::try_stream;
 use futures_util::stream::{self, BoxStream, Stream, StreamExt, TryStreamExt};
+use quick_xml::Writer;
+use quick_xml::events::{BytesDecl, BytesEnd, BytesStart, BytesText, Event};
 
-/// The first line of every reply.
-pub const XML_DECLARATION: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n";
 /// Minimum size of the chunks in which a list is sent, except the last one.
 const CHUNK_BYTES: usize = 64 * 1024;
 
@@ -12,20 +15,22 @@ const CHUNK_BYTES: usize = 64 * 1024;
 /// level.
 pub enum XmlReply {
     /// A complete reply.
-    Buffered(String),
+    Buffered(Vec<u8>),
     /// A complete reply that was stored for an earlier request with the same idempotency key.
-    Replayed(String),
+    Replayed(Vec<u8>),
     /// A list that is written while its rows arrive from the database.
-    Streamed(BoxStream<'static, sqlx::Result<String>>),
+    Streamed(BoxStream<'static, sqlx::Result<Vec<u8>>>),
 }
 
 impl XmlReply {
     /// Writes a reply with the root element `name`, whose content `content` writes.
     pub fn new(name: &'static str, content: impl FnOnce(&mut Element<'_>)) -> Self {
-        let mut text = String::with_capacity(512);
-        text.push_str(XML_DECLARATION);
-        Element { text: &mut text, depth: 0 }.element(name, content);
-        Self::Buffered(text)
+        let mut writer = new_writer(512);
+        let mut document = Element { writer: &mut writer };
+        document.start_document();
+        document.element(name, content);
+        document.end_document();
+        Self::Buffered(writer.into_inner())
     }
 
     /// Writes the reply with which most operations report success or failure: `<page><status><leaf>message`.
@@ -55,32 +60,37 @@ impl XmlReply {
         key: fn(&Row) -> Key,
         write: impl Fn(&mut Element<'_>, &Row) + Send + Sync + 'static,
     ) -> sqlx::Result<Option<Self>> {
+        // One row more than a chunk fits without a second allocation.
+        const CAPACITY: usize = CHUNK_BYTES + CHUNK_BYTES / 8;
         let mut chunks = try_stream! {
             let mut rows = Box::pin(rows);
-            let mut text = String::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 8);
+            let mut writer = new_writer(CAPACITY);
             let mut open_key = None;
             while let Some(row) = rows.try_next().await? {
+                let mut document = Element { writer: &mut writer };
                 let row_key = Some(key(&row));
                 if open_key != row_key {
                     match open_key {
                         None => {
-                            text.push_str(XML_DECLARATION);
-                            Element { text: &mut text, depth: 0 }.open(root);
+                            document.start_document();
+                            document.start(root);
                         }
-                        Some(_) => Element { text: &mut text, depth: 1 }.close(list),
+                        Some(_) => document.end(list),
                     }
-                    Element { text: &mut text, depth: 1 }.open(list);
+                    document.start(list);
                     open_key = row_key;
                 }
-                write(&mut Element { text: &mut text, depth: 2 }, &row);
-                if text.len() >= CHUNK_BYTES {
-                    yield std::mem::replace(&mut text, String::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 8));
+                write(&mut document, &row);
+                if writer.get_mut().len() >= CHUNK_BYTES {
+                    yield mem::replace(writer.get_mut(), Vec::with_capacity(CAPACITY));
                 }
             }
             if open_key.is_some() {
-                Element { text: &mut text, depth: 1 }.close(list);
-                Element { text: &mut text, depth: 0 }.close(root);
-                yield text;
+                let mut document = Element { writer: &mut writer };
+                document.end(list);
+                document.end(root);
+                document.end_document();
+                yield writer.into_inner();
             }
         }
         .boxed();
@@ -102,60 +112,37 @@ impl std::fmt::Debug for XmlReply {
     }
 }
 
+fn new_writer(capacity: usize) -> Writer<Vec<u8>> {
+    Writer::new_with_indent(Vec::with_capacity(capacity), b' ', 2)
+}
+
 /// An element that is being written. It is closed after the closure that writes its content, so elements are always
 /// balanced.
-#[derive(Debug)]
 pub struct Element<'a> {
-    text: &'a mut String,
-    depth: usize,
+    writer: &'a mut Writer<Vec<u8>>,
 }
 
 impl Element<'_> {
     /// Writes an element that contains elements.
     pub fn element(&mut self, name: &'static str, content: impl FnOnce(&mut Element<'_>)) {
-        self.open(name);
-        content(&mut Element { text: self.text, depth: self.depth + 1 });
-        self.close(name);
+        self.start(name);
+        content(self);
+        self.end(name);
     }
 
     /// Writes an element that contains text. Only `&`, `<` and `>` are escaped; characters that XML forbids become
     /// U+FFFD.
     pub fn text(&mut self, name: &'static str, value: impl AsRef<str>) {
-        self.indent();
-        self.write_tag("<", name);
-        let value = value.as_ref();
-        if value.bytes().all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'&' | b'<' | b'>')) {
-            self.text.push_str(value);
-        } else {
-            self.write_escaped(value);
-        }
-        self.write_tag("</", name);
-        self.text.push('\n');
-    }
-
-    fn write_escaped(&mut self, value: &str) {
-        for char in value.chars() {
-            match char {
-                '&' => self.text.push_str("&amp;"),
-                '<' => self.text.push_str("&lt;"),
-                '>' => self.text.push_str("&gt;"),
-                _ if is_xml_char(char) => self.text.push(char),
-                _ => self.text.push('\u{fffd}'),
-            }
-        }
+        self.start(name);
+        self.write(Event::Text(BytesText::from_escaped(escaped(value.as_ref()))));
+        self.end(name);
     }
 
     /// Writes an element that contains text, or `<name/>` without a value.
     pub fn optional_text(&mut self, name: &'static str, value: Option<&str>) {
         match value {
             Some(value) => self.text(name, value),
-            None => {
-                self.indent();
-                self.write_tag("<", name);
-                // Turns `<name>` into `<name/>`.
-                self.text.insert(self.text.len() - 1, '/');
-                self.text.push('\n');
-            }
+            None => self.write(Event::Empty(BytesStart::new(name))),
         }
     }
 
@@ -164,34 +151,48 @@ impl Element<'_> {
         values.iter().for_each(|value| self.text(name, value));
     }
 
-    fn open(&mut self, name: &str) {
-        self.indent();
-        self.write_tag("<", name);
-        self.text.push('\n');
+    fn start_document(&mut self) {
+        self.write(Event::Decl(BytesDecl::new("1.0", Some("UTF-8"), None)));
     }
 
-    fn close(&mut self, name: &str) {
-        self.indent();
-        self.write_tag("</", name);
-        self.text.push('\n');
+    fn start(&mut self, name: &'static str) {
+        self.write(Event::Start(BytesStart::new(name)));
     }
 
-    fn indent(&mut self) {
-        for _ in 0..self.depth {
-            self.text.push_str("  ");
-        }
+    fn end(&mut self, name: &'static str) {
+        self.write(Event::End(BytesEnd::new(name)));
     }
 
-    fn write_tag(&mut self, open: &str, name: &str) {
-        self.text.push_str(open);
-        self.text.push_str(name);
-        self.text.push('>');
+    fn end_document(&mut self) {
+        self.writer.get_mut().push(b'\n');
+    }
+
+    fn write(&mut self, event: Event<'_>) {
+        // A write to a vector does not fail.
+        let _ = self.writer.write_event(event);
     }
 }
 
-/// Whether XML 1.0 allows the character in a document. A bare carriage return is allowed and not escaped, because MOR
-/// sends it so, although parsers read it as a line feed. XML libraries escape it: this is why this module does not use
-/// one.
+/// Escapes a text as MOR does. `BytesText::new` would also escape a carriage return, which MOR sends as it is, although
+/// parsers read it as a line feed.
+fn escaped(text: &str) -> Cow<'_, str> {
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'&' | b'<' | b'>')) {
+        return Cow::Borrowed(text);
+    }
+    let mut escaped = String::with_capacity(text.len() + 16);
+    for char in text.chars() {
+        match char {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            _ if is_xml_char(char) => escaped.push(char),
+            _ => escaped.push('\u{fffd}'),
+        }
+    }
+    Cow::Owned(escaped)
+}
+
+/// Whether XML 1.0 allows the character in a document.
 fn is_xml_char(char: char) -> bool {
     matches!(char, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..)
 }

@@ -19,7 +19,7 @@ use crate::dialect::Dialect;
 use crate::error::ApiError;
 use crate::http::context::Operation;
 use crate::operations::spec::{ParamType, Parameter, Presence};
-use crate::xml::{XML_DECLARATION, XmlReply};
+use crate::xml::XmlReply;
 
 /// The path of the document, below the prefix and below the root.
 pub const PATH: &str = "/api/openapi.json";
@@ -190,7 +190,7 @@ fn request_body(operation: &Operation) -> RequestBody {
 }
 
 fn responses(operation: &Operation) -> Vec<(&'static str, RefOr<Response>)> {
-    let example = format!("{XML_DECLARATION}{}\n", operation.spec.example_reply);
+    let example = format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n{}\n", operation.spec.example_reply);
     let mut response =
         with_request_id(ResponseBuilder::new().description("The reply of the operation, refusals included."));
     for (content_type, content) in reply_contents(&example) {
@@ -232,7 +232,7 @@ fn components(operations: &[Operation]) -> Components {
         let mut response = ResponseBuilder::new().description(reason);
         if let Some(XmlReply::Buffered(example)) = error.map(|error| error.to_reply(Dialect::Documented)) {
             response = with_request_id(response);
-            for (content_type, content) in reply_contents(&example) {
+            for (content_type, content) in reply_contents(&String::from_utf8_lossy(&example)) {
                 response = response.content(content_type, content);
             }
         }

@@ -197,9 +197,9 @@ fn overload_response(config: &Config) -> Vec<u8> {
         return Vec::new();
     };
     let length = body.len();
-    format!(
+    let head = format!(
         "HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/html\r\ncontent-length: {length}\r\nretry-after: 1\r\n\
-         cache-control: no-store\r\nconnection: close\r\n\r\n{body}"
-    )
-    .into_bytes()
+         cache-control: no-store\r\nconnection: close\r\n\r\n"
+    );
+    [head.into_bytes(), body].concat()
 }

@@ -156,6 +156,26 @@ proptest! {
         prop_assert_eq!(leaves, expected);
     }
 
+    /// Each element is on its own line, and only the documented characters are escaped or replaced.
+    #[test]
+    fn xml_is_exact_for_any_text(texts in proptest::collection::vec(text(), 0..5)) {
+        let reply = XmlReply::new("page", |page| {
+            for text in &texts {
+                page.element("card", |card| {
+                    card.text("name", text);
+                    card.optional_text("pin", None);
+                });
+            }
+        });
+        let is_forbidden = |char: char| matches!(char, '\0'..='\u{8}' | '\u{b}' | '\u{c}' | '\u{e}'..='\u{1f}' | '\u{fffe}' | '\u{ffff}');
+        let escape = |text: &String| {
+            text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace(is_forbidden, "\u{fffd}")
+        };
+        let cards = texts.iter().map(|text| format!("  <card>\n    <name>{}</name>\n    <pin/>\n  </card>\n", escape(text)));
+        let expected = format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<page>\n{}</page>\n", cards.collect::<String>());
+        prop_assert_eq!(text_of(reply), expected);
+    }
+
     /// A streamed list has the same text as the same list written at once.
     #[test]
     fn streamed_list_equals_the_buffered_list(rows in proptest::collection::vec((0..3u8, text(), 0..20_000usize), 0..12)) {
@@ -235,10 +255,11 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 }
 
 fn text_of(reply: XmlReply) -> String {
-    match reply {
+    let bytes = match reply {
         XmlReply::Buffered(text) | XmlReply::Replayed(text) => text,
-        XmlReply::Streamed(chunks) => block_on(chunks.try_collect()).unwrap(),
-    }
+        XmlReply::Streamed(chunks) => block_on(chunks.try_concat()).unwrap(),
+    };
+    String::from_utf8(bytes).unwrap()
 }
 
 /// Text that often contains control characters, characters that XML forbids, and characters that XML escapes.
