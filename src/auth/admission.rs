@@ -8,87 +8,12 @@ use smallvec::SmallVec;
 use crate::accounts::{SecretKey, Setting, Settings, User, UserType};
 use crate::audit::{self, AuditRow};
 use crate::auth::attempt_limiter::AttemptKind;
+use crate::auth::caller::{Caller, RIGHT_READ};
 use crate::auth::signature::SignedParams;
 use crate::dialect::Dialect;
 use crate::error::ApiError;
 use crate::http::context::CallContext;
 use crate::idempotency::Idempotency;
-
-/// The user of an authenticated request. Only this module creates one, so a `Caller` proves that the checks passed.
-#[derive(Debug, Clone)]
-pub struct Caller(Arc<User>);
-
-impl Caller {
-    /// Returns the user's id, for audit rows.
-    pub fn id(&self) -> i32 {
-        self.0.id
-    }
-
-    /// Returns the id of the user whose settings apply to the caller and whose card groups the caller uses.
-    pub fn owner_id(&self) -> i32 {
-        self.0.settings_owner()
-    }
-
-    /// Returns the owner to whose card groups the caller is limited; `None` for an admin, who sees the groups of all
-    /// owners.
-    pub fn owner_scope(&self) -> Option<i32> {
-        (self.0.usertype != UserType::Admin).then(|| self.owner_id())
-    }
-
-    /// Returns the id of the user's own currency.
-    pub fn currency_id(&self) -> Option<i32> {
-        self.0.currency_id
-    }
-
-    /// Returns the user's type.
-    pub fn usertype(&self) -> UserType {
-        self.0.usertype
-    }
-
-    /// Returns the value of a right, by its name in lower case: 0 none, 1 read, 2 edit.
-    pub fn right(&self, name: &str) -> i16 {
-        self.0.right(name)
-    }
-
-    /// Returns the error for a user without the right, in operations that are not strict.
-    pub fn missing_right_error(&self) -> ApiError {
-        match self.0.usertype {
-            UserType::User | UserType::Partner => ApiError::AccessDeniedInPage,
-            UserType::Admin | UserType::Accountant | UserType::Reseller => ApiError::NotAuthorized,
-        }
-    }
-
-    /// Whether the user may use calling cards. An accountant's `callingcard_manage` must be at least `required`.
-    fn may_use_calling_cards(&self, required: i16) -> bool {
-        match self.0.usertype {
-            UserType::Admin => true,
-            UserType::Accountant => self.0.right(rights::CALLINGCARD_MANAGE) >= required,
-            UserType::Reseller => self.0.right(rights::CALLING_CARDS) == 2,
-            UserType::User | UserType::Partner => false,
-        }
-    }
-
-    /// Returns the name of the right that decides whether the user may use calling cards.
-    pub fn calling_cards_right(&self) -> &'static str {
-        match self.0.usertype {
-            UserType::Accountant => rights::CALLINGCARD_MANAGE,
-            UserType::Reseller => rights::CALLING_CARDS,
-            UserType::Admin | UserType::User | UserType::Partner => rights::USER_TYPE,
-        }
-    }
-}
-
-/// The names of rights, in lower case.
-#[expect(missing_docs, reason = "MOR's names")]
-pub mod rights {
-    pub const CALLINGCARD_MANAGE: &str = "callingcard_manage";
-    pub const CALLINGCARD_PIN: &str = "callingcard_pin";
-    pub const SEE_FINANCIAL_DATA: &str = "see_financial_data";
-    pub const TARIFF_MANAGE: &str = "tariff_manage";
-    pub const CALLING_CARDS: &str = "calling_cards";
-    /// No right: logged for users whose type may not use an operation, whatever rights they have.
-    pub const USER_TYPE: &str = "user type";
-}
 
 /// Logs that the caller lacks a right and the request, or the part of it that needs the right, is refused.
 pub fn log_missing_right(call: &CallContext, caller: &Caller, right: &'static str) {
@@ -132,11 +57,6 @@ pub async fn authorize_strict(call: &CallContext) -> Result<Caller, ApiError> {
     Ok(caller)
 }
 
-/// The value of a right that permits reading.
-pub const RIGHT_READ: i16 = 1;
-/// The value of a right that permits editing.
-pub const RIGHT_EDIT: i16 = 2;
-
 /// Authorizes a request to an operation on calling cards that is not strict. An accountant's `callingcard_manage` must
 /// be at least `required`.
 pub async fn require_calling_cards(call: &CallContext, required: i16) -> Result<Caller, ApiError> {
@@ -152,7 +72,7 @@ pub async fn require_calling_cards(call: &CallContext, required: i16) -> Result<
 /// its own error.
 pub async fn authenticate(call: &CallContext) -> Result<Option<Caller>, ApiError> {
     let caller = match verify_credentials(call).await? {
-        Ok(user) => Caller(user),
+        Ok(user) => Caller::new(user),
         Err(reason) => {
             log_refused_login(call, reason);
             // Counted for unknown names too: the limit must not reveal which names exist.
@@ -165,7 +85,7 @@ pub async fn authenticate(call: &CallContext) -> Result<Option<Caller>, ApiError
         0 => system.clone(),
         owner_id => call.state.accounts.settings(owner_id).await?,
     };
-    if !api_enabled(&caller.0, &own_settings, system) {
+    if !api_enabled(caller.user(), &own_settings, system) {
         log_refused_login(call, "Allow_API is off");
         return Err(ApiError::ApiDisabled);
     }
@@ -242,11 +162,11 @@ async fn check_hash(
     system: &Settings,
 ) -> Result<(), ApiError> {
     let dialect = call.dialect();
-    if hash_check_disabled(&caller.0, own_settings, system) {
+    if hash_check_disabled(caller.user(), own_settings, system) {
         return Ok(());
     }
     call.check_attempt_limit(AttemptKind::Login)?;
-    let keys = accepted_keys(&caller.0, own_settings, system, dialect);
+    let keys = accepted_keys(caller.user(), own_settings, system, dialect);
     let accept_legacy = call.state.config.legacy_hashes;
     let candidates: SmallVec<[SignedParams<'_>; 1]> =
         call.operation.hash_rules.iter().flat_map(|rule| rule.signed_params(&call.params, call.alias)).collect();

@@ -2,5 +2,6 @@
 
 pub mod admission;
 pub mod attempt_limiter;
+pub mod caller;
 pub mod passwords;
 pub mod signature;

@@ -6,6 +6,8 @@ use super::ApiError;
 
 /// SQLSTATE: a number does not fit its type.
 const NUMERIC_VALUE_OUT_OF_RANGE: &str = "22003";
+/// SQLSTATE: a lock was not available within `lock_timeout`.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
 
 /// Constraint and data errors become `TransactionFailed`; connection failures and other database errors become
 /// `Unavailable`. The error message is logged; it names constraints and tables. The detail is not logged, because it
@@ -93,4 +95,9 @@ pub fn map_constraint<const N: usize>(
 /// CHECK OPTION violation (44), program limit exceeded (54, such as a value that is too large for an index).
 fn is_data_error(code: Option<&str>) -> bool {
     code.is_some_and(|code| ["22", "23", "44", "54"].iter().any(|class| code.starts_with(class)))
+}
+
+/// Whether a statement failed because it could not get a lock within `lock_timeout`.
+pub fn is_lock_timeout(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(|error| error.code()).as_deref() == Some(LOCK_NOT_AVAILABLE)
 }

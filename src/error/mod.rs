@@ -11,7 +11,7 @@ use strum::IntoStaticStr;
 use crate::dialect::Dialect;
 use crate::xml::XmlReply;
 
-pub use database::map_constraint;
+pub use database::{is_lock_timeout, map_constraint};
 
 /// A refusal. The variants that all operations share come first, in the order of the checks. The variant's name in
 /// snake case, such as `incorrect_hash`, is the value of the metric label `outcome`.

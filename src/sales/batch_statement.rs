@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use sqlx::PgConnection;
 
-use super::batcher::{BatchKey, SaleOrder};
+use super::order::{BatchKey, SaleOrder};
 use crate::money::Money;
 use crate::sales::statement::sale_query;
 

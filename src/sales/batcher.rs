@@ -9,16 +9,16 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bigdecimal::BigDecimal;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot::{self, Receiver, Sender};
 use tokio::time::timeout;
 
 use super::batch_statement::{BatchInput, SoldCardRow, sell_batch};
+use super::order::SaleOrder;
 use super::statement::SoldCard;
 use crate::db::pool::Pool;
-use crate::error::ApiError;
-use crate::idempotency::{self, IdempotencyKey};
+use crate::error::{ApiError, is_lock_timeout};
+use crate::idempotency::key::is_duplicate_key;
 
 /// Maximum number of cards that one statement sells: all clients of the batch wait until it ends.
 const BATCH_CARDS_MAX: u32 = 32;
@@ -62,30 +62,6 @@ struct QueueEntry {
     ticket: u64,
     order: SaleOrder,
     outcome_sender: Sender<BatchOutcome>,
-}
-
-/// A sale of the next free cards of a group, as it waits for a batch. It writes no order rows (table `ccorders`).
-#[derive(Debug)]
-pub struct SaleOrder {
-    /// The card group.
-    pub group_id: i32,
-    /// The number of cards, up to [`ORDER_CARDS_MAX`].
-    pub quantity: u32,
-    /// The idempotency key under which the reply is stored, if one was sent. The order holds the key's lock until its
-    /// statement ends, even if the client disconnects: a repeated request waits for the outcome.
-    pub key: Option<Arc<IdempotencyKey>>,
-    /// The user who sells, and how the sale is paid.
-    pub batch_key: BatchKey,
-}
-
-/// Orders with equal batch keys can share a statement.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(missing_docs, reason = "as in `SaleRequest` and `PaymentTerms`")]
-pub struct BatchKey {
-    pub user_id: i32,
-    pub owner_id: i32,
-    pub currency: String,
-    pub rate: BigDecimal,
 }
 
 /// Whether a sale runs immediately or waits in the queue.
@@ -285,7 +261,7 @@ async fn execute(pool: &Pool, batch: &[QueueEntry]) -> Result<Vec<SoldCardRow>, 
         }
         // A key of the batch was used before, or another server is processing it. The server does not know which key,
         // so each sale is retried alone. The error is not logged.
-        Ok(Err(error)) if idempotency::is_duplicate_key(&error) || idempotency::is_lock_timeout(&error) => Err(None),
+        Ok(Err(error)) if is_duplicate_key(&error) || is_lock_timeout(&error) => Err(None),
         Ok(Err(error)) => {
             Err(Some(ApiError::from_commit_error(error)).filter(|error| *error == ApiError::CommitUnknown))
         }

@@ -2,4 +2,5 @@
 
 mod batch_statement;
 pub mod batcher;
+pub mod order;
 pub mod statement;

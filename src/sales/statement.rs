@@ -4,7 +4,7 @@ use bigdecimal::BigDecimal;
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
-use crate::idempotency::IdempotencyKey;
+use crate::idempotency::key::IdempotencyKey;
 use crate::mail::OutboxEntry;
 use crate::money::Money;
 

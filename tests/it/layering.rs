@@ -28,19 +28,7 @@ fn every_operation_has_tests_and_a_page() {
     }
 }
 
-/// The modules that depend on each other in a cycle. The list must shrink: an entry that isn't in a cycle fails the
-/// test.
-const CYCLE: [&str; 7] = [
-    "auth::admission",
-    "http::context",
-    "idempotency",
-    "sales::batch_statement",
-    "sales::batcher",
-    "sales::statement",
-    "state",
-];
-
-/// Modules depend on each other in one direction: the graph of their `use` paths has no cycle except the known one.
+/// Modules depend on each other in one direction: the graph of their `use` paths has no cycle.
 #[test]
 fn modules_depend_in_one_direction() {
     let graph = dependencies();
@@ -49,7 +37,7 @@ fn modules_depend_in_one_direction() {
         graph.keys().map(|module| (module.as_str(), reachable(&graph, module))).collect();
     let in_cycle: Vec<&str> =
         graph.keys().map(String::as_str).filter(|module| reachable[module].contains(module)).collect();
-    assert_eq!(in_cycle, CYCLE, "modules in an import cycle (left) differ from CYCLE (right)");
+    assert!(in_cycle.is_empty(), "modules in an import cycle: {in_cycle:?}");
 }
 
 /// The layers from the bottom to the top, as in docs/architecture.md. A module belongs to the layer with the longest

@@ -2,7 +2,8 @@
 //! Contract: `endpoints/card_balance_get.md`.
 
 use crate::accounts::UserType;
-use crate::auth::admission::{self, Caller, rights};
+use crate::auth::admission;
+use crate::auth::caller::{Caller, rights};
 use crate::auth::signature::HashRule;
 use crate::error::ApiError;
 use crate::http::context::{CallContext, Operation};

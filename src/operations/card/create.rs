@@ -6,7 +6,8 @@ use std::time::Duration;
 use bigdecimal::{BigDecimal, ToPrimitive};
 use sqlx::{PgConnection, PgExecutor};
 
-use crate::auth::admission::{self, Caller, RIGHT_READ};
+use crate::auth::admission;
+use crate::auth::caller::{Caller, RIGHT_READ};
 use crate::auth::signature::HashRule;
 use crate::dialect::Dialect;
 use crate::error::ApiError;

@@ -8,7 +8,8 @@ use sqlx::Connection as _;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::accounts::UserType;
-use crate::auth::admission::{self, Caller, RIGHT_READ, rights};
+use crate::auth::admission;
+use crate::auth::caller::{Caller, RIGHT_READ, rights};
 use crate::auth::signature::HashRule;
 use crate::db::pool::{Connection, Pool};
 use crate::error::ApiError;

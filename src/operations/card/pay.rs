@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
 use crate::accounts::{Currencies, Setting, UserType};
-use crate::auth::admission::{self, Caller, rights};
+use crate::auth::admission;
+use crate::auth::caller::{Caller, rights};
 use crate::auth::signature::HashRule;
 use crate::error::ApiError;
 use crate::http::context::{CallContext, Operation};

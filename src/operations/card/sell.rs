@@ -7,14 +7,17 @@ use sqlx::PgConnection;
 
 use super::selector::CardSelector;
 use crate::accounts::Currencies;
-use crate::auth::admission::{self, Caller};
+use crate::auth::admission;
+use crate::auth::caller::Caller;
 use crate::auth::signature::HashRule;
-use crate::error::ApiError;
+use crate::error::{ApiError, is_lock_timeout};
 use crate::http::context::{CallContext, Operation};
-use crate::idempotency::{self, Idempotency};
+use crate::idempotency::Idempotency;
+use crate::idempotency::key::is_duplicate_key;
 use crate::mail::OutboxEntry;
 use crate::operations::spec::{OperationSpec, ParamType, Parameter};
-use crate::sales::batcher::{BatchKey, BatchOutcome, Dispatch, ORDER_CARDS_MAX, SaleOrder};
+use crate::sales::batcher::{BatchOutcome, Dispatch, ORDER_CARDS_MAX};
+use crate::sales::order::{BatchKey, SaleOrder};
 use crate::sales::statement::{BuyerEmail, CardSelection, PaymentTerms, SaleRequest, SoldCard, StoredReplySpec, sell};
 use crate::store;
 use crate::xml::XmlReply;
@@ -246,10 +249,8 @@ impl SaleContext<'_> {
                 connection.release_clean();
                 Ok(cards)
             }
-            Err(error) if idempotency::is_duplicate_key(&error) => Ok(Vec::new()),
-            Err(error) if stored_reply.is_some() && idempotency::is_lock_timeout(&error) => {
-                Err(ApiError::RequestInProgress)
-            }
+            Err(error) if is_duplicate_key(&error) => Ok(Vec::new()),
+            Err(error) if stored_reply.is_some() && is_lock_timeout(&error) => Err(ApiError::RequestInProgress),
             Err(error) => Err(idempotency.with_retry_hint(ApiError::from_commit_error(error))),
         }
     }

@@ -5,7 +5,8 @@ use bigdecimal::{BigDecimal, RoundingMode};
 use sqlx::PgConnection;
 
 use crate::accounts::UserType;
-use crate::auth::admission::{self, Caller, RIGHT_EDIT, rights};
+use crate::auth::admission;
+use crate::auth::caller::{Caller, RIGHT_EDIT, rights};
 use crate::auth::signature::HashRule;
 use crate::error::{ApiError, map_constraint};
 use crate::http::context::{CallContext, Operation};

@@ -3,7 +3,8 @@
 
 use bigdecimal::BigDecimal;
 
-use crate::auth::admission::{self, Caller};
+use crate::auth::admission;
+use crate::auth::caller::Caller;
 use crate::auth::signature::HashRule;
 use crate::error::ApiError;
 use crate::http::context::{CallContext, Operation};

@@ -5,7 +5,8 @@ use bigdecimal::{BigDecimal, ToPrimitive};
 
 use super::lookups::{ExistingGroup, Lookups};
 use crate::accounts::{Currencies, UserType};
-use crate::auth::admission::{self, Caller, rights};
+use crate::auth::admission;
+use crate::auth::caller::{Caller, rights};
 use crate::dialect::Dialect;
 use crate::error::ApiError;
 use crate::http::context::CallContext;

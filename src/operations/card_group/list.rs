@@ -6,7 +6,8 @@ use futures_util::{Stream, TryStreamExt};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::accounts::UserType;
-use crate::auth::admission::{self, Caller, RIGHT_READ};
+use crate::auth::admission;
+use crate::auth::caller::{Caller, RIGHT_READ};
 use crate::auth::signature::HashRule;
 use crate::db::pool::Pool;
 use crate::error::ApiError;

@@ -3,7 +3,7 @@
 use sqlx::PgExecutor;
 
 use crate::accounts::UserType;
-use crate::auth::admission::Caller;
+use crate::auth::caller::Caller;
 use crate::error::ApiError;
 use crate::http::context::CallContext;
 use crate::number;

@@ -4,7 +4,8 @@
 use sqlx::{PgConnection, PgExecutor};
 
 use crate::accounts::{Currencies, UserType};
-use crate::auth::admission::{self, Caller, rights};
+use crate::auth::admission;
+use crate::auth::caller::{Caller, rights};
 use crate::auth::signature::HashRule;
 use crate::error::{ApiError, map_constraint};
 use crate::http::context::{CallContext, Operation};

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use mortise::sales::batcher::{BatchKey, BatchOutcome, Dispatch, QueuedSale, SaleBatcher, SaleOrder, StatementPermit};
+use mortise::sales::batcher::{BatchOutcome, Dispatch, QueuedSale, SaleBatcher, StatementPermit};
+use mortise::sales::order::{BatchKey, SaleOrder};
 
 use super::sale_batching::server_with_one_permit;
 use crate::harness::{server_with_settings, with_timeout};

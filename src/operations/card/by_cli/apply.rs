@@ -6,7 +6,7 @@ use sqlx::{Connection, PgConnection};
 use super::action::Action;
 use super::lookup::{Device, Group};
 use super::{ActionResult, Context, Input};
-use crate::error::ApiError;
+use crate::error::{ApiError, is_lock_timeout};
 use crate::store;
 use crate::store::card::LockedCard;
 
@@ -14,8 +14,6 @@ use crate::store::card::LockedCard;
 const RANDOM_ATTEMPTS_MAX: usize = 40;
 /// Maximum length of the numbers and PINs that are searched, in digits. There are too many longer ones.
 const SCAN_DIGITS_MAX: u32 = 6;
-/// The SQLSTATE of a lock timeout.
-const LOCK_NOT_AVAILABLE: &str = "55P03";
 /// The length of MOR's columns, in characters.
 const NUMBER_LEN_MAX: i32 = 255;
 
@@ -212,9 +210,7 @@ impl NewCard<'_> {
         let mut savepoint = connection.begin().await?;
         match self.insert(&mut savepoint, context, input).await {
             Ok(card_id) => savepoint.commit().await.map(|()| card_id),
-            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(LOCK_NOT_AVAILABLE) => {
-                savepoint.rollback().await.map(|()| None)
-            }
+            Err(error) if is_lock_timeout(&error) => savepoint.rollback().await.map(|()| None),
             Err(error) => Err(error),
         }
     }

@@ -11,8 +11,9 @@ use sqlx::PgConnection;
 
 use self::action::Action;
 use self::lookup::{Device, Lookup};
-use crate::auth::admission::{self, Caller};
+use crate::auth::admission;
 use crate::auth::attempt_limiter::AttemptKind;
+use crate::auth::caller::Caller;
 use crate::auth::signature::HashRule;
 use crate::error::ApiError;
 use crate::http::context::{CallContext, Operation};

@@ -4,50 +4,25 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
-use axum::http::HeaderMap;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use sqlx::{PgConnection, PgPool};
 
-use crate::auth::admission::Caller;
+use crate::auth::caller::Caller;
 use crate::db::pool::Transaction;
-use crate::error::{ApiError, ErrorBody};
+use crate::error::{ApiError, ErrorBody, is_lock_timeout};
 use crate::http::context::CallContext;
-use crate::http::params::Params;
-use crate::locks::KeyLock;
 use crate::xml::XmlReply;
 
-/// The header with the key.
-const KEY_HEADER: &str = "idempotency-key";
-/// The parameter with the key, for clients that cannot set headers.
-const KEY_PARAM: &str = "request_id";
-const KEY_LEN_MAX: usize = 255;
-const MALFORMED_KEY: ApiError = ApiError::BadRequest("Idempotency key must be 1 to 255 printable characters");
-/// Parameters that are not part of the fingerprint. Nothing derived from a password is stored.
-const UNFINGERPRINTED_PARAMS: [&str; 3] = [KEY_PARAM, "hash", "p"];
-/// The SQLSTATE of a lock timeout.
-const LOCK_NOT_AVAILABLE: &str = "55P03";
-const PRIMARY_KEY: &str = "idempotency_keys_pkey";
+pub mod key;
+
+use self::key::{IdempotencyKey, fingerprint, read_key};
 
 /// A request that changes data, with its idempotency key if it has one.
 #[derive(Debug)]
 pub struct Idempotency<'a> {
     call: &'a CallContext,
     key: Option<Arc<IdempotencyKey>>,
-}
-
-/// An idempotency key, and the request that it was sent with.
-#[derive(Debug)]
-pub struct IdempotencyKey {
-    user_id: i32,
-    operation: &'static str,
-    /// The key as the client sent it.
-    pub key: String,
-    /// SHA-256 of the parameters.
-    pub fingerprint: [u8; 32],
-    /// Excludes other requests in this server with the same key.
-    _lock: KeyLock,
 }
 
 /// The content of a stored reply. It is rendered again for each replay.
@@ -264,43 +239,6 @@ impl DerefMut for IdempotentTx<'_> {
     fn deref_mut(&mut self) -> &mut PgConnection {
         &mut self.transaction
     }
-}
-
-/// Whether a statement failed because its idempotency key exists already.
-pub fn is_duplicate_key(error: &sqlx::Error) -> bool {
-    error.as_database_error().and_then(|error| error.constraint()) == Some(PRIMARY_KEY)
-}
-
-/// Whether a statement failed because it could not get a lock within `lock_timeout`.
-pub fn is_lock_timeout(error: &sqlx::Error) -> bool {
-    error.as_database_error().and_then(|error| error.code()).as_deref() == Some(LOCK_NOT_AVAILABLE)
-}
-
-/// Reads the key of a request. The header takes precedence over the parameter.
-fn read_key(headers: &HeaderMap, params: &Params) -> Result<Option<String>, ApiError> {
-    let mut values = headers.get_all(KEY_HEADER).iter();
-    let key = match (values.next(), values.next()) {
-        (None, _) => params.raw(KEY_PARAM),
-        (Some(key), None) => Some(str::from_utf8(key.as_bytes()).map_err(|_| MALFORMED_KEY)?),
-        (Some(_), Some(_)) => return Err(MALFORMED_KEY),
-    };
-    let is_valid = |key: &str| (1..=KEY_LEN_MAX).contains(&key.chars().count()) && !key.chars().any(char::is_control);
-    key.map(|key| if is_valid(key) { Ok(key.to_owned()) } else { Err(MALFORMED_KEY) }).transpose()
-}
-
-/// Hashes the parameters, sorted: the order in which they are sent does not matter.
-fn fingerprint(params: &Params) -> [u8; 32] {
-    let mut pairs: Vec<_> = params.pairs().filter(|(name, _)| !UNFINGERPRINTED_PARAMS.contains(name)).collect();
-    pairs.sort_unstable();
-    let mut sha256 = Sha256::new();
-    for (name, value) in pairs {
-        // NUL separates the texts: no parameter contains one.
-        for text in [name, value] {
-            sha256.update(text);
-            sha256.update([0]);
-        }
-    }
-    sha256.finalize().into()
 }
 
 /// Deletes keys that are older than `hours`, in small batches so that no request waits long for their locks.

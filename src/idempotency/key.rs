@@ -1,0 +1,63 @@
+//! Idempotency keys as clients send them.
+
+use axum::http::HeaderMap;
+use sha2::{Digest, Sha256};
+
+use crate::error::ApiError;
+use crate::http::params::Params;
+use crate::locks::KeyLock;
+
+/// The header with the key.
+const KEY_HEADER: &str = "idempotency-key";
+/// The parameter with the key, for clients that cannot set headers.
+const KEY_PARAM: &str = "request_id";
+const KEY_LEN_MAX: usize = 255;
+const MALFORMED_KEY: ApiError = ApiError::BadRequest("Idempotency key must be 1 to 255 printable characters");
+/// Parameters that are not part of the fingerprint. Nothing derived from a password is stored.
+const UNFINGERPRINTED_PARAMS: [&str; 3] = [KEY_PARAM, "hash", "p"];
+const PRIMARY_KEY: &str = "idempotency_keys_pkey";
+
+/// An idempotency key, and the request that it was sent with.
+#[derive(Debug)]
+pub struct IdempotencyKey {
+    pub(super) user_id: i32,
+    pub(super) operation: &'static str,
+    /// The key as the client sent it.
+    pub key: String,
+    /// SHA-256 of the parameters.
+    pub fingerprint: [u8; 32],
+    /// Excludes other requests in this server with the same key.
+    pub(super) _lock: KeyLock,
+}
+
+/// Whether a statement failed because its idempotency key exists already.
+pub fn is_duplicate_key(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(|error| error.constraint()) == Some(PRIMARY_KEY)
+}
+
+/// Reads the key of a request. The header takes precedence over the parameter.
+pub(super) fn read_key(headers: &HeaderMap, params: &Params) -> Result<Option<String>, ApiError> {
+    let mut values = headers.get_all(KEY_HEADER).iter();
+    let key = match (values.next(), values.next()) {
+        (None, _) => params.raw(KEY_PARAM),
+        (Some(key), None) => Some(str::from_utf8(key.as_bytes()).map_err(|_| MALFORMED_KEY)?),
+        (Some(_), Some(_)) => return Err(MALFORMED_KEY),
+    };
+    let is_valid = |key: &str| (1..=KEY_LEN_MAX).contains(&key.chars().count()) && !key.chars().any(char::is_control);
+    key.map(|key| if is_valid(key) { Ok(key.to_owned()) } else { Err(MALFORMED_KEY) }).transpose()
+}
+
+/// Hashes the parameters, sorted: the order in which they are sent does not matter.
+pub(super) fn fingerprint(params: &Params) -> [u8; 32] {
+    let mut pairs: Vec<_> = params.pairs().filter(|(name, _)| !UNFINGERPRINTED_PARAMS.contains(name)).collect();
+    pairs.sort_unstable();
+    let mut sha256 = Sha256::new();
+    for (name, value) in pairs {
+        // NUL separates the texts: no parameter contains one.
+        for text in [name, value] {
+            sha256.update(text);
+            sha256.update([0]);
+        }
+    }
+    sha256.finalize().into()
+}
