@@ -15,6 +15,7 @@ pub mod dialect;
 pub mod error;
 pub mod http;
 pub mod idempotency;
+pub mod input;
 pub mod jobs;
 pub mod locks;
 pub mod mail;

@@ -164,7 +164,7 @@ fn run(command: &Command, global: &GlobalOptions) -> Result<Report, CommandError
     let config = layers.config()?;
     match command {
         Command::Config(options) => return Ok(cli::config::run(options, &layers)),
-        Command::Healthcheck => return cli::healthcheck::run(&config),
+        Command::Healthcheck => return runtime.block_on(cli::healthcheck::run(&config)),
         _ => log::init_for_command(),
     }
     runtime.block_on(run_on_database(command, &config))

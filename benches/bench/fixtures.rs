@@ -35,7 +35,7 @@ impl BenchEnvironment {
     pub async fn new(size: BenchSize) -> Self {
         let mut builder = tempfile::Builder::new();
         let data = builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755)).tempdir().unwrap();
-        let managed = ManagedPostgres::prepare(data.path()).unwrap();
+        let managed = ManagedPostgres::prepare(data.path()).await.unwrap();
         managed.start().await.unwrap();
         let options = managed.connect_options().options([("jit", "off")]);
         let pool = sqlx::postgres::PgPoolOptions::new().max_connections(2).connect_with(options.clone()).await.unwrap();

@@ -84,7 +84,7 @@ enum LocalPostgres {
 async fn acquire_local_postgres(data: &Path) -> Result<LocalPostgres, CommandError> {
     let mut attempts_left = POLLS_MAX;
     loop {
-        match ManagedPostgres::prepare(data) {
+        match ManagedPostgres::prepare(data).await {
             Ok(managed) => return Ok(LocalPostgres::Owned(managed)),
             Err(ManagedPostgresError::InUse { .. }) => {}
             Err(error) => return Err(error.into()),

@@ -1,13 +1,14 @@
 //! Passwords and keys. They are typed without echo, or read from standard input. They are never arguments: every user
 //! of the machine can read those.
 
-use std::io::{self, BufRead, IsTerminal};
+use std::io::{self, IsTerminal};
 
 use super::CommandError;
+use crate::input;
 
 /// Reads the password or key that `label` names: typed twice on a terminal, else the first line of standard input.
 pub fn read(label: &str) -> Result<String, CommandError> {
-    let secret = if io::stdin().is_terminal() { prompt_twice(label)? } else { read_first_line()? };
+    let secret = if io::stdin().is_terminal() { prompt_twice(label)? } else { read_stdin_line(label)? };
     if secret.trim().is_empty() {
         return Err(CommandError::Usage(format!("the {label} is empty: type it, or send it on standard input")));
     }
@@ -25,8 +26,7 @@ fn prompt_twice(label: &str) -> Result<String, CommandError> {
     if first == second { Ok(first) } else { Err(CommandError::Usage(format!("the two inputs of the {label} differ"))) }
 }
 
-fn read_first_line() -> io::Result<String> {
-    let mut line = String::new();
-    io::stdin().lock().read_line(&mut line)?;
-    Ok(line.trim_end_matches(['\r', '\n']).to_owned())
+fn read_stdin_line(label: &str) -> Result<String, CommandError> {
+    input::read_stdin_line()
+        .map_err(|error| CommandError::Usage(format!("cannot read the {label} from standard input: {error}")))
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use toml::{Table, Value};
 
 use super::{Config, ConfigError, DEFAULTS, SECRET_SETTINGS};
+use crate::input;
 
 /// The settings file that is read without `--config`, if it exists in the working directory.
 const CONFIG_FILE_DEFAULT: &str = "config/mortise.toml";
@@ -109,7 +110,7 @@ impl Override {
 }
 
 fn read_file(path: &Path) -> Result<String, ConfigError> {
-    std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: path.into(), source })
+    input::read_file(path).map_err(|source| ConfigError::Unreadable { path: path.into(), source })
 }
 
 /// Parses a settings file. The error gives the line's number and does not quote the line: it can contain a password.

@@ -4,6 +4,7 @@
 
 mod account;
 mod outbox;
+mod reply_limiter;
 mod sender;
 mod smtp;
 mod template;

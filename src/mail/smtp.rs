@@ -1,20 +1,27 @@
 //! A connection to a mail server, and the classification of its errors.
 
 use std::error::Error as _;
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
 use lettre::Message;
 use lettre::transport::smtp::Error;
 use lettre::transport::smtp::authentication::{Credentials, DEFAULT_MECHANISMS};
-use lettre::transport::smtp::client::{AsyncSmtpConnection, Certificate, TlsParameters};
+#[expect(deprecated, reason = "the only way to TLS from the first byte over a given stream")]
+use lettre::transport::smtp::client::AsyncNetworkStream;
+use lettre::transport::smtp::client::{AsyncSmtpConnection, AsyncTokioStream, Certificate, TlsParameters};
 use lettre::transport::smtp::commands::{Data, Mail, Rcpt};
 use lettre::transport::smtp::extension::{ClientId, Extension, MailParameter};
+use tokio::net::TcpStream;
+use tokio_util::compat::FuturesAsyncReadCompatExt;
 
 use super::MailError;
 use super::account::SmtpAccount;
 use super::outbox::MailedCard;
+use super::reply_limiter::ReplyLimiter;
 use crate::config::MailTls;
+use crate::input;
 
 /// The port on which a connection starts with TLS (SMTPS).
 const IMPLICIT_TLS_PORT: u16 = 465;
@@ -78,7 +85,7 @@ impl Tls {
         let mut certificates = Vec::new();
         if !file.as_os_str().is_empty() {
             let file_error = |problem| MailError::Certificates { path: file.display().to_string(), problem };
-            let pem = std::fs::read_to_string(file).map_err(|error| file_error(error.to_string()))?;
+            let pem = input::read_file(file).map_err(|error| file_error(error.to_string()))?;
             if !pem.contains("-----BEGIN CERTIFICATE-----") {
                 return Err(file_error("it contains no certificate".into()));
             }
@@ -159,9 +166,8 @@ async fn connect_and_login(account: &SmtpAccount, tls: &Tls) -> Result<AsyncSmtp
     let hello = ClientId::Domain(sender.email.domain().to_owned());
     let parameters = tls.parameters(host).map_err(error_at("TLS"))?;
     let (implicit_tls, starttls) = if *port == IMPLICIT_TLS_PORT { (parameters, None) } else { (None, parameters) };
-    let mut smtp = AsyncSmtpConnection::connect_tokio1((host.as_str(), *port), None, &hello, implicit_tls, None)
-        .await
-        .map_err(error_at("connecting"))?;
+    let stream = open_stream(host, *port, implicit_tls).await?;
+    let mut smtp = AsyncSmtpConnection::connect_with_transport(stream, &hello).await.map_err(error_at("connecting"))?;
     if let Some(parameters) = starttls {
         if smtp.can_starttls() {
             smtp.starttls(parameters, &hello).await.map_err(error_at("STARTTLS"))?;
@@ -179,6 +185,26 @@ async fn connect_and_login(account: &SmtpAccount, tls: &Tls) -> Result<AsyncSmtp
         })?;
     }
     Ok(smtp)
+}
+
+/// Connects, and starts TLS at once if `implicit_tls` is given. What the mail server sends is bounded, also inside TLS.
+#[expect(deprecated, reason = "the only way to TLS from the first byte over a given stream")]
+async fn open_stream(
+    host: &str,
+    port: u16,
+    implicit_tls: Option<TlsParameters>,
+) -> Result<Box<dyn AsyncTokioStream>, String> {
+    let connect = async {
+        let stream = TcpStream::connect((host, port)).await?;
+        let peer = stream.peer_addr()?;
+        Ok((stream, peer))
+    };
+    let (stream, peer) = connect.await.map_err(|error: io::Error| format!("connecting: {error}"))?;
+    let stream = Box::new(ReplyLimiter::new(stream, peer));
+    let Some(parameters) = implicit_tls else { return Ok(stream) };
+    let mut encrypted = AsyncNetworkStream::use_existing_tokio1(stream);
+    encrypted.upgrade_tls(parameters).await.map_err(|error| describe_error("TLS", &error))?;
+    Ok(Box::new(ReplyLimiter::new(encrypted.compat(), peer)))
 }
 
 async fn send_envelope(

@@ -9,6 +9,7 @@ use lettre::{Address, Message};
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value};
 
 use super::outbox::{ClaimedMail, MailedCard};
+use crate::input;
 
 const SUBJECT: &str = "cards_sold.subject";
 const TEXT: &str = "cards_sold.txt";
@@ -153,7 +154,7 @@ fn read_custom_template(directory: &Path, name: &str) -> Result<Option<String>, 
         return Ok(None);
     }
     let path = directory.join(name);
-    match std::fs::read_to_string(&path) {
+    match input::read_file(&path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(TemplateError::Unreadable(path.display().to_string(), error)),

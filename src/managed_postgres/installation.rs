@@ -5,6 +5,13 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use crate::input;
+
+/// Timeout for a program that prints its version or its directory.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
+const INITDB_TIMEOUT: Duration = Duration::from_mins(30);
 
 /// The superuser of the managed cluster.
 pub const SUPERUSER: &str = "postgres";
@@ -115,11 +122,14 @@ pub fn build_command(program: &Path, os_user: Option<&OsUser>) -> Command {
 }
 
 /// Returns the program directory of the newest PostgreSQL, or of the version of `cluster` if that exists.
-pub fn find_binaries(cluster: &Path) -> Result<PathBuf, ManagedPostgresError> {
-    let versions = list_candidate_directories()
-        .into_iter()
-        .filter_map(|directory| Some((postgres_version(&directory)?, directory)));
-    choose_binaries(versions.collect(), cluster)
+pub async fn find_binaries(cluster: &Path) -> Result<PathBuf, ManagedPostgresError> {
+    let mut versions = Vec::new();
+    for directory in list_candidate_directories().await {
+        if let Some(version) = postgres_version(&directory).await {
+            versions.push((version, directory));
+        }
+    }
+    choose_binaries(versions, cluster)
 }
 
 /// Returns the directory of the version that created `cluster`, or of the newest one if there is no cluster.
@@ -139,12 +149,14 @@ pub fn choose_binaries(mut installed: Vec<(u32, PathBuf)>, cluster: &Path) -> Re
     }
 }
 
-fn list_candidate_directories() -> Vec<PathBuf> {
+async fn list_candidate_directories() -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let in_path = std::env::split_paths(&path)
         // `initdb` in PATH is often a link into the directory of one of several versions.
         .filter_map(|directory| directory.join("initdb").canonicalize().ok()?.parent().map(Path::to_path_buf));
-    let pg_config = Command::new("pg_config").arg("--bindir").stderr(Stdio::null()).output().ok();
+    let mut pg_config = Command::new("pg_config");
+    pg_config.arg("--bindir").stdin(Stdio::null());
+    let pg_config = input::run_program(pg_config, QUERY_TIMEOUT).await.ok();
     let pg_config = pg_config.map(|output| PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()));
     let subdirectories = |parent: &str, prefix: &str, suffix: &str| {
         let (prefix, suffix) = (prefix.to_owned(), suffix.to_owned());
@@ -162,15 +174,17 @@ fn list_candidate_directories() -> Vec<PathBuf> {
         .collect()
 }
 
-fn postgres_version(directory: &Path) -> Option<u32> {
-    let output = Command::new(directory.join("postgres")).arg("--version").output().ok()?;
+async fn postgres_version(directory: &Path) -> Option<u32> {
+    let mut postgres = Command::new(directory.join("postgres"));
+    postgres.arg("--version").stdin(Stdio::null());
+    let output = input::run_program(postgres, QUERY_TIMEOUT).await.ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     text.split_whitespace().find_map(|word| word.split('.').next()?.parse().ok())
 }
 
 /// Creates a cluster in the directory `cluster`, whose parent directory must exist. initdb writes into another
 /// directory that is renamed at the end, so that a crash never leaves an incomplete cluster in `cluster`.
-pub fn initdb(
+pub async fn initdb(
     binaries: &Path,
     cluster: &Path,
     os_user: Option<&OsUser>,
@@ -187,13 +201,18 @@ pub fn initdb(
     make_directory(&unfinished, 0o700, os_user)?;
     let pwfile = cluster.with_extension(format!("pwfile-{process_id}"));
     write_private(&pwfile, password, os_user)?;
-    let output = build_command(&binaries.join("initdb"), os_user)
-        .arg("--pgdata")
-        .arg(&unfinished)
-        .arg("--pwfile")
-        .arg(&pwfile)
-        .args(["--username", SUPERUSER, "--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C.UTF-8"])
-        .output();
+    let mut command = build_command(&binaries.join("initdb"), os_user);
+    command.arg("--pgdata").arg(&unfinished).arg("--pwfile").arg(&pwfile).args([
+        "--username",
+        SUPERUSER,
+        "--auth",
+        "scram-sha-256",
+        "--encoding",
+        "UTF8",
+        "--locale",
+        "C.UTF-8",
+    ]);
+    let output = input::run_program(command, INITDB_TIMEOUT).await;
     fs::remove_file(&pwfile).map_err(io_error_at(&pwfile))?;
     let output = output.map_err(io_error_at(binaries))?;
     if !output.status.success() {

@@ -87,7 +87,7 @@ pub struct ManagedPostgres {
 
 impl ManagedPostgres {
     /// Locks the data directory, and initialises the cluster if it doesn't exist.
-    pub fn prepare(data_dir: &Path) -> Result<Self, ManagedPostgresError> {
+    pub async fn prepare(data_dir: &Path) -> Result<Self, ManagedPostgresError> {
         let os_user = OsUser::find_unprivileged()?;
         let data_dir = std::path::absolute(data_dir).map_err(io_error_at(data_dir))?;
         make_directory(&data_dir, 0o755, None)?;
@@ -95,11 +95,11 @@ impl ManagedPostgres {
         check_accessible(&data_dir, os_user.as_ref())?;
         let lock = acquire_lock(&data_dir)?;
         let cluster = data_dir.join("postgres");
-        let bin_dir = find_binaries(&cluster)?;
+        let bin_dir = find_binaries(&cluster).await?;
         let superuser_password = read_or_create_password(&data_dir.join("superuser_password"))?;
         if !cluster.join("PG_VERSION").exists() {
             tracing::info!(data_dir = %data_dir.display(), "initialising cluster");
-            initdb(&bin_dir, &cluster, os_user.as_ref(), &superuser_password)?;
+            initdb(&bin_dir, &cluster, os_user.as_ref(), &superuser_password).await?;
         }
         Ok(Self {
             socket_dir: prepare_socket_directory(&data_dir, os_user.as_ref())?,

@@ -70,7 +70,7 @@ pub async fn serve(config: Config, demo: bool) -> Result<(), ServerError> {
     if !url.is_empty() {
         return serve_with_database(db::parse_url(url)?, config, demo, stop).await;
     }
-    let managed = ManagedPostgres::prepare(&data_dir(&config))?;
+    let managed = ManagedPostgres::prepare(&data_dir(&config)).await?;
     let result = tokio::select! {
         started = managed.start() => match started {
             Ok(()) => tokio::select! {

@@ -45,7 +45,18 @@ fn modules_depend_in_one_direction() {
 const LAYERS: [(&str, &[&str]); 6] = [
     (
         "basics",
-        &["config", "dialect", "error", "http::client_addr", "http::params", "money", "number", "telemetry", "xml"],
+        &[
+            "config",
+            "dialect",
+            "error",
+            "http::client_addr",
+            "http::params",
+            "input",
+            "money",
+            "number",
+            "telemetry",
+            "xml",
+        ],
     ),
     (
         "services",

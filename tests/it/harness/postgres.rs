@@ -98,8 +98,8 @@ async fn start() -> Postgres {
         os_user.chown(&directory).unwrap();
     }
     let cluster = directory.join("cluster");
-    let binaries = installation::find_binaries(&cluster).expect("PostgreSQL must be installed");
-    installation::initdb(&binaries, &cluster, os_user.as_ref(), "unused").unwrap();
+    let binaries = installation::find_binaries(&cluster).await.expect("PostgreSQL must be installed");
+    installation::initdb(&binaries, &cluster, os_user.as_ref(), "unused").await.unwrap();
     std::fs::write(cluster.join("pg_hba.conf"), "local all all trust\n").unwrap();
 
     let shell = installation::build_command("/bin/sh".as_ref(), os_user.as_ref())

@@ -24,6 +24,8 @@ pub enum ScriptedAction {
     Stall,
     /// Closes the connection.
     Disconnect,
+    /// Sends a line without an end.
+    Flood,
     /// Accepts the e-mail and closes the connection without a reply.
     AcceptAndDisconnect,
 }
@@ -260,6 +262,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
                 let _ = self.shared.behavior.subscribe().wait_for(|behavior| behavior.script.is_empty()).await;
                 Ok(false)
             }
+            Some(ScriptedAction::Flood) => loop {
+                self.stream.get_mut().write_all(&[b'2'; 64 * 1024]).await?;
+            },
             Some(ScriptedAction::Disconnect | ScriptedAction::AcceptAndDisconnect) => {
                 Err(std::io::ErrorKind::ConnectionAborted.into())
             }

@@ -1,5 +1,6 @@
 //! E-mails to buyers, through a real mail server.
 
+mod endless_replies;
 mod message;
 mod once;
 mod refusals;

@@ -321,6 +321,15 @@ async fn port_465_starts_with_tls() {
     )
     .await;
     server.execute(&settings_sql(0, 465, "shop@example.com")).await;
+    shop.mail.script_action("", ScriptedAction::Flood);
     assert_eq!(sell(&server, 6, "b@x.test").await.element_texts("pin").len(), 1);
+    let error = "select last_error from email_outbox where last_error is not null";
+    while server.rows(error).await.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let reason = "connecting: network error: the mail server's reply is longer than 65536 bytes";
+    server.assert_rows(error, &[reason]).await;
+    shop.mail.clear_script();
+    server.execute("update email_outbox set next_attempt_at = now() at time zone 'utc'").await;
     assert!(shop.mail.wait_for_mails(1).await[0].encrypted);
 }

@@ -18,9 +18,9 @@ fn blocks(document: &str, heading: &str, language: &str) -> Vec<String> {
 }
 
 /// Runs a block with this data directory; returns its standard output.
-fn run(block: &str, data: &Path) -> String {
+async fn run(block: &str, data: &Path) -> String {
     let block = block.replace("/var/lib/mortise", data.to_str().unwrap());
-    let programs = find_binaries(&data.join("postgres")).unwrap();
+    let programs = find_binaries(&data.join("postgres")).await.unwrap();
     let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
     let output = Command::new("sh").args(["-euc", &block]).current_dir(data).env("PATH", path).output().unwrap();
     assert!(output.status.success(), "{block}\n{}", String::from_utf8_lossy(&output.stderr));
@@ -33,12 +33,12 @@ async fn backup_is_restored() {
     let data = create_data_dir();
     let server = start(serve_command(data.path()));
     let before = server.buy_cards().await;
-    run(&dump, data.path());
+    run(&dump, data.path()).await;
     let mode = std::fs::metadata(data.path().join("mortise.dump")).unwrap().permissions().mode();
     assert_eq!(mode & 0o077, 0, "others can read the keys and PINs in the dump: {mode:o}");
     let after = server.buy_cards().await;
     assert!(before.contains("<number>1111111001<") && after.contains("<number>1111111002<"), "{before}{after}");
-    assert_eq!(run(&restore, data.path()), "", "the stock does not match the cards");
+    assert_eq!(run(&restore, data.path()).await, "", "the stock does not match the cards");
     server.stop();
     let restarted = start(serve_command(data.path()));
     assert_eq!(

@@ -4,6 +4,7 @@ mod commands;
 mod config;
 mod contrib;
 mod docs;
+mod input;
 mod log;
 mod packages;
 mod trace;

@@ -73,6 +73,7 @@ fn unit_waits_for_readiness_and_drops_privileges() {
         ("MemoryDenyWriteExecute", "yes"),
         ("RestrictNamespaces", "yes"),
         ("CapabilityBoundingSet", ""),
+        ("MemoryMax", "2G"),
     ] {
         assert_eq!(service(key), value, "{key}");
         assert!(unit.contains_key(&("Service".into(), key.into())), "{key}");
@@ -183,6 +184,7 @@ struct Service {
     shm_size: Option<String>,
     cap_drop: Vec<String>,
     security_opt: Vec<String>,
+    mem_limit: Option<String>,
     stop_grace_period: String,
     restart: String,
     healthcheck: Healthcheck,
@@ -289,6 +291,7 @@ fn compose_services_are_isolated_and_checked() {
     }
     assert_eq!((mortise.image.as_str(), mortise.build.as_deref()), ("mortise", Some(".")));
     assert_eq!(mortise.depends_on["database"].condition, "service_healthy");
+    assert_eq!(mortise.mem_limit.as_deref(), Some("1g"));
     assert_eq!(mortise.healthcheck.test, ["CMD", "mortise", "healthcheck"]);
     assert!(mortise.ports.iter().all(|port| port.starts_with("127.0.0.1:")), "{:?}", mortise.ports);
     assert!(mortise.volumes.is_empty() && mortise.user.is_none() && mortise.command.is_none());

@@ -184,13 +184,13 @@ async fn socket_of_a_long_data_dir_is_in_another_directory() {
     server.stop();
 }
 
-#[test]
-fn inaccessible_data_dir_is_reported() {
+#[tokio::test]
+async fn inaccessible_data_dir_is_reported() {
     if OsUser::find_unprivileged().unwrap().is_none() {
         return;
     }
     let data = tempfile::Builder::new().permissions(Permissions::from_mode(0o700)).tempdir().unwrap();
-    let error = ManagedPostgres::prepare(&data.path().join("inner")).unwrap_err();
+    let error = ManagedPostgres::prepare(&data.path().join("inner")).await.unwrap_err();
     assert!(matches!(error, ManagedPostgresError::Inaccessible { .. }), "{error}");
     assert!(error.to_string().contains("choose another data_dir"));
 }

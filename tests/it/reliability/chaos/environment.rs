@@ -188,8 +188,8 @@ impl ExternalPostgres {
             os_user.chown(&directory).unwrap();
         }
         let cluster = directory.join("cluster");
-        let binaries = installation::find_binaries(&cluster).unwrap();
-        installation::initdb(&binaries, &cluster, os_user.as_ref(), "unused").unwrap();
+        let binaries = installation::find_binaries(&cluster).await.unwrap();
+        installation::initdb(&binaries, &cluster, os_user.as_ref(), "unused").await.unwrap();
         std::fs::write(cluster.join("pg_hba.conf"), "local all all trust\n").unwrap();
         let postgres = Mutex::new(spawn_postgres(&binaries, &directory));
         let proxy = FaultProxy::with_target(directory.clone()).await;

@@ -1,0 +1,85 @@
+//! Input from outside, bounded in bytes and in time: files that the operator names, standard input, and the output of
+//! other programs.
+
+use std::fs::File;
+use std::io::{self, BufRead, ErrorKind, Read};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+/// In bytes; larger than any settings file, template or list of certificates.
+const FILE_LEN_MAX: u64 = 1024 * 1024;
+/// A file that is a pipe, or is on a file server, may never end.
+const FILE_TIMEOUT: Duration = Duration::from_secs(10);
+/// In bytes; longer than any password or key.
+const LINE_LEN_MAX: u64 = 4096;
+/// The bytes that are kept of the output of a program, for each of its two streams.
+const PROGRAM_OUTPUT_LEN_MAX: u64 = 64 * 1024;
+
+/// Reads a text file that the operator names.
+///
+/// # Errors
+///
+/// If the file is larger than 1 MiB, is not UTF-8, or has no end within 10 seconds.
+pub fn read_file(path: &Path) -> io::Result<String> {
+    let (sender, receiver) = mpsc::channel();
+    let path = path.to_owned();
+    // A blocked read of a pipe has no timeout of its own.
+    std::thread::spawn(move || sender.send(File::open(path).and_then(|file| read_text(file, FILE_LEN_MAX))));
+    let timeout_error = || io::Error::new(ErrorKind::TimedOut, "its end did not come within 10 seconds");
+    receiver.recv_timeout(FILE_TIMEOUT).unwrap_or_else(|_| Err(timeout_error()))
+}
+
+/// Reads text up to its end.
+///
+/// # Errors
+///
+/// If the text has more than `len_max` bytes or is not UTF-8.
+pub fn read_text(source: impl Read, len_max: u64) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    source.take(len_max + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > len_max {
+        return Err(io::Error::new(ErrorKind::FileTooLarge, format!("it is larger than {len_max} bytes")));
+    }
+    String::from_utf8(bytes).map_err(|_| io::Error::new(ErrorKind::InvalidData, "it is not UTF-8"))
+}
+
+/// Reads the first line of standard input, without its end.
+///
+/// # Errors
+///
+/// If the line has more than 4096 bytes or is not UTF-8.
+pub fn read_stdin_line() -> io::Result<String> {
+    let mut line = Vec::new();
+    io::stdin().lock().take(LINE_LEN_MAX + 1).read_until(b'\n', &mut line)?;
+    let line = read_text(line.as_slice(), LINE_LEN_MAX)?;
+    Ok(line.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+/// Runs a program to its end, and returns the first 64 KiB of each output stream. Kills the program after `timeout`.
+pub async fn run_program(command: Command, timeout: Duration) -> io::Result<Output> {
+    let mut command = tokio::process::Command::from(command);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).spawn()?;
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let run = async {
+        let (stdout, stderr, status) = tokio::try_join!(read_output(stdout), read_output(stderr), child.wait())?;
+        Ok(Output { status, stdout, stderr })
+    };
+    let timeout_error =
+        |_| io::Error::new(ErrorKind::TimedOut, format!("no end within {}", humantime::format_duration(timeout)));
+    tokio::time::timeout(timeout, run).await.map_err(timeout_error)?
+}
+
+/// Reads to the end, so that the program does not fail, and returns the start.
+async fn read_output(stream: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
+    let mut output = Vec::new();
+    if let Some(stream) = stream {
+        let mut start = stream.take(PROGRAM_OUTPUT_LEN_MAX);
+        start.read_to_end(&mut output).await?;
+        tokio::io::copy(&mut start.into_inner(), &mut tokio::io::sink()).await?;
+    }
+    Ok(output)
+}
