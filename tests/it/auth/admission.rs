@@ -345,9 +345,7 @@ async fn wrong_hash_is_audited_without_secrets() {
 async fn refusals_are_audited_in_the_background_with_the_cache() {
     let server = server_with_settings(&[("cache", "on")]).await;
     sell(&server, "admin", "wrong").await.assert_status_error("Incorrect hash");
-    while server.rows("select data from actions").await != ["API : Incorrect hash"] {
-        tokio::task::yield_now().await;
-    }
+    server.wait_for_rows("select data from actions", |data| data == ["API : Incorrect hash"]).await;
 }
 
 fn audit_row() -> AuditRow {

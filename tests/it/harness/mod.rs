@@ -7,6 +7,7 @@ pub mod program;
 pub mod proxy;
 pub mod secrets;
 pub mod smtp;
+pub mod watchdog;
 pub mod xml;
 
 use std::convert::Infallible;
@@ -214,13 +215,13 @@ impl Server {
         request.headers_mut().entry("host").or_insert("shop.test".parse().unwrap());
         request.extensions_mut().insert(ConnectInfo(SocketAddr::from(([192, 0, 2, 7], 4711))));
         let method = request.method().clone();
-        let response = self.router.clone().oneshot(request).await.unwrap();
+        let response = with_timeout("a reply", self.router.clone().oneshot(request)).await.unwrap();
         let (mut parts, body) = response.into_parts();
         if let Some(length) = body.size_hint().exact() {
             // hyper would add this header, but the request does not pass through it.
             parts.headers.entry("content-length").or_insert(length.into());
         }
-        let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+        let body = with_timeout("the end of a reply", axum::body::to_bytes(body, usize::MAX)).await.unwrap();
         assert!(method != Method::HEAD || body.is_empty());
         Reply { status: parts.status, headers: parts.headers, body: String::from_utf8(body.into()).unwrap() }
     }
@@ -234,7 +235,8 @@ impl Server {
 
     /// Executes SQL statements.
     pub async fn execute(&self, statements: &str) {
-        sqlx::raw_sql(sqlx::AssertSqlSafe(statements.to_owned())).execute(&self.pool).await.unwrap();
+        let statements = sqlx::raw_sql(sqlx::AssertSqlSafe(statements.to_owned()));
+        with_timeout("the statements of the test", statements.execute(&self.pool)).await.unwrap();
     }
 
     /// Returns the rows of a query as `psql -At` prints them, with `∅` for null.
@@ -245,7 +247,17 @@ impl Server {
                  as field (name, value, ordinal) order by ordinal
              ), '|') from ({query}) row"
         );
-        sqlx::query_scalar(sqlx::AssertSqlSafe(query)).fetch_all(&self.pool).await.unwrap()
+        with_timeout("rows", sqlx::query_scalar(sqlx::AssertSqlSafe(query)).fetch_all(&self.pool)).await.unwrap()
+    }
+
+    /// Repeats a query until `condition` holds for its rows.
+    pub async fn wait_for_rows(&self, query: &str, condition: impl Fn(&[String]) -> bool) {
+        let repeat = async {
+            while !condition(&self.rows(query).await) {
+                tokio::task::yield_now().await;
+            }
+        };
+        with_timeout(query, repeat).await;
     }
 
     /// Returns the plan of the program's shortest statement that contains all `parts`, executed with `values`.
@@ -270,9 +282,7 @@ impl Server {
     pub async fn wait_for_lock_waiter(&self) {
         let lock_waiters =
             "select pid from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()";
-        while self.rows(lock_waiters).await.is_empty() {
-            tokio::task::yield_now().await;
-        }
+        self.wait_for_rows(lock_waiters, |waiters| !waiters.is_empty()).await;
     }
 
     /// Terminates the sessions that wait for a lock in the database.

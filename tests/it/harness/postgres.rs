@@ -13,6 +13,8 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 use tokio::sync::{Mutex, OnceCell};
 
+use crate::harness::watchdog;
+
 const SUPERVISOR: &str = r#"
     exec 3<&0
     "$@" </dev/null &
@@ -39,6 +41,7 @@ fn next_database_name() -> String {
 
 /// Creates a database with the schema and the data that `sql` inserts; returns its name.
 pub async fn create_database(sql: &str) -> String {
+    watchdog::watch_test();
     let postgres = POSTGRES.get_or_init(start).await;
     let template = postgres.template(sql).await;
     let name = next_database_name();
@@ -53,6 +56,7 @@ pub async fn connect_options(name: &str) -> PgConnectOptions {
 
 /// The directory of the server's socket.
 pub async fn socket_dir() -> PathBuf {
+    watchdog::watch_test();
     POSTGRES.get_or_init(start).await.socket.clone()
 }
 

@@ -14,6 +14,8 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::harness::{watchdog, with_timeout};
+
 /// The example request of MOR's published documentation.
 const EXAMPLE_REQUEST: &str = "u=username&id=6&quantity=2&hash=37086d860581fabc278413cd1a417d5c079f6eba";
 
@@ -44,6 +46,7 @@ pub fn serve_command(data: &Path) -> Command {
 
 /// Starts a server and waits until it listens.
 pub fn start(mut command: Command) -> ServerProcess {
+    watchdog::watch_test();
     let mut child = command.spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap());
     let mut output = String::new();
@@ -78,7 +81,8 @@ impl ServerProcess {
             .header("content-type", "application/x-www-form-urlencoded")
             .body(Full::from(form))
             .unwrap();
-        let body = client.request(request).await.unwrap().into_body().collect().await.unwrap();
+        let body = async { client.request(request).await.unwrap().into_body().collect().await.unwrap() };
+        let body = with_timeout("a reply", body).await;
         String::from_utf8(body.to_bytes().into()).unwrap()
     }
 

@@ -8,8 +8,8 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::postgres;
 use crate::harness::process::{self, ServerProcess};
+use crate::harness::{postgres, with_timeout};
 
 pub struct Program(ServerProcess);
 
@@ -76,13 +76,16 @@ impl Program {
 
     /// Waits for the log message with the address of the metrics listener; returns the address.
     pub async fn monitoring_address(&self) -> String {
-        loop {
-            let log = self.startup_output.clone() + &self.log.lock().unwrap();
-            if let Some((before, _)) = log.split_once("/metrics") {
-                return before.rsplit("http://").next().unwrap().to_owned();
+        let address = async {
+            loop {
+                let log = self.startup_output.clone() + &self.log.lock().unwrap();
+                if let Some((before, _)) = log.split_once("/metrics") {
+                    return before.rsplit("http://").next().unwrap().to_owned();
+                }
+                tokio::task::yield_now().await;
             }
-            tokio::task::yield_now().await;
-        }
+        };
+        with_timeout("the address of the metrics listener", address).await
     }
 
     /// Peak resident memory, in kB.
@@ -95,8 +98,8 @@ impl Program {
 
 async fn send(request: axum::http::Request<Full<axum::body::Bytes>>, mut on_chunk: impl FnMut(&[u8])) {
     let client = Client::builder(TokioExecutor::new()).build_http();
-    let mut body = client.request(request).await.unwrap().into_body();
-    while let Some(frame) = body.frame().await {
+    let mut body = with_timeout("a reply", client.request(request)).await.unwrap().into_body();
+    while let Some(frame) = with_timeout("the next part of a reply", body.frame()).await {
         on_chunk(frame.unwrap().data_ref().unwrap());
     }
 }

@@ -123,6 +123,7 @@ struct Faults {
     cut_after: Mutex<Option<&'static str>>,
     cut: Notify,
     unreachable: watch::Sender<bool>,
+    background_stalled: watch::Sender<bool>,
 }
 
 impl FaultProxy {
@@ -178,10 +179,25 @@ impl FaultProxy {
     }
 }
 
+impl FaultProxy {
+    /// `true`: holds back what PostgreSQL sends on the connections of background tasks, also notifications of changes.
+    /// `false`: relays it.
+    pub fn set_background_stalled(&self, stalled: bool) {
+        self.faults.background_stalled.send_replace(stalled);
+    }
+}
+
 async fn relay_until_cut(client: UnixStream, target: PathBuf, faults: &Faults) -> std::io::Result<()> {
     let server = UnixStream::connect(target.join(".s.PGSQL.5432")).await?;
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
+    let length = from_client.read_u32().await?;
+    let mut startup_message = vec![0; length as usize - 4];
+    from_client.read_exact(&mut startup_message).await?;
+    let is_background = memmem::find(&startup_message, b"\0application_name\0mortise background\0").is_some();
+    to_server.write_u32(length).await?;
+    to_server.write_all(&startup_message).await?;
+    let mut background_stalled = faults.background_stalled.subscribe();
     let copying = tokio::spawn(async move { tokio::io::copy(&mut from_client, &mut to_server).await });
     let _abort_copying = AbortOnDrop(copying.abort_handle());
     loop {
@@ -193,6 +209,9 @@ async fn relay_until_cut(client: UnixStream, target: PathBuf, faults: &Faults) -
         if faults.cut_after.lock().unwrap().take_if(|command| is_complete(command)).is_some() {
             faults.cut.notify_one();
             return Ok(());
+        }
+        if is_background {
+            let _ = background_stalled.wait_for(|stalled| !*stalled).await;
         }
         to_client.write_u8(kind).await?;
         to_client.write_u32(length).await?;

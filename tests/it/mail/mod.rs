@@ -54,16 +54,13 @@ impl Shop {
 
     /// Waits until the outbox has a row that meets the condition. Another task changes the outbox.
     pub async fn wait_until(&self, condition: &str) {
-        while self.server.rows(&format!("select id from email_outbox where {condition}")).await.is_empty() {
-            tokio::task::yield_now().await;
-        }
+        let matching = format!("select id from email_outbox where {condition}");
+        self.server.wait_for_rows(&matching, |rows| !rows.is_empty()).await;
     }
 
     /// Waits until all mails are sent or have failed.
     pub async fn wait_until_done(&self) {
-        while !self.server.rows(PENDING).await.is_empty() {
-            tokio::task::yield_now().await;
-        }
+        self.server.wait_for_rows(PENDING, |rows| rows.is_empty()).await;
     }
 
     /// Makes all mails due now.

@@ -85,9 +85,7 @@ async fn mail_of_a_killed_server_is_sent_by_the_next() {
     sqlx::raw_sql("select pg_advisory_lock(42)").execute(&mut *lock).await.unwrap();
     let mut first = Program::start_on_database(&shop.database, &TLS_OFF).await;
     shop.sell_to("b@x.test").await;
-    while shop.server.rows(BLOCKED).await.is_empty() {
-        tokio::task::yield_now().await;
-    }
+    shop.server.wait_for_rows(BLOCKED, |rows| !rows.is_empty()).await;
     first.child.kill().unwrap();
     first.child.wait().unwrap();
     // Ends the killed server's database session, which would record the mail as sent.
@@ -116,9 +114,7 @@ async fn recording_a_sent_mail_is_retried() {
         .await;
     shop.sell_to("b@x.test").await;
     shop.mail.wait_for_mails(1).await;
-    while shop.server.rows("select from recording_attempts where is_called").await.is_empty() {
-        tokio::task::yield_now().await;
-    }
+    shop.server.wait_for_rows("select from recording_attempts where is_called", |rows| !rows.is_empty()).await;
     // The claim has expired, and the mail isn't sent again.
     shop.server.execute("update email_outbox set claimed_until = now() at time zone 'utc'").await;
     shop.server.execute("drop trigger refuse_recording on email_outbox").await;
@@ -201,8 +197,6 @@ async fn old_outbox_rows_are_deleted() {
         )
         .await;
     let _purging_server = server_on_database(&shop.database, &TLS_OFF).await;
-    while shop.server.rows("select id from email_outbox").await.len() > 2 {
-        tokio::task::yield_now().await;
-    }
+    shop.server.wait_for_rows("select id from email_outbox", |rows| rows.len() <= 2).await;
     shop.server.assert_rows("select id from email_outbox order by id", &["2", "4"]).await;
 }

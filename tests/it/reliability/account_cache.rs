@@ -1,7 +1,14 @@
 //! The account cache and its invalidation, and what it saves: round trips and pings. The tests do not measure time:
-//! they repeat requests until a condition holds, so a test whose condition never holds does not end.
+//! they repeat requests until a condition holds.
 
-use crate::harness::proxy::CountingProxy;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::harness::program::Program;
+use crate::harness::proxy::{CountingProxy, FaultProxy};
 use crate::harness::{
     FIXTURE_SQL, Server, hash, postgres, server_on_database, server_with_connect_options, with_timeout,
 };
@@ -20,9 +27,12 @@ async fn sale_error(server: &Server, user: &str, key: &str) -> String {
 
 /// Repeats the sale until its error message is `message`.
 async fn wait_for_error(server: &Server, user: &str, key: &str, message: &str) {
-    while sale_error(server, user, key).await != message {
-        tokio::task::yield_now().await;
-    }
+    let repeat = async {
+        while sale_error(server, user, key).await != message {
+            tokio::task::yield_now().await;
+        }
+    };
+    with_timeout(message, repeat).await;
 }
 
 #[tokio::test]
@@ -122,6 +132,54 @@ async fn change_during_a_lost_listener_connection_is_noticed() {
         wait_for_error(&server, "admin", key, "Free cards was not found").await;
         server.execute("update conflines set value = 'secret' where name = 'API_Secret_Key'").await;
     }
+}
+
+/// A server that was paused (a suspended machine, a debugger, `SIGSTOP`) has not heard of changes, and its listener
+/// does not know it yet. What it has cached has expired when it continues.
+#[tokio::test(flavor = "multi_thread")]
+async fn paused_server_does_not_answer_from_expired_cache() {
+    let (database, proxy) = (postgres::create_database(FIXTURE_SQL).await, FaultProxy::new().await);
+    let other_server = server_on_database(&database, &[]).await;
+    let settings = [CACHE_ON, &[("metrics_listen", "127.0.0.1:0")]].concat();
+    let mut command = Program::command(&database, &settings).await;
+    let socket = proxy.directory().display();
+    command.env("DATABASE_URL", format!("postgres://postgres@localhost/{database}?host={socket}&sslmode=disable"));
+    let program = Program::start(command);
+    let pid = Pid::from_child(&program.child);
+    let sale = format!("u=admin&id=11&hash={}", hash("11", "secret"));
+    let reply = async || {
+        let mut reply = String::new();
+        program
+            .post_streaming("card_from_group_sell", sale.clone(), |part| reply += str::from_utf8(part).unwrap())
+            .await;
+        reply
+    };
+    let cached = async {
+        while !(reply().await.contains("Free cards was not found")
+            && program.metrics().await.contains("mortise_cache_valid 1\n"))
+        {}
+    };
+    with_timeout("a valid cache", cached).await;
+
+    // The request arrives while the server is paused, and is the first thing that it sees.
+    kill_process(pid, Signal::STOP).unwrap();
+    let request = format!(
+        "POST /api/card_from_group_sell HTTP/1.1\r\nHost: shop\r\nConnection: close\r\nContent-Length: {}\r\n\
+         Content-Type: application/x-www-form-urlencoded\r\n\r\n{sale}",
+        sale.len()
+    );
+    let mut client = TcpStream::connect(program.address).await.unwrap();
+    client.write_all(request.as_bytes()).await.unwrap();
+    // The proxy keeps the notification from the listener.
+    proxy.set_background_stalled(true);
+    other_server.execute("update conflines set value = 'new' where name = 'API_Secret_Key'").await;
+    // The lifetime of the cache without a heartbeat is 0.8 s (docs/glossary.md).
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    kill_process(pid, Signal::CONT).unwrap();
+    let mut reply = String::new();
+    with_timeout("the reply", client.read_to_string(&mut reply)).await.unwrap();
+    assert!(reply.contains("Incorrect hash"), "{reply}");
+    proxy.set_background_stalled(false);
 }
 
 #[tokio::test]

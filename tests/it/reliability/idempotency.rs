@@ -282,9 +282,7 @@ async fn keys_expire_after_idempotency_hours() {
     // A server deletes the expired keys when it starts.
     age_keys(3).await;
     let _second_server = server_on_database(&database, &[("idempotency_hours", "2")]).await;
-    while !server.rows("select key from idempotency_keys").await.is_empty() {
-        tokio::task::yield_now().await;
-    }
+    server.wait_for_rows("select key from idempotency_keys", |keys| keys.is_empty()).await;
 }
 
 #[tokio::test]

@@ -221,6 +221,37 @@ async fn batched_sales_with_keys_are_replayed() {
     assert_eq!(server.rows(STORED_REPLIES).await, unbatched.rows(STORED_REPLIES).await);
 }
 
+/// The stored replies of one group's sales are cut out of the group's cards: each has the cards of its own sale. The
+/// keys are not in the order of the queue.
+#[tokio::test]
+async fn batched_sales_of_one_group_are_replayed_under_their_own_keys() {
+    let server = server_with_one_permit().await;
+    let sales: [(u32, u32, &str); 4] =
+        [(11, 1, "&request_id=z"), (6, 1, "&request_id=m"), (11, 2, "&request_id=a"), (6, 2, "&request_id=b")];
+    let queued: [_; 4] = std::array::from_fn(|position| {
+        let (group, quantity, key) = sales[position];
+        let server = &server;
+        async move {
+            wait_for_queued(server, position).await;
+            buy(server, group, quantity, key).await
+        }
+    });
+    let [one, first, two, last] = queued;
+    let others = async { tokio::join!(one, first, two, last) };
+    let (_, replies) = behind_blocked_sale(&server, 4, others).await;
+    let replies = <[Reply; 4]>::from(replies);
+    assert_eq!(
+        replies.each_ref().map(|reply| reply.element_texts("number").join(" ")),
+        ["110001", "0000000042", "110002 110003", "1111111001 1111111002"]
+    );
+    server.assert_rows(CARDS_BY_TRANSACTION, &["2 3 6 51 52 53", "9"]).await;
+    for ((group, quantity, key), reply) in sales.into_iter().zip(&replies) {
+        let replay = buy(&server, group, quantity, key).await;
+        assert_eq!((&replay.body, replay.header("idempotency-replayed")), (&reply.body, Some("true")), "{key}");
+    }
+    server.assert_rows("select count(*) from payments where kind = 'sale'", &["7"]).await;
+}
+
 #[tokio::test]
 async fn replayed_key_does_not_affect_other_sales() {
     let server = server_with_one_permit().await;
@@ -239,9 +270,11 @@ async fn replayed_key_does_not_affect_other_sales() {
     assert_eq!((&replay.body, replay.header("idempotency-replayed")), (&first.body, Some("true")));
     reused.assert_status_error("The idempotency key was sent with other parameters before");
     assert_eq!(log.count("ERROR"), 0, "{}", log.text());
-    let mut numbers = [new.element_texts("number"), plain.element_texts("number")].concat();
-    numbers.sort_unstable();
-    assert_eq!(numbers, ["110001", "110002"]);
+    // Which cards they get is not defined: PostgreSQL reports the duplicate key before the batch has released its
+    // locks, and a sale skips locked cards.
+    let numbers = [new.element_texts("number"), plain.element_texts("number")].concat();
+    assert!(numbers.len() == 2 && numbers[0] != numbers[1], "{numbers:?}");
+    assert!(numbers.iter().all(|number| number.starts_with("11000")), "{numbers:?}");
     const GROUPS_OF_SOLD_CARDS: &str =
         "select c.cardgroup_id from payments p join cards c on c.id = p.user_id where kind = 'sale' order by c.id";
     server.assert_rows(GROUPS_OF_SOLD_CARDS, &["6", "9", "11", "11"]).await;

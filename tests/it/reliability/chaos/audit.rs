@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 
-use super::clients::{RequestKind, RequestLog, SentRequest};
+use super::clients::{CLIENT_COUNT, FIRST_OWN_GROUP, RequestKind, RequestLog, SentRequest};
 use super::environment::TestEnvironment;
 use crate::harness::smtp::ReceivedMail;
 
@@ -20,7 +20,7 @@ const VIOLATION_QUERIES: [(&str, &str); 7] = [
     ),
     (
         "a sold card without its sale",
-        "select c.id from cards c where c.cardgroup_id in (70, 71) and c.sold = 1
+        "select c.id from cards c where c.cardgroup_id between 70 and 99 and c.sold = 1
              and not exists (select from payments p where p.user_id = c.id and p.kind = 'sale')",
     ),
     (
@@ -104,6 +104,7 @@ impl AuditBaseline {
         let sales = query_i64(connection, &sales).await;
         let sales_max = sold + possibly_sold;
         assert!((sold..=sales_max).contains(&sales), "{sales} sales, expected {sold} to {sales_max}");
+        self.assert_own_groups_match_requests(connection, request_log).await;
         for (kind, expected) in [("top_up", topped_up), ("refill", refilled)] {
             let payments = format!("select count(*) from payments where id > {last_payment_id} and kind = '{kind}'");
             assert_eq!(query_i64(connection, &payments).await, expected, "{kind}");
@@ -129,6 +130,37 @@ impl AuditBaseline {
                 _ => continue,
             };
             assert_eq!(query_i64(connection, &query).await, expected, "{request:?}");
+        }
+    }
+}
+
+impl AuditBaseline {
+    /// In the group of one client, what its replies say is what was sold: another client's sales cannot hide that a
+    /// reply says less. Their stock is never exhausted.
+    async fn assert_own_groups_match_requests(&self, connection: &mut PgConnection, request_log: &RequestLog) {
+        for own_group in FIRST_OWN_GROUP..FIRST_OWN_GROUP + CLIENT_COUNT as u64 {
+            let (mut sold, mut possibly_sold) = (0, 0);
+            for request in &request_log.0 {
+                let RequestKind::Sale { group, quantity, .. } = request.kind else { continue };
+                match &request.reply {
+                    _ if group != own_group => {}
+                    None => possibly_sold += quantity as i64,
+                    Some(reply) => {
+                        let cards = request.element_texts("number").len();
+                        assert!(!request.succeeded() || cards as u64 == quantity, "{request:?}");
+                        assert!(!reply.contains("Free cards was not found"), "{request:?}");
+                        sold += cards as i64;
+                    }
+                }
+            }
+            let sales = format!(
+                "select count(*) from payments p join cards c on c.id = p.user_id
+                 where p.id > {} and p.kind = 'sale' and c.cardgroup_id = {own_group}",
+                self.last_payment_id
+            );
+            let sales = query_i64(connection, &sales).await;
+            let expected = sold..=sold + possibly_sold;
+            assert!(expected.contains(&sales), "{sales} sales in the group {own_group}, expected {expected:?}");
         }
     }
 }

@@ -18,7 +18,9 @@ use tokio::task::JoinHandle;
 use super::environment::{DEMO_SECRET_KEY, TestEnvironment};
 use crate::harness::hash;
 
-const CLIENT_COUNT: usize = 12;
+pub const CLIENT_COUNT: usize = 12;
+/// The group of the first client: no other client buys from it.
+pub const FIRST_OWN_GROUP: u64 = 80;
 /// Longer than any server takes for a reply.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 /// The pause after an unanswered attempt.
@@ -30,6 +32,8 @@ const REPLAYS_MAX: usize = 40;
 #[derive(Debug, Clone)]
 pub enum RequestKind {
     Sale {
+        /// 70, which all clients share, or the client's own group.
+        group: u64,
         quantity: u64,
         /// Each address is used once.
         email: Option<String>,
@@ -279,11 +283,13 @@ impl SimulatedClient {
         };
         let device = format!("900{}", self.number);
         let from = 710_000_000_000 + (self.round * 1_000 + self.number as u64) * 100_000 + index as u64 * 20;
+        let group = if self.random.bool() { 70 } else { FIRST_OWN_GROUP + self.number as u64 };
         let sale = |quantity: u64, with_email: bool| {
             let email = with_email.then(|| format!("b{unique}@x.test"));
             let address = email.clone().unwrap_or_default();
-            let form = format!("id=70&quantity={quantity}&email={address}");
-            (RequestKind::Sale { quantity, email }, "card_from_group_sell", form, format!("{address}70{quantity}"))
+            let form = format!("id={group}&quantity={quantity}&email={address}");
+            let hashed = format!("{address}{group}{quantity}");
+            (RequestKind::Sale { group, quantity, email }, "card_from_group_sell", form, hashed)
         };
         let (kind, operation, form, hashed) = match (self.random.u32(..20), bought_card, card_id) {
             (0 | 1, Some((number, _)), _) => (

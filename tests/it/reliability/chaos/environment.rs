@@ -26,10 +26,14 @@ const EXTRA_FIXTURES_SQL: &str = "
     select 700 + i, 'user' || i, 'user', 0, 70 from generate_series(0, 15) i;
     insert into devices (id, user_id, name) select 700 + i, 700 + i, 'device' from generate_series(0, 15) i;
     insert into callerids (cli, device_id) select '900' || i, 700 + i from generate_series(0, 15) i;
+    insert into cardgroups (id, name, price, tax_id, tell_balance_in_currency, number_length, pin_length)
+    select 80 + i, 'sold to client ' || i, 8, 70, 'USD', 12, 12 from generate_series(0, 11) i;
     create sequence stock_numbers start 700000000001;
     select setval('taxes_id_seq', 1000), setval('cardgroups_id_seq', 1000)";
 
-const STOCK_COUNT: u32 = 5000;
+/// Free cards of the group that all clients share, and of the groups of one client each.
+const SHARED_STOCK: u32 = 5000;
+const OWN_STOCK: u32 = 1500;
 
 /// The secret key of the demo data.
 pub const DEMO_SECRET_KEY: &str = "456789";
@@ -135,14 +139,16 @@ impl TestEnvironment {
         sqlx::raw_sql(AssertSqlSafe(statements.to_owned())).execute(&mut self.connect().await).await.unwrap();
     }
 
-    /// Fills the group 70, which the clients buy from, up to `STOCK_COUNT` free cards.
+    /// Fills the groups that the clients buy from: 70, which they share, and those of one client each, from 80 on.
     pub async fn restock(&self) {
         self.execute(&format!(
             "insert into cards (cardgroup_id, number, pin, balance)
-             select 70, number::text, lpad((number * 982451653 % 1000000000000)::text, 12, '0'), 8
+             select id, number::text, lpad((number * 982451653 % 1000000000000)::text, 12, '0'), 8
              from (
-                 select nextval('stock_numbers')::numeric as number
-                 from generate_series(1, {STOCK_COUNT} - (select count(*) from card_stock where cardgroup_id = 70))
+                 select g.id, nextval('stock_numbers')::numeric as number
+                 from cardgroups g, generate_series(1, case g.id when 70 then {SHARED_STOCK} else {OWN_STOCK} end
+                     - (select count(*) from card_stock where cardgroup_id = g.id))
+                 where g.id = 70 or g.id between 80 and 91
              ) numbers"
         ))
         .await;
@@ -158,6 +164,8 @@ fn server_command(database: &Database) -> Command {
     let mut command = base_command(database);
     // The e-mails that a killed server had claimed are soon free again.
     command.env("MORTISE_MAIL_TLS", "off").env("MORTISE_MAIL_WAIT_MS", "5000");
+    // Sales are batched on a machine with any number of processors.
+    command.env("MORTISE_SALE_CONCURRENCY", "2");
     command
 }
 

@@ -10,7 +10,8 @@ mod values;
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::http::{Method, Request};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, HeaderValue, Method, Request};
 use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -22,7 +23,7 @@ use self::stats::SoakStats;
 pub use self::values::ADMIN_KEY;
 use crate::harness::program::Program;
 use crate::harness::secrets::Secrets;
-use crate::harness::{FIXTURE_SQL, Reply, Server, postgres, server_on_database, xml};
+use crate::harness::{FIXTURE_SQL, Reply, Server, hash, postgres, server_on_database, with_timeout, xml};
 
 /// The password of all users in `fixtures.sql`, and a wrong one.
 pub const PASSWORD: &str = "PASSWORD-of-all-5e1d70";
@@ -32,9 +33,15 @@ const REQUESTS_DEFAULT: u64 = 3_000;
 /// After so many requests the test starts again with a new database, so that the requests match its data.
 const ROUND_REQUESTS_MAX: u64 = 20_000;
 const CLIENT_COUNT: u64 = 6;
+/// The group of the first client. Only this client buys from it, and no random request names it.
+const FIRST_OWN_GROUP: u64 = 900_000;
+/// Each client sends a sale from its own group after so many random requests.
+const OWN_SALE_INTERVAL: u64 = 8;
 /// The log is searched completely, hence the level `trace`. The acquire timeout is long, so that no request is refused
-/// on a slow machine. There is no limit of failed attempts, because many requests have a wrong hash.
-const SETTINGS: [(&str, &str); 4] = [
+/// on a slow machine. There is no limit of failed attempts, because many requests have a wrong hash. Sales are batched
+/// on a machine with any number of processors.
+const SETTINGS: [(&str, &str); 5] = [
+    ("sale_concurrency", "2"),
     ("log", "trace"),
     ("database_acquire_timeout_ms", "60000"),
     ("failed_attempts_max", "0"),
@@ -83,12 +90,24 @@ impl Soak {
         let server = server_on_database(&database, &[]).await;
         let settings = [("dialect", self.dialect), ("log_format", self.log_format)];
         let program = Program::start_on_database(&database, &[&SETTINGS[..], &settings].concat()).await;
+        server
+            .execute(&format!(
+                "insert into cardgroups (id, name, owner_id, tax_id, tell_balance_in_currency, number_length, pin_length)
+                 select {FIRST_OWN_GROUP} + client, 'client ' || client, owner_id, tax_id, 'USD', 12, 12
+                 from cardgroups, generate_series(0, {CLIENT_COUNT} - 1) client where id = 11;
+                 insert into cards (cardgroup_id, number, pin, balance)
+                 select {FIRST_OWN_GROUP} + client, (900000000000 + client * 1000000 + i)::text,
+                     (800000000000 + client * 1000000 + i)::text, 5
+                 from generate_series(0, {CLIENT_COUNT} - 1) client, generate_series(1, {requests} / {OWN_SALE_INTERVAL} + 1) i"
+            ))
+            .await;
         let clients = (0..CLIENT_COUNT).map(|number| {
             let client_requests = requests / CLIENT_COUNT + u64::from(number < requests % CLIENT_COUNT);
             tokio::spawn(send_requests(
                 format!("http://{}", program.address),
                 RequestGenerator::new(self.seed.wrapping_mul(CLIENT_COUNT).wrapping_add(number)),
                 client_requests,
+                FIRST_OWN_GROUP + number,
             ))
         });
         let mut stats = SoakStats::default();
@@ -121,15 +140,40 @@ impl Soak {
     }
 }
 
-async fn send_requests(address: String, mut generator: RequestGenerator, count: u64) -> SoakStats {
+async fn send_requests(address: String, mut generator: RequestGenerator, count: u64, own_group: u64) -> SoakStats {
     let client = Client::builder(TokioExecutor::new()).pool_idle_timeout(Duration::from_secs(600)).build_http();
     let mut stats = SoakStats::default();
-    for _ in 0..count {
+    let mut own_sales = 0;
+    for index in 0..count {
+        if index % OWN_SALE_INTERVAL == 0 {
+            own_sales += 1;
+            let violation = own_sale_violation(&client, &address, own_group, own_sales).await;
+            stats.violations.extend(violation);
+        }
         let request = generator.next();
         let reply = send(&client, &address, &request).await;
         stats.record(&request, &reply);
     }
     stats
+}
+
+/// Sells the next card of a client's own group. Returns what is wrong with the reply. If a sale is made but reported as
+/// refused, other clients' sales cannot hide it: the card is missing in the order of the group.
+async fn own_sale_violation(client: &HttpClient, address: &str, own_group: u64, sale: u64) -> Option<String> {
+    let form = format!("u=admin&id={own_group}&quantity=1&hash={}", hash(&format!("{own_group}1"), ADMIN_KEY));
+    let request = EncodedRequest {
+        operation: "card_from_group_sell",
+        method: Method::POST,
+        target: "/billing/api/card_from_group_sell".to_owned(),
+        headers: HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"))]),
+        body: form.into(),
+    };
+    let reply = send(client, address, &request).await;
+    let number = format!("{}", 900_000_000_000 + (own_group - FIRST_OWN_GROUP) * 1_000_000 + sale);
+    match reply {
+        Ok(reply) if reply.element_texts("number") == [number.as_str()] => None,
+        other => Some(format!("sale {sale} from the group {own_group} is not the card {number}: {other:?}")),
+    }
 }
 
 type HttpClient = Client<HttpConnector, Full<Bytes>>;
@@ -139,8 +183,10 @@ async fn send(client: &HttpClient, address: &str, request: &EncodedRequest) -> R
     let mut http_request = Request::builder().method(&request.method).uri(format!("{address}{}", request.target));
     http_request.headers_mut().unwrap().extend(request.headers.clone());
     let http_request = http_request.body(Full::from(request.body.clone())).unwrap();
-    let (parts, body) = client.request(http_request).await.map_err(|error| format!("{error:?}"))?.into_parts();
-    let body = body.collect().await.map_err(|error| format!("{error:?}"))?.to_bytes();
+    let reply = with_timeout("a reply", client.request(http_request)).await;
+    let (parts, body) = reply.map_err(|error| format!("{error:?}"))?.into_parts();
+    let body =
+        with_timeout("the end of a reply", body.collect()).await.map_err(|error| format!("{error:?}"))?.to_bytes();
     let body = String::from_utf8(body.into()).map_err(|error| error.to_string())?;
     Ok(Reply { status: parts.status, headers: parts.headers, body })
 }
