@@ -7,6 +7,9 @@ use std::sync::{Arc, PoisonError};
 use tokio::sync::{Mutex, MutexGuard, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 
 const SHARDS: u64 = 256;
+/// How many lists may be open at the same time. A list whose client reads slowly holds no connection, but up to two
+/// pages in memory.
+const OPEN_LISTS_MAX: usize = 16;
 
 /// Locks that requests take before a database connection. Without them, requests that wait for the same database lock
 /// could hold all connections. Between servers, only the locks of the database apply.
@@ -14,7 +17,8 @@ const SHARDS: u64 = 256;
 pub struct Locks {
     callerid_shards: Vec<Mutex<()>>,
     bulk_create: Mutex<()>,
-    list_permits: Arc<Semaphore>,
+    open_lists: Arc<Semaphore>,
+    list_pages: Arc<Semaphore>,
     key_locks: Arc<KeyLockMap>,
 }
 
@@ -24,14 +28,14 @@ pub type KeyLockId = (i32, &'static str, String);
 type KeyLockMap = std::sync::Mutex<HashMap<KeyLockId, Arc<Mutex<()>>>>;
 
 impl Locks {
-    /// Creates the locks. Lists may use a fourth of the connections: a client that reads slowly holds one until it has
-    /// received the whole list.
+    /// Creates the locks. Lists may use a fourth of the connections: a search through all cards takes long.
     pub fn new(connections: u32) -> Self {
-        let list_permits = usize::try_from(connections.div_ceil(4)).unwrap_or(1);
+        let list_pages = usize::try_from(connections.div_ceil(4)).unwrap_or(1);
         Self {
             callerid_shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             bulk_create: Mutex::default(),
-            list_permits: Arc::new(Semaphore::new(list_permits)),
+            open_lists: Arc::new(Semaphore::new(OPEN_LISTS_MAX)),
+            list_pages: Arc::new(Semaphore::new(list_pages)),
             key_locks: Arc::default(),
         }
     }
@@ -44,9 +48,12 @@ impl Locks {
         self.callerid_shards[shard].lock().await
     }
 
-    /// Waits until a list may be read. The permit must be held while it is read.
-    pub async fn acquire_list_permit(&self) -> Option<OwnedSemaphorePermit> {
-        self.list_permits.clone().acquire_owned().await.ok()
+    /// Waits until another list may be open and its first page may be read. The permit must be held until the list is
+    /// complete.
+    pub async fn acquire_list_permit(&self) -> Option<ListPermit> {
+        let open_list = self.open_lists.clone().acquire_owned().await.ok()?;
+        let first_page = self.list_pages.clone().acquire_owned().await.ok()?;
+        Some(ListPermit { _open_list: open_list, pages: self.list_pages.clone(), first_page: Some(first_page) })
     }
 
     /// Waits for the lock of bulk creations of cards.
@@ -62,6 +69,25 @@ impl Locks {
         let mut key_lock = KeyLock { key_locks: self.key_locks.clone(), id, guard: None };
         key_lock.guard = Some(lock.lock_owned().await);
         key_lock
+    }
+}
+
+/// The permit of an open list.
+#[derive(Debug)]
+pub struct ListPermit {
+    _open_list: OwnedSemaphorePermit,
+    pages: Arc<Semaphore>,
+    first_page: Option<OwnedSemaphorePermit>,
+}
+
+impl ListPermit {
+    /// Waits until a page may be read. The wait has no time limit, because the reply has begun. It is short, because
+    /// other lists also hold a permit for one page only.
+    pub async fn acquire_page(&mut self) -> Option<OwnedSemaphorePermit> {
+        match self.first_page.take() {
+            Some(permit) => Some(permit),
+            None => self.pages.clone().acquire_owned().await.ok(),
+        }
     }
 }
 

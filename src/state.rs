@@ -1,7 +1,7 @@
 //! The state that all requests share.
 
 use sqlx::PgPool;
-use tokio::sync::{MutexGuard, OwnedSemaphorePermit};
+use tokio::sync::MutexGuard;
 
 use crate::accounts::AccountCache;
 use crate::audit::AuditQueue;
@@ -10,7 +10,7 @@ use crate::auth::passwords::Passwords;
 use crate::config::Config;
 use crate::db::pool::Pool;
 use crate::jobs::stock_vacuum::StockVacuum;
-use crate::locks::Locks;
+use crate::locks::{ListPermit, Locks};
 use crate::mail::Mailer;
 use crate::sales::batcher::SaleBatcher;
 use crate::server::limits::{LoadLimiter, RefusalLog};
@@ -54,7 +54,7 @@ impl AppState {
     }
 
     /// Waits for a permit to read a list, up to `database_acquire_timeout`. `None`: timeout.
-    pub async fn acquire_list_permit(&self) -> Option<OwnedSemaphorePermit> {
+    pub async fn acquire_list_permit(&self) -> Option<ListPermit> {
         tokio::time::timeout(self.config.database_acquire_timeout, self.locks.acquire_list_permit())
             .await
             .ok()

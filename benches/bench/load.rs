@@ -8,7 +8,7 @@ use memchr::memmem;
 use sha1::{Digest, Sha1};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 
 /// The result of a load.
 #[derive(Debug, Default, Clone)]
@@ -152,6 +152,21 @@ fn parse_content_length(head: &[u8]) -> usize {
         .iter()
         .take_while(|byte| byte.is_ascii_digit())
         .fold(0, |length, digit| length * 10 + usize::from(digit - b'0'))
+}
+
+/// Sends one request, waits for the start of the reply, and then reads it in a task, with 128 kB a second. A client
+/// that is much slower is ended by `write_timeout_ms`: the operating system reports that a socket takes more data only
+/// when a third of its buffer is free. The task ends when the server closes the connection.
+pub async fn start_slow_download(server: SocketAddr, operation: &str, form: &str) -> JoinHandle<()> {
+    let mut stream = TcpStream::connect(server).await.unwrap();
+    stream.write_all(&post_request(operation, form)).await.unwrap();
+    let mut buffer = vec![0; 16 * 1024];
+    stream.read_exact(&mut buffer).await.unwrap();
+    tokio::spawn(async move {
+        while stream.read(&mut buffer).await.is_ok_and(|bytes| bytes > 0) {
+            tokio::time::sleep(Duration::from_millis(125)).await;
+        }
+    })
 }
 
 /// Sends one request and reads a reply of any length. Returns the number of bytes, the number of occurrences of

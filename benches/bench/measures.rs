@@ -24,6 +24,7 @@ pub async fn run_all(size: BenchSize) -> Report {
     measure_refusals(&environment, size, &mut report).await;
     measure_reads(&environment, size, &mut report).await;
     measure_first_and_last_cards(&environment, size, &mut report).await;
+    measure_sales_beside_slow_reader(&environment, size, &mut report).await;
     measure_server_counts(&environment, size, &mut report).await;
     if size.is_full {
         measure_connection_counts(&environment, size, &mut report).await;
@@ -217,6 +218,39 @@ async fn measure_first_and_last_cards(environment: &BenchEnvironment, size: Benc
             .with_latency(last.percentile(0.5), last.percentile(0.99))
             .with_baseline("first cards of another group", first.requests_per_second())
             .with_goal(Goal::RatioAtLeast(0.9)),
+    );
+}
+
+/// Sells without and beside a client that reads the list of all cards slowly, in alternating rounds. A snapshot that
+/// stays open slows down sales in proportion to the cards that are sold meanwhile, so that each round sells many.
+async fn measure_sales_beside_slow_reader(environment: &BenchEnvironment, size: BenchSize, report: &mut Report) {
+    const ROUNDS: usize = 3;
+    let server = environment.start_server(&[]);
+    // At most half of the cards of the ten groups.
+    let sales = (usize::try_from(size.cards_per_group).unwrap() * 10 / 2).min(50_000);
+    let requests = StopCondition::Requests(sales / CLIENT_COUNT);
+    let (mut alone, mut beside) = (LoadResult::default(), LoadResult::default());
+    for _ in 0..ROUNDS {
+        for (has_reader, load) in [(false, &mut alone), (true, &mut beside)] {
+            environment.restock(size).await;
+            environment.execute("vacuum card_stock").await;
+            let form = format!("u=admin&hash={}", request_hash(""));
+            let reader = match has_reader {
+                true => Some(load::start_slow_download(server.address, "calling_cards_get", &form).await),
+                false => None,
+            };
+            load.add(load::run(&[server.address], CLIENT_COUNT, requests, "<pin>", sale_request).await);
+            if let Some(reader) = reader {
+                assert!(!reader.is_finished(), "the server ended the slow reader");
+                reader.abort();
+            }
+        }
+    }
+    report.add(
+        Measurement::new("sales beside a slow reader of a list, 128 kB/s", beside.requests_per_second(), "sales/s")
+            .with_latency(beside.percentile(0.5), beside.percentile(0.99))
+            .with_baseline("sales without it", alone.requests_per_second())
+            .with_goal(Goal::RatioAtLeast(0.7)),
     );
 }
 

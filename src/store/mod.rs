@@ -3,5 +3,6 @@
 pub mod bulk_create;
 pub mod caller_id;
 pub mod card;
+pub mod pages;
 pub mod random;
 pub mod tax;

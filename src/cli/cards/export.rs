@@ -4,7 +4,6 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use futures_util::TryStreamExt;
 use serde::Serialize;
 use serde_json::json;
 use sqlx::PgPool;
@@ -14,6 +13,7 @@ use crate::cli::database::{begin_read_only, with_database};
 use crate::cli::{AuditEntry, CommandError, Report};
 use crate::config::Config;
 use crate::money::Money;
+use crate::store::pages::{BEGIN_NEXT_PAGE, BEGIN_UNNUMBERED, PAGE_ROWS};
 
 /// The cards to export, and the file.
 #[derive(Debug, Args)]
@@ -77,34 +77,81 @@ pub(super) async fn run(options: &Options, config: &Config) -> Result<Report, Co
 async fn export(pool: &PgPool, options: &Options, output: impl Write) -> Result<u64, CommandError> {
     // The audit row is committed before the first PIN is written.
     audit_export(pool, options).await?;
-    let mut transaction = begin_read_only(pool).await?;
-    let count = sqlx::query_scalar!(
-        r#"select count(*) as "count!" from cards where cardgroup_id = $1 and hidden = 0"#,
-        options.group
-    );
-    let bar = progress_bar(u64::try_from(count.fetch_one(&mut *transaction).await?).unwrap_or(0), "writing cards");
+    let bar = progress_bar(count_cards(pool, options.group).await?, "writing cards");
     let mut csv = csv::WriterBuilder::new().has_headers(false).from_writer(BufWriter::new(output));
     csv.write_record(HEADINGS).map_err(csv_to_io_error)?;
-    let mut cards = sqlx::query_as!(
-        ExportedCard,
-        r#"select number, pin, coalesce(balance, 0) as "balance!: Money", sold, batch_number, language, name, callerid, id
-           from cards c
-           where cardgroup_id = $1 and hidden = 0 and (not $2 or is_in_stock(c)) and ($3::text is null or batch_number = $3)
-           order by number collate "C""#,
-        options.group,
-        options.free,
-        options.batch_number
-    )
-    .fetch(&mut *transaction);
     let mut exported = 0;
-    while let Some(card) = cards.try_next().await? {
-        csv.serialize(card).map_err(csv_to_io_error)?;
-        exported += 1;
-        bar.inc(1);
+    let mut position = Some(Position::AfterNumber(None));
+    // No statement runs while the output blocks: an old snapshot would slow down sales.
+    while let Some(start) = position {
+        let cards = read_page(pool, options, &start).await?;
+        for card in &cards {
+            csv.serialize(card).map_err(csv_to_io_error)?;
+            exported += 1;
+            bar.inc(1);
+        }
+        position = next_position(&start, cards);
     }
     csv.flush()?;
     bar.finish_and_clear();
     Ok(exported)
+}
+
+async fn count_cards(pool: &PgPool, group: i32) -> sqlx::Result<u64> {
+    let mut transaction = begin_read_only(pool).await?;
+    let count =
+        sqlx::query_scalar!(r#"select count(*) as "count!" from cards where cardgroup_id = $1 and hidden = 0"#, group);
+    let count = count.fetch_one(&mut *transaction).await?;
+    transaction.commit().await?;
+    Ok(u64::try_from(count).unwrap_or(0))
+}
+
+/// Where a page starts. Cards without a number follow those with one.
+enum Position {
+    /// After this number; `None`: at the first card.
+    AfterNumber(Option<String>),
+    /// After the card that has no number and this id.
+    AfterUnnumbered(i64),
+}
+
+/// Returns where the page after `cards` starts. `None`: no cards are left.
+fn next_position(start: &Position, mut cards: Vec<ExportedCard>) -> Option<Position> {
+    let is_full = i64::try_from(cards.len()) == Ok(PAGE_ROWS);
+    match (start, cards.pop().filter(|_| is_full)) {
+        (Position::AfterNumber(_), Some(last)) => Some(Position::AfterNumber(last.number)),
+        (Position::AfterNumber(_), None) => Some(Position::AfterUnnumbered(i64::MIN)),
+        (Position::AfterUnnumbered(_), Some(last)) => Some(Position::AfterUnnumbered(last.id)),
+        (Position::AfterUnnumbered(_), None) => None,
+    }
+}
+
+async fn read_page(pool: &PgPool, options: &Options, start: &Position) -> sqlx::Result<Vec<ExportedCard>> {
+    let (begin, number, id) = match start {
+        Position::AfterNumber(number) => (BEGIN_NEXT_PAGE, number.as_deref(), None),
+        Position::AfterUnnumbered(id) => (BEGIN_UNNUMBERED, None, Some(*id)),
+    };
+    let mut transaction = pool.begin_with(begin).await?;
+    // `between`, because with an equality the planner could take the index of numbers, which has all groups' cards.
+    let cards = sqlx::query_as!(
+        ExportedCard,
+        r#"select number, pin, coalesce(balance, 0) as "balance!: Money", sold, batch_number, language, name, callerid, id
+           from cards c
+           where hidden = 0 and (not $2 or is_in_stock(c)) and ($3::text is null or batch_number = $3)
+               and ($4::text is null or (cardgroup_id, number) > ($1, $4))
+               and case when $5::bigint is null then number is not null else number is null and id > $5 end
+               and cardgroup_id between $1 and $1
+           order by cardgroup_id, number, case when $5 is not null then id end limit $6"#,
+        options.group,
+        options.free,
+        options.batch_number,
+        number,
+        id,
+        PAGE_ROWS
+    )
+    .fetch_all(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    Ok(cards)
 }
 
 fn csv_to_io_error(error: csv::Error) -> io::Error {

@@ -92,17 +92,20 @@ pub async fn check_snapshots(connection: &mut PgConnection) -> sqlx::Result<Chec
         r#"select 'process ' || pid || ' (' || coalesce(nullif(application_name, ''), usename, '') || ', since '
                || to_char(xact_start at time zone 'utc', 'YYYY-MM-DD HH24:MI') || ')' as "holder!"
            from pg_stat_activity
-           where pid <> pg_backend_pid() and backend_type = 'client backend' and xact_start < now() - interval '5 minutes'
+           where pid <> pg_backend_pid() and backend_type in ('client backend', 'walsender')
+               and coalesce(backend_xmin, backend_xid) is not null and xact_start < now() - interval '1 minute'
+               and pid not in (select pid from pg_stat_progress_vacuum)
            union all
            select 'process ' || pid || ' of another role (grant pg_read_all_stats to see it)'
-           from pg_stat_activity where backend_type is null and age(backend_xmin) > 10000
+           from pg_stat_activity where backend_type is null and greatest(age(backend_xmin), age(backend_xid)) > 10000
            union all
-           select 'prepared transaction ' || gid from pg_prepared_xacts where prepared < now() - interval '5 minutes'
+           select 'prepared transaction ' || gid from pg_prepared_xacts where prepared < now() - interval '1 minute'
            union all
-           select 'inactive replication slot ' || slot_name from pg_replication_slots where not active"#
+           select case when active then 'replication slot ' else 'inactive replication slot ' end || slot_name
+           from pg_replication_slots where not active or age(xmin) > 10000"#
     );
     let holders = holders.fetch_all(connection).await?;
-    Ok(Check::ok_if_empty("snapshots", &holders, "no transaction is older than five minutes", |names| {
+    Ok(Check::ok_if_empty("snapshots", &holders, "no snapshot is older than a minute", |names| {
         Check::warning(
             "snapshots",
             format!("dead rows cannot be vacuumed because of: {names}"),

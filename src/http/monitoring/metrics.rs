@@ -45,6 +45,15 @@ pub struct OutboxStats {
     failed: i64,
 }
 
+/// The age of the oldest open snapshot or transaction, which prevents the vacuum of rows that were deleted later.
+#[derive(Debug, Clone)]
+pub struct SnapshotAge {
+    /// Only sessions that the role may see, and prepared transactions.
+    seconds: i64,
+    /// How many transaction ids were assigned since, with sessions of other roles and replication slots.
+    transactions: i32,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct GroupLabels {
     cardgroup_id: i32,
@@ -130,15 +139,17 @@ fn register_cache(state: &AppState, registry: &mut Registry) {
 /// Registers the metrics that need queries. If the database does not answer in time, they are left out: the other
 /// metrics are needed most then.
 async fn register_database(monitoring: &MonitoringState, registry: &mut Registry) {
-    let (stock_pool, outbox_pool) =
-        (monitoring.state.background_pool.clone(), monitoring.state.background_pool.clone());
-    let (groups, outbox) = tokio::join!(
+    let [stock_pool, outbox_pool, snapshot_pool] = [(); 3].map(|()| monitoring.state.background_pool.clone());
+    let (groups, outbox, snapshot) = tokio::join!(
         monitoring
             .group_stock
             .get_or_refresh(async move { with_expiry("cards_left", query_group_stock(&stock_pool).await) }),
         monitoring
             .outbox_stats
             .get_or_refresh(async move { with_expiry("outbox_messages", query_outbox_stats(&outbox_pool).await) }),
+        monitoring
+            .snapshot_age
+            .get_or_refresh(async move { with_expiry("snapshot_age", query_snapshot_age(&snapshot_pool).await) }),
     );
     if let Some(groups) = groups.flatten() {
         let cards_left = Family::<GroupLabels, Gauge>::default();
@@ -160,6 +171,18 @@ async fn register_database(monitoring: &MonitoringState, registry: &mut Registry
             "outbox_oldest_age_seconds",
             "Age of the oldest waiting e-mail",
             ConstGauge::new(oldest_age_seconds),
+        );
+    }
+    if let Some(SnapshotAge { seconds, transactions }) = snapshot.flatten() {
+        registry.register(
+            "database_snapshot_age_seconds",
+            "Age of the oldest open snapshot or transaction in the database",
+            ConstGauge::new(seconds),
+        );
+        registry.register(
+            "database_snapshot_age_transactions",
+            "Transactions since the oldest open snapshot, also of other roles and replication slots",
+            ConstGauge::new(i64::from(transactions)),
         );
     }
 }
@@ -185,6 +208,27 @@ async fn query_outbox_stats(pool: &PgPool) -> sqlx::Result<OutboxStats> {
                 where coalesce(sent_at, failed_at) > now() at time zone 'utc' - interval '1 day'
                     and failed_at is not null) as "failed!"
            from email_outbox where sent_at is null and failed_at is null"#
+    )
+    .fetch_one(pool)
+    .await
+}
+
+async fn query_snapshot_age(pool: &PgPool) -> sqlx::Result<SnapshotAge> {
+    // A vacuum ignores the snapshots of other vacuums. Other databases' sessions do not matter.
+    sqlx::query_as!(
+        SnapshotAge,
+        r#"select coalesce(max(extract(epoch from clock_timestamp() - started_at)), 0)::bigint as "seconds!",
+               coalesce(max(greatest(age(xmin), age(xid))), 0) as "transactions!"
+           from (
+               select xact_start, backend_xmin, backend_xid from pg_stat_activity
+               where (datname = current_database() or backend_type = 'walsender')
+                   and coalesce(backend_xmin, backend_xid) is not null and pid <> pg_backend_pid()
+                   and pid not in (select pid from pg_stat_progress_vacuum)
+               union all
+               select prepared, null, transaction from pg_prepared_xacts where database = current_database()
+               union all
+               select null, xmin, null from pg_replication_slots where xmin is not null
+           ) holder (started_at, xmin, xid)"#
     )
     .fetch_one(pool)
     .await

@@ -13,7 +13,7 @@ use axum::routing::get;
 use sqlx::PgPool;
 
 use self::cached::Cached;
-use self::metrics::{GroupStock, OutboxStats};
+use self::metrics::{GroupStock, OutboxStats, SnapshotAge};
 use crate::state::AppState;
 
 /// How long a readiness result is reused: limits the queries of `/readyz`, however often it is requested.
@@ -27,6 +27,7 @@ struct MonitoringState {
     readiness: Cached<Readiness>,
     group_stock: Cached<Option<Vec<GroupStock>>>,
     outbox_stats: Cached<Option<OutboxStats>>,
+    snapshot_age: Cached<Option<SnapshotAge>>,
 }
 
 type Readiness = Result<(), &'static str>;
@@ -53,6 +54,7 @@ fn monitoring_state(state: Arc<AppState>) -> Arc<MonitoringState> {
         readiness: Cached::default(),
         group_stock: Cached::default(),
         outbox_stats: Cached::default(),
+        snapshot_age: Cached::default(),
     })
 }
 

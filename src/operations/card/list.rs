@@ -1,22 +1,21 @@
 //! `calling_cards_get`: lists the caller's cards. The reply is streamed, so that long lists need little memory.
 //! Contract: `endpoints/calling_cards_get.md`.
 
-use async_stream::try_stream;
 use bigdecimal::BigDecimal;
-use futures_util::{Stream, TryStreamExt};
-use sqlx::Connection as _;
-use tokio::sync::OwnedSemaphorePermit;
+use sqlx::{Connection as _, PgConnection};
 
 use crate::accounts::UserType;
 use crate::auth::admission;
 use crate::auth::caller::{Caller, RIGHT_READ, rights};
 use crate::auth::signature::HashRule;
-use crate::db::pool::{Connection, Pool};
 use crate::error::ApiError;
 use crate::http::context::{CallContext, Operation};
 use crate::money::Money;
 use crate::number;
 use crate::operations::spec::{OperationSpec, ParamType, Parameter};
+use crate::store::pages::{
+    self, BEGIN_NEXT_PAGE, BEGIN_UNNUMBERED, LIST_DURATION_MAX, ListConnections, PAGE_ROWS, PageReader,
+};
 use crate::xml::{Element, XmlReply};
 
 /// The operation's description and handler. No parameter is hashed: the hash is the SHA-1 of the key.
@@ -74,18 +73,20 @@ pub const OPERATION: Operation = Operation {
 /// Number of cards on a page if `per_page` is not sent.
 const PAGE_SIZE_DEFAULT: i64 = 100;
 
-/// Begins the transaction of a search. The statement is planned for the filters of the request, and a slow client may
-/// need long to read ten million cards.
-const BEGIN_SEARCH: &str =
+/// Begins the first statement of a list. It is planned for the filters of the request, and may read the whole table: a
+/// filter can match few cards.
+const BEGIN_FIRST: &str =
     "begin read only; set local plan_cache_mode = force_custom_plan; set local enable_seqscan = on;
-    set local enable_bitmapscan = on; set local enable_hashjoin = on; set local statement_timeout = '1h'";
+    set local enable_bitmapscan = on; set local enable_hashjoin = on";
 
 async fn handle(call: &CallContext) -> Result<XmlReply, ApiError> {
     let caller = admission::require_calling_cards(call, RIGHT_READ).await?;
     let search = Search::read(call, &caller).ok_or(NOT_FOUND)?;
     let shows_pins = search.shows_pins;
     let permit = call.state.acquire_list_permit().await.ok_or(ApiError::Unavailable)?;
-    let cards = stream_cards(call.state.pool.clone(), search, permit);
+    let connections = ListConnections::new(call.state.pool.clone(), permit);
+    let reader = CardReader { connections, remaining: search.limit, search, position: Some(Position::Start) };
+    let cards = pages::stream_pages(reader, LIST_DURATION_MAX);
     let write = move |list: &mut Element<'_>, card: &Card| write_card(list, card, shows_pins);
     XmlReply::stream_list("page", "cards", cards, |card| card.cardgroup_id, write).await?.ok_or(NOT_FOUND)
 }
@@ -183,6 +184,11 @@ impl Pattern {
             false => Self { like: text, exact: None },
         }
     }
+
+    /// The pattern, for a column without an index.
+    fn text(&self) -> Option<&str> {
+        self.like.as_deref().or(self.exact.as_deref())
+    }
 }
 
 /// The fields of a card in the reply.
@@ -204,72 +210,146 @@ struct Card {
     distributor: Option<String>,
 }
 
-/// Streams the cards in the order of an index (group, number), so that PostgreSQL need not sort or buffer them.
-fn stream_cards(pool: Pool, search: Search, permit: OwnedSemaphorePermit) -> impl Stream<Item = sqlx::Result<Card>> {
-    try_stream! {
-        let mut guard = CloseUnlessDrained { connection: pool.acquire().await?, is_drained: false };
-        let mut transaction = guard.connection.begin_with(BEGIN_SEARCH).await?;
-        let mut cards = sqlx::query_as!(
-            Card,
-            r#"select c.cardgroup_id, c.id, c.number, c.name, c.pin, c.batch_number, c.callerid,
-                   coalesce(c.balance, 0) as "balance!: Money", coalesce(c.min_balance, 0) as "min_balance!: Money",
-                   coalesce(to_char(c.first_use, 'YYYY-MM-DD HH24:MI:SS'), '') as "first_use!",
-                   coalesce(to_char(c.daily_charge_paid_till, 'YYYY-MM-DD HH24:MI:SS'), '') as "daily_charge_paid_till!",
-                   c.sold, c.language,
-                   coalesce(nullif(btrim(u.first_name || ' ' || u.last_name), ''), u.username) as distributor
-               from cards c
-               join cardgroups g on g.id = c.cardgroup_id
-               left join users u on u.id = c.user_id
-               where c.hidden = 0 and g.hidden = 0 and ($1::integer is null or g.owner_id = $1)
-                   and ($2::text is null or c.number = $2) and ($3::text is null or c.number ilike $3)
-                   and ($4::text is null or c.pin = $4) and ($5::text is null or c.pin ilike $5)
-                   and ($6::text is null or c.callerid = $6) and ($7::text is null or c.callerid ilike $7)
-                   and ($8::text is null or c.name ilike $8) and ($9::text is null or c.batch_number ilike $9)
-                   and ($10::numeric is null or coalesce(c.balance, 0) >= $10) and ($11::numeric is null or coalesce(c.balance, 0) <= $11)
-                   and ($12::text is null or lower(c.language) = lower($12)) and ($13::smallint is null or c.sold = $13)
-                   and ($14::bigint is null or c.user_id = $14)
-               order by c.cardgroup_id, c.number limit $15 offset $16"#,
-            search.owner,
-            search.number.exact,
-            search.number.like,
-            search.pin.exact,
-            search.pin.like,
-            search.callerid.exact,
-            search.callerid.like,
-            search.name.like.or(search.name.exact),
-            search.batch_number.like.or(search.batch_number.exact),
-            search.min_balance,
-            search.max_balance,
-            search.language,
-            search.sold,
-            search.distributor,
-            search.limit,
-            search.offset
-        )
-        .fetch(&mut *transaction);
-        while let Some(card) = cards.try_next().await? {
-            yield card;
+/// Where the next statement of a list starts. The order is that of the index `cards_group_number`: by group, then by
+/// number, then the cards of the group without a number, by id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Position {
+    Start,
+    /// After the card with this number. The statement reads cards of this group only.
+    AfterNumber(i32, String),
+    /// After the card of this group that has no number and this id. The statement reads only such cards.
+    AfterUnnumbered(i32, i64),
+    AfterGroup(i32),
+}
+
+/// Reads the cards that match a search.
+struct CardReader {
+    connections: ListConnections,
+    search: Search,
+    /// The number of cards that may still be listed. `None`: no limit.
+    remaining: Option<i64>,
+    /// `None`: all cards have been read.
+    position: Option<Position>,
+}
+
+impl PageReader for CardReader {
+    type Row = Card;
+
+    async fn next_page(&mut self) -> sqlx::Result<Option<Vec<Card>>> {
+        let Self { connections, search, remaining, position } = self;
+        let limit = remaining.unwrap_or(PAGE_ROWS).min(PAGE_ROWS);
+        if limit == 0 || position.is_none() {
+            return Ok(None);
         }
-        drop(cards);
-        drop(transaction);
-        guard.is_drained = true;
-        drop(permit);
+        // Several statements fill a page, so that many small groups need few pages.
+        let read = async |connection: &mut PgConnection| {
+            let mut page = Vec::new();
+            let mut missing = limit;
+            while missing > 0
+                && let Some(start) = position.take()
+            {
+                let mut cards = read_cards(connection, search, &start, missing).await?;
+                *position = next_position(start, &mut cards, missing);
+                missing -= i64::try_from(cards.len()).unwrap_or(i64::MAX);
+                page.append(&mut cards);
+            }
+            *remaining = remaining.map(|remaining| remaining - (limit - missing));
+            Ok(page)
+        };
+        let page = connections.with_connection(read).await?;
+        Ok(Some(page).filter(|page| !page.is_empty()))
     }
 }
 
-/// A connection that is closed on drop unless all rows were read: if the client disconnects, the remaining rows, maybe
-/// millions, need not be read.
-struct CloseUnlessDrained {
-    connection: Connection,
-    is_drained: bool,
+/// Returns where the statement after the one that read `cards` starts. `limit` is the limit of that statement. `None`:
+/// no cards are left.
+fn next_position(start: Position, cards: &mut Vec<Card>, limit: i64) -> Option<Position> {
+    let last = cards.last().filter(|_| i64::try_from(cards.len()) == Ok(limit));
+    match (last, start) {
+        (None, Position::Start | Position::AfterGroup(_)) => None,
+        (None, Position::AfterNumber(group, _)) => Some(Position::AfterUnnumbered(group, i64::MIN)),
+        (None, Position::AfterUnnumbered(group, _)) => Some(Position::AfterGroup(group)),
+        (Some(Card { cardgroup_id, number: Some(number), .. }), _) => {
+            Some(Position::AfterNumber(*cardgroup_id, number.clone()))
+        }
+        // The group's cards without a number are not sorted by id here: all of them are read again.
+        (Some(&Card { cardgroup_id, number: None, .. }), Position::AfterGroup(_)) => {
+            cards.retain(|card| card.cardgroup_id != cardgroup_id || card.number.is_some());
+            Some(Position::AfterUnnumbered(cardgroup_id, i64::MIN))
+        }
+        (Some(&Card { cardgroup_id, id, number: None, .. }), _) => Some(Position::AfterUnnumbered(cardgroup_id, id)),
+    }
 }
 
-impl Drop for CloseUnlessDrained {
-    fn drop(&mut self) {
-        if !self.is_drained {
-            self.connection.close_on_drop();
-        }
-    }
+/// Reads the first `limit` cards after `start`, with a snapshot of its own.
+async fn read_cards(
+    connection: &mut PgConnection,
+    search: &Search,
+    start: &Position,
+    limit: i64,
+) -> sqlx::Result<Vec<Card>> {
+    let (begin, offset) = match start {
+        Position::Start => (BEGIN_FIRST, search.offset),
+        Position::AfterUnnumbered(..) => (BEGIN_UNNUMBERED, None),
+        Position::AfterNumber(..) | Position::AfterGroup(_) => (BEGIN_NEXT_PAGE, None),
+    };
+    let after_number = if let Position::AfterNumber(group, number) = start { Some((*group, number)) } else { None };
+    let after_unnumbered = if let Position::AfterUnnumbered(group, id) = start { Some((*group, *id)) } else { None };
+    let after_group = if let Position::AfterGroup(group) = start { Some(*group) } else { None };
+    // Numbers of a group are distinct: only cards without a number need the order by id, which the index does not have.
+    let orders_by_id = matches!(start, Position::Start | Position::AfterUnnumbered(..));
+    let mut transaction = connection.begin_with(begin).await?;
+    // The plan is made for these values: the conditions that do not apply are removed from it.
+    let cards = sqlx::query_as!(
+        Card,
+        r#"select c.cardgroup_id, c.id, c.number, c.name, c.pin, c.batch_number, c.callerid,
+               coalesce(c.balance, 0) as "balance!: Money", coalesce(c.min_balance, 0) as "min_balance!: Money",
+               coalesce(to_char(c.first_use, 'YYYY-MM-DD HH24:MI:SS'), '') as "first_use!",
+               coalesce(to_char(c.daily_charge_paid_till, 'YYYY-MM-DD HH24:MI:SS'), '') as "daily_charge_paid_till!",
+               c.sold, c.language,
+               coalesce(nullif(btrim(u.first_name || ' ' || u.last_name), ''), u.username) as distributor
+           from cards c
+           join cardgroups g on g.id = c.cardgroup_id
+           left join users u on u.id = c.user_id
+           where c.hidden = 0 and g.hidden = 0 and ($1::integer is null or g.owner_id = $1)
+               and ($2::text is null or c.number = $2) and ($3::text is null or c.number ilike $3)
+               and ($4::text is null or c.pin = $4) and ($5::text is null or c.pin ilike $5)
+               and ($6::text is null or c.callerid = $6) and ($7::text is null or c.callerid ilike $7)
+               and ($8::text is null or c.name ilike $8) and ($9::text is null or c.batch_number ilike $9)
+               and ($10::numeric is null or coalesce(c.balance, 0) >= $10) and ($11::numeric is null or coalesce(c.balance, 0) <= $11)
+               and ($12::text is null or lower(c.language) = lower($12)) and ($13::smallint is null or c.sold = $13)
+               and ($14::bigint is null or c.user_id = $14)
+               and ($15::integer is null or (c.cardgroup_id, c.number) > ($15, $16::text) and c.cardgroup_id <= $15)
+               and ($17::integer is null or c.cardgroup_id = $17 and c.number is null and c.id > $18::bigint)
+               and ($19::integer is null or c.cardgroup_id > $19)
+           order by c.cardgroup_id, c.number, case when $20 then c.id end limit $21 offset $22"#,
+        search.owner,
+        search.number.exact.as_deref(),
+        search.number.like.as_deref(),
+        search.pin.exact.as_deref(),
+        search.pin.like.as_deref(),
+        search.callerid.exact.as_deref(),
+        search.callerid.like.as_deref(),
+        search.name.text(),
+        search.batch_number.text(),
+        search.min_balance.as_ref(),
+        search.max_balance.as_ref(),
+        search.language.as_deref(),
+        search.sold,
+        search.distributor,
+        after_number.map(|(group, _)| group),
+        after_number.map(|(_, number)| number),
+        after_unnumbered.map(|(group, _)| group),
+        after_unnumbered.map(|(_, id)| id),
+        after_group,
+        orders_by_id,
+        limit,
+        offset
+    )
+    .fetch_all(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    Ok(cards)
 }
 
 fn write_card(list: &mut Element<'_>, card: &Card, shows_pins: bool) {

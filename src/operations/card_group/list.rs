@@ -1,21 +1,19 @@
 //! `cc_groups_get`: lists the caller's card groups. One query reads all of them.
 //! Contract: `endpoints/cc_groups_get.md`.
 
-use async_stream::try_stream;
-use futures_util::{Stream, TryStreamExt};
-use tokio::sync::OwnedSemaphorePermit;
+use sqlx::PgConnection;
 
 use crate::accounts::UserType;
 use crate::auth::admission;
 use crate::auth::caller::{Caller, RIGHT_READ};
 use crate::auth::signature::HashRule;
-use crate::db::pool::Pool;
 use crate::error::ApiError;
 use crate::http::context::{CallContext, Operation};
 use crate::money::Money;
 use crate::number;
 use crate::operations::spec::{OperationSpec, ParamType, Parameter};
 use crate::store;
+use crate::store::pages::{self, LIST_DURATION_MAX, ListConnections, PAGE_ROWS, PageReader};
 use crate::xml::{Element, XmlReply};
 
 /// The operation's description and handler. No parameter is hashed: the hash is the SHA-1 of the key.
@@ -64,7 +62,9 @@ async fn handle(call: &CallContext) -> Result<XmlReply, ApiError> {
     let permit = call.state.acquire_list_permit().await.ok_or(ApiError::Unavailable)?;
     let shows_currency = call.dialect().shows_group_currency();
     let write = move |list: &mut Element<'_>, group: &CardGroup| write_group(list, group, shows_currency);
-    XmlReply::stream_list("page", "cc_groups", stream_groups(call.state.pool.clone(), filter, permit), |_| (), write)
+    let connections = ListConnections::new(call.state.pool.clone(), permit);
+    let groups = pages::stream_pages(GroupReader { connections, filter, after: Some(i32::MIN) }, LIST_DURATION_MAX);
+    XmlReply::stream_list("page", "cc_groups", groups, |_| (), write)
         .await?
         .ok_or(ApiError::Refused("Calling Cards Groups were not found"))
 }
@@ -134,37 +134,49 @@ struct CardGroup {
     currency: Option<String>,
 }
 
-fn stream_groups(
-    pool: Pool,
+/// Reads the card groups that match a filter, ordered by id.
+struct GroupReader {
+    connections: ListConnections,
     filter: GroupFilter,
-    permit: OwnedSemaphorePermit,
-) -> impl Stream<Item = sqlx::Result<CardGroup>> {
-    try_stream! {
-        let mut connection = pool.acquire().await?;
-        let mut groups = sqlx::query_as!(
-            CardGroup,
-            r#"select g.id, g.image, g.name, g.description, g.number_length, g.pin_length, t.name as "tariff?", l.name as "lcr?",
-                   coalesce(g.price, 0) as "price!: Money",
-                   coalesce(g.price, 0) * (1 + case when own.id is null then effective_tax_rate(g.tax_id, g.owner_id) else tax_rate(own) end)
-                       as "price_with_tax!: Money",
-                   (select count(*) from cards c where c.cardgroup_id = g.id) as "card_count!", g.tell_balance_in_currency as currency
-               from cardgroups g
-               left join taxes own on own.id = g.tax_id
-               left join tariffs t on t.id = g.tariff_id
-               left join lcrs l on l.id = g.lcr_id and l.user_id = $3
-               where g.hidden = 0 and ($1::integer is null or g.id = $1) and ($2::integer is null or g.owner_id = $2)
-               order by g.id"#,
-            filter.id,
-            filter.owner,
-            filter.lcr_user_id
-        )
-        .fetch(&mut *connection);
-        while let Some(group) = groups.try_next().await? {
-            yield group;
-        }
-        drop(groups);
-        connection.release_clean();
-        drop(permit);
+    /// The id of the last group that was read. `None`: no groups are left.
+    after: Option<i32>,
+}
+
+impl PageReader for GroupReader {
+    type Row = CardGroup;
+
+    async fn next_page(&mut self) -> sqlx::Result<Option<Vec<CardGroup>>> {
+        let Self { connections, filter, after } = self;
+        let Some(last_id) = *after else { return Ok(None) };
+        // The number of cards comes from the same statement as the group: both are of the same moment.
+        let read = async |connection: &mut PgConnection| {
+            sqlx::query_as!(
+                CardGroup,
+                r#"select g.id, g.image, g.name, g.description, g.number_length, g.pin_length, t.name as "tariff?", l.name as "lcr?",
+                       coalesce(g.price, 0) as "price!: Money",
+                       coalesce(g.price, 0) * (1 + case when own.id is null then effective_tax_rate(g.tax_id, g.owner_id) else tax_rate(own) end)
+                           as "price_with_tax!: Money",
+                       (select count(*) from cards c where c.cardgroup_id = g.id) as "card_count!", g.tell_balance_in_currency as currency
+                   from cardgroups g
+                   left join taxes own on own.id = g.tax_id
+                   left join tariffs t on t.id = g.tariff_id
+                   left join lcrs l on l.id = g.lcr_id and l.user_id = $3
+                   where g.hidden = 0 and ($1::integer is null or g.id = $1) and ($2::integer is null or g.owner_id = $2)
+                       and g.id > $4
+                   order by g.id limit $5"#,
+                filter.id,
+                filter.owner,
+                filter.lcr_user_id,
+                last_id,
+                PAGE_ROWS
+            )
+            .fetch_all(&mut *connection)
+            .await
+        };
+        let groups = connections.with_connection(read).await?;
+        let is_full = i64::try_from(groups.len()) == Ok(PAGE_ROWS);
+        *after = groups.last().filter(|_| is_full).map(|group| group.id);
+        Ok(Some(groups).filter(|groups| !groups.is_empty()))
     }
 }
 

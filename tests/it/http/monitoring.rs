@@ -165,6 +165,29 @@ async fn outbox_metrics_are_exported() {
     assert!((7200..7300).contains(&oldest.rsplit(' ').next().unwrap().parse::<i64>().unwrap()), "{oldest}");
 }
 
+/// An open snapshot, even of a session that is idle, prevents the vacuum of sold cards.
+#[tokio::test]
+async fn age_of_the_oldest_snapshot_is_exported() {
+    let server = server().await;
+    let age = |page: &str, unit| -> i64 {
+        let name = format!("mortise_database_snapshot_age_{unit} ");
+        let [line] = lines(page, &name)[..] else { panic!("{page}") };
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    };
+    let mut snapshot = server.pool.begin().await.unwrap();
+    sqlx::raw_sql("set transaction isolation level repeatable read; select count(*) from cards")
+        .execute(&mut *snapshot)
+        .await
+        .unwrap();
+    for _ in 0..20 {
+        server.execute("select pg_current_xact_id()").await;
+    }
+    let page = page_with(&server, &["mortise_database_snapshot_age_"]).await;
+    assert!(age(&page, "transactions") >= 20, "{page}");
+    assert!((0..3600).contains(&age(&page, "seconds")), "{page}");
+    snapshot.rollback().await.unwrap();
+}
+
 /// The other metrics are needed most while the database does not answer.
 #[tokio::test]
 async fn metrics_of_an_unresponsive_database_are_omitted() {

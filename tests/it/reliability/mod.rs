@@ -5,6 +5,7 @@ mod chaos;
 mod contention;
 mod idempotency;
 mod idempotency_concurrency;
+mod long_lists;
 mod managed_postgres;
 #[cfg(target_os = "linux")]
 mod memory;

@@ -105,3 +105,48 @@ async fn card_group_query_does_not_read_sold_cards() {
     })
     .await;
 }
+
+/// A page of `calling_cards_get` reads on in the order of the index, whatever the statistics are: it sorts nothing, and
+/// reads no card before its start. `mortise cards export` reads its pages in the same way.
+#[tokio::test]
+async fn pages_of_lists_continue_in_index_order() {
+    with_statistics_of_each_age(async |server| {
+        let mode = "force_custom_plan; set enable_incremental_sort = off";
+        let page = |conditions: [&'static str; 6]| [["null"; 14].as_slice(), &conditions, &["2000", "null"]].concat();
+        let after_number = page(["7", "'1030000'", "null", "null", "null", "false"]);
+        let after_group = page(["null", "null", "null", "null", "7", "false"]);
+        for filter in [None, Some((7, "'no name%'")), Some((8, "'no batch%'")), Some((12, "1"))] {
+            for (mut values, condition) in [
+                (after_number.clone(), "Index Cond: ((ROW(cardgroup_id, number) > ROW(7, '1030000'::text))"),
+                (after_group.clone(), "Index Cond: (cardgroup_id > 7)"),
+            ] {
+                filter.iter().for_each(|(parameter, value)| values[*parameter] = value);
+                let plan = server.query_plan(&["to_char(c.first_use"], mode, &values).await;
+                assert!(
+                    plan.contains("Index Scan using cards_group_number on cards c") && plan.contains(condition),
+                    "{plan}"
+                );
+                assert!(!plan.contains("Sort"), "{plan}");
+            }
+        }
+        let unnumbered = page(["null", "null", "7", "5", "null", "true"]);
+        let plan = server.query_plan(&["to_char(c.first_use"], "force_custom_plan", &unnumbered).await;
+        assert!(plan.contains("number IS NULL") && !plan.contains("using cards_pkey"), "{plan}");
+        for values in
+            [["11", "false", "null", "null", "null", "2000"], ["11", "true", "'B'", "'1030000'", "null", "2000"]]
+        {
+            let plan = server.query_plan(&["between $1 and $1"], mode, &values).await;
+            assert!(plan.contains("Index Scan using cards_group_number on cards c"), "{plan}");
+            assert!(!plan.contains("Sort"), "{plan}");
+        }
+        let groups = server
+            .query_plan(
+                &["from cardgroups g\n", "as \"card_count!\""],
+                "force_generic_plan",
+                &["null", "0", "0", "7", "2000"],
+            )
+            .await;
+        assert!(groups.contains("Index Cond: (id > $4)") && !groups.contains("Sort"), "{groups}");
+    })
+    .await;
+}
