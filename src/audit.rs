@@ -14,6 +14,12 @@ const BATCH_LEN_MAX: usize = 100;
 /// A refusal is logged only if its row is queued.
 const PAUSE_PER_ROW: Duration = Duration::from_millis(2);
 
+/// Rows that [`purge_refusals`] deletes in one statement.
+const PURGE_BATCH_SIZE: u64 = 2_000;
+/// Pause between two of these statements, so that the disk stays free for sales. A server deletes eight times as many
+/// rows as it writes.
+const PURGE_PAUSE: Duration = Duration::from_millis(500);
+
 /// The audit row of a refused request, for the table `actions`.
 #[derive(Debug)]
 pub struct AuditRow {
@@ -68,6 +74,41 @@ impl AuditQueue {
             }
             batch.clear();
         }
+    }
+}
+
+/// Deletes audit rows of refused requests that are older than `days`, in small batches. Rows of sales, payments and
+/// changes stay. Returns the number of deleted rows.
+///
+/// Each batch runs under an advisory lock: one server among several deletes, and the others return at once.
+///
+/// # Errors
+///
+/// The error of a batch. The batches before it are deleted.
+pub async fn purge_refusals(pool: &PgPool, days: u32) -> sqlx::Result<u64> {
+    let mut total = 0;
+    loop {
+        let deleted = sqlx::query!(
+            "with lock as materialized (
+                 select pg_try_advisory_xact_lock(hashtextextended('mortise audit purge', 0)) as acquired
+             )
+             delete from actions where ctid = any (array(
+                 select ctid from actions
+                 where (select acquired from lock) and user_id = -1 and action = 'error'
+                     and data in ('API : Incorrect hash', 'API : API must have Secret key')
+                     and date < (now() at time zone 'utc') - make_interval(days => $1)
+                 order by date limit $2 for update skip locked))",
+            i32::try_from(days).unwrap_or(i32::MAX),
+            i64::try_from(PURGE_BATCH_SIZE).unwrap_or(i64::MAX)
+        )
+        .execute(pool)
+        .await?
+        .rows_affected();
+        total += deleted;
+        if deleted < PURGE_BATCH_SIZE {
+            return Ok(total);
+        }
+        tokio::time::sleep(PURGE_PAUSE).await;
     }
 }
 

@@ -32,7 +32,7 @@ pub struct Options {
 /// An audit row.
 #[derive(Debug, Serialize)]
 struct ActionRow {
-    id: i32,
+    id: i64,
     date: String,
     user_id: i32,
     user: Option<String>,

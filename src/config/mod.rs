@@ -80,6 +80,8 @@ pub struct Config {
     pub idempotency_hours: NonZero<u32>,
     #[serde(rename = "idempotency_wait_ms", deserialize_with = "milliseconds")]
     pub idempotency_wait: Duration,
+    #[serde(deserialize_with = "audit_retention_days")]
+    pub audit_retention_days: u32,
     pub mail_tls: MailTls,
     pub mail_ca: PathBuf,
     pub mail_templates: PathBuf,
@@ -259,6 +261,14 @@ fn idempotency_hours<'de, D: serde::Deserializer<'de>>(value: D) -> Result<NonZe
         Ok(hours)
     } else {
         Err(serde::de::Error::custom(format!("it must be at most {HOURS_MAX}")))
+    }
+}
+
+/// Reads at most a hundred years, for the same reason. 0 means that all rows are kept.
+fn audit_retention_days<'de, D: serde::Deserializer<'de>>(value: D) -> Result<u32, D::Error> {
+    match u32::deserialize(value)? {
+        days @ 0..=36_500 => Ok(days),
+        _ => Err(serde::de::Error::custom("it must be from 0 to 36500")),
     }
 }
 

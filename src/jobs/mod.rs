@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 
-use crate::idempotency;
 use crate::state::AppState;
+use crate::{audit, idempotency};
 
 /// Runs the background tasks until the future is dropped.
 pub async fn run_background_tasks(state: &AppState) {
@@ -16,6 +16,7 @@ pub async fn run_background_tasks(state: &AppState) {
         restart_on_panic("change listener", || state.accounts.listen()),
         restart_on_panic("stock vacuum", || state.stock_vacuum.run(&state.background_pool)),
         restart_on_panic("idempotency key expiry", || purge_idempotency_keys(state)),
+        restart_on_panic("audit row expiry", || purge_audit_rows(state)),
         restart_on_panic("e-mail delivery", || state.mail.run(&state.background_pool, &state.accounts))
     );
 }
@@ -23,6 +24,17 @@ pub async fn run_background_tasks(state: &AppState) {
 async fn purge_idempotency_keys(state: &AppState) {
     loop {
         idempotency::purge_expired(&state.background_pool, state.config.idempotency_hours.get()).await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+    }
+}
+
+/// Deletes old audit rows of refused requests, once a minute. Does nothing if `audit_retention_days` is 0.
+async fn purge_audit_rows(state: &AppState) {
+    let days = state.config.audit_retention_days;
+    while days > 0 {
+        if let Err(error) = audit::purge_refusals(&state.background_pool, days).await {
+            tracing::debug!(%error, "audit row purge failed");
+        }
         tokio::time::sleep(Duration::from_secs(60)).await;
     }
 }

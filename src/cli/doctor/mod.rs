@@ -1,6 +1,7 @@
 //! `mortise doctor`: checks settings, disk, PostgreSQL, schema, stock and keys, and advises an action for each finding.
 
 mod disk;
+mod ids;
 mod keys;
 mod schema;
 mod server;
@@ -95,7 +96,7 @@ pub async fn run(layers: Result<Layers, ConfigError>) -> Report {
                 Err(error) => Check::problem("settings", error.to_string(), SETTINGS_ADVICE),
             });
             checks.extend(disk::check_free_space(&config));
-            match with_any_schema(&config, async |pool| Ok(run_database_checks(pool).await)).await {
+            match with_any_schema(&config, async |pool| Ok(run_database_checks(&config, pool).await)).await {
                 Ok(more) => checks.extend(more),
                 Err(error) => checks.push(database_unreachable(&error)),
             }
@@ -113,16 +114,21 @@ fn database_unreachable(error: &CommandError) -> Check {
     Check::problem("database", error.to_string(), advice)
 }
 
-async fn run_database_checks(pool: &PgPool) -> Vec<Check> {
+async fn run_database_checks(config: &Config, pool: &PgPool) -> Vec<Check> {
     let mut checks = vec![check_or_problem("clock", server::check_clock(pool).await)];
     match begin_read_only(pool).await {
-        Ok(mut transaction) => run_transaction_checks(pool, &mut transaction, &mut checks).await,
+        Ok(mut transaction) => run_transaction_checks(config, pool, &mut transaction, &mut checks).await,
         Err(error) => checks.push(database_unreachable(&error.into())),
     }
     checks
 }
 
-async fn run_transaction_checks(pool: &PgPool, connection: &mut PgConnection, checks: &mut Vec<Check>) {
+async fn run_transaction_checks(
+    config: &Config,
+    pool: &PgPool,
+    connection: &mut PgConnection,
+    checks: &mut Vec<Check>,
+) {
     checks.push(check_or_problem("database", server::check_version(connection).await));
     checks.push(check_or_problem("durability", server::check_durability(connection).await));
     checks.push(check_or_problem("autovacuum", server::check_autovacuum(connection).await));
@@ -133,6 +139,8 @@ async fn run_transaction_checks(pool: &PgPool, connection: &mut PgConnection, ch
     checks.push(migrations);
     if is_current {
         checks.push(check_or_problem("indexes", schema::check_indexes(connection).await));
+        checks.push(check_or_problem("ids", ids::check_sequences(connection).await));
+        checks.push(check_or_problem("audit", ids::check_refusals(connection, config.audit_retention_days).await));
         checks.push(check_or_problem("stock", stock::check_stock(connection).await));
         checks.push(check_or_problem("pins", stock::check_pins(connection).await));
         checks.push(check_or_problem("cards", stock::check_remaining_cards(connection).await));

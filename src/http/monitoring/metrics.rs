@@ -1,6 +1,7 @@
 //! `/metrics` in the OpenMetrics text format, for Prometheus.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use axum::extract::State;
@@ -52,6 +53,18 @@ pub struct SnapshotAge {
     seconds: i64,
     /// How many transaction ids were assigned since, with sessions of other roles and replication slots.
     transactions: i32,
+}
+
+/// The share of a sequence's ids that are used, from 0 to 1.
+#[derive(Debug, Clone)]
+pub struct SequenceUsage {
+    sequence: String,
+    used_ratio: f64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SequenceLabel {
+    sequence: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -139,8 +152,9 @@ fn register_cache(state: &AppState, registry: &mut Registry) {
 /// Registers the metrics that need queries. If the database does not answer in time, they are left out: the other
 /// metrics are needed most then.
 async fn register_database(monitoring: &MonitoringState, registry: &mut Registry) {
-    let [stock_pool, outbox_pool, snapshot_pool] = [(); 3].map(|()| monitoring.state.background_pool.clone());
-    let (groups, outbox, snapshot) = tokio::join!(
+    let [stock_pool, outbox_pool, snapshot_pool, sequence_pool] =
+        [(); 4].map(|()| monitoring.state.background_pool.clone());
+    let (groups, outbox, snapshot, sequences) = tokio::join!(
         monitoring
             .group_stock
             .get_or_refresh(async move { with_expiry("cards_left", query_group_stock(&stock_pool).await) }),
@@ -150,6 +164,9 @@ async fn register_database(monitoring: &MonitoringState, registry: &mut Registry
         monitoring
             .snapshot_age
             .get_or_refresh(async move { with_expiry("snapshot_age", query_snapshot_age(&snapshot_pool).await) }),
+        monitoring.sequence_usage.get_or_refresh(async move {
+            with_expiry("sequence_used_ratio", query_sequence_usage(&sequence_pool).await)
+        }),
     );
     if let Some(groups) = groups.flatten() {
         let cards_left = Family::<GroupLabels, Gauge>::default();
@@ -157,6 +174,9 @@ async fn register_database(monitoring: &MonitoringState, registry: &mut Registry
             cards_left.get_or_create(&GroupLabels { cardgroup_id: id, name }).set(cards);
         }
         registry.register("cards_left", "Cards for sale per group, counted up to 10000 once a minute", cards_left);
+    }
+    if let Some(sequences) = sequences.flatten() {
+        register_sequences(sequences, registry);
     }
     if let Some(OutboxStats { waiting, oldest_age_seconds, failed }) = outbox.flatten() {
         let messages = Family::<StateLabel, Gauge>::default();
@@ -185,6 +205,19 @@ async fn register_database(monitoring: &MonitoringState, registry: &mut Registry
             ConstGauge::new(i64::from(transactions)),
         );
     }
+}
+
+/// Registers the share of used ids, per sequence.
+fn register_sequences(sequences: Vec<SequenceUsage>, registry: &mut Registry) {
+    let used_ratios = Family::<SequenceLabel, Gauge<f64, AtomicU64>>::default();
+    for SequenceUsage { sequence, used_ratio } in sequences {
+        used_ratios.get_or_create(&SequenceLabel { sequence }).set(used_ratio);
+    }
+    registry.register(
+        "sequence_used_ratio",
+        "Share of the ids of a sequence that are used; at 1 inserts fail",
+        used_ratios,
+    );
 }
 
 /// Returns the result of a query (`None`: it failed), and the time at which it runs again.
@@ -231,6 +264,17 @@ async fn query_snapshot_age(pool: &PgPool) -> sqlx::Result<SnapshotAge> {
            ) holder (started_at, xmin, xid)"#
     )
     .fetch_one(pool)
+    .await
+}
+
+async fn query_sequence_usage(pool: &PgPool) -> sqlx::Result<Vec<SequenceUsage>> {
+    sqlx::query_as!(
+        SequenceUsage,
+        r#"select sequencename::text as "sequence!",
+               coalesce(last_value, 0)::double precision / max_value as "used_ratio!"
+           from pg_sequences where schemaname = current_schema() order by 1"#
+    )
+    .fetch_all(pool)
     .await
 }
 

@@ -13,7 +13,7 @@ use axum::routing::get;
 use sqlx::PgPool;
 
 use self::cached::Cached;
-use self::metrics::{GroupStock, OutboxStats, SnapshotAge};
+use self::metrics::{GroupStock, OutboxStats, SequenceUsage, SnapshotAge};
 use crate::state::AppState;
 
 /// How long a readiness result is reused: limits the queries of `/readyz`, however often it is requested.
@@ -28,6 +28,7 @@ struct MonitoringState {
     group_stock: Cached<Option<Vec<GroupStock>>>,
     outbox_stats: Cached<Option<OutboxStats>>,
     snapshot_age: Cached<Option<SnapshotAge>>,
+    sequence_usage: Cached<Option<Vec<SequenceUsage>>>,
 }
 
 type Readiness = Result<(), &'static str>;
@@ -55,6 +56,7 @@ fn monitoring_state(state: Arc<AppState>) -> Arc<MonitoringState> {
         group_stock: Cached::default(),
         outbox_stats: Cached::default(),
         snapshot_age: Cached::default(),
+        sequence_usage: Cached::default(),
     })
 }
 

@@ -10,8 +10,13 @@ use crate::http::monitoring::page_with;
 async fn dashboard_and_alerts_use_existing_metrics() {
     let server = server_with_settings(&[("cache", "on")]).await;
     server.post_signed("card_from_group_sell", "u=admin&id=6", "wrong").await;
-    let texts =
-        ["mortise_cache_valid 1", "mortise_cards_left{", "mortise_outbox_messages{", "mortise_database_snapshot"];
+    let texts = [
+        "mortise_cache_valid 1",
+        "mortise_cards_left{",
+        "mortise_outbox_messages{",
+        "mortise_database_snapshot",
+        "mortise_sequence_used_ratio{",
+    ];
     let page = page_with(&server, &texts).await;
     let is_part = |char: char| char.is_ascii_alphanumeric() || char == '_';
     for file in ["contrib/grafana/mortise.json", "contrib/prometheus/mortise.rules.yml"] {

@@ -1,10 +1,12 @@
 //! Failures, concurrency, caches, the database and schema upgrades.
 
 mod account_cache;
+mod audit_retention;
 mod chaos;
 mod contention;
 mod idempotency;
 mod idempotency_concurrency;
+mod ids;
 mod long_lists;
 mod managed_postgres;
 #[cfg(target_os = "linux")]

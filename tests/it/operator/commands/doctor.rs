@@ -50,6 +50,8 @@ async fn each_check_reports_ok_or_advice() {
         "autovacuum",
         "schema",
         "indexes",
+        "ids",
+        "audit",
         "stock",
         "pins",
         "demo key",
@@ -131,6 +133,30 @@ async fn damaged_database_is_reported() {
     Findings::of(&operator).assert_check("schema", "problem", "missing migrations: 9");
     operator.server.execute("update _sqlx_migrations set version = 9999 where version = 8").await;
     Findings::of(&operator).assert_check("schema", "problem", "last used by a newer Mortise (it has migration 9999)");
+}
+
+#[tokio::test]
+async fn sequences_near_their_end_are_reported() {
+    let operator = Operator::new().await;
+    operator.server.execute("select setval('taxes_id_seq', 1200000000)").await;
+    Findings::of(&operator).assert_check("ids", "warning", "few ids left: taxes_id_seq (56 %, up to 2147483647)");
+    operator.server.execute("select setval('cardgroups_id_seq', 2000000000)").await;
+    let names = "cardgroups_id_seq (93 %, up to 2147483647), taxes_id_seq (56 %, up to 2147483647)";
+    Findings::of(&operator).assert_check("ids", "problem", names);
+}
+
+/// The number of rows is PostgreSQL's estimate, which the test writes itself.
+#[tokio::test]
+async fn refusals_that_are_never_deleted_are_reported() {
+    let operator = Operator::new().await;
+    let estimate = "update pg_class set reltuples = 12000000 where relname = 'actions_refusals'";
+    operator.server.execute(estimate).await;
+    let message = "about 12000000 audit rows of refused requests are stored, and none are ever deleted";
+    Findings::of(&operator).assert_check("audit", "warning", message);
+    let mut doctor = command(&["doctor"]);
+    doctor.env("DATABASE_URL", &operator.url).env("MORTISE_AUDIT_RETENTION_DAYS", "30");
+    let output = run_command(doctor, "");
+    assert!(output.stdout.contains("ok       audit         about 12000000 audit rows"), "{output:?}");
 }
 
 #[tokio::test]
