@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, PoisonError};
 
-use tokio::sync::{Mutex, MutexGuard, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Mutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 
 const SHARDS: u64 = 256;
 /// How many lists may be open at the same time. A list whose client reads slowly holds no connection, but up to two
@@ -15,8 +15,8 @@ const OPEN_LISTS_MAX: usize = 16;
 /// could hold all connections. Between servers, only the locks of the database apply.
 #[derive(Debug)]
 pub struct Locks {
-    callerid_shards: Vec<Mutex<()>>,
-    bulk_create: Mutex<()>,
+    callerid_shards: Vec<Arc<Mutex<()>>>,
+    bulk_create: Arc<Mutex<()>>,
     open_lists: Arc<Semaphore>,
     list_pages: Arc<Semaphore>,
     key_locks: Arc<KeyLockMap>,
@@ -32,8 +32,8 @@ impl Locks {
     pub fn new(connections: u32) -> Self {
         let list_pages = usize::try_from(connections.div_ceil(4)).unwrap_or(1);
         Self {
-            callerid_shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            bulk_create: Mutex::default(),
+            callerid_shards: (0..SHARDS).map(|_| Arc::default()).collect(),
+            bulk_create: Arc::default(),
             open_lists: Arc::new(Semaphore::new(OPEN_LISTS_MAX)),
             list_pages: Arc::new(Semaphore::new(list_pages)),
             key_locks: Arc::default(),
@@ -41,11 +41,11 @@ impl Locks {
     }
 
     /// Waits for the lock of a caller id. Different caller ids sometimes share a lock, which only costs time.
-    pub async fn lock_callerid(&self, callerid: &str) -> MutexGuard<'_, ()> {
+    pub async fn lock_callerid(&self, callerid: &str) -> OwnedMutexGuard<()> {
         let mut hasher = DefaultHasher::new();
         callerid.hash(&mut hasher);
         let shard = usize::try_from(hasher.finish() % SHARDS).unwrap_or(0);
-        self.callerid_shards[shard].lock().await
+        self.callerid_shards[shard].clone().lock_owned().await
     }
 
     /// Waits until another list may be open and its first page may be read. The permit must be held until the list is
@@ -57,8 +57,8 @@ impl Locks {
     }
 
     /// Waits for the lock of bulk creations of cards.
-    pub async fn lock_bulk_create(&self) -> MutexGuard<'_, ()> {
-        self.bulk_create.lock().await
+    pub async fn lock_bulk_create(&self) -> OwnedMutexGuard<()> {
+        self.bulk_create.clone().lock_owned().await
     }
 
     /// Waits for the lock of an idempotency key. Keys do not share locks: a slow request must not delay requests with

@@ -1,7 +1,7 @@
 //! The state that all requests share.
 
 use sqlx::PgPool;
-use tokio::sync::MutexGuard;
+use tokio::sync::OwnedMutexGuard;
 
 use crate::accounts::AccountCache;
 use crate::audit::AuditQueue;
@@ -49,7 +49,7 @@ impl AppState {
     }
 
     /// Waits for the caller id's lock within this server, up to `database_acquire_timeout`. `None`: timeout.
-    pub async fn lock_callerid(&self, callerid: &str) -> Option<MutexGuard<'_, ()>> {
+    pub async fn lock_callerid(&self, callerid: &str) -> Option<OwnedMutexGuard<()>> {
         tokio::time::timeout(self.config.database_acquire_timeout, self.locks.lock_callerid(callerid)).await.ok()
     }
 

@@ -1,7 +1,8 @@
 //! Idempotency keys. A request with a key is carried out once. If the client sends it again, it gets the reply to the
 //! first request.
+//!
+//! [`Idempotency::change`] carries out the changes of all operations, with or without a key.
 
-use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use serde::de::{DeserializeOwned, IgnoredAny};
@@ -9,7 +10,6 @@ use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, PgPool};
 
 use crate::auth::caller::Caller;
-use crate::db::pool::Transaction;
 use crate::error::{ApiError, ErrorBody, is_lock_timeout};
 use crate::http::context::CallContext;
 use crate::xml::XmlReply;
@@ -71,18 +71,40 @@ impl<'a> Idempotency<'a> {
         }
     }
 
-    /// Replays the stored reply, or runs `work`, which calls [`Idempotency::begin`] first and [`IdempotentTx::commit`]
-    /// last. Errors of `work` are stored and replayed too, except transient ones.
-    pub async fn replay_or_run<T: Serialize + DeserializeOwned>(
+    /// Carries out the change of the request once. `prepare` checks the request without a transaction; `execute` makes
+    /// the change in a transaction, which is committed together with the reply under the key. What `prepare` returns,
+    /// such as a lock, lives until the commit. If the key has a stored reply, it is returned instead. Errors are stored
+    /// and replayed too, except transient ones.
+    ///
+    /// `prepare` must read what it needs from the account cache: a cache miss in `execute` would take a second
+    /// connection, and requests that hold one while they wait for another can block each other.
+    ///
+    /// # Errors
+    ///
+    /// Those of `prepare` and `execute`, and those of the key and the commit.
+    pub async fn change<Input, Error: Into<ApiError>, Output: Serialize + DeserializeOwned>(
         &self,
-        work: impl Future<Output = Result<T, ApiError>>,
-        render: impl FnOnce(T) -> XmlReply,
-    ) -> Result<XmlReply, ApiError> {
-        let Some(key) = &self.key else { return work.await.map(render) };
+        prepare: impl Future<Output = Result<Input, Error>>,
+        execute: impl AsyncFnOnce(&mut PgConnection, &Input) -> Result<Output, ApiError>,
+    ) -> Result<ChangeOutcome<Output>, ApiError> {
+        let change = async {
+            let input = prepare.await.map_err(Into::into)?;
+            let mut transaction = self.call.state.pool.begin().await?;
+            if let Some(key) = &self.key {
+                self.claim(key, &mut transaction).await?;
+            }
+            let output = execute(&mut transaction, &input).await?;
+            if let Some(key) = &self.key {
+                store_reply(&mut transaction, key, &StoredReply::Done(&output)).await?;
+            }
+            transaction.commit().await.map_err(ApiError::from_commit_error)?;
+            Ok(output)
+        };
+        let Some(key) = &self.key else { return change.await.map(ChangeOutcome::Done) };
         let mut stored_reply = self.load_reply(key).await?;
         if stored_reply.is_none() {
-            match work.await {
-                Ok(output) => return Ok(render(output)),
+            match change.await {
+                Ok(output) => return Ok(ChangeOutcome::Done(output)),
                 // Another server had claimed the key, and may have stored a reply by now.
                 Err(ApiError::RequestInProgress) => stored_reply = self.load_reply(key).await?,
                 Err(error) => match error.storable_body(self.call.dialect()) {
@@ -95,7 +117,7 @@ impl<'a> Idempotency<'a> {
             }
         }
         match stored_reply.ok_or(ApiError::RequestInProgress)? {
-            StoredReply::Done(output) => Ok(render(output).into_replayed()),
+            StoredReply::Done(output) => Ok(ChangeOutcome::Replayed(output)),
             StoredReply::Refused(body) => Err(ApiError::Replayed(body)),
         }
     }
@@ -107,17 +129,6 @@ impl<'a> Idempotency<'a> {
             (ApiError::CommitUnknown, Some(_)) => ApiError::CommitUnknownRetryable,
             (error, _) => error,
         }
-    }
-
-    /// Begins the transaction of the change, and claims the key. Values from the account cache must be read before: a
-    /// cache miss takes a second connection, and requests that hold one while they wait for another can block each
-    /// other.
-    pub async fn begin(&self) -> Result<IdempotentTx<'_>, ApiError> {
-        let mut transaction = self.call.state.pool.begin().await?;
-        if let Some(key) = &self.key {
-            self.claim(key, &mut transaction).await?;
-        }
-        Ok(IdempotentTx { transaction, key: self.key.as_deref() })
     }
 
     /// Claims the key until the transaction ends. Another server may hold the claim.
@@ -174,12 +185,13 @@ impl<'a> Idempotency<'a> {
 
     /// Stores an error as the reply. Returns `false` if a reply is already stored.
     async fn store_error(&self, key: &IdempotencyKey, body: &ErrorBody) -> Result<bool, ApiError> {
-        let mut idempotent_tx = match self.begin().await {
+        let mut transaction = self.call.state.pool.begin().await?;
+        match self.claim(key, &mut transaction).await {
             Err(ApiError::RequestInProgress) => return Ok(false),
             result => result?,
-        };
-        idempotent_tx.store_reply(key, &StoredReply::<()>::Refused(body.clone())).await?;
-        idempotent_tx.transaction.commit().await?;
+        }
+        store_reply(&mut transaction, key, &StoredReply::<()>::Refused(body.clone())).await?;
+        transaction.commit().await?;
         Ok(true)
     }
 
@@ -188,57 +200,45 @@ impl<'a> Idempotency<'a> {
     }
 }
 
-/// The transaction of a change, with the claim of the key.
+/// The outcome of a change.
 #[derive(Debug)]
-pub struct IdempotentTx<'a> {
-    transaction: Transaction,
-    key: Option<&'a IdempotencyKey>,
+pub enum ChangeOutcome<T> {
+    /// The change was made.
+    Done(T),
+    /// The change was made for an earlier request with the same key.
+    Replayed(T),
 }
 
-impl IdempotentTx<'_> {
-    /// Stores the reply and commits.
-    pub async fn commit<T: Serialize>(mut self, reply: T) -> Result<T, ApiError> {
-        if let Some(key) = self.key {
-            self.store_reply(key, &StoredReply::Done(&reply)).await?;
+impl<T> ChangeOutcome<T> {
+    /// Renders the reply.
+    pub fn render(self, render: impl FnOnce(T) -> XmlReply) -> XmlReply {
+        match self {
+            Self::Done(output) => render(output),
+            Self::Replayed(output) => render(output).into_replayed(),
         }
-        self.transaction.commit().await.map_err(ApiError::from_commit_error)?;
-        Ok(reply)
-    }
-
-    async fn store_reply<T: Serialize>(
-        &mut self,
-        key: &IdempotencyKey,
-        reply: &StoredReply<T>,
-    ) -> Result<(), ApiError> {
-        let reply = serde_json::to_string(reply).map_err(|error| {
-            tracing::error!(%error, "idempotent reply serialization failed");
-            ApiError::TransactionFailed
-        })?;
-        sqlx::query!(
-            "update idempotency_keys set reply = $4::text::json where user_id = $1 and operation = $2 and key = $3",
-            key.user_id,
-            key.operation,
-            key.key,
-            reply
-        )
-        .execute(&mut *self.transaction)
-        .await?;
-        Ok(())
     }
 }
 
-impl Deref for IdempotentTx<'_> {
-    type Target = PgConnection;
-
-    fn deref(&self) -> &PgConnection {
-        &self.transaction
-    }
-}
-
-impl DerefMut for IdempotentTx<'_> {
-    fn deref_mut(&mut self) -> &mut PgConnection {
-        &mut self.transaction
-    }
+/// Stores the reply of a claimed key.
+async fn store_reply<T: Serialize>(
+    connection: &mut PgConnection,
+    key: &IdempotencyKey,
+    reply: &StoredReply<T>,
+) -> Result<(), ApiError> {
+    let reply = serde_json::to_string(reply).map_err(|error| {
+        tracing::error!(%error, "idempotent reply serialization failed");
+        ApiError::TransactionFailed
+    })?;
+    sqlx::query!(
+        "update idempotency_keys set reply = $4::text::json where user_id = $1 and operation = $2 and key = $3",
+        key.user_id,
+        key.operation,
+        key.key,
+        reply
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 /// Deletes keys that are older than `hours`, in small batches so that no request waits long for their locks.

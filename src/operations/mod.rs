@@ -7,8 +7,8 @@
 //! 1. `auth::admission` checks user, API enabled, GET allowed, hash and right, and returns the `Caller`.
 //! 2. If the operation changes data: `Idempotency::new` reads the idempotency key.
 //! 3. The parameters are read and validated, in the order of the contract.
-//! 4. The database is read or changed. `Idempotency::replay_or_run` runs a change in one transaction, or returns the
-//!    stored reply of the key.
+//! 4. The database is read, or `Idempotency::change` runs the change in one transaction. With a key that was used before
+//!    it returns the stored reply instead.
 //! 5. The result is an `XmlReply`, or an `ApiError` from any of these steps.
 
 use crate::http::context::Operation;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bigdecimal::{BigDecimal, ToPrimitive};
 use sqlx::{PgConnection, PgExecutor};
+use tokio::sync::OwnedMutexGuard;
 
 use crate::auth::admission;
 use crate::auth::caller::{Caller, RIGHT_READ};
@@ -67,9 +68,24 @@ const LANGUAGE_LEN_MAX: usize = 10;
 async fn handle(call: &CallContext) -> Result<XmlReply, ApiError> {
     let caller = admission::require_calling_cards(call, RIGHT_READ).await?;
     let idempotency = Idempotency::new(call, &caller).await?;
-    let reply =
-        |(created, requested): (u64, u32)| XmlReply::status("status", format!("Cards created: {created}/{requested}"));
-    idempotency.replay_or_run(create(call, &caller, &idempotency), reply).await
+    let created = idempotency.change(prepare(call, &caller), async |connection, _lock| {
+        bulk_create::lock_bulk_create(connection).await?;
+        create(connection, call, &caller).await
+    });
+    Ok(created.await?.render(|(created, requested): (u64, u32)| {
+        XmlReply::status("status", format!("Cards created: {created}/{requested}"))
+    }))
+}
+
+/// Refuses invalid requests before they wait for the lock, then waits for it. On each server requests run one at a
+/// time, and hold no connection while they wait.
+async fn prepare(call: &CallContext, caller: &Caller) -> Result<OwnedMutexGuard<()>, ApiError> {
+    let mut connection = call.state.pool.acquire().await?;
+    let group = find_group(&mut *connection, call, caller).await?;
+    connection.release_clean();
+    Input::read(call, &group)?;
+    let lock = tokio::time::timeout(BULK_LOCK_TIMEOUT, call.state.locks.lock_bulk_create());
+    lock.await.map_err(|_| ApiError::Unavailable)
 }
 
 /// Finds the card group of the new cards. The admin may use the groups of all owners, other callers only those of their
@@ -154,21 +170,9 @@ fn read_min_balance(params: &Params, dialect: Dialect) -> Result<BigDecimal, Api
     }
 }
 
-/// Creates the cards of the range whose numbers are not in use, in one transaction. Returns how many were created and
-/// how many were requested.
-///
-/// On each server requests run one at a time, and hold no connection while they wait.
-async fn create(call: &CallContext, caller: &Caller, idempotency: &Idempotency<'_>) -> Result<(u64, u32), ApiError> {
-    // Refuse invalid requests before they wait for the lock.
-    let mut connection = call.state.pool.acquire().await?;
-    let group = find_group(&mut *connection, call, caller).await?;
-    connection.release_clean();
-    Input::read(call, &group)?;
-    let lock = tokio::time::timeout(BULK_LOCK_TIMEOUT, call.state.locks.lock_bulk_create());
-    let _lock = lock.await.map_err(|_| ApiError::Unavailable)?;
-    let mut transaction = idempotency.begin().await?;
-    let connection = &mut *transaction;
-    bulk_create::lock_bulk_create(connection).await?;
+/// Creates the cards of the range whose numbers are not in use. Returns how many were created and how many were
+/// requested.
+async fn create(connection: &mut PgConnection, call: &CallContext, caller: &Caller) -> Result<(u64, u32), ApiError> {
     // The group may have changed while this request waited.
     let group = &find_group(&mut *connection, call, caller).await?;
     let input = Input::read(call, group)?;
@@ -179,8 +183,7 @@ async fn create(call: &CallContext, caller: &Caller, idempotency: &Idempotency<'
     if created == 0 {
         return Err(ApiError::Refused("Cards already exist"));
     }
-    let count = input.count;
-    transaction.commit((created, count)).await
+    Ok((created, input.count))
 }
 
 /// Returns the distributor if it is a simple user of the group's owner, else -1 (no distributor).

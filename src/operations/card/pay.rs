@@ -72,19 +72,16 @@ async fn handle(call: &CallContext) -> Result<XmlReply, ApiError> {
     let caller = admission::authenticate(call).await?;
     let caller = authorize(call, caller)?;
     let idempotency = Idempotency::new(call, &caller).await?;
-    idempotency.replay_or_run(add_payment(call, &caller, &idempotency), render_reply).await
-}
-
-async fn add_payment(call: &CallContext, caller: &Caller, idempotency: &Idempotency<'_>) -> Result<Receipt, ApiError> {
-    let currencies = call.state.accounts.currencies().await?;
-    let mut transaction = idempotency.begin().await?;
-    let card = Card::find(&mut transaction, call, caller).await?;
-    let payment = Payment::read(call, caller, &currencies)?;
-    if call.dialect().creates_missing_taxes() {
-        store::tax::ensure_taxes(&mut transaction, card.cardgroup_id).await?;
-    }
-    let result = apply_payment(&mut transaction, call, &card, &payment).await?;
-    transaction.commit(Receipt::new(card, payment, result)).await
+    let receipt = idempotency.change(call.state.accounts.currencies(), async |connection, currencies| {
+        let card = Card::find(connection, call, &caller).await?;
+        let payment = Payment::read(call, &caller, currencies)?;
+        if call.dialect().creates_missing_taxes() {
+            store::tax::ensure_taxes(connection, card.cardgroup_id).await?;
+        }
+        let result = apply_payment(connection, call, &card, &payment).await?;
+        Ok(Receipt::new(card, payment, result))
+    });
+    Ok(receipt.await?.render(render_reply))
 }
 
 fn authorize(call: &CallContext, caller: Option<Caller>) -> Result<Caller, ApiError> {

@@ -12,8 +12,8 @@ use crate::auth::caller::Caller;
 use crate::auth::signature::HashRule;
 use crate::error::{ApiError, is_lock_timeout};
 use crate::http::context::{CallContext, Operation};
-use crate::idempotency::Idempotency;
 use crate::idempotency::key::is_duplicate_key;
+use crate::idempotency::{ChangeOutcome, Idempotency};
 use crate::mail::OutboxEntry;
 use crate::operations::spec::{OperationSpec, ParamType, Parameter};
 use crate::sales::batcher::{BatchOutcome, Dispatch, ORDER_CARDS_MAX};
@@ -83,7 +83,15 @@ async fn handle(call: &CallContext) -> Result<XmlReply, ApiError> {
         return Ok(render_reply(Reply { currency, cards: cards.into_iter().map(Some).collect() }));
     }
     // Boxed: the future is large, and few sales take this path.
-    Box::pin(idempotency.replay_or_run(context.sell_in_transaction(), render_reply)).await
+    let outcome =
+        Box::pin(idempotency.change(async { Ok::<_, ApiError>(()) }, async |connection, ()| {
+            context.sell_in_transaction(connection).await
+        }));
+    let outcome = outcome.await?;
+    if let ChangeOutcome::Done(reply) = &outcome {
+        context.after_commit(reply.cards.iter().flatten().count());
+    }
+    Ok(outcome.render(render_reply))
 }
 
 /// The parameters of the request.
@@ -257,10 +265,8 @@ impl SaleContext<'_> {
 
     /// Handles all other sales in one transaction, with the checks in the order of the contract. It waits for
     /// concurrent sales: if one of them is rolled back, its cards are free again.
-    async fn sell_in_transaction(&self) -> Result<Reply, ApiError> {
-        let Self { call, caller, input, terms, idempotency } = *self;
-        let mut transaction = idempotency.begin().await?;
-        let connection = &mut *transaction;
+    async fn sell_in_transaction(&self, connection: &mut PgConnection) -> Result<Reply, ApiError> {
+        let Self { call, caller, input, terms, .. } = *self;
         check_group_exists(connection, caller, input.group).await?;
         let candidates = match &input.selector {
             CardSelector::Number(digits) => vec![lock_by_number(connection, input.group, digits).await?],
@@ -285,9 +291,7 @@ impl SaleContext<'_> {
         }
         let mut sold = sold.into_iter();
         let cards = candidates.iter().map(|card| if can_sell(card) { sold.next() } else { None }).collect();
-        let reply = transaction.commit(Reply { currency: display_currency(terms).to_owned(), cards }).await?;
-        self.after_commit(ids.len());
-        Ok(reply)
+        Ok(Reply { currency: display_currency(terms).to_owned(), cards })
     }
 
     /// Counts the sold cards and wakes the mailer, after the sale was committed.

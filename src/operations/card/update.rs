@@ -3,6 +3,7 @@
 
 use bigdecimal::{BigDecimal, RoundingMode};
 use sqlx::PgConnection;
+use tokio::sync::OwnedMutexGuard;
 
 use crate::accounts::UserType;
 use crate::auth::admission;
@@ -76,28 +77,28 @@ const CALLERID_TAKEN: ApiError = ApiError::Refused("CallerID must be unique");
 async fn handle(call: &CallContext) -> Result<XmlReply, ApiError> {
     let caller = admission::require_calling_cards(call, RIGHT_EDIT).await?;
     let idempotency = Idempotency::new(call, &caller).await?;
-    let reply = |()| XmlReply::status("success", "Calling Card successfully updated");
-    idempotency.replay_or_run(update(call, &caller, &idempotency), reply).await
+    let updated = idempotency.change(prepare(call), async |connection, (id, callerid, _lock)| {
+        if let Some(callerid) = callerid.value() {
+            store::caller_id::advisory_lock(connection, callerid).await?;
+            store::caller_id::lock_cards(connection, callerid, *id).await?;
+        }
+        let card = Card::find(connection, call, &caller, *id, callerid.value()).await?;
+        let input = Input::read(call, &caller, &card, callerid)?;
+        write(connection, &caller, *id, &input).await
+    });
+    Ok(updated.await?.render(|()| XmlReply::status("success", "Calling Card successfully updated")))
 }
 
-async fn update(call: &CallContext, caller: &Caller, idempotency: &Idempotency<'_>) -> Result<(), ApiError> {
+/// Returns the card's id, the sent caller id, and its lock: requests that assign a caller id run one at a time.
+async fn prepare(call: &CallContext) -> Result<(i64, CallerId, Option<OwnedMutexGuard<()>>), ApiError> {
     let id = call.params.non_blank("card_id").filter(|id| call.dialect().is_valid_id(id));
     let id = id.map(number::parse_integer).ok_or(ApiError::Refused("Wrong Calling Card ID"))?;
-    // Requests that assign the caller id to a card run one at a time.
     let callerid = CallerId::read(call);
-    let _lock = match callerid.value() {
+    let lock = match callerid.value() {
         Some(callerid) => Some(call.state.lock_callerid(callerid).await.ok_or(ApiError::Unavailable)?),
         None => None,
     };
-    let mut transaction = idempotency.begin().await?;
-    if let Some(callerid) = callerid.value() {
-        store::caller_id::advisory_lock(&mut transaction, callerid).await?;
-        store::caller_id::lock_cards(&mut transaction, callerid, id).await?;
-    }
-    let card = Card::find(&mut transaction, call, caller, id, callerid.value()).await?;
-    let input = Input::read(call, caller, &card, callerid)?;
-    write(&mut transaction, caller, id, &input).await?;
-    transaction.commit(()).await
+    Ok((id, callerid, lock))
 }
 
 /// The sent caller id. It is read before the other parameters, for the lock, and checked in the contract's order.
@@ -198,7 +199,7 @@ enum FirstUse {
 
 impl Input {
     /// Checks the parameters in the order of the published page, and returns the first error.
-    fn read(call: &CallContext, caller: &Caller, card: &Card, callerid: CallerId) -> Result<Self, ApiError> {
+    fn read(call: &CallContext, caller: &Caller, card: &Card, callerid: &CallerId) -> Result<Self, ApiError> {
         let params = &call.params;
         let number = params.non_blank("number");
         if let Some(number) = number {
@@ -234,7 +235,7 @@ impl Input {
             CallerId::Absent => None,
             CallerId::TooLong => return Err(ApiError::TooLong("CallerID")),
             CallerId::Valid(_) if card.callerid_taken => return Err(CALLERID_TAKEN),
-            CallerId::Valid(callerid) => Some(callerid),
+            CallerId::Valid(callerid) => Some(callerid.clone()),
         };
         Ok(Self {
             number: number.map(str::to_owned),

@@ -1,12 +1,14 @@
 //! `cc_group_create`: creates a card group with its own tax row.
 //! Contract: `endpoints/cc_group_create.md`; published page: `source/cc_group_create.txt`.
 
+use std::sync::Arc;
+
 use sqlx::PgConnection;
 
 use super::input::{self, Input, Taxes};
 use super::lookups::Lookups;
 use super::parameters::PARAMETERS;
-use crate::accounts::{Setting, UserType};
+use crate::accounts::{Currencies, Setting, UserType};
 use crate::auth::admission;
 use crate::auth::caller::Caller;
 use crate::auth::signature::HashRule;
@@ -60,8 +62,18 @@ pub const OPERATION: Operation = Operation {
 async fn handle(call: &CallContext) -> Result<XmlReply, ApiError> {
     let caller = input::authorize(call, admission::authenticate(call).await?)?;
     let idempotency = Idempotency::new(call, &caller).await?;
-    let reply = |()| XmlReply::status("success", "Card Group was successfully created");
-    idempotency.replay_or_run(create(call, &caller, &idempotency), reply).await
+    let created = idempotency.change(prepare(call, &caller), async |connection, (currencies, default_location)| {
+        let lookups = Lookups::load(&mut *connection, call, &caller, *default_location, None).await?;
+        let input = Input::read(call, &caller, currencies, &lookups, None)?;
+        let tax_id = create_tax_row(connection, &input.taxes).await?;
+        create(connection, call, &caller, tax_id, &input).await
+    });
+    Ok(created.await?.render(|()| XmlReply::status("success", "Card Group was successfully created")))
+}
+
+/// Returns the currencies and the default location of the group.
+async fn prepare(call: &CallContext, caller: &Caller) -> Result<(Arc<Currencies>, Option<i64>), ApiError> {
+    Ok((call.state.accounts.currencies().await?, find_default_location(call, caller).await?))
 }
 
 /// Returns the default location of a reseller's groups on an X7 server, which is a setting of the reseller.
@@ -73,15 +85,15 @@ async fn find_default_location(call: &CallContext, caller: &Caller) -> Result<Op
     Ok(settings.text(Setting::DefaultDeviceLocation).map(number::parse_integer))
 }
 
-/// Creates the tax row and the group in one transaction. The statement subtracts the taxes from the price and converts
-/// amounts to the system's currency, because PostgreSQL divides decimals exactly.
-async fn create(call: &CallContext, caller: &Caller, idempotency: &Idempotency<'_>) -> Result<(), ApiError> {
-    let currencies = call.state.accounts.currencies().await?;
-    let default_location = find_default_location(call, caller).await?;
-    let mut transaction = idempotency.begin().await?;
-    let lookups = Lookups::load(&mut *transaction, call, caller, default_location, None).await?;
-    let input = &Input::read(call, caller, &currencies, &lookups, None)?;
-    let tax_id = create_tax_row(&mut transaction, &input.taxes).await?;
+/// Creates the group. The statement subtracts the taxes from the price and converts amounts to the system's currency,
+/// because PostgreSQL divides decimals exactly.
+async fn create(
+    connection: &mut PgConnection,
+    call: &CallContext,
+    caller: &Caller,
+    tax_id: i32,
+    input: &Input,
+) -> Result<(), ApiError> {
     let inserted = sqlx::query!(
         "insert into cardgroups (name, description, owner_id, tax_id, tariff_id, lcr_id, location_id, tell_balance_in_currency,
              use_external_function, allow_loss_calls, tell_cents, solo_pinless, disable_voucher, callerid_leave,
@@ -123,14 +135,14 @@ async fn create(call: &CallContext, caller: &Caller, idempotency: &Idempotency<'
         input.rate,
         call.dialect().stores_net_prices()
     )
-    .execute(&mut *transaction)
+    .execute(connection)
     .await
     .map_err(map_constraint([("cardgroups_name", ApiError::CardGroupNameTaken)], ApiError::from))?;
     // No row: taxes of -100 % or less, which would change the sign of the price.
     if inserted.rows_affected() == 0 {
         return Err(ApiError::TransactionFailed);
     }
-    transaction.commit(()).await
+    Ok(())
 }
 
 /// Creates the group's tax row: a copy of the named one, or one with the sent values.

@@ -46,19 +46,14 @@ pub const OPERATION: Operation = Operation {
 async fn handle(call: &CallContext) -> Result<XmlReply, ApiError> {
     let caller = input::authorize(call, admission::authenticate(call).await?)?;
     let idempotency = Idempotency::new(call, &caller).await?;
-    let reply = |()| XmlReply::status("success", "Card Group was successfully updated");
-    idempotency.replay_or_run(update(call, &caller, &idempotency), reply).await
-}
-
-async fn update(call: &CallContext, caller: &Caller, idempotency: &Idempotency<'_>) -> Result<(), ApiError> {
-    let currencies = call.state.accounts.currencies().await?;
-    let mut transaction = idempotency.begin().await?;
-    let existing = find(&mut transaction, call, caller).await?;
-    let lookups = Lookups::load(&mut *transaction, call, caller, None, Some(&existing)).await?;
-    let input = Input::read(call, caller, &currencies, &lookups, Some(&existing))?;
-    let tax_id = write_taxes(&mut transaction, call, &existing, &input.taxes).await?;
-    write(&mut transaction, call, existing.id, tax_id, &input).await?;
-    transaction.commit(()).await
+    let updated = idempotency.change(call.state.accounts.currencies(), async |connection, currencies| {
+        let existing = find(connection, call, &caller).await?;
+        let lookups = Lookups::load(&mut *connection, call, &caller, None, Some(&existing)).await?;
+        let input = Input::read(call, &caller, currencies, &lookups, Some(&existing))?;
+        let tax_id = write_taxes(connection, call, &existing, &input.taxes).await?;
+        write(connection, call, existing.id, tax_id, &input).await
+    });
+    Ok(updated.await?.render(|()| XmlReply::status("success", "Card Group was successfully updated")))
 }
 
 /// Finds and locks the group. It must not be hidden. It must belong to the caller's owner, unless the caller is the

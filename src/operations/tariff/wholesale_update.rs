@@ -59,28 +59,18 @@ async fn handle(call: &CallContext) -> Result<XmlReply, ApiError> {
         return Err(BAD_LOGIN);
     }
     let idempotency = Idempotency::new(call, &caller).await?;
-    idempotency.replay_or_run(create_or_update(call, &caller, &idempotency), render_reply).await
-}
-
-/// Returns the id of a new tariff, `None` if an existing one was changed.
-async fn create_or_update(
-    call: &CallContext,
-    caller: &Caller,
-    idempotency: &Idempotency<'_>,
-) -> Result<Option<i64>, ApiError> {
-    let owner = tariff_owner_id(call, caller);
-    let id = call.params.integer("id");
-    let currencies = call.state.accounts.currencies().await?;
-    let mut transaction = idempotency.begin().await?;
-    if id != 0 {
-        check_tariff_exists(&mut *transaction, id, owner).await?;
-    }
-    let input = Input::read(&mut transaction, call, caller, &currencies, (id != 0).then_some(id), owner).await?;
-    let created_id = match id {
-        0 => Some(create(&mut *transaction, owner, &input).await?),
-        id => update(&mut *transaction, call, id, owner, &input).await.map(|()| None)?,
-    };
-    transaction.commit(created_id).await
+    let (id, owner) = (call.params.integer("id"), tariff_owner_id(call, &caller));
+    let created_id = idempotency.change(call.state.accounts.currencies(), async |connection, currencies| {
+        if id != 0 {
+            check_tariff_exists(&mut *connection, id, owner).await?;
+        }
+        let input = Input::read(connection, call, &caller, currencies, (id != 0).then_some(id), owner).await?;
+        match id {
+            0 => create(connection, owner, &input).await.map(Some),
+            id => update(connection, call, id, owner, &input).await.map(|()| None),
+        }
+    });
+    Ok(created_id.await?.render(render_reply))
 }
 
 fn may_manage_tariffs(caller: &Caller) -> bool {

@@ -5,12 +5,16 @@ mod action;
 mod apply;
 mod lookup;
 
+use std::sync::Arc;
+
 use bigdecimal::BigDecimal;
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
+use tokio::sync::OwnedMutexGuard;
 
 use self::action::Action;
 use self::lookup::{Device, Lookup};
+use crate::accounts::Currencies;
 use crate::auth::admission;
 use crate::auth::attempt_limiter::AttemptKind;
 use crate::auth::caller::Caller;
@@ -74,39 +78,37 @@ async fn handle(call: &CallContext) -> Result<XmlReply, ApiError> {
     let caller = admission::authorize_strict(call).await?;
     let idempotency = Idempotency::new(call, &caller).await?;
     let wrapped = call.dialect().wraps_in_response();
-    idempotency.replay_or_run(process_request(call, &caller, &idempotency), |reply| render_reply(wrapped, &reply)).await
+    let changed = idempotency.change(prepare(call), async |connection, (currencies, input, _lock)| {
+        update(connection, &Context::new(call, &caller, currencies), input).await.map_err(|error| match error {
+            ApiError::TransactionFailed => ApiError::CallerIdTransactionFailed,
+            ApiError::PinNotFound => {
+                call.record_failed_attempt(AttemptKind::Pin);
+                ApiError::PinNotFound
+            }
+            error => error,
+        })
+    });
+    Ok(changed.await?.render(|reply| render_reply(wrapped, &reply)))
 }
 
-async fn process_request(
-    call: &CallContext,
-    caller: &Caller,
-    idempotency: &Idempotency<'_>,
-) -> Result<Reply, ApiError> {
-    let context = &Context::new(call, caller).await?;
-    let input = &Input::read(&call.params, call)?;
+/// Reads the request, and waits for the lock of its caller id.
+async fn prepare(call: &CallContext) -> Result<(Arc<Currencies>, Input, OwnedMutexGuard<()>), ApiError> {
+    let currencies = call.state.accounts.currencies().await?;
+    let input = Input::read(&call.params, call)?;
     input.check_attempt_limit(call)?;
-    update(context, input, idempotency).await.map_err(|error| match error {
-        ApiError::TransactionFailed => ApiError::CallerIdTransactionFailed,
-        ApiError::PinNotFound => {
-            call.record_failed_attempt(AttemptKind::Pin);
-            ApiError::PinNotFound
-        }
-        error => error,
-    })
+    let lock = call.state.lock_callerid(&input.callerid).await.ok_or(ApiError::Unavailable)?;
+    Ok((currencies, input, lock))
 }
 
-async fn update(context: &Context<'_>, input: &Input, idempotency: &Idempotency<'_>) -> Result<Reply, ApiError> {
-    let _lock = context.call.state.lock_callerid(&input.callerid).await.ok_or(ApiError::Unavailable)?;
-    let mut transaction = idempotency.begin().await?;
+async fn update(connection: &mut PgConnection, context: &Context<'_>, input: &Input) -> Result<Reply, ApiError> {
     // Checked again: other requests of the client may have failed while this one waited for the lock and the
     // connection.
     input.check_attempt_limit(context.call)?;
-    store::caller_id::advisory_lock(&mut transaction, &input.callerid).await?;
-    let lookup = Lookup::load(&mut transaction, context, input).await?;
-    let action = Action::choose(&mut transaction, context, input, lookup).await?;
-    let result = action.execute(&mut transaction, context, input).await?;
-    let reply = result.load_reply(&mut transaction, context, input).await?;
-    transaction.commit(reply).await
+    store::caller_id::advisory_lock(connection, &input.callerid).await?;
+    let lookup = Lookup::load(connection, context, input).await?;
+    let action = Action::choose(connection, context, input, lookup).await?;
+    let result = action.execute(connection, context, input).await?;
+    result.load_reply(connection, context, input).await
 }
 
 /// The request, its caller, and the conversion of its amounts.
@@ -118,8 +120,7 @@ struct Context<'a> {
 }
 
 impl<'a> Context<'a> {
-    async fn new(call: &'a CallContext, caller: &'a Caller) -> Result<Self, ApiError> {
-        let currencies = call.state.accounts.currencies().await?;
+    fn new(call: &'a CallContext, caller: &'a Caller, currencies: &Currencies) -> Self {
         let rate = currencies.display_rate(caller.currency_id(), call.dialect());
         let digits = call.system_settings.nice_digits();
         let terms = PaymentTerms {
@@ -130,12 +131,8 @@ impl<'a> Context<'a> {
             system_currency: String::new(),
             email: None,
         };
-        Ok(Self {
-            call,
-            caller,
-            conversion: Conversion { user_id: caller.id(), caller_rate: rate, nice_digits: digits },
-            terms,
-        })
+        let conversion = Conversion { user_id: caller.id(), caller_rate: rate, nice_digits: digits };
+        Self { call, caller, conversion, terms }
     }
 
     /// Sells a card, which must belong to the caller's owner. The owner and visibility of its group are not checked.
