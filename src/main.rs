@@ -2,16 +2,20 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use mortise::cli::{self, CommandError, Report};
 use mortise::config::{Config, ConfigError, Layers, Override};
 use mortise::server::{self, ServerError};
-use mortise::telemetry::log;
+use mortise::telemetry::{log, log_writer};
 
 /// A request makes dozens of small allocations; the system's allocator takes a third longer for them.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Maximum time that the exit waits for each of: blocking calls that still run, log lines that are not written yet.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -134,16 +138,21 @@ fn main() -> ExitCode {
         Command::Serve { demo } => serve(&global, demo).map(|()| ExitCode::SUCCESS),
         command => run(&command, &global).and_then(|report| Ok(report.print(global.json)?)),
     };
-    result.unwrap_or_else(|error| {
-        eprintln!("mortise: {error}");
+    let exit_code = result.unwrap_or_else(|error| {
+        log_writer::print_error(&error);
         error.exit_code()
-    })
+    });
+    log_writer::flush(EXIT_TIMEOUT);
+    exit_code
 }
 
 fn serve(global: &GlobalOptions, demo: bool) -> Result<(), CommandError> {
     let config = global.read_layers()?.config()?;
-    log::init(&config);
-    let result = build_runtime()?.block_on(server::serve(config, demo));
+    log::init(&config)?;
+    let runtime = build_runtime()?;
+    let result = runtime.block_on(server::serve(config, demo));
+    // Without a timeout, the exit would wait for blocking calls: a DNS lookup, a write to standard output.
+    runtime.shutdown_timeout(EXIT_TIMEOUT);
     result.map_err(|error| match error {
         ServerError::Managed(error) => error.into(),
         ServerError::Database(error) => error.into(),

@@ -26,7 +26,7 @@ pub struct InitialCredentials {
 pub async fn seed_if_empty(
     pool: &PgPool,
     demo: bool,
-    show_credentials: impl FnOnce(&InitialCredentials) -> std::io::Result<()>,
+    show_credentials: impl AsyncFnOnce(&InitialCredentials) -> std::io::Result<()>,
 ) -> Result<bool, DatabaseError> {
     seed(pool, demo, show_credentials).await.map_err(DatabaseError::SeedFailed)
 }
@@ -34,7 +34,7 @@ pub async fn seed_if_empty(
 async fn seed(
     pool: &PgPool,
     demo: bool,
-    show_credentials: impl FnOnce(&InitialCredentials) -> std::io::Result<()>,
+    show_credentials: impl AsyncFnOnce(&InitialCredentials) -> std::io::Result<()>,
 ) -> sqlx::Result<bool> {
     let mut transaction = pool.begin().await?;
     let connection = &mut *transaction;
@@ -54,7 +54,7 @@ async fn seed(
     if demo {
         seed_demo(connection).await?;
     }
-    show_credentials(&credentials)?;
+    show_credentials(&credentials).await?;
     transaction.commit().await?;
     Ok(true)
 }

@@ -65,7 +65,7 @@ pub enum ServerError {
 /// Serves until SIGTERM, SIGINT or SIGHUP, then finishes the requests in flight. Without `database_url` it also starts
 /// and stops a local PostgreSQL.
 pub async fn serve(config: Config, demo: bool) -> Result<(), ServerError> {
-    let stop = shutdown_signal()?.inspect(|()| notify_service_manager(&NotifyState::Stopping)).shared();
+    let stop = shutdown_signal()?.inspect(|()| notify_service_manager(NotifyState::Stopping)).shared();
     let url = config.database_url.reveal();
     if !url.is_empty() {
         return serve_with_database(db::parse_url(url)?, config, demo, stop).await;
@@ -119,15 +119,6 @@ async fn prepare_database(
         OnOff::On => drop(db::migrate(&pool).await?),
         OnOff::Off => db::require_current_schema(&pool).await?,
     }
-    let print_credentials = |credentials: &InitialCredentials| {
-        // The key is shown only this once; on standard output, so that no log contains it.
-        writeln!(
-            std::io::stdout(),
-            "First start. User: {}  API secret key: {}",
-            credentials.username,
-            credentials.secret_key.reveal()
-        )
-    };
     if !seed::seed_if_empty(&pool, demo, print_credentials).await? && demo {
         tracing::info!("database has users already, --demo adds no data");
     }
@@ -135,6 +126,14 @@ async fn prepare_database(
         tracing::warn!("public demo API secret key in use: set another key");
     }
     Ok(pool)
+}
+
+/// Prints the credentials of the first start. The key is shown only this once; on standard output, so that no log
+/// contains it. The write blocks a thread of its own: standard output can be a pipe that its reader does not read.
+async fn print_credentials(InitialCredentials { username, secret_key }: &InitialCredentials) -> std::io::Result<()> {
+    let line = format!("First start. User: {username}  API secret key: {}\n", secret_key.reveal());
+    let write = move || std::io::stdout().write_all(line.as_bytes());
+    tokio::task::spawn_blocking(write).await?
 }
 
 /// Builds the state that all requests share, and the future that writes its audit queue to the database.
@@ -190,7 +189,7 @@ async fn run(
         async move { jobs::run_background_tasks(&state).await }
     });
     tracing::info!("listening on http://{}{}/api/", listener.local_addr()?, state.config.prefix);
-    notify_service_manager(&NotifyState::Ready);
+    notify_service_manager(NotifyState::Ready);
     let requests = listener::serve(listener, router::build_service(state.clone()), &state.config, stop.clone());
     match metrics_listener {
         None => requests.await,
@@ -214,11 +213,14 @@ async fn run(
     Ok(())
 }
 
-/// Notifies systemd or another service manager; does nothing if `NOTIFY_SOCKET` is not set.
-fn notify_service_manager(state: &NotifyState<'_>) {
-    if let Err(error) = sd_notify::notify(std::slice::from_ref(state)) {
-        tracing::warn!(%error, "service manager notification failed");
-    }
+/// Notifies systemd or another service manager; does nothing if `NOTIFY_SOCKET` is not set. Does not wait: the send
+/// blocks while the socket's queue is full.
+fn notify_service_manager(state: NotifyState<'static>) {
+    tokio::task::spawn_blocking(move || {
+        if let Err(error) = sd_notify::notify(&[state]) {
+            tracing::warn!(%error, "service manager notification failed");
+        }
+    });
 }
 
 /// Returns a future that completes on SIGTERM, SIGINT or SIGHUP.

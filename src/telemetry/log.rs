@@ -15,6 +15,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{Config, LogFormat};
+use crate::telemetry::log_writer::{self, LogWriter};
 
 tokio::task_local! {
     static CURRENT_REQUEST: RequestInfo;
@@ -34,16 +35,22 @@ pub fn with_request<T>(request: RequestInfo, future: impl Future<Output = T>) ->
     CURRENT_REQUEST.scope(request, future)
 }
 
-/// Initialises logging for the server: to standard error, in the format and with the levels of the settings. Panics are
-/// logged as errors.
-pub fn init(config: &Config) {
+/// Initialises logging for the server: to standard error through [`log_writer`], in the format and with the levels of
+/// the settings. Panics are logged as errors.
+///
+/// # Errors
+///
+/// If the thread that writes the log cannot be started.
+pub fn init(config: &Config) -> std::io::Result<()> {
+    log_writer::start()?;
     let is_human = match config.log_format {
         LogFormat::Human => true,
         LogFormat::Json => false,
         LogFormat::Auto => std::io::stderr().is_terminal(),
     };
     let registry = tracing_subscriber::registry().with(config.log.clone());
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    // Internal errors would be written to standard error directly.
+    let layer = tracing_subscriber::fmt::layer().with_writer(LogWriter).log_internal_errors(false);
     std::panic::set_hook(Box::new(|panic| {
         let location = panic.location().map(tracing::field::display);
         tracing::error!(location, "panic: {}", panic_message(panic.payload()));
@@ -53,6 +60,7 @@ pub fn init(config: &Config) {
     } else {
         registry.with(layer.json().event_format(JsonFormatter::default())).init();
     }
+    Ok(())
 }
 
 /// Initialises logging for a command: warnings and errors only, because the command prints its own results.

@@ -18,6 +18,7 @@ use sqlx::PgPool;
 
 use super::MonitoringState;
 use crate::state::AppState;
+use crate::telemetry::log_writer;
 
 const OPENMETRICS_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// How long the results of the counting queries are reused, because counting loads the database.
@@ -102,6 +103,11 @@ fn register_counters(state: &AppState, registry: &mut Registry) {
         "audit_rows_dropped",
         "Refused requests without an audit row because the audit queue was full",
         state.audit.dropped.clone(),
+    );
+    registry.register(
+        "log_lines_dropped",
+        "Log lines that were not written because standard error did not accept them",
+        ConstCounter::new(log_writer::dropped_lines()),
     );
 }
 

@@ -14,7 +14,7 @@ mod requests;
 #[cfg(target_os = "linux")]
 mod shutdown;
 #[cfg(target_os = "linux")]
-mod sockets;
+pub mod sockets;
 
 use crate::harness::hash;
 

@@ -138,7 +138,7 @@ async fn error_statuses_are_documented() {
 #[tokio::test]
 async fn examples_return_the_documented_reply() {
     let server = server_on_database(&postgres::create_database("").await, &[]).await;
-    seed::seed_if_empty(&server.pool, true, |_| Ok(())).await.unwrap();
+    seed::seed_if_empty(&server.pool, true, async |_| Ok(())).await.unwrap();
     let document = get_document(&server).await;
     for operation in OPERATIONS {
         let example = &document["components"]["schemas"][operation.name]["examples"][0];

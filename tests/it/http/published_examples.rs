@@ -9,7 +9,7 @@ use crate::harness::{Reply, hash, postgres, server_on_database};
 /// Sends an example to a server with new demo data, with the hash of `hashed` in place of the printed one.
 async fn send_example(dialect: &str, path_and_query: &str, hashed: &str) -> Reply {
     let server = server_on_database(&postgres::create_database("").await, &[("dialect", dialect)]).await;
-    seed::seed_if_empty(&server.pool, true, |_| Ok(())).await.unwrap();
+    seed::seed_if_empty(&server.pool, true, async |_| Ok(())).await.unwrap();
     let uri = format!("{path_and_query}&hash={}", hash(hashed, seed::DEMO_KEY));
     server.send(Request::post(uri).body(Body::empty())).await
 }
@@ -52,7 +52,7 @@ async fn every_published_example_works_once_it_is_signed() {
 #[tokio::test]
 async fn examples_of_card_by_cli_update_work_one_after_the_other() {
     let server = server_on_database(&postgres::create_database("").await, &[]).await;
-    seed::seed_if_empty(&server.pool, true, |_| Ok(())).await.unwrap();
+    seed::seed_if_empty(&server.pool, true, async |_| Ok(())).await.unwrap();
     for (rest, hashed, balance) in
         [("&amount=100", "100123", "84.03"), ("", "123", "84.03"), ("&pin=321", "321123", "92.44")]
     {

@@ -7,4 +7,6 @@ mod docs;
 mod input;
 mod log;
 mod packages;
+#[cfg(target_os = "linux")]
+mod stalled_output;
 mod trace;
