@@ -219,7 +219,7 @@ fn common_parameters_in_the_code_are_documented() {
         COMMON_PARAMETERS.iter().chain([&REQUEST_ID_PARAMETER]).map(|parameter| parameter.name).collect();
     // A parameter of one operation, which admission reads in the dialect x7.
     common.insert("cardgroup_id");
-    let code = ["auth/admission", "http/request", "http/router", "idempotency"]
+    let code = ["auth/admission", "http/request", "http/router", "idempotency/key"]
         .map(|file| source(Path::new(&format!("src/{file}.rs"))))
         .concat();
     let getters = ["get", "integer", "non_blank", "raw"].map(|method| format!("params.{method}("));
