@@ -9,7 +9,7 @@ use sqlx::{ConnectOptions, Connection, PgPool, Postgres, Transaction};
 
 use super::CommandError;
 use crate::config::Config;
-use crate::db::{self, DatabaseError};
+use crate::db::{self, DatabaseError, session};
 use crate::managed_postgres::ManagedPostgres;
 use crate::managed_postgres::installation::ManagedPostgresError;
 use crate::server;
@@ -18,7 +18,7 @@ use crate::server;
 const POLLS_MAX: u32 = 50;
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Allows plans that read whole tables. Other statements use indexes only (settings of `db::connect`).
+/// Allows plans that read whole tables. Other statements use indexes only ([session settings](session)).
 const BEGIN_READ_ONLY: &str =
     "begin read only; set local plan_cache_mode = force_custom_plan; set local enable_seqscan = on;
     set local enable_bitmapscan = on; set local enable_hashjoin = on; set local enable_mergejoin = on;
@@ -124,7 +124,9 @@ async fn with_pool<T>(
 async fn wait_for_other_clients(managed: &ManagedPostgres) {
     let Ok(stop) = server::shutdown_signal() else { return };
     let no_other_clients = async {
-        let mut connection = managed.connect_options().connect().await?;
+        // With a name of its own: it does not count as another client.
+        let options = session::with_settings(managed.connect_options()).application_name("mortise monitor");
+        let mut connection = session::connect(&options).await?;
         while sqlx::query_scalar!(
             r#"select exists (select from pg_stat_activity
                               where application_name = 'mortise' and datname = current_database()) as "others!""#

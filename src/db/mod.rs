@@ -1,16 +1,17 @@
 //! The database: connections with the required session settings, the connection pool, and the schema migrations.
 
 use std::str::FromStr;
-use std::time::Duration;
 
 use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, PgPool};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{Connection, PgPool};
 
 use crate::config::Config;
+use crate::db::session::SessionError;
 
 pub mod pool;
 pub mod seed;
+pub mod session;
 
 const SERVER_VERSION_MIN: u32 = 150_000;
 
@@ -26,6 +27,8 @@ pub enum DatabaseError {
     ServerTooOld,
     #[error("cannot reach the database: {0}")]
     Unreachable(sqlx::Error),
+    #[error(transparent)]
+    Session(SessionError),
     #[error("the database was last used by a newer Mortise (it has migration {0}): upgrade this Mortise")]
     SchemaTooNew(i64),
     #[error("schema migration failed: {0}")]
@@ -47,23 +50,31 @@ pub fn parse_url(url: &str) -> Result<PgConnectOptions, DatabaseError> {
     PgConnectOptions::from_str(url).ok().filter(|_| has_postgres_scheme).ok_or(DatabaseError::InvalidUrl)
 }
 
-/// Opens the connection pool for requests.
-///
-/// The speed of the large statements depends on their plans, so each connection sets the planner:
-///
-/// - Generic plans and no JIT. If each execution is planned, a sale takes three times as long; with JIT, a hundred
-///   times as long.
-/// - Index scans in index order only. A plan made while a table was empty or not yet analyzed would otherwise read
-///   and sort a million cards to sell one. A statement that must read a whole table enables the other scans itself.
+impl DatabaseError {
+    /// Maps an error of [`session::connect`].
+    fn from_connect_error(error: sqlx::Error) -> Self {
+        match error {
+            sqlx::Error::Configuration(error) if error.is::<SessionError>() => match error.downcast() {
+                Ok(error) => Self::Session(*error),
+                Err(error) => Self::Unreachable(sqlx::Error::Configuration(error)),
+            },
+            error => Self::Unreachable(error),
+        }
+    }
+}
+
+/// Opens the connection pool for requests, whose sessions have the [settings](session) that the program relies on.
 pub async fn connect(options: PgConnectOptions, config: &Config) -> Result<PgPool, DatabaseError> {
-    let options = with_session_settings(options, config.database_acquire_timeout);
+    let options = session::with_lock_timeout(session::with_settings(options), config.database_acquire_timeout);
     // When a pool can't connect, it reports only a timeout; a direct connection reports the reason.
-    let connection = options.connect().await.map_err(DatabaseError::Unreachable)?;
+    let mut connection = session::connect(&options).await.map_err(DatabaseError::from_connect_error)?;
     if connection.server_version_num().is_none_or(|version| version < SERVER_VERSION_MIN) {
         return Err(DatabaseError::ServerTooOld);
     }
+    let options =
+        session::with_settings_of(&mut connection, options).await.map_err(DatabaseError::from_connect_error)?;
     connection.close().await.map_err(DatabaseError::Unreachable)?;
-    PgPoolOptions::new()
+    session::pool_options(&options)
         .max_connections(config.database_connections)
         .acquire_timeout(config.database_acquire_timeout)
         .test_before_acquire(false)
@@ -74,31 +85,6 @@ pub async fn connect(options: PgConnectOptions, config: &Config) -> Result<PgPoo
         .connect_with(options)
         .await
         .map_err(DatabaseError::Unreachable)
-}
-
-/// Adds the settings that each connection needs. A statement waits for a lock at most as long as a request waits for a
-/// connection.
-fn with_session_settings(options: PgConnectOptions, lock_timeout: Duration) -> PgConnectOptions {
-    options
-        .application_name("mortise")
-        .options([
-            ("jit", "off"),
-            ("plan_cache_mode", "force_generic_plan"),
-            ("enable_seqscan", "off"),
-            ("enable_bitmapscan", "off"),
-            ("enable_hashjoin", "off"),
-            ("enable_mergejoin", "off"),
-            ("enable_sort", "off"),
-            ("TimeZone", "UTC"),
-            // `vacuum (skip_locked)` would log a warning each time another session is vacuuming the table.
-            ("client_min_messages", "error"),
-            ("idle_in_transaction_session_timeout", "60s"),
-            // A running query ends soon after its connection is closed.
-            ("client_connection_check_interval", "1s"),
-            ("lock_timeout", &format!("{}ms", lock_timeout.as_millis())),
-            ("statement_timeout", "120s"),
-        ])
-        .disable_statement_logging()
 }
 
 /// Applies the missing migrations and returns their versions. If several servers start at once, one of them migrates
@@ -114,7 +100,7 @@ pub async fn migrate(pool: &PgPool) -> Result<Vec<i64>, DatabaseError> {
         ("tcp_keepalives_count", "3"),
     ]);
     // A single connection that is never replaced, because the session holds the advisory lock.
-    let single_connection = PgPoolOptions::new().max_connections(1).max_lifetime(None).idle_timeout(None);
+    let single_connection = session::pool_options(&options).max_connections(1).max_lifetime(None).idle_timeout(None);
     let pool = single_connection.connect_lazy_with(options);
     let applied = run_migrations(&pool).await;
     pool.close().await;

@@ -5,10 +5,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection as _, PgConnection, PgPool, Postgres};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
+
+use super::session;
 
 /// Idle time after which a connection is pinged before it is used.
 pub(super) const PING_AFTER_IDLE: Duration = Duration::from_secs(1);
@@ -123,11 +124,12 @@ impl Pool {
     /// monitoring, e-mails). These tasks must not wait behind requests that wait for each other.
     pub fn background_pool(&self) -> PgPool {
         let Shared { pool, .. } = &*self.0;
-        PgPoolOptions::new()
+        let options = pool.connect_options().as_ref().clone().application_name("mortise background");
+        session::pool_options(&options)
             .max_connections(BACKGROUND_CONNECTIONS_MAX)
             .acquire_timeout(pool.options().get_acquire_timeout())
             .idle_timeout(Duration::from_secs(60))
-            .connect_lazy_with(pool.connect_options().as_ref().clone().application_name("mortise background"))
+            .connect_lazy_with(options)
     }
 
     /// Returns the number of open connections, idle or in use.

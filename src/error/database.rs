@@ -36,7 +36,9 @@ impl From<sqlx::Error> for ApiError {
                 tracing::warn!("database acquire timeout");
                 Self::Unavailable
             }
+            // Configuration: a new connection does not have the session settings (`SessionError`).
             sqlx::Error::Io(_)
+            | sqlx::Error::Configuration(_)
             | sqlx::Error::Tls(_)
             | sqlx::Error::Protocol(_)
             | sqlx::Error::PoolClosed

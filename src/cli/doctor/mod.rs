@@ -14,6 +14,7 @@ use sqlx::{PgConnection, PgPool};
 use super::database::{begin_read_only, with_any_schema};
 use super::{CommandError, Report};
 use crate::config::{Config, ConfigError, Layers};
+use crate::db::DatabaseError;
 use crate::mail::Mailer;
 
 /// The result of one check.
@@ -110,6 +111,9 @@ pub async fn run(layers: Result<Layers, ConfigError>) -> Report {
 }
 
 fn database_unreachable(error: &CommandError) -> Check {
+    if let CommandError::Database(DatabaseError::Session(error)) = error {
+        return Check::problem("session", error.to_string(), "the server does not start with this database session");
+    }
     let advice = "check that PostgreSQL is running: without a database, every request is answered with 503";
     Check::problem("database", error.to_string(), advice)
 }
@@ -130,6 +134,7 @@ async fn run_transaction_checks(
     checks: &mut Vec<Check>,
 ) {
     checks.push(check_or_problem("database", server::check_version(connection).await));
+    checks.push(check_or_problem("session", server::check_session(connection).await));
     checks.push(check_or_problem("durability", server::check_durability(connection).await));
     checks.push(check_or_problem("autovacuum", server::check_autovacuum(connection).await));
     checks.push(check_or_problem("snapshots", server::check_snapshots(connection).await));

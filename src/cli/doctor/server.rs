@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use sqlx::{PgConnection, PgPool};
 
 use super::{Check, join_limited};
+use crate::db::session;
 
 /// The allowed difference of the two clocks, in milliseconds.
 const CLOCK_SKEW_MAX_MS: i64 = 2_000;
@@ -23,18 +24,43 @@ pub async fn check_version(connection: &mut PgConnection) -> sqlx::Result<Check>
     Ok(Check::ok("database", message))
 }
 
+/// Checks the settings of this session. Those that the program relies on were checked when it connected: reports which
+/// defaults it replaces.
+pub async fn check_session(connection: &mut PgConnection) -> sqlx::Result<Check> {
+    let names: Vec<String> = session::checked_names().map(str::to_lowercase).collect();
+    let row = sqlx::query!(
+        r#"select current_setting('default_transaction_read_only')::boolean as "is_read_only!",
+               array(select setting from pg_db_role_setting, unnest(setconfig) setting
+                     where setdatabase in (0, (select oid from pg_database where datname = current_database()))
+                         and setrole in (0, current_user::regrole) and lower(split_part(setting, '=', 1)) = any ($1)
+                     order by setting) as "replaced!""#,
+        &names
+    );
+    let row = row.fetch_one(connection).await?;
+    if row.is_read_only {
+        let advice = "if the writes were not stopped on purpose, run \
+                      `alter database … reset default_transaction_read_only`, and the same for the role";
+        return Ok(Check::problem("session", "default_transaction_read_only is on: nothing can be sold", advice));
+    }
+    let replaced = match row.replaced.as_slice() {
+        [] => String::new(),
+        replaced => format!("; they replace these defaults of the database or the role: {}", join_limited(replaced)),
+    };
+    Ok(Check::ok("session", format!("sessions have the settings that Mortise needs{replaced}")))
+}
+
 /// Checks that committed transactions survive a crash.
 pub async fn check_durability(connection: &mut PgConnection) -> sqlx::Result<Check> {
     let off = sqlx::query_scalar!(
         r#"select name as "name!" from pg_settings
-           where name in ('fsync', 'synchronous_commit', 'full_page_writes') and setting = 'off' order by name"#
+           where name in ('fsync', 'full_page_writes') and setting = 'off' order by name"#
     );
     let off = off.fetch_all(connection).await?;
-    Ok(Check::ok_if_empty("durability", &off, "fsync, synchronous_commit and full_page_writes are on", |names| {
+    Ok(Check::ok_if_empty("durability", &off, "fsync and full_page_writes are on", |names| {
         Check::problem(
             "durability",
             format!("off: {names}; a power failure can lose sales whose replies were sent"),
-            "set it to on in postgresql.conf; look for it in `alter role` and `alter database` too",
+            "set it to on in postgresql.conf",
         )
     }))
 }

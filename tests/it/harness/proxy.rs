@@ -1,7 +1,7 @@
-//! Proxies between the server and PostgreSQL: one counts round trips, the other cuts connections.
+//! Proxies between the server and PostgreSQL: one counts round trips, one cuts connections, one drops options.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use memchr::memmem;
@@ -217,6 +217,60 @@ async fn relay_until_cut(client: UnixStream, target: PathBuf, faults: &Faults) -
         to_client.write_u32(length).await?;
         to_client.write_all(&message).await?;
     }
+}
+
+/// Drops the parameter `options` of startup messages, like PgBouncer with `ignore_startup_parameters = options`.
+pub struct PoolerProxy {
+    directory: tempfile::TempDir,
+    drops_options: Arc<AtomicBool>,
+}
+
+impl PoolerProxy {
+    pub async fn new(drops_options: bool) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(directory.path().join(".s.PGSQL.5432")).unwrap();
+        let drops_options = Arc::new(AtomicBool::new(drops_options));
+        let target = postgres::socket_dir().await;
+        tokio::spawn({
+            let drops_options = drops_options.clone();
+            async move {
+                while let Ok((client, _)) = listener.accept().await {
+                    tokio::spawn(relay_startup(client, target.clone(), drops_options.load(Ordering::SeqCst)));
+                }
+            }
+        });
+        Self { directory, drops_options }
+    }
+
+    /// Whether connections that are opened from now on lose their options.
+    pub fn set_drops_options(&self, drops_options: bool) {
+        self.drops_options.store(drops_options, Ordering::SeqCst);
+    }
+
+    pub fn directory(&self) -> &std::path::Path {
+        self.directory.path()
+    }
+
+    pub fn connect_options(&self, database: &str) -> PgConnectOptions {
+        connect_options_via(&self.directory, database)
+    }
+}
+
+async fn relay_startup(mut client: UnixStream, target: PathBuf, drops_options: bool) -> std::io::Result<()> {
+    let mut server = UnixStream::connect(target.join(".s.PGSQL.5432")).await?;
+    let length = client.read_u32().await?;
+    let mut message = vec![0; length as usize - 4];
+    client.read_exact(&mut message).await?;
+    // The protocol version, then names and values, each with a NUL at its end, then another NUL.
+    let (version, parameters) = message.split_at(4);
+    let parameters: Vec<&[u8]> = parameters.split(|byte| *byte == 0).collect();
+    let is_kept = |name: &[u8]| !(name.is_empty() || drops_options && name == b"options");
+    let kept = parameters.chunks_exact(2).filter(|pair| is_kept(pair[0]));
+    let kept: Vec<u8> = kept.flatten().flat_map(|text| [text, &b"\0"[..]].concat()).collect();
+    let startup_message = [version, &kept, b"\0"].concat();
+    server.write_u32(u32::try_from(startup_message.len() + 4).unwrap()).await?;
+    server.write_all(&startup_message).await?;
+    tokio::io::copy_bidirectional(&mut client, &mut server).await.map(drop)
 }
 
 struct AbortOnDrop(tokio::task::AbortHandle);

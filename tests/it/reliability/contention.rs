@@ -7,7 +7,7 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 
-use crate::harness::{Reply, hash, server_with_settings, with_timeout};
+use crate::harness::{Reply, Server, hash, server_with_settings, with_timeout};
 
 /// Cards of the group that all buyers share, and of the group that each buyer has for itself.
 const SHARED_CARDS: usize = 1000;
@@ -59,10 +59,12 @@ async fn buy_until_empty(address: SocketAddr, quantities: &'static [usize], buye
     unreachable!()
 }
 
-/// With a concurrency of two, sales are batched on a machine with any number of processors.
-async fn sell_all_cards(buyers: usize, quantities: &'static [usize]) {
-    let settings = [("database_connections", "16"), ("cache", "on"), ("sale_concurrency", "2")];
-    let server = server_with_settings(&settings).await;
+/// Settings of a server under contention. With a concurrency of two, sales are batched on a machine with any number of
+/// processors.
+pub const SETTINGS: [(&str, &str); 3] = [("database_connections", "16"), ("cache", "on"), ("sale_concurrency", "2")];
+
+/// Creates cards, sells all of them to concurrent buyers, and audits the database. Every request must succeed.
+pub async fn sell_all_cards(server: &Server, buyers: usize, quantities: &'static [usize]) {
     server
         .execute(&format!(
             "insert into cardgroups (id, name, owner_id, tax_id, tell_balance_in_currency, number_length, pin_length)
@@ -114,12 +116,12 @@ async fn sell_all_cards(buyers: usize, quantities: &'static [usize]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn concurrent_single_card_sales_sell_each_card_once() {
-    sell_all_cards(32, &[1]).await;
+    sell_all_cards(&server_with_settings(&SETTINGS).await, 32, &[1]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn concurrent_multi_card_sales_sell_each_card_once() {
-    sell_all_cards(40, &[1, 2, 3, 4, 5, 6, 7]).await;
+    sell_all_cards(&server_with_settings(&SETTINGS).await, 40, &[1, 2, 3, 4, 5, 6, 7]).await;
 }
 
 /// Buyers that all order the same card by its number: one gets it, the others get an error.

@@ -15,6 +15,7 @@ mod pool;
 mod query_plans;
 mod sale_batcher;
 mod sale_batching;
+mod session_settings;
 pub mod soak;
 mod stock;
 mod upgrade;

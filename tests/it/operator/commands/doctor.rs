@@ -47,6 +47,7 @@ async fn each_check_reports_ok_or_advice() {
         "settings",
         "clock",
         "database",
+        "session",
         "autovacuum",
         "schema",
         "indexes",
@@ -157,6 +158,22 @@ async fn refusals_that_are_never_deleted_are_reported() {
     doctor.env("DATABASE_URL", &operator.url).env("MORTISE_AUDIT_RETENTION_DAYS", "30");
     let output = run_command(doctor, "");
     assert!(output.stdout.contains("ok       audit         about 12000000 audit rows"), "{output:?}");
+}
+
+#[tokio::test]
+async fn replaced_defaults_are_reported() {
+    let operator = Operator::new().await;
+    let database = operator.server.rows("select current_database()").await.remove(0);
+    let alter = async |change: &str| operator.server.execute(&format!("alter database {database} {change}")).await;
+    alter("set default_transaction_isolation = serializable").await;
+    alter("set work_mem = '8MB'").await;
+    Findings::of(&operator).assert_check(
+        "session",
+        "ok",
+        "they replace these defaults of the database or the role: default_transaction_isolation=serializable",
+    );
+    alter("set default_transaction_read_only = on").await;
+    Findings::of(&operator).assert_check("session", "problem", "default_transaction_read_only is on");
 }
 
 #[tokio::test]

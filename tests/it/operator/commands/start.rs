@@ -7,6 +7,7 @@ use sqlx::ConnectOptions;
 
 use super::{CommandOutput, command, run_command, url};
 use crate::harness::postgres;
+use crate::harness::proxy::PoolerProxy;
 
 fn run(arguments: &[&str], environment: &[(&str, &str)]) -> CommandOutput {
     let mut command = command(arguments);
@@ -167,6 +168,34 @@ async fn serve_without_migrate_refuses_an_old_schema() {
             "{output:?}"
         );
     }
+}
+
+/// A pooler that drops the session settings without an error: neither the server nor a command works with the defaults.
+#[tokio::test(flavor = "multi_thread")]
+async fn pooler_that_drops_session_settings_is_refused() {
+    let database = postgres::create_database("").await;
+    let proxy = PoolerProxy::new(true).await;
+    let url = format!("postgres://postgres@localhost/{database}?host={}&sslmode=disable", proxy.directory().display());
+    for arguments in [&["serve", "--listen", UNASSIGNED_ADDRESS][..], &["migrate"], &["user", "list"]] {
+        let output = run(arguments, &[("DATABASE_URL", &url)]);
+        assert!(
+            output.code == 4
+                && output.stderr.starts_with("mortise: the database session does not have the settings")
+                && output.stderr.contains("lock_timeout is \"0\" instead of \"5000\"")
+                && output.stderr.contains("Connect to PostgreSQL itself"),
+            "{arguments:?}: {output:?}"
+        );
+    }
+    let doctor = run(&["doctor"], &[("DATABASE_URL", &url)]);
+    assert!(
+        doctor.code == 1
+            && doctor.stdout.contains("PROBLEM  session       the database session does not have the settings")
+            && doctor.stdout.contains("statement_timeout is \"0\" instead of \"120000\""),
+        "{doctor:?}"
+    );
+    proxy.set_drops_options(false);
+    let output = run(&["user", "list"], &[("DATABASE_URL", &url)]);
+    assert_eq!(output.code, 0, "{output:?}");
 }
 
 #[tokio::test]
