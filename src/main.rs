@@ -1,5 +1,6 @@
 //! The command line: commands and global options. The commands are in `src/cli/`.
 
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -133,6 +134,10 @@ impl GlobalOptions {
 }
 
 fn main() -> ExitCode {
+    if let Err(error) = remove_pgoptions() {
+        eprintln!("mortise: cannot restart without the variable PGOPTIONS: {error}");
+        return ExitCode::FAILURE;
+    }
     let Cli { command, global } = Cli::parse();
     let result = match command {
         Command::Serve { demo } => serve(&global, demo).map(|()| ExitCode::SUCCESS),
@@ -144,6 +149,16 @@ fn main() -> ExitCode {
     });
     log_writer::flush(EXIT_TIMEOUT);
     exit_code
+}
+
+/// Replaces this program by itself without the variable PGOPTIONS. The database library adds the variable to the
+/// settings of each session, and has no option to ignore it.
+fn remove_pgoptions() -> std::io::Result<()> {
+    if std::env::var_os("PGOPTIONS").is_none() {
+        return Ok(());
+    }
+    let program = std::env::current_exe()?;
+    Err(std::process::Command::new(program).args(std::env::args_os().skip(1)).env_remove("PGOPTIONS").exec())
 }
 
 fn serve(global: &GlobalOptions, demo: bool) -> Result<(), CommandError> {

@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::postgres::PgConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::{Connection, PgPool};
 
 use crate::config::Config;
@@ -23,6 +23,8 @@ static MIGRATOR: Migrator = sqlx::migrate!();
 pub enum DatabaseError {
     #[error("database_url is invalid: expected postgres://user:password@host/database")]
     InvalidUrl,
+    #[error("the environment variable {0} is invalid")]
+    InvalidVariable(&'static str),
     #[error("PostgreSQL must be version 15 or newer")]
     ServerTooOld,
     #[error("cannot reach the database: {0}")]
@@ -45,7 +47,17 @@ pub enum DatabaseError {
 }
 
 /// Parses the URL of an external database. The error doesn't quote the URL: it contains a password.
+///
+/// As in libpq, what the URL leaves out comes from libpq's environment variables and password file. An invalid variable
+/// is an error: the library would ignore it, and could connect without TLS.
 pub fn parse_url(url: &str) -> Result<PgConnectOptions, DatabaseError> {
+    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    if variable("PGSSLMODE").is_some_and(|mode| mode.parse::<PgSslMode>().is_err()) {
+        return Err(DatabaseError::InvalidVariable("PGSSLMODE"));
+    }
+    if variable("PGPORT").is_some_and(|port| port.parse::<u16>().is_err()) {
+        return Err(DatabaseError::InvalidVariable("PGPORT"));
+    }
     let has_postgres_scheme = ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme));
     PgConnectOptions::from_str(url).ok().filter(|_| has_postgres_scheme).ok_or(DatabaseError::InvalidUrl)
 }

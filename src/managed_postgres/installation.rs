@@ -13,6 +13,12 @@ use crate::input;
 const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
 const INITDB_TIMEOUT: Duration = Duration::from_mins(30);
 
+/// The variables of this process's environment that PostgreSQL's programs get too. All others are removed: libpq's
+/// variables (`PG…`), the locale and the time zone would change the cluster, its messages or its log. With
+/// `NOTIFY_SOCKET`, PostgreSQL would notify the service manager that it is ready, which would count as the readiness
+/// of Mortise.
+const INHERITED_VARIABLES: [&str; 2] = ["PATH", "LD_LIBRARY_PATH"];
+
 /// The superuser of the managed cluster.
 pub const SUPERUSER: &str = "postgres";
 
@@ -102,19 +108,14 @@ impl OsUser {
     }
 }
 
-/// Builds a command that runs as the user, in a directory that the user can enter, and without the `PG…` variables of
-/// this process's environment.
+/// Builds a command that runs as the user, in a directory that the user can enter, with [`INHERITED_VARIABLES`].
 pub fn build_command(program: &Path, os_user: Option<&OsUser>) -> Command {
     use std::os::unix::process::CommandExt;
     let mut command = Command::new(program);
-    command.current_dir("/").stdin(Stdio::null());
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"PG")) {
-        command.env_remove(name);
-    }
-    // PostgreSQL would notify the service manager that it is ready, which would count as the readiness of Mortise.
-    command.env_remove("NOTIFY_SOCKET");
+    command.current_dir("/").stdin(Stdio::null()).env_clear().env("LC_ALL", "C");
+    command.envs(INHERITED_VARIABLES.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
     if let Some(os_user) = os_user {
-        command.uid(os_user.uid).gid(os_user.gid).env("HOME", "/").env("USER", &os_user.name);
+        command.uid(os_user.uid).gid(os_user.gid);
     }
     // Ctrl-C must not reach PostgreSQL: the server drains its requests first, and then stops PostgreSQL.
     command.process_group(0);
@@ -154,8 +155,8 @@ async fn list_candidate_directories() -> Vec<PathBuf> {
     let in_path = std::env::split_paths(&path)
         // `initdb` in PATH is often a link into the directory of one of several versions.
         .filter_map(|directory| directory.join("initdb").canonicalize().ok()?.parent().map(Path::to_path_buf));
-    let mut pg_config = Command::new("pg_config");
-    pg_config.arg("--bindir").stdin(Stdio::null());
+    let mut pg_config = build_command("pg_config".as_ref(), None);
+    pg_config.arg("--bindir");
     let pg_config = input::run_program(pg_config, QUERY_TIMEOUT).await.ok();
     let pg_config = pg_config.map(|output| PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()));
     let subdirectories = |parent: &str, prefix: &str, suffix: &str| {
@@ -175,8 +176,8 @@ async fn list_candidate_directories() -> Vec<PathBuf> {
 }
 
 async fn postgres_version(directory: &Path) -> Option<u32> {
-    let mut postgres = Command::new(directory.join("postgres"));
-    postgres.arg("--version").stdin(Stdio::null());
+    let mut postgres = build_command(&directory.join("postgres"), None);
+    postgres.arg("--version");
     let output = input::run_program(postgres, QUERY_TIMEOUT).await.ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     text.split_whitespace().find_map(|word| word.split('.').next()?.parse().ok())

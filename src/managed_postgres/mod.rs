@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::{ConnectOptions, Connection};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Secret;
 use crate::db::session;
@@ -89,6 +90,8 @@ pub struct ManagedPostgres {
 impl ManagedPostgres {
     /// Locks the data directory, and initialises the cluster if it doesn't exist.
     pub async fn prepare(data_dir: &Path) -> Result<Self, ManagedPostgresError> {
+        // The exit status of a program is lost if this process was started with SIGCHLD ignored. A handler ends that.
+        drop(signal(SignalKind::child()).map_err(io_error_at(data_dir))?);
         let os_user = OsUser::find_unprivileged()?;
         let data_dir = std::path::absolute(data_dir).map_err(io_error_at(data_dir))?;
         make_directory(&data_dir, 0o755, None)?;
@@ -298,7 +301,7 @@ impl ManagedPostgres {
 }
 
 fn build_connect_options(socket: &Path, role: &str, password: &str, database: &str) -> PgConnectOptions {
-    // All options are set, so that no `PG…` environment variable supplies one.
+    // All options are set, so that no `PG…` environment variable supplies one. `main` has removed PGOPTIONS.
     PgConnectOptions::new_without_pgpass()
         .socket(socket)
         .port(5432)
@@ -306,5 +309,6 @@ fn build_connect_options(socket: &Path, role: &str, password: &str, database: &s
         .username(role)
         .password(password)
         .database(database)
+        .application_name("mortise setup")
         .disable_statement_logging()
 }

@@ -3,6 +3,7 @@
 pub mod connection;
 pub mod limits;
 pub mod listener;
+mod signals;
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -13,8 +14,8 @@ use futures_util::FutureExt;
 use sd_notify::NotifyState;
 use sqlx::PgPool;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 
+pub use self::signals::shutdown_signal;
 use crate::accounts::AccountCache;
 use crate::audit::AuditQueue;
 use crate::auth::attempt_limiter::AttemptLimiter;
@@ -62,7 +63,7 @@ pub enum ServerError {
     Io(#[from] std::io::Error),
 }
 
-/// Serves until SIGTERM, SIGINT or SIGHUP, then finishes the requests in flight. Without `database_url` it also starts
+/// Serves until a [`shutdown_signal`], then finishes the requests in flight. Without `database_url` it also starts
 /// and stops a local PostgreSQL.
 pub async fn serve(config: Config, demo: bool) -> Result<(), ServerError> {
     let stop = shutdown_signal()?.inspect(|()| notify_service_manager(NotifyState::Stopping)).shared();
@@ -221,18 +222,4 @@ fn notify_service_manager(state: NotifyState<'static>) {
             tracing::warn!(%error, "service manager notification failed");
         }
     });
-}
-
-/// Returns a future that completes on SIGTERM, SIGINT or SIGHUP.
-pub fn shutdown_signal() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-            _ = hangup.recv() => {}
-        }
-    })
 }

@@ -4,6 +4,8 @@ mod account_cache;
 mod audit_retention;
 mod chaos;
 mod contention;
+#[cfg(target_os = "linux")]
+mod environment;
 mod idempotency;
 mod idempotency_concurrency;
 mod ids;
