@@ -134,6 +134,12 @@ impl GlobalOptions {
 }
 
 fn main() -> ExitCode {
+    if std::process::id() == 1 {
+        return server::init::run().unwrap_or_else(|error| {
+            eprintln!("mortise: cannot run as process 1: {error}");
+            ExitCode::FAILURE
+        });
+    }
     if let Err(error) = remove_pgoptions() {
         eprintln!("mortise: cannot restart without the variable PGOPTIONS: {error}");
         return ExitCode::FAILURE;

@@ -11,7 +11,7 @@ use super::CommandError;
 use crate::config::Config;
 use crate::db::{self, DatabaseError, session};
 use crate::managed_postgres::ManagedPostgres;
-use crate::managed_postgres::installation::ManagedPostgresError;
+use crate::managed_postgres::error::ManagedPostgresError;
 use crate::server;
 
 /// Maximum number of attempts to get the local PostgreSQL of a server that is starting or stopping: 5 seconds in total.

@@ -28,7 +28,7 @@ use crate::config::ConfigError;
 use crate::db::DatabaseError;
 use crate::dialect::Dialect;
 use crate::error::ApiError;
-use crate::managed_postgres::installation::ManagedPostgresError;
+use crate::managed_postgres::error::ManagedPostgresError;
 
 pub use self::report::Report;
 

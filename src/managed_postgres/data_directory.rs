@@ -1,34 +1,36 @@
 //! The data directory of the local PostgreSQL: its lock, its permissions, its socket directory and its passwords.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use crate::managed_postgres::installation::{ManagedPostgresError, OsUser, io_error_at, make_directory, write_private};
+use super::error::{ManagedPostgresError, io_error_at};
+use super::files;
+use super::os_user::OsUser;
 
 /// Maximum length of the socket directory's path, in bytes. The path of a Unix socket has at most 107 bytes; PostgreSQL
 /// appends `/.s.PGSQL.5432` to the directory.
 const SOCKET_DIRECTORY_LEN_MAX: usize = 90;
 
+/// Maximum length of a process id, in bytes.
+const PID_LEN_MAX: u64 = 20;
+
 /// Locks the data directory for this process. The operating system releases the lock when the process ends, also after
 /// a crash.
 pub(super) fn acquire_lock(data_dir: &Path) -> Result<File, ManagedPostgresError> {
     let path = data_dir.join("lock");
-    let mut file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .read(true)
-        .write(true)
-        .open(&path)
-        .map_err(io_error_at(&path))?;
+    let mut options = OpenOptions::new();
+    let mut file =
+        files::open(&path, options.create(true).truncate(false).read(true).write(true)).map_err(io_error_at(&path))?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            let pid = fs::read_to_string(&path).unwrap_or_default().trim().to_owned();
-            return Err(ManagedPostgresError::InUse { data_dir: data_dir.into(), pid });
+            let mut pid = String::new();
+            let _ = file.take(PID_LEN_MAX).read_to_string(&mut pid);
+            return Err(ManagedPostgresError::InUse { data_dir: data_dir.into(), pid: pid.trim().to_owned() });
         }
         Err(TryLockError::Error(source)) => return Err(io_error_at(&path)(source)),
     }
@@ -63,7 +65,7 @@ pub(super) fn prepare_socket_directory(
     os_user: Option<&OsUser>,
 ) -> Result<PathBuf, ManagedPostgresError> {
     let directory = socket_directory_path(data_dir);
-    make_directory(&directory, 0o700, os_user)?;
+    files::make_directory(&directory, 0o700, os_user).map_err(io_error_at(&directory))?;
     let owner = os_user.map_or(rustix::process::geteuid().as_raw(), |os_user| os_user.uid());
     check_private(owner, &directory)?;
     Ok(directory)
@@ -99,16 +101,19 @@ fn check_private(owner: u32, directory: &Path) -> Result<(), ManagedPostgresErro
     Ok(())
 }
 
-/// Returns the password in the file. If the file can't be read or is empty, creates it with a random password.
+/// Returns the password in the file. Creates a missing or empty file with a random password. A crash leaves either no
+/// file or a complete one.
 pub(super) fn read_or_create_password(path: &Path) -> Result<String, ManagedPostgresError> {
-    match fs::read_to_string(path) {
-        Ok(password) if !password.trim().is_empty() => Ok(password.trim().to_owned()),
-        _ => {
-            let password = random_hex().map_err(|error| io_error_at(path)(io::Error::other(error)))?;
-            write_private(path, &password, None)?;
-            Ok(password)
-        }
+    match files::read(path) {
+        Ok(password) if !password.trim().is_empty() => return Ok(password.trim().to_owned()),
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(io_error_at(path)(error)),
+        _ => {}
     }
+    let password = random_hex().map_err(|error| io_error_at(path)(io::Error::other(error)))?;
+    let unfinished = path.with_extension("new");
+    files::write_private(&unfinished, &password, None).map_err(io_error_at(&unfinished))?;
+    fs::rename(&unfinished, path).map_err(io_error_at(path))?;
+    Ok(password)
 }
 
 /// Returns 192 random bits from the operating system, as hexadecimal text.

@@ -12,33 +12,42 @@
 //! | `superuser_password`, `password` | of the roles `postgres` and `mortise` |
 
 pub mod data_directory;
+pub mod error;
+mod files;
 pub mod installation;
+pub mod os_user;
+mod postmaster;
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::{ConnectOptions, Connection};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Secret;
 use crate::db::session;
+use crate::input;
 use crate::managed_postgres::data_directory::{
     acquire_lock, check_accessible, find_socket_directory, prepare_socket_directory, read_or_create_password,
 };
-use crate::managed_postgres::installation::{
-    ManagedPostgresError, OsUser, SUPERUSER, build_command, find_binaries, initdb, io_error_at, make_directory,
-};
+use crate::managed_postgres::error::{ManagedPostgresError, io_error_at};
+use crate::managed_postgres::installation::{SUPERUSER, build_command, find_binaries, initdb};
+use crate::managed_postgres::os_user::OsUser;
 
 const ROLE: &str = "mortise";
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// How long the start waits for the exit of processes of a killed PostgreSQL.
 const STALE_PROCESS_TIMEOUT: Duration = Duration::from_secs(4);
+/// Timeout for the command that prints the hints of a failed start.
+const HINT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Lines of PostgreSQL's log in the error of a failed start.
+const START_ERROR_LINES_MAX: usize = 5;
 /// If PostgreSQL takes longer than this to start or stop, a message is logged.
 const SLOW_THRESHOLD: Duration = Duration::from_secs(60);
 
@@ -85,6 +94,8 @@ pub struct ManagedPostgres {
     /// Holds the file lock on the data directory while it is open.
     _lock: File,
     child: Mutex<Option<std::process::Child>>,
+    /// The length of PostgreSQL's log at its last start, in bytes.
+    log_offset: AtomicU64,
 }
 
 impl ManagedPostgres {
@@ -94,8 +105,9 @@ impl ManagedPostgres {
         drop(signal(SignalKind::child()).map_err(io_error_at(data_dir))?);
         let os_user = OsUser::find_unprivileged()?;
         let data_dir = std::path::absolute(data_dir).map_err(io_error_at(data_dir))?;
-        make_directory(&data_dir, 0o755, None)?;
+        files::make_directory(&data_dir, 0o755, None).map_err(io_error_at(&data_dir))?;
         // Before the lock: a lock file created by root would lock out the user that owns the directory.
+        files::check_owner(&data_dir, os_user.as_ref())?;
         check_accessible(&data_dir, os_user.as_ref())?;
         let lock = acquire_lock(&data_dir)?;
         let cluster = data_dir.join("postgres");
@@ -113,6 +125,7 @@ impl ManagedPostgres {
             _lock: lock,
             superuser_password: superuser_password.into(),
             child: Mutex::new(None),
+            log_offset: AtomicU64::default(),
             data_dir,
         })
     }
@@ -126,7 +139,7 @@ impl ManagedPostgres {
     pub fn running_connect_options(data_dir: &Path) -> Result<PgConnectOptions, ManagedPostgresError> {
         let data_dir = std::path::absolute(data_dir).map_err(io_error_at(data_dir))?;
         let path = data_dir.join("password");
-        let password = fs::read_to_string(&path).map_err(io_error_at(&path))?;
+        let password = files::read(&path).map_err(io_error_at(&path))?;
         Ok(build_connect_options(&find_socket_directory(&data_dir)?, ROLE, password.trim(), ROLE))
     }
 
@@ -141,7 +154,6 @@ impl ManagedPostgres {
         if self.running_pid().is_some() {
             tracing::info!(data_dir = %self.data_dir.display(), "adopting running PostgreSQL");
         } else {
-            self.remove_stale_pid_file();
             self.spawn()?;
         }
         let superuser = build_connect_options(&self.socket_dir, SUPERUSER, self.superuser_password.reveal(), SUPERUSER);
@@ -166,7 +178,7 @@ impl ManagedPostgres {
             if self.running_pid().is_none() && self.child_has_exited() {
                 // PostgreSQL doesn't start while processes of a killed one are still exiting.
                 if started_at.elapsed() > STALE_PROCESS_TIMEOUT {
-                    return Err(self.start_error());
+                    return Err(self.start_error().await);
                 }
                 tokio::time::sleep(STALE_PROCESS_TIMEOUT / 20).await;
                 self.spawn()?;
@@ -181,10 +193,13 @@ impl ManagedPostgres {
 
     fn spawn(&self) -> Result<(), ManagedPostgresError> {
         let path = self.log_path();
-        let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(io_error_at(&path))?;
+        postmaster::remove_stale_pid_file(&self.cluster(), &self.socket_dir);
+        let mut options = OpenOptions::new();
+        let log = files::open(&path, options.create(true).append(true).mode(0o600)).map_err(io_error_at(&path))?;
+        self.log_offset.store(log.metadata().map_err(io_error_at(&path))?.len(), Ordering::Relaxed);
         let stderr = log.try_clone().map_err(io_error_at(&path))?;
         let child = build_command(&self.bin_dir.join("postgres"), self.os_user.as_ref())
-            .args(server_arguments(&self.data_dir.join("postgres"), &self.socket_dir))
+            .args(server_arguments(&self.cluster(), &self.socket_dir))
             .stdout(log)
             .stderr(stderr)
             .spawn()
@@ -249,37 +264,12 @@ impl ManagedPostgres {
         }
     }
 
-    /// Returns the process id of the postmaster that runs on this cluster, if any.
     fn running_pid(&self) -> Option<Pid> {
-        self.pid_file_pid().filter(|pid| self.is_own_postmaster(*pid))
+        postmaster::running_pid(&self.cluster(), &self.socket_dir)
     }
 
-    /// Returns the process id in `postmaster.pid`, if a process with this id exists.
-    fn pid_file_pid(&self) -> Option<Pid> {
-        let pid_file = fs::read_to_string(self.data_dir.join("postgres/postmaster.pid")).ok()?;
-        let pid = Pid::from_raw(pid_file.lines().next()?.trim().parse().ok()?)?;
-        test_kill_process(pid).is_ok().then_some(pid)
-    }
-
-    /// Whether the process is the postmaster of this cluster. After a crash, another process may have got its id.
-    ///
-    /// The working directory of a postmaster is its cluster directory. If the working directory can't be read
-    /// (processes of other users, or a service that sees only its own processes), the test is whether the socket
-    /// accepts connections.
-    fn is_own_postmaster(&self, pid: Pid) -> bool {
-        match fs::read_link(format!("/proc/{}/cwd", pid.as_raw_nonzero())) {
-            Ok(directory) => Some(directory) == self.data_dir.join("postgres").canonicalize().ok(),
-            Err(_) => UnixStream::connect(self.socket_dir.join(".s.PGSQL.5432")).is_ok(),
-        }
-    }
-
-    /// Removes a `postmaster.pid` that names another program's process: PostgreSQL would not start while that process
-    /// exists. This is safe: PostgreSQL also checks by its shared memory that no old process of it uses the cluster.
-    fn remove_stale_pid_file(&self) {
-        if self.pid_file_pid().is_some_and(|pid| !self.is_own_postmaster(pid)) {
-            tracing::warn!("removing stale postmaster.pid: its process is not PostgreSQL");
-            let _ = fs::remove_file(self.data_dir.join("postgres/postmaster.pid"));
-        }
+    fn cluster(&self) -> PathBuf {
+        self.data_dir.join("postgres")
     }
 
     /// Whether the child process has exited. True if PostgreSQL was adopted: there is no child process then.
@@ -292,10 +282,20 @@ impl ManagedPostgres {
         self.data_dir.join("postgres.log")
     }
 
-    fn start_error(&self) -> ManagedPostgresError {
-        let log = fs::read_to_string(self.log_path()).unwrap_or_default();
+    /// Returns an error with PostgreSQL's messages since its last start.
+    async fn start_error(&self) -> ManagedPostgresError {
+        let log = files::read_end(&self.log_path(), self.log_offset.load(Ordering::Relaxed)).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
-        let log_tail = lines[lines.len().saturating_sub(5)..].join("\n");
+        let mut log_tail = lines[lines.len().saturating_sub(START_ERROR_LINES_MAX)..].join("\n");
+        // The log has no hints, because of `log_error_verbosity`. This command fails for the same reason in most cases.
+        let mut command = build_command(&self.bin_dir.join("postgres"), self.os_user.as_ref());
+        command.arg("-D").arg(self.cluster()).args(["-c", "log_error_verbosity=default", "-C", "shared_memory_size"]);
+        let output = input::run_program(command, HINT_TIMEOUT).await;
+        let messages = output.map(|output| String::from_utf8_lossy(&output.stderr).into_owned()).unwrap_or_default();
+        for hint in messages.lines().filter(|line| line.contains("DETAIL:  ") || line.contains("HINT:  ")) {
+            log_tail.push('\n');
+            log_tail.push_str(hint);
+        }
         ManagedPostgresError::StartFailed { log: self.log_path(), log_tail }
     }
 }

@@ -1,6 +1,7 @@
 //! The server process: start, run, graceful shutdown.
 
 pub mod connection;
+pub mod init;
 pub mod limits;
 pub mod listener;
 mod signals;
@@ -30,7 +31,7 @@ use crate::jobs;
 use crate::jobs::stock_vacuum::StockVacuum;
 use crate::locks::Locks;
 use crate::mail::{MailError, Mailer};
-use crate::managed_postgres::installation::ManagedPostgresError;
+use crate::managed_postgres::error::ManagedPostgresError;
 use crate::managed_postgres::{ManagedPostgres, default_data_dir};
 use crate::sales::batcher::SaleBatcher;
 use crate::server::limits::{LoadLimiter, RefusalLog};

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use mortise::db;
-use mortise::managed_postgres::{self, installation};
+use mortise::managed_postgres::{self, installation, os_user};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 use tokio::sync::{Mutex, OnceCell};
@@ -95,11 +95,11 @@ impl Postgres {
 }
 
 async fn start() -> Postgres {
-    let os_user = installation::OsUser::find_unprivileged().unwrap();
+    let os_user = os_user::OsUser::find_unprivileged().unwrap();
     let directory = std::env::temp_dir().join(format!("mortise-test-{}", std::process::id()));
     std::fs::create_dir(&directory).unwrap();
     if let Some(os_user) = &os_user {
-        os_user.chown(&directory).unwrap();
+        os_user.chown(&std::fs::File::open(&directory).unwrap()).unwrap();
     }
     let cluster = directory.join("cluster");
     let binaries = installation::find_binaries(&cluster).await.expect("PostgreSQL must be installed");

@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use mortise::managed_postgres::ManagedPostgres;
-use mortise::managed_postgres::installation::{self, ManagedPostgresError, OsUser};
+use mortise::managed_postgres::error::ManagedPostgresError;
+use mortise::managed_postgres::installation;
+use mortise::managed_postgres::os_user::OsUser;
 use rustix::process::{Signal, kill_process, test_kill_process};
 use sqlx::ConnectOptions;
 
@@ -113,7 +115,7 @@ async fn secret_key_is_printed_at_the_first_start_only() {
 async fn unprivileged_user_can_run_the_server() {
     let Some(os_user) = OsUser::find_unprivileged().unwrap() else { return };
     let data = create_data_dir();
-    os_user.chown(data.path()).unwrap();
+    os_user.chown(&std::fs::File::open(data.path()).unwrap()).unwrap();
     let mut command = serve_command(&data.path().join("deep/er"));
     command.env_remove("MORTISE_DATA_DIR").env("XDG_DATA_HOME", data.path());
     // A copy of the program in a directory that this user can access.

@@ -4,6 +4,7 @@ mod account_cache;
 mod audit_retention;
 mod chaos;
 mod contention;
+mod data_directory;
 #[cfg(target_os = "linux")]
 mod environment;
 mod idempotency;

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
-use mortise::managed_postgres::{self, installation};
+use mortise::managed_postgres::{self, installation, os_user};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection};
 
@@ -191,9 +191,9 @@ impl ExternalPostgres {
         let temp_dir = process::create_data_dir();
         let directory = temp_dir.path().to_owned();
         let has_small_disk = mount_tmpfs(&directory);
-        let os_user = installation::OsUser::find_unprivileged().unwrap();
+        let os_user = os_user::OsUser::find_unprivileged().unwrap();
         if let Some(os_user) = &os_user {
-            os_user.chown(&directory).unwrap();
+            os_user.chown(&std::fs::File::open(&directory).unwrap()).unwrap();
         }
         let cluster = directory.join("cluster");
         let binaries = installation::find_binaries(&cluster).await.unwrap();
@@ -255,7 +255,7 @@ impl Drop for ExternalPostgres {
 }
 
 fn spawn_postgres(binaries: &Path, directory: &Path) -> Child {
-    let os_user = installation::OsUser::find_unprivileged().unwrap();
+    let os_user = os_user::OsUser::find_unprivileged().unwrap();
     let log = std::fs::OpenOptions::new().create(true).append(true).open(directory.with_extension("log")).unwrap();
     installation::build_command(&binaries.join("postgres"), os_user.as_ref())
         .args(managed_postgres::server_arguments(&directory.join("cluster"), directory))
