@@ -1,5 +1,5 @@
 //! Input from outside, bounded in bytes and in time: files that the operator names, standard input, and the output of
-//! other programs.
+//! other programs. Also the check of secrets and names for characters that readers do not see.
 
 use std::fs::File;
 use std::io::{self, BufRead, ErrorKind, Read};
@@ -9,6 +9,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
+use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 
 /// In bytes; larger than any settings file, template or list of certificates.
 const FILE_LEN_MAX: u64 = 1024 * 1024;
@@ -82,4 +83,45 @@ async fn read_output(stream: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u
         tokio::io::copy(&mut start.into_inner(), &mut tokio::io::sink()).await?;
     }
     Ok(output)
+}
+
+/// A character that readers do not see in a text. Clients that copy the text lose it, or it came by a mistake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the invisible character U+{:04X} at position {position}", u32::from(*char))]
+#[expect(missing_docs, reason = "self-explanatory names")]
+pub struct InvisibleChar {
+    pub char: char,
+    /// Counts characters, from 1 on.
+    pub position: usize,
+}
+
+/// Returns the first invisible character of a secret or a name: a control or format character (such as a byte order
+/// mark or a zero-width space), any white space except a space between other characters, or a blank letter or mark.
+pub fn find_invisible(text: &str) -> Option<InvisibleChar> {
+    let count = text.chars().count();
+    let numbered = text.chars().zip(1..);
+    numbered.map(|(char, position)| InvisibleChar { char, position }).find(|InvisibleChar { char, position }| {
+        let is_outer_space = *char == ' ' && (*position == 1 || *position == count);
+        is_outer_space || is_invisible(*char)
+    })
+}
+
+fn is_invisible(char: char) -> bool {
+    match char.general_category() {
+        GeneralCategory::Control
+        | GeneralCategory::Format
+        | GeneralCategory::LineSeparator
+        | GeneralCategory::ParagraphSeparator => true,
+        GeneralCategory::SpaceSeparator => char != ' ',
+        // Unicode's categories call these letters, marks and symbols: the grapheme joiner, Hangul fillers, Khmer
+        // inherent vowels, variation selectors, the blank Braille pattern.
+        _ => matches!(char,
+            '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}' | '\u{2800}'
+            | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{ffa0}' | '\u{e0100}'..='\u{e01ef}'),
+    }
+}
+
+/// Reads an argument of a command: a name without invisible characters.
+pub fn parse_name(text: &str) -> Result<String, String> {
+    find_invisible(text).map_or_else(|| Ok(text.to_owned()), |invisible| Err(format!("it has {invisible}")))
 }

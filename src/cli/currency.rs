@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::database::with_database;
 use super::{AuditEntry, CommandError, Report};
 use crate::config::Config;
+use crate::input;
 use crate::money::Money;
 use crate::number;
 
@@ -26,7 +27,7 @@ pub enum Command {
         #[arg(value_parser = parse_rate)]
         rate: BigDecimal,
         /// The full name
-        #[arg(long, value_name = "NAME", default_value = "")]
+        #[arg(long, value_name = "NAME", default_value = "", value_parser = input::parse_name)]
         full_name: String,
     },
     /// Change the rate of a currency, or enable or disable it

@@ -7,6 +7,7 @@ use sqlx::PgConnection;
 use super::database::with_database;
 use super::{AuditEntry, CommandError, Report, find_user};
 use crate::config::Config;
+use crate::input;
 
 /// Subcommands of `mortise right`.
 #[derive(Debug, Subcommand)]
@@ -16,6 +17,7 @@ pub enum Command {
     /// Set a right of a permission group
     Set {
         /// The permission group
+        #[arg(value_parser = input::parse_name)]
         group: String,
         /// The right, as in `mortise right list`
         right: String,

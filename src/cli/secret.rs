@@ -12,10 +12,8 @@ pub fn read(label: &str) -> Result<String, CommandError> {
     if secret.trim().is_empty() {
         return Err(CommandError::Usage(format!("the {label} is empty: type it, or send it on standard input")));
     }
-    if secret.trim() != secret || secret.contains(char::is_control) {
-        return Err(CommandError::Usage(format!(
-            "the {label} begins or ends with a space, or contains control characters: clients could send it incorrectly"
-        )));
+    if let Some(invisible) = input::find_invisible(&secret) {
+        return Err(CommandError::Usage(format!("the {label} has {invisible}: clients could send it incorrectly")));
     }
     Ok(secret)
 }

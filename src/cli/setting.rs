@@ -8,6 +8,7 @@ use super::database::with_database;
 use super::{AuditEntry, CommandError, Report, find_settings_owner_id, secret};
 use crate::accounts::Setting;
 use crate::config::Config;
+use crate::input;
 
 /// Subcommands of `mortise setting`.
 #[derive(Debug, Subcommand)]
@@ -23,8 +24,10 @@ pub enum Command {
     /// Change a setting; every server applies it within a second
     Set {
         /// The setting's name
+        #[arg(value_parser = input::parse_name)]
         name: String,
         /// The value; switches accept on and off. Omit a password: type it, or send it on standard input
+        #[arg(value_parser = input::parse_name)]
         value: Option<String>,
         /// The reseller whose setting it is [default: the admin]
         #[arg(long, value_name = "RESELLER")]

@@ -10,6 +10,7 @@ use super::right::find_permission_group_id;
 use super::{AuditEntry, CommandError, Report, find_user, secret};
 use crate::auth::passwords;
 use crate::config::Config;
+use crate::input;
 
 /// Subcommands of `mortise user`.
 #[derive(Debug, Subcommand)]
@@ -48,6 +49,7 @@ pub enum Command {
 #[derive(Debug, clap::Args)]
 pub struct NewUser {
     /// The login name: the parameter u of requests
+    #[arg(value_parser = input::parse_name)]
     name: String,
     /// The type of the user
     #[arg(long, value_name = "TYPE")]
@@ -115,10 +117,8 @@ impl PasswordHashes {
 
 async fn add(new: &NewUser, config: &Config) -> Result<Report, CommandError> {
     let name = new.name.as_str();
-    if name.trim() != name || name.is_empty() || name.len() > 255 || name.contains(char::is_control) {
-        return Err(CommandError::Usage(
-            "a name has 1 to 255 characters, no control characters, no spaces around it".to_owned(),
-        ));
+    if name.is_empty() || name.len() > 255 {
+        return Err(CommandError::Usage("a name has 1 to 255 characters".to_owned()));
     }
     let hashes = PasswordHashes::read(new.sha1)?;
     with_database(config, async |pool| {

@@ -89,13 +89,17 @@ impl Layers {
         if !self.table.contains_key(name) {
             return Err(ConfigError::Unknown(format!("{name} (in {origin})")));
         }
+        let invalid_error =
+            |problem| ConfigError::Invalid { name: name.to_owned(), origin: origin.to_owned(), problem };
+        // Spaces, tabs and line ends may separate the parts of a list.
+        let visible_part = |text: &str| text.replace(|char: char| char.is_ascii_whitespace(), ",");
+        if let Some(invisible) = value.as_str().and_then(|text| input::find_invisible(&visible_part(text))) {
+            return Err(invalid_error(format!("has {invisible}")));
+        }
         self.table.insert(name.to_owned(), value);
         self.origins.insert(name.to_owned(), origin.to_owned());
-        Value::Table(self.table.clone()).try_into::<Config>().map(drop).map_err(|error| ConfigError::Invalid {
-            name: name.to_owned(),
-            origin: origin.to_owned(),
-            problem: format!("is invalid: {}", error.message()),
-        })
+        let config = Value::Table(self.table.clone()).try_into::<Config>();
+        config.map(drop).map_err(|error| invalid_error(format!("is invalid: {}", error.message())))
     }
 }
 
@@ -152,7 +156,7 @@ fn overrides_from_env(variables: impl Iterator<Item = (String, String)>) -> Resu
             None => continue,
         };
         overrides.push(match name.strip_suffix("_file") {
-            Some(name) => Override::new(name, read_file(Path::new(&value))?.trim_end(), &variable),
+            Some(name) => Override::new(name, read_file(Path::new(&value))?.trim_ascii_end(), &variable),
             None => Override::new(&name, &value, &variable),
         });
     }

@@ -7,6 +7,7 @@ use lettre::message::Mailbox;
 
 use crate::accounts::{AccountCache, Setting, Settings};
 use crate::config::Secret;
+use crate::input;
 use crate::number;
 
 /// Maximum length of an address in bytes: the longest path in RFC 5321, without its angle brackets.
@@ -100,7 +101,7 @@ impl OutboxEntry {
 pub(super) fn parse_recipient(text: &str) -> Option<Address> {
     let text = text.trim();
     let is_single_address =
-        text.len() <= ADDRESS_LEN_MAX && !text.chars().any(|char| char.is_control() || char.is_whitespace());
+        text.len() <= ADDRESS_LEN_MAX && !text.contains(' ') && input::find_invisible(text).is_none();
     let address: Address = text.parse().ok().filter(|_| is_single_address)?;
     let has_ip = address.domain().trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
     // The message contains the address as a header, whose syntax is narrower. Without this check each attempt to build

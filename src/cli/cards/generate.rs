@@ -10,6 +10,7 @@ use crate::cli::database::with_database;
 use crate::cli::{AuditEntry, CommandError, Report};
 use crate::config::Config;
 use crate::error::ApiError;
+use crate::input;
 use crate::money::AMOUNT_MAX_EXCLUSIVE;
 use crate::number;
 use crate::store::bulk_create::{self, CardRange, Group, NUMBER_LEN_MAX, PIN_LEN_MAX};
@@ -30,10 +31,10 @@ pub struct Options {
     #[arg(long, value_name = "AMOUNT", value_parser = parse_amount)]
     balance: Option<BigDecimal>,
     /// The batch number of the cards
-    #[arg(long, value_name = "TEXT", default_value = "")]
+    #[arg(long, value_name = "TEXT", default_value = "", value_parser = input::parse_name)]
     batch_number: String,
     /// The language of the cards' announcements
-    #[arg(long, default_value = "en")]
+    #[arg(long, default_value = "en", value_parser = input::parse_name)]
     language: String,
 }
 

@@ -6,6 +6,7 @@ mod keys;
 mod schema;
 mod server;
 mod stock;
+mod text;
 
 use serde::Serialize;
 use serde_json::json;
@@ -149,6 +150,7 @@ async fn run_transaction_checks(
         checks.push(check_or_problem("stock", stock::check_stock(connection).await));
         checks.push(check_or_problem("pins", stock::check_pins(connection).await));
         checks.push(check_or_problem("cards", stock::check_remaining_cards(connection).await));
+        checks.push(check_or_problem("text", text::check_invisible_chars(connection).await));
         match keys::check_all(pool, connection).await {
             Ok(more) => checks.extend(more),
             Err(error) => checks.push(check_or_problem("keys", Err(error))),

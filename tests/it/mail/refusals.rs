@@ -130,6 +130,17 @@ async fn address_without_a_domain_name_fails_immediately() {
     assert_eq!(shop.mail.peak_connections(), 0);
 }
 
+#[tokio::test]
+async fn address_with_an_invisible_character_fails_immediately() {
+    let shop = Shop::open().await;
+    for address in ["\u{feff}b@x.test", "b\u{200b}@x.test", "b@x\u{ad}.test"] {
+        shop.server.execute("delete from actions; delete from payments; update cards set sold = 0, active = 0").await;
+        assert_eq!(shop.sell_to(address).await.element_texts("pin"), ["0042"]);
+        shop.server.assert_rows(AUDIT, &[&format!("0|{address}|-1|Cannot send email|Invalid email address|∅")]).await;
+    }
+    assert_eq!(shop.mail.peak_connections(), 0);
+}
+
 /// An e-mail that an earlier version wrote into the outbox.
 #[tokio::test]
 async fn waiting_email_to_an_invalid_address_fails_permanently() {

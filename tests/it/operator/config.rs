@@ -65,6 +65,28 @@ fn secret_is_read_from_a_file_and_not_shown() {
 }
 
 #[test]
+fn invisible_characters_are_refused_without_the_value() {
+    let with_mark = file("postgres://u:hunter2@db/mortise\u{200b}\n");
+    let path = with_mark.path().to_str().unwrap();
+    let (mark, space) = ("\u{feff}postgres://u:hunter2@db/mortise", "postgres://u:hunter2@db/mortise\u{a0}");
+    for (variable, value, found) in [
+        ("DATABASE_URL", mark, "U+FEFF at position 1"),
+        ("DATABASE_URL", space, "U+00A0 at position 32"),
+        ("DATABASE_URL_FILE", path, "U+200B at position 32"),
+    ] {
+        let error = load(None, &[(variable, value)], &[]).unwrap_err();
+        let message = format!("the setting database_url (from {variable}) has the invisible character {found}");
+        assert_eq!(error, message);
+    }
+    let error = load(None, &[], &[("prefix", "/bil\u{200d}ling")]).unwrap_err();
+    assert_eq!(error, "the setting prefix (from --option) has the invisible character U+200D at position 5");
+    // A byte order mark at the start of a settings file, and white space between the parts of a list.
+    let marked = file("\u{feff}prefix = \"/x\"\ntrusted_proxies = \"\"\"\n10.0.0.0/8,\n\t192.0.2.1\n\"\"\"\n");
+    let config = load(Some(marked.path()), &[], &[]).unwrap();
+    assert_eq!((config.prefix.as_str(), config.trusted_proxies.len()), ("/x", 2));
+}
+
+#[test]
 fn invalid_settings_are_refused_with_their_source() {
     for (environment, message) in [
         (("MORTISE_LISTN", "127.0.0.1:1"), "unknown setting MORTISE_LISTN: config/mortise.toml lists all of them"),

@@ -55,6 +55,7 @@ async fn each_check_reports_ok_or_advice() {
         "audit",
         "stock",
         "pins",
+        "text",
         "demo key",
         "keys",
         "hashes",

@@ -5,6 +5,7 @@ mod cards;
 mod currencies;
 mod doctor;
 mod hashes;
+mod invisible;
 mod keys;
 mod local;
 mod rights;

@@ -42,7 +42,7 @@ async fn invalid_users_are_refused() {
     let operator = Operator::new().await;
     insert_permission_group(&operator).await;
     for (arguments, code, message) in [
-        (&["ADMIN ", "--type", "user"][..], 2, "no spaces around it"),
+        (&["ADMIN ", "--type", "user"][..], 2, "it has the invisible character U+0020 at position 6"),
         (&["ADMIN", "--type", "user"], 1, "the user \"admin\" already exists (id 0)"),
         (&["new", "--type", "boss"], 2, "invalid value 'boss'"),
         (&["new", "--type", "user", "--owner", "unknown"], 3, "there is no user \"unknown\""),
@@ -52,9 +52,11 @@ async fn invalid_users_are_refused() {
         let output = operator.run_with_input(PASSWORD, &[&["user", "add"], arguments].concat());
         assert!(output.code == code && output.stderr.contains(message), "{arguments:?}: {output:?}");
     }
-    for (password, message) in
-        [("", "the password is empty"), ("  \n", "is empty"), (" x", "begins or ends with a space")]
-    {
+    for (password, message) in [
+        ("", "the password is empty"),
+        ("  \n", "is empty"),
+        (" x", "the password has the invisible character U+0020 at position 1"),
+    ] {
         let output = operator.run_with_input(password, &["user", "add", "new", "--type", "user"]);
         assert!(output.code == 2 && output.stderr.contains(message), "{output:?}");
     }
