@@ -7,7 +7,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-use rustix::fs::OFlags;
+use rustix::fs::{Access, OFlags};
 use rustix::io::Errno;
 
 use super::error::{ManagedPostgresError, io_error_at};
@@ -67,12 +67,12 @@ pub(super) fn make_directory(path: &Path, mode: u32, os_user: Option<&OsUser>) -
     os_user.map_or(Ok(()), |os_user| os_user.chown(&directory))
 }
 
-/// Fails unless the data directory belongs to root, to the user that runs Mortise, or to the one that PostgreSQL runs as.
-/// Another owner could replace its files while Mortise uses them.
+/// Fails unless the data directory is writable and belongs to root, to the user that runs Mortise, or to the one that
+/// PostgreSQL runs as. Another owner could replace its files while Mortise uses them.
 pub(super) fn check_owner(data_dir: &Path, os_user: Option<&OsUser>) -> Result<(), ManagedPostgresError> {
     let owner = fs::metadata(data_dir).map_err(io_error_at(data_dir))?.uid();
     let trusted = [Some(0), Some(rustix::process::geteuid().as_raw()), os_user.map(OsUser::uid)];
-    if trusted.contains(&Some(owner)) {
+    if trusted.contains(&Some(owner)) && rustix::fs::access(data_dir, Access::WRITE_OK).is_ok() {
         return Ok(());
     }
     Err(ManagedPostgresError::ForeignOwner { data_dir: data_dir.into(), owner: find_user_name(owner) })

@@ -7,6 +7,7 @@ mod docs;
 mod input;
 mod log;
 mod packages;
+mod scripts;
 #[cfg(target_os = "linux")]
 mod stalled_output;
 mod trace;

@@ -2,6 +2,7 @@
 
 use std::fs::{File, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -119,15 +120,23 @@ fn symbolic_links_are_not_followed() {
 /// Runs only as root, which can create a directory of another user.
 #[tokio::test]
 async fn data_directory_of_another_user_is_refused() {
-    if OsUser::find_unprivileged().unwrap().is_none() {
-        return;
-    }
+    let Some(os_user) = OsUser::find_unprivileged().unwrap() else { return };
     let data = create_data_dir();
     std::os::unix::fs::chown(data.path(), Some(1), Some(1)).unwrap();
     let error = ManagedPostgres::prepare(data.path()).await.unwrap_err();
     assert!(matches!(error, ManagedPostgresError::ForeignOwner { .. }), "{error}");
     assert!(error.to_string().contains("belongs to the user daemon: run Mortise as this user (sudo -u daemon"));
     assert_eq!(std::fs::read_dir(data.path()).unwrap().count(), 0);
+    // A directory of root, for another user.
+    std::os::unix::fs::chown(data.path(), Some(0), Some(0)).unwrap();
+    let programs = create_data_dir();
+    let program = programs.path().join("mortise");
+    std::fs::copy(env!("CARGO_BIN_EXE_mortise"), &program).unwrap();
+    let mut command = Command::new(program);
+    command.arg("serve").arg("--data-dir").arg(data.path()).current_dir("/").env_remove("DATABASE_URL");
+    let output = command.uid(os_user.uid()).gid(os_user.gid()).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("belongs to the user root: run Mortise as this user"), "{stderr}");
 }
 
 /// As process 1 of a container, the server waits for the processes of a killed PostgreSQL. Runs only where a process
