@@ -31,7 +31,10 @@ async fn purge_idempotency_keys(state: &AppState) {
 /// Deletes old audit rows of refused requests, once a minute. Does nothing if `audit_retention_days` is 0.
 async fn purge_audit_rows(state: &AppState) {
     let days = state.config.audit_retention_days;
-    while days > 0 {
+    if days == 0 {
+        return;
+    }
+    loop {
         if let Err(error) = audit::purge_refusals(&state.background_pool, days).await {
             tracing::debug!(%error, "audit row purge failed");
         }
