@@ -12,7 +12,7 @@ use crate::auth::caller::{Caller, RIGHT_READ};
 use crate::auth::signature::SignedParams;
 use crate::dialect::Dialect;
 use crate::error::ApiError;
-use crate::http::context::CallContext;
+use crate::http::context::{Access, CallContext};
 use crate::idempotency::Idempotency;
 
 /// Logs that the caller lacks a right and the request, or the part of it that needs the right, is refused.
@@ -43,8 +43,17 @@ fn log_refused_login(call: &CallContext, reason: &'static str) {
     }
 }
 
+/// Admits a request: authenticates the user and checks that the user may use the operation.
+pub async fn admit(call: &CallContext) -> Result<Caller, ApiError> {
+    match call.operation.access {
+        Access::Strict => authorize_strict(call).await,
+        Access::CallingCards(required_right) => require_calling_cards(call, required_right).await,
+        Access::Own(authorize) => authorize(call, authenticate(call).await?),
+    }
+}
+
 /// Authorizes a request to a "strict" operation: all six steps of "Admission" in `docs/compatibility.md`.
-pub async fn authorize_strict(call: &CallContext) -> Result<Caller, ApiError> {
+async fn authorize_strict(call: &CallContext) -> Result<Caller, ApiError> {
     let caller = authenticate(call).await?.ok_or(ApiError::BadLogin)?;
     if !caller.may_use_calling_cards(RIGHT_READ) {
         log_missing_right(call, &caller, caller.calling_cards_right());
@@ -59,7 +68,7 @@ pub async fn authorize_strict(call: &CallContext) -> Result<Caller, ApiError> {
 
 /// Authorizes a request to an operation on calling cards that is not strict. An accountant's `callingcard_manage` must
 /// be at least `required`.
-pub async fn require_calling_cards(call: &CallContext, required: i16) -> Result<Caller, ApiError> {
+async fn require_calling_cards(call: &CallContext, required: i16) -> Result<Caller, ApiError> {
     let caller = authenticate(call).await?.ok_or(ApiError::AccessDeniedInPage)?;
     if caller.may_use_calling_cards(required) {
         return Ok(caller);
@@ -70,7 +79,7 @@ pub async fn require_calling_cards(call: &CallContext, required: i16) -> Result<
 
 /// Authenticates a request. Returns `None` for an unknown user or a wrong password: each operation refuses these with
 /// its own error.
-pub async fn authenticate(call: &CallContext) -> Result<Option<Caller>, ApiError> {
+async fn authenticate(call: &CallContext) -> Result<Option<Caller>, ApiError> {
     let caller = match verify_credentials(call).await? {
         Ok(user) => Caller::new(user),
         Err(reason) => {

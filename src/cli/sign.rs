@@ -12,8 +12,7 @@ use crate::auth::signature::SignedParams;
 use crate::config::{Config, OnOff, Secret};
 use crate::http::context::Operation;
 use crate::http::params::Params;
-use crate::http::request::ApiPath;
-use crate::operations::OPERATIONS;
+use crate::operations::{self, OPERATIONS};
 
 /// Replaces the secret key in printed hash inputs.
 pub const KEY_PLACEHOLDER: &str = "<secret key>";
@@ -35,7 +34,7 @@ pub struct Options {
 
 /// Reports the text that is hashed, the hash, and a `curl` command with the request.
 pub async fn run(options: &Options, config: &Config) -> Result<Report, CommandError> {
-    let operation = find_operation(&options.operation, config)?;
+    let operation = find_operation(&options.operation)?;
     let form = encode_form(options)?;
     let params =
         Params::read(None, &form, &Default::default(), Default::default(), config.max_parameters.get()).await?;
@@ -67,9 +66,8 @@ pub async fn run(options: &Options, config: &Config) -> Result<Report, CommandEr
 }
 
 /// Finds an operation by its name or an alias.
-pub(super) fn find_operation(name: &str, config: &Config) -> Result<&'static Operation, CommandError> {
-    let path = ApiPath::parse(&format!("/api/{name}"), &config.prefix, &[]);
-    path.operation.filter(|_| path.id.is_none()).ok_or_else(|| operation_not_found(name))
+pub(super) fn find_operation(name: &str) -> Result<&'static Operation, CommandError> {
+    operations::find(name).map(|(operation, _)| operation).ok_or_else(|| operation_not_found(name))
 }
 
 /// Returns the error for an unknown operation, with the names of all operations.

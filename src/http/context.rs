@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, Method, Uri};
 
 use crate::accounts::Settings;
 use crate::auth::attempt_limiter::AttemptKind;
+use crate::auth::caller::Caller;
 use crate::auth::signature::HashRule;
 use crate::dialect::Dialect;
 use crate::error::ApiError;
@@ -32,16 +33,28 @@ pub struct Operation {
     pub hash_rules: &'static [HashRule],
     /// The description for client developers.
     pub spec: OperationSpec,
-    /// Authenticates and authorizes the caller, executes the request and returns the reply. The contract defines the
-    /// order of the checks.
-    pub handler: fn(&CallContext) -> HandlerFuture<'_>,
+    /// Who may use the operation.
+    pub access: Access,
+    /// Executes the request of an admitted caller and returns the reply. The contract defines the order of the checks.
+    pub handler: for<'a> fn(&'a CallContext, &'a Caller) -> HandlerFuture<'a>,
 }
 
 impl Operation {
-    /// Returns the static string equal to `name` if it is the name or an alias of the operation.
-    pub fn find_name(&self, name: &str) -> Option<&'static str> {
-        std::iter::once(&self.name).chain(self.aliases).copied().find(|alias| *alias == name)
+    /// Iterates over the name and the aliases.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        std::iter::once(&self.name).chain(self.aliases).copied()
     }
+}
+
+/// Who may use an operation, and the error for other users (`http.md`, "Admission"). `auth::admission` applies it.
+#[derive(Debug, Clone, Copy)]
+pub enum Access {
+    /// The operation is "strict": all six steps of the contract, with the errors of the contract.
+    Strict,
+    /// Users who may use calling cards. An accountant's right `callingcard_manage` must be at least this.
+    CallingCards(i16),
+    /// The operation has its own rule and errors. It gets `None` for an unknown user or a wrong password.
+    Own(fn(&CallContext, Option<Caller>) -> Result<Caller, ApiError>),
 }
 
 /// The future of [`Operation::handler`].
@@ -61,7 +74,7 @@ pub struct CallContext {
     pub system_settings: Arc<Settings>,
     /// GET, POST or HEAD.
     pub method: Method,
-    /// The URI as sent, but with single slashes in the path.
+    /// The URI as sent.
     pub uri: Uri,
     /// The request headers.
     pub headers: HeaderMap,

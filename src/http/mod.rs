@@ -1,5 +1,6 @@
 //! HTTP: router, requests, parameters, replies, monitoring endpoints and the OpenAPI document.
 
+pub mod authorized;
 pub mod client_addr;
 pub mod context;
 pub mod index;

@@ -23,6 +23,8 @@ use crate::xml::XmlReply;
 
 /// The path of the document, below the prefix and below the root.
 pub const PATH: &str = "/api/openapi.json";
+/// The route of the document below `/api`.
+pub const ROUTE: &str = "/openapi.json";
 
 const DESCRIPTION: &str = "The HTTP API of the MOR billing system for calling cards, implemented by Mortise. Every \
 operation reads its parameters from the query string and from the body, which is a form or a flat JSON object. It is \

@@ -1,16 +1,16 @@
 //! The HTTP response, as MOR sends it: XML with the content type HTML and the headers of a download (`http.md`,
 //! "Reply").
 
-use axum::body::{Body, HttpBody};
-use axum::http::header::{
-    ALLOW, CONNECTION, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, RETRY_AFTER,
-};
+use axum::body::Body;
+use axum::http::header::{ALLOW, CONNECTION, CONTENT_DISPOSITION, CONTENT_TYPE, HeaderName, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use futures_util::stream::TryStreamExt;
 
+use crate::accounts::{Setting, Settings};
 use crate::dialect::Dialect;
 use crate::error::ApiError;
+use crate::state::AppState;
 use crate::xml::XmlReply;
 
 /// A constant header value, validated at compile time.
@@ -21,8 +21,10 @@ macro_rules! header_value {
 }
 
 /// The parameters and settings that determine the reply's content type and disposition.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub struct ReplyFormat {
+    /// The dialect, which decides the status and the words of errors.
+    pub dialect: Dialect,
     /// The parameter `test` is 1: browsers show the reply instead of downloading it.
     pub test: bool,
     /// The setting `XML_API_Extension`.
@@ -53,6 +55,22 @@ impl ContentFormat {
 }
 
 impl ReplyFormat {
+    /// The format of a reply to a request whose parameters and settings are not known.
+    pub fn new(dialect: Dialect) -> Self {
+        Self { dialect, test: false, xml_extension: false, format: None }
+    }
+
+    /// Adds what the cached settings decide. A refusal that needs no database must not wait for it.
+    pub async fn with_cached_settings(self, state: &AppState) -> Self {
+        let settings = state.accounts.cached_settings(0).await;
+        self.with_settings(settings.as_deref())
+    }
+
+    /// Adds what the settings of owner 0 decide.
+    pub fn with_settings(self, settings: Option<&Settings>) -> Self {
+        Self { xml_extension: settings.is_some_and(|settings| settings.is_enabled(Setting::XmlApiExtension)), ..self }
+    }
+
     fn content_type(self) -> HeaderValue {
         match (self.test, self.xml_extension, self.format) {
             (false, false, _) => header_value!("text/html"),
@@ -79,8 +97,39 @@ const CONTENT_TRANSFER_ENCODING: HeaderName = HeaderName::from_static("content-t
 /// `true`: the reply was stored for an earlier request with the same idempotency key.
 const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
+/// The metric label `outcome` of a request, in the extensions of its response.
+#[derive(Debug, Clone, Copy)]
+pub struct Outcome(pub &'static str);
+
+/// The refusal of a request before its operation runs.
+#[derive(Debug)]
+pub struct Refusal {
+    /// The reason.
+    pub error: ApiError,
+    /// The format of the reply.
+    pub format: ReplyFormat,
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        build_response(Err(self.error), self.format)
+    }
+}
+
 /// Builds the HTTP response for the result of a request.
-pub fn build_response(result: Result<XmlReply, ApiError>, format: ReplyFormat, dialect: Dialect) -> Response {
+pub fn build_response(result: Result<XmlReply, ApiError>, format: ReplyFormat) -> Response {
+    let outcome = match &result {
+        Ok(XmlReply::Replayed(_)) => "replayed",
+        Ok(_) => "done",
+        Err(error) => error.into(),
+    };
+    let mut response = render(result, format);
+    response.extensions_mut().insert(Outcome(outcome));
+    response
+}
+
+fn render(result: Result<XmlReply, ApiError>, format: ReplyFormat) -> Response {
+    let dialect = format.dialect;
     match result {
         Ok(reply) => {
             let is_replayed = matches!(reply, XmlReply::Replayed(_));
@@ -137,15 +186,6 @@ fn build_body(reply: XmlReply) -> Body {
             Body::from_stream(chunks.inspect_err(|error| tracing::error!(%error, "streaming reply aborted")))
         }
     }
-}
-
-/// Turns a response into that to a HEAD request: removes the body and sets `Content-Length`, which otherwise is derived
-/// from the body.
-pub fn into_head_response(mut response: Response) -> Response {
-    if let Some(length) = response.body().size_hint().exact() {
-        set_header(&mut response, CONTENT_LENGTH, length.into());
-    }
-    response.map(|_| Body::empty())
 }
 
 fn set_header(response: &mut Response, name: HeaderName, value: HeaderValue) {

@@ -2,11 +2,12 @@
 
 use std::mem;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes, HttpBody};
-use axum::extract::{ConnectInfo, Request};
-use axum::http::{HeaderMap, Method, header};
+use axum::extract::{ConnectInfo, FromRequest, OriginalUri, Request};
+use axum::http::{HeaderMap, Method, Uri, header};
 use futures_util::FutureExt;
 use http_body_util::BodyExt;
 use hyper::body::Frame;
@@ -17,98 +18,151 @@ use crate::dialect::Dialect;
 use crate::error::ApiError;
 use crate::http::client_addr;
 use crate::http::context::Operation;
+use crate::http::openapi;
 use crate::http::params::{self, BodyFormat, Params};
-use crate::http::reply::{ContentFormat, ReplyFormat};
-use crate::operations::OPERATIONS;
+use crate::http::reply::{ContentFormat, Refusal, ReplyFormat};
 use crate::server::limits::RequestPermit;
 use crate::state::AppState;
 
-/// A parsed path, such as `/billing/api/card_group_get.xml` or `/api/card_group_get/6`.
-#[derive(Debug)]
-pub struct ApiPath {
-    /// `None`: no operation has this name.
-    pub operation: Option<&'static Operation>,
-    /// The name or alias in the path; empty without an operation.
+/// The route of a request to the API: a name of an operation, and whether an id follows it, as in
+/// `/billing/api/card_group_get/6`.
+#[derive(Debug, Clone, Copy)]
+pub struct ApiRoute {
+    /// The operation.
+    pub operation: &'static Operation,
+    /// The operation's name or one of its aliases.
     pub alias: &'static str,
-    /// The segment after the name, as sent.
-    pub id: Option<String>,
-    format: Option<ContentFormat>,
+    /// Whether the last segment of the path is the parameter `id`.
+    pub has_id: bool,
 }
 
-impl ApiPath {
-    /// Parses a path below `prefix` or below the root.
-    pub fn parse(path: &str, prefix: &str, suffixes: &[&str]) -> Self {
-        let name = path.strip_prefix(prefix).and_then(|path| path.strip_prefix("/api/"));
-        let rest = name.or_else(|| path.strip_prefix("/api/")).unwrap_or_default();
-        let rest = rest.strip_suffix('/').unwrap_or(rest);
-        let find = |name| OPERATIONS.iter().find_map(|operation| Some((operation, operation.find_name(name)?)));
-        // Most paths end with the name.
-        if let Some((operation, alias)) = find(rest) {
-            return Self { operation: Some(operation), alias, id: None, format: None };
+/// The format that the suffix of the path names, such as `/billing/api/card_group_get.xml`.
+#[derive(Debug, Clone, Copy)]
+struct PathFormat(ContentFormat);
+
+/// Returns the path for the router, without repeated slashes, the slash at the end and a suffix of the dialect, and the
+/// suffix.
+pub fn routed_path(sent: &str, dialect: Dialect) -> (String, Option<&str>) {
+    let segments: Vec<&str> = sent.split('/').filter(|segment| !segment.is_empty()).collect();
+    let path = format!("/{}", segments.join("/"));
+    let name_and_suffix = path.rsplit_once('.').zip(sent.trim_end_matches('/').rsplit_once('.'));
+    match name_and_suffix {
+        Some(((name, _), (_, suffix)))
+            if dialect.path_suffixes().contains(&suffix) && !path.ends_with(openapi::PATH) =>
+        {
+            (name.trim_end_matches('/').to_owned(), Some(suffix))
         }
-        let (rest, suffix) = match rest.rsplit_once('.') {
-            Some((rest, suffix)) if suffixes.contains(&suffix) => (rest, Some(suffix)),
-            _ => (rest, None),
-        };
-        let (name, id) = rest.split_once('/').map_or((rest, None), |(name, id)| (name, Some(id.to_owned())));
-        let id = id.filter(|id| !id.is_empty());
-        let has_more_segments = id.as_deref().is_some_and(|id| id.contains('/'));
-        let (operation, alias) = find(name).filter(|_| !has_more_segments).unzip();
-        Self { operation, alias: alias.unwrap_or_default(), id, format: suffix.and_then(ContentFormat::from_name) }
+        _ => (path, None),
     }
 }
 
-/// Returns the path with each run of slashes replaced by one. `None`: the path has no such run.
-pub fn with_single_slashes(path: &str) -> Option<String> {
-    path.as_bytes().windows(2).any(|pair| pair == [b'/'; 2]).then(|| {
-        path.chars().fold(String::new(), |mut single, char| {
-            if char != '/' || !single.ends_with('/') {
-                single.push(char);
-            }
-            single
-        })
-    })
+/// Rewrites the path for the router. The extension [`OriginalUri`] keeps the URI as it was sent.
+pub fn rewrite_path(mut request: Request, dialect: Dialect) -> Request {
+    let (path, suffix) = routed_path(request.uri().path(), dialect);
+    let format = suffix.and_then(ContentFormat::from_name).map(PathFormat);
+    if path != request.uri().path() {
+        let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+        let mut parts = request.uri().clone().into_parts();
+        parts.path_and_query = format!("{path}{query}").parse().ok();
+        if let Ok(uri) = Uri::from_parts(parts) {
+            let sent_uri = mem::replace(request.uri_mut(), uri);
+            request.extensions_mut().insert(OriginalUri(sent_uri));
+        }
+    }
+    if let Some(format) = format {
+        request.extensions_mut().insert(format);
+    }
+    request
 }
 
-/// A request without its path, with the permits that it holds while it is processed.
-pub(super) struct ApiRequest<'a> {
+/// A request to the API, read within the limits. As an extractor it checks the method, the limits and earlier failed
+/// attempts, in the order of the contract.
+pub struct ApiRequest {
+    /// The parameters from path, query string and body.
     pub params: Params,
+    /// GET, POST or HEAD.
+    pub method: Method,
+    /// The URI as sent.
+    pub uri: Uri,
+    /// The request headers.
+    pub headers: HeaderMap,
+    /// The client's address, resolved through trusted proxies.
     pub client: IpAddr,
-    /// The permit for one of `max_requests`, and one for the memory of the body if it needs a permit.
-    pub permits: (RequestPermit<'a>, Option<OwnedSemaphorePermit>),
+    /// The format of the reply that the request asks for, without the settings.
+    pub format: ReplyFormat,
+    /// The permits that the request holds while it is processed.
+    pub permits: RequestPermits,
 }
 
-impl<'a> ApiRequest<'a> {
-    /// Reads the body and the parameters. Checks the method, the limits and earlier failed attempts, in the order of
-    /// the contract.
-    pub async fn read(state: &'a AppState, path: &ApiPath, request: &mut Request) -> Result<Self, ApiError> {
-        if ![Method::GET, Method::POST, Method::HEAD].contains(request.method()) {
-            return Err(ApiError::MethodNotAllowed);
+/// The permit for one of `max_requests`, and one for the memory of the body if it needs a permit.
+pub type RequestPermits = (RequestPermit, Option<OwnedSemaphorePermit>);
+
+impl FromRequest<Arc<AppState>> for ApiRequest {
+    type Rejection = Refusal;
+
+    async fn from_request(mut request: Request, state: &Arc<AppState>) -> Result<Self, Refusal> {
+        match read(state, &mut request).await {
+            Ok((params, client, permits)) => Ok(Self {
+                format: requested_format(state.config.dialect, &params, request.extensions().get()),
+                params,
+                method: request.method().clone(),
+                uri: match request.extensions_mut().remove() {
+                    Some(OriginalUri(uri)) => uri,
+                    None => mem::take(request.uri_mut()),
+                },
+                headers: mem::take(request.headers_mut()),
+                client,
+                permits,
+            }),
+            Err(error) => {
+                let format = ReplyFormat::new(state.config.dialect).with_cached_settings(state).await;
+                Err(Refusal { error, format })
+            }
         }
-        let (body, body_permit) = read_body(state, mem::take(request.body_mut())).await?;
-        // After the body: a client that sends slowly must not occupy a request permit.
-        let permits = (state.load.acquire_request()?, body_permit);
-        let id = path.id.as_deref().map(|id| params::percent_decoded(id.as_bytes())).transpose()?;
-        let (query, headers) = (request.uri().query().unwrap_or_default(), request.headers());
-        if !body.is_empty() && is_encoded(headers) {
-            return Err(ApiError::UnsupportedEncoding);
-        }
-        let is_ignored = !body.is_empty() && BodyFormat::from_headers(headers).is_none();
-        let params = Params::read(id.as_deref(), query, headers, body, state.config.max_parameters.get()).await?;
-        let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
-        let peer = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
-        let client = client_addr::resolve(peer, headers, &state.config.trusted_proxies);
-        if is_ignored && state.refusal_log.should_log(("body ignored", client), Instant::now()) {
-            let content_type = headers.get(header::CONTENT_TYPE).map(|value| String::from_utf8_lossy(value.as_bytes()));
-            tracing::warn!(
-                %client,
-                content_type = ?content_type.unwrap_or_default().chars().take(LOGGED_CONTENT_TYPE_LEN_MAX).collect::<String>(),
-                "body of this type ignored: send a form, multipart fields or JSON"
-            );
-        }
-        // Before any database query, so that a flood of failed attempts is refused at the lowest cost.
-        state.attempts.check(AttemptKind::Login, client, params.get("u").unwrap_or_default(), Instant::now)?;
-        Ok(Self { params, client, permits })
+    }
+}
+
+/// Reads the parameters, the client's address and the permits of a request.
+async fn read(state: &AppState, request: &mut Request) -> Result<(Params, IpAddr, RequestPermits), ApiError> {
+    if ![Method::GET, Method::POST, Method::HEAD].contains(request.method()) {
+        return Err(ApiError::MethodNotAllowed);
+    }
+    let (body, body_permit) = read_body(state, mem::take(request.body_mut())).await?;
+    // After the body: a client that sends slowly must not occupy a request permit.
+    let permits = (state.load.acquire_request()?, body_permit);
+    let has_id = request.extensions().get::<ApiRoute>().is_some_and(|route| route.has_id);
+    let id = request.uri().path().rsplit('/').next().filter(|_| has_id);
+    let id = id.map(|id| params::percent_decoded(id.as_bytes())).transpose()?;
+    let (query, headers) = (request.uri().query().unwrap_or_default(), request.headers());
+    if !body.is_empty() && is_encoded(headers) {
+        return Err(ApiError::UnsupportedEncoding);
+    }
+    let is_ignored = !body.is_empty() && BodyFormat::from_headers(headers).is_none();
+    let params = Params::read(id.as_deref(), query, headers, body, state.config.max_parameters.get()).await?;
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    let peer = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
+    let client = client_addr::resolve(peer, headers, &state.config.trusted_proxies);
+    if is_ignored && state.refusal_log.should_log(("body ignored", client), Instant::now()) {
+        let content_type = headers.get(header::CONTENT_TYPE).map(|value| String::from_utf8_lossy(value.as_bytes()));
+        tracing::warn!(
+            %client,
+            content_type = ?content_type.unwrap_or_default().chars().take(LOGGED_CONTENT_TYPE_LEN_MAX).collect::<String>(),
+            "body of this type ignored: send a form, multipart fields or JSON"
+        );
+    }
+    // Before any database query, so that a flood of failed attempts is refused at the lowest cost.
+    state.attempts.check(AttemptKind::Login, client, params.get("u").unwrap_or_default(), Instant::now)?;
+    Ok((params, client, permits))
+}
+
+/// Returns the reply format that the request asks for. The caller adds what the settings decide.
+fn requested_format(dialect: Dialect, params: &Params, path_format: Option<&PathFormat>) -> ReplyFormat {
+    let sent_format = || params.get("format").and_then(ContentFormat::from_name);
+    let content_format = path_format.map(|format| format.0).or_else(sent_format);
+    ReplyFormat {
+        test: params.integer("test") == 1,
+        format: content_format.filter(|_| dialect.format_sets_content_type()),
+        ..ReplyFormat::new(dialect)
     }
 }
 
@@ -178,14 +232,4 @@ async fn drain_oversized(mut body: Body, max_body: usize) -> ApiError {
 fn frame_data(frame: Result<Frame<Bytes>, axum::Error>) -> Result<Bytes, ApiError> {
     let frame = frame.map_err(|_| ApiError::BadRequest("Request body is incomplete"))?;
     Ok(frame.into_data().unwrap_or_default())
-}
-
-/// Returns the reply format that the request asks for. The caller sets `xml_extension`, which comes from the settings.
-pub(super) fn reply_format(dialect: Dialect, path: &ApiPath, params: Option<&Params>) -> ReplyFormat {
-    let format_param = || params.and_then(|params| params.get("format")).and_then(ContentFormat::from_name);
-    ReplyFormat {
-        test: params.is_some_and(|params| params.integer("test") == 1),
-        xml_extension: false,
-        format: if dialect.format_sets_content_type() { path.format.or_else(format_param) } else { None },
-    }
 }

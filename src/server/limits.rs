@@ -21,7 +21,7 @@ const UNCOUNTED_BODY_BYTES: usize = 16 * 1024;
 pub struct LoadLimiter {
     requests_max: usize,
     body_bytes_max: usize,
-    in_flight: AtomicUsize,
+    in_flight: Arc<AtomicUsize>,
     /// One permit is one byte.
     body_budget: Arc<Semaphore>,
     log_throttle: LogThrottle,
@@ -33,7 +33,7 @@ impl LoadLimiter {
         Self {
             requests_max,
             body_bytes_max,
-            in_flight: AtomicUsize::new(0),
+            in_flight: Arc::default(),
             body_budget: Arc::new(Semaphore::new(body_bytes_max)),
             log_throttle: LogThrottle::default(),
         }
@@ -44,10 +44,10 @@ impl LoadLimiter {
     /// # Errors
     ///
     /// [`ApiError::Overloaded`] if `max_requests` requests run already.
-    pub fn acquire_request(&self) -> Result<RequestPermit<'_>, ApiError> {
+    pub fn acquire_request(&self) -> Result<RequestPermit, ApiError> {
         let increment = |in_flight| (in_flight < self.requests_max).then_some(in_flight + 1);
         match self.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, increment) {
-            Ok(_) => Ok(RequestPermit(&self.in_flight)),
+            Ok(_) => Ok(RequestPermit(self.in_flight.clone())),
             Err(_) => Err(self.refuse("max_requests")),
         }
     }
@@ -97,9 +97,9 @@ impl LoadLimiter {
 
 /// The permit of a running request. Dropping it releases the permit.
 #[derive(Debug)]
-pub struct RequestPermit<'a>(&'a AtomicUsize);
+pub struct RequestPermit(Arc<AtomicUsize>);
 
-impl Drop for RequestPermit<'_> {
+impl Drop for RequestPermit {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

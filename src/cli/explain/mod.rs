@@ -15,8 +15,10 @@ use crate::accounts::{AccountCache, Setting, Settings, User};
 use crate::auth::admission;
 use crate::auth::signature::SignedParams;
 use crate::config::{Config, OnOff};
+use crate::http::context::Operation;
 use crate::http::params::{self, Params};
-use crate::http::request::{self, ApiPath};
+use crate::http::request;
+use crate::operations;
 
 /// The request to explain.
 #[derive(Debug, Args)]
@@ -74,7 +76,9 @@ impl Explanation {
 
 /// A request, parsed as the server parses it.
 struct ParsedRequest {
-    path: ApiPath,
+    operation: &'static Operation,
+    /// The operation's name or alias in the path.
+    alias: &'static str,
     params: Params,
     is_get: bool,
 }
@@ -85,21 +89,19 @@ impl ParsedRequest {
         let without_scheme = url.split_once("://").map_or(url, |(_, rest)| rest);
         let path_and_query = without_scheme.find('/').map_or("", |start| &without_scheme[start..]);
         let (path, query) = path_and_query.split_once('?').unwrap_or((path_and_query, ""));
-        let single_slashes = request::with_single_slashes(path);
-        let path = single_slashes.as_deref().unwrap_or(path);
-        let name = path.split_once("/api/").map_or(path, |(_, name)| name);
-        let path = ApiPath::parse(path, &config.prefix, config.dialect.path_suffixes());
-        if path.operation.is_none() {
-            return Err(operation_not_found(name));
-        }
+        let (path, _) = request::routed_path(path, config.dialect);
+        let api_path = path.strip_prefix(&config.prefix).unwrap_or(&path).strip_prefix("/api/").unwrap_or_default();
+        let (name, id) = api_path.split_once('/').map_or((api_path, None), |(name, id)| (name, Some(id)));
+        let (operation, alias) = operations::find(name)
+            .ok_or_else(|| operation_not_found(path.split_once("/api/").map_or(&path, |(_, name)| name)))?;
         let body = options.data.clone().unwrap_or_default();
         let mut headers = HeaderMap::new();
         if body.trim_start().starts_with('{') {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
-        let id = path.id.as_deref().map(|id| params::percent_decoded(id.as_bytes())).transpose()?;
+        let id = id.map(|id| params::percent_decoded(id.as_bytes())).transpose()?;
         let params = Params::read(id.as_deref(), query, &headers, body.into(), config.max_parameters.get()).await?;
-        Ok(Self { path, params, is_get: options.data.is_none() })
+        Ok(Self { operation, alias, params, is_get: options.data.is_none() })
     }
 
     async fn explain(&self, pool: &PgPool, config: &Config) -> Result<Explanation, CommandError> {
@@ -169,8 +171,8 @@ impl ParsedRequest {
     }
 
     fn signed_params(&self) -> Vec<SignedParams<'_>> {
-        let rules = self.path.operation.map(|operation| operation.hash_rules).unwrap_or_default();
-        rules.iter().flat_map(|rule| rule.signed_params(&self.params, self.path.alias)).collect()
+        let rules = self.operation.hash_rules;
+        rules.iter().flat_map(|rule| rule.signed_params(&self.params, self.alias)).collect()
     }
 
     /// Returns reasons other than the hash for which the server refuses the request.

@@ -6,7 +6,7 @@ use crate::auth::admission;
 use crate::auth::caller::{Caller, rights};
 use crate::auth::signature::HashRule;
 use crate::error::ApiError;
-use crate::http::context::{CallContext, Operation};
+use crate::http::context::{Access, CallContext, Operation};
 use crate::money::Money;
 use crate::operations::spec::{OperationSpec, ParamType, Parameter};
 use crate::xml::XmlReply;
@@ -28,20 +28,26 @@ pub const OPERATION: Operation = Operation {
   </calling_card>
 </page>",
     },
-    handler: |call| Box::pin(handle(call)),
+    access: Access::Own(authorize),
+    handler: |call, caller| Box::pin(handle(call, caller)),
 };
 
-async fn handle(call: &CallContext) -> Result<XmlReply, ApiError> {
-    let caller = admission::authenticate(call).await?.ok_or(ApiError::RefusedWithoutStatus("User was not found"))?;
-    if !may_view_balance(&caller) {
-        let is_reseller = caller.usertype() == UserType::Reseller;
-        let right = if is_reseller { caller.calling_cards_right() } else { rights::USER_TYPE };
-        admission::log_missing_right(call, &caller, right);
-        return Err(ApiError::RefusedWithoutStatus("You are not authorized to use this functionality"));
-    }
+fn authorize(call: &CallContext, caller: Option<Caller>) -> Result<Caller, ApiError> {
+    let caller = caller.ok_or(ApiError::RefusedWithoutStatus("User was not found"))?;
+    let right = match caller.usertype() {
+        UserType::Admin => return Ok(caller),
+        UserType::Reseller if caller.right("calling_cards") > 0 => return Ok(caller),
+        UserType::Reseller => caller.calling_cards_right(),
+        UserType::Accountant | UserType::User | UserType::Partner => rights::USER_TYPE,
+    };
+    admission::log_missing_right(call, &caller, right);
+    Err(ApiError::RefusedWithoutStatus("You are not authorized to use this functionality"))
+}
+
+async fn handle(call: &CallContext, caller: &Caller) -> Result<XmlReply, ApiError> {
     let currencies = call.state.accounts.currencies().await?;
     let balance =
-        find_balance(call, &caller).await?.ok_or(ApiError::RefusedWithoutStatus("Calling Card was not found"))?;
+        find_balance(call, caller).await?.ok_or(ApiError::RefusedWithoutStatus("Calling Card was not found"))?;
     let balance = balance.or((!call.dialect().leaves_missing_balance_empty()).then(Money::zero));
     Ok(XmlReply::new("page", |page| {
         page.element("calling_card", |card| {
@@ -49,14 +55,6 @@ async fn handle(call: &CallContext) -> Result<XmlReply, ApiError> {
             card.text("currency", currencies.system().map_or("", |system| &system.name));
         });
     }))
-}
-
-fn may_view_balance(caller: &Caller) -> bool {
-    match caller.usertype() {
-        UserType::Admin => true,
-        UserType::Reseller => caller.right("calling_cards") > 0,
-        UserType::Accountant | UserType::User | UserType::Partner => false,
-    }
 }
 
 /// Finds the balance of the card with the number: a hidden card only if no other card has the number, and for a

@@ -7,12 +7,11 @@ use bigdecimal::{BigDecimal, ToPrimitive};
 use sqlx::{PgConnection, PgExecutor};
 use tokio::sync::OwnedMutexGuard;
 
-use crate::auth::admission;
 use crate::auth::caller::{Caller, RIGHT_READ};
 use crate::auth::signature::HashRule;
 use crate::dialect::Dialect;
 use crate::error::ApiError;
-use crate::http::context::{CallContext, Operation};
+use crate::http::context::{Access, CallContext, Operation};
 use crate::http::params::Params;
 use crate::idempotency::Idempotency;
 use crate::number;
@@ -57,7 +56,8 @@ pub const OPERATION: Operation = Operation {
   </status>
 </page>",
     },
-    handler: |call| Box::pin(handle(call)),
+    access: Access::CallingCards(RIGHT_READ),
+    handler: |call, caller| Box::pin(handle(call, caller)),
 };
 
 /// How long a request waits for other requests that create cards in bulk.
@@ -65,12 +65,11 @@ const BULK_LOCK_TIMEOUT: Duration = Duration::from_secs(120);
 /// The length of MOR's column, in characters.
 const LANGUAGE_LEN_MAX: usize = 10;
 
-async fn handle(call: &CallContext) -> Result<XmlReply, ApiError> {
-    let caller = admission::require_calling_cards(call, RIGHT_READ).await?;
-    let idempotency = Idempotency::new(call, &caller).await?;
-    let created = idempotency.change(prepare(call, &caller), async |connection, _lock| {
+async fn handle(call: &CallContext, caller: &Caller) -> Result<XmlReply, ApiError> {
+    let idempotency = Idempotency::new(call, caller).await?;
+    let created = idempotency.change(prepare(call, caller), async |connection, _lock| {
         bulk_create::lock_bulk_create(connection).await?;
-        create(connection, call, &caller).await
+        create(connection, call, caller).await
     });
     Ok(created.await?.render(|(created, requested): (u64, u32)| {
         XmlReply::status("status", format!("Cards created: {created}/{requested}"))

@@ -9,7 +9,7 @@ use crate::auth::admission;
 use crate::auth::caller::{Caller, RIGHT_READ, rights};
 use crate::auth::signature::HashRule;
 use crate::error::ApiError;
-use crate::http::context::{CallContext, Operation};
+use crate::http::context::{Access, CallContext, Operation};
 use crate::money::Money;
 use crate::number;
 use crate::operations::spec::{OperationSpec, ParamType, Parameter};
@@ -67,7 +67,8 @@ pub const OPERATION: Operation = Operation {
   </cards>
 </page>",
     },
-    handler: |call| Box::pin(handle(call)),
+    access: Access::CallingCards(RIGHT_READ),
+    handler: |call, caller| Box::pin(handle(call, caller)),
 };
 
 /// Number of cards on a page if `per_page` is not sent.
@@ -79,9 +80,8 @@ const BEGIN_FIRST: &str =
     "begin read only; set local plan_cache_mode = force_custom_plan; set local enable_seqscan = on;
     set local enable_bitmapscan = on; set local enable_hashjoin = on";
 
-async fn handle(call: &CallContext) -> Result<XmlReply, ApiError> {
-    let caller = admission::require_calling_cards(call, RIGHT_READ).await?;
-    let search = Search::read(call, &caller).ok_or(NOT_FOUND)?;
+async fn handle(call: &CallContext, caller: &Caller) -> Result<XmlReply, ApiError> {
+    let search = Search::read(call, caller).ok_or(NOT_FOUND)?;
     let shows_pins = search.shows_pins;
     let permit = call.state.acquire_list_permit().await.ok_or(ApiError::Unavailable)?;
     let connections = ListConnections::new(call.state.pool.clone(), permit);

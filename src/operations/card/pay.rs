@@ -10,7 +10,7 @@ use crate::auth::admission;
 use crate::auth::caller::{Caller, rights};
 use crate::auth::signature::HashRule;
 use crate::error::ApiError;
-use crate::http::context::{CallContext, Operation};
+use crate::http::context::{Access, CallContext, Operation};
 use crate::idempotency::Idempotency;
 use crate::money::{AMOUNT_MAX_EXCLUSIVE, Money};
 use crate::number;
@@ -65,24 +65,9 @@ pub const OPERATION: Operation = Operation {
   </add_payment>
 </page>",
     },
-    handler: |call| Box::pin(handle(call)),
+    access: Access::Own(authorize),
+    handler: |call, caller| Box::pin(handle(call, caller)),
 };
-
-async fn handle(call: &CallContext) -> Result<XmlReply, ApiError> {
-    let caller = admission::authenticate(call).await?;
-    let caller = authorize(call, caller)?;
-    let idempotency = Idempotency::new(call, &caller).await?;
-    let receipt = idempotency.change(call.state.accounts.currencies(), async |connection, currencies| {
-        let card = Card::find(connection, call, &caller).await?;
-        let payment = Payment::read(call, &caller, currencies)?;
-        if call.dialect().creates_missing_taxes() {
-            store::tax::ensure_taxes(connection, card.cardgroup_id).await?;
-        }
-        let result = apply_payment(connection, call, &card, &payment).await?;
-        Ok(Receipt::new(card, payment, result))
-    });
-    Ok(receipt.await?.render(render_reply))
-}
 
 fn authorize(call: &CallContext, caller: Option<Caller>) -> Result<Caller, ApiError> {
     if !call.system_settings.is_enabled(Setting::AllowPayments) {
@@ -99,6 +84,20 @@ fn authorize(call: &CallContext, caller: Option<Caller>) -> Result<Caller, ApiEr
     };
     admission::log_missing_right(call, &caller, right);
     Err(error)
+}
+
+async fn handle(call: &CallContext, caller: &Caller) -> Result<XmlReply, ApiError> {
+    let idempotency = Idempotency::new(call, caller).await?;
+    let receipt = idempotency.change(call.state.accounts.currencies(), async |connection, currencies| {
+        let card = Card::find(connection, call, caller).await?;
+        let payment = Payment::read(call, caller, currencies)?;
+        if call.dialect().creates_missing_taxes() {
+            store::tax::ensure_taxes(connection, card.cardgroup_id).await?;
+        }
+        let result = apply_payment(connection, call, &card, &payment).await?;
+        Ok(Receipt::new(card, payment, result))
+    });
+    Ok(receipt.await?.render(render_reply))
 }
 
 /// The card to top up. Its row is locked.

@@ -7,11 +7,10 @@ use sqlx::PgConnection;
 
 use super::selector::CardSelector;
 use crate::accounts::Currencies;
-use crate::auth::admission;
 use crate::auth::caller::Caller;
 use crate::auth::signature::HashRule;
 use crate::error::{ApiError, is_lock_timeout};
-use crate::http::context::{CallContext, Operation};
+use crate::http::context::{Access, CallContext, Operation};
 use crate::idempotency::key::is_duplicate_key;
 use crate::idempotency::{ChangeOutcome, Idempotency};
 use crate::mail::OutboxEntry;
@@ -63,18 +62,17 @@ pub const OPERATION: Operation = Operation {
   </cards>
 </page>",
     },
-    handler: |call| Box::pin(handle(call)),
+    access: Access::Strict,
+    handler: |call, caller| Box::pin(handle(call, caller)),
 };
 
-async fn handle(call: &CallContext) -> Result<XmlReply, ApiError> {
-    let caller = admission::authorize_strict(call).await?;
-    let idempotency = Idempotency::new(call, &caller).await?;
+async fn handle(call: &CallContext, caller: &Caller) -> Result<XmlReply, ApiError> {
+    let idempotency = Idempotency::new(call, caller).await?;
     let input = Input::read(call);
     let currencies = call.state.accounts.currencies().await?;
-    let email = resolve_email(call, &caller, &input).await?;
-    let terms = resolve_terms(call, &caller, &currencies, &input, email);
-    let context =
-        SaleContext { call, caller: &caller, input: &input, terms: terms.as_ref(), idempotency: &idempotency };
+    let email = resolve_email(call, caller, &input).await?;
+    let terms = resolve_terms(call, caller, &currencies, &input, email);
+    let context = SaleContext { call, caller, input: &input, terms: terms.as_ref(), idempotency: &idempotency };
 
     let cards = context.sell_fast_path().await?;
     if !cards.is_empty() {

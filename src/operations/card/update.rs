@@ -10,7 +10,7 @@ use crate::auth::admission;
 use crate::auth::caller::{Caller, RIGHT_EDIT, rights};
 use crate::auth::signature::HashRule;
 use crate::error::{ApiError, map_constraint};
-use crate::http::context::{CallContext, Operation};
+use crate::http::context::{Access, CallContext, Operation};
 use crate::http::params::Params;
 use crate::idempotency::Idempotency;
 use crate::number;
@@ -62,7 +62,8 @@ pub const OPERATION: Operation = Operation {
   </status>
 </page>",
     },
-    handler: |call| Box::pin(handle(call)),
+    access: Access::CallingCards(RIGHT_EDIT),
+    handler: |call, caller| Box::pin(handle(call, caller)),
 };
 
 /// The length of MOR's column, in characters.
@@ -74,17 +75,16 @@ const NUMBER_TAKEN: ApiError = ApiError::Refused("Number is already taken");
 const PIN_TAKEN: ApiError = ApiError::Refused("PIN is already taken");
 const CALLERID_TAKEN: ApiError = ApiError::Refused("CallerID must be unique");
 
-async fn handle(call: &CallContext) -> Result<XmlReply, ApiError> {
-    let caller = admission::require_calling_cards(call, RIGHT_EDIT).await?;
-    let idempotency = Idempotency::new(call, &caller).await?;
+async fn handle(call: &CallContext, caller: &Caller) -> Result<XmlReply, ApiError> {
+    let idempotency = Idempotency::new(call, caller).await?;
     let updated = idempotency.change(prepare(call), async |connection, (id, callerid, _lock)| {
         if let Some(callerid) = callerid.value() {
             store::caller_id::advisory_lock(connection, callerid).await?;
             store::caller_id::lock_cards(connection, callerid, *id).await?;
         }
-        let card = Card::find(connection, call, &caller, *id, callerid.value()).await?;
-        let input = Input::read(call, &caller, &card, callerid)?;
-        write(connection, &caller, *id, &input).await
+        let card = Card::find(connection, call, caller, *id, callerid.value()).await?;
+        let input = Input::read(call, caller, &card, callerid)?;
+        write(connection, caller, *id, &input).await
     });
     Ok(updated.await?.render(|()| XmlReply::status("success", "Calling Card successfully updated")))
 }

@@ -9,11 +9,10 @@ use super::input::{self, Input, Taxes};
 use super::lookups::Lookups;
 use super::parameters::PARAMETERS;
 use crate::accounts::{Currencies, Setting, UserType};
-use crate::auth::admission;
 use crate::auth::caller::Caller;
 use crate::auth::signature::HashRule;
 use crate::error::{ApiError, map_constraint};
-use crate::http::context::{CallContext, Operation};
+use crate::http::context::{Access, CallContext, Operation};
 use crate::idempotency::Idempotency;
 use crate::number;
 use crate::operations::spec::{OperationSpec, ParamType, Parameter};
@@ -56,17 +55,17 @@ pub const OPERATION: Operation = Operation {
   </status>
 </page>",
     },
-    handler: |call| Box::pin(handle(call)),
+    access: Access::Own(input::authorize),
+    handler: |call, caller| Box::pin(handle(call, caller)),
 };
 
-async fn handle(call: &CallContext) -> Result<XmlReply, ApiError> {
-    let caller = input::authorize(call, admission::authenticate(call).await?)?;
-    let idempotency = Idempotency::new(call, &caller).await?;
-    let created = idempotency.change(prepare(call, &caller), async |connection, (currencies, default_location)| {
-        let lookups = Lookups::load(&mut *connection, call, &caller, *default_location, None).await?;
-        let input = Input::read(call, &caller, currencies, &lookups, None)?;
+async fn handle(call: &CallContext, caller: &Caller) -> Result<XmlReply, ApiError> {
+    let idempotency = Idempotency::new(call, caller).await?;
+    let created = idempotency.change(prepare(call, caller), async |connection, (currencies, default_location)| {
+        let lookups = Lookups::load(&mut *connection, call, caller, *default_location, None).await?;
+        let input = Input::read(call, caller, currencies, &lookups, None)?;
         let tax_id = create_tax_row(connection, &input.taxes).await?;
-        create(connection, call, &caller, tax_id, &input).await
+        create(connection, call, caller, tax_id, &input).await
     });
     Ok(created.await?.render(|()| XmlReply::status("success", "Card Group was successfully created")))
 }

@@ -3,11 +3,10 @@
 
 use bigdecimal::BigDecimal;
 
-use crate::auth::admission;
 use crate::auth::caller::Caller;
 use crate::auth::signature::HashRule;
 use crate::error::ApiError;
-use crate::http::context::{CallContext, Operation};
+use crate::http::context::{Access, CallContext, Operation};
 use crate::money::Money;
 use crate::operations::spec::{OperationSpec, ParamType, Parameter};
 use crate::store;
@@ -37,15 +36,15 @@ pub const OPERATION: Operation = Operation {
   </cardgroup>
 </page>",
     },
-    handler: |call| Box::pin(handle(call)),
+    access: Access::Strict,
+    handler: |call, caller| Box::pin(handle(call, caller)),
 };
 
-async fn handle(call: &CallContext) -> Result<XmlReply, ApiError> {
-    let caller = admission::authorize_strict(call).await?;
+async fn handle(call: &CallContext, caller: &Caller) -> Result<XmlReply, ApiError> {
     let id = i32::try_from(call.params.integer("id")).unwrap_or(-1);
     let currencies = call.state.accounts.currencies().await?;
     let rate = currencies.display_rate(caller.currency_id(), call.dialect());
-    let group = find(call, &caller, id, &rate).await?.ok_or(ApiError::CardgroupNotFound)?;
+    let group = find(call, caller, id, &rate).await?.ok_or(ApiError::CardgroupNotFound)?;
     if !group.has_taxes && call.dialect().creates_missing_taxes() {
         // Boxed: the future is large, and this happens once per group.
         Box::pin(ensure_taxes(call, id)).await?;

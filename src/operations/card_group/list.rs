@@ -4,11 +4,10 @@
 use sqlx::PgConnection;
 
 use crate::accounts::UserType;
-use crate::auth::admission;
 use crate::auth::caller::{Caller, RIGHT_READ};
 use crate::auth::signature::HashRule;
 use crate::error::ApiError;
-use crate::http::context::{CallContext, Operation};
+use crate::http::context::{Access, CallContext, Operation};
 use crate::money::Money;
 use crate::number;
 use crate::operations::spec::{OperationSpec, ParamType, Parameter};
@@ -50,12 +49,12 @@ pub const OPERATION: Operation = Operation {
   </cc_groups>
 </page>",
     },
-    handler: |call| Box::pin(handle(call)),
+    access: Access::CallingCards(RIGHT_READ),
+    handler: |call, caller| Box::pin(handle(call, caller)),
 };
 
-async fn handle(call: &CallContext) -> Result<XmlReply, ApiError> {
-    let caller = admission::require_calling_cards(call, RIGHT_READ).await?;
-    let filter = GroupFilter::read(call, &caller)?;
+async fn handle(call: &CallContext, caller: &Caller) -> Result<XmlReply, ApiError> {
+    let filter = GroupFilter::read(call, caller)?;
     if call.dialect().creates_missing_taxes() {
         ensure_taxes(call, &filter).await?;
     }

@@ -6,11 +6,10 @@ use sqlx::PgConnection;
 use super::input::{self, Input, Taxes};
 use super::lookups::{ExistingGroup, Lookups};
 use super::parameters::PARAMETERS;
-use crate::auth::admission;
 use crate::auth::caller::Caller;
 use crate::auth::signature::HashRule;
 use crate::error::{ApiError, map_constraint};
-use crate::http::context::{CallContext, Operation};
+use crate::http::context::{Access, CallContext, Operation};
 use crate::idempotency::Idempotency;
 use crate::number;
 use crate::operations::spec::{OperationSpec, ParamType, Parameter};
@@ -40,16 +39,16 @@ pub const OPERATION: Operation = Operation {
   </status>
 </page>",
     },
-    handler: |call| Box::pin(handle(call)),
+    access: Access::Own(input::authorize),
+    handler: |call, caller| Box::pin(handle(call, caller)),
 };
 
-async fn handle(call: &CallContext) -> Result<XmlReply, ApiError> {
-    let caller = input::authorize(call, admission::authenticate(call).await?)?;
-    let idempotency = Idempotency::new(call, &caller).await?;
+async fn handle(call: &CallContext, caller: &Caller) -> Result<XmlReply, ApiError> {
+    let idempotency = Idempotency::new(call, caller).await?;
     let updated = idempotency.change(call.state.accounts.currencies(), async |connection, currencies| {
-        let existing = find(connection, call, &caller).await?;
-        let lookups = Lookups::load(&mut *connection, call, &caller, None, Some(&existing)).await?;
-        let input = Input::read(call, &caller, currencies, &lookups, Some(&existing))?;
+        let existing = find(connection, call, caller).await?;
+        let lookups = Lookups::load(&mut *connection, call, caller, None, Some(&existing)).await?;
+        let input = Input::read(call, caller, currencies, &lookups, Some(&existing))?;
         let tax_id = write_taxes(connection, call, &existing, &input.taxes).await?;
         write(connection, call, existing.id, tax_id, &input).await
     });

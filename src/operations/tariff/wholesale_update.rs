@@ -5,10 +5,10 @@ use sqlx::{PgConnection, PgExecutor};
 
 use crate::accounts::{Currencies, UserType};
 use crate::auth::admission;
-use crate::auth::caller::{Caller, rights};
+use crate::auth::caller::{Caller, RIGHT_EDIT, rights};
 use crate::auth::signature::HashRule;
 use crate::error::{ApiError, map_constraint};
-use crate::http::context::{CallContext, Operation};
+use crate::http::context::{Access, CallContext, Operation};
 use crate::idempotency::Idempotency;
 use crate::operations::spec::{OperationSpec, ParamType, Parameter};
 use crate::xml::XmlReply;
@@ -40,7 +40,8 @@ pub const OPERATION: Operation = Operation {
   <tariff_id>9</tariff_id>
 </page>",
     },
-    handler: |call| Box::pin(handle(call)),
+    access: Access::Own(authorize),
+    handler: |call, caller| Box::pin(handle(call, caller)),
 };
 
 /// The wholesale tariff does not exist or has another owner.
@@ -50,35 +51,32 @@ const BAD_LOGIN: ApiError = ApiError::RefusedWithoutStatus("Bad login");
 /// The length of MOR's columns, in characters.
 const NAME_LEN_MAX: usize = 255;
 
-async fn handle(call: &CallContext) -> Result<XmlReply, ApiError> {
-    let caller = admission::authenticate(call).await?.ok_or(BAD_LOGIN)?;
-    if !may_manage_tariffs(&caller) {
-        let is_accountant = caller.usertype() == UserType::Accountant;
-        let right = if is_accountant { rights::TARIFF_MANAGE } else { rights::USER_TYPE };
-        admission::log_missing_right(call, &caller, right);
-        return Err(BAD_LOGIN);
-    }
-    let idempotency = Idempotency::new(call, &caller).await?;
-    let (id, owner) = (call.params.integer("id"), tariff_owner_id(call, &caller));
+fn authorize(call: &CallContext, caller: Option<Caller>) -> Result<Caller, ApiError> {
+    let caller = caller.ok_or(BAD_LOGIN)?;
+    let right = match caller.usertype() {
+        UserType::Admin | UserType::Reseller => return Ok(caller),
+        UserType::Accountant if caller.right(rights::TARIFF_MANAGE) == RIGHT_EDIT => return Ok(caller),
+        UserType::Accountant => rights::TARIFF_MANAGE,
+        UserType::User | UserType::Partner => rights::USER_TYPE,
+    };
+    admission::log_missing_right(call, &caller, right);
+    Err(BAD_LOGIN)
+}
+
+async fn handle(call: &CallContext, caller: &Caller) -> Result<XmlReply, ApiError> {
+    let idempotency = Idempotency::new(call, caller).await?;
+    let (id, owner) = (call.params.integer("id"), tariff_owner_id(call, caller));
     let created_id = idempotency.change(call.state.accounts.currencies(), async |connection, currencies| {
         if id != 0 {
             check_tariff_exists(&mut *connection, id, owner).await?;
         }
-        let input = Input::read(connection, call, &caller, currencies, (id != 0).then_some(id), owner).await?;
+        let input = Input::read(connection, call, caller, currencies, (id != 0).then_some(id), owner).await?;
         match id {
             0 => create(connection, owner, &input).await.map(Some),
             id => update(connection, call, id, owner, &input).await.map(|()| None),
         }
     });
     Ok(created_id.await?.render(render_reply))
-}
-
-fn may_manage_tariffs(caller: &Caller) -> bool {
-    match caller.usertype() {
-        UserType::Admin | UserType::Reseller => true,
-        UserType::Accountant => caller.right(rights::TARIFF_MANAGE) == 2,
-        UserType::User | UserType::Partner => false,
-    }
 }
 
 /// Returns the owner of the caller's tariffs.

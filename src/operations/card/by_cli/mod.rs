@@ -15,12 +15,11 @@ use tokio::sync::OwnedMutexGuard;
 use self::action::Action;
 use self::lookup::{Device, Lookup};
 use crate::accounts::Currencies;
-use crate::auth::admission;
 use crate::auth::attempt_limiter::AttemptKind;
 use crate::auth::caller::Caller;
 use crate::auth::signature::HashRule;
 use crate::error::ApiError;
-use crate::http::context::{CallContext, Operation};
+use crate::http::context::{Access, CallContext, Operation};
 use crate::http::params::Params;
 use crate::idempotency::Idempotency;
 use crate::money::Money;
@@ -71,15 +70,15 @@ pub const OPERATION: Operation = Operation {
   </card>
 </page>",
     },
-    handler: |call| Box::pin(handle(call)),
+    access: Access::Strict,
+    handler: |call, caller| Box::pin(handle(call, caller)),
 };
 
-async fn handle(call: &CallContext) -> Result<XmlReply, ApiError> {
-    let caller = admission::authorize_strict(call).await?;
-    let idempotency = Idempotency::new(call, &caller).await?;
+async fn handle(call: &CallContext, caller: &Caller) -> Result<XmlReply, ApiError> {
+    let idempotency = Idempotency::new(call, caller).await?;
     let wrapped = call.dialect().wraps_in_response();
     let changed = idempotency.change(prepare(call), async |connection, (currencies, input, _lock)| {
-        update(connection, &Context::new(call, &caller, currencies), input).await.map_err(|error| match error {
+        update(connection, &Context::new(call, caller, currencies), input).await.map_err(|error| match error {
             ApiError::TransactionFailed => ApiError::CallerIdTransactionFailed,
             ApiError::PinNotFound => {
                 call.record_failed_attempt(AttemptKind::Pin);
