@@ -1,6 +1,7 @@
 //! The data directory of the local PostgreSQL: damaged files, files of other users, and symbolic links.
 
 use std::fs::{File, Permissions};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -10,14 +11,23 @@ use mortise::managed_postgres::ManagedPostgres;
 use mortise::managed_postgres::error::ManagedPostgresError;
 use mortise::managed_postgres::installation;
 use mortise::managed_postgres::os_user::OsUser;
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::process::{create_data_dir, serve_command, start};
 
 /// Runs a server that must not start; returns its standard error.
 fn start_error(data: &Path) -> String {
-    let output = serve_command(data).output().unwrap();
-    assert_eq!(output.status.code(), Some(4), "{output:?}");
-    String::from_utf8(output.stderr).unwrap()
+    let mut child = serve_command(data).spawn().unwrap();
+    let mut stderr = String::new();
+    for line in BufReader::new(child.stderr.take().unwrap()).lines() {
+        let line = line.unwrap();
+        if line.contains("listening on") {
+            kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+        }
+        stderr += &(line + "\n");
+    }
+    assert_eq!(child.wait().unwrap().code(), Some(4), "{stderr}");
+    stderr
 }
 
 /// PostgreSQL refuses each of these, because another PostgreSQL could just be starting.
@@ -54,14 +64,15 @@ async fn pid_file_beside_a_process_in_the_cluster_is_kept() {
 }
 
 #[tokio::test]
-async fn start_error_has_only_messages_of_this_start() {
+async fn start_error_has_only_messages_of_the_last_start() {
     let data = create_data_dir();
     start(serve_command(data.path())).stop();
     let conf = data.path().join("postgres/postgresql.conf");
     let text = std::fs::read_to_string(&conf).unwrap();
     std::fs::write(&conf, text.clone() + "\nshared_buffers = 'many'\n").unwrap();
     let error = start_error(data.path());
-    assert!(error.contains("\"shared_buffers\": \"many\""), "{error}");
+    // PostgreSQL was started several times.
+    assert_eq!(error.matches("\"shared_buffers\": \"many\"").count(), 1, "{error}");
     assert!(!error.contains("database system is shut down"), "{error}");
     std::fs::write(&conf, text).unwrap();
     start(serve_command(data.path())).stop();
@@ -146,7 +157,14 @@ async fn data_directory_of_another_user_is_refused() {
 async fn process_1_leaves_no_zombies() {
     use std::time::{Duration, Instant};
 
-    use rustix::process::{Pid, Signal, kill_process};
+    /// Ends the namespace when the test fails: `unshare` ignores SIGTERM.
+    struct KillOnDrop(Pid);
+
+    impl Drop for KillOnDrop {
+        fn drop(&mut self) {
+            let _ = kill_process(self.0, Signal::KILL);
+        }
+    }
 
     const UNSHARE: [&str; 4] = ["--pid", "--fork", "--kill-child", "--mount-proc"];
     if !Command::new("unshare").args(UNSHARE).arg("true").status().is_ok_and(|status| status.success()) {
@@ -168,18 +186,24 @@ async fn process_1_leaves_no_zombies() {
         std::fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| status.contains(line))
     };
     let [init] = children(server.child.id())[..] else { panic!("unshare has no child process") };
+    let init_pid = Pid::from_raw(init.cast_signed()).unwrap();
+    let guard = KillOnDrop(init_pid);
     let postmaster = |parent: u32| children(parent).into_iter().find(|child| is(*child, "Name:\tpostgres"));
     let postmaster = children(init).into_iter().chain([init]).find_map(postmaster).unwrap();
     let processes = children(postmaster).len();
     assert!(processes > 3, "{processes}");
     kill_process(Pid::from_raw(postmaster.cast_signed()).unwrap(), Signal::KILL).unwrap();
-    while !server.buy_cards().await.contains("<number>") {}
+    let started = Instant::now();
+    while !server.buy_cards().await.contains("<number>") {
+        assert!(started.elapsed() < Duration::from_secs(60), "PostgreSQL is not restarted");
+    }
     let started = Instant::now();
     while children(init).into_iter().any(|child| is(child, "State:\tZ")) {
         assert!(started.elapsed() < Duration::from_secs(20), "process 1 leaves zombies");
         tokio::task::yield_now().await;
     }
-    kill_process(Pid::from_raw(init.cast_signed()).unwrap(), Signal::TERM).unwrap();
+    kill_process(init_pid, Signal::TERM).unwrap();
+    std::mem::forget(guard);
     assert!(server.child.wait().unwrap().success());
     assert!(!data.path().join("postgres/postmaster.pid").exists());
 }
