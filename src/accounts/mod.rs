@@ -216,7 +216,9 @@ impl AccountCache {
         let mut connection = self.pool.acquire().await?;
         let rows = sqlx::query_as!(
             Currency,
-            r#"select id, rtrim(name) as "name!", coalesce(exchange_rate, 1) as "exchange_rate!", active = 1 as "active!"
+            // A rate that is NaN is unknown, that is, 0: it must not make the other currencies unreadable.
+            r#"select id, rtrim(name) as "name!", active = 1 as "active!",
+                   case when exchange_rate = 'NaN' then 0 else coalesce(exchange_rate, 1) end as "exchange_rate!"
                from currencies order by id"#
         )
         .fetch_all(&mut *connection)

@@ -1,6 +1,7 @@
 //! Failures, concurrency, caches, the database and schema upgrades.
 
 mod account_cache;
+mod amounts;
 mod audit_retention;
 mod chaos;
 mod contention;
