@@ -7,9 +7,11 @@ use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::{Connection, PgPool};
 
 use crate::config::Config;
+use crate::db::schema::Severity;
 use crate::db::session::SessionError;
 
 pub mod pool;
+pub mod schema;
 pub mod seed;
 pub mod session;
 
@@ -42,6 +44,10 @@ pub enum DatabaseError {
     SchemaOutdated { count: usize, first: i64 },
     #[error("cannot read the list of applied migrations: {0}")]
     MigrationsUnreadable(sqlx::Error),
+    #[error("the database schema is damaged ({0}): run `mortise doctor`, which prints how to repair it")]
+    SchemaDamaged(String),
+    #[error("cannot read the database schema: {0}")]
+    SchemaUnreadable(sqlx::Error),
     #[error("cannot create the initial data: {0}")]
     SeedFailed(sqlx::Error),
 }
@@ -165,11 +171,35 @@ pub async fn require_current_schema(pool: &PgPool) -> Result<(), DatabaseError> 
     missing.first().map_or(Ok(()), |first| Err(DatabaseError::SchemaOutdated { count: missing.len(), first: *first }))
 }
 
+/// Compares the schema, whose migrations are all applied, with the migrations. Logs a warning for differences that do
+/// not endanger money.
+///
+/// # Errors
+///
+/// [`DatabaseError::SchemaDamaged`] if an object is missing or not in force without which a card can be sold twice.
+pub async fn require_intact_schema(pool: &PgPool) -> Result<(), DatabaseError> {
+    let differences = schema::find_differences(pool).await.map_err(DatabaseError::SchemaUnreadable)?;
+    let messages = |is_critical: bool| -> Vec<&str> {
+        let has_severity = |found: Severity| (found == Severity::Critical) == is_critical;
+        let matching = differences.iter().filter(|difference| has_severity(difference.severity));
+        matching.map(|difference| difference.message.as_str()).collect()
+    };
+    let critical = messages(true);
+    if !critical.is_empty() {
+        return Err(DatabaseError::SchemaDamaged(critical.join("; ")));
+    }
+    let others = messages(false);
+    if !others.is_empty() {
+        tracing::warn!(differences = others.join("; "), "schema differs from the migrations");
+    }
+    Ok(())
+}
+
 fn describe_count(count: usize) -> String {
     if count == 1 { "1 migration is".to_owned() } else { format!("{count} migrations are") }
 }
 
-/// Returns the SQL of all migrations in order of version.
-pub fn migration_sql() -> impl Iterator<Item = &'static str> {
-    MIGRATOR.iter().map(|migration| migration.sql.as_str())
+/// Returns the number of migrations.
+pub fn migration_count() -> usize {
+    MIGRATOR.iter().count()
 }

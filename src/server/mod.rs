@@ -121,6 +121,7 @@ async fn prepare_database(
         OnOff::On => drop(db::migrate(&pool).await?),
         OnOff::Off => db::require_current_schema(&pool).await?,
     }
+    db::require_intact_schema(&pool).await?;
     if !seed::seed_if_empty(&pool, demo, print_credentials).await? && demo {
         tracing::info!("database has users already, --demo adds no data");
     }

@@ -6,6 +6,11 @@ use super::{Check, join_limited};
 use crate::db::seed;
 use crate::number;
 
+/// Lengths of a secret key, in characters. All keys of 7 letters and digits can be tried within minutes, of 15 in no
+/// foreseeable time.
+const KEY_LEN_MIN: usize = 8;
+const KEY_LEN_RECOMMENDED: usize = 16;
+
 /// A setting of an owner.
 struct ApiSettingRow {
     owner: String,
@@ -47,6 +52,7 @@ pub async fn check_all(pool: &PgPool, connection: &mut PgConnection) -> sqlx::Re
     Ok(vec![
         check_demo_key(has_demo_key),
         check_missing_keys(&rows),
+        check_key_lengths(&rows),
         check_hash_checking(&rows),
         check_get_requests(&rows),
         check_previous_keys(&rows),
@@ -79,6 +85,26 @@ fn check_missing_keys(rows: &[ApiSettingRow]) -> Check {
             format!("the API is on, but no secret key is set: {names}"),
             "run `mortise key set` (--user RESELLER)",
         )
+    })
+}
+
+/// Checks the lengths of the keys: who sees one signed request can try keys without asking the server.
+fn check_key_lengths(rows: &[ApiSettingRow]) -> Check {
+    let shorter_than = |length: usize| -> Vec<String> {
+        let is_short = |row: &&ApiSettingRow| {
+            row.name.starts_with("API_Secret_Key") && (1..length).contains(&row.value.chars().count())
+        };
+        rows.iter().filter(is_short).map(|row| row.owner.clone()).collect()
+    };
+    let describe =
+        |length: usize, names: &str| format!("secret keys with fewer than {length} characters can be guessed: {names}");
+    let advice = "run `mortise key rotate --keep 7d` (--user RESELLER)";
+    let (guessable, short) = (shorter_than(KEY_LEN_MIN), shorter_than(KEY_LEN_RECOMMENDED));
+    if !guessable.is_empty() {
+        return Check::problem("key length", describe(KEY_LEN_MIN, &join_limited(&guessable)), advice);
+    }
+    Check::ok_if_empty("key length", &short, "no secret key is short", |names| {
+        Check::warning("key length", describe(KEY_LEN_RECOMMENDED, &names), advice)
     })
 }
 

@@ -3,6 +3,7 @@
 mod disk;
 mod ids;
 mod keys;
+mod mail;
 mod schema;
 mod server;
 mod stock;
@@ -10,7 +11,7 @@ mod text;
 
 use serde::Serialize;
 use serde_json::json;
-use sqlx::{PgConnection, PgPool};
+use sqlx::{Connection, PgConnection, PgPool};
 
 use super::database::{begin_read_only, with_any_schema};
 use super::{CommandError, Report};
@@ -98,6 +99,7 @@ pub async fn run(layers: Result<Layers, ConfigError>) -> Report {
                 Err(error) => Check::problem("settings", error.to_string(), SETTINGS_ADVICE),
             });
             checks.extend(disk::check_free_space(&config));
+            checks.push(check_passwords(&config));
             match with_any_schema(&config, async |pool| Ok(run_database_checks(&config, pool).await)).await {
                 Ok(more) => checks.extend(more),
                 Err(error) => checks.push(database_unreachable(&error)),
@@ -109,6 +111,16 @@ pub async fn run(layers: Result<Layers, ConfigError>) -> Report {
     let summary = format!("problems: {}, warnings: {}", count(CheckState::Problem), count(CheckState::Warning));
     let lines: Vec<String> = checks.iter().map(Check::format_line).chain([summary]).collect();
     Report::new(lines.join("\n"), json!({ "ok": is_ok, "checks": checks })).fail_unless(is_ok)
+}
+
+/// Checks that a leaked secret key alone does not permit to buy cards.
+fn check_passwords(config: &Config) -> Check {
+    if config.require_password {
+        Check::ok("passwords", "each request must have the password of its user")
+    } else {
+        let message = "requests need no password: who has the secret key of an owner can act as each of its users";
+        Check::warning("passwords", message, "let the clients send p, then set require_password = true")
+    }
 }
 
 fn database_unreachable(error: &CommandError) -> Check {
@@ -134,28 +146,54 @@ async fn run_transaction_checks(
     connection: &mut PgConnection,
     checks: &mut Vec<Check>,
 ) {
-    checks.push(check_or_problem("database", server::check_version(connection).await));
-    checks.push(check_or_problem("session", server::check_session(connection).await));
-    checks.push(check_or_problem("durability", server::check_durability(connection).await));
-    checks.push(check_or_problem("autovacuum", server::check_autovacuum(connection).await));
-    checks.push(check_or_problem("snapshots", server::check_snapshots(connection).await));
-    checks.push(check_or_problem("idle", server::check_idle_in_transaction(connection).await));
+    checks.push(run_check("database", connection, server::check_version).await);
+    checks.push(run_check("session", connection, server::check_session).await);
+    checks.push(run_check("durability", connection, server::check_durability).await);
+    checks.push(run_check("autovacuum", connection, server::check_autovacuum).await);
+    checks.push(run_check("snapshots", connection, server::check_snapshots).await);
+    checks.push(run_check("idle", connection, server::check_idle_in_transaction).await);
     let migrations = schema::check_migrations(pool).await;
     let is_current = migrations.state == CheckState::Ok;
     checks.push(migrations);
     if is_current {
-        checks.push(check_or_problem("indexes", schema::check_indexes(connection).await));
-        checks.push(check_or_problem("ids", ids::check_sequences(connection).await));
-        checks.push(check_or_problem("audit", ids::check_refusals(connection, config.audit_retention_days).await));
-        checks.push(check_or_problem("stock", stock::check_stock(connection).await));
-        checks.push(check_or_problem("pins", stock::check_pins(connection).await));
-        checks.push(check_or_problem("cards", stock::check_remaining_cards(connection).await));
-        checks.push(check_or_problem("text", text::check_invisible_chars(connection).await));
-        match keys::check_all(pool, connection).await {
-            Ok(more) => checks.extend(more),
-            Err(error) => checks.push(check_or_problem("keys", Err(error))),
-        }
+        checks.extend(run_checks("objects", connection, schema::check_objects).await);
+        checks.push(run_check("ids", connection, ids::check_sequences).await);
+        let days = config.audit_retention_days;
+        checks
+            .push(run_check("audit", connection, async |connection| ids::check_refusals(connection, days).await).await);
+        checks.push(run_check("stock", connection, stock::check_stock).await);
+        checks.push(run_check("pins", connection, stock::check_pins).await);
+        checks.push(run_check("cards", connection, stock::check_remaining_cards).await);
+        checks.push(run_check("text", connection, text::check_invisible_chars).await);
+        checks.push(run_check("mail", connection, mail::check_outbox).await);
+        checks.extend(run_checks("keys", connection, async |connection| keys::check_all(pool, connection).await).await);
     }
+}
+
+/// Runs a check in a savepoint: if it fails, for example because a table is missing, the next ones run all the same.
+async fn run_check(
+    name: &'static str,
+    connection: &mut PgConnection,
+    check: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<Check>,
+) -> Check {
+    let result = async {
+        let mut savepoint = connection.begin().await?;
+        check(&mut savepoint).await
+    };
+    check_or_problem(name, result.await)
+}
+
+/// Runs several checks in a savepoint.
+async fn run_checks(
+    name: &'static str,
+    connection: &mut PgConnection,
+    checks: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<Vec<Check>>,
+) -> Vec<Check> {
+    let result = async {
+        let mut savepoint = connection.begin().await?;
+        checks(&mut savepoint).await
+    };
+    result.await.unwrap_or_else(|error| vec![check_or_problem(name, Err(error))])
 }
 
 /// Turns the database error of a check into a problem.

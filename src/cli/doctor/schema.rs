@@ -1,11 +1,10 @@
-//! Checks of the schema: migrations and indexes.
+//! Checks of the schema: migrations and objects.
 
-use std::collections::BTreeSet;
-
-use sqlx::{PgConnection, PgPool};
+use sqlx::{Connection, PgConnection, PgPool};
 
 use super::{Check, join_limited};
 use crate::db;
+use crate::db::schema::{Severity, find_differences};
 
 /// Checks that all migrations of this program are applied, and no newer ones.
 pub async fn check_migrations(pool: &PgPool) -> Check {
@@ -23,53 +22,46 @@ pub async fn check_migrations(pool: &PgPool) -> Check {
     }
 }
 
-/// Checks that every index exists and is valid: without one, a sale can scan a whole table.
-pub async fn check_indexes(connection: &mut PgConnection) -> sqlx::Result<Check> {
-    let indexes = sqlx::query!(
-        r#"select c.relname::text as "name!", i.indisvalid as "valid!" from pg_index i join pg_class c on c.oid = i.indexrelid
-           where c.relnamespace = current_schema()::regnamespace order by 1"#
-    );
-    let indexes = indexes.fetch_all(connection).await?;
-    let invalid: Vec<String> = indexes.iter().filter(|index| !index.valid).map(|index| index.name.clone()).collect();
-    let expected = expected_indexes();
-    let missing: Vec<String> =
-        expected.iter().filter(|name| !indexes.iter().any(|index| index.name == **name)).cloned().collect();
-    Ok(if !invalid.is_empty() {
-        Check::problem(
-            "indexes",
-            format!("invalid: {}", join_limited(&invalid)),
-            "run `reindex index concurrently NAME`",
-        )
-    } else if !missing.is_empty() {
-        let advice = "create them again as in migrations/*.sql, with `create index concurrently`";
-        Check::problem("indexes", format!("missing: {}", join_limited(&missing)), advice)
-    } else {
-        Check::ok("indexes", format!("all {} exist and are valid", expected.len()))
-    })
+/// Compares tables, columns, constraints, indexes, triggers, functions, views and sequences with the migrations. One
+/// check for each difference, or one that everything is as it must be.
+pub async fn check_objects(connection: &mut PgConnection) -> sqlx::Result<Vec<Check>> {
+    let differences = find_differences(&mut *connection).await?;
+    if differences.is_empty() {
+        return Ok(vec![Check::ok(
+            "objects",
+            "tables, constraints, indexes, triggers and functions match the migrations",
+        )]);
+    }
+    let mut checks = Vec::new();
+    for difference in differences {
+        let violations = match &difference.violations_query {
+            Some(query) => find_violations(connection, query).await?,
+            None => Vec::new(),
+        };
+        let check = if difference.severity == Severity::Minor && violations.is_empty() {
+            Check::warning
+        } else {
+            Check::problem
+        };
+        let rows = if violations.is_empty() {
+            String::new()
+        } else {
+            format!("; the rows with these ids violate it: {}", join_limited(&violations))
+        };
+        checks.push(check("objects", difference.message + &rows, difference.advice));
+    }
+    Ok(checks)
 }
 
-/// Returns the final names of the indexes that the migrations create and do not drop.
-fn expected_indexes() -> BTreeSet<String> {
-    let mut names = BTreeSet::new();
-    for sql in db::migration_sql() {
-        let without_comments: String =
-            sql.lines().map(|line| line.split("--").next().unwrap_or_default().to_lowercase() + " ").collect();
-        let tokens: Vec<&str> = without_comments.split_whitespace().collect();
-        for start in 0..tokens.len() {
-            match tokens[start..] {
-                ["create", "index", name, "on", ..] | ["create", "unique", "index", name, "on", ..] => {
-                    names.insert(name.to_owned());
-                }
-                ["alter", "index", old, "rename", "to", new, ..] => {
-                    names.remove(old);
-                    names.insert(new.trim_end_matches(';').to_owned());
-                }
-                ["drop", "index", name, ..] => {
-                    names.remove(name.trim_end_matches(';'));
-                }
-                _ => {}
-            }
-        }
+/// Returns the ids of rows that violate a check. None if the table has no such columns any more, which is a difference
+/// of its own.
+async fn find_violations(connection: &mut PgConnection, query: &str) -> sqlx::Result<Vec<String>> {
+    let mut savepoint = connection.begin().await?;
+    // The query consists of names and conditions from the program's own description of the schema.
+    let query = sqlx::query_scalar(sqlx::AssertSqlSafe(query.to_owned()));
+    match query.fetch_all(&mut *savepoint).await {
+        Ok(ids) => Ok(ids),
+        Err(sqlx::Error::Database(_)) => Ok(Vec::new()),
+        Err(error) => Err(error),
     }
-    names
 }

@@ -140,6 +140,56 @@ async fn upgrade_from_every_earlier_schema_keeps_data_and_stock() {
     }
 }
 
+/// A negative `hidden`, and amounts that are NaN: written before there was a check for them.
+const VIOLATIONS: &str = "
+    update cards set hidden = -1 where id = 8;
+    update cards set balance = 'NaN' where id = 11;
+    update payments set fee = 'NaN' where user_id = 22;
+    update currencies set exchange_rate = 'NaN' where name = 'JPY'";
+
+#[tokio::test]
+async fn rows_that_violate_a_check_do_not_stop_the_upgrade() {
+    // cards_hidden is of version 11.
+    let mut database = OldDatabase::create(10).await;
+    execute(&mut database.connection, VIOLATIONS).await;
+    let program = Program::start_on_database(&database.name, &[]).await;
+    assert_eq!(buy(&program, 1).await, "0000000042");
+    let unvalidated = "select conname::text from pg_constraint where contype = 'c' and not convalidated order by 1";
+    assert_eq!(
+        database.query(unvalidated).await,
+        ["cards_amounts_finite", "cards_hidden", "currencies_rate_finite", "payments_amounts_finite"]
+    );
+    // New rows must satisfy the checks all the same.
+    for statement in ["update cards set hidden = -1 where id = 7", "insert into payments (fee) values ('NaN')"] {
+        let error = sqlx::raw_sql(statement).execute(&mut database.connection).await.unwrap_err();
+        assert_eq!(error.as_database_error().and_then(|error| error.code()).as_deref(), Some("23514"), "{statement}");
+    }
+    let differences = mortise::db::schema::find_differences(&mut database.connection).await.unwrap();
+    let messages: Vec<_> = differences.iter().map(|difference| difference.message.as_str()).collect();
+    assert_eq!(
+        messages,
+        [
+            "constraint cards.cards_amounts_finite has not been validated: rows can violate it",
+            "constraint cards.cards_hidden has not been validated: rows can violate it",
+            "constraint currencies.currencies_rate_finite has not been validated: rows can violate it",
+            "constraint payments.payments_amounts_finite has not been validated: rows can violate it"
+        ]
+    );
+    // The rows are corrected, and the checks are validated with the advised statements.
+    execute(
+        &mut database.connection,
+        "update cards set hidden = 1 where id = 8; update cards set balance = 0 where id = 11;
+         update payments set fee = 0 where user_id = 22; update currencies set exchange_rate = 1 where name = 'JPY'",
+    )
+    .await;
+    for difference in differences {
+        let statement = difference.advice.split('`').nth(1).unwrap();
+        execute(&mut database.connection, statement).await;
+    }
+    assert!(database.query(unvalidated).await.is_empty());
+    program.stop();
+}
+
 /// Waits until an aggregate condition on `pg_stat_activity` holds for the connections of the program.
 async fn wait_until(options: &PgConnectOptions, condition: &str) {
     let mut connection = options.connect().await.unwrap();

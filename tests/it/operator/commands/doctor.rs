@@ -21,6 +21,12 @@ impl Findings {
         checks.iter().find(|check| check["name"] == name).unwrap_or_else(|| panic!("{name}: {}", self.0))
     }
 
+    /// The messages of all checks with this name.
+    fn messages(&self, name: &str) -> Vec<&str> {
+        let checks = self.0["checks"].as_array().unwrap().iter().filter(|check| check["name"] == name);
+        checks.map(|check| check["message"].as_str().unwrap()).collect()
+    }
+
     #[track_caller]
     fn assert_check(&self, name: &str, state: &str, message: &str) {
         let check = self.check(name);
@@ -42,6 +48,8 @@ async fn each_check_reports_ok_or_advice() {
     assert_eq!(findings.0["ok"], false);
     findings.assert_check("durability", "problem", "off: fsync, full_page_writes");
     findings.assert_check("get", "warning", "GET is on");
+    findings.assert_check("passwords", "warning", "requests need no password");
+    findings.assert_check("key length", "problem", "fewer than 8 characters can be guessed: admin, reseller");
     findings.assert_check("cards", "warning", "group 6 (ten dollars): 3");
     for name in [
         "settings",
@@ -50,12 +58,13 @@ async fn each_check_reports_ok_or_advice() {
         "session",
         "autovacuum",
         "schema",
-        "indexes",
+        "objects",
         "ids",
         "audit",
         "stock",
         "pins",
         "text",
+        "mail",
         "demo key",
         "keys",
         "hashes",
@@ -70,7 +79,7 @@ async fn each_check_reports_ok_or_advice() {
         ),
         "{text}"
     );
-    assert!(text.ends_with("problems: 1, warnings: 2\n"), "{text}");
+    assert!(text.ends_with("problems: 2, warnings: 3\n"), "{text}");
 }
 
 #[tokio::test]
@@ -119,18 +128,14 @@ async fn damaged_database_is_reported() {
         )
         .await;
     let findings = Findings::of(&operator);
-    findings.assert_check("indexes", "problem", "invalid: cards_callerid");
+    findings.assert_check("objects", "problem", "index cards_callerid is invalid");
+    assert_eq!(findings.messages("objects").len(), 3, "{}", findings.0);
     findings.assert_check(
         "stock",
         "problem",
         "1 cards are in stock but cannot be sold, or can be sold but are not in stock",
     );
     findings.assert_check("autovacuum", "warning", "autovacuum is off for cards");
-    operator
-        .server
-        .execute("update pg_index set indisvalid = true where indexrelid = 'cards_callerid'::regclass")
-        .await;
-    Findings::of(&operator).assert_check("indexes", "problem", "missing: cards_pin, users_owner");
     operator.server.execute("update _sqlx_migrations set success = false where version = 9").await;
     Findings::of(&operator).assert_check("schema", "problem", "missing migrations: 9");
     operator.server.execute("update _sqlx_migrations set version = 9999 where version = 8").await;
@@ -175,6 +180,75 @@ async fn replaced_defaults_are_reported() {
     );
     alter("set default_transaction_read_only = on").await;
     Findings::of(&operator).assert_check("session", "problem", "default_transaction_read_only is on");
+}
+
+#[tokio::test]
+async fn rows_with_amounts_that_are_not_numbers_are_named() {
+    let operator = Operator::new().await;
+    operator
+        .server
+        .execute(
+            "alter table cards drop constraint cards_amounts_finite; update cards set balance = 'NaN' where id in (2, 9);
+             alter table currencies drop constraint currencies_rate_finite;
+             update currencies set exchange_rate = 'NaN' where id = 3",
+        )
+        .await;
+    let findings = Findings::of(&operator);
+    findings.assert_check("objects", "problem", "is missing");
+    assert_eq!(
+        findings.messages("objects"),
+        [
+            "constraint cards.cards_amounts_finite is missing; the rows with these ids violate it: 2, 9",
+            "constraint currencies.currencies_rate_finite is missing; the rows with these ids violate it: 3"
+        ]
+    );
+}
+
+/// The other checks run although the stock cannot be read.
+#[tokio::test]
+async fn missing_table_does_not_stop_the_other_checks() {
+    let operator = Operator::new().await;
+    operator.server.execute("drop view card_stock_differences").await;
+    let findings = Findings::of(&operator);
+    findings.assert_check("objects", "problem", "view card_stock_differences is missing");
+    findings.assert_check("stock", "problem", "the check failed");
+    findings.assert_check("pins", "ok", "PINs left");
+}
+
+#[tokio::test]
+async fn mail_that_waits_or_failed_is_reported() {
+    let operator = Operator::new().await;
+    let insert = |column: &str, age: &str| {
+        format!(
+            "insert into email_outbox (owner_id, user_id, address, message_id, card_ids, balances, currency, {column})
+             values (0, 0, 'a@b.test', 'm', '{{4}}', '{{1}}', 'USD', now() at time zone 'utc' - interval '{age}')"
+        )
+    };
+    // Not due for delivery: the server does not touch it.
+    let waiting = insert("next_attempt_at", "-1 day");
+    operator.server.execute(&waiting).await;
+    Findings::of(&operator).assert_check("mail", "ok", "e-mails waiting: 1, the oldest for 0 min");
+    operator.server.execute("update email_outbox set created_at = created_at - interval '40 minutes'").await;
+    Findings::of(&operator).assert_check("mail", "warning", "e-mails waiting: 1, the oldest for 40 min");
+    operator.server.execute(&insert("failed_at", "2 hours")).await;
+    Findings::of(&operator).assert_check("mail", "warning", "failed permanently within a day: 1");
+}
+
+#[tokio::test]
+async fn short_secret_keys_are_reported() {
+    let operator = Operator::new().await;
+    let set = |key: &str, owner: i32| {
+        format!("update conflines set value = '{key}' where name = 'API_Secret_Key' and owner_id = {owner}")
+    };
+    operator.server.execute(&set("0123456789abcdef", 0)).await;
+    operator.server.execute(&set("x", 3)).await;
+    let message = "secret keys with fewer than 8 characters can be guessed: reseller";
+    Findings::of(&operator).assert_check("key length", "problem", message);
+    operator.server.execute(&set("0123456789", 3)).await;
+    let message = "secret keys with fewer than 16 characters can be guessed: reseller";
+    Findings::of(&operator).assert_check("key length", "warning", message);
+    operator.server.execute(&set("0123456789abcdef", 3)).await;
+    Findings::of(&operator).assert_check("key length", "ok", "no secret key is short");
 }
 
 #[tokio::test]

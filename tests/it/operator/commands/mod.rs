@@ -9,6 +9,7 @@ mod invisible;
 mod keys;
 mod local;
 mod rights;
+mod schema;
 mod settings;
 mod start;
 mod users;
