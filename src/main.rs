@@ -80,7 +80,7 @@ enum Command {
     /// Manage currencies and exchange rates
     #[command(subcommand)]
     Currency(cli::currency::Command),
-    /// Create and export cards
+    /// Create and export cards, and repair the stock
     #[command(subcommand)]
     Cards(cli::cards::Command),
     /// Sign a request as a client must sign it

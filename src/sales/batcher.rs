@@ -19,6 +19,7 @@ use super::statement::SoldCard;
 use crate::db::pool::Pool;
 use crate::error::{ApiError, is_lock_timeout};
 use crate::idempotency::key::is_duplicate_key;
+use crate::store::stock::is_card_already_paid;
 
 /// Maximum number of cards that one statement sells: all clients of the batch wait until it ends.
 const BATCH_CARDS_MAX: u32 = 32;
@@ -259,9 +260,11 @@ async fn execute(pool: &Pool, batch: &[QueueEntry]) -> Result<Vec<SoldCardRow>, 
             connection.release_clean();
             Ok(cards)
         }
-        // A key of the batch was used before, or another server is processing it. The server does not know which key,
-        // so each sale is retried alone. The error is not logged.
-        Ok(Err(error)) if is_duplicate_key(&error) || is_lock_timeout(&error) => Err(None),
+        // A key of the batch was used before, or another server is processing it, or a card in stock has a sale
+        // payment. The server does not know which sale is affected, so each is retried alone. The error is not logged.
+        Ok(Err(error)) if is_duplicate_key(&error) || is_lock_timeout(&error) || is_card_already_paid(&error) => {
+            Err(None)
+        }
         Ok(Err(error)) => {
             Err(Some(ApiError::from_commit_error(error)).filter(|error| *error == ApiError::CommitUnknown))
         }

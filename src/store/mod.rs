@@ -5,4 +5,5 @@ pub mod caller_id;
 pub mod card;
 pub mod pages;
 pub mod random;
+pub mod stock;
 pub mod tax;

@@ -1,5 +1,6 @@
-//! `mortise cards`: creates cards in bulk, and exports them for printing.
+//! `mortise cards`: creates cards in bulk, exports them for printing, and checks the stock.
 
+mod check;
 mod export;
 mod generate;
 
@@ -16,6 +17,8 @@ pub enum Command {
     Generate(generate::Options),
     /// Write the cards of a group as CSV, with their PINs
     Export(export::Options),
+    /// Compare the stock with the cards, and repair it
+    Check(check::Options),
 }
 
 /// Runs the command.
@@ -23,6 +26,7 @@ pub async fn run(command: &Command, config: &Config) -> Result<Report, CommandEr
     match command {
         Command::Generate(options) => generate::run(options, config).await,
         Command::Export(options) => export::run(options, config).await,
+        Command::Check(options) => check::run(options, config).await,
     }
 }
 

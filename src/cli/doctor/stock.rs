@@ -19,7 +19,7 @@ pub async fn check_stock(connection: &mut PgConnection) -> sqlx::Result<Check> {
         Check::ok("stock", "the stock matches the cards")
     } else {
         let message = format!("{count} cards are in stock but cannot be sold, or can be sold but are not in stock");
-        let advice = "stop selling, save the output of `select * from card_stock_differences`, report a bug";
+        let advice = "run `mortise cards check --repair`, also while the server sells";
         Check::problem("stock", message, advice)
     })
 }

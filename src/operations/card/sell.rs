@@ -19,6 +19,7 @@ use crate::sales::batcher::{BatchOutcome, Dispatch, ORDER_CARDS_MAX};
 use crate::sales::order::{BatchKey, SaleOrder};
 use crate::sales::statement::{BuyerEmail, CardSelection, PaymentTerms, SaleRequest, SoldCard, StoredReplySpec, sell};
 use crate::store;
+use crate::store::stock::{is_card_already_paid, recheck_stock};
 use crate::xml::XmlReply;
 
 /// The operation's description and handler. Hashed: `email`, `id` and `quantity`, and the other sent parameters of the
@@ -200,7 +201,8 @@ impl SaleContext<'_> {
     /// Sells the next free cards in one round trip: in a statement of its own, or in a batch with other sales. The
     /// statement skips cards that are locked by other transactions. An empty result means that nothing was changed and
     /// that [`Self::sell_in_transaction`] must handle the request: it names a card number, an inactive currency or too
-    /// many cards, fewer cards can be sold than requested, or the idempotency key already exists.
+    /// many cards, fewer cards can be sold than requested, a card has a sale payment although it is in stock, or the
+    /// idempotency key already exists.
     async fn sell_fast_path(&self) -> Result<Vec<SoldCard>, ApiError> {
         let Self { call, caller, terms, input, idempotency } = *self;
         let (Some(terms), CardSelector::Next(quantity)) = (terms, &input.selector) else { return Ok(Vec::new()) };
@@ -255,7 +257,7 @@ impl SaleContext<'_> {
                 connection.release_clean();
                 Ok(cards)
             }
-            Err(error) if is_duplicate_key(&error) => Ok(Vec::new()),
+            Err(error) if is_duplicate_key(&error) || is_card_already_paid(&error) => Ok(Vec::new()),
             Err(error) if stored_reply.is_some() && is_lock_timeout(&error) => Err(ApiError::RequestInProgress),
             Err(error) => Err(idempotency.with_retry_hint(ApiError::from_commit_error(error))),
         }
@@ -329,21 +331,29 @@ async fn lock_by_number(connection: &mut PgConnection, group: i32, digits: &str)
     if card.sold { Err(ApiError::CardAlreadySold) } else { Ok(card) }
 }
 
-/// Locks the next free cards: as many as requested, or all free cards if there are fewer.
+/// Locks the next free cards: as many as requested, or all free cards if there are fewer. Takes cards that have a sale
+/// payment out of stock.
 async fn lock_next_free(connection: &mut PgConnection, group: i32, quantity: u32) -> Result<Vec<Candidate>, ApiError> {
-    let cards = sqlx::query_as!(
-        Candidate,
-        r#"select c.id, c.sold = 1 as "sold!", is_sellable(c, g.pin_length, g.number_length) as "sellable!"
-           from card_stock s join cards c on c.id = s.card_id join cardgroups g on g.id = c.cardgroup_id
-           where s.cardgroup_id = $1 and c.cardgroup_id + 0 = $1 and is_in_stock(c)
-           order by s.number, s.card_id limit $2
-           for no key update of c"#,
-        group,
-        i64::from(quantity)
-    )
-    .fetch_all(connection)
-    .await?;
-    if cards.is_empty() { Err(ApiError::FreeCardsNotFound) } else { Ok(cards) }
+    loop {
+        let cards = sqlx::query_as!(
+            Candidate,
+            r#"select c.id, has_sale_payment(c) as "sold!", is_sellable(c, g.pin_length, g.number_length) as "sellable!"
+               from card_stock s join cards c on c.id = s.card_id join cardgroups g on g.id = c.cardgroup_id
+               where s.cardgroup_id = $1 and c.cardgroup_id + 0 = $1 and is_in_stock(c)
+               order by s.number, s.card_id limit $2
+               for no key update of c"#,
+            group,
+            i64::from(quantity)
+        )
+        .fetch_all(&mut *connection)
+        .await?;
+        let paid: Vec<i64> = cards.iter().filter(|card| card.sold).map(|card| card.id).collect();
+        if paid.is_empty() {
+            return if cards.is_empty() { Err(ApiError::FreeCardsNotFound) } else { Ok(cards) };
+        }
+        recheck_stock(connection, &paid).await?;
+        tracing::warn!(group, cards = paid.len(), "paid cards removed from the stock");
+    }
 }
 
 fn build_sale_request<'a>(

@@ -1,6 +1,9 @@
 //! The table `card_stock`, which triggers on `cards` maintain, and the constraints of the schema.
 
-use crate::harness::{FIXTURE_SQL, postgres, server, server_on_database};
+use futures_util::future::join_all;
+
+use crate::harness::log::LogCapture;
+use crate::harness::{FIXTURE_SQL, Server, postgres, server, server_on_database, server_with_settings, with_timeout};
 
 #[tokio::test]
 async fn every_write_to_cards_updates_card_stock() {
@@ -28,6 +31,115 @@ async fn every_write_to_cards_updates_card_stock() {
         assert!(server.rows("select * from card_stock_differences").await.is_empty(), "after {change}");
     }
     server.assert_rows("select count(*) from card_stock", &["0"]).await;
+}
+
+const FREE: &str = "update cards set sold = 0 where id = 6";
+const DELETE_PAYMENT: &str = "delete from payments where kind = 'sale' and user_id = 6";
+const IS_IN_STOCK: &str = "select exists (select from card_stock where card_id = 6)";
+
+/// Buys cards of group 6; returns their numbers.
+async fn buy(server: &Server, quantity: u32, extra_params: &str) -> Vec<String> {
+    let form = format!("u=admin&id=6&quantity={quantity}{extra_params}");
+    let reply = server.post_signed("card_from_group_sell", &form, &format!("6{quantity}")).await;
+    assert!(!reply.body.contains("<error>"), "{reply:?}");
+    reply.element_texts("number").into_iter().map(str::to_owned).collect()
+}
+
+async fn assert_no_differences(server: &Server) {
+    server.assert_rows("select * from card_stock_differences", &[]).await;
+}
+
+#[tokio::test]
+async fn refund_by_hand_puts_the_card_back_into_stock_in_any_order() {
+    for steps in [[FREE, DELETE_PAYMENT], [DELETE_PAYMENT, FREE]] {
+        let server = server().await;
+        assert_eq!(buy(&server, 1, "").await, ["0000000042"]);
+        server.execute(steps[0]).await;
+        // The card is paid or sold: it does not come into stock.
+        server.assert_rows(IS_IN_STOCK, &["false"]).await;
+        assert_no_differences(&server).await;
+        server.execute(steps[1]).await;
+        server.assert_rows(IS_IN_STOCK, &["true"]).await;
+        assert_no_differences(&server).await;
+        assert_eq!(buy(&server, 1, "").await, ["0000000042"]);
+        server.assert_rows("select count(*) from payments where kind = 'sale' and user_id = 6", &["1"]).await;
+    }
+}
+
+/// Each transaction sees only the other's committed changes: the second one waits for the lock of the card.
+#[tokio::test]
+async fn refund_by_two_transactions_puts_the_card_back_into_stock() {
+    for [first_step, second_step] in [[FREE, DELETE_PAYMENT], [DELETE_PAYMENT, FREE]] {
+        let server = server().await;
+        buy(&server, 1, "").await;
+        let mut first = server.pool.begin().await.unwrap();
+        sqlx::raw_sql(first_step).execute(&mut *first).await.unwrap();
+        let second = server.execute(second_step);
+        let commit_first = async {
+            with_timeout("the second transaction to wait", server.wait_for_lock_waiter()).await;
+            first.commit().await.unwrap();
+        };
+        with_timeout("both transactions", async { tokio::join!(second, commit_first) }).await;
+        server.assert_rows(IS_IN_STOCK, &["true"]).await;
+        assert_no_differences(&server).await;
+    }
+}
+
+#[tokio::test]
+async fn changed_sale_payments_move_cards_into_and_out_of_stock() {
+    let server = server().await;
+    buy(&server, 1, "").await;
+    server.execute(FREE).await;
+    for (change, in_stock) in [
+        ("update payments set user_id = 3 where user_id = 6", ["1", "2", "6"].as_slice()),
+        ("update payments set user_id = 6 where user_id = 3", &["1", "2", "3"]),
+        ("update payments set kind = null where user_id = 6", &["1", "2", "3", "6"]),
+        ("update payments set kind = 'sale' where user_id = 6", &["1", "2", "3"]),
+        (
+            "set session_replication_role = replica; delete from payments; set session_replication_role = origin",
+            &["1", "2", "3", "6"],
+        ),
+    ] {
+        server.execute(change).await;
+        server.assert_rows("select card_id from card_stock where cardgroup_id = 6 order by 1", in_stock).await;
+        assert_no_differences(&server).await;
+    }
+}
+
+/// Inserts sale payments for cards that are not sold.
+async fn insert_payments(server: &Server, numbers: &str) {
+    let cards = format!("from cards where number in ({numbers})");
+    server.execute(&format!("insert into payments (kind, user_id, amount) select 'sale', id, 1 {cards}")).await;
+}
+
+#[tokio::test]
+async fn inserted_sale_payment_does_not_block_its_group() {
+    let log = LogCapture::start();
+    let server = server_with_settings(&[("sale_concurrency", "1")]).await;
+    server
+        .execute(
+            "insert into cards (cardgroup_id, number, pin)
+             select 6, 2000000000 + i, 20000 + i from generate_series(1, 20) i",
+        )
+        .await;
+    insert_payments(&server, "'0000000042', '1111111002'").await;
+    assert_eq!(buy(&server, 1, "").await, ["1111111001"]);
+    assert_eq!(buy(&server, 1, "&request_id=key").await, ["1111111003"]);
+    assert_eq!(buy(&server, 1, "&request_id=key").await, ["1111111003"], "the stored reply");
+    assert!(log.text().contains("paid cards removed from the stock"), "{}", log.text());
+    // Some of these sales share a statement.
+    insert_payments(&server, "'2000000001', '2000000004'").await;
+    let mut numbers: Vec<String> = join_all((0..8).map(|_| buy(&server, 1, ""))).await.concat();
+    numbers.sort();
+    let expected: Vec<String> = [2, 3, 5, 6, 7, 8, 9, 10].iter().map(|last| format!("20000000{last:02}")).collect();
+    assert_eq!(numbers, expected);
+    // With fewer cards in stock than requested.
+    insert_payments(&server, "'2000000015'").await;
+    assert_eq!(buy(&server, 12, "").await.len(), 9);
+    assert_no_differences(&server).await;
+    // No paid card was sold: 19 sales, 5 payments by hand.
+    server.assert_rows("select count(*) from payments where kind = 'sale'", &["24"]).await;
+    server.assert_rows("select count(*) from cards where sold = 1 and cardgroup_id = 6", &["20"]).await;
 }
 
 #[tokio::test]

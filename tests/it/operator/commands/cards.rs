@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 use std::os::unix::fs::PermissionsExt;
 
-use super::{Operator, command};
+use super::{Operator, command, run_command};
+use crate::harness::with_timeout;
 
 const NEW: &str = "select number from cards where id > 100 order by id";
 
@@ -165,4 +166,55 @@ async fn closed_pipe_is_no_error() {
         let output = command.env("DATABASE_URL", &operator.url).stdout(writer).output().unwrap();
         assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
     }
+}
+
+/// A missing stock row, those of a sold card, of a paid card and of a card that does not exist, and one of the wrong
+/// group.
+const DAMAGE: &str = "
+    delete from card_stock where card_id in (1, 7);
+    insert into payments (kind, user_id, amount) values ('sale', 2, 1);
+    insert into card_stock values (6, '1111111000', 4), (6, '999', 999), (9, '700001', 7)";
+
+#[tokio::test]
+async fn stock_is_checked_and_repaired() {
+    let operator = Operator::new().await;
+    assert_eq!(operator.run_ok(&["cards", "check"]), "The stock matches the cards.\n");
+    operator.server.execute(DAMAGE).await;
+    let output = operator.run(&["cards", "check"]);
+    let differences = "card 1: can be sold, but is not in stock\n\
+                       card 2: is in stock, but cannot be sold\n\
+                       card 4: is in stock, but cannot be sold\n";
+    assert!(output.code == 1 && output.stdout.starts_with(differences), "{output:?}");
+    let end = "Differences: 6. To repair them, run `mortise cards check --repair`.\n";
+    assert!(output.stdout.ends_with(end), "{output:?}");
+    operator.server.assert_rows("select count(*) from card_stock where card_id in (1, 999)", &["1"]).await;
+
+    let output = operator.run_ok(&["cards", "check", "--repair"]);
+    assert!(output.starts_with(differences) && output.ends_with("Repaired: 6.\n"), "{output}");
+    assert_eq!(operator.run_ok(&["cards", "check"]), "The stock matches the cards.\n");
+    let stock = "select cardgroup_id, card_id from card_stock where card_id in (1, 2, 4, 7, 999) order by 2";
+    operator.server.assert_rows(stock, &["6|1", "7|7"]).await;
+    let audit_rows = "select target_id from actions where action = 'card_stock_repaired' order by 1";
+    operator.server.assert_rows(audit_rows, &["1", "2", "4", "7", "999"]).await;
+}
+
+/// The repair waits for a sale that has locked the card, and counts what the sale has changed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn repair_waits_for_a_running_sale() {
+    let operator = Operator::new().await;
+    operator.server.execute("delete from card_stock where card_id = 1").await;
+    let mut sale = operator.server.pool.begin().await.unwrap();
+    sqlx::raw_sql("update cards set sold = 1 where id = 1; insert into payments (kind, user_id) values ('sale', 1)")
+        .execute(&mut *sale)
+        .await
+        .unwrap();
+    let mut repair = command(&["cards", "check", "--repair"]);
+    repair.env("DATABASE_URL", &operator.url);
+    let repair = tokio::task::spawn_blocking(|| run_command(repair, ""));
+    with_timeout("the repair to wait", operator.server.wait_for_lock_waiter()).await;
+    sale.commit().await.unwrap();
+    let output = repair.await.unwrap();
+    assert!(output.code == 0 && output.stdout.ends_with("Repaired: 1.\n"), "{output:?}");
+    assert_eq!(operator.run_ok(&["cards", "check"]), "The stock matches the cards.\n");
+    operator.server.assert_rows("select count(*) from card_stock where card_id = 1", &["0"]).await;
 }
