@@ -1,5 +1,6 @@
-# Sourced by other scripts. Finds the programs of PostgreSQL, and installs them if it runs as root on Debian. Sets
-# `bin`, the directory of the programs, and `as`, a command prefix: root must run PostgreSQL as the user postgres.
+# Sourced by other scripts. Finds the programs of PostgreSQL, and installs them if it runs as root on Debian. The
+# variable POSTGRES_BIN is the absolute path of another directory of programs; tests and servers use it too.
+# Sets `bin`, the directory of the programs (postgres, initdb, pg_ctl), and `as`, a command prefix: root must run PostgreSQL as the user postgres.
 
 newest_postgres() {
     for candidate in "$(dirname "$(readlink -f "$(command -v initdb)" 2>/dev/null)" 2>/dev/null)" \
@@ -12,7 +13,7 @@ newest_postgres() {
     done
 }
 
-bin=$(newest_postgres)
+bin=${POSTGRES_BIN:-$(newest_postgres)}
 if [ -z "$bin" ]; then
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
         echo "PostgreSQL is not installed. Install it, for example with: sudo apt-get install postgresql" >&2
@@ -32,3 +33,9 @@ as=
 if [ "$(id -u)" = 0 ]; then
     as="setpriv --reuid=postgres --regid=postgres --clear-groups"
 fi
+for program in postgres initdb pg_ctl; do
+    if ! (cd / && $as "$bin/$program" --version >/dev/null); then
+        echo "$bin/$program cannot be run${as:+ by the user postgres}" >&2
+        exit 1
+    fi
+done

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 #[expect(missing_docs, reason = "described by the error messages")]
 pub enum ManagedPostgresError {
     #[error(
-        "no PostgreSQL is installed (looked in PATH, pg_config --bindir, /usr/lib/postgresql/*/bin and Homebrew): \
+        "no PostgreSQL is installed (looked in POSTGRES_BIN, or if it is not set in PATH, pg_config --bindir, \
+         /usr/lib/postgresql/*/bin and Homebrew): \
          install it, for example with `apt-get install postgresql`, or set DATABASE_URL to an existing database"
     )]
     NoBinaries,

@@ -37,7 +37,8 @@ pub fn build_command(program: &Path, os_user: Option<&OsUser>) -> Command {
     command
 }
 
-/// Returns the program directory of the newest PostgreSQL, or of the version of `cluster` if that exists.
+/// Returns the program directory of the newest PostgreSQL, or of the version of `cluster` if that exists. If the
+/// environment variable `POSTGRES_BIN` is set, only that directory is considered.
 pub async fn find_binaries(cluster: &Path) -> Result<PathBuf, ManagedPostgresError> {
     let mut versions = Vec::new();
     for directory in list_candidate_directories().await {
@@ -66,6 +67,9 @@ pub fn choose_binaries(mut installed: Vec<(u32, PathBuf)>, cluster: &Path) -> Re
 }
 
 async fn list_candidate_directories() -> Vec<PathBuf> {
+    if let Some(directory) = std::env::var_os("POSTGRES_BIN").filter(|directory| !directory.is_empty()) {
+        return vec![directory.into()];
+    }
     let path = std::env::var_os("PATH").unwrap_or_default();
     let in_path = std::env::split_paths(&path)
         // `initdb` in PATH is often a link into the directory of one of several versions.

@@ -35,6 +35,11 @@ pub struct ServerProcess {
     reader: Option<JoinHandle<()>>,
 }
 
+/// The variables by which a program finds PostgreSQL, for a command without the others.
+pub fn installation_env() -> impl Iterator<Item = (String, String)> {
+    std::env::vars().filter(|(name, _)| name == "PATH" || name == "POSTGRES_BIN")
+}
+
 /// Returns a command that serves the demo data on a free port.
 pub fn serve_command(data: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mortise"));

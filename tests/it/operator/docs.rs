@@ -1,7 +1,8 @@
 //! Runs the commands of the documents as printed, and checks the links and the list of log messages.
 
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use mortise::managed_postgres::installation::find_binaries;
@@ -17,28 +18,57 @@ fn blocks(document: &str, heading: &str, language: &str) -> Vec<String> {
     section.split(fence.as_str()).skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
 }
 
-/// Runs a block with this data directory; returns its standard output.
-async fn run(block: &str, data: &Path) -> String {
+/// Runs a block with this data directory and these client programs; returns its standard output.
+fn run(block: &str, data: &Path, clients: &Path) -> String {
     let block = block.replace("/var/lib/mortise", data.to_str().unwrap());
-    let programs = find_binaries(&data.join("postgres")).await.unwrap();
-    let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
+    let path = format!("{}:{}", clients.display(), std::env::var("PATH").unwrap());
     let output = Command::new("sh").args(["-euc", &block]).current_dir(data).env("PATH", path).output().unwrap();
     assert!(output.status.success(), "{block}\n{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// The major version of a program of PostgreSQL.
+fn major_version(program: &Path) -> Option<u32> {
+    let output = Command::new(program).arg("--version").output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    text.split_whitespace().find_map(|word| word.split('.').next()?.parse().ok())
+}
+
+/// Returns a directory with `pg_dump` of the server's version or a newer one. `Err`: the server's version, if no such
+/// program is installed. Packages with a server alone have none.
+async fn client_programs() -> Result<PathBuf, u32> {
+    let server = find_binaries(Path::new("no cluster")).await.unwrap();
+    let version = major_version(&server.join("postgres")).unwrap();
+    let installed = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let mut directories = vec![server];
+    directories.extend(installed.map(|entry| entry.path().join("bin")));
+    directories.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap()));
+    let is_suitable = |directory: &PathBuf| major_version(&directory.join("pg_dump")).is_some_and(|own| own >= version);
+    directories.into_iter().find(is_suitable).ok_or(version)
+}
+
 #[tokio::test]
 async fn backup_is_restored() {
+    let clients = match client_programs().await {
+        Ok(clients) => clients,
+        Err(version) => {
+            // Past the output that is captured: a test that is left out must be seen.
+            let message =
+                format!("backup_is_restored is left out: there is no pg_dump of PostgreSQL {version} or newer");
+            return writeln!(std::io::stderr(), "{message}").unwrap();
+        }
+    };
+    let run = |block: &str, data: &Path| run(block, data, &clients);
     let [dump, restore] = blocks("docs/operations.md", "Backup and restore", "sh").try_into().unwrap();
     let data = create_data_dir();
     let server = start(serve_command(data.path()));
     let before = server.buy_cards().await;
-    run(&dump, data.path()).await;
+    run(&dump, data.path());
     let mode = std::fs::metadata(data.path().join("mortise.dump")).unwrap().permissions().mode();
     assert_eq!(mode & 0o077, 0, "others can read the keys and PINs in the dump: {mode:o}");
     let after = server.buy_cards().await;
     assert!(before.contains("<number>1111111001<") && after.contains("<number>1111111002<"), "{before}{after}");
-    assert_eq!(run(&restore, data.path()).await, "", "the stock does not match the cards");
+    assert_eq!(run(&restore, data.path()), "", "the stock does not match the cards");
     server.stop();
     let restarted = start(serve_command(data.path()));
     assert_eq!(

@@ -17,7 +17,7 @@ use rustix::process::{Signal, kill_process, test_kill_process};
 use sqlx::ConnectOptions;
 
 use crate::harness::postgres;
-use crate::harness::process::{create_data_dir, postmaster_pid, serve_command, start};
+use crate::harness::process::{create_data_dir, installation_env, postmaster_pid, serve_command, start};
 
 fn card_numbers(reply: &str) -> Vec<&str> {
     reply.split("<number>").skip(1).map(|rest| rest.split('<').next().unwrap()).collect()
@@ -93,7 +93,7 @@ async fn secret_key_is_printed_at_the_first_start_only() {
     let data = create_data_dir();
     let without_demo = || {
         let mut command = serve_command(data.path());
-        command.env_clear().env("PATH", std::env::var("PATH").unwrap()).env("MORTISE_DATA_DIR", data.path());
+        command.env_clear().envs(installation_env()).env("MORTISE_DATA_DIR", data.path());
         command.env("MORTISE_LISTEN", "127.0.0.1:0");
         let mut command_without_demo = Command::new(command.get_program());
         let variables = command.get_envs().filter_map(|(name, value)| Some((name, value?)));

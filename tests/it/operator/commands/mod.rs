@@ -19,6 +19,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
+use crate::harness::process::installation_env;
 use crate::harness::{FIXTURE_SQL, Reply, Server, hash, postgres, server_on_database};
 
 /// Runs commands on a database, which a server also uses.
@@ -107,7 +108,7 @@ async fn url(database: &str) -> String {
 /// The program, with a minimal environment.
 fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mortise"));
-    command.args(arguments).current_dir("/").env_clear().env("PATH", std::env::var("PATH").unwrap()).env("USER", "ann");
+    command.args(arguments).current_dir("/").env_clear().envs(installation_env()).env("USER", "ann");
     command
 }
 
