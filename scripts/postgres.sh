@@ -1,6 +1,7 @@
 # Sourced by other scripts. Finds the programs of PostgreSQL, and installs them if it runs as root on Debian. The
 # variable POSTGRES_BIN is the absolute path of another directory of programs; tests and servers use it too.
-# Sets `bin`, the directory of the programs (postgres, initdb, pg_ctl), and `as`, a command prefix: root must run PostgreSQL as the user postgres.
+# Sets `bin`, the directory of the programs (postgres, initdb, pg_ctl), and `as`, a command prefix: root must run
+# PostgreSQL as the user postgres.
 
 newest_postgres() {
     for candidate in "$(dirname "$(readlink -f "$(command -v initdb)" 2>/dev/null)" 2>/dev/null)" \
