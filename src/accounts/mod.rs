@@ -126,11 +126,11 @@ impl AccountCache {
         let row = sqlx::query!(
             r#"select id, usertype, coalesce(owner_id, 0) as "owner_id!", blocked = 1 or hidden = 1 as "blocked!",
                    password, password_argon2, currency_id,
-                   array(select lower(r.name) from acc_group_rights g join acc_rights r on r.id = g.acc_right_id
+                   array(select fold_case(r.name) from acc_group_rights g join acc_rights r on r.id = g.acc_right_id
                          where g.acc_group_id = users.acc_group_id order by g.id desc) as "rights!",
                    array(select g.value from acc_group_rights g join acc_rights r on r.id = g.acc_right_id
                          where g.acc_group_id = users.acc_group_id order by g.id desc) as "values!"
-               from users where lower(rtrim(username)) = lower(rtrim($1)) order by id limit 1"#,
+               from users where fold_case(rtrim(username)) = fold_case(rtrim($1)) order by id limit 1"#,
             name
         )
         .fetch_optional(&mut *connection)

@@ -61,11 +61,11 @@ pub async fn run(options: &Options, config: &Config) -> Result<Report, CommandEr
                    array_remove(array_remove(array[a.data, a.data2, a.data3, a.data4], null), '') as "data!"
                from actions a left join users u on u.id = a.user_id
                where ($1::double precision is null or a.date >= (now() at time zone 'utc') - make_interval(secs => $1))
-                   and ($2::integer is null or a.user_id = $2 or lower(a.target_type) = 'user' and a.target_id = $2)
-                   and ($3::text is null or strpos(lower(a.action || ' ' || coalesce(a.data, '')), lower($3)) > 0)
-                   and ($4::bigint[] is null or lower(a.target_type) = 'card' and a.target_id = any ($4)
+                   and ($2::integer is null or a.user_id = $2 or fold_case(a.target_type) = 'user' and a.target_id = $2)
+                   and ($3::text is null or strpos(fold_case(a.action || ' ' || coalesce(a.data, '')), fold_case($3)) > 0)
+                   and ($4::bigint[] is null or fold_case(a.target_type) = 'card' and a.target_id = any ($4)
                        or a.action = 'card_payment_created' and a.data = any ($4::text[])
-                       or lower(a.target_type) = 'voucher' and a.data2 = any ($4::text[]))
+                       or fold_case(a.target_type) = 'voucher' and a.data2 = any ($4::text[]))
                order by a.id desc limit $5"#,
             options.since.map(|since| since.as_secs_f64()),
             user,

@@ -110,7 +110,7 @@ async fn add(name: &str, rate: &BigDecimal, full_name: &str, config: &Config) ->
         sqlx::query!("lock table currencies in share row exclusive mode").execute(&mut *transaction).await?;
         let id = sqlx::query_scalar!(
             "insert into currencies (name, full_name, exchange_rate)
-             select $1, $2, $3 where not exists (select from currencies where lower(rtrim(name)) = lower($1))
+             select $1, $2, $3 where not exists (select from currencies where fold_case(rtrim(name)) = fold_case($1))
              returning id",
             name,
             full_name,
@@ -141,7 +141,7 @@ async fn set(
         let changed = sqlx::query!(
             r#"update currencies set exchange_rate = coalesce($2, exchange_rate), active = coalesce($3, active),
                    last_update = now() at time zone 'utc'
-               where lower(rtrim(name)) = lower(rtrim($1))
+               where fold_case(rtrim(name)) = fold_case(rtrim($1))
                returning id, name, coalesce(exchange_rate, 1) as "rate!: Money", active = 1 as "active!""#,
             name,
             rate,

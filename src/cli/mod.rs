@@ -117,7 +117,7 @@ async fn find_user(executor: impl PgExecutor<'_>, name: &str) -> Result<UserRow,
     let user = sqlx::query_as!(
         UserRow,
         r#"select id, username, usertype, coalesce(owner_id, 0) as "owner_id!" from users
-           where lower(rtrim(username)) = lower(rtrim($1)) order by id limit 1"#,
+           where fold_case(rtrim(username)) = fold_case(rtrim($1)) order by id limit 1"#,
         name
     );
     user.fetch_optional(executor).await?.ok_or_else(|| CommandError::NotFound(format!("there is no user {name:?}")))

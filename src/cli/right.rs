@@ -209,8 +209,10 @@ pub async fn find_permission_group_id(
 }
 
 async fn find_group(connection: &mut PgConnection, name: &str) -> sqlx::Result<Option<(i32, String)>> {
-    let group =
-        sqlx::query!("select id, group_type from acc_groups where lower(name) = lower($1) order by id limit 1", name);
+    let group = sqlx::query!(
+        "select id, group_type from acc_groups where fold_case(name) = fold_case($1) order by id limit 1",
+        name
+    );
     Ok(group.fetch_optional(connection).await?.map(|row| (row.id, row.group_type)))
 }
 

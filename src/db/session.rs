@@ -68,13 +68,15 @@ const SETTINGS: [(&str, &str); 31] = [
 
 /// Not sent, because only a superuser may: with `replica`, triggers do not run.
 const REPLICATION_ROLE: (&str, &str) = ("session_replication_role", "origin");
+/// Not sent either: the encoding of the database. In any other one, texts of clients cannot be stored or compared.
+const SERVER_ENCODING: (&str, &str) = ("server_encoding", "UTF8");
 /// Sent by connections after the first one: all use the schema that the first one found.
 const SEARCH_PATH: &str = "search_path";
 /// Exists from PostgreSQL 17 on.
 const TRANSACTION_TIMEOUT: (&str, &str) = ("transaction_timeout", "0");
 const TRANSACTION_TIMEOUT_SINCE: u32 = 170_000;
 
-/// A new session does not have the settings that the program relies on.
+/// A new session is not as the program needs it.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "described by the error messages")]
 pub enum SessionError {
@@ -88,6 +90,11 @@ pub enum SessionError {
          `alter role … reset session_replication_role`, for the database and in postgresql.conf too"
     )]
     TriggersDisabled(String),
+    #[error(
+        "the database has the encoding {0}, and Mortise needs UTF8. Create another database with \
+         `create database NAME encoding 'UTF8' template template0 locale 'C'`; pg_dump and pg_restore copy the data"
+    )]
+    WrongEncoding(String),
 }
 
 impl From<SessionError> for sqlx::Error {
@@ -147,6 +154,10 @@ async fn check(connection: &mut PgConnection, options: &PgConnectOptions) -> sql
     let actual = read_settings(connection).await?;
     let actual = |name: &str| actual.get(name).map_or("unknown", String::as_str);
     let sent = sent_settings(options.get_options().unwrap_or_default());
+    match actual(SERVER_ENCODING.0) {
+        encoding if encoding == SERVER_ENCODING.1 => {}
+        encoding => return Err(SessionError::WrongEncoding(encoding.to_owned()).into()),
+    }
     let differing: Vec<String> = checked_names()
         .filter_map(|name| {
             let (value, expected) = (actual(name), sent.get(name)?);
@@ -170,7 +181,7 @@ pub fn checked_names() -> impl Iterator<Item = &'static str> {
 async fn read_settings(connection: &mut PgConnection) -> sqlx::Result<BTreeMap<String, String>> {
     // The simple protocol needs one round trip, a prepared statement two.
     static QUERY: LazyLock<String> = LazyLock::new(|| {
-        let names: Vec<&str> = checked_names().chain([REPLICATION_ROLE.0]).collect();
+        let names: Vec<&str> = checked_names().chain([REPLICATION_ROLE.0, SERVER_ENCODING.0]).collect();
         format!("select name, setting from pg_settings where name in ('{}')", names.join("', '"))
     });
     let rows = sqlx::raw_sql(QUERY.as_str()).fetch_all(connection).await?;

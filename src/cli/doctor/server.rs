@@ -32,7 +32,7 @@ pub async fn check_session(connection: &mut PgConnection) -> sqlx::Result<Check>
         r#"select current_setting('default_transaction_read_only')::boolean as "is_read_only!",
                array(select setting from pg_db_role_setting, unnest(setconfig) setting
                      where setdatabase in (0, (select oid from pg_database where datname = current_database()))
-                         and setrole in (0, current_user::regrole) and lower(split_part(setting, '=', 1)) = any ($1)
+                         and setrole in (0, current_user::regrole) and lower(split_part(setting, '=', 1) collate "C") = any ($1)
                      order by setting) as "replaced!""#,
         &names
     );

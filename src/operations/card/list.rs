@@ -162,7 +162,7 @@ impl Search {
     }
 }
 
-/// A pattern for SQL's `ilike`. Both fields are `None` if no filter is set.
+/// A pattern for SQL's `like`, on texts with folded case. Both fields are `None` if no filter is set.
 #[derive(Debug)]
 struct Pattern {
     like: Option<String>,
@@ -312,12 +312,12 @@ async fn read_cards(
            join cardgroups g on g.id = c.cardgroup_id
            left join users u on u.id = c.user_id
            where c.hidden = 0 and g.hidden = 0 and ($1::integer is null or g.owner_id = $1)
-               and ($2::text is null or c.number = $2) and ($3::text is null or c.number ilike $3)
-               and ($4::text is null or c.pin = $4) and ($5::text is null or c.pin ilike $5)
-               and ($6::text is null or c.callerid = $6) and ($7::text is null or c.callerid ilike $7)
-               and ($8::text is null or c.name ilike $8) and ($9::text is null or c.batch_number ilike $9)
+               and ($2::text is null or c.number = $2) and ($3::text is null or fold_case(c.number) like fold_case($3))
+               and ($4::text is null or c.pin = $4) and ($5::text is null or fold_case(c.pin) like fold_case($5))
+               and ($6::text is null or c.callerid = $6) and ($7::text is null or fold_case(c.callerid) like fold_case($7))
+               and ($8::text is null or fold_case(c.name) like fold_case($8)) and ($9::text is null or fold_case(c.batch_number) like fold_case($9))
                and ($10::numeric is null or coalesce(c.balance, 0) >= $10) and ($11::numeric is null or coalesce(c.balance, 0) <= $11)
-               and ($12::text is null or lower(c.language) = lower($12)) and ($13::smallint is null or c.sold = $13)
+               and ($12::text is null or fold_case(c.language) = fold_case($12)) and ($13::smallint is null or c.sold = $13)
                and ($14::bigint is null or c.user_id = $14)
                and ($15::integer is null or (c.cardgroup_id, c.number) > ($15, $16::text) and c.cardgroup_id <= $15)
                and ($17::integer is null or c.cardgroup_id = $17 and c.number is null and c.id > $18::bigint)

@@ -49,6 +49,13 @@ pub async fn create_database(sql: &str) -> String {
     name
 }
 
+/// Creates a database with these options of `create database`, without a schema; returns its name.
+pub async fn create_empty_database(options: &str) -> String {
+    let name = next_database_name();
+    POSTGRES.get_or_init(start).await.execute(&format!("create database {name} template template0 {options}")).await;
+    name
+}
+
 /// The options for connecting to a database.
 pub async fn connect_options(name: &str) -> PgConnectOptions {
     POSTGRES.get_or_init(start).await.options(name)

@@ -8,6 +8,7 @@ mod contention;
 mod data_directory;
 #[cfg(target_os = "linux")]
 mod environment;
+mod encoding;
 mod idempotency;
 mod idempotency_concurrency;
 mod ids;
