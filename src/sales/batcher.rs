@@ -25,9 +25,6 @@ use crate::store::stock::is_card_already_paid;
 const BATCH_CARDS_MAX: u32 = 32;
 /// Maximum number of cards of a batched sale. Larger sales run alone: they would fill most of a batch.
 pub const ORDER_CARDS_MAX: u32 = BATCH_CARDS_MAX / 4;
-/// Maximum duration of a batch statement, longer than the database's `statement_timeout`: a statement that has not
-/// ended by then is on a dead connection.
-const STATEMENT_DEADLINE: Duration = Duration::from_secs(150);
 
 /// Decides for each sale whether it runs alone or in a batch, and runs the batches.
 #[derive(Debug, Clone)]
@@ -254,24 +251,16 @@ async fn execute(pool: &Pool, batch: &[QueueEntry]) -> Result<Vec<SoldCardRow>, 
     let mut input = BatchInput::default();
     input.extend(batch.iter().map(|entry| &entry.order));
     let mut connection = pool.acquire().await.map_err(|error| Some(ApiError::from(error)))?;
-    // A client that disconnects cancels its own request, but a batch has no client: only the deadline ends a hung one.
-    match timeout(STATEMENT_DEADLINE, sell_batch(&mut connection, &batch[0].order.batch_key, &input)).await {
-        Ok(Ok(cards)) => {
+    // A client that disconnects cancels its own request, but a batch has no client: only the limit ends a hung one.
+    match pool.limit_commit(sell_batch(&mut connection, &batch[0].order.batch_key, &input)).await {
+        Ok(cards) => {
             connection.release_clean();
             Ok(cards)
         }
         // A key of the batch was used before, or another server is processing it, or a card in stock has a sale
         // payment. The server does not know which sale is affected, so each is retried alone. The error is not logged.
-        Ok(Err(error)) if is_duplicate_key(&error) || is_lock_timeout(&error) || is_card_already_paid(&error) => {
-            Err(None)
-        }
-        Ok(Err(error)) => {
-            Err(Some(ApiError::from_commit_error(error)).filter(|error| *error == ApiError::CommitUnknown))
-        }
-        Err(_) => {
-            connection.close_on_drop();
-            Err(Some(ApiError::CommitUnknown))
-        }
+        Err(error) if is_duplicate_key(&error) || is_lock_timeout(&error) || is_card_already_paid(&error) => Err(None),
+        Err(error) => Err(Some(ApiError::from_commit_error(error)).filter(|error| *error == ApiError::CommitUnknown)),
     }
 }
 

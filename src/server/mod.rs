@@ -103,7 +103,9 @@ async fn serve_with_database(
         pool = prepare_database(options, &config, demo) => pool?,
         () = stop.clone() => return Ok(()),
     };
-    let pool = Pool::from(pool);
+    let start_pool = pool;
+    let pool = Pool::from(start_pool.clone());
+    start_pool.close().await;
     let result = run(pool.clone(), config, stop).await;
     // Limited: a database that does not answer must not block the shutdown.
     let _ = tokio::time::timeout(SHUTDOWN_FLUSH_TIMEOUT, pool.close()).await;

@@ -114,7 +114,8 @@ fn register_counters(state: &AppState, registry: &mut Registry) {
 fn register_gauges(state: &AppState, registry: &mut Registry) {
     registry.register("build", "Version of the program", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
     let connections = Family::<StateLabel, Gauge>::default();
-    let (total, idle) = (state.pool.size().into(), i64::try_from(state.pool.idle_count()).unwrap_or(0));
+    let [total, idle] =
+        [state.pool.size(), state.pool.idle_count()].map(|count| i64::try_from(count).unwrap_or(i64::MAX));
     connections.get_or_create(&StateLabel { state: "idle" }).set(idle);
     connections.get_or_create(&StateLabel { state: "busy" }).set(i64::saturating_sub(total, idle).max(0));
     registry.register("database_connections", "Database connections of requests, by state", connections);

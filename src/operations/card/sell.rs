@@ -252,7 +252,8 @@ impl SaleContext<'_> {
         let stored_reply = idempotency.key().map(|key| StoredReplySpec { key, currency: display_currency(terms) });
         let selection = CardSelection::Next { quantity: i64::from(quantity), only_sellable, stored_reply };
         let mut connection = call.state.pool.acquire().await?;
-        match sell(&mut connection, build_sale_request(caller, input, terms, selection)).await {
+        let sale = sell(&mut connection, build_sale_request(caller, input, terms, selection));
+        match call.state.pool.limit_commit(sale).await {
             Ok(cards) => {
                 connection.release_clean();
                 Ok(cards)

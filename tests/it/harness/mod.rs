@@ -80,18 +80,31 @@ pub async fn server_on_database(database: &str, settings: &[(&str, &str)]) -> Se
 
 /// Starts a server that connects to its database with these options.
 pub async fn server_with_connect_options(database: PgConnectOptions, settings: &[(&str, &str)]) -> Server {
-    let (server, state) = build(database, settings).await;
+    let (server, state) = build(database, settings, Pool::from).await;
     tokio::spawn(async move { jobs::run_background_tasks(&state).await });
     server
 }
 
+/// Starts a server without the background tasks, for which a statement that commits may take only this long.
+pub async fn server_with_commit_timeout(
+    database: PgConnectOptions,
+    settings: &[(&str, &str)],
+    commit_timeout: Duration,
+) -> Server {
+    build(database, settings, |pool| Pool::with_commit_timeout(&pool, commit_timeout)).await.0
+}
+
 /// Starts a server on an existing database without the background tasks: it sends no e-mails.
 pub async fn server_without_jobs(database: &str, settings: &[(&str, &str)]) -> Server {
-    build(postgres::connect_options(database).await, settings).await.0
+    build(postgres::connect_options(database).await, settings, Pool::from).await.0
 }
 
 /// The acquire timeout is 60 s by default, so that tests also pass on a busy machine.
-async fn build(database: PgConnectOptions, settings: &[(&str, &str)]) -> (Server, Arc<AppState>) {
+async fn build(
+    database: PgConnectOptions,
+    settings: &[(&str, &str)],
+    create_pool: impl FnOnce(PgPool) -> Pool,
+) -> (Server, Arc<AppState>) {
     let defaults = [("cache", "off"), ("database_connections", "4"), ("database_acquire_timeout_ms", "60000")];
     let settings = [&defaults, settings].concat();
     let options: Vec<_> = settings.iter().map(|(name, value)| Override::new(name, value, "the test")).collect();
@@ -99,7 +112,7 @@ async fn build(database: PgConnectOptions, settings: &[(&str, &str)]) -> (Server
     let app_pool = mortise::db::connect(database, &config).await.unwrap();
     let pool =
         PgPoolOptions::new().connect_lazy_with(app_pool.connect_options().as_ref().clone().application_name("a test"));
-    let app_pool = Pool::from(app_pool);
+    let app_pool = create_pool(app_pool);
     let (state, audit_writer) = server::build_app_state(config.clone(), app_pool.clone()).unwrap();
     tokio::spawn(audit_writer);
     let monitoring = monitoring::router(state.clone());

@@ -2,6 +2,7 @@
 //! script's standard input closes, that is, when the test process ends for any reason.
 
 use std::collections::HashMap;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,7 +25,8 @@ const SUPERVISOR: &str = r#"
     rm -rf "$DIRECTORY"
 "#;
 
-struct Postgres {
+/// A running PostgreSQL server.
+pub struct Postgres {
     socket: PathBuf,
     /// Names of the template databases, by the SQL that fills them.
     templates: Mutex<HashMap<String, String>>,
@@ -42,11 +44,7 @@ fn next_database_name() -> String {
 /// Creates a database with the schema and the data that `sql` inserts; returns its name.
 pub async fn create_database(sql: &str) -> String {
     watchdog::watch_test();
-    let postgres = POSTGRES.get_or_init(start).await;
-    let template = postgres.template(sql).await;
-    let name = next_database_name();
-    postgres.execute(&format!("create database {name} template {template}")).await;
-    name
+    POSTGRES.get_or_init(start).await.create_database(sql).await
 }
 
 /// Creates a database with these options of `create database`, without a schema; returns its name.
@@ -73,12 +71,29 @@ pub async fn log() -> String {
 }
 
 impl Postgres {
-    fn options(&self, database: &str) -> PgConnectOptions {
-        PgConnectOptions::new_without_pgpass().socket(&self.socket).username("postgres").database(database)
+    /// Starts a server for one test, whose settings other tests must not have. It stops when the value is dropped.
+    pub async fn start(settings: &str) -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(1);
+        start_in(&format!("-{}", COUNT.fetch_add(1, Ordering::Relaxed)), settings).await
+    }
+
+    /// Creates a database with the schema and the data that `sql` inserts; returns its name.
+    pub async fn create_database(&self, sql: &str) -> String {
+        let template = self.template(sql).await;
+        let name = next_database_name();
+        self.execute(&format!("create database {name} template {template}")).await;
+        name
+    }
+
+    /// The options for connecting to a database. The sessions do not wait for a standby; those of a server under test
+    /// do.
+    pub fn options(&self, database: &str) -> PgConnectOptions {
+        let options = PgConnectOptions::new_without_pgpass().socket(&self.socket).username("postgres");
+        options.database(database).options([("synchronous_commit", "local")])
     }
 
     /// Executes a statement in the database `postgres`.
-    async fn execute(&self, statement: &str) {
+    pub async fn execute(&self, statement: &str) {
         let mut connection = self.options("postgres").connect().await.unwrap();
         sqlx::raw_sql(AssertSqlSafe(statement.to_owned())).execute(&mut connection).await.unwrap();
         connection.close().await.unwrap();
@@ -102,8 +117,13 @@ impl Postgres {
 }
 
 async fn start() -> Postgres {
+    start_in("", "").await
+}
+
+/// Starts a server in a directory with this suffix and these lines in `postgresql.conf`.
+async fn start_in(suffix: &str, settings: &str) -> Postgres {
     let os_user = os_user::OsUser::find_unprivileged().unwrap();
-    let directory = std::env::temp_dir().join(format!("mortise-test-{}", std::process::id()));
+    let directory = std::env::temp_dir().join(format!("mortise-test-{}{suffix}", std::process::id()));
     std::fs::create_dir(&directory).unwrap();
     if let Some(os_user) = &os_user {
         os_user.chown(&std::fs::File::open(&directory).unwrap()).unwrap();
@@ -112,6 +132,8 @@ async fn start() -> Postgres {
     let binaries = installation::find_binaries(&cluster).await.expect("PostgreSQL must be installed");
     installation::initdb(&binaries, &cluster, os_user.as_ref(), "unused").await.unwrap();
     std::fs::write(cluster.join("pg_hba.conf"), "local all all trust\n").unwrap();
+    let mut configuration = std::fs::OpenOptions::new().append(true).open(cluster.join("postgresql.conf")).unwrap();
+    configuration.write_all(settings.as_bytes()).unwrap();
 
     let shell = installation::build_command("/bin/sh".as_ref(), os_user.as_ref())
         .args(["-c", SUPERVISOR, "sh"])

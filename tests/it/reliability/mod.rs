@@ -6,9 +6,9 @@ mod audit_retention;
 mod chaos;
 mod contention;
 mod data_directory;
+mod encoding;
 #[cfg(target_os = "linux")]
 mod environment;
-mod encoding;
 mod idempotency;
 mod idempotency_concurrency;
 mod ids;
@@ -23,4 +23,5 @@ mod sale_batching;
 mod session_settings;
 pub mod soak;
 mod stock;
+mod synchronous_standby;
 mod upgrade;

@@ -1,0 +1,377 @@
+//! The connection pool for requests.
+
+mod connection;
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use sqlx::postgres::{PgConnectOptions, PgTransactionManager};
+use sqlx::{Connection as _, PgConnection, PgPool};
+use sqlx_core::transaction::TransactionManager;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::timeout;
+
+pub use self::connection::{Connection, Transaction};
+use super::session;
+
+/// Idle time after which a connection is pinged before it is used: it may have been cut without notice.
+pub(super) const PING_AFTER_IDLE: Duration = Duration::from_secs(1);
+/// Maximum time to ping a connection whose state is unknown. It covers the end of a cancelled statement.
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Age after which a connection is not used again: PostgreSQL's processes keep memory.
+const AGE_MAX: Duration = Duration::from_mins(30);
+/// Idle time after which a connection is closed.
+const IDLE_MAX: Duration = Duration::from_mins(10);
+const REAP_INTERVAL: Duration = Duration::from_secs(30);
+/// Maximum pause after a failed attempt to open a connection.
+const RETRY_PAUSE_MAX: Duration = Duration::from_millis(250);
+/// Maximum time for a statement that commits. Longer than `statement_timeout`, which does not end the wait for a
+/// synchronous standby.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(150);
+/// Maximum number of connections for background tasks.
+const BACKGROUND_CONNECTIONS_MAX: u32 = 4;
+
+/// A connection pool that serves requests in the order in which they came.
+///
+/// A request that finds no idle connection waits in a queue. The first in the queue gets the next connection that
+/// becomes usable: one that another request released, or a new one. New connections are opened by tasks of their own,
+/// so that no request waits for an attempt that fails while other connections are released.
+///
+/// A caller that knows that its connection has no open transaction and no running statement uses
+/// [`release_clean`](Connection::release_clean): the next request gets the connection without a ping, which would be a
+/// tenth of the cost of a sale. (sqlx's own pool pings each returned connection.) A connection that is dropped instead
+/// is rolled back and pinged first.
+#[derive(Debug, Clone)]
+pub struct Pool(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    options: PgConnectOptions,
+    connections_max: usize,
+    acquire_timeout: Duration,
+    commit_timeout: Duration,
+    state: Mutex<State>,
+    /// Notified when the last connection of a closed pool is closed.
+    all_closed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Last in, first out: the connections that are not needed stay idle and are closed. Empty while requests wait.
+    idle: Vec<Idle>,
+    /// The requests that wait, the oldest first. Those that have ended meanwhile are skipped.
+    waiters: VecDeque<oneshot::Sender<Result<Connection, OpenError>>>,
+    /// The number of connections: idle, in use, being opened or being closed.
+    size: usize,
+    /// The number of connections that are being opened.
+    opening: usize,
+    /// Failed attempts to open a connection since the last success.
+    failures: u32,
+    /// No attempt is made earlier than this.
+    open_after: Option<Instant>,
+    is_retry_scheduled: bool,
+    is_closed: bool,
+}
+
+#[derive(Debug)]
+struct Live {
+    connection: PgConnection,
+    opened_at: Instant,
+}
+
+#[derive(Debug)]
+struct Idle {
+    live: Live,
+    since: Instant,
+}
+
+/// Opening a connection failed while none was open.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("cannot open a connection: {0}")]
+struct OpenError(Arc<str>);
+
+/// The pool has the options and the limits of the `PgPool`, and connections of its own.
+impl From<PgPool> for Pool {
+    fn from(pool: PgPool) -> Self {
+        Self::with_commit_timeout(&pool, COMMIT_TIMEOUT)
+    }
+}
+
+impl Pool {
+    /// Creates a pool with the options and the limits of the `PgPool`.
+    pub fn with_commit_timeout(pool: &PgPool, commit_timeout: Duration) -> Self {
+        let shared = Arc::new(Shared {
+            options: pool.connect_options().as_ref().clone(),
+            connections_max: usize::try_from(pool.options().get_max_connections()).unwrap_or(usize::MAX),
+            acquire_timeout: pool.options().get_acquire_timeout(),
+            commit_timeout,
+            state: Mutex::default(),
+            all_closed: Notify::new(),
+        });
+        tokio::spawn(reap(Arc::downgrade(&shared)));
+        Self(shared)
+    }
+
+    /// Returns a connection, waiting at most the acquire timeout.
+    ///
+    /// # Errors
+    ///
+    /// `PoolTimedOut`; `Io` if no connection is open and none can be opened; `PoolClosed`.
+    pub async fn acquire(&self) -> sqlx::Result<Connection> {
+        let fresh = self.0.lock().idle.pop_if(|idle| idle.since.elapsed() < PING_AFTER_IDLE);
+        match fresh {
+            Some(idle) => Ok(Connection::new(&self.0, idle.live)),
+            // Boxed: this future is large, and under load it is rarely needed.
+            None => Box::pin(timeout(self.0.acquire_timeout, self.acquire_slowly()))
+                .await
+                .map_err(|_| sqlx::Error::PoolTimedOut)?,
+        }
+    }
+
+    async fn acquire_slowly(&self) -> sqlx::Result<Connection> {
+        while let Some(mut connection) = self.0.pop_idle() {
+            if let Ok(Ok(())) = timeout(PING_TIMEOUT, connection.ping()).await {
+                return Ok(connection);
+            }
+            connection.close_on_drop();
+            // The others have been idle for longer.
+            while let Some(mut connection) = self.0.pop_idle() {
+                connection.close_on_drop();
+            }
+        }
+        let waiter = self.0.enqueue()?;
+        let acquired = waiter.await.map_err(|_| sqlx::Error::PoolClosed)?;
+        acquired.map_err(|error| sqlx::Error::Io(io::Error::other(error)))
+    }
+
+    /// Begins a transaction on a connection of its own.
+    pub async fn begin(&self) -> sqlx::Result<Transaction> {
+        self.acquire().await?.into_transaction().await
+    }
+
+    /// Limits the time of a statement that commits. PostgreSQL waits without a limit for a synchronous standby that is
+    /// away. The connection must be dropped after an error.
+    ///
+    /// # Errors
+    ///
+    /// `Io` after the commit timeout: the commit may take effect later.
+    pub async fn limit_commit<T>(&self, statement: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+        limit_commit(self.0.commit_timeout, statement).await
+    }
+
+    /// Returns a pool of a few extra connections, opened on demand, for background tasks (change listener, vacuum,
+    /// monitoring, e-mails). These tasks must not wait behind requests that wait for each other.
+    pub fn background_pool(&self) -> PgPool {
+        let options = self.0.options.clone().application_name("mortise background");
+        session::pool_options(&options)
+            .max_connections(BACKGROUND_CONNECTIONS_MAX)
+            .acquire_timeout(self.0.acquire_timeout)
+            .idle_timeout(Duration::from_secs(60))
+            .connect_lazy_with(options)
+    }
+
+    /// Returns the number of connections, idle or in use.
+    pub fn size(&self) -> usize {
+        self.0.lock().size
+    }
+
+    /// Returns the number of idle connections.
+    pub fn idle_count(&self) -> usize {
+        self.0.lock().idle.len()
+    }
+
+    /// Whether [`close`](Self::close) was called.
+    pub fn is_closed(&self) -> bool {
+        self.0.lock().is_closed
+    }
+
+    /// Closes the idle connections, and each other one when it is returned; waits until all are closed. Later calls of
+    /// [`acquire`](Self::acquire) fail.
+    pub async fn close(&self) {
+        let (idle, waiters) = {
+            let mut state = self.0.lock();
+            state.is_closed = true;
+            (std::mem::take(&mut state.idle), std::mem::take(&mut state.waiters))
+        };
+        drop(waiters);
+        for Idle { live, .. } in idle {
+            self.0.discard(live).await;
+        }
+        loop {
+            let closed = self.0.all_closed.notified();
+            if self.0.lock().size == 0 {
+                return;
+            }
+            closed.await;
+        }
+    }
+}
+
+impl State {
+    /// Removes the oldest requests if they have ended.
+    fn remove_ended_waiters(&mut self) {
+        while self.waiters.front().is_some_and(oneshot::Sender::is_closed) {
+            self.waiters.pop_front();
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pop_idle(self: &Arc<Self>) -> Option<Connection> {
+        let idle = self.lock().idle.pop()?;
+        Some(Connection::new(self, idle.live))
+    }
+
+    /// Appends a request to the queue. The caller has found no idle connection.
+    fn enqueue(self: &Arc<Self>) -> sqlx::Result<oneshot::Receiver<Result<Connection, OpenError>>> {
+        let (sender, receiver) = oneshot::channel();
+        {
+            let mut state = self.lock();
+            if state.is_closed {
+                return Err(sqlx::Error::PoolClosed);
+            }
+            state.waiters.push_back(sender);
+        }
+        // A connection may have been released since the caller looked.
+        match self.pop_idle() {
+            Some(connection) => connection.release_clean(),
+            None => self.open_connections(),
+        }
+        Ok(receiver)
+    }
+
+    /// Gives a clean connection to the request that has waited longest, or else keeps it as idle.
+    fn put_back(self: &Arc<Self>, live: Live) {
+        let mut connection = Connection::new(self, live);
+        loop {
+            let waiter = {
+                let mut state = self.lock();
+                match state.waiters.pop_front() {
+                    Some(waiter) => waiter,
+                    None if state.is_closed => {
+                        connection.close_on_drop();
+                        break;
+                    }
+                    None => {
+                        let since = Instant::now();
+                        state.idle.extend(connection.take().map(|live| Idle { live, since }));
+                        return;
+                    }
+                }
+            };
+            match waiter.send(Ok(connection)) {
+                Err(Ok(unsent)) => connection = unsent,
+                _ => return,
+            }
+        }
+        drop(connection);
+    }
+
+    /// Makes a connection usable again whose statements or transaction the caller has not ended.
+    async fn recover(self: Arc<Self>, mut live: Live) {
+        while live.connection.is_in_transaction() {
+            PgTransactionManager::start_rollback(&mut live.connection);
+        }
+        match timeout(PING_TIMEOUT, live.connection.ping()).await {
+            Ok(Ok(())) if live.opened_at.elapsed() < AGE_MAX => self.put_back(live),
+            _ => self.discard(live).await,
+        }
+    }
+
+    async fn discard(self: &Arc<Self>, live: Live) {
+        let _ = timeout(CLOSE_TIMEOUT, live.connection.close()).await;
+        self.lock().size -= 1;
+        self.all_closed.notify_waiters();
+        self.open_connections();
+    }
+
+    /// Starts to open a connection for each request that waits, within the limits. After a failure, one attempt is made
+    /// at a time, after a pause.
+    fn open_connections(self: &Arc<Self>) {
+        let mut state = self.lock();
+        state.remove_ended_waiters();
+        let pause = state.open_after.map_or(Duration::ZERO, |time| time.saturating_duration_since(Instant::now()));
+        if pause.is_zero() {
+            let openings_max = if state.failures > 0 { 1 } else { state.waiters.len() };
+            while state.opening < openings_max.min(state.waiters.len()) && state.size < self.connections_max {
+                state.opening += 1;
+                state.size += 1;
+                tokio::spawn(self.clone().open());
+            }
+        } else if !state.waiters.is_empty() && !std::mem::replace(&mut state.is_retry_scheduled, true) {
+            let shared = self.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(pause).await;
+                shared.lock().is_retry_scheduled = false;
+                shared.open_connections();
+            });
+        }
+    }
+
+    async fn open(self: Arc<Self>) {
+        let opened = timeout(self.acquire_timeout, session::connect(&self.options)).await;
+        let opened = opened.unwrap_or(Err(sqlx::Error::PoolTimedOut));
+        let mut state = self.lock();
+        state.opening -= 1;
+        match opened {
+            Ok(connection) => {
+                (state.failures, state.open_after) = (0, None);
+                drop(state);
+                self.put_back(Live { connection, opened_at: Instant::now() });
+            }
+            Err(error) => {
+                let is_first_failure = state.failures == 0;
+                state.size -= 1;
+                let pause = Duration::from_millis(10) * 2_u32.pow(state.failures.min(5));
+                state.failures = state.failures.saturating_add(1);
+                state.open_after = Some(Instant::now() + pause.min(RETRY_PAUSE_MAX));
+                // While a connection is in use, the requests wait for its release.
+                let can_wait = state.size > 0 || is_transient(&error);
+                let failed = if can_wait { VecDeque::new() } else { std::mem::take(&mut state.waiters) };
+                drop(state);
+                if is_first_failure {
+                    tracing::warn!(%error, "cannot open a database connection, retrying");
+                }
+                let error = OpenError(error.to_string().into());
+                failed.into_iter().for_each(|waiter| drop(waiter.send(Err(error.clone()))));
+                self.all_closed.notify_waiters();
+            }
+        }
+        self.open_connections();
+    }
+}
+
+async fn limit_commit<T>(limit: Duration, statement: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+    let no_answer = || io::Error::new(io::ErrorKind::TimedOut, format!("no answer to a commit for {limit:?}"));
+    timeout(limit, statement).await.unwrap_or_else(|_| Err(no_answer().into()))
+}
+
+/// Whether a connection can probably be opened soon: the limit on connections is reached (53300), or the server is
+/// starting (57P03, refused).
+fn is_transient(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(error) => matches!(error.code().as_deref(), Some("53300" | "57P03")),
+        sqlx::Error::Io(error) => error.kind() == io::ErrorKind::ConnectionRefused,
+        _ => false,
+    }
+}
+
+/// Closes connections that have been idle for long or are old, until the pool is dropped.
+async fn reap(pool: Weak<Shared>) {
+    loop {
+        tokio::time::sleep(REAP_INTERVAL).await;
+        let Some(pool) = pool.upgrade() else { return };
+        let is_needed = |idle: &mut Idle| idle.since.elapsed() < IDLE_MAX && idle.live.opened_at.elapsed() < AGE_MAX;
+        let expired: Vec<Idle> = pool.lock().idle.extract_if(.., |idle| !is_needed(idle)).collect();
+        for Idle { live, .. } in expired {
+            pool.discard(live).await;
+        }
+    }
+}
