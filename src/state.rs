@@ -8,6 +8,7 @@ use crate::audit::AuditQueue;
 use crate::auth::attempt_limiter::AttemptLimiter;
 use crate::auth::passwords::Passwords;
 use crate::config::Config;
+use crate::db::health::HealthCheck;
 use crate::db::pool::Pool;
 use crate::jobs::stock_vacuum::StockVacuum;
 use crate::locks::{ListPermit, Locks};
@@ -24,8 +25,11 @@ use crate::telemetry::tracer::OtlpTracer;
 pub struct AppState {
     pub config: Config,
     pub pool: Pool,
-    /// Connections for work that must not wait behind requests.
+    /// Connections for background tasks other than e-mails, which must not wait behind requests.
     pub background_pool: PgPool,
+    /// Connections for e-mails.
+    pub mail_pool: PgPool,
+    pub health: HealthCheck,
     pub accounts: AccountCache,
     pub passwords: Passwords,
     pub audit: AuditQueue,

@@ -16,8 +16,8 @@ use foldhash::fast;
 use papaya::HashMap;
 use prometheus_client::metrics::histogram::Histogram;
 use rustix::time::{ClockId, clock_gettime};
+use sqlx::PgExecutor;
 use sqlx::postgres::PgListener;
-use sqlx::{PgConnection, PgPool};
 use tokio::time::timeout;
 
 use self::records::Confline;
@@ -43,8 +43,6 @@ const ROUND_TRIP_BUCKETS_S: [f64; 10] = [0.0001, 0.0002, 0.0005, 0.001, 0.002, 0
 #[derive(Debug)]
 pub struct AccountCache {
     pool: Pool,
-    /// For the change listener, which must not wait behind requests.
-    background_pool: PgPool,
     mode: OnOff,
     snapshot: ArcSwap<Snapshot>,
     /// Until when the cache is valid, in microseconds of [`coarse_now`]; 0: the cache is invalid.
@@ -77,17 +75,10 @@ struct Snapshot {
 }
 
 impl AccountCache {
-    /// Creates an empty cache. The connections of `background_pool` are not used by requests.
-    pub fn new(pool: Pool, background_pool: PgPool, mode: OnOff) -> Self {
+    /// Creates an empty cache.
+    pub fn new(pool: Pool, mode: OnOff) -> Self {
         let (snapshot, valid_until_us) = (ArcSwap::default(), AtomicU64::new(0));
-        Self {
-            pool,
-            background_pool,
-            mode,
-            snapshot,
-            valid_until_us,
-            round_trip_seconds: Histogram::new(ROUND_TRIP_BUCKETS_S),
-        }
+        Self { pool, mode, snapshot, valid_until_us, round_trip_seconds: Histogram::new(ROUND_TRIP_BUCKETS_S) }
     }
 
     /// Whether the setting `cache` is on.
@@ -158,7 +149,7 @@ impl AccountCache {
 
     async fn load_settings(&self, generation: u64, owner: i32) -> sqlx::Result<Arc<Settings>> {
         let mut connection = self.pool.acquire().await?;
-        let settings = self.read_and_cache_settings(&mut connection, generation, owner).await?;
+        let settings = self.read_and_cache_settings(&mut *connection, generation, owner).await?;
         connection.release_clean();
         Ok(settings)
     }
@@ -166,7 +157,7 @@ impl AccountCache {
     /// Reads settings from the database and caches them in the snapshot of this generation.
     async fn read_and_cache_settings(
         &self,
-        connection: &mut PgConnection,
+        connection: impl PgExecutor<'_>,
         generation: u64,
         owner: i32,
     ) -> sqlx::Result<Arc<Settings>> {
@@ -187,11 +178,11 @@ impl AccountCache {
         Ok(settings)
     }
 
-    /// Caches the system's settings: error replies need them without waiting for the database.
-    async fn ensure_system_settings(&self) -> sqlx::Result<()> {
+    /// Caches the system's settings: error replies need them without waiting for the database. Reads them on the
+    /// listener's own connection, which never has to be waited for.
+    async fn ensure_system_settings(&self, listener: &mut PgListener) -> sqlx::Result<()> {
         if let Err(generation) = self.lookup(|snapshot| snapshot.settings.pin().get(&0).cloned()) {
-            let mut connection = self.background_pool.acquire().await?;
-            self.read_and_cache_settings(&mut connection, generation, 0).await?;
+            self.read_and_cache_settings(listener, generation, 0).await?;
         }
         Ok(())
     }
@@ -288,8 +279,8 @@ impl AccountCache {
 
     /// Keeps the cache up to date until the listening connection is lost.
     async fn listen_once(&self) -> sqlx::Result<()> {
-        let mut listener = PgListener::connect_with(&self.background_pool).await?;
-        listener.listen(CHANNEL).await?;
+        let mut listener = PgListener::connect_with(&self.pool.listener_pool()).await?;
+        timeout(CACHE_VALIDITY, listener.listen(CHANNEL)).await.map_err(|_| sqlx::Error::PoolTimedOut)??;
         self.invalidate();
         let mut invalidated_at = Instant::now();
         loop {
@@ -308,7 +299,9 @@ impl AccountCache {
             }
             // The notifications of all changes before the heartbeat query have arrived together with its result.
             self.valid_until_us.store(as_micros_u64(coarse_started_at + CACHE_VALIDITY), Ordering::Release);
-            timeout(CACHE_VALIDITY, self.ensure_system_settings()).await.map_err(|_| sqlx::Error::PoolTimedOut)??;
+            timeout(CACHE_VALIDITY, self.ensure_system_settings(&mut listener))
+                .await
+                .map_err(|_| sqlx::Error::PoolTimedOut)??;
             match timeout(HEARTBEAT, listener.try_recv()).await {
                 Err(_) => {}
                 Ok(Ok(Some(_))) => self.invalidate(),

@@ -100,7 +100,7 @@ pub(super) fn masked_hash_input(signed: &SignedParams<'_>) -> String {
 /// Returns the first valid key of a user.
 async fn find_signing_key(name: &str, config: &Config) -> Result<Secret, CommandError> {
     with_database(config, async |pool| {
-        let accounts = AccountCache::new(pool.clone().into(), pool.clone(), OnOff::Off);
+        let accounts = AccountCache::new(pool.clone().into(), OnOff::Off);
         let not_found = || CommandError::NotFound(format!("there is no user {name:?}"));
         let user = accounts.user(name).await?.ok_or_else(not_found)?;
         let (own, system) = (accounts.settings(user.settings_owner()).await?, accounts.settings(0).await?);

@@ -10,6 +10,8 @@ use crate::config::Config;
 use crate::db::schema::Severity;
 use crate::db::session::SessionError;
 
+pub mod cached;
+pub mod health;
 pub mod pool;
 pub mod schema;
 pub mod seed;

@@ -17,7 +17,7 @@ pub async fn run_background_tasks(state: &AppState) {
         restart_on_panic("stock vacuum", || state.stock_vacuum.run(&state.background_pool)),
         restart_on_panic("idempotency key expiry", || purge_idempotency_keys(state)),
         restart_on_panic("audit row expiry", || purge_audit_rows(state)),
-        restart_on_panic("e-mail delivery", || state.mail.run(&state.background_pool, &state.accounts))
+        restart_on_panic("e-mail delivery", || state.mail.run(&state.mail_pool, &state.accounts))
     );
 }
 

@@ -22,6 +22,7 @@ use crate::audit::AuditQueue;
 use crate::auth::attempt_limiter::AttemptLimiter;
 use crate::auth::passwords::Passwords;
 use crate::config::{Config, OnOff};
+use crate::db::health::HealthCheck;
 use crate::db::pool::Pool;
 use crate::db::seed::InitialCredentials;
 use crate::db::{self, DatabaseError, seed};
@@ -148,7 +149,7 @@ pub fn build_app_state(
 ) -> Result<(Arc<AppState>, impl Future<Output = ()> + Send), ServerError> {
     let (audit, audit_rows) = AuditQueue::new();
     let background_pool = pool.background_pool();
-    let accounts = AccountCache::new(pool.clone(), background_pool.clone(), config.cache);
+    let accounts = AccountCache::new(pool.clone(), config.cache);
     let locks = Locks::new(config.database_connections);
     let load = LoadLimiter::new(config.max_requests, config.max_body_memory);
     let (passwords, stock_vacuum, mail) = (Passwords::new()?, StockVacuum::default(), Mailer::new(&config)?);
@@ -158,6 +159,8 @@ pub fn build_app_state(
     let state = Arc::new(AppState {
         batcher: SaleBatcher::new(pool.clone(), config.sale_concurrency, config.database_acquire_timeout / 20),
         config,
+        mail_pool: pool.mail_pool(),
+        health: HealthCheck::new(&pool),
         pool,
         background_pool: background_pool.clone(),
         accounts,

@@ -106,7 +106,7 @@ impl ParsedRequest {
 
     async fn explain(&self, pool: &PgPool, config: &Config) -> Result<Explanation, CommandError> {
         let name = self.params.get("u").unwrap_or_default();
-        let accounts = AccountCache::new(pool.clone().into(), pool.clone(), OnOff::Off);
+        let accounts = AccountCache::new(pool.clone().into(), OnOff::Off);
         let not_found =
             || CommandError::NotFound(format!("there is no user {name:?}: the request is refused with any hash"));
         let user = accounts.user(name).await?.ok_or_else(not_found)?;

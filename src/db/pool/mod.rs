@@ -1,6 +1,7 @@
 //! The connection pool for requests.
 
 mod connection;
+mod extra;
 
 use std::collections::VecDeque;
 use std::io;
@@ -31,8 +32,6 @@ const RETRY_PAUSE_MAX: Duration = Duration::from_millis(250);
 /// Maximum time for a statement that commits. Longer than `statement_timeout`, which does not end the wait for a
 /// synchronous standby.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(150);
-/// Maximum number of connections for background tasks.
-const BACKGROUND_CONNECTIONS_MAX: u32 = 4;
 
 /// A connection pool that serves requests in the order in which they came.
 ///
@@ -160,17 +159,6 @@ impl Pool {
     /// `Io` after the commit timeout: the commit may take effect later.
     pub async fn limit_commit<T>(&self, statement: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
         limit_commit(self.0.commit_timeout, statement).await
-    }
-
-    /// Returns a pool of a few extra connections, opened on demand, for background tasks (change listener, vacuum,
-    /// monitoring, e-mails). These tasks must not wait behind requests that wait for each other.
-    pub fn background_pool(&self) -> PgPool {
-        let options = self.0.options.clone().application_name("mortise background");
-        session::pool_options(&options)
-            .max_connections(BACKGROUND_CONNECTIONS_MAX)
-            .acquire_timeout(self.0.acquire_timeout)
-            .idle_timeout(Duration::from_secs(60))
-            .connect_lazy_with(options)
     }
 
     /// Returns the number of connections, idle or in use.

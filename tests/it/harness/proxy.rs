@@ -1,6 +1,7 @@
 //! Proxies between the server and PostgreSQL: one counts round trips, one cuts connections, one drops options.
 
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -123,7 +124,9 @@ struct Faults {
     cut_after: Mutex<Option<&'static str>>,
     cut: Notify,
     unreachable: watch::Sender<bool>,
-    background_stalled: watch::Sender<bool>,
+    listener_stalled: watch::Sender<bool>,
+    /// Changed to freeze the connections that exist.
+    frozen: watch::Sender<()>,
 }
 
 impl FaultProxy {
@@ -144,9 +147,16 @@ impl FaultProxy {
                     let (faults, target) = (faults.clone(), target.clone());
                     tokio::spawn(async move {
                         let mut unreachable = faults.unreachable.subscribe();
-                        tokio::select! {
-                            _ = unreachable.wait_for(|unreachable| *unreachable) => {}
-                            _ = relay_until_cut(client, target, &faults) => {}
+                        let mut frozen = faults.frozen.subscribe();
+                        let mut relay = pin!(relay_until_cut(client, target, &faults));
+                        let is_frozen = tokio::select! {
+                            _ = unreachable.wait_for(|unreachable| *unreachable) => false,
+                            _ = &mut relay => false,
+                            _ = frozen.changed() => true,
+                        };
+                        if is_frozen {
+                            // The sockets stay open, and nothing polls the relay.
+                            std::future::pending::<()>().await;
                         }
                     });
                 }
@@ -173,17 +183,19 @@ impl FaultProxy {
         self.faults.cut.notified().await;
     }
 
+    /// Relays no more replies on the connections that exist, and leaves them open: as if the network had lost them.
+    pub fn freeze_connections(&self) {
+        self.faults.frozen.send_replace(());
+    }
+
     /// `true`: cuts all connections and refuses new ones. `false`: relays again.
     pub fn set_unreachable(&self, unreachable: bool) {
         self.faults.unreachable.send_replace(unreachable);
     }
-}
 
-impl FaultProxy {
-    /// `true`: holds back what PostgreSQL sends on the connections of background tasks, also notifications of changes.
-    /// `false`: relays it.
-    pub fn set_background_stalled(&self, stalled: bool) {
-        self.faults.background_stalled.send_replace(stalled);
+    /// `true`: holds back what PostgreSQL sends to the change listener. `false`: relays it.
+    pub fn set_listener_stalled(&self, stalled: bool) {
+        self.faults.listener_stalled.send_replace(stalled);
     }
 }
 
@@ -194,10 +206,10 @@ async fn relay_until_cut(client: UnixStream, target: PathBuf, faults: &Faults) -
     let length = from_client.read_u32().await?;
     let mut startup_message = vec![0; length as usize - 4];
     from_client.read_exact(&mut startup_message).await?;
-    let is_background = memmem::find(&startup_message, b"\0application_name\0mortise background\0").is_some();
+    let is_listener = memmem::find(&startup_message, b"\0application_name\0mortise listener\0").is_some();
     to_server.write_u32(length).await?;
     to_server.write_all(&startup_message).await?;
-    let mut background_stalled = faults.background_stalled.subscribe();
+    let mut listener_stalled = faults.listener_stalled.subscribe();
     let copying = tokio::spawn(async move { tokio::io::copy(&mut from_client, &mut to_server).await });
     let _abort_copying = AbortOnDrop(copying.abort_handle());
     loop {
@@ -210,8 +222,8 @@ async fn relay_until_cut(client: UnixStream, target: PathBuf, faults: &Faults) -
             faults.cut.notify_one();
             return Ok(());
         }
-        if is_background {
-            let _ = background_stalled.wait_for(|stalled| !*stalled).await;
+        if is_listener {
+            let _ = listener_stalled.wait_for(|stalled| !*stalled).await;
         }
         to_client.write_u8(kind).await?;
         to_client.write_u32(length).await?;

@@ -7,8 +7,10 @@ use axum::http::{Request, StatusCode};
 
 use crate::harness::log::LogCapture;
 use crate::harness::program::Program;
+use crate::harness::proxy::FaultProxy;
 use crate::harness::{
-    FIXTURE_SQL, Reply, Server, postgres, server, server_on_database, server_with_settings, with_timeout,
+    FIXTURE_SQL, Reply, Server, postgres, server, server_on_database, server_with_connect_options,
+    server_with_settings, with_timeout,
 };
 
 /// The lines of a page that begin with `start`.
@@ -83,6 +85,27 @@ async fn server_without_database_is_live_but_not_ready() {
     assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(reply.body, "not ready: the database is unreachable or cannot write\n");
     assert_eq!(server.get("/livez").await.body, "ok\n");
+}
+
+/// The check has a time limit, and then uses another connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn readiness_check_replaces_a_dead_connection() {
+    let proxy = FaultProxy::new().await;
+    let database = postgres::create_database(FIXTURE_SQL).await;
+    let observer = server_on_database(&database, &[]).await;
+    let server = server_with_connect_options(proxy.connect_options(&database), &[]).await;
+    let ready_with = async |status| {
+        let reply = async { while server.get("/readyz").await.status != status {} };
+        with_timeout(&format!("readiness {status}"), reply).await;
+    };
+    ready_with(StatusCode::OK).await;
+    proxy.freeze_connections();
+    ready_with(StatusCode::SERVICE_UNAVAILABLE).await;
+    ready_with(StatusCode::OK).await;
+    // The process of the dead connection is ended too.
+    let processes = "select count(*) from pg_stat_activity
+                     where application_name = 'mortise health' and datname = current_database()";
+    with_timeout("the end of a process", async { while observer.rows(processes).await != ["1"] {} }).await;
 }
 
 #[tokio::test]

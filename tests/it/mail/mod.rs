@@ -4,6 +4,7 @@ mod endless_replies;
 mod message;
 mod once;
 mod refusals;
+mod table_lock;
 
 use crate::harness::smtp::{MailServer, ReceivedMail};
 use crate::harness::{Reply, Server, postgres, server_on_database, server_without_jobs};

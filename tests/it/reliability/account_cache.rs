@@ -125,7 +125,7 @@ async fn change_during_a_lost_listener_connection_is_noticed() {
             .execute(&format!(
                 "select pg_terminate_backend(pid) from pg_stat_activity
                  where datname = current_database() and pid <> pg_backend_pid()
-                     and query in ('LISTEN \"mortise_changes\"', 'select 1');
+                     and application_name = 'mortise listener';
                  update conflines set value = '{key}' where name = 'API_Secret_Key'"
             ))
             .await;
@@ -171,7 +171,7 @@ async fn paused_server_does_not_answer_from_expired_cache() {
     let mut client = TcpStream::connect(program.address).await.unwrap();
     client.write_all(request.as_bytes()).await.unwrap();
     // The proxy keeps the notification from the listener.
-    proxy.set_background_stalled(true);
+    proxy.set_listener_stalled(true);
     other_server.execute("update conflines set value = 'new' where name = 'API_Secret_Key'").await;
     // The lifetime of the cache without a heartbeat is 0.8 s (docs/glossary.md).
     tokio::time::sleep(Duration::from_millis(900)).await;
@@ -179,7 +179,7 @@ async fn paused_server_does_not_answer_from_expired_cache() {
     let mut reply = String::new();
     with_timeout("the reply", client.read_to_string(&mut reply)).await.unwrap();
     assert!(reply.contains("Incorrect hash"), "{reply}");
-    proxy.set_background_stalled(false);
+    proxy.set_listener_stalled(false);
 }
 
 #[tokio::test]

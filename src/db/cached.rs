@@ -1,16 +1,17 @@
 //! Results of database queries that are reused for a limited time.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use super::QUERY_TIMEOUT;
+/// How long a caller waits for the database.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The last result of a query, and the time until which it is valid.
 #[derive(Debug)]
-pub(super) struct Cached<T>(Arc<Mutex<Option<(T, Instant)>>>);
+pub struct Cached<T>(Arc<Mutex<Option<(T, Instant)>>>);
 
 impl<T> Default for Cached<T> {
     fn default() -> Self {
