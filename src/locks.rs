@@ -19,13 +19,12 @@ pub struct Locks {
     bulk_create: Arc<Mutex<()>>,
     open_lists: Arc<Semaphore>,
     list_pages: Arc<Semaphore>,
-    key_locks: Arc<KeyLockMap>,
+    /// Requests with the same idempotency key run one at a time.
+    pub keys: KeyedLocks<KeyLockId>,
 }
 
 /// An idempotency key: the user's id, the operation, and the key as the client sent it.
 pub type KeyLockId = (i32, &'static str, String);
-/// The keys that requests hold or wait for, each with its lock.
-type KeyLockMap = std::sync::Mutex<HashMap<KeyLockId, Arc<Mutex<()>>>>;
 
 impl Locks {
     /// Creates the locks. Lists may use a fourth of the connections: a search through all cards takes long.
@@ -36,7 +35,7 @@ impl Locks {
             bulk_create: Arc::default(),
             open_lists: Arc::new(Semaphore::new(OPEN_LISTS_MAX)),
             list_pages: Arc::new(Semaphore::new(list_pages)),
-            key_locks: Arc::default(),
+            keys: KeyedLocks::default(),
         }
     }
 
@@ -60,15 +59,17 @@ impl Locks {
     pub async fn lock_bulk_create(&self) -> OwnedMutexGuard<()> {
         self.bulk_create.clone().lock_owned().await
     }
+}
 
-    /// Waits for the lock of an idempotency key. Keys do not share locks: a slow request must not delay requests with
-    /// other keys.
-    pub async fn lock_key(&self, id: KeyLockId) -> KeyLock {
-        let lock = lock_key_map(&self.key_locks).entry(id.clone()).or_default().clone();
-        // Created before the wait, so that a cancelled wait also removes an unused lock from the map.
-        let mut key_lock = KeyLock { key_locks: self.key_locks.clone(), id, guard: None };
-        key_lock.guard = Some(lock.lock_owned().await);
-        key_lock
+/// Locks by key. Keys do not share locks: a slow request must not delay requests with other keys.
+#[derive(Debug)]
+pub struct KeyedLocks<K>(Arc<LockMap<K>>);
+/// The keys that requests hold or wait for, each with its lock.
+type LockMap<K> = std::sync::Mutex<HashMap<K, Arc<Mutex<()>>>>;
+
+impl<K> Default for KeyedLocks<K> {
+    fn default() -> Self {
+        Self(Arc::default())
     }
 }
 
@@ -91,26 +92,37 @@ impl ListPermit {
     }
 }
 
-/// The lock of an idempotency key, or a position in the queue for it. Dropping it releases the lock.
+impl<K: Clone + Eq + Hash> KeyedLocks<K> {
+    /// Waits for the lock of a key.
+    pub async fn lock(&self, key: K) -> KeyedLock<K> {
+        let lock = lock_map(&self.0).entry(key.clone()).or_default().clone();
+        // Created before the wait, so that a cancelled wait also removes an unused lock from the map.
+        let mut keyed_lock = KeyedLock { locks: self.0.clone(), key, guard: None };
+        keyed_lock.guard = Some(lock.lock_owned().await);
+        keyed_lock
+    }
+}
+
+/// The lock of a key, or a position in the queue for it. Dropping it releases the lock.
 #[derive(Debug)]
-pub struct KeyLock {
-    key_locks: Arc<KeyLockMap>,
-    id: KeyLockId,
+pub struct KeyedLock<K: Eq + Hash> {
+    locks: Arc<LockMap<K>>,
+    key: K,
     guard: Option<OwnedMutexGuard<()>>,
 }
 
-impl Drop for KeyLock {
+impl<K: Eq + Hash> Drop for KeyedLock<K> {
     fn drop(&mut self) {
-        let mut locks = lock_key_map(&self.key_locks);
+        let mut locks = lock_map(&self.locks);
         // The guard is dropped while the map is locked: if only the map still has a reference, no other request uses
         // the lock.
         self.guard = None;
-        if locks.get(&self.id).is_some_and(|lock| Arc::strong_count(lock) == 1) {
-            locks.remove(&self.id);
+        if locks.get(&self.key).is_some_and(|lock| Arc::strong_count(lock) == 1) {
+            locks.remove(&self.key);
         }
     }
 }
 
-fn lock_key_map(key_locks: &KeyLockMap) -> std::sync::MutexGuard<'_, HashMap<KeyLockId, Arc<Mutex<()>>>> {
-    key_locks.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock_map<K>(locks: &LockMap<K>) -> std::sync::MutexGuard<'_, HashMap<K, Arc<Mutex<()>>>> {
+    locks.lock().unwrap_or_else(PoisonError::into_inner)
 }

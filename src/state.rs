@@ -1,20 +1,20 @@
 //! The state that all requests share.
 
 use sqlx::PgPool;
-use tokio::sync::OwnedMutexGuard;
 
 use crate::accounts::AccountCache;
 use crate::audit::AuditQueue;
 use crate::auth::attempt_limiter::AttemptLimiter;
 use crate::auth::passwords::Passwords;
+use crate::auth::user_lookup::UserLookup;
 use crate::config::Config;
 use crate::db::health::HealthCheck;
 use crate::db::pool::Pool;
 use crate::jobs::stock_vacuum::StockVacuum;
-use crate::locks::{ListPermit, Locks};
+use crate::locks::Locks;
 use crate::mail::Mailer;
 use crate::sales::batcher::SaleBatcher;
-use crate::server::limits::{LoadLimiter, RefusalLog};
+use crate::server::limits::{LoadLimiter, RefusalLog, WaitQueue};
 use crate::telemetry::metrics::Metrics;
 #[cfg(feature = "otlp")]
 use crate::telemetry::tracer::OtlpTracer;
@@ -34,7 +34,10 @@ pub struct AppState {
     pub passwords: Passwords,
     pub audit: AuditQueue,
     pub attempts: AttemptLimiter,
+    pub user_lookup: UserLookup,
     pub locks: Locks,
+    /// The requests that wait for one of `locks`.
+    pub lock_queue: WaitQueue,
     pub load: LoadLimiter,
     pub refusal_log: RefusalLog,
     pub mail: Mailer,
@@ -50,18 +53,5 @@ impl AppState {
     pub fn record_cards_sold(&self, count: usize) {
         self.stock_vacuum.record_cards_sold(count);
         self.metrics.cards_sold.inc_by(u64::try_from(count).unwrap_or(0));
-    }
-
-    /// Waits for the caller id's lock within this server, up to `database_acquire_timeout`. `None`: timeout.
-    pub async fn lock_callerid(&self, callerid: &str) -> Option<OwnedMutexGuard<()>> {
-        tokio::time::timeout(self.config.database_acquire_timeout, self.locks.lock_callerid(callerid)).await.ok()
-    }
-
-    /// Waits for a permit to read a list, up to `database_acquire_timeout`. `None`: timeout.
-    pub async fn acquire_list_permit(&self) -> Option<ListPermit> {
-        tokio::time::timeout(self.config.database_acquire_timeout, self.locks.acquire_list_permit())
-            .await
-            .ok()
-            .flatten()
     }
 }

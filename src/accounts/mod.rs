@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use foldhash::fast;
-use papaya::HashMap;
+use papaya::{HashMap, HashSet};
 use prometheus_client::metrics::histogram::Histogram;
 use rustix::time::{ClockId, clock_gettime};
 use sqlx::PgExecutor;
@@ -34,8 +34,10 @@ const HEARTBEAT: Duration = Duration::from_millis(250);
 const SNAPSHOT_AGE_MAX: Duration = Duration::from_secs(30);
 /// Maximum number of cached users. At the limit all of them are removed; the active ones are soon cached again.
 const CACHED_USERS_MAX: usize = 10_000;
-/// In bytes. Longer names are not cached: trailing spaces are ignored, so a client can send a name of any length.
-const USERNAME_LEN_MAX: usize = 255;
+/// Maximum number of cached names that no user has. At the limit all of them are removed.
+const CACHED_UNKNOWN_NAMES_MAX: usize = 10_000;
+/// Characters of a user name in MOR. No user has a longer name.
+pub const USERNAME_LEN_MAX: usize = 255;
 /// Buckets of the histogram of the heartbeat's round-trip time.
 const ROUND_TRIP_BUCKETS_S: [f64; 10] = [0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.2, 0.8];
 
@@ -61,15 +63,24 @@ pub struct CacheState {
     pub invalidations: u64,
 }
 
+/// The cache does not know whether a user has the name.
+#[derive(Debug)]
+pub struct NotCached {
+    /// The generation of the snapshot that was read.
+    generation: u64,
+}
+
 /// The cached data. Requests read it without locks. An invalidation replaces it with an empty snapshot of the next
 /// generation, which doesn't take results of queries that started under an earlier generation.
 #[derive(Debug, Default)]
 struct Snapshot {
     /// Number of snapshots before this one.
     generation: u64,
-    /// By user name as clients spell it. Clients choose the keys, so the default hasher is used: it resists collision
-    /// attacks.
+    /// By user name as clients spell it, without trailing spaces. Clients choose the keys, so the default hasher is
+    /// used: it resists collision attacks.
     users: HashMap<String, Arc<User>>,
+    /// Names that no user has.
+    unknown_names: HashSet<String>,
     settings: HashMap<i32, Arc<Settings>, fast::RandomState>,
     currencies: OnceLock<Arc<Currencies>>,
 }
@@ -89,27 +100,51 @@ impl AccountCache {
     /// Returns the user with this name; letter case and trailing spaces are ignored. If several users match, returns
     /// the one with the lowest id.
     pub async fn user(&self, name: &str) -> sqlx::Result<Option<Arc<User>>> {
-        // The key is the name as sent: only the database decides which spellings are equal.
-        match self.lookup(|snapshot| snapshot.users.pin().get(name).cloned()) {
-            Ok(user) => Ok(Some(user)),
+        match self.cached_user(name) {
+            Ok(user) => Ok(user),
             // Boxed, here and below: the future is large and rarely needed.
-            Err(generation) => Box::pin(self.load_user(generation, name)).await,
+            Err(NotCached { generation }) => Box::pin(self.load_user(generation, name.trim_end_matches(' '))).await,
         }
     }
 
-    /// Reads a user from the database and caches it in the snapshot of this generation.
+    /// Returns the user with this name like [`user`](Self::user), but without a query. `None`: no user has the name.
+    ///
+    /// # Errors
+    ///
+    /// [`NotCached`] if only the database knows.
+    pub fn cached_user(&self, name: &str) -> Result<Option<Arc<User>>, NotCached> {
+        let name = name.trim_end_matches(' ');
+        if name.chars().nth(USERNAME_LEN_MAX).is_some() {
+            return Ok(None);
+        }
+        // The key is the name as sent: only the database decides which letters are equal.
+        let find = |snapshot: &Snapshot| match snapshot.users.pin().get(name) {
+            Some(user) => Some(Some(user.clone())),
+            None => snapshot.unknown_names.pin().contains(name).then_some(None),
+        };
+        self.lookup(find).map_err(|generation| NotCached { generation })
+    }
+
+    /// Reads a user from the database and caches it, or that the name is unknown, in the snapshot of this generation.
     async fn load_user(&self, generation: u64, name: &str) -> sqlx::Result<Option<Arc<User>>> {
-        let Some(user) = self.read_user(name).await?.map(Arc::new) else { return Ok(None) };
-        if name.len() <= USERNAME_LEN_MAX {
-            self.insert(generation, |snapshot| {
+        let user = self.read_user(name).await?.map(Arc::new);
+        self.insert(generation, |snapshot| match &user {
+            Some(user) => {
                 let users = snapshot.users.pin();
                 if users.len() >= CACHED_USERS_MAX {
                     users.clear();
                 }
                 users.insert(name.to_owned(), user.clone());
-            });
-        }
-        Ok(Some(user))
+            }
+            None => {
+                let names = snapshot.unknown_names.pin();
+                if names.len() >= CACHED_UNKNOWN_NAMES_MAX {
+                    names.clear();
+                }
+                names.insert(name.to_owned());
+            }
+        });
+        Ok(user)
     }
 
     async fn read_user(&self, name: &str) -> sqlx::Result<Option<User>> {

@@ -9,6 +9,7 @@ use crate::accounts::{SecretKey, Setting, Settings, User, UserType};
 use crate::audit::{self, AuditRow};
 use crate::auth::attempt_limiter::AttemptKind;
 use crate::auth::caller::{Caller, RIGHT_READ};
+use crate::auth::passwords::PasswordAttempt;
 use crate::auth::signature::SignedParams;
 use crate::dialect::Dialect;
 use crate::error::ApiError;
@@ -112,7 +113,8 @@ async fn authenticate(call: &CallContext) -> Result<Option<Caller>, ApiError> {
 async fn verify_credentials(call: &CallContext) -> Result<Result<Arc<User>, &'static str>, ApiError> {
     let state = &call.state;
     let Some(name) = call.params.get("u") else { return Ok(Err("no user sent")) };
-    let Some(user) = state.accounts.user(name).await? else { return Ok(Err("unknown user")) };
+    let user = state.user_lookup.find(&state.accounts, &state.load, call.client, name).await?;
+    let Some(user) = user else { return Ok(Err("unknown user")) };
     if user.blocked && call.dialect().refuses_blocked_users() {
         return Ok(Err("blocked user"));
     }
@@ -123,7 +125,8 @@ async fn verify_credentials(call: &CallContext) -> Result<Result<Arc<User>, &'st
         Some(_) if !required && !call.dialect().checks_sent_password() => true,
         Some(password) => {
             let check_limit = || call.check_attempt_limit(AttemptKind::Login);
-            Box::pin(state.passwords.verify(&state.pool, &user, password, check_limit)).await?
+            let attempt = PasswordAttempt { user: &user, password, client: call.client, load: &state.load };
+            Box::pin(state.passwords.verify(&state.pool, &attempt, check_limit)).await?
         }
     };
     Ok(if is_valid { Ok(user) } else { Err("wrong password") })

@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use crate::accounts::USERNAME_LEN_MAX;
 use crate::error::ApiError;
+use crate::http::client_addr::client_network;
 
 /// The counters have a fixed size, however many user names an attacker invents. Each pair belongs to one set. In a full
 /// set a new pair replaces an expired one, or else the one with the fewest failures.
@@ -136,16 +138,13 @@ impl AttemptLimiter {
         Some(set.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Hashes the pair to 64 bits with a random key. All IPv6 addresses of a /64 network count as one client: usually
-    /// one client has the whole network.
+    /// Hashes the pair to 64 bits with a random key.
     fn key_hash(&self, kind: AttemptKind, client: IpAddr, user: &str) -> u64 {
-        let network = match client {
-            IpAddr::V4(address) => u64::from(address.to_bits()),
-            IpAddr::V6(address) => u64::try_from(address.to_bits() >> 64).unwrap_or(0),
-        };
         // Lower case character by character, as in the database: all spellings of a name must share a counter.
-        let user: String = user.trim_end_matches(' ').chars().filter_map(|char| char.to_lowercase().next()).collect();
-        self.hasher.hash_one((kind, client.is_ipv6(), network, user))
+        // Names longer than a user's can be share the counter of their beginning.
+        let user = user.trim_end_matches(' ').chars().take(USERNAME_LEN_MAX + 1);
+        let user: String = user.filter_map(|char| char.to_lowercase().next()).collect();
+        self.hasher.hash_one((kind, client_network(client), user))
     }
 
     fn elapsed_ms(&self, now: Instant) -> u64 {

@@ -5,3 +5,4 @@ pub mod attempt_limiter;
 pub mod caller;
 pub mod passwords;
 pub mod signature;
+pub mod user_lookup;

@@ -2,7 +2,8 @@
 //! as long as the user has no argon2id hash.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use argon2::Argon2;
@@ -11,26 +12,49 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha1::{Digest, Sha1};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinError;
 
 use crate::accounts::User;
 use crate::config::Secret;
 use crate::db::pool::Pool;
 use crate::error::ApiError;
+use crate::locks::KeyedLocks;
+use crate::server::limits::{LoadLimiter, WaitQueue};
 
-/// How long a verified password stays in the cache.
+/// How long the result of a check stays in the cache.
 const CACHE_TTL: Duration = Duration::from_secs(300);
+/// Maximum number of wrong passwords in the cache. At the limit all of them are removed.
+const CACHED_WRONG_MAX: usize = 10_000;
 /// Maximum number of concurrent checks. Each takes 19 MiB and most of a core for some hundredths of a second.
 const CONCURRENT_CHECKS_MAX: usize = 2;
+/// Maximum number of requests that wait for a check, in total and for one client.
+const WAITING_MAX: usize = 64;
+const WAITING_PER_CLIENT_MAX: usize = 16;
+/// Maximum number of requests that wait for the result of a check of the same password, in total and for one client.
+const SHARING_MAX: usize = 1024;
+const SHARING_PER_CLIENT_MAX: usize = 256;
 
 type CacheKey = [u8; 32];
 
-/// Verifies passwords, and caches which were correct. The cache does not contain passwords but their HMACs, with a
-/// random key that is created at the start and exists only in memory.
+/// Verifies passwords, and caches the results. The cache does not contain passwords but their HMACs, with a random key
+/// that is created at the start and exists only in memory.
 pub struct Passwords {
     hmac_key: [u8; 64],
-    verified: Mutex<HashMap<CacheKey, Instant>>,
-    permits: Semaphore,
+    results: Mutex<Results>,
+    checks: Arc<Semaphore>,
+    /// The requests that wait for a check.
+    pub check_queue: WaitQueue,
+    /// Requests with the same password share one check.
+    shared_checks: KeyedLocks<CacheKey>,
+    sharing_queue: WaitQueue,
+}
+
+/// The results of checks, with their times. A result stays true: its key covers the stored hashes.
+#[derive(Default)]
+struct Results {
+    correct: HashMap<CacheKey, Instant>,
+    wrong: HashMap<CacheKey, Instant>,
 }
 
 impl std::fmt::Debug for Passwords {
@@ -39,53 +63,116 @@ impl std::fmt::Debug for Passwords {
     }
 }
 
+/// An attempt to authenticate with a password.
+#[expect(missing_docs, reason = "self-explanatory names")]
+pub struct PasswordAttempt<'a> {
+    pub user: &'a User,
+    pub password: &'a str,
+    pub client: IpAddr,
+    pub load: &'a LoadLimiter,
+}
+
 impl Passwords {
     /// Creates the cache with a key from the operating system's random source.
     pub fn new() -> Result<Self, getrandom::Error> {
         let mut hmac_key = [0; 64];
         getrandom::fill(&mut hmac_key)?;
-        Ok(Self { hmac_key, verified: Mutex::default(), permits: Semaphore::new(CONCURRENT_CHECKS_MAX) })
+        Ok(Self {
+            hmac_key,
+            results: Mutex::default(),
+            checks: Arc::new(Semaphore::new(CONCURRENT_CHECKS_MAX)),
+            check_queue: WaitQueue::new("password_checks", WAITING_MAX, WAITING_PER_CLIENT_MAX),
+            shared_checks: KeyedLocks::default(),
+            sharing_queue: WaitQueue::new("same_passwords", SHARING_MAX, SHARING_PER_CLIENT_MAX),
+        })
     }
 
-    /// Whether `password` is the user's. The first successful check against MOR's SHA-1 hash stores an argon2id hash,
+    /// Whether the password is the user's. The first successful check against MOR's SHA-1 hash stores an argon2id hash,
     /// which is used from then on.
     ///
-    /// `check_limit` is called after the wait for a permit: the limit of failed attempts may have been reached
-    /// meanwhile.
+    /// `check_limit` is called after each wait: the limit of failed attempts may have been reached meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`ApiError::Overloaded`] if too many requests wait for a check.
     pub async fn verify(
         &self,
         pool: &Pool,
-        user: &User,
-        password: &str,
-        check_limit: impl FnOnce() -> Result<(), ApiError>,
+        attempt: &PasswordAttempt<'_>,
+        check_limit: impl Fn() -> Result<(), ApiError>,
     ) -> Result<bool, ApiError> {
+        let PasswordAttempt { user, password, client, load } = *attempt;
         let cache_key = self.cache_key(user, password);
-        if self.is_cached(&cache_key) {
+        if self.cached_result(&cache_key) == Some(true) {
             return Ok(true);
         }
-        let Ok(_permit) = self.permits.acquire().await else { return Ok(false) };
+        let _shared = self.sharing_queue.wait(load, client, self.shared_checks.lock(cache_key)).await?;
         check_limit()?;
+        if let Some(is_correct) = self.cached_result(&cache_key) {
+            return Ok(is_correct);
+        }
         let is_correct = match &user.password_argon2 {
-            Some(hash) => matches_argon2(hash.reveal().to_owned(), password.to_owned()).await,
+            Some(hash) => {
+                let permit = self.check_queue.wait(load, client, self.checks.clone().acquire_owned()).await?;
+                check_limit()?;
+                matches_argon2(permit.ok(), hash.reveal().to_owned(), password.to_owned()).await?
+            }
             None => {
                 let is_correct = matches_sha1(user.password.reveal(), password);
                 if is_correct {
-                    upgrade_hash(pool, user, password.to_owned()).await?;
+                    self.upgrade_hash(pool, attempt).await?;
                 }
                 is_correct
             }
         };
-        if is_correct {
-            let mut verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
-            verified.retain(|_, since| since.elapsed() < CACHE_TTL);
-            verified.insert(cache_key, Instant::now());
-        }
+        self.cache_result(cache_key, is_correct);
         Ok(is_correct)
     }
 
-    fn is_cached(&self, cache_key: &CacheKey) -> bool {
-        let verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
-        verified.get(cache_key).is_some_and(|since| since.elapsed() < CACHE_TTL)
+    /// Stores an argon2id hash of a correct password, unless too many requests wait for a check.
+    async fn upgrade_hash(&self, pool: &Pool, attempt: &PasswordAttempt<'_>) -> sqlx::Result<()> {
+        let PasswordAttempt { user, password, client, load } = *attempt;
+        let check = self.check_queue.wait(load, client, self.checks.clone().acquire_owned());
+        let (Ok(permit), password) = (check.await, password.to_owned()) else { return Ok(()) };
+        let hash = run_check(permit.ok(), move || hash_argon2(&password)).await;
+        let Ok(Some(hash)) = hash else { return Ok(()) };
+        let mut connection = pool.acquire().await?;
+        // Only if the SHA-1 hash is still the one that was checked: the password may have been changed meanwhile.
+        sqlx::query!(
+            "update users set password_argon2 = $1 where id = $2 and password = $3 and password_argon2 is null",
+            hash,
+            user.id,
+            user.password.reveal()
+        )
+        .execute(&mut *connection)
+        .await?;
+        connection.release_clean();
+        Ok(())
+    }
+
+    fn cached_result(&self, cache_key: &CacheKey) -> Option<bool> {
+        let Results { correct, wrong } = &*self.lock_results();
+        let is_fresh = |results: &HashMap<CacheKey, Instant>| {
+            results.get(cache_key).is_some_and(|since| since.elapsed() < CACHE_TTL)
+        };
+        if is_fresh(correct) { Some(true) } else { is_fresh(wrong).then_some(false) }
+    }
+
+    fn cache_result(&self, cache_key: CacheKey, is_correct: bool) {
+        let Results { correct, wrong } = &mut *self.lock_results();
+        if is_correct {
+            correct.retain(|_, since| since.elapsed() < CACHE_TTL);
+            correct.insert(cache_key, Instant::now());
+        } else {
+            if wrong.len() >= CACHED_WRONG_MAX {
+                wrong.clear();
+            }
+            wrong.insert(cache_key, Instant::now());
+        }
+    }
+
+    fn lock_results(&self) -> MutexGuard<'_, Results> {
+        self.results.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the cache key of a password. It covers the stored hashes too, so that a changed password in the database
@@ -117,26 +204,26 @@ fn matches_sha1(stored: &str, password: &str) -> bool {
     stored.to_ascii_lowercase().as_bytes().ct_eq(sent.as_bytes()).into()
 }
 
-/// Whether the argon2id hash is the password's. Runs on a blocking thread: the check is slow by design, and must not
-/// delay other requests.
-async fn matches_argon2(hash: String, password: String) -> bool {
+/// Whether the argon2id hash is the password's.
+async fn matches_argon2(
+    permit: Option<OwnedSemaphorePermit>,
+    hash: String,
+    password: String,
+) -> Result<bool, ApiError> {
     let verify = move || Argon2::default().verify_password(password.as_bytes(), hash.as_str()).is_ok();
-    tokio::task::spawn_blocking(verify).await.unwrap_or(false)
+    // A panic: there is no result, so nothing may be cached.
+    run_check(permit, verify).await.map_err(|_| ApiError::TransactionFailed)
 }
 
-async fn upgrade_hash(pool: &Pool, user: &User, password: String) -> sqlx::Result<()> {
-    if let Ok(Some(hash)) = tokio::task::spawn_blocking(move || hash_argon2(&password)).await {
-        let mut connection = pool.acquire().await?;
-        // Only if the SHA-1 hash is still the one that was checked: the password may have been changed meanwhile.
-        sqlx::query!(
-            "update users set password_argon2 = $1 where id = $2 and password = $3 and password_argon2 is null",
-            hash,
-            user.id,
-            user.password.reveal()
-        )
-        .execute(&mut *connection)
-        .await?;
-        connection.release_clean();
-    }
-    Ok(())
+/// Runs a check on a blocking thread: it is slow by design, and must not delay other requests. The check holds the
+/// permit, because it goes on when the client disconnects.
+async fn run_check<T: Send + 'static>(
+    permit: Option<OwnedSemaphorePermit>,
+    check: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, JoinError> {
+    tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        check()
+    })
+    .await
 }

@@ -29,6 +29,13 @@ pub fn resolve(peer: IpAddr, headers: &HeaderMap, trusted_proxies: &[IpNet]) -> 
     client
 }
 
+/// Returns the network that counts as one client: an IPv4 address, or the /64 network of an IPv6 address, which usually
+/// belongs to one client.
+pub fn client_network(client: IpAddr) -> IpNet {
+    let prefix_len = if client.is_ipv6() { 64 } else { 32 };
+    IpNet::new(client, prefix_len).map_or(client.into(), |network| network.trunc())
+}
+
 /// Parses an entry of `X-Forwarded-For`. Some proxies append the port, or put an IPv6 address without port in brackets.
 fn parse_forwarded_addr(entry: &[u8]) -> Option<IpAddr> {
     let text = str::from_utf8(entry).ok()?.trim();

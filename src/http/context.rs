@@ -3,10 +3,11 @@
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::http::header::HOST;
 use axum::http::{HeaderMap, Method, Uri};
+use tokio::sync::OwnedMutexGuard;
 
 use crate::accounts::Settings;
 use crate::auth::attempt_limiter::AttemptKind;
@@ -15,6 +16,7 @@ use crate::auth::signature::HashRule;
 use crate::dialect::Dialect;
 use crate::error::ApiError;
 use crate::http::params::Params;
+use crate::locks::ListPermit;
 use crate::operations::spec::OperationSpec;
 use crate::state::AppState;
 use crate::xml::XmlReply;
@@ -110,6 +112,35 @@ impl CallContext {
     pub fn should_log_refusal(&self, reason: &'static str) -> bool {
         let subject = (self.client, self.username(), self.operation.name, reason);
         self.state.refusal_log.should_log(subject, Instant::now())
+    }
+
+    /// Waits up to `max_wait` for a lock of this server; `None`: timeout. Meanwhile the request does not count as one
+    /// of `max_requests`.
+    ///
+    /// # Errors
+    ///
+    /// [`ApiError::Overloaded`] if too many requests wait.
+    pub async fn wait<T>(&self, max_wait: Duration, lock: impl Future<Output = T>) -> Result<Option<T>, ApiError> {
+        let lock = self.state.lock_queue.wait(&self.state.load, self.client, tokio::time::timeout(max_wait, lock));
+        Ok(lock.await?.ok())
+    }
+
+    /// Waits for the caller id's lock, up to `database_acquire_timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`ApiError::Unavailable`] after the timeout, [`ApiError::Overloaded`] if too many requests wait.
+    pub async fn lock_callerid(&self, callerid: &str) -> Result<OwnedMutexGuard<()>, ApiError> {
+        let max_wait = self.state.config.database_acquire_timeout;
+        self.wait(max_wait, self.state.locks.lock_callerid(callerid)).await?.ok_or(ApiError::Unavailable)
+    }
+
+    /// Waits for a permit to read a list, up to `database_acquire_timeout`. Errors as for
+    /// [`lock_callerid`](Self::lock_callerid).
+    pub async fn acquire_list_permit(&self) -> Result<ListPermit, ApiError> {
+        let max_wait = self.state.config.database_acquire_timeout;
+        let permit = self.wait(max_wait, self.state.locks.acquire_list_permit()).await?;
+        permit.flatten().ok_or(ApiError::Unavailable)
     }
 
     /// Refuses a client with too many failed attempts for this user. Call it directly before each comparison: many

@@ -4,13 +4,18 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::{BuildHasher, Hash, RandomState};
+use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
+use ipnet::IpNet;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::ApiError;
+use crate::http::client_addr::client_network;
 
 /// Bytes of each body that are not counted: the connection's receive buffer uses as much anyway, and usual forms are
 /// smaller.
@@ -102,6 +107,91 @@ pub struct RequestPermit(Arc<AtomicUsize>);
 impl Drop for RequestPermit {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A bounded queue of requests, for work of which only a few may run at once. A request that waits holds no
+/// [`RequestPermit`], and the number of those that wait is limited, in total and for each client. So a client that
+/// sends more of this work than is done delays no other work, and other clients still find a place.
+#[derive(Debug)]
+pub struct WaitQueue {
+    /// Its name in the log and in the metrics.
+    pub name: &'static str,
+    places_max: usize,
+    client_places_max: usize,
+    waiting: Mutex<HashMap<IpNet, usize>>,
+    log_throttle: LogThrottle,
+}
+
+impl WaitQueue {
+    /// Allows `places_max` waiting requests, and `client_places_max` of one client.
+    pub fn new(name: &'static str, places_max: usize, client_places_max: usize) -> Self {
+        let (waiting, log_throttle) = (Mutex::default(), LogThrottle::default());
+        Self { name, places_max, client_places_max, waiting, log_throttle }
+    }
+
+    /// Waits for `event` and returns its result.
+    ///
+    /// # Errors
+    ///
+    /// [`ApiError::Overloaded`] if it is not ready at once and the queue is full.
+    pub async fn wait<T>(
+        &self,
+        load: &LoadLimiter,
+        client: IpAddr,
+        event: impl Future<Output = T>,
+    ) -> Result<T, ApiError> {
+        let mut event = pin!(event);
+        if let Some(result) = event.as_mut().now_or_never() {
+            return Ok(result);
+        }
+        let _place = self.enter(load, client)?;
+        Ok(event.await)
+    }
+
+    /// Returns the number of requests that wait.
+    pub fn waiting_count(&self) -> usize {
+        self.lock_waiting().values().sum()
+    }
+
+    fn enter<'a>(&'a self, load: &'a LoadLimiter, client: IpAddr) -> Result<QueuePlace<'a>, ApiError> {
+        let client_network = client_network(client);
+        let mut waiting = self.lock_waiting();
+        let client_waiting = waiting.get(&client_network).copied().unwrap_or(0);
+        if client_waiting >= self.client_places_max || waiting.values().sum::<usize>() >= self.places_max {
+            if self.log_throttle.should_log() {
+                tracing::warn!(queue = self.name, %client, client_waiting, "waiting queue full, refusing requests");
+            }
+            return Err(ApiError::Overloaded);
+        }
+        waiting.insert(client_network, client_waiting + 1);
+        load.in_flight.fetch_sub(1, Ordering::Relaxed);
+        Ok(QueuePlace { queue: self, load, client_network })
+    }
+
+    fn lock_waiting(&self) -> MutexGuard<'_, HashMap<IpNet, usize>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The place of a request in a queue. Dropping it ends the wait.
+#[derive(Debug)]
+struct QueuePlace<'a> {
+    queue: &'a WaitQueue,
+    load: &'a LoadLimiter,
+    client_network: IpNet,
+}
+
+impl Drop for QueuePlace<'_> {
+    fn drop(&mut self) {
+        // The request counts again, also above the limit: it was accepted already, and few wait.
+        self.load.in_flight.fetch_add(1, Ordering::Relaxed);
+        if let Entry::Occupied(mut count) = self.queue.lock_waiting().entry(self.client_network) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
     }
 }
 

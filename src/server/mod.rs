@@ -21,6 +21,7 @@ use crate::accounts::AccountCache;
 use crate::audit::AuditQueue;
 use crate::auth::attempt_limiter::AttemptLimiter;
 use crate::auth::passwords::Passwords;
+use crate::auth::user_lookup::UserLookup;
 use crate::config::{Config, OnOff};
 use crate::db::health::HealthCheck;
 use crate::db::pool::Pool;
@@ -35,7 +36,7 @@ use crate::mail::{MailError, Mailer};
 use crate::managed_postgres::error::ManagedPostgresError;
 use crate::managed_postgres::{ManagedPostgres, default_data_dir};
 use crate::sales::batcher::SaleBatcher;
-use crate::server::limits::{LoadLimiter, RefusalLog};
+use crate::server::limits::{LoadLimiter, RefusalLog, WaitQueue};
 use crate::state::AppState;
 use crate::telemetry::metrics::Metrics;
 #[cfg(feature = "otlp")]
@@ -43,6 +44,10 @@ use crate::telemetry::tracer::OtlpTracer;
 
 /// Maximum time that the shutdown waits for each of: queued audit rows, queued spans, the close of the database pool.
 const SHUTDOWN_FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Maximum number of requests that wait for a lock or a list permit of this server, in total and for one client.
+const LOCK_WAITING_MAX: usize = 512;
+const LOCK_WAITING_PER_CLIENT_MAX: usize = 128;
 
 /// The reason for which the server did not start, or stopped early.
 #[derive(Debug, thiserror::Error)]
@@ -167,7 +172,9 @@ pub fn build_app_state(
         passwords,
         audit,
         attempts,
+        user_lookup: UserLookup::default(),
         locks,
+        lock_queue: WaitQueue::new("locks", LOCK_WAITING_MAX, LOCK_WAITING_PER_CLIENT_MAX),
         load,
         refusal_log: RefusalLog::default(),
         mail,

@@ -79,6 +79,11 @@ struct StateLabel {
     state: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct QueueLabel {
+    queue: &'static str,
+}
+
 /// Handles `GET /metrics`: writes the current values into a registry that is built for each request.
 pub async fn get_metrics(State(monitoring): State<Arc<MonitoringState>>) -> Response {
     let mut registry = Registry::with_prefix("mortise");
@@ -130,6 +135,16 @@ fn register_gauges(state: &AppState, registry: &mut Registry) {
         "requests_in_flight",
         "Requests that are being processed or wait for the database",
         ConstGauge::new(in_flight),
+    );
+    let waiting = Family::<QueueLabel, Gauge>::default();
+    for queue in [&state.passwords.check_queue, &state.user_lookup.queue, &state.lock_queue] {
+        let count = i64::try_from(queue.waiting_count()).unwrap_or(i64::MAX);
+        waiting.get_or_create(&QueueLabel { queue: queue.name }).set(count);
+    }
+    registry.register(
+        "requests_waiting",
+        "Requests that wait in a queue of this server and do not count as in flight",
+        waiting,
     );
     let queued = u64::try_from(state.batcher.queued_sales()).unwrap_or(u64::MAX);
     registry.register("sales_queued", "Sales that wait for the next batch", ConstGauge::new(queued));

@@ -83,8 +83,8 @@ async fn prepare(call: &CallContext, caller: &Caller) -> Result<OwnedMutexGuard<
     let group = find_group(&mut *connection, call, caller).await?;
     connection.release_clean();
     Input::read(call, &group)?;
-    let lock = tokio::time::timeout(BULK_LOCK_TIMEOUT, call.state.locks.lock_bulk_create());
-    lock.await.map_err(|_| ApiError::Unavailable)
+    let lock = call.wait(BULK_LOCK_TIMEOUT, call.state.locks.lock_bulk_create()).await?;
+    lock.ok_or(ApiError::Unavailable)
 }
 
 /// Finds the card group of the new cards. The admin may use the groups of all owners, other callers only those of their

@@ -83,7 +83,7 @@ const BEGIN_FIRST: &str =
 async fn handle(call: &CallContext, caller: &Caller) -> Result<XmlReply, ApiError> {
     let search = Search::read(call, caller).ok_or(NOT_FOUND)?;
     let shows_pins = search.shows_pins;
-    let permit = call.state.acquire_list_permit().await.ok_or(ApiError::Unavailable)?;
+    let permit = call.acquire_list_permit().await?;
     let connections = ListConnections::new(call.state.pool.clone(), permit);
     let reader = CardReader { connections, remaining: search.limit, search, position: Some(Position::Start) };
     let cards = pages::stream_pages(reader, LIST_DURATION_MAX);

@@ -95,7 +95,7 @@ async fn prepare(call: &CallContext) -> Result<(i64, CallerId, Option<OwnedMutex
     let id = id.map(number::parse_integer).ok_or(ApiError::Refused("Wrong Calling Card ID"))?;
     let callerid = CallerId::read(call);
     let lock = match callerid.value() {
-        Some(callerid) => Some(call.state.lock_callerid(callerid).await.ok_or(ApiError::Unavailable)?),
+        Some(callerid) => Some(call.lock_callerid(callerid).await?),
         None => None,
     };
     Ok((id, callerid, lock))

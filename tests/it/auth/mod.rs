@@ -2,6 +2,7 @@
 
 mod admission;
 mod attempt_limit;
+mod floods;
 mod key_rotation;
 mod refusal_log;
 mod secrets;

@@ -48,6 +48,11 @@ impl CountingProxy {
         with_timeout("a valid cache", self.min_of_eight(server, send_request)).await
     }
 
+    /// The number of round trips so far.
+    pub fn round_trips(&self) -> usize {
+        self.round_trips.load(Ordering::SeqCst)
+    }
+
     /// How often the pool has checked that a connection is alive.
     pub fn liveness_checks(&self) -> usize {
         self.liveness_checks.load(Ordering::SeqCst)

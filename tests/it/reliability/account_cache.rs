@@ -219,19 +219,19 @@ async fn connections_have_planner_and_timeout_settings() {
     }
 }
 
-/// Trailing spaces of a user name are ignored: without a length limit a client could fill the cache with them.
+/// Trailing spaces of a user name are ignored: a client must not be able to fill the cache with them.
 #[tokio::test]
-async fn long_user_name_is_accepted_but_not_cached() {
+async fn user_name_is_cached_without_trailing_spaces() {
     let proxy = CountingProxy::new().await;
     let database = postgres::create_database(FIXTURE_SQL).await;
     let server = server_with_connect_options(proxy.connect_options(&database), CACHE_ON).await;
     server.execute(CARDS).await;
-    for (spaces, round_trips) in [(200, 1), (300, 2)] {
+    for spaces in [0, 200, 300] {
         let form = format!("u=admin{}&id=11", "+".repeat(spaces));
         let sell = async || {
             assert_eq!(server.post_signed("card_from_group_sell", &form, "11").await.element_texts("pin").len(), 1)
         };
-        assert_eq!(proxy.min_round_trips(&server, sell).await, round_trips, "{spaces} spaces");
+        assert_eq!(proxy.min_round_trips(&server, sell).await, 1, "{spaces} spaces");
     }
 }
 

@@ -95,7 +95,7 @@ async fn prepare(call: &CallContext) -> Result<(Arc<Currencies>, Input, OwnedMut
     let currencies = call.state.accounts.currencies().await?;
     let input = Input::read(&call.params, call)?;
     input.check_attempt_limit(call)?;
-    let lock = call.state.lock_callerid(&input.callerid).await.ok_or(ApiError::Unavailable)?;
+    let lock = call.lock_callerid(&input.callerid).await?;
     Ok((currencies, input, lock))
 }
 
