@@ -138,14 +138,13 @@ impl Passwords {
         let Ok(Some(hash)) = hash else { return Ok(()) };
         let mut connection = pool.acquire().await?;
         // Only if the SHA-1 hash is still the one that was checked: the password may have been changed meanwhile.
-        sqlx::query!(
+        let update = sqlx::query!(
             "update users set password_argon2 = $1 where id = $2 and password = $3 and password_argon2 is null",
             hash,
             user.id,
             user.password.reveal()
-        )
-        .execute(&mut *connection)
-        .await?;
+        );
+        pool.limit_commit(update.execute(&mut *connection)).await?;
         connection.release_clean();
         Ok(())
     }

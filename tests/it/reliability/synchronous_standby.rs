@@ -94,6 +94,21 @@ async fn commit_without_an_answer_is_an_unknown_outcome() {
     }
 }
 
+/// The first correct password of a user is stored as an argon2id hash. Without an answer to this commit, nothing is
+/// sold.
+#[tokio::test(flavor = "multi_thread")]
+async fn login_without_an_answer_to_the_commit_sells_nothing() {
+    let (postgres, server) = start(Duration::from_secs(2)).await;
+    let form = "u=admin&p=secret%20password&id=6&quantity=1";
+    let refused = with_timeout("a reply", server.post_signed("card_from_group_sell", form, "61")).await;
+    refused.assert_status_error("Service is temporarily unavailable");
+    postgres.execute("alter system set synchronous_standby_names = ''").await;
+    postgres.execute("select pg_reload_conf()").await;
+    let sold = with_timeout("a sale", server.post_signed("card_from_group_sell", form, "61")).await;
+    assert_eq!(sold.element_texts("pin").len(), 1, "{}", sold.body);
+    server.assert_rows("select count(*) from payments", &["1"]).await;
+}
+
 #[track_caller]
 fn assert_unknown_but_retryable(reply: &Reply) {
     assert_eq!((reply.status, reply.header("retry-after")), (StatusCode::SERVICE_UNAVAILABLE, Some("1")));
