@@ -16,7 +16,7 @@ use crate::locks::ListPermit;
 
 /// Maximum number of rows of a page. With fewer, planning and round trips take a noticeable part of the time; with
 /// more, a list needs more memory: it holds two pages.
-pub const PAGE_ROWS: i64 = 2_000;
+pub const PAGE_ROWS: i64 = 1_000;
 /// How long a client may take for a whole list.
 pub const LIST_DURATION_MAX: Duration = Duration::from_hours(1);
 
