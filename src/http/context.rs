@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use axum::http::header::HOST;
 use axum::http::{HeaderMap, Method, Uri};
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit};
 
 use crate::accounts::Settings;
 use crate::auth::attempt_limiter::AttemptKind;
@@ -140,6 +140,14 @@ impl CallContext {
     pub async fn acquire_list_permit(&self) -> Result<ListPermit, ApiError> {
         let max_wait = self.state.config.database_acquire_timeout;
         let permit = self.wait(max_wait, self.state.locks.acquire_list_permit()).await?;
+        permit.flatten().ok_or(ApiError::Unavailable)
+    }
+
+    /// Waits for a permit to make a sale outside batches, up to `database_acquire_timeout`. Errors as for
+    /// [`lock_callerid`](Self::lock_callerid).
+    pub async fn acquire_unbatched_sale(&self, user_id: i32) -> Result<OwnedSemaphorePermit, ApiError> {
+        let max_wait = self.state.config.database_acquire_timeout;
+        let permit = self.wait(max_wait, self.state.batcher.acquire_unbatched(user_id)).await?;
         permit.flatten().ok_or(ApiError::Unavailable)
     }
 

@@ -5,17 +5,17 @@
 //! succeeds or fails as if it were made alone, with one exception: a lost connection leaves the outcome of all sales of
 //! a batch unknown. No sale waits longer than `max_wait` to start.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::oneshot::{self, Receiver, Sender};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-use super::batch_statement::{BatchInput, SoldCardRow, sell_batch};
 use super::order::SaleOrder;
-use super::statement::SoldCard;
+use super::statement::{SoldCard, SoldCardRow, sell_next};
 use crate::db::pool::Pool;
 use crate::error::{ApiError, is_lock_timeout};
 use crate::idempotency::key::is_duplicate_key;
@@ -24,7 +24,10 @@ use crate::store::stock::is_card_already_paid;
 /// Maximum number of cards that one statement sells: all clients of the batch wait until it ends.
 const BATCH_CARDS_MAX: u32 = 32;
 /// Maximum number of cards of a batched sale. Larger sales run alone: they would fill most of a batch.
-pub const ORDER_CARDS_MAX: u32 = BATCH_CARDS_MAX / 4;
+const ORDER_CARDS_MAX: u32 = BATCH_CARDS_MAX / 4;
+
+/// How long sales of a group are not batched after one of them failed: it would make each batch fail.
+const ISOLATION: Duration = Duration::from_secs(60);
 
 /// Decides for each sale whether it runs alone or in a batch, and runs the batches.
 #[derive(Debug, Clone)]
@@ -37,6 +40,8 @@ struct Shared {
     sale_concurrency: usize,
     max_wait: Duration,
     queues: Mutex<Queues>,
+    /// By the caller's id: permits of sales that bypass the batches.
+    unbatched_permits: Mutex<HashMap<i32, Arc<Semaphore>>>,
 }
 
 #[derive(Debug, Default)]
@@ -45,6 +50,8 @@ struct Queues {
     by_user: HashMap<i32, Queue>,
     /// The number of sales that have been queued so far.
     next_ticket: u64,
+    /// Groups whose sales failed, with the time until which their sales are not batched.
+    isolated_groups: HashMap<i32, Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -105,7 +112,7 @@ impl Drop for QueuedSale {
 /// The outcome of a queued sale.
 #[derive(Debug)]
 pub enum BatchOutcome {
-    /// The cards; empty if fewer than ordered were free.
+    /// The cards; empty if fewer than ordered were free, or the order's key is known.
     Sold(Vec<SoldCard>),
     /// Nothing was changed, possibly because of another sale of the batch: the sale must be made alone.
     RetryAlone,
@@ -117,13 +124,47 @@ impl SaleBatcher {
     /// Creates a batcher that runs up to `sale_concurrency` statements of a caller at once before it queues sales, and
     /// half as many while one of them makes several sales. No sale waits longer than `max_wait` to start.
     pub fn new(pool: Pool, sale_concurrency: usize, max_wait: Duration) -> Self {
-        Self(Arc::new(Shared { pool, sale_concurrency, max_wait, queues: Mutex::default() }))
+        Self(Arc::new(Shared {
+            pool,
+            sale_concurrency,
+            max_wait,
+            queues: Mutex::default(),
+            unbatched_permits: Mutex::default(),
+        }))
     }
 
-    /// Submits a sale of a user. `order` is called only if the sale is queued.
-    pub fn submit(&self, user_id: i32, order: impl FnOnce() -> SaleOrder) -> Dispatch {
+    /// Whether a sale of this number of the group's cards may be submitted to a batch. It may not if it would fill most
+    /// of a batch, or if a sale of the group failed a short time ago.
+    pub fn is_batchable(&self, order: &SaleOrder) -> bool {
+        let now = Instant::now();
+        let is_isolated = || self.lock_queues().isolated_groups.get(&order.group_id).is_some_and(|until| *until > now);
+        order.quantity <= ORDER_CARDS_MAX && !is_isolated()
+    }
+
+    /// Keeps the sales of a group out of batches for a minute, because one of them failed: the same card or setting
+    /// would make each batch fail.
+    pub fn isolate_group(&self, group_id: i32) {
+        let now = Instant::now();
+        let isolated_groups = &mut self.lock_queues().isolated_groups;
+        isolated_groups.retain(|_, until| *until > now);
+        isolated_groups.insert(group_id, now + ISOLATION);
+    }
+
+    /// Waits for a permit to make a sale outside batches. Each caller has as many as it may run statements at once, so
+    /// that such sales leave connections and processors to the others.
+    pub async fn acquire_unbatched(&self, user_id: i32) -> Option<OwnedSemaphorePermit> {
+        let permits = {
+            let mut by_user = self.0.unbatched_permits.lock().unwrap_or_else(PoisonError::into_inner);
+            by_user.entry(user_id).or_insert_with(|| Arc::new(Semaphore::new(self.0.sale_concurrency))).clone()
+        };
+        permits.acquire_owned().await.ok()
+    }
+
+    /// Submits an order.
+    pub fn submit(&self, order: &SaleOrder) -> Dispatch {
+        let user_id = order.terms.user_id;
         let mut queues = self.lock_queues();
-        let Queues { by_user, next_ticket } = &mut *queues;
+        let Queues { by_user, next_ticket, .. } = &mut *queues;
         let queue = by_user.entry(user_id).or_default();
         if queue.has_capacity(self.0.sale_concurrency) {
             return Dispatch::Immediate(queue.issue_permit(self, user_id, 1));
@@ -131,7 +172,7 @@ impl SaleBatcher {
         let (outcome_sender, outcome_receiver) = oneshot::channel();
         let ticket = *next_ticket;
         *next_ticket += 1;
-        queue.queued.push_back(QueueEntry { ticket, order: order(), outcome_sender });
+        queue.queued.push_back(QueueEntry { ticket, order: order.clone(), outcome_sender });
         Dispatch::Queued(QueuedSale { batcher: self.clone(), user_id, ticket, outcome_receiver })
     }
 
@@ -190,7 +231,7 @@ impl Drop for StatementPermit {
         self.batcher.finish_statement(self.user_id, self.sale_count);
         // Without a runtime, at the end of the process, no sale waits any more.
         let Ok(runtime) = Handle::try_current() else { return };
-        // Sales with different batch keys run in parallel statements.
+        // Sales with different terms run in parallel statements.
         while let Some((permit, batch)) = self.batcher.next_batch(self.user_id) {
             runtime.spawn(run_batch(permit, batch));
         }
@@ -210,15 +251,15 @@ impl Queue {
         StatementPermit { batcher: batcher.clone(), user_id, sale_count }
     }
 
-    /// Removes the oldest queued sale, and further ones with the same batch key in the order of the queue, up to
+    /// Removes the oldest queued sale, and further ones with the same terms in the order of the queue, up to
     /// [`BATCH_CARDS_MAX`] cards. The others keep their order.
     fn pop_batch(&mut self) -> Vec<QueueEntry> {
         let (mut cards, mut batch, mut skipped) = (0, Vec::<QueueEntry>::new(), Vec::new());
         while cards < BATCH_CARDS_MAX
             && let Some(next) = self.queued.pop_front()
         {
-            let same_key = batch.first().is_none_or(|first| first.order.batch_key == next.order.batch_key);
-            if same_key && cards + next.order.quantity <= BATCH_CARDS_MAX {
+            let same_terms = batch.first().is_none_or(|first| first.order.terms == next.order.terms);
+            if same_terms && cards + next.order.quantity <= BATCH_CARDS_MAX {
                 cards += next.order.quantity;
                 batch.push(next);
             } else {
@@ -248,34 +289,27 @@ async fn run_batch(permit: StatementPermit, batch: Vec<QueueEntry>) {
 ///
 /// The error that all clients receive; `None` if each sale must be retried alone.
 async fn execute(pool: &Pool, batch: &[QueueEntry]) -> Result<Vec<SoldCardRow>, Option<ApiError>> {
-    let mut input = BatchInput::default();
-    input.extend(batch.iter().map(|entry| &entry.order));
+    let orders: Vec<&SaleOrder> = batch.iter().map(|entry| &entry.order).collect();
     let mut connection = pool.acquire().await.map_err(|error| Some(ApiError::from(error)))?;
     // A client that disconnects cancels its own request, but a batch has no client: only the limit ends a hung one.
-    match pool.limit_commit(sell_batch(&mut connection, &batch[0].order.batch_key, &input)).await {
+    match pool.limit_commit(sell_next(&mut connection, &orders)).await {
         Ok(cards) => {
             connection.release_clean();
             Ok(cards)
         }
-        // A key of the batch was used before, or another server is processing it, or a card in stock has a sale
+        // Another server used a key of the batch at the same time, or a card in stock has a sale
         // payment. The server does not know which sale is affected, so each is retried alone. The error is not logged.
         Err(error) if is_duplicate_key(&error) || is_lock_timeout(&error) || is_card_already_paid(&error) => Err(None),
         Err(error) => Err(Some(ApiError::from_commit_error(error)).filter(|error| *error == ApiError::CommitUnknown)),
     }
 }
 
-/// Sends each sale the cards of its group, in the order of the batch. That is the order in which the statement assigns
-/// them in the stored replies.
-fn distribute(mut rows: Vec<SoldCardRow>, batch: Vec<QueueEntry>) {
-    rows.sort_unstable_by_key(|row| row.position);
-    let mut cards_by_group: BTreeMap<i32, VecDeque<SoldCard>> = BTreeMap::new();
-    for SoldCardRow { group_id, number, pin, balance, .. } in rows {
-        cards_by_group.entry(group_id).or_default().push_back(SoldCard { number, pin, balance });
-    }
-    for entry in batch {
-        let free = cards_by_group.entry(entry.order.group_id).or_default();
-        let quantity = usize::try_from(entry.order.quantity).unwrap_or(usize::MAX).min(free.len());
-        let cards = free.drain(..quantity).collect();
+/// Sends each sale its cards. The rows are in the order of the batch.
+fn distribute(rows: Vec<SoldCardRow>, batch: Vec<QueueEntry>) {
+    let mut rows = rows.into_iter().peekable();
+    for (order_number, entry) in (1..).zip(batch) {
+        let own = std::iter::from_fn(|| rows.next_if(|row| row.order_number == order_number));
+        let cards = own.map(SoldCard::from).collect();
         entry.reply(BatchOutcome::Sold(cards));
     }
 }

@@ -1,6 +1,5 @@
 //! Sales of cards: the statement of one sale, and the batcher that makes several sales in one statement.
 
-mod batch_statement;
 pub mod batcher;
 pub mod order;
 pub mod statement;

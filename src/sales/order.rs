@@ -1,4 +1,4 @@
-//! A sale as it waits for a batch.
+//! Orders of the next free cards of a group.
 
 use std::sync::Arc;
 
@@ -6,26 +6,36 @@ use bigdecimal::BigDecimal;
 
 use crate::idempotency::key::IdempotencyKey;
 
-/// A sale of the next free cards of a group, as it waits for a batch. It writes no order rows (table `ccorders`).
-#[derive(Debug)]
+/// An order of the next free cards of a group.
+#[derive(Debug, Clone)]
 pub struct SaleOrder {
     /// The card group.
     pub group_id: i32,
-    /// The number of cards, up to [`ORDER_CARDS_MAX`](super::batcher::ORDER_CARDS_MAX).
+    /// The number of cards. The order gets this many or none.
     pub quantity: u32,
     /// The idempotency key under which the reply is stored, if one was sent. The order holds the key's lock until its
     /// statement ends, even if the client disconnects: a repeated request waits for the outcome.
     pub key: Option<Arc<IdempotencyKey>>,
-    /// The user who sells, and how the sale is paid.
-    pub batch_key: BatchKey,
+    /// The seller, and how the sale is paid.
+    pub terms: Arc<SaleTerms>,
 }
 
-/// Orders with equal batch keys can share a statement.
+/// The user who sells, and how the sale is paid. Orders with equal terms can share a statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(missing_docs, reason = "as in `SaleRequest` and `PaymentTerms`")]
-pub struct BatchKey {
+pub struct SaleTerms {
+    /// The caller's id.
     pub user_id: i32,
+    /// The owner that the group must have. A hidden group sells nothing.
     pub owner_id: i32,
-    pub currency: String,
+    /// The payment's currency. `None`: the group's.
+    pub currency: Option<String>,
+    /// The rate from the system's currency to the payment's. If the payment is in the group's currency, it is the rate
+    /// to the caller's currency, and the statement multiplies it by the group's.
     pub rate: BigDecimal,
+    /// The factor by which a card's balance is multiplied in the reply.
+    pub display_rate: BigDecimal,
+    /// The currency that is printed with each balance.
+    pub display_currency: String,
+    /// Sell none if one of the cards is not sellable, or the group has no tax row.
+    pub only_sellable: bool,
 }

@@ -1,17 +1,29 @@
 //! The sale batcher without the HTTP server: which sales run at once, and which are queued and batched.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use mortise::sales::batcher::{BatchOutcome, Dispatch, QueuedSale, SaleBatcher, StatementPermit};
-use mortise::sales::order::{BatchKey, SaleOrder};
+use mortise::sales::order::{SaleOrder, SaleTerms};
 
 use super::sale_batching::server_with_one_permit;
 use crate::harness::{server_with_settings, with_timeout};
 
 /// An order of the admin for one card of group 6.
 fn order() -> SaleOrder {
-    let batch_key = BatchKey { user_id: 0, owner_id: 0, currency: "USD".to_owned(), rate: 1.into() };
-    SaleOrder { group_id: 6, quantity: 1, key: None, batch_key }
+    SaleOrder { group_id: 6, quantity: 1, key: None, terms: terms(0, "USD") }
+}
+
+fn terms(user_id: i32, currency: &str) -> Arc<SaleTerms> {
+    Arc::new(SaleTerms {
+        user_id,
+        owner_id: 0,
+        currency: Some(currency.to_owned()),
+        rate: 1.into(),
+        display_rate: 1.into(),
+        display_currency: currency.to_owned(),
+        only_sellable: false,
+    })
 }
 
 #[track_caller]
@@ -34,8 +46,8 @@ fn expect_queued(dispatch: Dispatch) -> QueuedSale {
 async fn batch_of_several_sales_halves_the_concurrency() {
     let server = server_with_one_permit().await;
     let batcher = SaleBatcher::new(server.app_pool(), 2, Duration::from_secs(300));
-    let submit_immediate = || expect_immediate(batcher.submit(0, order));
-    let submit_queued = |group_id| expect_queued(batcher.submit(0, || SaleOrder { group_id, ..order() }));
+    let submit_immediate = || expect_immediate(batcher.submit(&order()));
+    let submit_queued = |group_id| expect_queued(batcher.submit(&SaleOrder { group_id, ..order() }));
     let (first_permit, second_permit) = (submit_immediate(), submit_immediate());
     let (first_queued, second_queued) = (submit_queued(6), submit_queued(7));
     // The batch of two sales may run at the same time as a single sale. Its task starts when this one yields.
@@ -56,16 +68,11 @@ async fn batch_of_several_sales_halves_the_concurrency() {
 }
 
 #[tokio::test]
-async fn sales_with_different_batch_keys_run_in_parallel() {
+async fn sales_with_different_terms_run_in_parallel() {
     let server = server_with_one_permit().await;
     let batcher = SaleBatcher::new(server.app_pool(), 2, Duration::from_secs(300));
-    let submit = |group_id, currency: &str| {
-        batcher.submit(0, || SaleOrder {
-            group_id,
-            batch_key: BatchKey { currency: currency.to_owned(), ..order().batch_key },
-            ..order()
-        })
-    };
+    let submit =
+        |group_id, currency: &str| batcher.submit(&SaleOrder { group_id, terms: terms(0, currency), ..order() });
     let submit_queued = |group_id, currency| expect_queued(submit(group_id, currency));
     let mut payments_lock = server.pool.begin().await.unwrap();
     sqlx::query("lock table payments in access exclusive mode").execute(&mut *payments_lock).await.unwrap();
@@ -88,25 +95,25 @@ async fn sales_with_different_batch_keys_run_in_parallel() {
 async fn queued_sale_leaves_the_queue_after_max_wait() {
     let server = server_with_settings(&[]).await;
     let batcher = SaleBatcher::new(server.app_pool(), 1, Duration::ZERO);
-    let _permit = expect_immediate(batcher.submit(0, order));
-    let sale = expect_queued(batcher.submit(0, order));
+    let _permit = expect_immediate(batcher.submit(&order()));
+    let sale = expect_queued(batcher.submit(&order()));
     assert!(matches!(sale.wait_for_outcome().await, BatchOutcome::RetryAlone));
     assert_eq!(batcher.queued_sales(), 0);
     server.assert_rows("select count(*) from payments", &["0"]).await;
     // Sales of another caller do not wait for this caller's sales.
-    expect_immediate(batcher.submit(3, order));
+    expect_immediate(batcher.submit(&SaleOrder { terms: terms(3, "USD"), ..order() }));
 }
 
 #[tokio::test]
 async fn started_sale_is_awaited_after_max_wait() {
     let server = server_with_settings(&[]).await;
     let batcher = SaleBatcher::new(server.app_pool(), 1, Duration::ZERO);
-    let permit = expect_immediate(batcher.submit(0, order));
-    let sale = expect_queued(batcher.submit(0, order));
+    let permit = expect_immediate(batcher.submit(&order()));
+    let sale = expect_queued(batcher.submit(&order()));
     // The task of the batch cannot start before this task waits.
     drop(permit);
     let BatchOutcome::Sold(cards) = sale.wait_for_outcome().await else { panic!("the sale was not awaited") };
     assert_eq!(cards.len(), 1);
     server.assert_rows("select count(*) from payments", &["1"]).await;
-    expect_immediate(batcher.submit(0, order));
+    expect_immediate(batcher.submit(&order()));
 }

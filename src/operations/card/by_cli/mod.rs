@@ -25,7 +25,7 @@ use crate::idempotency::Idempotency;
 use crate::money::Money;
 use crate::number;
 use crate::operations::spec::{OperationSpec, ParamType, Parameter};
-use crate::sales::statement::{CardSelection, PaymentTerms, SaleRequest, sell};
+use crate::sales::statement::{CardSale, sell_cards};
 use crate::store;
 use crate::store::card::Conversion;
 use crate::xml::{Element, XmlReply};
@@ -115,36 +115,29 @@ struct Context<'a> {
     call: &'a CallContext,
     caller: &'a Caller,
     conversion: Conversion,
-    terms: PaymentTerms,
 }
 
 impl<'a> Context<'a> {
     fn new(call: &'a CallContext, caller: &'a Caller, currencies: &Currencies) -> Self {
         let rate = currencies.display_rate(caller.currency_id(), call.dialect());
         let digits = call.system_settings.nice_digits();
-        let terms = PaymentTerms {
-            currency: None,
-            rate: rate.clone(),
-            display_rate: rate.clone(),
-            order_rate: rate.clone(),
-            system_currency: String::new(),
-            email: None,
-        };
         let conversion = Conversion { user_id: caller.id(), caller_rate: rate, nice_digits: digits };
-        Self { call, caller, conversion, terms }
+        Self { call, caller, conversion }
     }
 
     /// Sells a card, which must belong to the caller's owner. The owner and visibility of its group are not checked.
     async fn sell(&self, connection: &mut PgConnection, card_id: i64, group_id: i32) -> Result<(), ApiError> {
-        let sale = SaleRequest {
-            user_id: self.caller.id(),
-            owner_id: None,
+        let sale = CardSale {
+            card_ids: &[card_id],
             group_id,
-            selection: CardSelection::Ids(&[card_id]),
-            terms: &self.terms,
+            owner_id: None,
+            user_id: self.caller.id(),
+            currency: None,
+            rate: &self.conversion.caller_rate,
+            display_rate: &self.conversion.caller_rate,
             sold_over_api: false,
         };
-        match sell(connection, sale).await?.len() {
+        match sell_cards(connection, &sale).await?.len() {
             1 => Ok(()),
             _ => Err(ApiError::TransactionFailed),
         }

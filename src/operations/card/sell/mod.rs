@@ -1,10 +1,15 @@
 //! `card_from_group_sell` (`buy_card_from_callingroup`): sells cards of a group, each exactly once.
 //! Contract: `endpoints/card_from_group_sell.md`; published page: `source/card_from_group_sell.txt`.
 
+mod candidates;
+
+use std::sync::Arc;
+
 use bigdecimal::BigDecimal;
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
+use self::candidates::{Candidate, lock_by_number, lock_next_free};
 use super::selector::CardSelector;
 use crate::accounts::Currencies;
 use crate::auth::caller::Caller;
@@ -15,11 +20,11 @@ use crate::idempotency::key::is_duplicate_key;
 use crate::idempotency::{ChangeOutcome, Idempotency};
 use crate::mail::OutboxEntry;
 use crate::operations::spec::{OperationSpec, ParamType, Parameter};
-use crate::sales::batcher::{BatchOutcome, Dispatch, ORDER_CARDS_MAX};
-use crate::sales::order::{BatchKey, SaleOrder};
-use crate::sales::statement::{BuyerEmail, CardSelection, PaymentTerms, SaleRequest, SoldCard, StoredReplySpec, sell};
+use crate::sales::batcher::{BatchOutcome, Dispatch};
+use crate::sales::order::{SaleOrder, SaleTerms};
+use crate::sales::statement::{CardSale, OrderRows, SoldCard, sell_cards, sell_next, write_order_rows};
 use crate::store;
-use crate::store::stock::{is_card_already_paid, recheck_stock};
+use crate::store::stock::is_card_already_paid;
 use crate::xml::XmlReply;
 
 /// The operation's description and handler. Hashed: `email`, `id` and `quantity`, and the other sent parameters of the
@@ -72,13 +77,13 @@ async fn handle(call: &CallContext, caller: &Caller) -> Result<XmlReply, ApiErro
     let input = Input::read(call);
     let currencies = call.state.accounts.currencies().await?;
     let email = resolve_email(call, caller, &input).await?;
-    let terms = resolve_terms(call, caller, &currencies, &input, email);
-    let context = SaleContext { call, caller, input: &input, terms: terms.as_ref(), idempotency: &idempotency };
+    let payment = Payment::choose(call, caller, &currencies, &input, email);
+    let context = SaleContext { call, caller, input: &input, payment: payment.as_ref(), idempotency: &idempotency };
 
     let cards = context.sell_fast_path().await?;
     if !cards.is_empty() {
         context.after_commit(cards.len());
-        let currency = terms.as_ref().map(display_currency).unwrap_or_default().to_owned();
+        let currency = payment.as_ref().map(|payment| payment.terms.display_currency.clone()).unwrap_or_default();
         return Ok(render_reply(Reply { currency, cards: cards.into_iter().map(Some).collect() }));
     }
     // Boxed: the future is large, and few sales take this path.
@@ -114,8 +119,13 @@ impl Input {
     }
 }
 
-/// Returns the e-mail address for the cards. An invalid address does not make the sale fail.
-async fn resolve_email(call: &CallContext, caller: &Caller, input: &Input) -> Result<Option<BuyerEmail>, ApiError> {
+/// Returns the buyer's address for the order rows, and the e-mail with the cards if one is sent. An invalid address
+/// does not make the sale fail.
+async fn resolve_email(
+    call: &CallContext,
+    caller: &Caller,
+    input: &Input,
+) -> Result<Option<(String, Option<OutboxEntry>)>, ApiError> {
     let Some(sent) = &input.email else { return Ok(None) };
     let blank = sent.trim().is_empty();
     if blank && !call.dialect().creates_order_for_blank_email() {
@@ -127,47 +137,58 @@ async fn resolve_email(call: &CallContext, caller: &Caller, input: &Input) -> Re
         true => None,
         false => OutboxEntry::prepare(&address, &call.state.accounts, caller.owner_id()).await?,
     };
-    Ok(Some(BuyerEmail { address, outbox_entry }))
+    Ok(Some((address, outbox_entry)))
 }
 
-/// Returns the currencies of the payment, the order rows and the reply. `None`: the client named an inactive currency.
-fn resolve_terms(
-    call: &CallContext,
-    caller: &Caller,
-    currencies: &Currencies,
-    input: &Input,
-    email: Option<BuyerEmail>,
-) -> Option<PaymentTerms> {
-    let dialect = call.dialect();
-    let one = BigDecimal::from(1);
-    let system_currency = currencies.system().map(|system| system.name.clone()).unwrap_or_default();
+/// How a sale is paid, and its order rows.
+#[derive(Debug)]
+struct Payment {
+    terms: Arc<SaleTerms>,
+    /// `None`: the sale writes no order rows.
+    order_rows: Option<OrderRows>,
+}
 
-    if dialect.pays_in_group_currency() {
-        let caller_rate = currencies.display_rate(caller.currency_id(), dialect);
-        return Some(PaymentTerms {
-            currency: None,
-            rate: caller_rate.clone(),
-            display_rate: caller_rate.clone(),
-            order_rate: caller_rate,
-            system_currency,
-            email,
+impl Payment {
+    /// Chooses the currencies of the payment, the order rows and the reply. `None`: the client named a currency that is
+    /// not active.
+    fn choose(
+        call: &CallContext,
+        caller: &Caller,
+        currencies: &Currencies,
+        input: &Input,
+        email: Option<(String, Option<OutboxEntry>)>,
+    ) -> Option<Self> {
+        let dialect = call.dialect();
+        let one = BigDecimal::from(1);
+        let system_currency = currencies.system().map(|system| system.name.clone()).unwrap_or_default();
+        let (currency, rate, order_rate) = match &input.currency {
+            _ if dialect.pays_in_group_currency() => {
+                let caller_rate = currencies.display_rate(caller.currency_id(), dialect);
+                (None, caller_rate.clone(), caller_rate)
+            }
+            None => (Some(system_currency.clone()), one.clone(), one),
+            Some(name) => {
+                let currency = currencies.by_name(name).filter(|currency| currency.active)?;
+                (Some(currency.name.clone()), currencies.rate_to(currency), one)
+            }
+        };
+        let terms = SaleTerms {
+            user_id: caller.id(),
+            owner_id: caller.owner_id(),
+            display_currency: currency.clone().unwrap_or_else(|| system_currency.clone()),
+            currency,
+            display_rate: rate.clone(),
+            rate,
+            only_sellable: dialect.refuses_invalid_cards(),
+        };
+        let order_rows = email.map(|(address, outbox_entry)| OrderRows {
+            address,
+            rate: order_rate,
+            currency: system_currency,
+            outbox_entry,
         });
+        Some(Self { terms: Arc::new(terms), order_rows })
     }
-    let (name, rate) = match &input.currency {
-        None => (system_currency.clone(), one.clone()),
-        Some(name) => {
-            let currency = currencies.by_name(name).filter(|currency| currency.active)?;
-            (currency.name.clone(), currencies.rate_to(currency))
-        }
-    };
-    Some(PaymentTerms {
-        currency: Some(name),
-        rate: rate.clone(),
-        display_rate: rate,
-        order_rate: one,
-        system_currency,
-        email,
-    })
 }
 
 /// The content of the reply.
@@ -179,21 +200,13 @@ struct Reply {
     cards: Vec<Option<SoldCard>>,
 }
 
-/// A card that may be sold. Its row is locked.
-#[derive(Debug)]
-struct Candidate {
-    id: i64,
-    sold: bool,
-    sellable: bool,
-}
-
 /// The data that all steps of a sale use.
 struct SaleContext<'a> {
     call: &'a CallContext,
     caller: &'a Caller,
     input: &'a Input,
     /// `None`: the client named a currency that is not active.
-    terms: Option<&'a PaymentTerms>,
+    payment: Option<&'a Payment>,
     idempotency: &'a Idempotency<'a>,
 }
 
@@ -204,70 +217,75 @@ impl SaleContext<'_> {
     /// many cards, fewer cards can be sold than requested, a card has a sale payment although it is in stock, or the
     /// idempotency key already exists.
     async fn sell_fast_path(&self) -> Result<Vec<SoldCard>, ApiError> {
-        let Self { call, caller, terms, input, idempotency } = *self;
-        let (Some(terms), CardSelector::Next(quantity)) = (terms, &input.selector) else { return Ok(Vec::new()) };
+        let Self { call, caller, input, payment, idempotency } = *self;
+        let (Some(payment), CardSelector::Next(quantity)) = (payment, &input.selector) else { return Ok(Vec::new()) };
         if *quantity > call.state.config.max_quantity.get() {
             return Ok(Vec::new());
         }
-        let _permit =
-            match self.batchable_order(terms, *quantity).map(|order| call.state.batcher.submit(caller.id(), order)) {
-                None => None,
-                Some(Dispatch::Immediate(permit)) => Some(permit),
-                Some(Dispatch::Queued(queued_sale)) => match queued_sale.wait_for_outcome().await {
-                    BatchOutcome::Sold(cards) => return Ok(cards),
-                    BatchOutcome::RetryAlone => None,
-                    BatchOutcome::Failed(error) => return Err(idempotency.with_retry_hint(error)),
-                },
-            };
-        self.sell_unbatched(terms, *quantity).await
-    }
-
-    /// Returns the order to submit if the sale may be batched: it writes no order rows, and the payment's currency is
-    /// known without reading the group.
-    fn batchable_order<'a>(
-        &'a self,
-        terms: &'a PaymentTerms,
-        quantity: u32,
-    ) -> Option<impl FnOnce() -> SaleOrder + use<'a>> {
-        let Self { call, caller, input, idempotency, .. } = *self;
-        let currency = terms.currency.as_ref()?;
-        let is_batchable = terms.email.is_none() && !call.dialect().refuses_invalid_cards();
-        let order = move || SaleOrder {
+        let order = SaleOrder {
             group_id: input.group,
-            quantity,
+            quantity: *quantity,
             key: idempotency.key().cloned(),
-            batch_key: BatchKey {
-                user_id: caller.id(),
-                owner_id: caller.owner_id(),
-                currency: currency.clone(),
-                rate: terms.rate.clone(),
-            },
+            terms: payment.terms.clone(),
         };
-        (is_batchable && quantity <= ORDER_CARDS_MAX).then_some(order)
+        let is_batchable = call.state.batcher.is_batchable(&order);
+        let _unbatched_permit = match is_batchable {
+            true => None,
+            false => Some(call.acquire_unbatched_sale(caller.id()).await?),
+        };
+        // A batch writes no order rows. In a batch the payment's currency is known without the group.
+        let sold = match &payment.order_rows {
+            Some(order_rows) => self.sell_with_order_rows(&order, order_rows).await,
+            None if is_batchable && order.terms.currency.is_some() && !order.terms.only_sellable => {
+                match call.state.batcher.submit(&order) {
+                    Dispatch::Immediate(_permit) => self.sell_alone(&order).await,
+                    Dispatch::Queued(queued_sale) => match queued_sale.wait_for_outcome().await {
+                        BatchOutcome::Sold(cards) => return Ok(cards),
+                        BatchOutcome::RetryAlone => self.sell_alone(&order).await,
+                        BatchOutcome::Failed(error) => return Err(idempotency.with_retry_hint(error)),
+                    },
+                }
+            }
+            None => self.sell_alone(&order).await,
+        };
+        if matches!(sold, Err(ApiError::TransactionFailed)) {
+            call.state.batcher.isolate_group(order.group_id);
+        }
+        sold
     }
 
-    async fn sell_unbatched(&self, terms: &PaymentTerms, quantity: u32) -> Result<Vec<SoldCard>, ApiError> {
-        let Self { call, caller, input, idempotency, .. } = *self;
-        let only_sellable = call.dialect().refuses_invalid_cards();
-        let stored_reply = idempotency.key().map(|key| StoredReplySpec { key, currency: display_currency(terms) });
-        let selection = CardSelection::Next { quantity: i64::from(quantity), only_sellable, stored_reply };
-        let mut connection = call.state.pool.acquire().await?;
-        let sale = sell(&mut connection, build_sale_request(caller, input, terms, selection));
-        match call.state.pool.limit_commit(sale).await {
+    async fn sell_alone(&self, order: &SaleOrder) -> Result<Vec<SoldCard>, ApiError> {
+        let mut connection = self.call.state.pool.acquire().await?;
+        match self.call.state.pool.limit_commit(sell_next(&mut connection, &[order])).await {
             Ok(cards) => {
                 connection.release_clean();
-                Ok(cards)
+                Ok(cards.into_iter().map(SoldCard::from).collect())
             }
-            Err(error) if is_duplicate_key(&error) || is_card_already_paid(&error) => Ok(Vec::new()),
-            Err(error) if stored_reply.is_some() && is_lock_timeout(&error) => Err(ApiError::RequestInProgress),
-            Err(error) => Err(idempotency.with_retry_hint(ApiError::from_commit_error(error))),
+            Err(error) if needs_transaction(&error, order) => Ok(Vec::new()),
+            Err(error) => Err(self.idempotency.with_retry_hint(ApiError::from_commit_error(error))),
         }
+    }
+
+    /// Sells the cards and writes the order rows, in one transaction.
+    async fn sell_with_order_rows(&self, order: &SaleOrder, order_rows: &OrderRows) -> Result<Vec<SoldCard>, ApiError> {
+        let mut transaction = self.call.state.pool.begin().await?;
+        let cards = match sell_next(&mut transaction, &[order]).await {
+            Ok(cards) => cards,
+            Err(error) if needs_transaction(&error, order) => return Ok(Vec::new()),
+            Err(error) => return Err(error.into()),
+        };
+        if !cards.is_empty() {
+            write_order_rows(&mut transaction, order_rows, &order.terms, &cards).await?;
+            let committed = transaction.commit().await.map_err(ApiError::from_commit_error);
+            committed.map_err(|error| self.idempotency.with_retry_hint(error))?;
+        }
+        Ok(cards.into_iter().map(SoldCard::from).collect())
     }
 
     /// Handles all other sales in one transaction, with the checks in the order of the contract. It waits for
     /// concurrent sales: if one of them is rolled back, its cards are free again.
     async fn sell_in_transaction(&self, connection: &mut PgConnection) -> Result<Reply, ApiError> {
-        let Self { call, caller, input, terms, .. } = *self;
+        let Self { call, caller, input, payment, .. } = *self;
         check_group_exists(connection, caller, input.group).await?;
         let candidates = match &input.selector {
             CardSelector::Number(digits) => vec![lock_by_number(connection, input.group, digits).await?],
@@ -278,27 +296,40 @@ impl SaleContext<'_> {
             }
             CardSelector::Next(quantity) => lock_next_free(connection, input.group, *quantity).await?,
         };
-        let terms = terms.ok_or(ApiError::CurrencyNotFound)?;
+        let Payment { terms, order_rows } = payment.ok_or(ApiError::CurrencyNotFound)?;
         if call.dialect().creates_missing_taxes() {
             store::tax::ensure_taxes(connection, input.group).await?;
         }
 
         let can_sell = |candidate: &Candidate| candidate.sellable || !call.dialect().refuses_invalid_cards();
         let ids: Vec<i64> = candidates.iter().filter(|card| can_sell(card)).map(|card| card.id).collect();
-        let sold = sell(&mut *connection, build_sale_request(caller, input, terms, CardSelection::Ids(&ids))).await?;
+        let sale = CardSale {
+            card_ids: &ids,
+            group_id: input.group,
+            owner_id: Some(caller.owner_id()),
+            user_id: caller.id(),
+            currency: terms.currency.as_deref(),
+            rate: &terms.rate,
+            display_rate: &terms.display_rate,
+            sold_over_api: true,
+        };
+        let sold = sell_cards(connection, &sale).await?;
         if sold.len() != ids.len() {
             // The group was hidden or got another owner while this transaction waited for its cards.
             return Err(ApiError::TransactionFailed);
         }
-        let mut sold = sold.into_iter();
+        if let Some(order_rows) = order_rows.as_ref().filter(|_| !sold.is_empty()) {
+            write_order_rows(connection, order_rows, terms, &sold).await?;
+        }
+        let mut sold = sold.into_iter().map(SoldCard::from);
         let cards = candidates.iter().map(|card| if can_sell(card) { sold.next() } else { None }).collect();
-        Ok(Reply { currency: display_currency(terms).to_owned(), cards })
+        Ok(Reply { currency: terms.display_currency.clone(), cards })
     }
 
     /// Counts the sold cards and wakes the mailer, after the sale was committed.
     fn after_commit(&self, cards: usize) {
         self.call.state.record_cards_sold(cards);
-        if self.terms.and_then(|terms| terms.email.as_ref()).is_some() {
+        if self.payment.is_some_and(|payment| payment.order_rows.is_some()) {
             self.call.state.mail.wake();
         }
     }
@@ -313,70 +344,11 @@ async fn check_group_exists(connection: &mut PgConnection, caller: &Caller, grou
         .ok_or(ApiError::CardgroupNotFound)
 }
 
-/// Locks the group's card whose number has this value. Leading zeros are ignored; numbers have at most 255 digits.
-async fn lock_by_number(connection: &mut PgConnection, group: i32, digits: &str) -> Result<Candidate, ApiError> {
-    let card = sqlx::query_as!(
-        Candidate,
-        r#"select c.id, c.sold = 1 or has_sale_payment(c) as "sold!", is_sellable(c, g.pin_length, g.number_length) as "sellable!"
-           from cards c join cardgroups g on g.id = c.cardgroup_id
-           where c.cardgroup_id = $1 and c.hidden = 0 and c.retired_at is null and c.number = any (
-               array(select lpad($2, length, '0') from generate_series(length($2), greatest(length($2), 255)) length))
-           order by c.id limit 1
-           for no key update of c"#,
-        group,
-        digits
-    )
-    .fetch_optional(connection)
-    .await?
-    .ok_or(ApiError::FreeCardsNotFound)?;
-    if card.sold { Err(ApiError::CardAlreadySold) } else { Ok(card) }
-}
-
-/// Locks the next free cards: as many as requested, or all free cards if there are fewer. Takes cards that have a sale
-/// payment out of stock.
-async fn lock_next_free(connection: &mut PgConnection, group: i32, quantity: u32) -> Result<Vec<Candidate>, ApiError> {
-    loop {
-        let cards = sqlx::query_as!(
-            Candidate,
-            r#"select c.id, has_sale_payment(c) as "sold!", is_sellable(c, g.pin_length, g.number_length) as "sellable!"
-               from card_stock s join cards c on c.id = s.card_id join cardgroups g on g.id = c.cardgroup_id
-               where s.cardgroup_id = $1 and c.cardgroup_id + 0 = $1 and is_in_stock(c)
-               order by s.number, s.card_id limit $2
-               for no key update of c"#,
-            group,
-            i64::from(quantity)
-        )
-        .fetch_all(&mut *connection)
-        .await?;
-        let paid: Vec<i64> = cards.iter().filter(|card| card.sold).map(|card| card.id).collect();
-        if paid.is_empty() {
-            return if cards.is_empty() { Err(ApiError::FreeCardsNotFound) } else { Ok(cards) };
-        }
-        recheck_stock(connection, &paid).await?;
-        tracing::warn!(group, cards = paid.len(), "paid cards removed from the stock");
-    }
-}
-
-fn build_sale_request<'a>(
-    caller: &Caller,
-    input: &Input,
-    terms: &'a PaymentTerms,
-    selection: CardSelection<'a>,
-) -> SaleRequest<'a> {
-    SaleRequest {
-        user_id: caller.id(),
-        owner_id: Some(caller.owner_id()),
-        group_id: input.group,
-        selection,
-        terms,
-        sold_over_api: true,
-    }
-}
-
-/// Returns the currency that is printed with balances: the payment's, or the system's if the payment is in the group's
-/// currency.
-fn display_currency(terms: &PaymentTerms) -> &str {
-    terms.currency.as_deref().unwrap_or(&terms.system_currency)
+/// Whether a statement failed because another server used the order's key at the same time, or a card in stock has a
+/// sale payment.
+fn needs_transaction(error: &sqlx::Error, order: &SaleOrder) -> bool {
+    let is_key_in_use = order.key.is_some() && (is_duplicate_key(error) || is_lock_timeout(error));
+    is_key_in_use || is_card_already_paid(error)
 }
 
 fn render_reply(reply: Reply) -> XmlReply {

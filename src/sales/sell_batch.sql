@@ -1,0 +1,86 @@
+-- Sells the next free cards of one or several groups for several orders, and stores the replies of the orders that have
+-- an idempotency key. It sells all cards that the orders of a group need, or none of that group. sell_one.sql explains
+-- the shape of the statement.
+--
+-- $1 groups, $2 numbers of cards, $3 keys (null: none), $4 fingerprints of the requests: one of each per order
+-- $5 owner of the groups, $6 caller, $7 currency of the payment (null: the group's)
+-- $8 rate to that currency (to the caller's currency if $7 is null)
+-- $9 rate of the balances in the reply, $10 their currency
+-- $11 sell no card of a group without a tax row, or if one of its picked cards is not sellable
+--
+-- An order whose key is known gets no cards: its request is answered from the stored reply. The last part inserts the
+-- replies. If another server inserts one of the keys at the same time, the statement fails and changes nothing. It
+-- waits for that server for 100 ms at most, because the other orders wait too. All statements insert keys in the same
+-- order, so that they do not deadlock.
+with admitted as materialized (
+    select ordered.*, (sum(quantity) over (partition by group_id order by number))::bigint as last_position
+    from unnest($1::integer[], $2::bigint[], $3::text[], $4::bytea[])
+        with ordinality ordered (group_id, quantity, key, fingerprint, number)
+    where key is null or not exists (
+        select from idempotency_keys known
+        where known.user_id = $6 and known.operation = 'card_from_group_sell' and known.key = ordered.key)
+), picked as materialized (
+    select cardgroup.*, quantity, card.*
+    from (select group_id, sum(quantity)::bigint as quantity from admitted group by group_id) ordered, lateral (
+        select g.id as cardgroup_id, g.owner_id, g.disable_voucher, g.pin_length, g.number_length,
+            coalesce((select single_tax_rate(t) from taxes t where t.id = g.tax_id), effective_tax_rate(g.tax_id, g.owner_id)) as tax_rate,
+            coalesce($7, g.tell_balance_in_currency, '') as currency,
+            $8::numeric * case when $7 is null then exchange_rate_to(g.tell_balance_in_currency) else 1 end as rate
+        from cardgroups g
+        where g.id = ordered.group_id and g.owner_id = $5 and g.hidden = 0
+            and (not $11::boolean or exists (select from taxes where id = g.tax_id))
+        offset 0
+    ) cardgroup, lateral (
+        select row_number() over () as position, free.*
+        from (
+            select c.id, c.number, c.pin, coalesce(c.balance, 0) as balance,
+                not $11 or is_sellable(c, cardgroup.pin_length, cardgroup.number_length) as sellable
+            from card_stock s join cards c on c.id = s.card_id
+            where s.cardgroup_id = cardgroup.cardgroup_id and c.cardgroup_id + 0 = s.cardgroup_id and is_in_stock(c)
+            order by s.number, s.card_id
+            limit quantity
+            for no key update of c skip locked
+        ) free
+    ) card
+), sale as materialized (
+    select nextval('payments_id_seq') as payment_id, id, number, pin, balance, multiply_rounded(balance, rate) as amount,
+        cardgroup_id, position, owner_id, tax_rate, currency,
+        case when disable_voucher = 1 then number end as voucher_number, now() at time zone 'utc' as now
+    from picked
+    where (select count(*) from picked same where same.cardgroup_id = picked.cardgroup_id and same.sellable) = quantity
+), marked as (
+    update cards set sold = 1, active = 1 where id = any (array(select id from sale))
+), payment as (
+    insert into payments (id, paymenttype, kind, amount, currency, tax, user_id, owner_id, card, completed, date_added,
+        shipped_at, description)
+    select payment_id, 'Card', 'sale', amount, currency, amount * tax_rate, id, owner_id, 1, 1, now, now, ''
+    from sale
+), action as (
+    insert into actions (user_id, date, action, target_type, target_id, data, data2, data3)
+    select $6, now, row.*
+    from sale, lateral (
+        select 'card_payment_created', 'Payment', payment_id, id::text, plain_text(amount), currency
+        union all
+        select 'Disable_Voucher_when_Card_is_used', 'Voucher', voucher_id, number, id::text, null
+        from redeem_vouchers(voucher_number)
+        union all
+        select 'card_sell_over_api', 'Card', id, '', '', null
+    ) row
+), assigned as materialized (
+    select admitted.number as order_number, key, fingerprint, position, sale.id, sale.number, pin,
+        multiply_rounded(balance, $9::numeric) as balance
+    from admitted join sale
+        on sale.cardgroup_id = admitted.group_id and position > last_position - admitted.quantity and position <= last_position
+), stored_reply as (
+    insert into idempotency_keys (user_id, operation, key, fingerprint, reply)
+    select $6, 'card_from_group_sell', key, fingerprint,
+        json_build_object('Done', json_build_object('currency', $10::text, 'cards',
+            json_agg(json_build_object('number', number, 'pin', pin, 'balance', balance::text) order by position)))
+    from assigned
+    where key is not null and (select set_config('lock_timeout', '100ms', true)) is not null
+    group by key, fingerprint
+    order by key collate "C"
+)
+select order_number as "order_number!", id as "id!", number as "number!", pin, balance as "balance!: Money"
+from assigned
+order by order_number, position
