@@ -39,7 +39,7 @@ pub(super) async fn lock_by_number(
 }
 
 /// Locks the next free cards: as many as requested, or all free cards if there are fewer. Takes cards that have a sale
-/// payment out of stock.
+/// payment out of stock. A stock row with another number than its card is skipped: `recheck_stock` does not delete it.
 pub(super) async fn lock_next_free(
     connection: &mut PgConnection,
     group: i32,
@@ -50,7 +50,7 @@ pub(super) async fn lock_next_free(
             Candidate,
             r#"select c.id, has_sale_payment(c) as "sold!", is_sellable(c, g.pin_length, g.number_length) as "sellable!"
                from card_stock s join cards c on c.id = s.card_id join cardgroups g on g.id = c.cardgroup_id
-               where s.cardgroup_id = $1 and c.cardgroup_id + 0 = $1 and is_in_stock(c)
+               where s.cardgroup_id = $1 and c.cardgroup_id + 0 = $1 and is_in_stock(c) and c.number = s.number
                order by s.number, s.card_id limit $2
                for no key update of c"#,
             group,
