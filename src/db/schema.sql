@@ -9,7 +9,8 @@ with relation as (
 -- kind, table (or the object itself), name, definition, state (empty: as it must be)
 select 'table' as kind, relname::text as parent, relname::text as name,
     case relpersistence when 'p' then 'create table' else 'create unlogged table' end || ' ' || name as definition,
-    case when relrowsecurity then 'row security' else '' end as state
+    -- A policy that does not apply to this role, such as the owner of the table, hides no rows.
+    case when row_security_active(oid) or relrowsecurity and relforcerowsecurity then 'row security' else '' end as state
 from relation where relkind in ('r', 'p')
 union all
 select 'column', relname, attname,
@@ -37,7 +38,9 @@ from relation join pg_constraint con on conrelid = relation.oid
 where contype in ('c', 'f', 'p', 'u', 'x')
 union all
 select 'index', relation.relname, index.relname,
-    regexp_replace(pg_get_indexdef(index.oid), ' ON (ONLY )?\S+ USING ', ' ON ' || name || ' USING '),
+    -- Without storage parameters: the operator may change them.
+    regexp_replace(regexp_replace(pg_get_indexdef(index.oid), ' ON (ONLY )?\S+ USING ', ' ON ' || name || ' USING '),
+        ' WITH \([^)]*\)', ''),
     case when indisvalid and indisready and indislive then '' else 'invalid' end
 from relation
 join pg_index on indrelid = relation.oid

@@ -96,7 +96,7 @@ const DAMAGES: [(&str, Severity, &str, &str); 22] = [
         "restore the definition `create table payments`",
     ),
     (
-        "alter table payments enable row level security",
+        "alter table payments enable row level security, force row level security",
         Severity::Critical,
         "table payments has row security",
         "run `alter table payments disable row level security`",
@@ -158,7 +158,9 @@ async fn additions_are_reported_if_they_can_refuse_writes() {
         .execute(
             "create table reports (id integer primary key); create index cards_report on cards (balance);
              alter table cards add column note text; create view sold as select id from cards where sold = 1;
-             create function report() returns integer language sql return 1",
+             create function report() returns integer language sql return 1;
+             alter index payments_sale_card_unique set (fillfactor = 80);
+             alter table users enable row level security; create policy reports on users for select to public using (false)",
         )
         .await;
     assert!(find_differences(&server.pool).await.unwrap().is_empty());
