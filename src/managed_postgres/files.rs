@@ -72,8 +72,11 @@ pub(super) fn make_directory(path: &Path, mode: u32, os_user: Option<&OsUser>) -
 pub(super) fn check_owner(data_dir: &Path, os_user: Option<&OsUser>) -> Result<(), ManagedPostgresError> {
     let owner = fs::metadata(data_dir).map_err(io_error_at(data_dir))?.uid();
     let trusted = [Some(0), Some(rustix::process::geteuid().as_raw()), os_user.map(OsUser::uid)];
-    if trusted.contains(&Some(owner)) && rustix::fs::access(data_dir, Access::WRITE_OK).is_ok() {
-        return Ok(());
+    let is_own = owner == rustix::process::geteuid().as_raw();
+    match rustix::fs::access(data_dir, Access::WRITE_OK) {
+        Ok(()) if trusted.contains(&Some(owner)) => Ok(()),
+        // A read-only file system, or the permissions of the user's own directory.
+        Err(error) if is_own || error != Errno::ACCESS => Err(io_error_at(data_dir)(error.into())),
+        _ => Err(ManagedPostgresError::ForeignOwner { data_dir: data_dir.into(), owner: find_user_name(owner) }),
     }
-    Err(ManagedPostgresError::ForeignOwner { data_dir: data_dir.into(), owner: find_user_name(owner) })
 }
