@@ -131,8 +131,10 @@ impl Pool {
     }
 
     async fn acquire_slowly(&self) -> sqlx::Result<Connection> {
+        // Most of the acquire timeout is left to open a connection if an idle one does not answer.
+        let ping_timeout = PING_TIMEOUT.min(self.0.acquire_timeout / 4);
         while let Some(mut connection) = self.0.pop_idle() {
-            if let Ok(Ok(())) = timeout(PING_TIMEOUT, connection.ping()).await {
+            if let Ok(Ok(())) = timeout(ping_timeout, connection.ping()).await {
                 return Ok(connection);
             }
             connection.close_on_drop();

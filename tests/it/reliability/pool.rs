@@ -6,11 +6,13 @@ use std::task::Poll;
 use std::time::Duration;
 
 use mortise::config::Config;
-use mortise::db::{self, pool::Pool};
+use mortise::db;
+use mortise::db::pool::{Connection, Pool};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection};
 
 use super::contention;
+use crate::harness::proxy::FaultProxy;
 use crate::harness::{FIXTURE_SQL, postgres, server_with_connect_options, with_timeout};
 
 /// A pool with two connections.
@@ -97,6 +99,26 @@ async fn idle_connection_is_checked_before_reuse() {
     third.release_clean();
     let mut fourth = pool.acquire().await.unwrap();
     sqlx::query("select").execute(&mut *fourth).await.unwrap();
+}
+
+/// A network can lose idle connections without notice, for example when a firewall forgets them. The first request
+/// afterwards gets a new connection within the acquire timeout.
+#[tokio::test]
+async fn idle_connections_that_the_network_lost_are_replaced() {
+    let proxy = FaultProxy::new().await;
+    let database = proxy.connect_options(&postgres::create_database("").await);
+    let config = Config::load(None, std::iter::empty(), &[]).unwrap();
+    let config = Config { database_connections: 2, database_acquire_timeout: Duration::from_secs(5), ..config };
+    let pool = Pool::from(db::connect(database, &config).await.unwrap());
+    let connections = [pool.acquire().await.unwrap(), pool.acquire().await.unwrap()];
+    connections.into_iter().for_each(Connection::release_clean);
+    proxy.freeze_connections();
+    // The first second is not checked: the time between two requests under load.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let mut connections = [pool.acquire().await.unwrap(), pool.acquire().await.unwrap()];
+    for connection in &mut connections {
+        sqlx::query("select").execute(&mut **connection).await.unwrap();
+    }
 }
 
 /// Other sessions use the connections that the role may have: the pool works with those that it gets, and a request
