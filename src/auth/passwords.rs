@@ -22,7 +22,7 @@ use crate::error::ApiError;
 use crate::locks::KeyedLocks;
 use crate::server::limits::{LoadLimiter, WaitQueue};
 
-/// How long the result of a check stays in the cache.
+/// How long a wrong password stays in the cache, and a correct one after its last use.
 const CACHE_TTL: Duration = Duration::from_secs(300);
 /// Maximum number of wrong passwords in the cache. At the limit all of them are removed.
 const CACHED_WRONG_MAX: usize = 10_000;
@@ -41,6 +41,8 @@ type CacheKey = [u8; 32];
 /// that is created at the start and exists only in memory.
 pub struct Passwords {
     hmac_key: [u8; 64],
+    /// Maximum time that a request waits in each of the queues.
+    max_wait: Duration,
     results: Mutex<Results>,
     checks: Arc<Semaphore>,
     /// The requests that wait for a check.
@@ -50,7 +52,8 @@ pub struct Passwords {
     sharing_queue: WaitQueue,
 }
 
-/// The results of checks, with their times. A result stays true: its key covers the stored hashes.
+/// The results of checks. A result stays true: its key covers the stored hashes. With the time of the check, or of the
+/// last use of a correct password.
 #[derive(Default)]
 struct Results {
     correct: HashMap<CacheKey, Instant>,
@@ -73,12 +76,14 @@ pub struct PasswordAttempt<'a> {
 }
 
 impl Passwords {
-    /// Creates the cache with a key from the operating system's random source.
-    pub fn new() -> Result<Self, getrandom::Error> {
+    /// Creates the cache with a key from the operating system's random source. A request waits up to `max_wait` for a
+    /// check.
+    pub fn new(max_wait: Duration) -> Result<Self, getrandom::Error> {
         let mut hmac_key = [0; 64];
         getrandom::fill(&mut hmac_key)?;
         Ok(Self {
             hmac_key,
+            max_wait,
             results: Mutex::default(),
             checks: Arc::new(Semaphore::new(CONCURRENT_CHECKS_MAX)),
             check_queue: WaitQueue::new("password_checks", WAITING_MAX, WAITING_PER_CLIENT_MAX),
@@ -94,7 +99,8 @@ impl Passwords {
     ///
     /// # Errors
     ///
-    /// [`ApiError::Overloaded`] if too many requests wait for a check.
+    /// [`ApiError::Overloaded`] if too many requests wait for a check, [`ApiError::Unavailable`] if it does not start
+    /// in time.
     pub async fn verify(
         &self,
         pool: &Pool,
@@ -106,16 +112,17 @@ impl Passwords {
         if self.cached_result(&cache_key) == Some(true) {
             return Ok(true);
         }
-        let _shared = self.sharing_queue.wait(load, client, self.shared_checks.lock(cache_key)).await?;
+        let shared = self.sharing_queue.wait(load, client, self.max_wait, self.shared_checks.lock(cache_key));
+        let _shared = shared.await?.ok_or(ApiError::Unavailable)?;
         check_limit()?;
         if let Some(is_correct) = self.cached_result(&cache_key) {
             return Ok(is_correct);
         }
         let is_correct = match &user.password_argon2 {
             Some(hash) => {
-                let permit = self.check_queue.wait(load, client, self.checks.clone().acquire_owned()).await?;
+                let permit = self.wait_for_check(load, client).await?;
                 check_limit()?;
-                matches_argon2(permit.ok(), hash.reveal().to_owned(), password.to_owned()).await?
+                matches_argon2(permit, hash.reveal().to_owned(), password.to_owned()).await?
             }
             None => {
                 let is_correct = matches_sha1(user.password.reveal(), password);
@@ -132,9 +139,9 @@ impl Passwords {
     /// Stores an argon2id hash of a correct password, unless too many requests wait for a check.
     async fn upgrade_hash(&self, pool: &Pool, attempt: &PasswordAttempt<'_>) -> sqlx::Result<()> {
         let PasswordAttempt { user, password, client, load } = *attempt;
-        let check = self.check_queue.wait(load, client, self.checks.clone().acquire_owned());
+        let check = self.wait_for_check(load, client);
         let (Ok(permit), password) = (check.await, password.to_owned()) else { return Ok(()) };
-        let hash = run_check(permit.ok(), move || hash_argon2(&password)).await;
+        let hash = run_check(permit, move || hash_argon2(&password)).await;
         let Ok(Some(hash)) = hash else { return Ok(()) };
         let mut connection = pool.acquire().await?;
         // Only if the SHA-1 hash is still the one that was checked: the password may have been changed meanwhile.
@@ -149,12 +156,21 @@ impl Passwords {
         Ok(())
     }
 
+    /// Waits until a check may run.
+    async fn wait_for_check(&self, load: &LoadLimiter, client: IpAddr) -> Result<OwnedSemaphorePermit, ApiError> {
+        let permit = self.check_queue.wait(load, client, self.max_wait, self.checks.clone().acquire_owned());
+        permit.await?.and_then(Result::ok).ok_or(ApiError::Unavailable)
+    }
+
     fn cached_result(&self, cache_key: &CacheKey) -> Option<bool> {
-        let Results { correct, wrong } = &*self.lock_results();
-        let is_fresh = |results: &HashMap<CacheKey, Instant>| {
-            results.get(cache_key).is_some_and(|since| since.elapsed() < CACHE_TTL)
-        };
-        if is_fresh(correct) { Some(true) } else { is_fresh(wrong).then_some(false) }
+        let Results { correct, wrong } = &mut *self.lock_results();
+        let is_fresh = |time: &&mut Instant| time.elapsed() < CACHE_TTL;
+        if let Some(last_used_at) = correct.get_mut(cache_key).filter(is_fresh) {
+            // A password in use never waits for a check again, also during a flood of wrong passwords.
+            *last_used_at = Instant::now();
+            return Some(true);
+        }
+        wrong.get_mut(cache_key).filter(is_fresh).map(|_| false)
     }
 
     fn cache_result(&self, cache_key: CacheKey, is_correct: bool) {
@@ -204,11 +220,7 @@ fn matches_sha1(stored: &str, password: &str) -> bool {
 }
 
 /// Whether the argon2id hash is the password's.
-async fn matches_argon2(
-    permit: Option<OwnedSemaphorePermit>,
-    hash: String,
-    password: String,
-) -> Result<bool, ApiError> {
+async fn matches_argon2(permit: OwnedSemaphorePermit, hash: String, password: String) -> Result<bool, ApiError> {
     let verify = move || Argon2::default().verify_password(password.as_bytes(), hash.as_str()).is_ok();
     // A panic: there is no result, so nothing may be cached.
     run_check(permit, verify).await.map_err(|_| ApiError::TransactionFailed)
@@ -217,7 +229,7 @@ async fn matches_argon2(
 /// Runs a check on a blocking thread: it is slow by design, and must not delay other requests. The check holds the
 /// permit, because it goes on when the client disconnects.
 async fn run_check<T: Send + 'static>(
-    permit: Option<OwnedSemaphorePermit>,
+    permit: OwnedSemaphorePermit,
     check: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, JoinError> {
     tokio::task::spawn_blocking(move || {

@@ -30,6 +30,8 @@ const SHARING_PER_CLIENT_MAX: usize = 256;
 /// Finds users by name, and limits the queries for unknown names.
 #[derive(Debug)]
 pub struct UserLookup {
+    /// Maximum time that a request waits in each of the queues.
+    max_wait: Duration,
     /// Names, as clients spell them but without trailing spaces, that the database has found. They only decide which
     /// queries are limited: whether the user still exists is decided by the account cache or a query.
     found_names: Mutex<HashSet<String>>,
@@ -41,9 +43,11 @@ pub struct UserLookup {
     sharing_queue: WaitQueue,
 }
 
-impl Default for UserLookup {
-    fn default() -> Self {
+impl UserLookup {
+    /// A request waits up to `max_wait` for the query of another one, and up to `max_wait` for its own.
+    pub fn new(max_wait: Duration) -> Self {
         Self {
+            max_wait,
             found_names: Mutex::default(),
             turns: Arc::new(Semaphore::new(CONCURRENT_QUERIES_MAX)),
             queue: WaitQueue::new("unknown_users", WAITING_MAX, WAITING_PER_CLIENT_MAX),
@@ -51,14 +55,13 @@ impl Default for UserLookup {
             sharing_queue: WaitQueue::new("same_users", SHARING_MAX, SHARING_PER_CLIENT_MAX),
         }
     }
-}
 
-impl UserLookup {
     /// Returns the user with this name: see [`AccountCache::user`].
     ///
     /// # Errors
     ///
-    /// [`ApiError::Overloaded`] if too many requests wait for a query.
+    /// [`ApiError::Overloaded`] if too many requests wait for a query, [`ApiError::Unavailable`] if it does not start
+    /// in time.
     pub async fn find(
         &self,
         accounts: &AccountCache,
@@ -93,7 +96,9 @@ impl UserLookup {
         client: IpAddr,
         name: &str,
     ) -> Result<Option<Arc<User>>, ApiError> {
-        let shared = self.sharing_queue.wait(load, client, self.shared_queries.lock(name.to_owned())).await?;
+        let shared = self.shared_queries.lock(name.to_owned());
+        let shared = self.sharing_queue.wait(load, client, self.max_wait, shared).await?;
+        let shared = shared.ok_or(ApiError::Unavailable)?;
         // Another request may have found the name meanwhile.
         if let Ok(user) = accounts.cached_user(name) {
             return Ok(user);
@@ -102,8 +107,8 @@ impl UserLookup {
             drop(shared);
             return self.find_again(accounts, name).await;
         }
-        let turn = self.queue.wait(load, client, self.turns.clone().acquire_owned()).await?;
-        let turn = Turn(turn.ok());
+        let turn = self.queue.wait(load, client, self.max_wait, self.turns.clone().acquire_owned()).await?;
+        let turn = Turn(Some(turn.and_then(Result::ok).ok_or(ApiError::Unavailable)?));
         let user = accounts.user(name).await?;
         if user.is_some() {
             turn.end();

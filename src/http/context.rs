@@ -121,8 +121,7 @@ impl CallContext {
     ///
     /// [`ApiError::Overloaded`] if too many requests wait.
     pub async fn wait<T>(&self, max_wait: Duration, lock: impl Future<Output = T>) -> Result<Option<T>, ApiError> {
-        let lock = self.state.lock_queue.wait(&self.state.load, self.client, tokio::time::timeout(max_wait, lock));
-        Ok(lock.await?.ok())
+        self.state.lock_queue.wait(&self.state.load, self.client, max_wait, lock).await
     }
 
     /// Waits for the caller id's lock, up to `database_acquire_timeout`.

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use ipnet::IpNet;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
 use crate::error::ApiError;
 use crate::http::client_addr::client_network;
@@ -130,7 +131,7 @@ impl WaitQueue {
         Self { name, places_max, client_places_max, waiting, log_throttle }
     }
 
-    /// Waits for `event` and returns its result.
+    /// Waits up to `max_wait` for `event` and returns its result; `None`: timeout.
     ///
     /// # Errors
     ///
@@ -139,14 +140,15 @@ impl WaitQueue {
         &self,
         load: &LoadLimiter,
         client: IpAddr,
+        max_wait: Duration,
         event: impl Future<Output = T>,
-    ) -> Result<T, ApiError> {
+    ) -> Result<Option<T>, ApiError> {
         let mut event = pin!(event);
         if let Some(result) = event.as_mut().now_or_never() {
-            return Ok(result);
+            return Ok(Some(result));
         }
         let _place = self.enter(load, client)?;
-        Ok(event.await)
+        Ok(timeout(max_wait, event).await.ok())
     }
 
     /// Returns the number of requests that wait.

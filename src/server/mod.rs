@@ -157,7 +157,9 @@ pub fn build_app_state(
     let accounts = AccountCache::new(pool.clone(), config.cache);
     let locks = Locks::new(config.database_connections);
     let load = LoadLimiter::new(config.max_requests, config.max_body_memory);
-    let (passwords, stock_vacuum, mail) = (Passwords::new()?, StockVacuum::default(), Mailer::new(&config)?);
+    let (stock_vacuum, mail) = (StockVacuum::default(), Mailer::new(&config)?);
+    let max_wait = config.database_acquire_timeout;
+    let (passwords, user_lookup) = (Passwords::new(max_wait)?, UserLookup::new(max_wait));
     #[cfg(feature = "otlp")]
     let tracer = OtlpTracer::new(config.otlp_endpoint.as_ref())?;
     let attempts = AttemptLimiter::new(config.failed_attempts_max, config.lockout);
@@ -172,7 +174,7 @@ pub fn build_app_state(
         passwords,
         audit,
         attempts,
-        user_lookup: UserLookup::default(),
+        user_lookup,
         locks,
         lock_queue: WaitQueue::new("locks", LOCK_WAITING_MAX, LOCK_WAITING_PER_CLIENT_MAX),
         load,

@@ -183,6 +183,25 @@ async fn unknown_names_delay_no_known_user() {
     count_bad_logins(flood).await;
 }
 
+/// The query of a new name gets no answer while the table is locked. Requests that share it give up together: each of
+/// them would otherwise start its own wait when the one before it has ended.
+#[tokio::test]
+async fn requests_that_share_a_slow_query_give_up_together() {
+    let database = postgres::create_database(FIXTURE_SQL).await;
+    let settings = [SETTINGS, &[("database_acquire_timeout_ms", "2000"), ("max_requests", "0")]].concat();
+    let server = server_on_database(&database, &settings).await;
+    let mut lock = server.pool.begin().await.unwrap();
+    sqlx::query("lock table users").execute(&mut *lock).await.unwrap();
+    // One after the other, they would take longer than the time limit of the test.
+    let flood = flood(&server, (0..250).map(|_| "u=admin".to_owned()));
+    for reply in with_timeout("the replies", flood.join_all()).await {
+        assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
+        reply.assert_status_error("Service is temporarily unavailable");
+    }
+    lock.rollback().await.unwrap();
+    assert_served(&sell_from(&server, FLOODING_CLIENT, "u=admin").await);
+}
+
 /// Requests with the same idempotency key wait for the first one, without a permit.
 #[tokio::test]
 async fn requests_that_wait_for_a_lock_delay_no_other_client() {
