@@ -240,7 +240,7 @@ async fn record_refusal(call: &CallContext, message: &'static str) -> Result<boo
     }
     Box::pin(async {
         let mut connection = call.state.pool.acquire().await?;
-        audit::insert(&mut *connection, &[row()]).await?;
+        call.state.pool.limit_commit(audit::insert(&mut *connection, &[row()])).await?;
         connection.release_clean();
         Ok(true)
     })
