@@ -84,8 +84,9 @@ impl<'a> MakeWriter<'a> for LogWriter {
 ///
 /// If the operating system refuses a new thread.
 pub fn start() -> io::Result<()> {
+    std::thread::Builder::new().name("log writer".to_owned()).spawn(|| run(io::stderr()))?;
     lock_queue().is_thread_running = true;
-    std::thread::Builder::new().name("log writer".to_owned()).spawn(|| run(io::stderr())).map(drop)
+    Ok(())
 }
 
 /// Returns how many lines of the log were dropped since the start.
