@@ -307,7 +307,8 @@ impl Shared {
 
     async fn open(self: Arc<Self>) {
         let opened = timeout(self.acquire_timeout, session::connect(&self.options)).await;
-        let opened = opened.unwrap_or(Err(sqlx::Error::PoolTimedOut));
+        let opened =
+            opened.unwrap_or_else(|_| Err(timed_out(format!("not connected within {:?}", self.acquire_timeout))));
         let mut state = self.lock();
         state.opening -= 1;
         match opened {
@@ -339,8 +340,11 @@ impl Shared {
 }
 
 async fn limit_commit<T>(limit: Duration, statement: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
-    let no_answer = || io::Error::new(io::ErrorKind::TimedOut, format!("no answer to a commit for {limit:?}"));
-    timeout(limit, statement).await.unwrap_or_else(|_| Err(no_answer().into()))
+    timeout(limit, statement).await.unwrap_or_else(|_| Err(timed_out(format!("no answer to a commit for {limit:?}"))))
+}
+
+fn timed_out(message: String) -> sqlx::Error {
+    sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, message))
 }
 
 /// Whether a connection can probably be opened soon: the limit on connections is reached (53300), or the server is
