@@ -7,7 +7,7 @@ begin
     for unvalidated in
         select conrelid::regclass as table_name, conname
         from pg_constraint
-        where connamespace = current_schema()::regnamespace and contype = 'c' and not convalidated
+        where connamespace = quote_ident(current_schema())::regnamespace and contype = 'c' and not convalidated
         order by conrelid::regclass::text, conname
     loop
         begin

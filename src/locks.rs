@@ -10,6 +10,8 @@ const SHARDS: u64 = 256;
 /// How many lists may be open at the same time. A list whose client reads slowly holds no connection, but up to two
 /// pages in memory.
 const OPEN_LISTS_MAX: usize = 16;
+/// How many of them one user may have open: slow clients of one user leave the others to the other users.
+const OPEN_LISTS_OF_USER_MAX: usize = 8;
 
 /// Locks that requests take before a database connection. Without them, requests that wait for the same database lock
 /// could hold all connections. Between servers, only the locks of the database apply.
@@ -18,6 +20,8 @@ pub struct Locks {
     callerid_shards: Vec<Arc<Mutex<()>>>,
     bulk_create: Arc<Mutex<()>>,
     open_lists: Arc<Semaphore>,
+    /// By the user's id.
+    open_lists_of_users: std::sync::Mutex<HashMap<i32, Arc<Semaphore>>>,
     list_pages: Arc<Semaphore>,
     /// Requests with the same idempotency key run one at a time.
     pub keys: KeyedLocks<KeyLockId>,
@@ -34,6 +38,7 @@ impl Locks {
             callerid_shards: (0..SHARDS).map(|_| Arc::default()).collect(),
             bulk_create: Arc::default(),
             open_lists: Arc::new(Semaphore::new(OPEN_LISTS_MAX)),
+            open_lists_of_users: std::sync::Mutex::default(),
             list_pages: Arc::new(Semaphore::new(list_pages)),
             keys: KeyedLocks::default(),
         }
@@ -47,12 +52,21 @@ impl Locks {
         self.callerid_shards[shard].clone().lock_owned().await
     }
 
-    /// Waits until another list may be open and its first page may be read. The permit must be held until the list is
-    /// complete.
-    pub async fn acquire_list_permit(&self) -> Option<ListPermit> {
+    /// Waits until another list of the user may be open and its first page may be read. The permit must be held until
+    /// the list is complete.
+    pub async fn acquire_list_permit(&self, user_id: i32) -> Option<ListPermit> {
+        let of_user = {
+            let mut of_users = self.open_lists_of_users.lock().unwrap_or_else(PoisonError::into_inner);
+            of_users.entry(user_id).or_insert_with(|| Arc::new(Semaphore::new(OPEN_LISTS_OF_USER_MAX))).clone()
+        };
+        let of_user = of_user.acquire_owned().await.ok()?;
         let open_list = self.open_lists.clone().acquire_owned().await.ok()?;
         let first_page = self.list_pages.clone().acquire_owned().await.ok()?;
-        Some(ListPermit { _open_list: open_list, pages: self.list_pages.clone(), first_page: Some(first_page) })
+        Some(ListPermit {
+            _open_list: (of_user, open_list),
+            pages: self.list_pages.clone(),
+            first_page: Some(first_page),
+        })
     }
 
     /// Waits for the lock of bulk creations of cards.
@@ -76,7 +90,7 @@ impl<K> Default for KeyedLocks<K> {
 /// The permit of an open list.
 #[derive(Debug)]
 pub struct ListPermit {
-    _open_list: OwnedSemaphorePermit,
+    _open_list: (OwnedSemaphorePermit, OwnedSemaphorePermit),
     pages: Arc<Semaphore>,
     first_page: Option<OwnedSemaphorePermit>,
 }

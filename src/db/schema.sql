@@ -4,7 +4,7 @@
 with relation as (
     select c.*, quote_ident(c.relname) as name
     from pg_class c
-    where c.relnamespace = current_schema()::regnamespace and c.relname <> '_sqlx_migrations'
+    where c.relnamespace = quote_ident(current_schema())::regnamespace and c.relname <> '_sqlx_migrations'
 )
 -- kind, table (or the object itself), name, definition, state (empty: as it must be)
 select 'table' as kind, relname::text as parent, relname::text as name,
@@ -39,7 +39,7 @@ where contype in ('c', 'f', 'p', 'u', 'x')
 union all
 select 'index', relation.relname, index.relname,
     -- Without storage parameters: the operator may change them.
-    regexp_replace(regexp_replace(pg_get_indexdef(index.oid), ' ON (ONLY )?\S+ USING ', ' ON ' || name || ' USING '),
+    regexp_replace(regexp_replace(pg_get_indexdef(index.oid), ' ON (ONLY )?("([^"]|"")+"\.)?\S+ USING ', ' ON ' || name || ' USING '),
         ' WITH \([^)]*\)', ''),
     case when indisvalid and indisready and indislive then '' else 'invalid' end
 from relation
@@ -72,7 +72,7 @@ select 'function', proname, proname,
     end, 'UTF8')), 'hex'),
     ''
 from pg_proc p join pg_language on pg_language.oid = prolang
-where pronamespace = current_schema()::regnamespace and prokind = 'f'
+where pronamespace = quote_ident(current_schema())::regnamespace and prokind = 'f'
     and not exists (select from pg_depend where classid = 'pg_proc'::regclass and objid = p.oid and deptype = 'e')
 union all
 select 'view', relname, relname,

@@ -136,9 +136,9 @@ impl CallContext {
 
     /// Waits for a permit to read a list, up to `database_acquire_timeout`. Errors as for
     /// [`lock_callerid`](Self::lock_callerid).
-    pub async fn acquire_list_permit(&self) -> Result<ListPermit, ApiError> {
+    pub async fn acquire_list_permit(&self, user_id: i32) -> Result<ListPermit, ApiError> {
         let max_wait = self.state.config.database_acquire_timeout;
-        let permit = self.wait(max_wait, self.state.locks.acquire_list_permit()).await?;
+        let permit = self.wait(max_wait, self.state.locks.acquire_list_permit(user_id)).await?;
         permit.flatten().ok_or(ApiError::Unavailable)
     }
 

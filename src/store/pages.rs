@@ -21,9 +21,10 @@ pub const PAGE_ROWS: i64 = 1_000;
 pub const LIST_DURATION_MAX: Duration = Duration::from_hours(1);
 
 /// Begins a statement that continues a list in the order of an index, planned for its values. If the planner could
-/// sort, a wrong estimate would make each page read and sort all rows again.
-pub const BEGIN_NEXT_PAGE: &str =
-    "begin read only; set local plan_cache_mode = force_custom_plan; set local enable_incremental_sort = off";
+/// sort, a wrong estimate would make each page read and sort all rows again. It may take ten minutes, because a filter
+/// can match few of the rows.
+pub const BEGIN_NEXT_PAGE: &str = "begin read only; set local plan_cache_mode = force_custom_plan;
+    set local enable_incremental_sort = off; set local statement_timeout = '10min'";
 /// Begins a statement that reads the cards of a group without a number. They are few, so that they may be sorted.
 pub const BEGIN_UNNUMBERED: &str = "begin read only; set local plan_cache_mode = force_custom_plan";
 

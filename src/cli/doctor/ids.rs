@@ -37,7 +37,7 @@ pub async fn check_sequences(connection: &mut PgConnection) -> sqlx::Result<Chec
 pub async fn check_refusals(connection: &mut PgConnection, retention_days: u32) -> sqlx::Result<Check> {
     let rows = sqlx::query_scalar!(
         r#"select greatest(reltuples, 0) as "rows!" from pg_class
-           where relname = 'actions_refusals' and relnamespace = current_schema()::regnamespace"#
+           where relname = 'actions_refusals' and relnamespace = quote_ident(current_schema())::regnamespace"#
     );
     let rows = rows.fetch_optional(connection).await?.unwrap_or(0.0);
     Ok(if rows >= REFUSALS_MAX && retention_days == 0 {

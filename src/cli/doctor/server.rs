@@ -92,7 +92,7 @@ pub async fn check_autovacuum(connection: &mut PgConnection) -> sqlx::Result<Che
         r#"select current_setting('autovacuum') = 'on' and current_setting('track_counts') = 'on' as "on!",
                (select age(datfrozenxid) from pg_database where datname = current_database()) as "age!",
                array(select relname::text from pg_class
-                     where relnamespace = current_schema()::regnamespace and reloptions::text like '%autovacuum_enabled=%'
+                     where relnamespace = quote_ident(current_schema())::regnamespace and reloptions::text like '%autovacuum_enabled=%'
                          and reloptions::text !~ 'autovacuum_enabled=(on|true|1)' order by relname) as "tables!""#
     );
     let row = row.fetch_one(connection).await?;

@@ -58,7 +58,7 @@ async fn handle(call: &CallContext, caller: &Caller) -> Result<XmlReply, ApiErro
     if call.dialect().creates_missing_taxes() {
         ensure_taxes(call, &filter).await?;
     }
-    let permit = call.acquire_list_permit().await?;
+    let permit = call.acquire_list_permit(caller.id()).await?;
     let shows_currency = call.dialect().shows_group_currency();
     let write = move |list: &mut Element<'_>, group: &CardGroup| write_group(list, group, shows_currency);
     let connections = ListConnections::new(call.state.pool.clone(), permit);
