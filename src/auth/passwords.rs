@@ -49,7 +49,8 @@ pub struct Passwords {
     pub check_queue: WaitQueue,
     /// Requests with the same password share one check.
     shared_checks: KeyedLocks<CacheKey>,
-    sharing_queue: WaitQueue,
+    /// The requests that wait for a check that another request started.
+    pub sharing_queue: WaitQueue,
 }
 
 /// The results of checks. A result stays true: its key covers the stored hashes. With the time of the check, or of the

@@ -40,7 +40,8 @@ pub struct UserLookup {
     pub queue: WaitQueue,
     /// Requests with the same name share one query.
     shared_queries: KeyedLocks<String>,
-    sharing_queue: WaitQueue,
+    /// The requests that wait for a query that another request started.
+    pub sharing_queue: WaitQueue,
 }
 
 impl UserLookup {

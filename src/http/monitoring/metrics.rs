@@ -137,7 +137,14 @@ fn register_gauges(state: &AppState, registry: &mut Registry) {
         ConstGauge::new(in_flight),
     );
     let waiting = Family::<QueueLabel, Gauge>::default();
-    for queue in [&state.passwords.check_queue, &state.user_lookup.queue, &state.lock_queue] {
+    let (passwords, user_lookup) = (&state.passwords, &state.user_lookup);
+    for queue in [
+        &passwords.check_queue,
+        &passwords.sharing_queue,
+        &user_lookup.queue,
+        &user_lookup.sharing_queue,
+        &state.lock_queue,
+    ] {
         let count = i64::try_from(queue.waiting_count()).unwrap_or(i64::MAX);
         waiting.get_or_create(&QueueLabel { queue: queue.name }).set(count);
     }

@@ -1,6 +1,7 @@
 //! The account cache and its invalidation, and what it saves: round trips and pings. The tests do not measure time:
 //! they repeat requests until a condition holds.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -41,11 +42,20 @@ async fn common_sale_takes_one_round_trip() {
     let database = postgres::create_database(FIXTURE_SQL).await;
     let server = server_with_connect_options(proxy.connect_options(&database), CACHE_ON).await;
     server.execute(CARDS).await;
-    let sell = async || {
-        let reply = server.post_signed("card_from_group_sell", "u=accountant&id=11&quantity=7&email=a", "a117").await;
+    let sell = async |parameters: &str, hashed: &str| {
+        let form = format!("u=accountant&id=11&quantity=7{parameters}");
+        let reply = server.post_signed("card_from_group_sell", &form, hashed).await;
         assert_eq!(reply.element_texts("pin").len(), 7, "{}", reply.body);
     };
-    assert_eq!(proxy.min_round_trips(&server, sell).await, 1);
+    assert_eq!(proxy.min_round_trips(&server, async || sell("", "117").await).await, 1);
+    let next_key = AtomicUsize::new(0);
+    let sell_with_key = async || {
+        let key = next_key.fetch_add(1, Ordering::Relaxed);
+        sell(&format!("&request_id={key}"), "117").await;
+    };
+    assert_eq!(proxy.min_round_trips(&server, sell_with_key).await, 1);
+    // A sale with order rows is a transaction: begin, the sale, the order rows, commit.
+    assert_eq!(proxy.min_round_trips(&server, async || sell("&email=a", "a117").await).await, 4);
 }
 
 /// A sale releases its connection clean: the next sale uses it without a ping, unless it was idle for a second.

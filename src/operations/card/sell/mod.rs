@@ -211,11 +211,11 @@ struct SaleContext<'a> {
 }
 
 impl SaleContext<'_> {
-    /// Sells the next free cards in one round trip: in a statement of its own, or in a batch with other sales. The
-    /// statement skips cards that are locked by other transactions. An empty result means that nothing was changed and
-    /// that [`Self::sell_in_transaction`] must handle the request: it names a card number, an inactive currency or too
-    /// many cards, fewer cards can be sold than requested, a card has a sale payment although it is in stock, or the
-    /// idempotency key already exists.
+    /// Sells the next free cards: in a statement of its own, or in a batch with other sales. That is one round trip,
+    /// except with order rows. The statement skips cards that are locked by other transactions. An empty result means
+    /// that nothing was changed and that [`Self::sell_in_transaction`] must handle the request: it names a card number,
+    /// an inactive currency or too many cards, fewer cards can be sold than requested, a card has a sale payment
+    /// although it is in stock, or the idempotency key already exists.
     async fn sell_fast_path(&self) -> Result<Vec<SoldCard>, ApiError> {
         let Self { call, caller, input, payment, idempotency } = *self;
         let (Some(payment), CardSelector::Next(quantity)) = (payment, &input.selector) else { return Ok(Vec::new()) };
