@@ -78,7 +78,11 @@ pub fn sale_request(group: u32, quantity: u32) -> Vec<u8> {
 /// A sale of one card with a new idempotency key.
 pub fn keyed_sale_request(group: u32) -> Vec<u8> {
     static NEXT_KEY: AtomicUsize = AtomicUsize::new(0);
-    let key = request_hash(&NEXT_KEY.fetch_add(1, Ordering::Relaxed).to_string());
+    sale_request_with_key(group, &request_hash(&NEXT_KEY.fetch_add(1, Ordering::Relaxed).to_string()))
+}
+
+/// A sale of one card with an idempotency key.
+pub fn sale_request_with_key(group: u32, key: &str) -> Vec<u8> {
     let form = format!("u=admin&id={group}&quantity=1&request_id={key}&hash={}", request_hash(&format!("{group}1")));
     post_request("card_from_group_sell", &form)
 }
@@ -127,6 +131,19 @@ pub async fn run(
     load.requests = load.latencies.len();
     load.latencies.sort_unstable();
     load
+}
+
+/// Sends requests as [`run`] does, until the returned tasks are dropped.
+pub fn spawn_until_aborted(
+    servers: &[SocketAddr],
+    connections: usize,
+    expected: &'static str,
+    request: fn(usize) -> Vec<u8>,
+) -> JoinSet<LoadResult> {
+    let (servers, mut tasks) = (servers.to_vec(), JoinSet::new());
+    let forever = StopCondition::Time(Duration::MAX);
+    tasks.spawn(async move { run(&servers, connections, forever, expected, request).await });
+    tasks
 }
 
 /// Reads a reply with a `Content-Length`, which all short replies have. Parses as little as possible: CPU time used

@@ -25,6 +25,7 @@ pub async fn run_all(size: BenchSize) -> Report {
     measure_reads(&environment, size, &mut report).await;
     measure_first_and_last_cards(&environment, size, &mut report).await;
     measure_sales_beside_slow_reader(&environment, size, &mut report).await;
+    measure_sales_beside_failing_client(&environment, size, &mut report).await;
     measure_server_counts(&environment, size, &mut report).await;
     if size.is_full {
         measure_connection_counts(&environment, size, &mut report).await;
@@ -82,8 +83,9 @@ async fn measure_sales(environment: &BenchEnvironment, size: BenchSize, report: 
         pgbench(Script::bare_sale()),
         Candidate::requests(&servers, CLIENT_COUNT, "<pin>", keyed_sale_request),
         pgbench(Script::sale_with_key()),
+        pgbench(Script::sale_by_batch_statement()),
     ];
-    let [http, pgbench_sale, pgbench_bare, http_keyed, pgbench_keyed] =
+    let [http, pgbench_sale, pgbench_bare, http_keyed, pgbench_keyed, pgbench_batch] =
         rounds::run_rounds(environment, size, candidates).await;
     let (p50, p99) = (http.load.percentile(0.5), http.load.percentile(0.99));
     report.add(
@@ -96,6 +98,10 @@ async fn measure_sales(environment: &BenchEnvironment, size: BenchSize, report: 
         Measurement::new("statement of one sale, in pgbench", pgbench_sale.median_rate(), "sales/s")
             .with_baseline("pgbench, bare sale", pgbench_bare.median_rate())
             .with_goal(Goal::RatioAtLeast(0.65)),
+    );
+    report.add(
+        Measurement::new("statement of one sale, in pgbench", pgbench_sale.median_rate(), "sales/s")
+            .with_baseline("pgbench, batch statement with one order", pgbench_batch.median_rate()),
     );
     report.add(
         Measurement::new("sales with an idempotency key, 16 connections", http_keyed.median_rate(), "sales/s")
@@ -252,6 +258,64 @@ async fn measure_sales_beside_slow_reader(environment: &BenchEnvironment, size: 
             .with_baseline("sales without it", alone.requests_per_second())
             .with_goal(Goal::RatioAtLeast(0.7)),
     );
+}
+
+/// Sells without and beside a client that sends the same sale again and again, in alternating rounds: with an answered
+/// key, with a key that another server is processing, and from a group whose next card the database refuses.
+async fn measure_sales_beside_failing_client(environment: &BenchEnvironment, size: BenchSize, report: &mut Report) {
+    const ROUNDS: usize = 4;
+    const FAILING_CLIENTS: usize = 4;
+    let server = environment.start_server(&[]);
+    let servers = [server.address];
+    environment
+        .execute(&format!(
+            "alter table payments add constraint bench_refused check (amount <> 77) not valid;
+             update cards set balance = 77 where id = (
+                 select card_id from card_stock where cardgroup_id = {UNSOLD_GROUP_ID} order by number, card_id limit 1)"
+        ))
+        .await;
+    let mut other_server = environment.pool.begin().await.unwrap();
+    sqlx::query(
+        "insert into idempotency_keys (user_id, operation, key, fingerprint) values (0, 'card_from_group_sell', 'busy', '')",
+    )
+    .execute(&mut *other_server)
+    .await
+    .unwrap();
+    let replay: fn(usize) -> Vec<u8> = |_| load::sale_request_with_key(FIRST_GROUP_ID, "answered");
+    let busy: fn(usize) -> Vec<u8> = |_| load::sale_request_with_key(FIRST_GROUP_ID, "busy");
+    let refused: fn(usize) -> Vec<u8> = |_| load::sale_request(UNSOLD_GROUP_ID, 1);
+    for (name, expected, request) in [
+        ("that repeat an answered key", "<pin>", replay),
+        ("that send a key in progress elsewhere", "A request with this idempotency key", busy),
+        // While one of them has locked the refused card, another one may sell the next card.
+        ("whose sales the database refuses", "<page>", refused),
+    ] {
+        let (mut alone, mut beside) = (LoadResult::default(), LoadResult::default());
+        for _ in 0..ROUNDS {
+            for (has_failing_clients, load) in [(false, &mut alone), (true, &mut beside)] {
+                environment.restock(size).await;
+                let failing_clients = has_failing_clients
+                    .then(|| load::spawn_until_aborted(&servers, FAILING_CLIENTS, expected, request));
+                load.add(
+                    load::run(&servers, CLIENT_COUNT, StopCondition::Time(size.run_duration), "<pin>", sale_request)
+                        .await,
+                );
+                drop(failing_clients);
+            }
+        }
+        report.add(
+            Measurement::new(
+                format!("sales beside {FAILING_CLIENTS} clients {name}"),
+                beside.requests_per_second(),
+                "sales/s",
+            )
+            .with_latency(beside.percentile(0.5), beside.percentile(0.99))
+            .with_baseline("sales without them", alone.requests_per_second())
+            .with_goal(Goal::RatioAtLeast(0.7)),
+        );
+    }
+    other_server.rollback().await.unwrap();
+    environment.execute("alter table payments drop constraint bench_refused").await;
 }
 
 async fn measure_server_counts(environment: &BenchEnvironment, size: BenchSize, report: &mut Report) {

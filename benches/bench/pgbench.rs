@@ -29,7 +29,10 @@ fn find_statement(parts: &[&str]) -> Statement {
     let param_types = param_types.iter().map(|name| match name.as_str().unwrap() {
         "Int4" => "integer",
         "Int8" => "bigint",
+        "Int4Array" => "integer[]",
         "Int8Array" => "bigint[]",
+        "TextArray" => "text[]",
+        "ByteaArray" => "bytea[]",
         "Numeric" => "numeric",
         "Text" => "text",
         "Bool" => "boolean",
@@ -46,17 +49,22 @@ const CONNECTION_OPTIONS: &str = "-c jit=off -c plan_cache_mode=force_generic_pl
 const NULL: &str = "null";
 const PGBENCH_MISSING: &str = "cannot run pgbench; install the PostgreSQL package that contains it";
 
-/// Texts in the statement that sells the next cards without order rows.
-const SALE_STATEMENT_PARTS: [&str; 2] = ["as now\n", "from picked where (select true"];
+/// The first line of `sell_one.sql`.
+const SELL_ONE: &str = "-- Sells the next free cards of one group:";
+/// The first line of `sell_batch.sql`.
+const SELL_BATCH: &str = "-- Sells the next free cards of one or several groups";
 
-/// Replaces the parameters by pgbench variables with a type cast. pgbench turns each occurrence of a variable into a
+/// Replaces the parameters by pgbench variables with a type cast; an array has one element. pgbench turns each occurrence of a variable into a
 /// parameter of its own and cannot send NULL, so NULL is sent as a text and converted by `nullif`. The planner knows as
 /// little about these values as about the server's parameters.
 fn to_pgbench_sql(statement: &Statement, values: &[&str]) -> String {
-    let mut text = statement.text.clone();
+    // Comments contain the names of parameters too.
+    let mut text: String = statement.text.lines().filter(|line| !line.starts_with("--")).collect::<Vec<_>>().join("\n");
     for (index, (value, param_type)) in values.iter().zip(&statement.param_types).enumerate().rev() {
         let number = index + 1;
         let variable = match *value {
+            NULL if param_type.ends_with("[]") => format!("(array[null]::{param_type})"),
+            _ if param_type.ends_with("[]") => format!("(array[:p{number}]::{param_type})"),
             NULL => format!("nullif(:p{number}, '{NULL}')::{param_type}"),
             _ => format!("(:p{number}::{param_type})"),
         };
@@ -86,16 +94,21 @@ impl Script {
 
     /// The sale of one card, with the statement of the server.
     pub fn sale() -> Self {
-        Self::new(&find_statement(&SALE_STATEMENT_PARTS), &["101", "0", "0", "true", "USD", "1", "1", "1"])
+        Self::new(&find_statement(&[SELL_ONE]), &["101", "0", "0", "USD", "1", "1"])
+    }
+
+    /// The sale of one card without a key, with the statement of batches.
+    pub fn sale_by_batch_statement() -> Self {
+        let values = ["101", "1", NULL, NULL, "0", "0", "USD", "1", "1", "USD", "false"];
+        Self::new(&find_statement(&[SELL_BATCH]), &values)
     }
 
     /// The sale of one card with an idempotency key, random in each run.
     pub fn sale_with_key() -> Self {
         let fingerprint = format!("\\x{}", "5a".repeat(32));
-        let values = ["101", "0", "0", "true", "USD", "1", "1", "1", "0", &fingerprint, "USD"];
-        let Self { text, variables } =
-            Self::new(&find_statement(&[SALE_STATEMENT_PARTS[0], SALE_STATEMENT_PARTS[1], "stored_reply as"]), &values);
-        Self { text: format!("\\set p9 random(1, 9000000000000000000)\n{text}"), variables }
+        let values = ["101", "1", "0", &fingerprint, "0", "0", "USD", "1", "1", "USD", "false"];
+        let Self { text, variables } = Self::new(&find_statement(&[SELL_BATCH]), &values);
+        Self { text: format!("\\set p3 random(1, 9000000000000000000)\n{text}"), variables }
     }
 
     /// A minimal sale: the card, its payment, one audit row.

@@ -56,7 +56,7 @@ pub async fn sell_next(connection: &mut PgConnection, orders: &[&SaleOrder]) -> 
         [SaleOrder { group_id, quantity, key: None, terms }]
             if terms.currency.is_some() && terms.rate == terms.display_rate && !terms.only_sellable =>
         {
-            // A statement of its own: it takes x % less time than that of a batch.
+            // A statement of its own: in pgbench it reaches 1.45 times the rate of the batch statement.
             sqlx::query_file_as!(
                 SoldCardRow,
                 "src/sales/sell_one.sql",
