@@ -18,6 +18,7 @@ use crate::error::ApiError;
 use crate::http::params::Params;
 use crate::locks::ListPermit;
 use crate::operations::spec::OperationSpec;
+use crate::sales::order::SaleOrder;
 use crate::state::AppState;
 use crate::xml::XmlReply;
 
@@ -144,9 +145,9 @@ impl CallContext {
 
     /// Waits for a permit to make a sale outside batches, up to `database_acquire_timeout`. Errors as for
     /// [`lock_callerid`](Self::lock_callerid).
-    pub async fn acquire_unbatched_sale(&self, user_id: i32) -> Result<OwnedSemaphorePermit, ApiError> {
+    pub async fn acquire_unbatched_sale(&self, order: &SaleOrder) -> Result<OwnedSemaphorePermit, ApiError> {
         let max_wait = self.state.config.database_acquire_timeout;
-        let permit = self.wait(max_wait, self.state.batcher.acquire_unbatched(user_id)).await?;
+        let permit = self.wait(max_wait, self.state.batcher.acquire_unbatched(order)).await?;
         permit.flatten().ok_or(ApiError::Unavailable)
     }
 

@@ -40,8 +40,8 @@ struct Shared {
     sale_concurrency: usize,
     max_wait: Duration,
     queues: Mutex<Queues>,
-    /// By the caller's id: permits of sales that bypass the batches.
-    unbatched_permits: Mutex<HashMap<i32, Arc<Semaphore>>>,
+    /// By the caller's id, and whether the sale is too large for a batch: permits of sales that bypass the batches.
+    unbatched_permits: Mutex<HashMap<(i32, bool), Arc<Semaphore>>>,
 }
 
 #[derive(Debug, Default)]
@@ -50,8 +50,8 @@ struct Queues {
     by_user: HashMap<i32, Queue>,
     /// The number of sales that have been queued so far.
     next_ticket: u64,
-    /// Groups whose sales failed, with the time until which their sales are not batched.
-    isolated_groups: HashMap<i32, Instant>,
+    /// Callers and groups whose sales failed, with the time until which their sales are not batched.
+    isolated_groups: HashMap<(i32, i32), Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -137,25 +137,27 @@ impl SaleBatcher {
     /// of a batch, or if a sale of the group failed a short time ago.
     pub fn is_batchable(&self, order: &SaleOrder) -> bool {
         let now = Instant::now();
-        let is_isolated = || self.lock_queues().isolated_groups.get(&order.group_id).is_some_and(|until| *until > now);
+        let is_isolated =
+            || self.lock_queues().isolated_groups.get(&isolation_key(order)).is_some_and(|until| *until > now);
         order.quantity <= ORDER_CARDS_MAX && !is_isolated()
     }
 
-    /// Keeps the sales of a group out of batches for a minute, because one of them failed: the same card or setting
-    /// would make each batch fail.
-    pub fn isolate_group(&self, group_id: i32) {
+    /// Keeps the caller's sales of a group out of batches for a minute, because one of them failed: the same card or
+    /// setting would make each batch fail.
+    pub fn isolate_group(&self, order: &SaleOrder) {
         let now = Instant::now();
         let isolated_groups = &mut self.lock_queues().isolated_groups;
         isolated_groups.retain(|_, until| *until > now);
-        isolated_groups.insert(group_id, now + ISOLATION);
+        isolated_groups.insert(isolation_key(order), now + ISOLATION);
     }
 
     /// Waits for a permit to make a sale outside batches. Each caller has as many as it may run statements at once, so
-    /// that such sales leave connections and processors to the others.
-    pub async fn acquire_unbatched(&self, user_id: i32) -> Option<OwnedSemaphorePermit> {
+    /// that such sales leave connections and processors to the others. Large sales have permits of their own.
+    pub async fn acquire_unbatched(&self, order: &SaleOrder) -> Option<OwnedSemaphorePermit> {
+        let key = (order.terms.user_id, order.quantity > ORDER_CARDS_MAX);
         let permits = {
             let mut by_user = self.0.unbatched_permits.lock().unwrap_or_else(PoisonError::into_inner);
-            by_user.entry(user_id).or_insert_with(|| Arc::new(Semaphore::new(self.0.sale_concurrency))).clone()
+            by_user.entry(key).or_insert_with(|| Arc::new(Semaphore::new(self.0.sale_concurrency))).clone()
         };
         permits.acquire_owned().await.ok()
     }
@@ -312,6 +314,10 @@ fn distribute(rows: Vec<SoldCardRow>, batch: Vec<QueueEntry>) {
         let cards = own.map(SoldCard::from).collect();
         entry.reply(BatchOutcome::Sold(cards));
     }
+}
+
+fn isolation_key(order: &SaleOrder) -> (i32, i32) {
+    (order.terms.user_id, order.group_id)
 }
 
 impl QueueEntry {

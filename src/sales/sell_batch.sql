@@ -31,7 +31,7 @@ with admitted as materialized (
             and (not $11::boolean or exists (select from taxes where id = g.tax_id))
         offset 0
     ) cardgroup, lateral (
-        select row_number() over () as position, free.*
+        select row_number() over () as position, count(*) filter (where sellable) over () as sellable_count, free.*
         from (
             select c.id, c.number, c.pin, coalesce(c.balance, 0) as balance,
                 not $11 or is_sellable(c, cardgroup.pin_length, cardgroup.number_length) as sellable
@@ -47,7 +47,7 @@ with admitted as materialized (
         cardgroup_id, position, owner_id, tax_rate, currency,
         case when disable_voucher = 1 then number end as voucher_number, now() at time zone 'utc' as now
     from picked
-    where (select count(*) from picked same where same.cardgroup_id = picked.cardgroup_id and same.sellable) = quantity
+    where sellable_count = quantity
 ), marked as (
     update cards set sold = 1, active = 1 where id = any (array(select id from sale))
 ), payment as (
@@ -77,7 +77,8 @@ with admitted as materialized (
         json_build_object('Done', json_build_object('currency', $10::text, 'cards',
             json_agg(json_build_object('number', number, 'pin', pin, 'balance', balance::text) order by position)))
     from assigned
-    where key is not null and (select set_config('lock_timeout', '100ms', true)) is not null
+    where key is not null
+        and (select set_config('lock_timeout', '100ms', true) from admitted where key is not null limit 1) is not null
     group by key, fingerprint
     order by key collate "C"
 )

@@ -92,6 +92,7 @@ impl ParsedRequest {
         let (path, _) = request::routed_path(path, config.dialect);
         let api_path = path.strip_prefix(&config.prefix).unwrap_or(&path).strip_prefix("/api/").unwrap_or_default();
         let (name, id) = api_path.split_once('/').map_or((api_path, None), |(name, id)| (name, Some(id)));
+        let name = if id.is_some_and(|id| id.contains('/')) { api_path } else { name };
         let (operation, alias) = operations::find(name)
             .ok_or_else(|| operation_not_found(path.split_once("/api/").map_or(&path, |(_, name)| name)))?;
         let body = options.data.clone().unwrap_or_default();

@@ -24,6 +24,7 @@ use crate::sales::batcher::{BatchOutcome, Dispatch};
 use crate::sales::order::{SaleOrder, SaleTerms};
 use crate::sales::statement::{CardSale, OrderRows, SoldCard, sell_cards, sell_next, write_order_rows};
 use crate::store;
+use crate::store::bulk_create::reset_lock_timeout;
 use crate::store::stock::is_card_already_paid;
 use crate::xml::XmlReply;
 
@@ -217,7 +218,7 @@ impl SaleContext<'_> {
     /// an inactive currency or too many cards, fewer cards can be sold than requested, a card has a sale payment
     /// although it is in stock, or the idempotency key already exists.
     async fn sell_fast_path(&self) -> Result<Vec<SoldCard>, ApiError> {
-        let Self { call, caller, input, payment, idempotency } = *self;
+        let Self { call, input, payment, idempotency, .. } = *self;
         let (Some(payment), CardSelector::Next(quantity)) = (payment, &input.selector) else { return Ok(Vec::new()) };
         if *quantity > call.state.config.max_quantity.get() {
             return Ok(Vec::new());
@@ -231,7 +232,7 @@ impl SaleContext<'_> {
         let is_batchable = call.state.batcher.is_batchable(&order);
         let _unbatched_permit = match is_batchable {
             true => None,
-            false => Some(call.acquire_unbatched_sale(caller.id()).await?),
+            false => Some(call.acquire_unbatched_sale(&order).await?),
         };
         // A batch writes no order rows. In a batch the payment's currency is known without the group.
         let sold = match &payment.order_rows {
@@ -248,8 +249,8 @@ impl SaleContext<'_> {
             }
             None => self.sell_alone(&order).await,
         };
-        if matches!(sold, Err(ApiError::TransactionFailed)) {
-            call.state.batcher.isolate_group(order.group_id);
+        if payment.order_rows.is_none() && matches!(sold, Err(ApiError::TransactionFailed)) {
+            call.state.batcher.isolate_group(&order);
         }
         sold
     }
@@ -275,6 +276,11 @@ impl SaleContext<'_> {
             Err(error) => return Err(error.into()),
         };
         if !cards.is_empty() {
+            if order.key.is_some() {
+                // The statement of an order with a key has shortened it.
+                let timeout = self.call.state.config.database_acquire_timeout;
+                reset_lock_timeout(&mut transaction, timeout).await?;
+            }
             write_order_rows(&mut transaction, order_rows, &order.terms, &cards).await?;
             let committed = transaction.commit().await.map_err(ApiError::from_commit_error);
             committed.map_err(|error| self.idempotency.with_retry_hint(error))?;
