@@ -55,7 +55,7 @@ const SELL_ONE: &str = "-- Sells the next free cards of one group:";
 const SELL_BATCH: &str = "-- Sells the next free cards of one or several groups";
 
 /// Replaces the parameters by pgbench variables with a type cast; an array has one element. pgbench turns each
-/// occurrence of a variable into a parameter of its own and cannot send NULL, so NULL is sent as a text and converted by
+/// occurrence of a variable into a parameter of its own and cannot send NULL: NULL is sent as a text and converted by
 /// `nullif`. The planner knows as little about these values as about the server's parameters.
 fn to_pgbench_sql(statement: &Statement, values: &[&str]) -> String {
     // Comments contain the names of parameters too.
