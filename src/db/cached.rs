@@ -21,7 +21,7 @@ impl<T> Default for Cached<T> {
 
 impl<T: Clone + Send + 'static> Cached<T> {
     /// Returns the cached result, or runs `query`, which returns a new result and its expiry. `None`: no result within
-    /// [`QUERY_TIMEOUT`].
+    /// `QUERY_TIMEOUT`.
     ///
     /// The query runs in its own task and continues after the timeout, or when the client disconnects. Otherwise each
     /// client that disconnects early would start a slow query again.

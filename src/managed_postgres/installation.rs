@@ -23,7 +23,7 @@ const INHERITED_VARIABLES: [&str; 2] = ["PATH", "LD_LIBRARY_PATH"];
 /// The superuser of the managed cluster.
 pub const SUPERUSER: &str = "postgres";
 
-/// Builds a command that runs as the user, in a directory that the user can enter, with [`INHERITED_VARIABLES`].
+/// Builds a command that runs as the user, in a directory that the user can enter, with `INHERITED_VARIABLES`.
 pub fn build_command(program: &Path, os_user: Option<&OsUser>) -> Command {
     use std::os::unix::process::CommandExt;
     let mut command = Command::new(program);
