@@ -302,7 +302,8 @@ async fn searches_use_indexes() {
     assert!(!plan.contains("->  Sort") && !plan.starts_with("Sort"), "{plan}");
 }
 
-/// Clients that don't read their lists hold no database connection. The number of open lists is limited.
+/// Clients that don't read their lists hold no database connection. The number of open lists is limited: one user
+/// leaves half of them to others.
 #[tokio::test]
 async fn number_of_open_lists_is_limited() {
     let server = server_with_settings(&[("database_connections", "1"), ("database_acquire_timeout_ms", "2000")]).await;

@@ -78,22 +78,6 @@ async fn slow_client_holds_no_snapshot_and_gets_the_whole_list() {
     }
 }
 
-#[tokio::test]
-async fn slow_clients_of_one_user_leave_lists_to_others() {
-    let server = server_with_settings(&[("database_acquire_timeout_ms", "1000")]).await;
-    add_cards(&server, 50_000).await;
-    let address = server.listen().await;
-    let mut clients = Vec::new();
-    for _ in 0..8 {
-        clients.push(start_list(address, "calling_cards_get").await);
-    }
-    let of_same_user = server.post_signed("calling_cards_get", "u=admin&per_page=1", "").await;
-    assert_eq!(of_same_user.status.as_u16(), 503);
-    let of_other_user = server.post_signed("calling_cards_get", "u=accountant&per_page=1", "").await;
-    assert_eq!(of_other_user.status.as_u16(), 200);
-    assert_eq!(of_other_user.element_texts("card_number").len(), 1);
-}
-
 /// The texts of an element in a reply with chunked encoding. A chunk may end within an element: such elements are
 /// complete once the chunk headers are removed.
 fn element_texts(reply: &str, element: &str) -> Vec<String> {
