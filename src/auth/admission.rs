@@ -254,7 +254,12 @@ async fn check_card_limit(call: &CallContext, caller: &Caller) -> Result<(), Api
     }
     let mut connection = call.state.pool.acquire().await?;
     let card_count = sqlx::query_scalar!(
-        r#"select count(*) as "count!" from (select from cards where cardgroup_id = $1 limit 11) few"#,
+        r#"select count(*) as "count!" from (
+               select from cards where cardgroup_id = $1 and hidden = 0 and quarantined_at is null
+               union all
+               select from cards where cardgroup_id = $1 and hidden <> 0 and quarantined_at is null
+               limit 11
+           ) few"#,
         i32::try_from(call.params.integer("cardgroup_id")).unwrap_or(-1)
     )
     .fetch_one(&mut *connection)

@@ -92,7 +92,13 @@ pub async fn run(options: &Options, config: &Config) -> Result<Report, CommandEr
 /// Returns the ids of the cards with the number, including deleted ones.
 async fn find_card_ids(pool: &sqlx::PgPool, number: &str) -> Result<Vec<i64>, CommandError> {
     let mut transaction = begin_read_only(pool).await?;
-    let ids =
-        sqlx::query_scalar!("select id from cards where number = $1", number).fetch_all(&mut *transaction).await?;
+    let ids = sqlx::query_scalar!(
+        r#"select id as "id!" from cards where number = $1 and hidden = 0 and quarantined_at is null
+               union all
+               select id from cards where number = $1 and (hidden <> 0 or quarantined_at is not null)"#,
+        number
+    )
+    .fetch_all(&mut *transaction)
+    .await?;
     if ids.is_empty() { Err(CommandError::NotFound(format!("there is no card {number}"))) } else { Ok(ids) }
 }

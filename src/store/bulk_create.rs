@@ -163,17 +163,19 @@ impl CardRange<'_> {
                    select number from generate_series($1::numeric, $2::numeric) n, lateral (select lpad(n::text, $4, '0') as number) card
                    where number not in (
                        select c.number from cards c
-                       where c.hidden = 0 and c.number between lpad($1::text, $4, '0') and lpad($2::text, $4, '0')
+                       where c.hidden = 0 and c.quarantined_at is null and c.number between lpad($1::text, $4, '0') and lpad($2::text, $4, '0')
                        union all
                        select c.number from cards c
-                       where c.cardgroup_id = $5 and c.number between lpad($1::text, $4, '0') and lpad($2::text, $4, '0'))
+                       where (c.hidden <> 0 or c.quarantined_at is not null) and (c.hidden = 0 or c.cardgroup_id = $5) and c.number between lpad($1::text, $4, '0') and lpad($2::text, $4, '0'))
                ), made as (
                    insert into cards (number, pin, cardgroup_id, balance, owner_id, min_balance, batch_number, language, user_id)
                    select number, pin, $5, $6, $7, $8, $9, $10, $11
                    from rows from (
                        unnest((select array_agg(number order by number) from free)),
                        unnest(array(select pin from unnest($3::text[]) drawn (pin)
-                           where (select c.id from cards c where c.pin <> '' and c.pin = drawn.pin) is null))
+                           where (select c.id from cards c where c.pin <> '' and c.pin = drawn.pin and c.hidden = 0 and c.quarantined_at is null) is null
+                               and (select c.id from cards c where c.pin <> '' and c.pin = drawn.pin and (c.hidden <> 0 or c.quarantined_at is not null)
+                                    limit 1) is null))
                    ) card (number, pin)
                    where number is not null and pin is not null
                    returning id

@@ -49,10 +49,10 @@ pub async fn lock_matching(
                end as validation_error,
                exchange_rate_to(g.tell_balance_in_currency) as "group_rate!", effective_tax_rate(g.tax_id, g.owner_id) as "tax_rate!"
            from cards c join cardgroups g on g.id = c.cardgroup_id
-           where c.hidden = 0 and c.retired_at is null and c.id = any (array(
+           where c.hidden = 0 and c.retired_at is null and c.quarantined_at is null and c.withheld is distinct from 'blocked' and c.id = any (array(
                select id from cards where callerid <> '' and callerid = $1
                union all
-               select id from cards where pin <> '' and pin = $2))
+               select id from cards where pin <> '' and pin = $2 and hidden = 0 and quarantined_at is null))
            order by c.number collate "C", c.id
            for no key update of c"#,
         callerid,

@@ -99,8 +99,10 @@ async fn export(pool: &PgPool, options: &Options, output: impl Write) -> Result<
 
 async fn count_cards(pool: &PgPool, group: i32) -> sqlx::Result<u64> {
     let mut transaction = begin_read_only(pool).await?;
-    let count =
-        sqlx::query_scalar!(r#"select count(*) as "count!" from cards where cardgroup_id = $1 and hidden = 0"#, group);
+    let count = sqlx::query_scalar!(
+        r#"select count(*) as "count!" from cards where cardgroup_id = $1 and hidden = 0 and quarantined_at is null"#,
+        group
+    );
     let count = count.fetch_one(&mut *transaction).await?;
     transaction.commit().await?;
     Ok(u64::try_from(count).unwrap_or(0))
@@ -136,7 +138,7 @@ async fn read_page(pool: &PgPool, options: &Options, start: &Position) -> sqlx::
         ExportedCard,
         r#"select number, pin, coalesce(balance, 0) as "balance!: Money", sold, batch_number, language, name, callerid, id
            from cards c
-           where hidden = 0 and (not $2 or is_in_stock(c)) and ($3::text is null or batch_number = $3)
+           where hidden = 0 and quarantined_at is null and (not $2 or is_in_stock(c)) and ($3::text is null or batch_number = $3)
                and ($4::text is null or (cardgroup_id, number) > ($1, $4))
                and case when $5::bigint is null then number is not null else number is null and id > $5 end
                and cardgroup_id between $1 and $1

@@ -150,7 +150,7 @@ impl Group {
         }
         let highest = sqlx::query_scalar!(
             r#"select max(number collate "C") from cards
-               where cardgroup_id = $1 and length(number) = $2 and number ~ '^[0-9]+$'"#,
+               where cardgroup_id = $1 and hidden = 0 and quarantined_at is null and length(number) = $2 and number ~ '^[0-9]+$'"#,
             self.id,
             self.number_length
         );

@@ -70,7 +70,8 @@ pub async fn check_remaining_cards(connection: &mut PgConnection) -> sqlx::Resul
            from cardgroups g left join free on free.cardgroup_id = g.id
            where g.hidden = 0 and coalesce(free.count, 0) < $1
                and exists (select from cclineitems i where i.cardgroup_id = g.id
-                           union all select from cards c where c.cardgroup_id = g.id and c.sold = 1 and coalesce(c.callerid, '') = '')
+                           union all select from cards c where c.cardgroup_id = g.id and c.hidden = 0
+                               and c.quarantined_at is null and c.sold = 1 and coalesce(c.callerid, '') = '')
            order by free.count nulls first, g.id"#,
         LOW_STOCK_THRESHOLD
     );

@@ -311,7 +311,7 @@ async fn read_cards(
            from cards c
            join cardgroups g on g.id = c.cardgroup_id
            left join users u on u.id = c.user_id
-           where c.hidden = 0 and g.hidden = 0 and ($1::integer is null or g.owner_id = $1)
+           where c.hidden = 0 and c.quarantined_at is null and g.hidden = 0 and ($1::integer is null or g.owner_id = $1)
                and ($2::text is null or c.number = $2) and ($3::text is null or fold_case(c.number) like fold_case($3))
                and ($4::text is null or c.pin = $4) and ($5::text is null or fold_case(c.pin) like fold_case($5))
                and ($6::text is null or c.callerid = $6) and ($7::text is null or fold_case(c.callerid) like fold_case($7))

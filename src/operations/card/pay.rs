@@ -117,7 +117,8 @@ impl Card {
             Card,
             r#"select c.id, c.number as "number!", c.cardgroup_id, g.name as cardgroup_name
                from cards c join cardgroups g on g.id = c.cardgroup_id
-               where c.number = $1 and c.hidden = 0 and coalesce(c.owner_id, 0) = $2 and c.sold = 1 and c.retired_at is null
+               where c.number = $1 and c.hidden = 0 and c.quarantined_at is null and coalesce(c.owner_id, 0) = $2 and c.sold = 1
+                   and c.retired_at is null and c.withheld is distinct from 'blocked'
                for no key update of c"#,
             number,
             caller.id()

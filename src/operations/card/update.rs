@@ -145,14 +145,11 @@ impl Card {
         let card = sqlx::query_as!(
             Card,
             r#"select g.owner_id as group_owner, g.number_length, g.pin_length,
-                   exists (select from cards o where o.number = $2 and o.hidden = 0 and o.id <> c.id)
-                       or exists (select from cards o where o.cardgroup_id = c.cardgroup_id and o.number = $2 and o.id <> c.id)
-                       as "number_taken!",
-                   exists (select from cards o where o.pin <> '' and o.pin = $3 and o.id <> c.id) as "pin_taken!",
+                   is_number_used($2, c.cardgroup_id, c.id) as "number_taken!", is_pin_used($3, c.id) as "pin_taken!",
                    exists (select from cards o where o.callerid <> '' and o.callerid = $4 and o.hidden = 0 and o.id <> c.id)
                        as "callerid_taken!"
                from cards c join cardgroups g on g.id = c.cardgroup_id
-               where c.id = $1 and c.retired_at is null
+               where c.id = $1 and c.retired_at is null and c.quarantined_at is null
                for no key update of c"#,
             id,
             call.params.non_blank("number"),

@@ -155,7 +155,9 @@ impl PageReader for GroupReader {
                        coalesce(g.price, 0) as "price!: Money",
                        coalesce(g.price, 0) * (1 + case when own.id is null then effective_tax_rate(g.tax_id, g.owner_id) else tax_rate(own) end)
                            as "price_with_tax!: Money",
-                       (select count(*) from cards c where c.cardgroup_id = g.id) as "card_count!", g.tell_balance_in_currency as currency
+                       (select count(*) from cards c where c.cardgroup_id = g.id and c.hidden = 0 and c.quarantined_at is null)
+                       + (select count(*) from cards c where c.cardgroup_id = g.id and c.hidden <> 0 and c.quarantined_at is null)
+                       as "card_count!", g.tell_balance_in_currency as currency
                    from cardgroups g
                    left join taxes own on own.id = g.tax_id
                    left join tariffs t on t.id = g.tariff_id

@@ -17,6 +17,12 @@ async fn every_write_to_cards_updates_card_stock() {
         "update cards set hidden = 1 - hidden",
         "update cards set retired_at = now() where id % 2 = 0",
         "update cards set retired_at = null",
+        "update cards set withheld = case id % 4 when 0 then 'blocked' when 1 then 'assigned' when 2 then 'reserved' end",
+        "insert into cards (cardgroup_id, number, pin, withheld, quarantined_at)
+         values (6, '11', '11', 'reserved', null), (6, '12', '12', null, now())",
+        "update cards set quarantined_at = now() where id % 3 = 0",
+        "update cards set withheld = null where id % 2 = 0",
+        "update cards set withheld = null, quarantined_at = null",
         "update cards set number = 'x' || number where hidden = 0",
         "update cards set cardgroup_id = 7 where cardgroup_id = 6",
         "update cards set id = id + 1000, sold = 0 where number is not null",
@@ -98,6 +104,20 @@ async fn refund_by_two_transactions_puts_the_card_back_into_stock() {
         server.assert_rows(IS_IN_STOCK, &["true"]).await;
         assert_no_differences(&server).await;
     }
+}
+
+/// A card that was issued in exchange for another one is never sold, whatever its row says.
+#[tokio::test]
+async fn reissue_keeps_the_card_out_of_stock() {
+    let server = server().await;
+    server.execute("insert into payments (kind, user_id, replaces_card) values ('reissue', 6, 4)").await;
+    server.execute("update cards set sold = 1 where id = 6; update cards set sold = 0 where id = 6").await;
+    server.assert_rows(IS_IN_STOCK, &["false"]).await;
+    assert_no_differences(&server).await;
+    assert_eq!(buy(&server, 1, "").await, ["1111111001"]);
+    server.execute("delete from payments where kind = 'reissue'").await;
+    server.assert_rows(IS_IN_STOCK, &["true"]).await;
+    assert_no_differences(&server).await;
 }
 
 #[tokio::test]
@@ -186,6 +206,7 @@ async fn constraints_reject_invalid_rows() {
         ("update cards set pin = '1001' where id = 1", "cards_pin"),
         ("update cards set number = '1111111001' where id = 1", "cards_group_number"),
         ("update cards set number = '700001' where id = 1", "cards_number"),
+        ("update cards set withheld = 'lost' where id = 1", "cards_withheld"),
         ("update cards set callerid = '3701111' where id = 1", "cards_callerid"),
         ("update cards set cardgroup_id = 999 where id = 1", "cards_cardgroup_id_fkey"),
         ("insert into tariffs (name, owner_id) values ('a', 1), ('a', 1)", "tariffs_owner_name"),
@@ -194,20 +215,33 @@ async fn constraints_reject_invalid_rows() {
         ("insert into currencies (id, name) values (90, 'TOOLONG')", "currencies_name_check"),
         ("insert into payments (kind) values ('gift')", "payments_kind_check"),
         ("insert into payments (kind, user_id) values ('sale', 1), ('sale', 1)", "payments_sale_card_unique"),
+        ("insert into payments (kind, user_id) values ('sale', 1), ('reissue', 1)", "payments_sale_card_unique"),
+        ("insert into payments (replaces_card) values (1), (1)", "payments_replaces_card_unique"),
+        ("insert into payments (balance_change) values ('NaN')", "payments_amounts_finite"),
+        ("insert into change_log (who, what) values ('command', 'weather')", "change_log_what"),
+        ("insert into change_log (who, what, cardgroup_id) values ('command', 'card', 6)", "change_log_numbers"),
         ("insert into acc_rights (id, name) values (90, 'CALLING_CARDS')", "acc_rights_name"),
         ("insert into cclineitems (card_id) values (999)", "cclineitems_card_id_fkey"),
     ] {
         let error = sqlx::raw_sql(statement).execute(&server.pool).await.unwrap_err();
         assert_eq!(error.as_database_error().and_then(|error| error.constraint()), Some(constraint), "{statement}");
     }
-    // Several cards may have an empty PIN or caller id, and a hidden card may have the number of another group's card.
+    // Several cards may have an empty PIN or caller id. A hidden card may have the number of another group's card.
+    // Quarantined cards may have any number and PIN, and another owner's card any number.
     server
         .execute(
             "update cards set pin = '', callerid = '' where id in (1, 2);
              update cards set pin = null, callerid = null where id in (1, 2)",
         )
         .await;
-    server.execute("update cards set number = '700001' where id = 5").await;
+    for statement in [
+        "update cards set number = '700001' where id = 5",
+        "update cards set number = '1111111001', pin = '1001', quarantined_at = now() where id = 1",
+        "update cards set cardgroup_id = 6, number = '1111111003', pin = '1003', hidden = 1 where id = 5",
+        "update cards set number = '700001', owner_id = 123 where id = 3",
+    ] {
+        server.execute(statement).await;
+    }
 }
 
 #[tokio::test]

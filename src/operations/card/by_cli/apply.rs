@@ -183,9 +183,7 @@ impl NewCard<'_> {
              select g.id, g.owner_id, $2, $3, $4, $5::numeric + case when $6 then
                  divide_rounded($7, (1 + effective_tax_rate(g.tax_id, g.owner_id)) * exchange_rate_to(g.tell_balance_in_currency) * $8::numeric) else 0 end
              from cardgroups g
-             where g.id = $1 and not exists (select from cards where pin <> '' and pin = $3)
-                 and not exists (select from cards where number = $2 and hidden = 0)
-                 and not exists (select from cards where cardgroup_id = $1 and number = $2)
+             where g.id = $1 and not is_pin_used($3) and not is_number_used($2, $1)
              on conflict do nothing returning id",
             self.group_id,
             self.number,
@@ -238,9 +236,8 @@ async fn find_unused(connection: &mut PgConnection, field: UniqueField, start: &
                select * from generate_series($2::integer, $3::integer) i union all select * from generate_series(0, $2::integer - 1)
            ) candidate (i)
            where case when $4::integer is null
-               then not exists (select from cards where pin <> '' and pin = lpad(i::text, length($1), '0'))
-               else not exists (select from cards where number = lpad(i::text, length($1), '0') and hidden = 0)
-                   and not exists (select from cards where cardgroup_id = $4 and number = lpad(i::text, length($1), '0'))
+               then not is_pin_used(lpad(i::text, length($1), '0'))
+               else not is_number_used(lpad(i::text, length($1), '0'), $4)
            end limit 1"#,
         start,
         first,

@@ -25,7 +25,8 @@ pub(super) async fn lock_by_number(
         Candidate,
         r#"select c.id, c.sold = 1 or has_sale_payment(c) as "sold!", is_sellable(c, g.pin_length, g.number_length) as "sellable!"
            from cards c join cardgroups g on g.id = c.cardgroup_id
-           where c.cardgroup_id = $1 and c.hidden = 0 and c.retired_at is null and c.number = any (
+           where c.cardgroup_id = $1 and c.hidden = 0 and c.quarantined_at is null and c.retired_at is null
+               and c.withheld is null and c.number = any (
                array(select lpad($2, length, '0') from generate_series(length($2), greatest(length($2), 255)) length))
            order by c.id limit 1
            for no key update of c"#,
