@@ -4,8 +4,9 @@
 use std::sync::Arc;
 
 use sqlx::PgConnection;
+use sqlx::types::Json;
 
-use super::input::{self, Input, Taxes};
+use super::input::{self, Input};
 use super::lookups::Lookups;
 use super::parameters::PARAMETERS;
 use crate::accounts::{Currencies, Setting, UserType};
@@ -64,7 +65,7 @@ async fn handle(call: &CallContext, caller: &Caller) -> Result<XmlReply, ApiErro
     let created = idempotency.change(prepare(call, caller), async |connection, (currencies, default_location)| {
         let lookups = Lookups::load(&mut *connection, call, caller, *default_location, None).await?;
         let input = Input::read(call, caller, currencies, &lookups, None)?;
-        let tax_id = create_tax_row(connection, &input.taxes).await?;
+        let tax_id = input.taxes.create_row(connection).await?;
         create(connection, call, caller, tax_id, &input).await
     });
     Ok(created.await?.render(|()| XmlReply::status("success", "Card Group was successfully created")))
@@ -84,8 +85,6 @@ async fn find_default_location(call: &CallContext, caller: &Caller) -> Result<Op
     Ok(settings.text(Setting::DefaultDeviceLocation).map(number::parse_integer))
 }
 
-/// Creates the group. The statement subtracts the taxes from the price and converts amounts to the system's currency,
-/// because PostgreSQL divides decimals exactly.
 async fn create(
     connection: &mut PgConnection,
     call: &CallContext,
@@ -93,45 +92,11 @@ async fn create(
     tax_id: i32,
     input: &Input,
 ) -> Result<(), ApiError> {
-    let inserted = sqlx::query!(
-        "insert into cardgroups (name, description, owner_id, tax_id, tariff_id, lcr_id, location_id, tell_balance_in_currency,
-             use_external_function, allow_loss_calls, tell_cents, solo_pinless, disable_voucher, callerid_leave,
-             disable_topup_from_cards_with_cid, created_at, valid_from, valid_till, valid_after_first_use, pin_length, number_length,
-             ghost_min_perc, ghost_balance_perc, price, setup_fee, daily_charge)
-         select $1, coalesce($2, ''), $3, $4, $5, $6, $7, $8, coalesce($9::smallint, 0), coalesce($10::smallint, 0),
-             coalesce($11::smallint, 0), coalesce($12::smallint, 0), coalesce($13::smallint, 0), coalesce($14::smallint, 0),
-             coalesce($15::smallint, 0), now() at time zone 'utc', to_timestamp($16::bigint) at time zone 'utc',
-             to_timestamp($17::bigint) at time zone 'utc', coalesce($18::integer, 0), coalesce($19::integer, 6), coalesce($20::integer, 10),
-             coalesce($21::numeric, 100), coalesce($22::numeric, 100),
-             divide_rounded(coalesce($23::numeric, 0), $26::numeric * case when $27 then 1 + tax_rate(t) else 1 end),
-             divide_rounded(coalesce($24::numeric, 0), $26::numeric), divide_rounded(coalesce($25::numeric, 0), $26::numeric)
-         from taxes t where t.id = $4 and (not $27 or tax_rate(t) > -1)",
-        input.name,
-        input.description,
+    let inserted = sqlx::query_file!(
+        "src/operations/card_group/create.sql",
+        Json(input) as _,
         caller.owner_id(),
         tax_id,
-        input.tariff,
-        input.lcr,
-        input.location,
-        input.currency,
-        input.flags[0],
-        input.flags[1],
-        input.flags[2],
-        input.flags[3],
-        input.flags[4],
-        input.flags[5],
-        input.flags[6],
-        input.valid_from,
-        input.valid_till,
-        input.valid_after_first_use,
-        input.pin_length,
-        input.number_length,
-        input.ghost_min_perc,
-        input.ghost_balance_perc,
-        input.price,
-        input.setup_fee,
-        input.daily_charge,
-        input.rate,
         call.dialect().stores_net_prices()
     )
     .execute(connection)
@@ -142,37 +107,4 @@ async fn create(
         return Err(ApiError::TransactionFailed);
     }
     Ok(())
-}
-
-/// Creates the group's tax row: a copy of the named one, or one with the sent values.
-async fn create_tax_row(connection: &mut PgConnection, taxes: &Taxes) -> sqlx::Result<i32> {
-    let Taxes { source_id, total_name, names, values, enabled, compound } = taxes;
-    if let Some(source_id) = source_id {
-        return sqlx::query_scalar!(r#"select copy_taxes(t) as "id!" from taxes t where id = $1"#, source_id)
-            .fetch_one(connection)
-            .await;
-    }
-    sqlx::query_scalar!(
-        "insert into taxes (total_tax_name, tax1_name, tax2_name, tax3_name, tax4_name, tax1_value, tax2_value, tax3_value, tax4_value,
-             tax1_enabled, tax2_enabled, tax3_enabled, tax4_enabled, compound_tax)
-         values (coalesce($1, 'TAX'), coalesce($2, $1, 'TAX'), coalesce($3, ''), coalesce($4, ''), coalesce($5, ''),
-             coalesce($6::numeric, 0), coalesce($7::numeric, 0), coalesce($8::numeric, 0), coalesce($9::numeric, 0),
-             1, coalesce($10::smallint, 0), coalesce($11::smallint, 0), coalesce($12::smallint, 0), coalesce($13::smallint, 1))
-         returning id",
-        total_name.as_deref(),
-        names[0],
-        names[1],
-        names[2],
-        names[3],
-        values[0],
-        values[1],
-        values[2],
-        values[3],
-        enabled[1],
-        enabled[2],
-        enabled[3],
-        *compound
-    )
-    .fetch_one(connection)
-    .await
 }

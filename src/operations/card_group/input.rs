@@ -2,8 +2,10 @@
 //! (`endpoints/cc_group_create.md`, `endpoints/cc_group_update.md`).
 
 use bigdecimal::{BigDecimal, ToPrimitive};
+use serde::Serialize;
 
 use super::lookups::{ExistingGroup, Lookups};
+use super::taxes::Taxes;
 use crate::accounts::{Currencies, UserType};
 use crate::auth::admission;
 use crate::auth::caller::{Caller, rights};
@@ -37,72 +39,70 @@ pub(super) fn authorize(call: &CallContext, caller: Option<Caller>) -> Result<Ca
 }
 
 /// The checked parameters of a request. `None`: a new group gets the default, an existing group keeps its value.
-#[derive(Debug)]
+///
+/// `create.sql` and `update.sql` read the serialized fields by name.
+#[derive(Debug, Serialize)]
 pub(super) struct Input {
-    pub(super) name: Option<String>,
-    pub(super) description: Option<String>,
+    name: Option<String>,
+    description: Option<String>,
+    #[serde(skip)]
     pub(super) taxes: Taxes,
-    /// In the order of [`FLAGS`].
-    pub(super) flags: [Option<i16>; 7],
+    #[serde(flatten)]
+    flags: Flags,
     /// Seconds since 1970.
-    pub(super) valid_from: Option<i64>,
+    valid_from: Option<i64>,
     /// Seconds since 1970.
-    pub(super) valid_till: Option<i64>,
-    pub(super) tariff: Option<i32>,
-    pub(super) lcr: Option<i32>,
-    pub(super) location: Option<i32>,
-    pub(super) currency: Option<String>,
-    pub(super) valid_after_first_use: Option<i32>,
+    valid_till: Option<i64>,
+    tariff: Option<i32>,
+    lcr: Option<i32>,
+    location: Option<i32>,
+    currency: Option<String>,
+    valid_after_first_use: Option<i32>,
     /// Taxes included, in the caller's currency.
-    pub(super) price: Option<BigDecimal>,
+    price: Option<BigDecimal>,
     /// In the caller's currency.
-    pub(super) setup_fee: Option<BigDecimal>,
+    setup_fee: Option<BigDecimal>,
     /// In the caller's currency.
-    pub(super) daily_charge: Option<BigDecimal>,
-    pub(super) ghost_min_perc: Option<BigDecimal>,
-    pub(super) ghost_balance_perc: Option<BigDecimal>,
+    daily_charge: Option<BigDecimal>,
+    ghost_min_perc: Option<BigDecimal>,
+    ghost_balance_perc: Option<BigDecimal>,
     /// Only for a new group.
-    pub(super) pin_length: Option<i32>,
+    pin_length: Option<i32>,
     /// Only for a new group.
-    pub(super) number_length: Option<i32>,
+    number_length: Option<i32>,
     /// The rate from the system's currency to the caller's.
-    pub(super) rate: BigDecimal,
+    rate: BigDecimal,
 }
 
-/// The tax parameters of a request.
-#[derive(Debug)]
-pub(super) struct Taxes {
-    /// The id of the tax row whose values the group gets.
-    pub(super) source_id: Option<i32>,
-    pub(super) total_name: Option<String>,
-    pub(super) names: [Option<String>; 4],
-    /// In percent.
-    pub(super) values: [Option<BigDecimal>; 4],
-    pub(super) enabled: [Option<i16>; 4],
-    pub(super) compound: Option<i16>,
+/// Parameters that are 0 or 1.
+#[derive(Debug, Serialize)]
+pub(super) struct Flags {
+    use_external_function: Option<i16>,
+    allow_loss_calls: Option<i16>,
+    tell_cents: Option<i16>,
+    solo_pinless: Option<i16>,
+    disable_voucher: Option<i16>,
+    callerid_leave: Option<i16>,
+    disable_topup_from_cards_with_cid: Option<i16>,
 }
 
-impl Taxes {
-    pub(super) fn is_empty(&self) -> bool {
-        self.source_id.is_none()
-            && self.total_name.is_none()
-            && self.compound.is_none()
-            && self.names.iter().all(Option::is_none)
-            && self.values.iter().all(Option::is_none)
-            && self.enabled.iter().all(Option::is_none)
+impl Flags {
+    fn read(params: &Params) -> Result<Self, ApiError> {
+        let read = |name, label| read_flag(params, name).ok_or(ApiError::IncorrectFormat(label));
+        Ok(Self {
+            use_external_function: read("use_external_function", "Use external function")?,
+            allow_loss_calls: read("allow_loss_calls", "Allow loss calls")?,
+            tell_cents: read("tell_cents", "Tell cents")?,
+            solo_pinless: read("solo_pinless", "Solo pinless")?,
+            disable_voucher: read("disable_voucher", "Disable voucher")?,
+            callerid_leave: read("callerid_leave", "CallerID leave")?,
+            disable_topup_from_cards_with_cid: read(
+                "disable_topup_from_cards_with_cid",
+                "Disable topup from cards with cid",
+            )?,
+        })
     }
 }
-
-/// The parameters of [`Input::flags`], each with its label in error texts.
-const FLAGS: [(&str, &str); 7] = [
-    ("use_external_function", "Use external function"),
-    ("allow_loss_calls", "Allow loss calls"),
-    ("tell_cents", "Tell cents"),
-    ("solo_pinless", "Solo pinless"),
-    ("disable_voucher", "Disable voucher"),
-    ("callerid_leave", "CallerID leave"),
-    ("disable_topup_from_cards_with_cid", "Disable topup from cards with cid"),
-];
 
 impl Input {
     /// Checks the parameters in the order of the published page, and returns the first error.
@@ -117,10 +117,14 @@ impl Input {
     ) -> Result<Self, ApiError> {
         let (params, dialect) = (&call.params, call.dialect());
         let is_new = existing.is_none();
-        let compound = read_flag(params, "compound_tax").ok_or(ApiError::InvalidCompoundTaxFlag)?;
-        let mut enabled = [None; 4];
-        for (number, name) in [(2, "tax2_enabled"), (3, "tax3_enabled"), (4, "tax4_enabled")] {
-            enabled[number - 1] = read_flag(params, name).ok_or(ApiError::InvalidTaxFlag(number))?;
+        let compound_tax = read_flag(params, "compound_tax").ok_or(ApiError::InvalidCompoundTaxFlag)?;
+        let mut taxes = Taxes { compound_tax, ..Taxes::default() };
+        for (flag, number, name) in [
+            (&mut taxes.tax2_enabled, 2, "tax2_enabled"),
+            (&mut taxes.tax3_enabled, 3, "tax3_enabled"),
+            (&mut taxes.tax4_enabled, 4, "tax4_enabled"),
+        ] {
+            *flag = read_flag(params, name).ok_or(ApiError::InvalidTaxFlag(number))?;
         }
         let name = params.non_blank("name");
         if is_new && name.is_none() {
@@ -129,10 +133,7 @@ impl Input {
         let name = name.map(|name| call.fit_text(name, "Card Group name")).transpose()?;
         let description = if is_new { params.get("description") } else { params.non_blank("description") };
         let description = description.map(|text| call.fit_text(text, "Description")).transpose()?;
-        let mut flags = [None; 7];
-        for (flag, (name, label)) in flags.iter_mut().zip(FLAGS) {
-            *flag = read_flag(params, name).ok_or(ApiError::IncorrectFormat(label))?;
-        }
+        let flags = Flags::read(params)?;
         let (valid_from, valid_till) = read_validity(params, dialect, lookups, existing)?;
         let check_found = |name: &str, id: Option<i32>, error: ApiError| match id {
             _ if !is_new && params.non_blank(name).is_none() => Ok(None),
@@ -145,7 +146,7 @@ impl Input {
         let lcr = check_found("lcr_id", lookups.lcr, ApiError::NotFound("LCR"))?;
         let location = check_found("location_id", lookups.location, ApiError::NotFound("Location"))?;
         let currency = read_currency(params, dialect, caller, currencies, is_new)?;
-        let taxes = read_taxes(call, lookups, is_new, enabled, compound)?;
+        read_taxes(call, lookups, is_new, &mut taxes)?;
         let valid_after_first_use = params.non_blank("valid_after_first_use");
         if valid_after_first_use.is_some_and(|text| text.chars().count() > 4) {
             return Err(ApiError::IncorrectFormat("Valid after"));
@@ -264,46 +265,32 @@ fn read_currency(
     name.map(|name| Some(name.to_uppercase())).ok_or(ApiError::CurrencyNotFound)
 }
 
-fn read_taxes(
-    call: &CallContext,
-    lookups: &Lookups,
-    is_new: bool,
-    enabled: [Option<i16>; 4],
-    compound: Option<i16>,
-) -> Result<Taxes, ApiError> {
+/// Reads the tax parameters other than the flags.
+fn read_taxes(call: &CallContext, lookups: &Lookups, is_new: bool, taxes: &mut Taxes) -> Result<(), ApiError> {
     let params = &call.params;
-    let source_id = params.non_blank("tax_id").map(|_| lookups.tax.ok_or(ApiError::NotFound("TAX"))).transpose()?;
-    let mut taxes = Taxes {
-        source_id,
-        total_name: None,
-        names: [const { None }; 4],
-        values: [const { None }; 4],
-        enabled,
-        compound,
-    };
+    taxes.source_id = params.non_blank("tax_id").map(|_| lookups.tax.ok_or(ApiError::NotFound("TAX"))).transpose()?;
     // A new group copies the named row. The values of the other tax parameters are checked, but not used.
-    let copies_source = is_new && source_id.is_some();
+    let copies_source = is_new && taxes.source_id.is_some();
     if !copies_source {
         let text = |name| params.non_blank(name).map(|text| call.fit_text(text, "TAX name")).transpose();
-        taxes.total_name = text("total_tax_name")?;
-        taxes.names = [text("tax1_name")?, text("tax2_name")?, text("tax3_name")?, text("tax4_name")?];
+        taxes.total_tax_name = text("total_tax_name")?;
+        taxes.tax1_name = text("tax1_name")?;
+        taxes.tax2_name = text("tax2_name")?;
+        taxes.tax3_name = text("tax3_name")?;
+        taxes.tax4_name = text("tax4_name")?;
     }
-    let values = read_tax_values(params, call.dialect())?;
-    if !copies_source {
-        taxes.values = values;
-    }
-    Ok(taxes)
+    taxes.tax1_value = read_tax_value(params, call.dialect(), "tax1_value")?;
+    taxes.tax2_value = read_tax_value(params, call.dialect(), "tax2_value")?;
+    taxes.tax3_value = read_tax_value(params, call.dialect(), "tax3_value")?;
+    taxes.tax4_value = read_tax_value(params, call.dialect(), "tax4_value")?;
+    Ok(())
 }
 
-/// Reads the taxes in percent.
-fn read_tax_values(params: &Params, dialect: Dialect) -> Result<[Option<BigDecimal>; 4], ApiError> {
-    let mut values = [const { None }; 4];
-    for (value, name) in values.iter_mut().zip(["tax1_value", "tax2_value", "tax3_value", "tax4_value"]) {
-        let Some(text) = params.non_blank(name) else { continue };
-        let tax = dialect.parse_amount(text).filter(|tax| *tax >= 0 || dialect.accepts_any_amount());
-        *value = Some(tax.ok_or(ApiError::Refused("Invalid TAX value"))?);
-    }
-    Ok(values)
+/// Reads a tax in percent.
+fn read_tax_value(params: &Params, dialect: Dialect, name: &str) -> Result<Option<BigDecimal>, ApiError> {
+    let Some(text) = params.non_blank(name) else { return Ok(None) };
+    let tax = dialect.parse_amount(text).filter(|tax| *tax >= 0 || dialect.accepts_any_amount());
+    tax.map(Some).ok_or(ApiError::Refused("Invalid TAX value"))
 }
 
 /// Reads a number that is not negative. An X7 server reads the numeric prefix of any text.

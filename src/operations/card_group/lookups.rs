@@ -1,6 +1,8 @@
 //! Database lookups for requests that create or change a card group.
 
+use serde::Serialize;
 use sqlx::PgExecutor;
+use sqlx::types::Json;
 
 use crate::accounts::UserType;
 use crate::auth::caller::Caller;
@@ -38,6 +40,16 @@ pub(super) struct Lookups {
     pub(super) name_taken: bool,
 }
 
+/// What the request names. `lookups.sql` reads the serialized fields by name.
+#[derive(Debug, Serialize)]
+struct Requested {
+    tariff: Option<i64>,
+    lcr: Option<i64>,
+    location: Option<i64>,
+    tax: Option<i64>,
+    name: Option<String>,
+}
+
 impl Lookups {
     /// Loads all lookups. `default_location`: the location of a new group if none is requested; `existing`: the group
     /// to change.
@@ -49,35 +61,21 @@ impl Lookups {
         existing: Option<&ExistingGroup>,
     ) -> Result<Self, ApiError> {
         let requested_id = |name| call.params.non_blank(name).map(number::parse_integer);
-        let is_reseller = caller.usertype() == UserType::Reseller;
-        // No group has a name that is too long.
-        let name = call.params.non_blank("name").and_then(|name| call.fit_text(name, "").ok());
-        let lookups = sqlx::query_as!(
+        let requested = Requested {
+            tariff: requested_id("tariff_id"),
+            lcr: requested_id("lcr_id"),
+            location: requested_id("location_id").or(default_location),
+            tax: requested_id("tax_id"),
+            // No group has a name that is too long.
+            name: call.params.non_blank("name").and_then(|name| call.fit_text(name, "").ok()),
+        };
+        let lookups = sqlx::query_file_as!(
             Lookups,
-            r#"select floor(extract(epoch from now()))::bigint as "now!",
-                   extract(epoch from date_trunc('day', now()) - date_trunc('year', now()))::bigint as "year_to_date_s!",
-                   (select id::integer from tariffs where case
-                        when $1::bigint is not null then id = $1 and not ($5 and owner_id = 0)
-                        when $7 then id = 1
-                        else not $5 or owner_id = $6
-                    end order by id limit 1) as tariff,
-                   (select id::integer from lcrs where case
-                        when $2::bigint is not null then id = $2 and not ($5 and user_id = 0)
-                        when $7 then id = 1
-                        else not $5 or user_id = $6
-                    end order by id limit 1) as lcr,
-                   case when $3::bigint is null then 1
-                        else (select id from locations where id = $3 and not ($5 and user_id = 0)) end as location,
-                   (select id from taxes where id = $4::bigint) as tax,
-                   exists (select from cardgroups where name = $8 and id is distinct from $9) as "name_taken!""#,
-            requested_id("tariff_id"),
-            requested_id("lcr_id"),
-            requested_id("location_id").or(default_location),
-            requested_id("tax_id"),
-            is_reseller,
+            "src/operations/card_group/lookups.sql",
+            Json(requested) as _,
+            caller.usertype() == UserType::Reseller,
             caller.id(),
             call.dialect().has_fixed_defaults(),
-            name,
             existing.map(|group| group.id)
         )
         .fetch_one(database)

@@ -6,4 +6,5 @@ mod input;
 pub mod list;
 mod lookups;
 mod parameters;
+mod taxes;
 pub mod update;

@@ -2,10 +2,12 @@
 //! Contract: `endpoints/cc_group_update.md`.
 
 use sqlx::PgConnection;
+use sqlx::types::Json;
 
-use super::input::{self, Input, Taxes};
+use super::input::{self, Input};
 use super::lookups::{ExistingGroup, Lookups};
 use super::parameters::PARAMETERS;
+use super::taxes::Taxes;
 use crate::auth::caller::Caller;
 use crate::auth::signature::HashRule;
 use crate::error::{ApiError, map_constraint};
@@ -94,40 +96,10 @@ async fn write_taxes(
         _ if call.dialect().shares_tax_rows() => own_id,
         _ => store::tax::ensure_unshared_row(connection, existing.id).await?,
     };
-    sqlx::query!(
-        "update taxes set
-             total_tax_name = coalesce($3, source.total_tax_name),
-             tax1_name = coalesce($4, source.tax1_name), tax2_name = coalesce($5, source.tax2_name),
-             tax3_name = coalesce($6, source.tax3_name), tax4_name = coalesce($7, source.tax4_name),
-             tax1_value = coalesce($8, source.tax1_value), tax2_value = coalesce($9, source.tax2_value),
-             tax3_value = coalesce($10, source.tax3_value), tax4_value = coalesce($11, source.tax4_value),
-             tax1_enabled = source.tax1_enabled, tax2_enabled = coalesce($12, source.tax2_enabled),
-             tax3_enabled = coalesce($13, source.tax3_enabled), tax4_enabled = coalesce($14, source.tax4_enabled),
-             compound_tax = coalesce($15, source.compound_tax)
-         from taxes source where taxes.id = $1 and source.id = $2",
-        target_id,
-        taxes.source_id.unwrap_or(target_id),
-        taxes.total_name,
-        taxes.names[0],
-        taxes.names[1],
-        taxes.names[2],
-        taxes.names[3],
-        taxes.values[0],
-        taxes.values[1],
-        taxes.values[2],
-        taxes.values[3],
-        taxes.enabled[1],
-        taxes.enabled[2],
-        taxes.enabled[3],
-        taxes.compound
-    )
-    .execute(connection)
-    .await?;
+    taxes.write(connection, target_id, taxes.source_id.unwrap_or(target_id)).await?;
     Ok(target_id)
 }
 
-/// Writes the group's values. The statement subtracts the taxes that the group has after the request from the price and
-/// converts amounts to the system's currency, because PostgreSQL divides decimals exactly.
 async fn write(
     connection: &mut PgConnection,
     call: &CallContext,
@@ -135,49 +107,11 @@ async fn write(
     tax_id: i32,
     input: &Input,
 ) -> Result<(), ApiError> {
-    let changed = sqlx::query!(
-        "update cardgroups set
-             name = coalesce($2, name), description = coalesce($3, description), tax_id = $4,
-             tariff_id = coalesce($5, tariff_id), lcr_id = coalesce($6, lcr_id), location_id = coalesce($7, location_id),
-             tell_balance_in_currency = coalesce($8, tell_balance_in_currency),
-             use_external_function = coalesce($9::smallint, use_external_function),
-             allow_loss_calls = coalesce($10, allow_loss_calls), tell_cents = coalesce($11, tell_cents),
-             solo_pinless = coalesce($12, solo_pinless), disable_voucher = coalesce($13, disable_voucher),
-             callerid_leave = coalesce($14, callerid_leave),
-             disable_topup_from_cards_with_cid = coalesce($15, disable_topup_from_cards_with_cid),
-             valid_from = coalesce(to_timestamp($16::bigint) at time zone 'utc', valid_from),
-             valid_till = coalesce(to_timestamp($17::bigint) at time zone 'utc', valid_till),
-             valid_after_first_use = coalesce($18, valid_after_first_use),
-             ghost_min_perc = coalesce($19, ghost_min_perc), ghost_balance_perc = coalesce($20, ghost_balance_perc),
-             price = case when $21::numeric is null then price
-                 else divide_rounded($21, $24::numeric * case when $25 then 1 + effective_tax_rate($4, owner_id) else 1 end) end,
-             setup_fee = case when $22::numeric is null then setup_fee else divide_rounded($22, $24) end,
-             daily_charge = case when $23::numeric is null then daily_charge else divide_rounded($23, $24) end
-         where id = $1 and ($21::numeric is null or not $25 or effective_tax_rate($4, owner_id) > -1)",
+    let changed = sqlx::query_file!(
+        "src/operations/card_group/update.sql",
+        Json(input) as _,
         group_id,
-        input.name,
-        input.description,
         tax_id,
-        input.tariff,
-        input.lcr,
-        input.location,
-        input.currency,
-        input.flags[0],
-        input.flags[1],
-        input.flags[2],
-        input.flags[3],
-        input.flags[4],
-        input.flags[5],
-        input.flags[6],
-        input.valid_from,
-        input.valid_till,
-        input.valid_after_first_use,
-        input.ghost_min_perc,
-        input.ghost_balance_perc,
-        input.price,
-        input.setup_fee,
-        input.daily_charge,
-        input.rate,
         call.dialect().stores_net_prices()
     )
     .execute(connection)
