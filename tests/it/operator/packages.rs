@@ -5,7 +5,7 @@ use std::fs::Permissions;
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -108,9 +108,9 @@ fn settings_of_the_package_exist() {
     }
 }
 
-/// The lines of the Dockerfile, as instruction and arguments.
+/// The instructions of the Dockerfile, each with its arguments on one line.
 fn dockerfile() -> Vec<(String, String)> {
-    let text = read("Dockerfile");
+    let text = read("Dockerfile").replace("\\\n    ", "");
     let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
     lines
         .map(|line| line.split_once(' ').unwrap())
@@ -127,8 +127,10 @@ fn image_is_minimal_and_uses_the_pinned_rust() {
     let manifest: toml::Table = read("Cargo.toml").parse().unwrap();
     let rust = manifest["package"]["rust-version"].as_str().unwrap();
     // Both images have the same Debian release: a program that is built on a newer one does not start.
-    assert_eq!(all("FROM"), [&format!("rust:{rust}-slim-bookworm AS build"), "gcr.io/distroless/cc-debian12:nonroot"]);
-    assert_eq!(all("RUN"), ["cargo build --release --locked --bin mortise"]);
+    assert_eq!(
+        all("FROM"),
+        [&format!("docker.io/library/rust:{rust}-slim-bookworm AS build"), "gcr.io/distroless/cc-debian12:nonroot"]
+    );
     let user: u32 = all("USER")[0].split(':').next().unwrap().parse().unwrap();
     assert!(user > 0);
     assert!(all("HEALTHCHECK")[0].ends_with(r#"CMD ["mortise", "healthcheck"]"#));
@@ -138,17 +140,83 @@ fn image_is_minimal_and_uses_the_pinned_rust() {
     assert!(lines[last_stage..].iter().all(|line| line.0 != "RUN"), "the final image has no shell");
     for copied in lines[last_stage..].iter().filter(|line| line.0 == "COPY").map(|line| &line.1) {
         let source = copied.strip_prefix("--from=build /src/").unwrap().split(' ').next().unwrap();
-        assert!(
-            source.starts_with("target/") || Path::new(env!("CARGO_MANIFEST_DIR")).join(source).exists(),
-            "{source}"
-        );
+        assert!(source.starts_with("target/") || in_build_context(Path::new(source)), "{source}");
     }
-    // Files that the build needs are in the build context.
-    let ignored = read(".dockerignore");
-    for needed in [".sqlx", ".cargo", "migrations", "config"] {
-        assert!(!ignored.lines().any(|line| line == needed), "{needed}");
+}
+
+/// A change of the sources must not compile the dependencies again, and the empty library that stands for the sources
+/// must not end up in the program.
+#[test]
+fn dependencies_are_a_layer_of_their_own() {
+    let lines = dockerfile();
+    let build: Vec<(&str, &str)> = lines
+        .iter()
+        .take(lines.iter().rposition(|line| line.0 == "FROM").unwrap())
+        .map(|(instruction, arguments)| (instruction.as_str(), arguments.as_str()))
+        .filter(|line| ["COPY", "RUN"].contains(&line.0))
+        .collect();
+    let [("COPY", ".cargo .cargo"), ("COPY", "Cargo.toml Cargo.lock ./"), ("RUN", layer), sources @ ..] = &build[..]
+    else {
+        panic!("{build:?}")
+    };
+    assert_eq!(sources, [("COPY", ". ."), ("RUN", "cargo build --release --locked --bin mortise")]);
+    let steps: Vec<&str> = layer.split("&& ").map(str::trim).collect();
+    assert_eq!(
+        steps[steps.len() - 3..],
+        ["cargo build --release --locked --lib", "cargo clean --release --locked --package mortise", "rm -r src"]
+    );
+}
+
+/// Whether `.dockerignore` leaves this file or directory in the build context.
+fn in_build_context(path: &Path) -> bool {
+    let text = read(".dockerignore");
+    let mut rules = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    assert_eq!(rules.next(), Some("*"), "the context contains only named files");
+    let mut kept = rules.map(|rule| rule.strip_prefix('!').unwrap());
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path).exists() && kept.any(|kept| path.starts_with(kept))
+}
+
+#[test]
+fn build_context_contains_what_the_compiler_reads() {
+    for needed in [".cargo", ".sqlx", "Cargo.lock", "Cargo.toml", "build.rs", "migrations", "src"] {
+        assert!(in_build_context(Path::new(needed)), "{needed}");
     }
-    assert!(ignored.lines().any(|line| line == "secrets"));
+    for other in [".git", "docs", "scripts", "tests"] {
+        assert!(!in_build_context(Path::new(other)), "{other}");
+    }
+    let (mut folders, mut included) = (vec![PathBuf::from("src")], 0);
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(&folder)).unwrap() {
+            let path = folder.join(entry.unwrap().file_name());
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                for file in read(path.to_str().unwrap()).split("include_str!(\"").skip(1) {
+                    let file = file.split('"').next().unwrap();
+                    // The path without its `..`.
+                    let (up, file) = (file.matches("../").count(), file.trim_start_matches("../"));
+                    let file = folder.ancestors().nth(up).unwrap().join(file);
+                    assert!(in_build_context(&file), "{}: {}", path.display(), file.display());
+                    included += 1;
+                }
+            }
+        }
+    }
+    assert!(included > 4);
+}
+
+/// The base image of the final stage contains no other library.
+#[cfg(target_os = "linux")]
+#[test]
+fn program_needs_only_glibc_and_libgcc() {
+    let output = std::process::Command::new("ldd").arg(env!("CARGO_BIN_EXE_mortise")).output().unwrap();
+    let output = String::from_utf8(output.stdout).unwrap();
+    let libraries: Vec<&str> = output.lines().map(|line| line.split_whitespace().next().unwrap()).collect();
+    assert!(libraries.contains(&"libc.so.6"), "{output}");
+    for library in libraries {
+        let is_in_base = ["libc.so.6", "libm.so.6", "libgcc_s.so.1"].contains(&library);
+        assert!(is_in_base || library.contains("/ld-linux") || library.starts_with("linux-vdso"), "{library}");
+    }
 }
 
 /// The keys that `compose.yaml` uses. Parsing fails at any other key, for example a misspelt one.
