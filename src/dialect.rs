@@ -234,6 +234,23 @@ impl Dialect {
         !self.is_x7()
     }
 
+    /// Whether `rate_get` answers a simple user or partner who names another user with the caller's own price.
+    /// Otherwise that user counts as unknown.
+    pub fn replaces_other_rate_users(self) -> bool {
+        self.is_x7()
+    }
+
+    /// Whether a simple user or partner who sends no `username` to `rate_get` gets the own price.
+    pub fn assumes_rate_user(self) -> bool {
+        !self.is_x7()
+    }
+
+    /// Whether `by_full_dst` of `rate_get` shows the prices of every prefix of a retail tariff, without custom rates,
+    /// and of the shortest prefix of other tariffs. Otherwise it shows those of the longest prefix that has a price.
+    pub fn shows_rates_of_every_prefix(self) -> bool {
+        self.is_x7()
+    }
+
     /// Whether a caller id belongs to a device if one of the device's caller ids contains it, regardless of the setting
     /// `match_partial_callerids`.
     pub fn matches_partial_callerids(self) -> bool {

@@ -55,6 +55,11 @@ impl Money {
         text
     }
 
+    /// Formats the amount with all decimals of `numeric(30,15)`, trailing zeros included.
+    pub fn to_full_string(&self) -> String {
+        self.0.with_scale_round(15, bigdecimal::RoundingMode::HalfUp).to_plain_string()
+    }
+
     /// Formats the amount "nice": fixed decimals, as C's `%.Nf` prints the nearest double (0.125 gives 0.12).
     pub fn to_fixed_string(&self, digits: usize) -> String {
         // Through text, because parsing rounds to the nearest double.

@@ -76,6 +76,11 @@ case $operation in
         hashed='cc_group_id'
         [ $# -gt 0 ] || set -- 'cc_group_id=3' 'description=Ten dollars of calls' 'price_with_vat=11.90' 'tax_id=2'
         ;;
+    # Shows the price of a number.
+    rate_get | rate)
+        hashed='username'
+        [ $# -gt 0 ] || set -- 'username=customer' 'prefix=370'
+        ;;
     # Creates or changes a wholesale tariff.
     tariff_wholesale_update | wholesale_tariff)
         hashed='name id currency'

@@ -35,6 +35,10 @@ pub enum Setting {
     NiceNumberDigits,
     #[strum(serialize = "API_Allow_payments_ower_API")]
     AllowPayments,
+    #[strum(serialize = "Devices_Check_Rate")]
+    DevicesCheckRate,
+    #[strum(serialize = "Allow_Resellers_to_use_Admin_Tariffs")]
+    AllowResellersAdminTariffs,
     #[strum(serialize = "Email_Sending_Enabled")]
     EmailSendingEnabled,
     #[strum(serialize = "Email_Smtp_Server")]

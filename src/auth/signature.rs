@@ -126,10 +126,13 @@ fn hashed_value<'a>(name: &str, value: &'a str) -> Option<&'a str> {
     let is_digits = || !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
     let unchanged_if = |valid: bool| valid.then_some(value);
     match name {
-        "user_id" | "period_start" | "period_end" | "tariff_id" | "only_did" => is_digits().then(|| {
-            let number = value.trim_start_matches('0');
-            if number.is_empty() { "0" } else { number }
-        }),
+        // Empty counts as 0.
+        "user_id" | "period_start" | "period_end" | "tariff_id" | "only_did" => {
+            value.bytes().all(|byte| byte.is_ascii_digit()).then(|| {
+                let number = value.trim_start_matches('0');
+                if number.is_empty() { "0" } else { number }
+            })
+        }
         "mtype" | "s_user" | "s_user_id" | "s_from" | "s_till" => unchanged_if(is_digits()),
         "device" | "s_device" | "s_provider" | "s_hgc" | "s_did" => unchanged_if(is_digits() || value == "all"),
         "balance" => {

@@ -45,7 +45,7 @@ pub enum Command {
 }
 
 /// Settings whose value 1 means on.
-const BOOLEAN_SETTINGS: [&str; 7] = [
+const BOOLEAN_SETTINGS: [&str; 9] = [
     "Email_Sending_Enabled",
     "Allow_API",
     "Allow_GET_API",
@@ -53,6 +53,8 @@ const BOOLEAN_SETTINGS: [&str; 7] = [
     "XML_API_Extension",
     "CC_Active",
     "API_Allow_payments_ower_API",
+    "Devices_Check_Rate",
+    "Allow_Resellers_to_use_Admin_Tariffs",
 ];
 
 /// Runs the command.

@@ -168,6 +168,7 @@ async fn seed_demo(connection: &mut PgConnection) -> sqlx::Result<()> {
     )
     .execute(&mut *connection)
     .await?;
+    seed_demo_rates(connection).await?;
     let pins = generate_pins(10_000, 8)?;
     sqlx::query!(
         "insert into cards (cardgroup_id, number, pin, balance)
@@ -177,6 +178,41 @@ async fn seed_demo(connection: &mut PgConnection) -> sqlx::Result<()> {
     .execute(&mut *connection)
     .await?;
     reset_sequences(connection).await
+}
+
+/// Writes a retail price of the tariff 1 and a wholesale price of the tariff 8, both for Lithuania, and a user with the
+/// tariff 1.
+async fn seed_demo_rates(connection: &mut PgConnection) -> sqlx::Result<()> {
+    sqlx::query!("insert into conflines (name, value) values ('Devices_Check_Rate', '1')")
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query!(
+        "insert into users (id, username, password, usertype, tax_id, tariff_id, lcr_id)
+         values (4, 'customer', $1, 'user', 1, 1, 1)",
+        hash_sha1(&random_secret()?)
+    )
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query!("insert into directions (name, code, iso31661code) values ('Lithuania', 'LTU', '440')")
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query!(
+        "with destination_group as (
+             insert into destinationgroups (name, flag) values ('Lithuania - Fixed', 'ltu') returning id),
+         destination as (
+             insert into destinations (prefix, direction_code, subcode, name, destinationgroup_id)
+             select '370', 'LTU', 'FIX', 'Lithuania - Fixed', id from destination_group returning id),
+         wholesale_rate as (
+             insert into rates (tariff_id, prefix, destination_id) select 8, '370', id from destination returning id),
+         wholesale_price as (insert into ratedetails (rate_id, rate) select id, 0.015 from wholesale_rate),
+         retail_rate as (
+             insert into rates (tariff_id, destinationgroup_id) select 1, id from destination_group returning id)
+         insert into aratedetails (rate_id, \"from\", duration, artype, round, price)
+         select id, 1, -1, 'minute', 1, 0.02 from retail_rate"
+    )
+    .execute(&mut *connection)
+    .await?;
+    Ok(())
 }
 
 /// Moves the sequences past the ids that were inserted explicitly.

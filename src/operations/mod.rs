@@ -38,5 +38,6 @@ pub const OPERATIONS: &[Operation] = &[
     card_group::get::OPERATION,
     card_group::list::OPERATION,
     card_group::update::OPERATION,
+    tariff::rate::OPERATION,
     tariff::wholesale_update::OPERATION,
 ];

@@ -1,3 +1,4 @@
 //! Operations on tariffs.
 
+pub mod rate;
 pub mod wholesale_update;

@@ -17,4 +17,5 @@ mod cc_group_create_values;
 mod cc_group_update;
 mod cc_groups_get;
 mod money;
+mod rate_get;
 mod tariff_wholesale_update;

@@ -151,3 +151,54 @@ async fn pages_of_lists_continue_in_index_order() {
     })
     .await;
 }
+
+/// 30,000 destinations, a wholesale tariff and a retail tariff with a rate for each, and small tariffs.
+const RATES: &str = "insert into directions (name, code) select 'Direction ' || i, 'D' || i from generate_series(1, 300) i;
+    insert into destinationgroups (name) select 'Group ' || i from generate_series(1, 30000) i;
+    insert into destinations (prefix, direction_code, name, destinationgroup_id)
+    select (1000000 + i)::text, 'D' || i % 300, 'Destination ' || i, i from generate_series(1, 30000) i;
+    insert into tariffs (id, name, purpose) values (50, 'retail', 'user'), (51, 'wholesale', 'user_wholesale'), (52, 'small', 'user');
+    insert into rates (tariff_id, destinationgroup_id) select 50, id from destinationgroups;
+    insert into rates (tariff_id, destination_id) select 51, id from destinations;
+    insert into aratedetails (rate_id, duration, price) select id, -1, 1 from rates where tariff_id = 50;
+    insert into ratedetails (rate_id, rate) select id, 1 from rates where tariff_id = 51";
+/// A tariff that is new since the last `analyze`.
+const MORE_RATES: &str = "insert into rates (tariff_id, destinationgroup_id) select 52, id from destinationgroups;
+    insert into aratedetails (rate_id, duration, price) select id, -1, 1 from rates where tariff_id = 52";
+
+/// Each table that grows with the rates is read by its index, with the whole condition.
+#[tokio::test]
+async fn rate_is_found_by_indexes() {
+    let server = server().await;
+    let check = async || {
+        let plan = server
+            .query_plan(&["-- The prices of a user"], "force_generic_plan", &["2", "array['1', '12']", "true"])
+            .await;
+        for condition in [
+            "Index Cond: (prefix = ANY ($2))",
+            "Index Cond: ((tariff_id = t.id) AND (destinationgroup_id = g.id))",
+            "Index Cond: ((tariff_id = t.id) AND (destination_id = destinations.id))",
+            "Index Cond: ((user_id = u.id) AND (destinationgroup_id = g.id))",
+            "using aratedetails_rate on aratedetails",
+            "using ratedetails_rate on ratedetails",
+            "using acustratedetails_customrate on acustratedetails",
+            "using destinationgroups_pkey on destinationgroups",
+        ] {
+            assert!(plan.contains(condition), "{condition}:\n{plan}");
+        }
+        assert!(!plan.contains("Seq Scan"), "{plan}");
+    };
+    server
+        .execute(
+            "alter table rates set (autovacuum_enabled = off); alter table aratedetails set (autovacuum_enabled = off);
+             alter table ratedetails set (autovacuum_enabled = off); alter table destinations set (autovacuum_enabled = off)",
+        )
+        .await;
+    check().await;
+    server.execute(RATES).await;
+    check().await;
+    server.execute("analyze").await;
+    check().await;
+    server.execute(MORE_RATES).await;
+    check().await;
+}
