@@ -2,7 +2,9 @@
 //! Contract: `endpoints/calling_card_update.md`.
 
 use bigdecimal::{BigDecimal, RoundingMode};
+use serde::Serialize;
 use sqlx::PgConnection;
+use sqlx::types::Json;
 use tokio::sync::OwnedMutexGuard;
 
 use crate::accounts::UserType;
@@ -169,8 +171,8 @@ impl Card {
     }
 }
 
-/// The fields to change. `None`: unchanged.
-#[derive(Debug)]
+/// The fields to change. `None`: unchanged. `update.sql` reads the serialized fields by name.
+#[derive(Debug, Serialize)]
 struct Input {
     number: Option<String>,
     name: Option<String>,
@@ -181,17 +183,12 @@ struct Input {
     min_balance: Option<BigDecimal>,
     /// Seconds since 1970.
     daily_charge_paid_till: Option<i64>,
-    first_use: Option<FirstUse>,
+    /// Whether the card is marked as unused. `first_use` is `None` then.
+    clears_first_use: bool,
+    /// Seconds since 1970.
+    first_use: Option<i64>,
     /// The user id as sent. The update checks that the user exists.
     distributor: Option<i64>,
-}
-
-#[derive(Debug)]
-enum FirstUse {
-    /// Marks the card as unused.
-    Never,
-    /// Seconds since 1970.
-    UnixTime(i64),
 }
 
 impl Input {
@@ -234,6 +231,7 @@ impl Input {
             CallerId::Valid(_) if card.callerid_taken => return Err(CALLERID_TAKEN),
             CallerId::Valid(callerid) => Some(callerid.clone()),
         };
+        let clears_first_use = params.non_blank("first_use") == Some("-1");
         Ok(Self {
             number: number.map(str::to_owned),
             name,
@@ -243,10 +241,8 @@ impl Input {
             callerid,
             min_balance: read_min_balance(call)?,
             daily_charge_paid_till: read_unix_time(call, "daily_charge_paid_till")?,
-            first_use: match params.non_blank("first_use") {
-                Some("-1") => Some(FirstUse::Never),
-                _ => read_unix_time(call, "first_use")?.map(FirstUse::UnixTime),
-            },
+            clears_first_use,
+            first_use: if clears_first_use { None } else { read_unix_time(call, "first_use")? },
             distributor: read_distributor(params)?,
         })
     }
@@ -296,44 +292,17 @@ async fn write(connection: &mut PgConnection, caller: &Caller, id: i64, input: &
     if let Some(callerid) = &input.callerid {
         store::caller_id::clear_deleted(connection, callerid).await?;
     }
-    let (clears_first_use, first_use) = match input.first_use {
-        None => (false, None),
-        Some(FirstUse::Never) => (true, None),
-        Some(FirstUse::UnixTime(seconds)) => (false, Some(seconds)),
-    };
-    sqlx::query!(
-        "update cards set number = coalesce($2, number), name = coalesce($3, name), batch_number = coalesce($4, batch_number),
-             language = coalesce($5, language), pin = coalesce($6, pin), callerid = coalesce($7, callerid),
-             min_balance = coalesce($8, min_balance),
-             daily_charge_paid_till = coalesce(to_timestamp($9::bigint) at time zone 'utc', daily_charge_paid_till),
-             first_use = case when $10 then null else coalesce(to_timestamp($11::bigint) at time zone 'utc', first_use) end,
-             user_id = case when $12::bigint is null then user_id
-                 else coalesce((select u.id from users u where u.id = $12 and u.usertype = 'user' and u.owner_id = $13), -1) end
-         where id = $1",
-        id,
-        input.number,
-        input.name,
-        input.batch_number,
-        input.language,
-        input.pin,
-        input.callerid,
-        input.min_balance,
-        input.daily_charge_paid_till,
-        clears_first_use,
-        first_use,
-        input.distributor,
-        caller.owner_id()
-    )
-    .execute(connection)
-    .await
-    .map_err(map_constraint(
-        [
-            ("cards_number", NUMBER_TAKEN),
-            ("cards_group_number", NUMBER_TAKEN),
-            ("cards_pin", PIN_TAKEN),
-            ("cards_callerid", CALLERID_TAKEN),
-        ],
-        ApiError::from,
-    ))?;
+    sqlx::query_file!("src/operations/card/update.sql", Json(input) as _, id, caller.owner_id())
+        .execute(connection)
+        .await
+        .map_err(map_constraint(
+            [
+                ("cards_number", NUMBER_TAKEN),
+                ("cards_group_number", NUMBER_TAKEN),
+                ("cards_pin", PIN_TAKEN),
+                ("cards_callerid", CALLERID_TAKEN),
+            ],
+            ApiError::from,
+        ))?;
     Ok(())
 }
