@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use bigdecimal::BigDecimal;
+use serde::Serialize;
+use sqlx::types::Json;
 use sqlx::{Connection, PgConnection, PgExecutor};
 
 use crate::error::ApiError;
@@ -157,45 +159,39 @@ impl CardRange<'_> {
     ) -> sqlx::Result<BatchResult> {
         let first_number = &self.first_number + first;
         let last_number = &first_number + (count - 1);
-        sqlx::query_as!(
+        let card = CardValues {
+            cardgroup_id: self.group.id,
+            balance: self.balance,
+            owner_id: self.owner_id,
+            min_balance: &self.min_balance,
+            batch_number: self.batch_number,
+            language: self.language,
+            distributor_id: self.distributor_id,
+        };
+        sqlx::query_file_as!(
             BatchResult,
-            r#"with free as materialized (
-                   select number from generate_series($1::numeric, $2::numeric) n, lateral (select lpad(n::text, $4, '0') as number) card
-                   where number not in (
-                       select c.number from cards c
-                       where c.hidden = 0 and c.quarantined_at is null and c.number between lpad($1::text, $4, '0') and lpad($2::text, $4, '0')
-                       union all
-                       select c.number from cards c
-                       where (c.hidden <> 0 or c.quarantined_at is not null) and (c.hidden = 0 or c.cardgroup_id = $5) and c.number between lpad($1::text, $4, '0') and lpad($2::text, $4, '0'))
-               ), made as (
-                   insert into cards (number, pin, cardgroup_id, balance, owner_id, min_balance, batch_number, language, user_id)
-                   select number, pin, $5, $6, $7, $8, $9, $10, $11
-                   from rows from (
-                       unnest((select array_agg(number order by number) from free)),
-                       unnest(array(select pin from unnest($3::text[]) drawn (pin)
-                           where (select c.id from cards c where c.pin <> '' and c.pin = drawn.pin and c.hidden = 0 and c.quarantined_at is null) is null
-                               and (select c.id from cards c where c.pin <> '' and c.pin = drawn.pin and (c.hidden <> 0 or c.quarantined_at is not null)
-                                    limit 1) is null))
-                   ) card (number, pin)
-                   where number is not null and pin is not null
-                   returning id
-               )
-               select (select count(*) from free) as "free_numbers!", (select count(*) from made) as "created!""#,
+            "src/store/bulk_create.sql",
             first_number,
             last_number,
-            pins,
             self.group.number_length,
-            self.group.id,
-            self.balance,
-            self.owner_id,
-            self.min_balance,
-            self.batch_number,
-            self.language,
-            self.distributor_id
+            pins,
+            Json(card) as _
         )
         .fetch_one(connection)
         .await
     }
+}
+
+/// The values that all cards of a batch have. `bulk_create.sql` reads the serialized fields by name.
+#[derive(Serialize)]
+struct CardValues<'a> {
+    cardgroup_id: i32,
+    balance: &'a BigDecimal,
+    owner_id: i32,
+    min_balance: &'a BigDecimal,
+    batch_number: &'a str,
+    language: &'a str,
+    distributor_id: i32,
 }
 
 /// The result of a batch.
