@@ -4,6 +4,7 @@
 use bigdecimal::{BigDecimal, RoundingMode};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
+use sqlx::types::Json;
 
 use crate::accounts::{Currencies, Setting, UserType};
 use crate::auth::admission;
@@ -129,17 +130,19 @@ impl Card {
     }
 }
 
-/// The payment to make, from the checked parameters.
-#[derive(Debug)]
+/// The payment to make, from the checked parameters. `pay.sql` reads the serialized fields by name.
+#[derive(Debug, Serialize)]
 struct Payment {
     /// The id of the caller, for the audit row.
     user_id: i32,
     /// Taxes included, in `currency`.
     amount: BigDecimal,
     currency: String,
-    /// The rate from the system's currency to `currency`, and the name of the system's currency. `None` if `currency`
-    /// is the system's.
-    conversion: Option<(BigDecimal, String)>,
+    /// The rate from the system's currency to `currency`.
+    rate: BigDecimal,
+    /// The name of the system's currency. `None` if `currency` is the system's.
+    #[serde(skip)]
+    converted_to: Option<String>,
     description: String,
     /// The factor by which balances in the reply are multiplied.
     display_rate: BigDecimal,
@@ -162,6 +165,7 @@ impl Payment {
             return Err(ApiError::Refused("Amount is incorrect"));
         }
         // With a rate of 0 or less the amount would be lost.
+        let converts = currency.id != system.id;
         let rate = currencies.rate_to(currency);
         let display_rate = currencies.display_rate(caller.currency_id(), dialect);
         if rate <= 0 || display_rate <= 0 {
@@ -171,7 +175,8 @@ impl Payment {
             user_id: caller.id(),
             amount,
             currency: currency.name.clone(),
-            conversion: (currency.id != system.id).then(|| (rate, system.name.clone())),
+            rate: if converts { rate } else { BigDecimal::from(1) },
+            converted_to: converts.then(|| system.name.clone()),
             description: call.fit_text(params.get("description").unwrap_or_default(), "Description")?,
             display_rate,
         })
@@ -195,40 +200,12 @@ async fn apply_payment(
     card: &Card,
     payment: &Payment,
 ) -> Result<PaymentResult, ApiError> {
-    let one = BigDecimal::from(1);
-    let rate = payment.conversion.as_ref().map_or(&one, |(rate, _)| rate);
-    let result = sqlx::query_as!(
+    let result = sqlx::query_file_as!(
         PaymentResult,
-        r#"with cardgroup as materialized (
-               select owner_id, effective_tax_rate(tax_id, owner_id) as tax_rate from cardgroups where id = $2
-           ), added as materialized (
-               select with_tax, without_tax, divide_rounded(without_tax, $8::numeric) as credited
-               from cardgroup, lateral (
-                   select divide_rounded($3, $5::numeric) as with_tax, divide_rounded($3, $5::numeric * (1 + tax_rate)) as without_tax
-               ) amount
-           ), card as (
-               update cards set balance = coalesce(balance, 0) + credited from added where id = $1
-               returning balance - credited as balance
-           ), payment as (
-               insert into payments (paymenttype, kind, amount, currency, tax, user_id, owner_id, card, completed, date_added, shipped_at, description)
-               select 'Card', 'top_up', $3, $4, $3 * tax_rate, $1, owner_id, 1, 1, now() at time zone 'utc', now() at time zone 'utc', $6
-               from cardgroup where $9 or tax_rate > -1
-               returning id, amount
-           ), action as (
-               insert into actions (user_id, action, target_type, target_id, data, data2, data3)
-               select $7, 'card_payment_created', 'Payment', id, $1::bigint::text, plain_text(amount), $4 from payment
-           )
-           select multiply_rounded(balance, $8) as "current_balance!: Money", with_tax as "with_tax!: Money", without_tax as "without_tax!: Money",
-               multiply_rounded(balance, $8) + without_tax as "new_balance!: Money"
-           from card, added, payment"#,
+        "src/operations/card/pay.sql",
+        Json(payment) as _,
         card.id,
         card.cardgroup_id,
-        payment.amount,
-        payment.currency,
-        rate,
-        payment.description,
-        payment.user_id,
-        payment.display_rate,
         call.dialect().accepts_any_amount()
     )
     .fetch_optional(connection)
@@ -258,7 +235,7 @@ impl Receipt {
             number: card.number,
             currency: payment.currency,
             amount: payment.amount.into(),
-            conversion: payment.conversion.map(|(rate, system)| (to_money(rate), system)),
+            conversion: payment.converted_to.map(|system| (to_money(payment.rate), system)),
             paid: result,
             description: payment.description,
         }
