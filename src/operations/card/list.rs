@@ -2,6 +2,8 @@
 //! Contract: `endpoints/calling_cards_get.md`.
 
 use bigdecimal::BigDecimal;
+use serde::Serialize;
+use sqlx::types::Json;
 use sqlx::{Connection as _, PgConnection};
 
 use crate::accounts::UserType;
@@ -93,15 +95,15 @@ async fn handle(call: &CallContext, caller: &Caller) -> Result<XmlReply, ApiErro
 
 const NOT_FOUND: ApiError = ApiError::Refused("Cards were not found");
 
-/// The filters of the request. A card must match all of them.
-#[derive(Debug)]
+/// The filters of the request. A card must match all of them. `list.sql` reads the serialized fields by name.
+#[derive(Debug, Serialize)]
 struct Search {
     /// The owner of the card groups. `None`: any owner.
     owner: Option<i32>,
     number: Pattern,
-    name: Pattern,
+    name: Option<String>,
     pin: Pattern,
-    batch_number: Pattern,
+    batch_number: Option<String>,
     callerid: Pattern,
     min_balance: Option<BigDecimal>,
     max_balance: Option<BigDecimal>,
@@ -109,9 +111,12 @@ struct Search {
     sold: Option<i16>,
     distributor: Option<i64>,
     /// The maximum number of cards.
+    #[serde(skip)]
     limit: Option<i64>,
     /// How many cards to skip before the first one.
+    #[serde(skip)]
     offset: Option<i64>,
+    #[serde(skip)]
     shows_pins: bool,
 }
 
@@ -119,7 +124,7 @@ impl Search {
     /// Reads the filters. `None`: the caller may not search by PIN, so that no card is found.
     fn read(call: &CallContext, caller: &Caller) -> Option<Self> {
         let (params, dialect) = (&call.params, call.dialect());
-        let pattern = |name| Pattern::new(params.non_blank(name));
+        let pattern = |name| params.non_blank(name).map(like_pattern);
         let shows_pins = caller.usertype() != UserType::Accountant || caller.right(rights::CALLINGCARD_PIN) > 0;
         // With patterns, a caller who may not see PINs could find them out.
         if params.non_blank("pin").is_some() && !shows_pins && !dialect.allows_hidden_pin_search() {
@@ -141,11 +146,11 @@ impl Search {
         let limit = positive_integer("per_page").or(positive_integer("page").and(Some(PAGE_SIZE_DEFAULT)));
         Some(Self {
             owner: caller.owner_scope(),
-            number: pattern("number"),
+            number: Pattern::new(pattern("number")),
             name: pattern("name"),
-            pin: pattern("pin"),
+            pin: Pattern::new(pattern("pin")),
             batch_number: pattern("batch_number"),
-            callerid: pattern("callerid"),
+            callerid: Pattern::new(pattern("callerid")),
             min_balance: amount("min_balance"),
             max_balance: amount("max_balance"),
             language: language.map(str::to_owned),
@@ -162,33 +167,30 @@ impl Search {
     }
 }
 
-/// A pattern for SQL's `like`, on texts with folded case. Both fields are `None` if no filter is set.
-#[derive(Debug)]
+/// A filter of a text column that has an index. Both fields are `None` if no filter is set.
+#[derive(Debug, Serialize)]
 struct Pattern {
+    /// A pattern for SQL's `like`, on texts with folded case.
     like: Option<String>,
-    /// Set instead of `like` if only one text matches the pattern: the comparison can use an index.
+    /// Set instead of `like` if only one text matches the pattern: the comparison can use the index.
     exact: Option<String>,
 }
 
 impl Pattern {
-    fn new(text: Option<&str>) -> Self {
+    fn new(pattern: Option<String>) -> Self {
         let is_plain =
             |char: char| !matches!(char, '%' | '_' | '\\') && (char.is_ascii_digit() || !char.is_alphabetic());
-        let text = text.map(|text| {
-            // As in MOR's database, an unescaped backslash at the end matches a backslash.
-            let ends_unescaped = text.chars().rev().take_while(|char| *char == '\\').count() % 2 == 1;
-            if ends_unescaped { format!("{text}\\") } else { text.to_owned() }
-        });
-        match text.as_ref().is_some_and(|text| text.chars().all(is_plain)) {
-            true => Self { like: None, exact: text },
-            false => Self { like: text, exact: None },
+        match pattern.as_ref().is_some_and(|pattern| pattern.chars().all(is_plain)) {
+            true => Self { like: None, exact: pattern },
+            false => Self { like: pattern, exact: None },
         }
     }
+}
 
-    /// The pattern, for a column without an index.
-    fn text(&self) -> Option<&str> {
-        self.like.as_deref().or(self.exact.as_deref())
-    }
+/// Returns the pattern for SQL's `like`. As in MOR's database, an unescaped backslash at the end matches a backslash.
+fn like_pattern(text: &str) -> String {
+    let ends_unescaped = text.chars().rev().take_while(|char| *char == '\\').count() % 2 == 1;
+    if ends_unescaped { format!("{text}\\") } else { text.to_owned() }
 }
 
 /// The fields of a card in the reply.
@@ -212,14 +214,22 @@ struct Card {
 
 /// Where the next statement of a list starts. The order is that of the index `cards_group_number`: by group, then by
 /// number, then the cards of the group without a number, by id.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 enum Position {
     Start,
     /// After the card with this number. The statement reads cards of this group only.
-    AfterNumber(i32, String),
+    AfterNumber {
+        group: i32,
+        number: String,
+    },
     /// After the card of this group that has no number and this id. The statement reads only such cards.
-    AfterUnnumbered(i32, i64),
-    AfterGroup(i32),
+    AfterUnnumbered {
+        group: i32,
+        id: i64,
+    },
+    AfterGroup {
+        group: i32,
+    },
 }
 
 /// Reads the cards that match a search.
@@ -266,18 +276,20 @@ impl PageReader for CardReader {
 fn next_position(start: Position, cards: &mut Vec<Card>, limit: i64) -> Option<Position> {
     let last = cards.last().filter(|_| i64::try_from(cards.len()) == Ok(limit));
     match (last, start) {
-        (None, Position::Start | Position::AfterGroup(_)) => None,
-        (None, Position::AfterNumber(group, _)) => Some(Position::AfterUnnumbered(group, i64::MIN)),
-        (None, Position::AfterUnnumbered(group, _)) => Some(Position::AfterGroup(group)),
+        (None, Position::Start | Position::AfterGroup { .. }) => None,
+        (None, Position::AfterNumber { group, .. }) => Some(Position::AfterUnnumbered { group, id: i64::MIN }),
+        (None, Position::AfterUnnumbered { group, .. }) => Some(Position::AfterGroup { group }),
         (Some(Card { cardgroup_id, number: Some(number), .. }), _) => {
-            Some(Position::AfterNumber(*cardgroup_id, number.clone()))
+            Some(Position::AfterNumber { group: *cardgroup_id, number: number.clone() })
         }
         // The group's cards without a number are not sorted by id here: all of them are read again.
-        (Some(&Card { cardgroup_id, number: None, .. }), Position::AfterGroup(_)) => {
+        (Some(&Card { cardgroup_id, number: None, .. }), Position::AfterGroup { .. }) => {
             cards.retain(|card| card.cardgroup_id != cardgroup_id || card.number.is_some());
-            Some(Position::AfterUnnumbered(cardgroup_id, i64::MIN))
+            Some(Position::AfterUnnumbered { group: cardgroup_id, id: i64::MIN })
         }
-        (Some(&Card { cardgroup_id, id, number: None, .. }), _) => Some(Position::AfterUnnumbered(cardgroup_id, id)),
+        (Some(&Card { cardgroup_id, id, number: None, .. }), _) => {
+            Some(Position::AfterUnnumbered { group: cardgroup_id, id })
+        }
     }
 }
 
@@ -290,64 +302,14 @@ async fn read_cards(
 ) -> sqlx::Result<Vec<Card>> {
     let (begin, offset) = match start {
         Position::Start => (BEGIN_FIRST, search.offset),
-        Position::AfterUnnumbered(..) => (BEGIN_UNNUMBERED, None),
-        Position::AfterNumber(..) | Position::AfterGroup(_) => (BEGIN_NEXT_PAGE, None),
+        Position::AfterUnnumbered { .. } => (BEGIN_UNNUMBERED, None),
+        Position::AfterNumber { .. } | Position::AfterGroup { .. } => (BEGIN_NEXT_PAGE, None),
     };
-    let after_number = if let Position::AfterNumber(group, number) = start { Some((*group, number)) } else { None };
-    let after_unnumbered = if let Position::AfterUnnumbered(group, id) = start { Some((*group, *id)) } else { None };
-    let after_group = if let Position::AfterGroup(group) = start { Some(*group) } else { None };
-    // Numbers of a group are distinct: only cards without a number need the order by id, which the index does not have.
-    let orders_by_id = matches!(start, Position::Start | Position::AfterUnnumbered(..));
     let mut transaction = connection.begin_with(begin).await?;
-    // The plan is made for these values: the conditions that do not apply are removed from it.
-    let cards = sqlx::query_as!(
-        Card,
-        r#"select c.cardgroup_id, c.id, c.number, c.name, c.pin, c.batch_number, c.callerid,
-               coalesce(c.balance, 0) as "balance!: Money", coalesce(c.min_balance, 0) as "min_balance!: Money",
-               coalesce(to_char(c.first_use, 'YYYY-MM-DD HH24:MI:SS'), '') as "first_use!",
-               coalesce(to_char(c.daily_charge_paid_till, 'YYYY-MM-DD HH24:MI:SS'), '') as "daily_charge_paid_till!",
-               c.sold, c.language,
-               coalesce(nullif(btrim(u.first_name || ' ' || u.last_name), ''), u.username) as distributor
-           from cards c
-           join cardgroups g on g.id = c.cardgroup_id
-           left join users u on u.id = c.user_id
-           where c.hidden = 0 and c.quarantined_at is null and g.hidden = 0 and ($1::integer is null or g.owner_id = $1)
-               and ($2::text is null or c.number = $2) and ($3::text is null or fold_case(c.number) like fold_case($3))
-               and ($4::text is null or c.pin = $4) and ($5::text is null or fold_case(c.pin) like fold_case($5))
-               and ($6::text is null or c.callerid = $6) and ($7::text is null or fold_case(c.callerid) like fold_case($7))
-               and ($8::text is null or fold_case(c.name) like fold_case($8)) and ($9::text is null or fold_case(c.batch_number) like fold_case($9))
-               and ($10::numeric is null or coalesce(c.balance, 0) >= $10) and ($11::numeric is null or coalesce(c.balance, 0) <= $11)
-               and ($12::text is null or fold_case(c.language) = fold_case($12)) and ($13::smallint is null or c.sold = $13)
-               and ($14::bigint is null or c.user_id = $14)
-               and ($15::integer is null or (c.cardgroup_id, c.number) > ($15, $16::text) and c.cardgroup_id <= $15)
-               and ($17::integer is null or c.cardgroup_id = $17 and c.number is null and c.id > $18::bigint)
-               and ($19::integer is null or c.cardgroup_id > $19)
-           order by c.cardgroup_id, c.number, case when $20 then c.id end limit $21 offset $22"#,
-        search.owner,
-        search.number.exact.as_deref(),
-        search.number.like.as_deref(),
-        search.pin.exact.as_deref(),
-        search.pin.like.as_deref(),
-        search.callerid.exact.as_deref(),
-        search.callerid.like.as_deref(),
-        search.name.text(),
-        search.batch_number.text(),
-        search.min_balance.as_ref(),
-        search.max_balance.as_ref(),
-        search.language.as_deref(),
-        search.sold,
-        search.distributor,
-        after_number.map(|(group, _)| group),
-        after_number.map(|(_, number)| number),
-        after_unnumbered.map(|(group, _)| group),
-        after_unnumbered.map(|(_, id)| id),
-        after_group,
-        orders_by_id,
-        limit,
-        offset
-    )
-    .fetch_all(&mut *transaction)
-    .await?;
+    let cards =
+        sqlx::query_file_as!(Card, "src/operations/card/list.sql", Json(search) as _, Json(start) as _, limit, offset)
+            .fetch_all(&mut *transaction)
+            .await?;
     transaction.commit().await?;
     Ok(cards)
 }

@@ -113,16 +113,18 @@ async fn card_group_query_does_not_read_sold_cards() {
 async fn pages_of_lists_continue_in_index_order() {
     with_statistics_of_each_age(async |server| {
         let mode = "force_custom_plan; set enable_incremental_sort = off";
-        let page = |conditions: [&'static str; 6]| [["null"; 14].as_slice(), &conditions, &["2000", "null"]].concat();
-        let after_number = page(["7", "'1030000'", "null", "null", "null", "false"]);
-        let after_group = page(["null", "null", "null", "null", "7", "false"]);
-        for filter in [None, Some((7, "'no name%'")), Some((8, "'no batch%'")), Some((12, "1"))] {
-            for (mut values, condition) in [
-                (after_number.clone(), "Index Cond: ((ROW(cardgroup_id, number) > ROW(7, '1030000'::text))"),
-                (after_group.clone(), "Index Cond: (cardgroup_id > 7)"),
+        let statement = ["-- Lists the first $3 cards that match the filters $1"];
+        let filters = ["{}", r#"{"name": "no name%"}"#, r#"{"batch_number": "no batch%"}"#, r#"{"sold": 1}"#];
+        for filter in filters {
+            for (start, condition) in [
+                (
+                    r#"{"AfterNumber": {"group": 7, "number": "1030000"}}"#,
+                    "Index Cond: ((ROW(cardgroup_id, number) > ROW(7, '1030000'::text))",
+                ),
+                (r#"{"AfterGroup": {"group": 7}}"#, "Index Cond: (cardgroup_id > 7)"),
             ] {
-                filter.iter().for_each(|(parameter, value)| values[*parameter] = value);
-                let plan = server.query_plan(&["to_char(c.first_use"], mode, &values).await;
+                let values = [&format!("'{filter}'"), &format!("'{start}'"), "2000", "null"];
+                let plan = server.query_plan(&statement, mode, &values).await;
                 assert!(
                     plan.contains("Index Scan using cards_group_number on cards c") && plan.contains(condition),
                     "{plan}"
@@ -130,8 +132,8 @@ async fn pages_of_lists_continue_in_index_order() {
                 assert!(!plan.contains("Sort"), "{plan}");
             }
         }
-        let unnumbered = page(["null", "null", "7", "5", "null", "true"]);
-        let plan = server.query_plan(&["to_char(c.first_use"], "force_custom_plan", &unnumbered).await;
+        let unnumbered = ["'{}'", r#"'{"AfterUnnumbered": {"group": 7, "id": 5}}'"#, "2000", "null"];
+        let plan = server.query_plan(&statement, "force_custom_plan", &unnumbered).await;
         assert!(plan.contains("number IS NULL") && !plan.contains("using cards_pkey"), "{plan}");
         for values in
             [["11", "false", "null", "null", "null", "2000"], ["11", "true", "'B'", "'1030000'", "null", "2000"]]
