@@ -1,5 +1,5 @@
-//! Rules about the source tree that the compiler doesn't check: module dependencies, file sizes, and a test and a
-//! document page for each operation.
+//! Rules about the source tree that the compiler doesn't check: module dependencies, file sizes, parameters of SQL
+//! statements, and a test and a document page for each operation.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -130,6 +130,33 @@ fn source_files_are_small() {
     assert!(in_root.count() <= 12, "more than 12 files directly in src");
 }
 
+/// The highest number of a positional parameter in a statement. A statement with more values reads them by name: from a
+/// `jsonb` parameter that is a serialized struct, or from arrays.
+const POSITIONAL_PARAMETERS_MAX: u32 = 8;
+
+/// These statements have up to 11 parameters. Each of them is documented at the start of its file.
+const STATEMENTS_WITH_MORE_PARAMETERS: [&str; 2] = ["src/sales/sell_batch.sql", "src/sales/order_rows.sql"];
+
+/// A statement has few positional parameters. A parameter is a `$` before digits: the code has no
+/// other text of this kind.
+#[test]
+fn statements_have_few_positional_parameters() {
+    let mut statement_files = 0;
+    for file in files_below_src(&["rs", "sql"]) {
+        let text = std::fs::read_to_string(root().join(&file)).unwrap();
+        let numbers = text.split('$').skip(1).filter_map(|rest| {
+            let digits = rest.find(|char: char| !char.is_ascii_digit()).map_or(rest, |end| &rest[..end]);
+            digits.parse::<u32>().ok()
+        });
+        let Some(highest) = numbers.max() else { continue };
+        statement_files += 1;
+        let has_more = highest > POSITIONAL_PARAMETERS_MAX;
+        let may_have_more = STATEMENTS_WITH_MORE_PARAMETERS.contains(&file.to_str().unwrap());
+        assert_eq!(has_more, may_have_more, "{} has the parameter ${highest}", file.display());
+    }
+    assert!(statement_files > 30, "{statement_files}");
+}
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -137,22 +164,31 @@ fn root() -> &'static Path {
 /// Returns the modules of the library by path (`http::router`), with their files relative to the repository root.
 fn modules() -> BTreeMap<String, PathBuf> {
     let mut modules = BTreeMap::new();
+    for path in files_below_src(&["rs"]) {
+        let module = path.with_extension("").strip_prefix("src").unwrap().to_str().unwrap().replace('/', "::");
+        let module = module.strip_suffix("::mod").unwrap_or(&module).to_owned();
+        if !["lib", "main"].contains(&module.as_str()) {
+            modules.insert(module, path);
+        }
+    }
+    modules
+}
+
+/// Returns the files below `src` with one of the extensions, relative to the repository root.
+fn files_below_src(extensions: &[&str]) -> Vec<PathBuf> {
     let mut folders = vec![PathBuf::from("src")];
+    let mut files = Vec::new();
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(root().join(&folder)).unwrap().map(|entry| entry.unwrap()) {
             let path = folder.join(entry.file_name());
             if entry.path().is_dir() {
                 folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let module = path.with_extension("").strip_prefix("src").unwrap().to_str().unwrap().replace('/', "::");
-                let module = module.strip_suffix("::mod").unwrap_or(&module).to_owned();
-                if !["lib", "main"].contains(&module.as_str()) {
-                    modules.insert(module, path);
-                }
+            } else if path.extension().is_some_and(|extension| extensions.iter().any(|known| extension == *known)) {
+                files.push(path);
             }
         }
     }
-    modules
+    files
 }
 
 /// Returns the modules that each module uses. Uses of an own ancestor aren't counted: the parent declares the module,
