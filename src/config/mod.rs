@@ -59,7 +59,7 @@ pub struct Config {
     pub max_body: NonZero<usize>,
     pub max_parameters: NonZero<usize>,
     pub max_headers: NonZero<usize>,
-    pub max_header: NonZero<usize>,
+    pub max_header_bytes: NonZero<usize>,
     #[serde(deserialize_with = "limit")]
     pub max_connections: usize,
     #[serde(deserialize_with = "limit")]

@@ -27,7 +27,7 @@ use crate::server::connection::{ConnectionState, Timeouts, TrackedBody, TrackedI
 use crate::server::limits::LogThrottle;
 use crate::xml::XmlReply;
 
-/// Buffer limit of a connection for a request or a reply, in bytes; larger if `max_header` is.
+/// Buffer limit of a connection for a request or a reply, in bytes; larger if `max_header_bytes` is.
 const BUFFER_BYTES: usize = 64 * 1024;
 /// hyper's default limit of headers, which it parses without a heap allocation.
 const HYPER_HEADERS_DEFAULT: usize = 100;
@@ -80,9 +80,9 @@ struct Acceptor<S> {
 
 impl<S: HttpService<Future: Send>> Acceptor<S> {
     fn new(service: S, config: &Config) -> Self {
-        let max_header = config.max_header.get();
+        let max_header_bytes = config.max_header_bytes.get();
         let mut http = http1::Builder::new();
-        http.max_header_size(max_header).max_buf_size(max_header.max(BUFFER_BYTES));
+        http.max_header_size(max_header_bytes).max_buf_size(max_header_bytes.max(BUFFER_BYTES));
         if config.max_headers.get() != HYPER_HEADERS_DEFAULT {
             http.max_headers(config.max_headers.get());
         }

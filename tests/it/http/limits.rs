@@ -44,7 +44,7 @@ async fn idle_connection_is_closed_after_the_timeout() {
 #[tokio::test(flavor = "multi_thread")]
 async fn header_size_and_count_are_limited() {
     for headers in ["100", "40"] {
-        let server = server_with_settings(&[("max_headers", headers), ("max_header", "9000")]).await;
+        let server = server_with_settings(&[("max_headers", headers), ("max_header_bytes", "9000")]).await;
         let address = server.listen().await;
         let request = |count: usize| format!("GET /livez HTTP/1.1\r\n{}\r\n", "x: y\r\n".repeat(count));
         let limit = headers.parse().unwrap();
