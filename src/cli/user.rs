@@ -32,7 +32,7 @@ pub enum Command {
         sha1: bool,
     },
     /// Delete MOR's SHA-1 hash of each password that also has an argon2id hash
-    ForgetSha1,
+    ClearSha1,
     /// Block a user
     Block {
         /// The user's name
@@ -94,7 +94,7 @@ pub async fn run(command: &Command, config: &Config) -> Result<Report, CommandEr
         Command::Add(new) => add(new, config).await,
         Command::List { r#type } => list(*r#type, config).await,
         Command::SetPassword { name, sha1 } => set_password(name, *sha1, config).await,
-        Command::ForgetSha1 => clear_sha1_hashes(config).await,
+        Command::ClearSha1 => clear_sha1_hashes(config).await,
         Command::Block { name } => set_blocked(name, true, config).await,
         Command::Unblock { name } => set_blocked(name, false, config).await,
     }

@@ -85,10 +85,10 @@ async fn new_password_replaces_the_old_one_at_once() {
 }
 
 #[tokio::test]
-async fn forget_sha1_deletes_hashes_that_argon2_replaces() {
+async fn clear_sha1_deletes_hashes_that_argon2_replaces() {
     let operator = Operator::new().await;
     log_in(&operator, "admin", "secret password").await.assert_page_error(ADMITTED);
-    let output = operator.run_ok(&["user", "forget-sha1"]);
+    let output = operator.run_ok(&["user", "clear-sha1"]);
     assert_eq!(output, "SHA-1 hashes deleted: 1; left: 10, of users that have not sent their password yet.\n");
     operator.server.assert_rows("select id from users where password = ''", &["0"]).await;
     log_in(&operator, "admin", "secret password").await.assert_page_error(ADMITTED);
