@@ -65,7 +65,7 @@ pub enum ApiError {
     LimitedVersion,
 
     /// The card group does not exist, or belongs to another owner.
-    CardgroupNotFound,
+    CardGroupNotFound,
     /// No card is free.
     FreeCardsNotFound,
     /// The requested card is sold.
@@ -265,7 +265,7 @@ impl ApiError {
             Self::IncorrectHash => (Status, "Incorrect hash"),
             Self::AccessDenied => (Status, "Access Denied"),
             Self::LimitedVersion => (Status, "This is a limited version. You can have only 10 Cards."),
-            Self::CardgroupNotFound => (PageStatus, "Cardgroup was not found"),
+            Self::CardGroupNotFound => (PageStatus, "Cardgroup was not found"),
             Self::FreeCardsNotFound => (PageStatus, "Free cards was not found"),
             Self::CardAlreadySold => (PageStatus, "Card is already sold"),
             Self::CurrencyNotFound => (PageStatus, "Currency was not found"),

@@ -44,7 +44,7 @@ async fn handle(call: &CallContext, caller: &Caller) -> Result<XmlReply, ApiErro
     let id = i32::try_from(call.params.integer("id")).unwrap_or(-1);
     let currencies = call.state.accounts.currencies().await?;
     let rate = currencies.display_rate(caller.currency_id(), call.dialect());
-    let group = find(call, caller, id, &rate).await?.ok_or(ApiError::CardgroupNotFound)?;
+    let group = find(call, caller, id, &rate).await?.ok_or(ApiError::CardGroupNotFound)?;
     if !group.has_taxes && call.dialect().creates_missing_taxes() {
         // Boxed: the future is large, and this happens once per group.
         Box::pin(ensure_taxes(call, id)).await?;

@@ -347,7 +347,7 @@ async fn check_group_exists(connection: &mut PgConnection, caller: &Caller, grou
         .fetch_optional(connection)
         .await?
         .map(drop)
-        .ok_or(ApiError::CardgroupNotFound)
+        .ok_or(ApiError::CardGroupNotFound)
 }
 
 /// Whether a statement failed because another server used the order's key at the same time, or a card in stock has a
