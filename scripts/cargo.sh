@@ -7,8 +7,3 @@ build_program() {
         sed -n 's|.*"executable":"\([^"]*/mortise\)".*|\1|p' | tail -1)
     [ -n "$program" ] || exit 1
 }
-
-# Prints the target directory.
-target_directory() {
-    cargo metadata --locked --no-deps --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p'
-}
