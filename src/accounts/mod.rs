@@ -16,13 +16,14 @@ use foldhash::fast;
 use papaya::{HashMap, HashSet};
 use prometheus_client::metrics::histogram::Histogram;
 use rustix::time::{ClockId, clock_gettime};
+use secrecy::SecretString;
 use sqlx::PgExecutor;
 use sqlx::postgres::PgListener;
 use tokio::time::timeout;
 
 use self::records::Confline;
 pub use self::records::{Currencies, Currency, SecretKey, Setting, Settings, User, UserType};
-use crate::config::{OnOff, Secret};
+use crate::config::OnOff;
 use crate::db::pool::Pool;
 
 const CHANNEL: &str = "mortise_changes";
@@ -168,7 +169,7 @@ impl AccountCache {
             owner_id: row.owner_id,
             blocked: row.blocked,
             password: row.password.into(),
-            password_argon2: row.password_argon2.map(Secret::from),
+            password_argon2: row.password_argon2.map(SecretString::from),
             currency_id: row.currency_id,
             rights: row.rights.into_iter().zip(row.values).collect(),
         }))

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant, SystemTime};
 
 use bigdecimal::{BigDecimal, RoundingMode};
+use secrecy::{ExposeSecret, SecretString};
 use strum::{EnumCount, EnumString, IntoStaticStr, VariantNames};
 
-use crate::config::Secret;
 use crate::dialect::Dialect;
 use crate::number;
 
@@ -80,9 +80,9 @@ pub struct User {
     /// Blocked or hidden.
     pub blocked: bool,
     /// SHA-1 in hexadecimal, as MOR stores it; empty if the operator has emptied it.
-    pub password: Secret,
+    pub password: SecretString,
     /// Argon2 hash, stored by Mortise only; replaces `password` if it is set.
-    pub password_argon2: Option<Secret>,
+    pub password_argon2: Option<SecretString>,
     pub currency_id: Option<i32>,
     pub(super) rights: HashMap<String, i16>,
 }
@@ -157,7 +157,7 @@ impl Confline {
 #[derive(Debug)]
 pub struct Settings {
     /// Indexed by [`Setting`]. `None`: not set, or empty.
-    texts: [Option<Secret>; Setting::COUNT],
+    texts: [Option<SecretString>; Setting::COUNT],
     /// Until when the previous key is accepted. `None`: it is not accepted.
     previous_key_expires_at: Option<Instant>,
 }
@@ -205,7 +205,7 @@ impl Settings {
 
     /// Returns the text of a setting. `None`: not set, or empty.
     pub fn text(&self, setting: Setting) -> Option<&str> {
-        self.texts[setting as usize].as_ref().map(Secret::reveal)
+        self.texts[setting as usize].as_ref().map(|text| text.expose_secret())
     }
 }
 

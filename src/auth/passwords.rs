@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use argon2::Argon2;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use hmac::{Hmac, KeyInit, Mac};
+use secrecy::ExposeSecret;
 use sha1::{Digest, Sha1};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
@@ -16,7 +17,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinError;
 
 use crate::accounts::User;
-use crate::config::Secret;
 use crate::db::pool::Pool;
 use crate::error::ApiError;
 use crate::locks::KeyedLocks;
@@ -39,8 +39,10 @@ type CacheKey = [u8; 32];
 
 /// Verifies passwords, and caches the results. The cache does not contain passwords but their HMACs, with a random key
 /// that is created at the start and exists only in memory.
+#[derive(Debug)]
 pub struct Passwords {
-    hmac_key: [u8; 64],
+    /// Holds the key.
+    hmac: Hmac<Sha256>,
     /// Maximum time that a request waits in each of the queues.
     max_wait: Duration,
     results: Mutex<Results>,
@@ -55,16 +57,10 @@ pub struct Passwords {
 
 /// The results of checks. A result stays true: its key covers the stored hashes. With the time of the check, or of the
 /// last use of a correct password.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Results {
     correct: HashMap<CacheKey, Instant>,
     wrong: HashMap<CacheKey, Instant>,
-}
-
-impl std::fmt::Debug for Passwords {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Passwords")
-    }
 }
 
 /// An attempt to authenticate with a password.
@@ -83,7 +79,7 @@ impl Passwords {
         let mut hmac_key = [0; 64];
         getrandom::fill(&mut hmac_key)?;
         Ok(Self {
-            hmac_key,
+            hmac: Hmac::new(&hmac_key.into()),
             max_wait,
             results: Mutex::default(),
             checks: Arc::new(Semaphore::new(CONCURRENT_CHECKS_MAX)),
@@ -123,10 +119,10 @@ impl Passwords {
             Some(hash) => {
                 let permit = self.wait_for_check(load, client).await?;
                 check_limit()?;
-                matches_argon2(permit, hash.reveal().to_owned(), password.to_owned()).await?
+                matches_argon2(permit, hash.expose_secret().to_owned(), password.to_owned()).await?
             }
             None => {
-                let is_correct = matches_sha1(user.password.reveal(), password);
+                let is_correct = matches_sha1(user.password.expose_secret(), password);
                 if is_correct {
                     self.upgrade_hash(pool, attempt).await?;
                 }
@@ -150,7 +146,7 @@ impl Passwords {
             "update users set password_argon2 = $1 where id = $2 and password = $3 and password_argon2 is null",
             hash,
             user.id,
-            user.password.reveal()
+            user.password.expose_secret()
         );
         pool.limit_commit(update.execute(&mut *connection)).await?;
         connection.release_clean();
@@ -194,9 +190,11 @@ impl Passwords {
     /// Returns the cache key of a password. It covers the stored hashes too, so that a changed password in the database
     /// invalidates the cached entry.
     fn cache_key(&self, user: &User, password: &str) -> CacheKey {
-        let mut mac = Hmac::<Sha256>::new(&self.hmac_key.into());
+        let mut mac = self.hmac.clone();
         mac.update(&user.id.to_be_bytes());
-        for stored in [user.password.reveal(), user.password_argon2.as_ref().map_or("", Secret::reveal)] {
+        for stored in
+            [user.password.expose_secret(), user.password_argon2.as_ref().map_or("", |hash| hash.expose_secret())]
+        {
             mac.update(stored.as_bytes());
             mac.update(&[0]);
         }

@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use secrecy::ExposeSecret;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgPool, Postgres, Transaction};
 
@@ -41,7 +42,7 @@ pub async fn with_any_schema<T>(
     config: &Config,
     work: impl AsyncFnOnce(&PgPool) -> Result<T, CommandError>,
 ) -> Result<T, CommandError> {
-    if config.database_url.reveal().is_empty() && !ManagedPostgres::is_initialized(&server::data_dir(config)) {
+    if config.database_url.expose_secret().is_empty() && !ManagedPostgres::is_initialized(&server::data_dir(config)) {
         return Err(CommandError::NoDatabase(server::data_dir(config)));
     }
     with_new_or_existing(config, work).await
@@ -52,7 +53,7 @@ pub async fn with_new_or_existing<T>(
     config: &Config,
     work: impl AsyncFnOnce(&PgPool) -> Result<T, CommandError>,
 ) -> Result<T, CommandError> {
-    let url = config.database_url.reveal();
+    let url = config.database_url.expose_secret();
     if !url.is_empty() {
         return cancel_on_signal(with_pool(db::parse_url(url)?, config, work)).await;
     }

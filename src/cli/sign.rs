@@ -2,6 +2,7 @@
 
 use clap::Args;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 
 use super::database::with_database;
@@ -9,7 +10,7 @@ use super::{CommandError, Report};
 use crate::accounts::AccountCache;
 use crate::auth::admission;
 use crate::auth::signature::SignedParams;
-use crate::config::{Config, OnOff, Secret};
+use crate::config::{Config, OnOff};
 use crate::http::context::Operation;
 use crate::http::params::Params;
 use crate::operations::{self, OPERATIONS};
@@ -44,7 +45,7 @@ pub async fn run(options: &Options, config: &Config) -> Result<Report, CommandEr
     let signed: Vec<SignedParams<'_>> =
         operation.hash_rules.iter().flat_map(|rule| rule.signed_params(&params, &options.operation)).collect();
     let signed = signed.first().ok_or_else(|| CommandError::failed("this request has no hash"))?;
-    let hash = hex::encode(signed.digest(key.reveal()));
+    let hash = hex::encode(signed.digest(key.expose_secret()));
     let request = match params.get("u") {
         Some(_) => format!("{form}&hash={hash}"),
         None => format!("u={}&{form}&hash={hash}", percent_encode(user)).replace("&&", "&"),
@@ -98,7 +99,7 @@ pub(super) fn masked_hash_input(signed: &SignedParams<'_>) -> String {
 }
 
 /// Returns the first valid key of a user.
-async fn find_signing_key(name: &str, config: &Config) -> Result<Secret, CommandError> {
+async fn find_signing_key(name: &str, config: &Config) -> Result<SecretString, CommandError> {
     with_database(config, async |pool| {
         let accounts = AccountCache::new(pool.clone().into(), OnOff::Off);
         let not_found = || CommandError::NotFound(format!("there is no user {name:?}"));
@@ -106,7 +107,7 @@ async fn find_signing_key(name: &str, config: &Config) -> Result<Secret, Command
         let (own, system) = (accounts.settings(user.settings_owner()).await?, accounts.settings(0).await?);
         let key = admission::accepted_keys(&user, &own, &system, config.dialect)
             .first()
-            .map(|key| Secret::from(key.text.to_owned()));
+            .map(|key| SecretString::from(key.text));
         key.ok_or_else(|| CommandError::NotFound(format!("{name} has no valid secret key: use `mortise key set`")))
     })
     .await

@@ -10,6 +10,7 @@ use std::time::Duration;
 use axum::http::Uri;
 use axum::http::uri::Scheme;
 use ipnet::IpNet;
+use secrecy::SecretString;
 use serde::Deserialize;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
@@ -38,7 +39,7 @@ pub struct Config {
     #[serde(deserialize_with = "prefix")]
     pub prefix: String,
     pub dialect: Dialect,
-    pub database_url: Secret,
+    pub database_url: SecretString,
     pub data_dir: PathBuf,
     pub migrate: OnOff,
     #[serde(deserialize_with = "database_connections")]
@@ -123,31 +124,6 @@ pub enum LogFormat {
     Auto,
     Human,
     Json,
-}
-
-/// Text whose `Debug` output hides it from logs and errors. `==` is not constant-time: never compare it with data from
-/// a client.
-#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(transparent)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Returns the text. Do not log it.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl From<String> for Secret {
-    fn from(text: String) -> Self {
-        Self(text)
-    }
-}
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(if self.0.is_empty() { "\"\"" } else { "(hidden)" })
-    }
 }
 
 /// An invalid setting or settings file, with which the server does not start.

@@ -3,10 +3,10 @@
 
 use std::collections::HashSet;
 
+use secrecy::{ExposeSecret, SecretString};
 use sha1::{Digest, Sha1};
 use sqlx::{PgConnection, PgPool};
 
-use crate::config::Secret;
 use crate::db::DatabaseError;
 use crate::managed_postgres::data_directory::random_hex;
 
@@ -18,7 +18,7 @@ pub const DEMO_KEY: &str = "456789";
 #[expect(missing_docs, reason = "self-explanatory names")]
 pub struct InitialCredentials {
     pub username: &'static str,
-    pub secret_key: Secret,
+    pub secret_key: SecretString,
 }
 
 /// Writes the initial data into a database without users and passes the credentials to `show_credentials`. If that
@@ -47,7 +47,7 @@ async fn seed(
         return Ok(false);
     }
     let credentials = match demo {
-        true => InitialCredentials { username: "username", secret_key: DEMO_KEY.to_owned().into() },
+        true => InitialCredentials { username: "username", secret_key: DEMO_KEY.into() },
         false => InitialCredentials { username: "admin", secret_key: random_secret()?.into() },
     };
     seed_basics(connection, &credentials).await?;
@@ -93,7 +93,7 @@ async fn seed_basics(connection: &mut PgConnection, credentials: &InitialCredent
              ('Tax_1', 'Tax', '1'), ('Tax_2', '', '0'), ('Tax_3', '', '0'), ('Tax_4', '', '0'), ('Total_tax_name', 'Tax', null),
              ('Tax_1_Value', '0', null), ('Tax_2_Value', '0', null), ('Tax_3_Value', '0', null), ('Tax_4_Value', '0', null),
              ('Tax_compound', '1', null), ('API_Allow_payments_ower_API', '0', null)",
-        credentials.secret_key.reveal()
+        credentials.secret_key.expose_secret()
     )
     .execute(&mut *connection)
     .await?;

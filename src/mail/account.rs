@@ -4,9 +4,9 @@ use std::net::IpAddr;
 
 use lettre::Address;
 use lettre::message::Mailbox;
+use lettre::transport::smtp::authentication::Credentials;
 
 use crate::accounts::{AccountCache, Setting, Settings};
-use crate::config::Secret;
 use crate::input;
 use crate::number;
 
@@ -19,8 +19,7 @@ const PORT_DEFAULT: u16 = 25;
 pub(super) struct SmtpAccount {
     pub host: String,
     pub port: u16,
-    /// User name and password.
-    pub login: Option<(String, Secret)>,
+    pub login: Option<Credentials>,
     pub sender: Mailbox,
 }
 
@@ -59,7 +58,7 @@ impl SmtpAccount {
         };
         let login = server.text(Setting::EmailLogin).map(|login| {
             let password = server.text(Setting::EmailPassword).unwrap_or_default();
-            (login.to_owned(), password.to_owned().into())
+            Credentials::new(login.to_owned(), password.to_owned())
         });
         let senders = [own, system]
             .map(|settings| settings.text(Setting::EmailFrom).or_else(|| settings.text(Setting::CompanyEmail)));

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use lettre::Message;
 use lettre::transport::smtp::Error;
-use lettre::transport::smtp::authentication::{Credentials, DEFAULT_MECHANISMS};
+use lettre::transport::smtp::authentication::DEFAULT_MECHANISMS;
 #[expect(deprecated, reason = "the only way to TLS from the first byte over a given stream")]
 use lettre::transport::smtp::client::AsyncNetworkStream;
 use lettre::transport::smtp::client::{AsyncSmtpConnection, AsyncTokioStream, Certificate, TlsParameters};
@@ -175,9 +175,8 @@ async fn connect_and_login(account: &SmtpAccount, tls: &Tls) -> Result<AsyncSmtp
             return Err("the mail server does not offer STARTTLS, which mail_tls requires".into());
         }
     }
-    if let Some((name, password)) = login {
-        let credentials = Credentials::new(name.clone(), password.reveal().to_owned());
-        smtp.auth(DEFAULT_MECHANISMS, &credentials).await.map_err(|error| match error.status() {
+    if let Some(credentials) = login {
+        smtp.auth(DEFAULT_MECHANISMS, credentials).await.map_err(|error| match error.status() {
             // Only the code: the text of the reply might quote the credentials.
             Some(code) => format!("AUTH: {code}"),
             None if error.is_client() => describe_error("AUTH", &error),

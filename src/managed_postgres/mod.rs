@@ -26,11 +26,11 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use secrecy::{ExposeSecret, SecretString};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::{ConnectOptions, Connection};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::config::Secret;
 use crate::db::session;
 use crate::input;
 use crate::managed_postgres::data_directory::{
@@ -89,8 +89,8 @@ pub struct ManagedPostgres {
     socket_dir: PathBuf,
     bin_dir: PathBuf,
     os_user: Option<OsUser>,
-    password: Secret,
-    superuser_password: Secret,
+    password: SecretString,
+    superuser_password: SecretString,
     /// Holds the file lock on the data directory while it is open.
     _lock: File,
     child: Mutex<Option<std::process::Child>>,
@@ -145,7 +145,7 @@ impl ManagedPostgres {
 
     /// Returns the options that the server connects with, as a role without superuser rights.
     pub fn connect_options(&self) -> PgConnectOptions {
-        build_connect_options(&self.socket_dir, ROLE, self.password.reveal(), ROLE)
+        build_connect_options(&self.socket_dir, ROLE, self.password.expose_secret(), ROLE)
     }
 
     /// Starts PostgreSQL, or adopts the one that a crash of this program left running, and waits until it accepts
@@ -156,7 +156,8 @@ impl ManagedPostgres {
         } else {
             self.spawn()?;
         }
-        let superuser = build_connect_options(&self.socket_dir, SUPERUSER, self.superuser_password.reveal(), SUPERUSER);
+        let superuser =
+            build_connect_options(&self.socket_dir, SUPERUSER, self.superuser_password.expose_secret(), SUPERUSER);
         let started_at = Instant::now();
         let mut last_warning_at = started_at;
         loop {
@@ -214,7 +215,7 @@ impl ManagedPostgres {
         let role =
             sqlx::query("select 1 from pg_roles where rolname = $1").bind(ROLE).fetch_optional(&mut connection).await?;
         let verb = if role.is_none() { "create" } else { "alter" };
-        let statement = format!("{verb} role {ROLE} login nosuperuser password '{}'", self.password.reveal());
+        let statement = format!("{verb} role {ROLE} login nosuperuser password '{}'", self.password.expose_secret());
         // For `mortise doctor`, which reports the sessions that block others.
         let statement = format!("{statement}; grant pg_read_all_stats to {ROLE}");
         sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&mut connection).await?;

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use sd_notify::NotifyState;
+use secrecy::ExposeSecret;
 use sqlx::PgPool;
 use tokio::net::TcpListener;
 
@@ -74,7 +75,7 @@ pub enum ServerError {
 /// and stops a local PostgreSQL.
 pub async fn serve(config: Config, demo: bool) -> Result<(), ServerError> {
     let stop = shutdown_signal()?.inspect(|()| notify_service_manager(NotifyState::Stopping)).shared();
-    let url = config.database_url.reveal();
+    let url = config.database_url.expose_secret();
     if !url.is_empty() {
         return serve_with_database(db::parse_url(url)?, config, demo, stop).await;
     }
@@ -142,7 +143,7 @@ async fn prepare_database(
 /// Prints the credentials of the first start. The key is shown only this once; on standard output, so that no log
 /// contains it. The write blocks a thread of its own: standard output can be a pipe that its reader does not read.
 async fn print_credentials(InitialCredentials { username, secret_key }: &InitialCredentials) -> std::io::Result<()> {
-    let line = format!("First start. User: {username}  API secret key: {}\n", secret_key.reveal());
+    let line = format!("First start. User: {username}  API secret key: {}\n", secret_key.expose_secret());
     let write = move || std::io::stdout().write_all(line.as_bytes());
     tokio::task::spawn_blocking(write).await?
 }

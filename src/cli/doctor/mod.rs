@@ -9,6 +9,7 @@ mod server;
 mod stock;
 mod text;
 
+use secrecy::ExposeSecret;
 use serde::Serialize;
 use serde_json::json;
 use sqlx::{Connection, PgConnection, PgPool};
@@ -206,5 +207,5 @@ fn check_or_problem(name: &'static str, check: sqlx::Result<Check>) -> Check {
 
 /// Returns the data directory of the local PostgreSQL; `None` with `database_url`.
 fn local_data_dir(config: &Config) -> Option<std::path::PathBuf> {
-    config.database_url.reveal().is_empty().then(|| crate::server::data_dir(config))
+    config.database_url.expose_secret().is_empty().then(|| crate::server::data_dir(config))
 }

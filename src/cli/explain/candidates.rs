@@ -2,10 +2,11 @@
 //! of the values.
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use secrecy::{ExposeSecret, SecretString};
 use sha1::{Digest, Sha1};
 
 use crate::auth::signature::SignedParams;
-use crate::config::{Config, Secret};
+use crate::config::Config;
 use crate::http::params::Params;
 
 /// Maximum number of parameters that are tried in every order and selection: 13,700 combinations.
@@ -23,7 +24,7 @@ const EMPTY_HASH: &str = "da39a3ee5e6b4b0d3255bfef95601890afd80709";
 
 /// A key in the database.
 pub struct KeyCandidate {
-    pub text: Secret,
+    pub text: SecretString,
     /// For the operator: `the secret key of admin`.
     pub description: String,
     /// Whether the key is valid for the user of the request.
@@ -68,7 +69,8 @@ impl HashCandidates<'_> {
         let mut causes = Vec::new();
         for signed in self.signed {
             let values = concat_values(signed);
-            for key in self.keys.iter().filter(|key| matches(&[values.as_bytes(), key.text.reveal().as_bytes()])) {
+            for key in self.keys.iter().filter(|key| matches(&[values.as_bytes(), key.text.expose_secret().as_bytes()]))
+            {
                 let mistake = match key.is_accepted {
                     _ if signed.is_legacy && !self.config.legacy_hashes => {
                         "by the old rule, which the setting legacy_hashes refuses".to_owned()
@@ -102,7 +104,7 @@ impl HashCandidates<'_> {
         };
         try_input("the client hashes no key", &[joined.as_bytes()]);
         for key in self.keys {
-            let text = key.text.reveal();
+            let text = key.text.expose_secret();
             let key_hash = hex::encode(Sha1::digest(text));
             let inputs: [(&str, &str, &str); 9] = [
                 ("the client hashes the key before the values", text, &joined),
@@ -156,7 +158,7 @@ impl HashCandidates<'_> {
         let mut order = Vec::new();
         let key = find_permutation(&pairs, &mut order, &mut |order| {
             let values: String = order.iter().map(|index| pairs[*index].1).collect();
-            self.keys.iter().find(|key| matches(&[values.as_bytes(), key.text.reveal().as_bytes()]))
+            self.keys.iter().find(|key| matches(&[values.as_bytes(), key.text.expose_secret().as_bytes()]))
         })?;
         let names: Vec<&str> = order.iter().map(|index| pairs[*index].0).collect();
         let names = if names.is_empty() { "no parameters".to_owned() } else { names.join(", ") };

@@ -4,6 +4,7 @@ mod candidates;
 
 use axum::http::{HeaderMap, HeaderValue, header};
 use clap::Args;
+use secrecy::ExposeSecret;
 use serde::Serialize;
 use sqlx::PgPool;
 
@@ -139,8 +140,9 @@ impl ParsedRequest {
                 && accepted_keys.iter().any(|key| signed.verify(hash, key.text, config.dialect))
         });
         if let Some(matching) = matching {
-            let key =
-                all_keys.iter().find(|key| key.is_accepted && matching.verify(hash, key.text.reveal(), config.dialect));
+            let key = all_keys
+                .iter()
+                .find(|key| key.is_accepted && matching.verify(hash, key.text.expose_secret(), config.dialect));
             let key = key.map(|key| key.description.as_str()).unwrap_or_default();
             let verdict = format!("The hash is correct: {} and {key}.", describe_values(&matching.joined_names()));
             return Explanation {

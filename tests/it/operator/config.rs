@@ -4,6 +4,7 @@ use std::path::Path;
 
 use mortise::config::{Config, OnOff, Override};
 use mortise::dialect::Dialect;
+use secrecy::ExposeSecret;
 
 fn load(file: Option<&Path>, environment: &[(&str, &str)], options: &[(&str, &str)]) -> Result<Config, String> {
     let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
@@ -59,7 +60,7 @@ fn secret_is_read_from_a_file_and_not_shown() {
     let path = file.path().to_str().unwrap();
     for variable in ["DATABASE_URL_FILE", "MORTISE_DATABASE_URL_FILE"] {
         let config = load(None, &[(variable, path)], &[]).unwrap();
-        assert_eq!(config.database_url.reveal(), "postgres://mortise:hunter2@db/mortise");
+        assert_eq!(config.database_url.expose_secret(), "postgres://mortise:hunter2@db/mortise");
         assert!(!format!("{config:?}").contains("hunter2"));
     }
 }
@@ -156,6 +157,6 @@ fn invalid_settings_are_refused_with_their_source() {
 fn secret_settings_are_complete() {
     let source = include_str!("../../../src/config/mod.rs");
     let fields = source.split("pub struct Config {").nth(1).unwrap().split("\n}").next().unwrap();
-    let secret = fields.lines().filter_map(|line| line.trim().strip_prefix("pub ")?.strip_suffix(": Secret,"));
+    let secret = fields.lines().filter_map(|line| line.trim().strip_prefix("pub ")?.strip_suffix(": SecretString,"));
     assert_eq!(secret.collect::<Vec<_>>(), mortise::config::SECRET_SETTINGS);
 }
