@@ -13,7 +13,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 
 pub use self::account::{OutboxEntry, SmtpAccountError};
 use self::smtp::Tls;
@@ -35,16 +36,12 @@ pub struct Mailer {
     retry_hours: i32,
     retention_days: i32,
     wake_signal: Notify,
-    stage: watch::Sender<Stage>,
+    /// Cancelled when the server shuts down: no further e-mail is started.
+    stopping: CancellationToken,
+    /// Cancelled when the last e-mail is finished.
+    stopped: CancellationToken,
     /// Permits for connections, by the name and port of the mail server.
     host_limits: Mutex<HashMap<(String, u16), Weak<Semaphore>>>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    Sending,
-    Stopping,
-    Stopped,
 }
 
 /// The reason for which the mail settings of the server are invalid.
@@ -67,7 +64,8 @@ impl Mailer {
             retry_hours: i32::try_from(config.mail_hours.get()).unwrap_or(i32::MAX),
             retention_days: i32::try_from(config.mail_retention_days.get()).unwrap_or(i32::MAX),
             wake_signal: Notify::new(),
-            stage: watch::Sender::new(Stage::Sending),
+            stopping: CancellationToken::new(),
+            stopped: CancellationToken::new(),
             host_limits: Mutex::default(),
         })
     }
@@ -79,23 +77,10 @@ impl Mailer {
 
     /// Prevents the start of further e-mails, and waits up to `max_wait` for the e-mails whose message is being sent.
     pub async fn stop(&self, max_wait: Duration) {
-        self.stage.send_if_modified(|stage| {
-            let is_sending = *stage == Stage::Sending;
-            *stage = if is_sending { Stage::Stopping } else { *stage };
-            is_sending
-        });
-        let stopped = async { self.stage.subscribe().wait_for(|stage| *stage == Stage::Stopped).await.is_ok() };
-        if tokio::time::timeout(max_wait, stopped).await.is_err() {
+        self.stopping.cancel();
+        if tokio::time::timeout(max_wait, self.stopped.cancelled()).await.is_err() {
             tracing::warn!("shutdown timeout, aborting e-mail delivery: an e-mail may be sent twice");
         }
-    }
-
-    fn is_stopping(&self) -> bool {
-        *self.stage.borrow() != Stage::Sending
-    }
-
-    async fn wait_until_stopping(&self) {
-        let _ = self.stage.subscribe().wait_for(|stage| *stage != Stage::Sending).await;
     }
 
     /// Waits for a permit to connect to a mail server.

@@ -10,10 +10,10 @@ use lettre::Message;
 use sqlx::PgPool;
 use tokio::time::MissedTickBehavior;
 
+use super::Mailer;
 use super::account::{SmtpAccount, SmtpAccountError, parse_recipient};
 use super::outbox::{self, ClaimedMail, MailedCard};
 use super::smtp::{DeliveryError, FailureScope, SmtpConnection};
-use super::{Mailer, Stage};
 use crate::accounts::AccountCache;
 
 /// Interval at which the outbox is polled, for e-mails whose retry delay is over or that other servers left.
@@ -33,7 +33,7 @@ impl Mailer {
             () = self.send_loop(pool, accounts) => {}
             () = self.purge_loop(pool) => {}
         }
-        self.stage.send_replace(Stage::Stopped);
+        self.stopped.cancel();
     }
 
     async fn send_loop(&self, pool: &PgPool, accounts: &AccountCache) {
@@ -41,14 +41,14 @@ impl Mailer {
         let mut busy_owners = Vec::new();
         let mut poll = tokio::time::interval(POLL_INTERVAL);
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        'send: while !self.is_stopping() {
+        'send: while !self.stopping.is_cancelled() {
             let mut due_owners = pin!(outbox::find_due_owners(pool, busy_owners.clone()));
             // The rounds are polled too: they may hold the database connections that this query waits for.
             let owners = loop {
                 tokio::select! {
                     owners = &mut due_owners => break owners,
                     Some(finished) = rounds.next() => busy_owners.retain(|owner| *owner != finished),
-                    () = self.wait_until_stopping() => break 'send,
+                    () = self.stopping.cancelled() => break 'send,
                 }
             };
             let owners = owners.inspect_err(|error| tracing::debug!(%error, "outbox query failed"));
@@ -64,7 +64,7 @@ impl Mailer {
                     Some(finished) = rounds.next() => busy_owners.retain(|owner| *owner != finished),
                     _ = poll.tick() => break,
                     () = self.wake_signal.notified() => break,
-                    () = self.wait_until_stopping() => break,
+                    () = self.stopping.cancelled() => break,
                 }
             }
         }
@@ -105,7 +105,7 @@ impl DeliveryRound<'_> {
         };
         let (_permit, connection) = tokio::select! {
             opened = open => opened,
-            () = self.mailer.wait_until_stopping() => return,
+            () = self.mailer.stopping.cancelled() => return,
         };
         match connection {
             Ok(connection) => self.send_due(connection, account).await,
@@ -121,7 +121,7 @@ impl DeliveryRound<'_> {
     /// Sends the due e-mails until the first failure. After a database error the next poll tries again.
     async fn send_due(&self, mut connection: SmtpConnection, account: &SmtpAccount) {
         while connection.delivered() < MAILS_PER_CONNECTION_MAX
-            && !self.mailer.is_stopping()
+            && !self.mailer.stopping.is_cancelled()
             && self.is_account_current(account).await
         {
             let claimed = match outbox::claim(self.pool, self.owner, self.mailer.timeout * CLAIM_TIMEOUT_FACTOR).await {
@@ -159,7 +159,7 @@ impl DeliveryRound<'_> {
         };
         let envelope = tokio::select! {
             envelope = connection.send_envelope(&message) => envelope,
-            () = self.mailer.wait_until_stopping() => Err(FailureScope::Connection.with_reason("the server stops")),
+            () = self.mailer.stopping.cancelled() => Err(FailureScope::Connection.with_reason("the server stops")),
         };
         Ok(match envelope {
             Ok(()) => connection.deliver(&message).await.err().map(|error| error.redact_pins(&cards)),

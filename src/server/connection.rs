@@ -13,8 +13,8 @@ use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::GracefulConnection;
 use rustix::io::ioctl_fionread;
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 
 /// The timeouts of a connection.
 #[derive(Debug, Clone, Copy)]
@@ -106,10 +106,10 @@ pub async fn drive(
     peer: SocketAddr,
     state: Arc<ConnectionState>,
     timeouts: Timeouts,
-    mut stopping: watch::Receiver<bool>,
+    stop: CancellationToken,
 ) {
     let mut connection = pin!(connection);
-    let mut stop = pin!(stopping.wait_for(|stopping| *stopping));
+    let mut stop = pin!(stop.cancelled());
     let mut timer = pin!(sleep(timeouts.header));
     let (mut change_count, mut should_close, mut shutdown_started) = (0, false, false);
     std::future::poll_fn(|cx| {

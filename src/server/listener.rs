@@ -3,7 +3,6 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,9 +15,9 @@ use hyper::service::{Service, service_fn};
 use hyper_util::service::TowerToHyperService;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, UNLIMITED};
 use crate::error::ApiError;
@@ -37,25 +36,23 @@ const RESERVED_FILES: u64 = 64;
 /// How long `accept` pauses after an error, such as too many open files.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
-/// Serves connections until `stop` completes. Then it accepts no more, closes idle connections, and finishes requests
-/// that have arrived, for at most `shutdown_timeout_ms`.
-pub async fn serve<S>(listener: TcpListener, service: S, config: &Config, stop: impl Future<Output = ()>)
+/// Serves connections until `stop` is cancelled. Then it accepts no more, closes idle connections, and finishes
+/// requests that have arrived, for at most `shutdown_timeout_ms`.
+pub async fn serve<S>(listener: TcpListener, service: S, config: &Config, stop: CancellationToken)
 where
     S: HttpService<Future: Send>,
 {
-    let mut acceptor = Acceptor::new(service, config);
-    let mut stop = pin!(stop);
+    let mut acceptor = Acceptor::new(service, config, stop.clone());
     let accept_errors = LogThrottle::default();
     loop {
         tokio::select! {
             biased;
-            () = &mut stop => break,
+            () = stop.cancelled() => break,
             Some(_) = acceptor.connections.join_next() => {}
             (stream, peer) = next_connection(&listener, &accept_errors) => acceptor.accept(stream, peer),
         }
     }
     tracing::info!("shutting down, finishing requests in flight");
-    acceptor.stopping.send_replace(true);
     acceptor.drain_backlog(listener);
     let drained =
         timeout(config.shutdown_timeout, async { while acceptor.connections.join_next().await.is_some() {} }).await;
@@ -74,12 +71,12 @@ struct Acceptor<S> {
     /// Sent to clients above the limit.
     overload_response: Vec<u8>,
     connections: JoinSet<()>,
-    stopping: watch::Sender<bool>,
+    stop: CancellationToken,
     log_throttle: LogThrottle,
 }
 
 impl<S: HttpService<Future: Send>> Acceptor<S> {
-    fn new(service: S, config: &Config) -> Self {
+    fn new(service: S, config: &Config, stop: CancellationToken) -> Self {
         let max_header_bytes = config.max_header_bytes.get();
         let mut http = http1::Builder::new();
         http.max_header_size(max_header_bytes).max_buf_size(max_header_bytes.max(BUFFER_BYTES));
@@ -97,7 +94,7 @@ impl<S: HttpService<Future: Send>> Acceptor<S> {
             connections_max: connection_limit(config),
             overload_response: overload_response(config),
             connections: JoinSet::new(),
-            stopping: watch::Sender::new(false),
+            stop,
             log_throttle: LogThrottle::default(),
         }
     }
@@ -120,7 +117,7 @@ impl<S: HttpService<Future: Send>> Acceptor<S> {
         });
         let io = TrackedIo::new(stream, state.clone());
         let connection = self.http.serve_connection(io, service);
-        self.connections.spawn(drive(connection, peer, state, self.timeouts, self.stopping.subscribe()));
+        self.connections.spawn(drive(connection, peer, state, self.timeouts, self.stop.clone()));
     }
 
     /// Sends a prepared 503 and closes the connection, with three system calls. A request that has already arrived is

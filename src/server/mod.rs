@@ -11,11 +11,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use sd_notify::NotifyState;
 use secrecy::ExposeSecret;
 use sqlx::PgPool;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 pub use self::signals::shutdown_signal;
 use crate::accounts::AccountCache;
@@ -74,25 +74,35 @@ pub enum ServerError {
 /// Serves until a [`shutdown_signal`], then finishes the requests in flight. Without `database_url` it also starts
 /// and stops a local PostgreSQL.
 pub async fn serve(config: Config, demo: bool) -> Result<(), ServerError> {
-    let stop = shutdown_signal()?.inspect(|()| notify_service_manager(NotifyState::Stopping)).shared();
+    let stop = cancelled_on_signal()?;
     let url = config.database_url.expose_secret();
     if !url.is_empty() {
         return serve_with_database(db::parse_url(url)?, config, demo, stop).await;
     }
     let managed = ManagedPostgres::prepare(&data_dir(&config)).await?;
-    let result = tokio::select! {
-        started = managed.start() => match started {
-            Ok(()) => tokio::select! {
-                result = serve_with_database(managed.connect_options(), config, demo, stop) => result,
-                () = managed.restart_on_exit() => Ok(()),
-            },
-            Err(error) => Err(error.into()),
+    let result = match stop.run_until_cancelled(managed.start()).await {
+        Some(Ok(())) => tokio::select! {
+            result = serve_with_database(managed.connect_options(), config, demo, stop) => result,
+            () = managed.restart_on_exit() => Ok(()),
         },
-        () = stop.clone() => Ok(()),
+        Some(Err(error)) => Err(error.into()),
+        None => Ok(()),
     };
     // Also after an error: the local PostgreSQL must not outlive the server.
     managed.stop().await;
     result
+}
+
+/// Returns a token that is cancelled by a [`shutdown_signal`].
+fn cancelled_on_signal() -> std::io::Result<CancellationToken> {
+    let (signal, stop) = (shutdown_signal()?, CancellationToken::new());
+    let cancelled = stop.clone();
+    tokio::spawn(async move {
+        signal.await;
+        notify_service_manager(NotifyState::Stopping);
+        stop.cancel();
+    });
+    Ok(cancelled)
 }
 
 /// Returns the data directory of the local PostgreSQL: the setting `data_dir` or its default.
@@ -104,13 +114,11 @@ async fn serve_with_database(
     options: sqlx::postgres::PgConnectOptions,
     config: Config,
     demo: bool,
-    stop: impl Future<Output = ()> + Clone + Send + 'static,
+    stop: CancellationToken,
 ) -> Result<(), ServerError> {
-    let pool = tokio::select! {
-        pool = prepare_database(options, &config, demo) => pool?,
-        () = stop.clone() => return Ok(()),
+    let Some(start_pool) = stop.run_until_cancelled(prepare_database(options, &config, demo)).await.transpose()? else {
+        return Ok(());
     };
-    let start_pool = pool;
     let pool = Pool::from(start_pool.clone());
     start_pool.close().await;
     let result = run(pool.clone(), config, stop).await;
@@ -189,11 +197,7 @@ pub fn build_app_state(
     Ok((state, AuditQueue::run_writer(background_pool, audit_rows)))
 }
 
-async fn run(
-    pool: Pool,
-    config: Config,
-    stop: impl Future<Output = ()> + Clone + Send + 'static,
-) -> Result<(), ServerError> {
+async fn run(pool: Pool, config: Config, stop: CancellationToken) -> Result<(), ServerError> {
     let listen = config.listen;
     let (state, audit_writer) = build_app_state(config, pool)?;
     let audit_writer = tokio::spawn(audit_writer);

@@ -31,6 +31,7 @@ use sha1::{Digest, Sha1};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{PgPool, Row};
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
 
@@ -193,12 +194,12 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = self.clone();
-        tokio::spawn(async move { server.serve(listener, std::future::pending()).await });
+        tokio::spawn(async move { server.serve(listener, CancellationToken::new()).await });
         address
     }
 
-    /// Serves until `stop` is ready.
-    pub async fn serve(self, listener: TcpListener, stop: impl Future<Output = ()>) {
+    /// Serves until `stop` is cancelled.
+    pub async fn serve(self, listener: TcpListener, stop: CancellationToken) {
         listener::serve(listener, self.router, &self.config, stop).await;
     }
 

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use super::sockets::{
     LIVEZ, SOLD, connect, connect_and_send, group_request, insert_cards, lock_stock, read_reply, read_until_closed,
@@ -17,13 +17,12 @@ use super::sockets::{
 use crate::harness::program::Program;
 use crate::harness::{FIXTURE_SQL, Server, postgres, server_on_database, server_with_settings};
 
-/// Serves on a free port until the sender is used.
-async fn serve_until_stopped(server: &Server) -> (SocketAddr, oneshot::Sender<()>, tokio::task::JoinHandle<()>) {
+/// Serves on a free port until the token is cancelled.
+async fn serve_until_stopped(server: &Server) -> (SocketAddr, CancellationToken, tokio::task::JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let (stop, stopped) = oneshot::channel();
-    let stopped = async move { stopped.await.unwrap() };
-    (address, stop, tokio::spawn(server.clone().serve(listener, stopped)))
+    let stop = CancellationToken::new();
+    (address, stop.clone(), tokio::spawn(server.clone().serve(listener, stop)))
 }
 
 /// Every request that was sent before the stop gets its reply, on new and on existing connections.
@@ -65,7 +64,7 @@ async fn stop_under_load_completes_all_requests() {
     }
     while server.rows(SOLD).await[0].parse::<usize>().unwrap() < 200 {}
     stopping.store(true, Ordering::SeqCst);
-    stop.send(()).unwrap();
+    stop.cancel();
     serving.await.unwrap();
     assert!(TcpStream::connect(address).await.is_err());
     let answered: usize = clients.join_all().await.into_iter().sum();
@@ -83,7 +82,9 @@ async fn requests_that_arrived_before_the_stop_are_completed() {
     let (start, end) = request.split_at(30);
     let (mut complete, mut partial, mut silent) =
         (connect_and_send(address, &request).await, connect_and_send(address, start).await, connect(address).await);
-    let serving = tokio::spawn(server.serve(listener, std::future::ready(())));
+    let stop = CancellationToken::new();
+    stop.cancel();
+    let serving = tokio::spawn(server.serve(listener, stop));
     assert_eq!(read_until_closed(&mut silent).await, "");
     partial.write_all(end.as_bytes()).await.unwrap();
     for stream in [&mut complete, &mut partial] {
@@ -104,7 +105,7 @@ async fn partial_request_before_the_stop_is_completed() {
     read_reply(&mut partial).await;
     read_reply(&mut idle).await;
     partial.write_all(start.as_bytes()).await.unwrap();
-    stop.send(()).unwrap();
+    stop.cancel();
     // An idle connection is closed at once.
     assert_eq!(read_until_closed(&mut idle).await, "");
     partial.write_all(end.as_bytes()).await.unwrap();
@@ -146,7 +147,7 @@ async fn stop_waits_no_longer_than_the_timeout() {
     let lock = lock_stock(&server).await;
     let mut buyer = connect_and_send(address, &sale_request()).await;
     server.wait_for_lock_waiter().await;
-    stop.send(()).unwrap();
+    stop.cancel();
     serving.await.unwrap();
     assert_eq!(read_until_closed(&mut buyer).await, "");
     lock.rollback().await.unwrap();
