@@ -19,7 +19,7 @@ use tokio::task::JoinError;
 use crate::accounts::User;
 use crate::db::pool::Pool;
 use crate::error::ApiError;
-use crate::locks::KeyedLocks;
+use crate::locks::KeyedSemaphores;
 use crate::server::limits::{LoadLimiter, WaitQueue};
 
 /// How long a wrong password stays in the cache, and a correct one after its last use.
@@ -50,7 +50,7 @@ pub struct Passwords {
     /// The requests that wait for a check.
     pub check_queue: WaitQueue,
     /// Requests with the same password share one check.
-    shared_checks: KeyedLocks<CacheKey>,
+    shared_checks: KeyedSemaphores<CacheKey>,
     /// The requests that wait for a check that another request started.
     pub sharing_queue: WaitQueue,
 }
@@ -84,7 +84,7 @@ impl Passwords {
             results: Mutex::default(),
             checks: Arc::new(Semaphore::new(CONCURRENT_CHECKS_MAX)),
             check_queue: WaitQueue::new("password_checks", WAITING_MAX, WAITING_PER_CLIENT_MAX),
-            shared_checks: KeyedLocks::default(),
+            shared_checks: KeyedSemaphores::new(1),
             sharing_queue: WaitQueue::new("same_passwords", SHARING_MAX, SHARING_PER_CLIENT_MAX),
         })
     }
@@ -109,7 +109,7 @@ impl Passwords {
         if self.cached_result(&cache_key) == Some(true) {
             return Ok(true);
         }
-        let shared = self.sharing_queue.wait(load, client, self.max_wait, self.shared_checks.lock(cache_key));
+        let shared = self.sharing_queue.wait(load, client, self.max_wait, self.shared_checks.acquire(cache_key));
         let _shared = shared.await?.ok_or(ApiError::Unavailable)?;
         check_limit()?;
         if let Some(is_correct) = self.cached_result(&cache_key) {

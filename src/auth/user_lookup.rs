@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::accounts::{AccountCache, User};
 use crate::error::ApiError;
-use crate::locks::KeyedLocks;
+use crate::locks::KeyedSemaphores;
 use crate::server::limits::{LoadLimiter, WaitQueue};
 
 /// Maximum number of concurrent queries for names that no user had yet.
@@ -39,7 +39,7 @@ pub struct UserLookup {
     /// The requests that wait for a query.
     pub queue: WaitQueue,
     /// Requests with the same name share one query.
-    shared_queries: KeyedLocks<String>,
+    shared_queries: KeyedSemaphores<String>,
     /// The requests that wait for a query that another request started.
     pub sharing_queue: WaitQueue,
 }
@@ -52,7 +52,7 @@ impl UserLookup {
             found_names: Mutex::default(),
             turns: Arc::new(Semaphore::new(CONCURRENT_QUERIES_MAX)),
             queue: WaitQueue::new("unknown_users", WAITING_MAX, WAITING_PER_CLIENT_MAX),
-            shared_queries: KeyedLocks::default(),
+            shared_queries: KeyedSemaphores::new(1),
             sharing_queue: WaitQueue::new("same_users", SHARING_MAX, SHARING_PER_CLIENT_MAX),
         }
     }
@@ -97,7 +97,7 @@ impl UserLookup {
         client: IpAddr,
         name: &str,
     ) -> Result<Option<Arc<User>>, ApiError> {
-        let shared = self.shared_queries.lock(name.to_owned());
+        let shared = self.shared_queries.acquire(name.to_owned());
         let shared = self.sharing_queue.wait(load, client, self.max_wait, shared).await?;
         let shared = shared.ok_or(ApiError::Unavailable)?;
         // Another request may have found the name meanwhile.

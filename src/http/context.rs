@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use axum::http::header::HOST;
 use axum::http::{HeaderMap, Method, Uri};
-use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::accounts::Settings;
 use crate::auth::attempt_limiter::AttemptKind;
@@ -130,9 +130,9 @@ impl CallContext {
     /// # Errors
     ///
     /// [`ApiError::Unavailable`] after the timeout, [`ApiError::Overloaded`] if too many requests wait.
-    pub async fn lock_callerid(&self, callerid: &str) -> Result<OwnedMutexGuard<()>, ApiError> {
+    pub async fn lock_callerid(&self, callerid: &str) -> Result<OwnedSemaphorePermit, ApiError> {
         let max_wait = self.state.config.database_acquire_timeout;
-        self.wait(max_wait, self.state.locks.lock_callerid(callerid)).await?.ok_or(ApiError::Unavailable)
+        self.wait(max_wait, self.state.locks.callerids.acquire(callerid.to_owned())).await?.ok_or(ApiError::Unavailable)
     }
 
     /// Waits for a permit to read a list, up to `database_acquire_timeout`. Errors as for

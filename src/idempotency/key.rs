@@ -2,10 +2,10 @@
 
 use axum::http::HeaderMap;
 use sha2::{Digest, Sha256};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::error::ApiError;
 use crate::http::params::Params;
-use crate::locks::{KeyLockId, KeyedLock};
 
 /// The header with the key.
 const KEY_HEADER: &str = "idempotency-key";
@@ -27,7 +27,7 @@ pub struct IdempotencyKey {
     /// SHA-256 of the parameters.
     pub fingerprint: [u8; 32],
     /// Excludes other requests in this server with the same key.
-    pub(super) _lock: KeyedLock<KeyLockId>,
+    pub(super) _lock: OwnedSemaphorePermit,
 }
 
 /// Whether a statement failed because its idempotency key exists already.

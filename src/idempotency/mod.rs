@@ -42,7 +42,7 @@ impl<'a> Idempotency<'a> {
     pub async fn new(call: &'a CallContext, caller: &Caller) -> Result<Self, ApiError> {
         let Some(key) = read_key(&call.headers, &call.params)? else { return Ok(Self { call, key: None }) };
         let (user_id, operation) = (caller.id(), call.operation.name);
-        let lock = call.state.locks.keys.lock((user_id, operation, key.clone()));
+        let lock = call.state.locks.keys.acquire((user_id, operation, key.clone()));
         let lock = call.wait(call.state.config.idempotency_wait, lock).await?;
         let key = IdempotencyKey {
             user_id,

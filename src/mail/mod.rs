@@ -9,11 +9,9 @@ mod sender;
 mod smtp;
 mod template;
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 pub use self::account::{OutboxEntry, SmtpAccountError};
@@ -21,6 +19,7 @@ use self::smtp::Tls;
 pub use self::template::TemplateError;
 use self::template::Templates;
 use crate::config::Config;
+use crate::locks::KeyedSemaphores;
 
 /// Maximum number of connections from this server to one mail server. Some mail servers treat more as an attack.
 const CONNECTIONS_PER_HOST_MAX: usize = 4;
@@ -41,7 +40,7 @@ pub struct Mailer {
     /// Cancelled when the last e-mail is finished.
     stopped: CancellationToken,
     /// Permits for connections, by the name and port of the mail server.
-    host_limits: Mutex<HashMap<(String, u16), Weak<Semaphore>>>,
+    host_permits: KeyedSemaphores<(String, u16)>,
 }
 
 /// The reason for which the mail settings of the server are invalid.
@@ -66,7 +65,7 @@ impl Mailer {
             wake_signal: Notify::new(),
             stopping: CancellationToken::new(),
             stopped: CancellationToken::new(),
-            host_limits: Mutex::default(),
+            host_permits: KeyedSemaphores::new(CONNECTIONS_PER_HOST_MAX),
         })
     }
 
@@ -81,20 +80,5 @@ impl Mailer {
         if tokio::time::timeout(max_wait, self.stopped.cancelled()).await.is_err() {
             tracing::warn!("shutdown timeout, aborting e-mail delivery: an e-mail may be sent twice");
         }
-    }
-
-    /// Waits for a permit to connect to a mail server.
-    async fn acquire_host_permit(&self, host: &str, port: u16) -> Option<OwnedSemaphorePermit> {
-        let semaphore = {
-            let mut host_limits = self.host_limits.lock().unwrap_or_else(PoisonError::into_inner);
-            host_limits.retain(|_, semaphore| semaphore.strong_count() > 0);
-            let entry = host_limits.entry((host.to_owned(), port)).or_default();
-            entry.upgrade().unwrap_or_else(|| {
-                let new = Arc::new(Semaphore::new(CONNECTIONS_PER_HOST_MAX));
-                *entry = Arc::downgrade(&new);
-                new
-            })
-        };
-        semaphore.acquire_owned().await.ok()
     }
 }

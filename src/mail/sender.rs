@@ -100,7 +100,7 @@ impl DeliveryRound<'_> {
 
     async fn connect_and_send(&self, account: &SmtpAccount) {
         let open = async {
-            let permit = self.mailer.acquire_host_permit(&account.host, account.port).await;
+            let permit = self.mailer.host_permits.acquire((account.host.clone(), account.port)).await;
             (permit, SmtpConnection::open(account, &self.mailer.tls, self.mailer.timeout).await)
         };
         let (_permit, connection) = tokio::select! {

@@ -83,7 +83,7 @@ async fn prepare(call: &CallContext, caller: &Caller) -> Result<OwnedMutexGuard<
     let group = find_group(&mut *connection, call, caller).await?;
     connection.release_clean();
     Input::read(call, &group)?;
-    let lock = call.wait(BULK_LOCK_TIMEOUT, call.state.locks.lock_bulk_create()).await?;
+    let lock = call.wait(BULK_LOCK_TIMEOUT, call.state.locks.bulk_create.clone().lock_owned()).await?;
     lock.ok_or(ApiError::Unavailable)
 }
 

@@ -5,7 +5,7 @@ use bigdecimal::{BigDecimal, RoundingMode};
 use serde::Serialize;
 use sqlx::PgConnection;
 use sqlx::types::Json;
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::accounts::UserType;
 use crate::auth::admission;
@@ -92,7 +92,7 @@ async fn handle(call: &CallContext, caller: &Caller) -> Result<XmlReply, ApiErro
 }
 
 /// Returns the card's id, the sent caller id, and its lock: requests that assign a caller id run one at a time.
-async fn prepare(call: &CallContext) -> Result<(i64, CallerId, Option<OwnedMutexGuard<()>>), ApiError> {
+async fn prepare(call: &CallContext) -> Result<(i64, CallerId, Option<OwnedSemaphorePermit>), ApiError> {
     let id = call.params.non_blank("card_id").filter(|id| call.dialect().is_valid_id(id));
     let id = id.map(number::parse_integer).ok_or(ApiError::Refused("Wrong Calling Card ID"))?;
     let callerid = CallerId::read(call);

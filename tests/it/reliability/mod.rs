@@ -12,6 +12,7 @@ mod environment;
 mod idempotency;
 mod idempotency_concurrency;
 mod ids;
+mod keyed_semaphores;
 mod long_lists;
 mod managed_postgres;
 #[cfg(target_os = "linux")]

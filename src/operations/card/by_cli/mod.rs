@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bigdecimal::BigDecimal;
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::OwnedSemaphorePermit;
 
 use self::action::Action;
 use self::lookup::{Device, Lookup};
@@ -91,7 +91,7 @@ async fn handle(call: &CallContext, caller: &Caller) -> Result<XmlReply, ApiErro
 }
 
 /// Reads the request, and waits for the lock of its caller id.
-async fn prepare(call: &CallContext) -> Result<(Arc<Currencies>, Input, OwnedMutexGuard<()>), ApiError> {
+async fn prepare(call: &CallContext) -> Result<(Arc<Currencies>, Input, OwnedSemaphorePermit), ApiError> {
     let currencies = call.state.accounts.currencies().await?;
     let input = Input::read(&call.params, call)?;
     input.check_attempt_limit(call)?;
