@@ -2,13 +2,10 @@
 
 use std::borrow::Cow;
 use std::convert::Infallible;
-use std::iter;
-use std::ops::Range;
 
 use axum::body::Bytes;
 use axum::http::{HeaderMap, header};
 use futures_util::stream;
-use memchr::{memchr, memchr2_iter};
 use percent_encoding::percent_decode;
 
 use crate::error::ApiError;
@@ -17,19 +14,21 @@ use crate::number;
 /// The parameters, each name once. Values are sanitized, so they can be stored, logged and shown. The request hash and
 /// the password are computed from the raw values.
 #[derive(Clone, Default)]
-pub struct Params {
-    /// Names and values, concatenated: an allocation for each would cost more than the parsing.
-    text: String,
-    list: Vec<Param>,
-}
+pub struct Params(Vec<Param>);
 
-/// The ranges of one parameter in `Params::text`.
 #[derive(Clone)]
 struct Param {
-    name: Range<usize>,
-    value: Range<usize>,
-    /// The decoded value before sanitizing; the same range as `value` if no character was replaced.
-    raw: Range<usize>,
+    name: String,
+    /// The decoded value.
+    raw: String,
+    /// The sanitized value. `None`: the same as `raw`.
+    sanitized: Option<String>,
+}
+
+impl Param {
+    fn value(&self) -> &str {
+        self.sanitized.as_deref().unwrap_or(&self.raw)
+    }
 }
 
 /// Prints only the names: the values include passwords and PINs.
@@ -50,9 +49,9 @@ impl Params {
         body: Bytes,
         max_parameters: usize,
     ) -> Result<Self, ApiError> {
-        let mut params = Self { text: String::new(), list: Vec::with_capacity(INITIAL_CAPACITY) };
+        let mut params = Self(Vec::with_capacity(INITIAL_CAPACITY));
         if let Some(id) = path_id {
-            params.add_text(0, "id", id)?;
+            params.add(0, "id", id.into())?;
         }
         params.add_pairs(query.as_bytes(), max_parameters)?;
         params.add_body(headers, body, max_parameters).await?;
@@ -61,17 +60,17 @@ impl Params {
 
     /// Returns the value of a parameter, empty or not; `None` if it was not sent.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.find(name).map(|param| &self.text[param.value.clone()])
+        self.find(name).map(Param::value)
     }
 
     /// Returns the decoded value with all its control characters: only for hashes and comparisons, not to be stored or
     /// shown.
     pub fn raw(&self, name: &str) -> Option<&str> {
-        self.find(name).map(|param| &self.text[param.raw.clone()])
+        self.find(name).map(|param| param.raw.as_str())
     }
 
     fn find(&self, name: &str) -> Option<&Param> {
-        self.list.iter().find(|param| self.text[param.name.clone()] == *name)
+        self.0.iter().find(|param| param.name == name)
     }
 
     /// Returns the value of a parameter; `None` if it was not sent or is blank.
@@ -91,62 +90,42 @@ impl Params {
 
     /// Iterates over names and values.
     pub fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.list.iter().map(|param| (&self.text[param.name.clone()], &self.text[param.value.clone()]))
+        self.0.iter().map(|param| (param.name.as_str(), param.value()))
     }
 
     /// Iterates over names, and decoded values with all their control characters.
     pub fn raw_pairs(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.list.iter().map(|param| (&self.text[param.name.clone()], &self.text[param.raw.clone()]))
+        self.0.iter().map(|param| (param.name.as_str(), param.raw.as_str()))
     }
 
     /// Adds a parameter. It replaces one with the same name, except among the first `earlier_count`, which come from
     /// earlier sources and take precedence.
-    fn add(&mut self, earlier_count: usize, param: Param) {
-        let name = &self.text[param.name.clone()];
-        match self.list.iter().position(|other| self.text[other.name.clone()] == *name) {
-            Some(position) if position < earlier_count => {}
-            Some(position) => self.list[position] = param,
-            None => self.list.push(param),
-        }
-    }
-
-    fn add_text(&mut self, earlier_count: usize, name: &str, value: &str) -> Result<(), ApiError> {
-        if [name, value].iter().any(|text| text.contains('\0')) {
+    fn add(&mut self, earlier_count: usize, name: &str, raw: Cow<'_, str>) -> Result<(), ApiError> {
+        if [name, &raw].iter().any(|text| text.contains('\0')) {
             return Err(ApiError::BadRequest("A NUL character is not allowed in parameters"));
         }
-        let name = self.push_text(sanitized(name).as_deref().unwrap_or(name));
-        let raw = self.push_text(value);
-        let value = sanitized(value).map_or_else(|| raw.clone(), |sanitized| self.push_text(&sanitized));
-        self.add(earlier_count, Param { name, value, raw });
+        let name = sanitized(name).unwrap_or_else(|| name.to_owned());
+        let param = Param { sanitized: sanitized(&raw), raw: raw.into_owned(), name };
+        match self.0.iter().position(|other| other.name == param.name) {
+            Some(position) if position < earlier_count => {}
+            Some(position) => self.0[position] = param,
+            None => self.0.push(param),
+        }
         Ok(())
-    }
-
-    fn push_text(&mut self, text: &str) -> Range<usize> {
-        let start = self.text.len();
-        self.text.push_str(text);
-        start..self.text.len()
     }
 
     /// Adds form-encoded `name=value` pairs, separated by `&` or `;`. A repeated name counts each time against the
     /// limit, because it costs as much to parse.
     fn add_pairs(&mut self, text: &[u8], max_parameters: usize) -> Result<(), ApiError> {
-        let earlier_count = self.list.len();
-        // Most requests contain no escapes. Their text is copied once as a whole.
-        let plain_start = as_plain_ascii(text).map(|plain| self.push_text(plain).start);
-        if plain_start.is_none() {
-            self.text.reserve(text.len());
-        }
-        for (index, (name, value)) in split_pairs(text).enumerate() {
+        let earlier_count = self.0.len();
+        let pairs = text.split(|byte| matches!(byte, b'&' | b';')).filter(|pair| !pair.is_empty());
+        for (index, pair) in pairs.enumerate() {
             if earlier_count + index >= max_parameters {
                 return Err(TOO_MANY_PARAMS);
             }
-            match plain_start {
-                Some(start) => {
-                    let [name, value] = [name, value].map(|part| start + part.start..start + part.end);
-                    self.add(earlier_count, Param { name, raw: value.clone(), value });
-                }
-                None => self.add_text(earlier_count, &form_decoded(&text[name])?, &form_decoded(&text[value])?)?,
-            }
+            let mut parts = pair.splitn(2, |byte| *byte == b'=').map(form_decoded);
+            let (name, value) = (parts.next().transpose()?, parts.next().transpose()?);
+            self.add(earlier_count, &name.unwrap_or_default(), value.unwrap_or_default())?;
         }
         Ok(())
     }
@@ -159,19 +138,19 @@ impl Params {
             Some(BodyFormat::Form) => self.add_pairs(&body, max_parameters),
             Some(BodyFormat::Multipart(content_type)) => {
                 // Boxed: the future is large, and multipart requests are rare.
-                self.add_fields(&Box::pin(parse_multipart(content_type, body, max_parameters)).await?, max_parameters)
+                self.add_fields(Box::pin(parse_multipart(content_type, body, max_parameters)).await?, max_parameters)
             }
-            Some(BodyFormat::Json) => self.add_fields(&parse_json(&body)?, max_parameters),
+            Some(BodyFormat::Json) => self.add_fields(parse_json(&body)?, max_parameters),
             None => Ok(()),
         }
     }
 
-    fn add_fields(&mut self, fields: &[(String, String)], max_parameters: usize) -> Result<(), ApiError> {
-        let earlier_count = self.list.len();
+    fn add_fields(&mut self, fields: Vec<(String, String)>, max_parameters: usize) -> Result<(), ApiError> {
+        let earlier_count = self.0.len();
         if earlier_count + fields.len() > max_parameters {
             return Err(TOO_MANY_PARAMS);
         }
-        fields.iter().try_for_each(|(name, value)| self.add_text(earlier_count, name, value))
+        fields.into_iter().try_for_each(|(name, value)| self.add(earlier_count, &name, value.into()))
     }
 }
 
@@ -219,25 +198,6 @@ pub fn sanitized(text: &str) -> Option<String> {
 /// Initial capacity of the list. Most requests have fewer parameters.
 const INITIAL_CAPACITY: usize = 12;
 const TOO_MANY_PARAMS: ApiError = ApiError::BadRequest("Too many parameters");
-
-/// Returns the ranges of names and values in form-encoded text.
-fn split_pairs(text: &[u8]) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
-    let ends = memchr2_iter(b'&', b';', text).chain(iter::once(text.len()));
-    let mut next = 0;
-    ends.filter_map(move |end| {
-        let start = std::mem::replace(&mut next, end + 1);
-        let split = memchr(b'=', &text[start..end]).map_or(end, |offset| start + offset);
-        (start < end).then(|| (start..split, end.min(split + 1)..end))
-    })
-}
-
-/// Returns the text if it needs neither decoding nor sanitizing: visible ASCII and spaces, without `+` and `%`.
-fn as_plain_ascii(text: &[u8]) -> Option<&str> {
-    let is_plain = |byte: u8| byte.is_ascii() & !byte.is_ascii_control() & (byte != b'+') & (byte != b'%');
-    // `fold` without an early exit, so that the compiler can vectorize it.
-    let all_plain = text.iter().fold(true, |all_plain, byte| all_plain & is_plain(*byte));
-    all_plain.then(|| str::from_utf8(text).ok()).flatten()
-}
 
 /// Decodes `+` and `%xx`.
 fn form_decoded(text: &[u8]) -> Result<Cow<'_, str>, ApiError> {
