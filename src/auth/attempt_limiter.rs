@@ -4,9 +4,8 @@
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::num::NonZero;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::accounts::USERNAME_LEN_MAX;
 use crate::error::ApiError;
@@ -37,14 +36,11 @@ impl AttemptKind {
     }
 }
 
-/// Counts failed attempts. All times are in milliseconds; points in time count from `start`.
+/// Counts failed attempts.
 #[derive(Debug)]
 pub struct AttemptLimiter {
     failed_attempts_max: u32,
-    lockout_ms: u64,
-    start: Instant,
-    /// The end of the lockout that ends last; 0 before the first one. After this time no counter needs to be read.
-    last_lockout_end_ms: AtomicU64,
+    lockout: Duration,
     hasher: RandomState,
     sets: Vec<Mutex<[AttemptCount; SLOTS_PER_SET]>>,
 }
@@ -54,7 +50,8 @@ pub struct AttemptLimiter {
 struct AttemptCount {
     key_hash: u64,
     failures: u32,
-    expires_at_ms: u64,
+    /// `None`: unused.
+    expires_at: Option<Instant>,
 }
 
 impl AttemptLimiter {
@@ -64,9 +61,7 @@ impl AttemptLimiter {
         let set_count = if failed_attempts_max == 0 { 0 } else { SET_COUNT };
         Self {
             failed_attempts_max,
-            lockout_ms: u64::from(lockout_s.get()) * 1000,
-            start: Instant::now(),
-            last_lockout_end_ms: AtomicU64::new(0),
+            lockout: Duration::from_secs(lockout_s.get().into()),
             hasher: RandomState::new(),
             sets: (0..set_count).map(|_| Mutex::default()).collect(),
         }
@@ -78,55 +73,34 @@ impl AttemptLimiter {
     /// # Errors
     ///
     /// [`ApiError::TooManyAttempts`] with the remaining seconds of the lockout.
-    pub fn check(
-        &self,
-        kind: AttemptKind,
-        client: IpAddr,
-        user: &str,
-        now: impl FnOnce() -> Instant,
-    ) -> Result<(), ApiError> {
-        let last_lockout_end_ms = self.last_lockout_end_ms.load(Ordering::Relaxed);
-        // Before the first lockout the clock is not read.
-        if last_lockout_end_ms == 0 {
-            return Ok(());
-        }
-        let now_ms = self.elapsed_ms(now());
-        if last_lockout_end_ms <= now_ms {
-            return Ok(());
-        }
+    pub fn check(&self, kind: AttemptKind, client: IpAddr, user: &str, now: Instant) -> Result<(), ApiError> {
         let key_hash = self.key_hash(kind, client, user);
         let count =
             self.lock_set(key_hash).and_then(|set| set.iter().find(|count| count.key_hash == key_hash).copied());
-        match count {
-            Some(count) if count.failures >= self.failed_attempts_max && count.expires_at_ms > now_ms => {
-                let seconds = (count.expires_at_ms - now_ms).div_ceil(1000);
-                Err(ApiError::TooManyAttempts(u32::try_from(seconds).unwrap_or(u32::MAX)))
-            }
-            _ => Ok(()),
+        let lockout_end = count.filter(|count| count.failures >= self.failed_attempts_max);
+        let lockout_end = lockout_end.and_then(|count| count.expires_at).unwrap_or(now);
+        match lockout_end.saturating_duration_since(now).as_millis().div_ceil(1000) {
+            0 => Ok(()),
+            seconds => Err(ApiError::TooManyAttempts(u32::try_from(seconds).unwrap_or(u32::MAX))),
         }
     }
 
     /// Records a failed attempt. Returns `true` if it starts a lockout.
-    pub fn record_failure(&self, kind: AttemptKind, client: IpAddr, user: &str, now: impl FnOnce() -> Instant) -> bool {
-        if self.sets.is_empty() {
-            return false;
-        }
-        let now_ms = self.elapsed_ms(now());
+    pub fn record_failure(&self, kind: AttemptKind, client: IpAddr, user: &str, now: Instant) -> bool {
         let key_hash = self.key_hash(kind, client, user);
         let Some(mut set) = self.lock_set(key_hash) else { return false };
         // The pair's own counter, else an expired one, else the one with the fewest failures.
         let priority = |count: &&mut AttemptCount| {
-            (count.key_hash != key_hash, count.expires_at_ms > now_ms, count.failures, count.expires_at_ms)
+            (count.key_hash != key_hash, count.expires_at > Some(now), count.failures, count.expires_at)
         };
         let Some(count) = set.iter_mut().min_by_key(priority) else { return false };
-        if count.key_hash != key_hash || count.expires_at_ms <= now_ms {
-            *count = AttemptCount { key_hash, failures: 0, expires_at_ms: now_ms + self.lockout_ms };
+        if count.key_hash != key_hash || count.expires_at <= Some(now) {
+            *count = AttemptCount { key_hash, failures: 0, expires_at: Some(now + self.lockout) };
         }
         count.failures = count.failures.saturating_add(1);
         let starts_lockout = count.failures == self.failed_attempts_max;
         if starts_lockout {
-            count.expires_at_ms = now_ms + self.lockout_ms;
-            self.last_lockout_end_ms.fetch_max(count.expires_at_ms, Ordering::Relaxed);
+            count.expires_at = Some(now + self.lockout);
         }
         starts_lockout
     }
@@ -145,9 +119,5 @@ impl AttemptLimiter {
         let user = user.trim_end_matches(' ').chars().take(USERNAME_LEN_MAX + 1);
         let user: String = user.filter_map(|char| char.to_lowercase().next()).collect();
         self.hasher.hash_one((kind, client_network(client), user))
-    }
-
-    fn elapsed_ms(&self, now: Instant) -> u64 {
-        u64::try_from(now.saturating_duration_since(self.start).as_millis()).unwrap_or(u64::MAX)
     }
 }

@@ -151,7 +151,7 @@ async fn read(state: &AppState, request: &mut Request) -> Result<(Params, IpAddr
         );
     }
     // Before any database query, so that a flood of failed attempts is refused at the lowest cost.
-    state.attempts.check(AttemptKind::Login, client, params.get("u").unwrap_or_default(), Instant::now)?;
+    state.attempts.check(AttemptKind::Login, client, params.get("u").unwrap_or_default(), Instant::now())?;
     Ok((params, client, permits))
 }
 
