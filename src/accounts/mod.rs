@@ -7,15 +7,11 @@
 
 mod records;
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
-use foldhash::fast;
-use papaya::{HashMap, HashSet};
 use prometheus_client::metrics::histogram::Histogram;
-use rustix::time::{ClockId, clock_gettime};
 use secrecy::SecretString;
 use sqlx::PgExecutor;
 use sqlx::postgres::PgListener;
@@ -47,9 +43,8 @@ const ROUND_TRIP_BUCKETS_S: [f64; 10] = [0.0001, 0.0002, 0.0005, 0.001, 0.002, 0
 pub struct AccountCache {
     pool: Pool,
     mode: OnOff,
-    snapshot: ArcSwap<Snapshot>,
-    /// Until when the cache is valid, in microseconds of [`coarse_now`]; 0: the cache is invalid.
-    valid_until_us: AtomicU64,
+    /// Locked for the time of a lookup only, never during a query.
+    snapshot: RwLock<Snapshot>,
     /// Round-trip time of the heartbeat query, in seconds.
     pub round_trip_seconds: Histogram,
 }
@@ -71,26 +66,33 @@ pub struct NotCached {
     generation: u64,
 }
 
-/// The cached data. Requests read it without locks. An invalidation replaces it with an empty snapshot of the next
-/// generation, which doesn't take results of queries that started under an earlier generation.
+/// The cached data. An invalidation replaces it with an empty snapshot of the next generation, which doesn't take
+/// results of queries that started under an earlier generation.
 #[derive(Debug, Default)]
 struct Snapshot {
     /// Number of snapshots before this one.
     generation: u64,
-    /// By user name as clients spell it, without trailing spaces. Clients choose the keys, so the default hasher is
-    /// used: it resists collision attacks.
+    /// `None`: the cache is invalid.
+    valid_until: Option<Instant>,
+    /// By user name as clients spell it, without trailing spaces.
     users: HashMap<String, Arc<User>>,
     /// Names that no user has.
     unknown_names: HashSet<String>,
-    settings: HashMap<i32, Arc<Settings>, fast::RandomState>,
-    currencies: OnceLock<Arc<Currencies>>,
+    settings: HashMap<i32, Arc<Settings>>,
+    currencies: Option<Arc<Currencies>>,
+}
+
+impl Snapshot {
+    fn is_valid(&self) -> bool {
+        self.valid_until.is_some_and(|valid_until| Instant::now() < valid_until)
+    }
 }
 
 impl AccountCache {
     /// Creates an empty cache.
     pub fn new(pool: Pool, mode: OnOff) -> Self {
-        let (snapshot, valid_until_us) = (ArcSwap::default(), AtomicU64::new(0));
-        Self { pool, mode, snapshot, valid_until_us, round_trip_seconds: Histogram::new(ROUND_TRIP_BUCKETS_S) }
+        let round_trip_seconds = Histogram::new(ROUND_TRIP_BUCKETS_S);
+        Self { pool, mode, snapshot: RwLock::default(), round_trip_seconds }
     }
 
     /// Whether the setting `cache` is on.
@@ -119,9 +121,9 @@ impl AccountCache {
             return Ok(None);
         }
         // The key is the name as sent: only the database decides which letters are equal.
-        let find = |snapshot: &Snapshot| match snapshot.users.pin().get(name) {
+        let find = |snapshot: &Snapshot| match snapshot.users.get(name) {
             Some(user) => Some(Some(user.clone())),
-            None => snapshot.unknown_names.pin().contains(name).then_some(None),
+            None => snapshot.unknown_names.contains(name).then_some(None),
         };
         self.lookup(find).map_err(|generation| NotCached { generation })
     }
@@ -131,14 +133,14 @@ impl AccountCache {
         let user = self.read_user(name).await?.map(Arc::new);
         self.insert(generation, |snapshot| match &user {
             Some(user) => {
-                let users = snapshot.users.pin();
+                let users = &mut snapshot.users;
                 if users.len() >= CACHED_USERS_MAX {
                     users.clear();
                 }
                 users.insert(name.to_owned(), user.clone());
             }
             None => {
-                let names = snapshot.unknown_names.pin();
+                let names = &mut snapshot.unknown_names;
                 if names.len() >= CACHED_UNKNOWN_NAMES_MAX {
                     names.clear();
                 }
@@ -177,7 +179,7 @@ impl AccountCache {
 
     /// Returns the settings of an owner (owner 0: the system).
     pub async fn settings(&self, owner: i32) -> sqlx::Result<Arc<Settings>> {
-        match self.lookup(|snapshot| snapshot.settings.pin().get(&owner).cloned()) {
+        match self.lookup(|snapshot| snapshot.settings.get(&owner).cloned()) {
             Ok(settings) => Ok(settings),
             Err(generation) => Box::pin(self.load_settings(generation, owner)).await,
         }
@@ -209,7 +211,7 @@ impl AccountCache {
         .await?;
         let settings = Arc::new(Settings::new(owner, rows));
         self.insert(generation, |snapshot| {
-            snapshot.settings.pin().insert(owner, settings.clone());
+            snapshot.settings.insert(owner, settings.clone());
         });
         Ok(settings)
     }
@@ -217,7 +219,7 @@ impl AccountCache {
     /// Caches the system's settings: error replies need them without waiting for the database. Reads them on the
     /// listener's own connection, which never has to be waited for.
     async fn ensure_system_settings(&self, listener: &mut PgListener) -> sqlx::Result<()> {
-        if let Err(generation) = self.lookup(|snapshot| snapshot.settings.pin().get(&0).cloned()) {
+        if let Err(generation) = self.lookup(|snapshot| snapshot.settings.get(&0).cloned()) {
             self.read_and_cache_settings(listener, generation, 0).await?;
         }
         Ok(())
@@ -226,14 +228,14 @@ impl AccountCache {
     /// Returns the settings of an owner if they are cached. With `cache = "off"` they are read from the database.
     pub async fn cached_settings(&self, owner: i32) -> Option<Arc<Settings>> {
         match self.mode {
-            OnOff::On => self.lookup(|snapshot| snapshot.settings.pin().get(&owner).cloned()).ok(),
+            OnOff::On => self.lookup(|snapshot| snapshot.settings.get(&owner).cloned()).ok(),
             OnOff::Off => self.settings(owner).await.ok(),
         }
     }
 
     /// Returns all currencies.
     pub async fn currencies(&self) -> sqlx::Result<Arc<Currencies>> {
-        match self.lookup(|snapshot| snapshot.currencies.get().cloned()) {
+        match self.lookup(|snapshot| snapshot.currencies.clone()) {
             Ok(currencies) => Ok(currencies),
             Err(generation) => Box::pin(self.load_currencies(generation)).await,
         }
@@ -252,17 +254,18 @@ impl AccountCache {
         .await?;
         connection.release_clean();
         let currencies = Arc::new(Currencies::from(rows));
-        self.insert(generation, |snapshot| {
-            // If another task has set it already, it has read the same rows.
-            let _ = snapshot.currencies.set(currencies.clone());
-        });
+        self.insert(generation, |snapshot| snapshot.currencies = Some(currencies.clone()));
         Ok(currencies)
     }
 
     /// Returns the state of the cache, for monitoring.
     pub fn state(&self) -> CacheState {
-        let snapshot = self.snapshot.load();
-        CacheState { is_valid: self.is_valid(), user_count: snapshot.users.len(), invalidations: snapshot.generation }
+        let snapshot = self.read();
+        CacheState {
+            is_valid: snapshot.is_valid(),
+            user_count: snapshot.users.len(),
+            invalidations: snapshot.generation,
+        }
     }
 
     /// Returns the cached value.
@@ -272,30 +275,36 @@ impl AccountCache {
     /// The current generation if the value is not cached: the value from the database is then [inserted](Self::insert)
     /// with it.
     fn lookup<T>(&self, find: impl FnOnce(&Snapshot) -> Option<T>) -> Result<T, u64> {
-        // The validity is read before the snapshot, so that the snapshot is at least as new as the validity.
-        let is_valid = self.is_valid();
-        let snapshot = self.snapshot.load();
-        let cached = if is_valid { find(&snapshot) } else { None };
+        let snapshot = self.read();
+        let cached = if snapshot.is_valid() { find(&snapshot) } else { None };
         cached.ok_or(snapshot.generation)
     }
 
     /// Calls `put` with the snapshot, unless the cache was invalidated since the lookup.
-    fn insert(&self, generation: u64, put: impl FnOnce(&Snapshot)) {
-        let snapshot = self.snapshot.load();
-        if self.is_valid() && snapshot.generation == generation {
-            put(&snapshot);
+    fn insert(&self, generation: u64, put: impl FnOnce(&mut Snapshot)) {
+        let mut snapshot = self.write();
+        if snapshot.is_valid() && snapshot.generation == generation {
+            put(&mut snapshot);
         }
     }
 
-    fn is_valid(&self) -> bool {
-        as_micros_u64(coarse_now()) < self.valid_until_us.load(Ordering::Acquire)
+    /// Replaces the snapshot with an empty one, valid until the same time.
+    fn invalidate(&self) {
+        let old = {
+            let mut snapshot = self.write();
+            let (generation, valid_until) = (snapshot.generation + 1, snapshot.valid_until);
+            std::mem::replace(&mut *snapshot, Snapshot { generation, valid_until, ..Snapshot::default() })
+        };
+        // Not under the lock: it can have thousands of users.
+        drop(old);
     }
 
-    /// Replaces the snapshot with an empty one. Only the change listener calls it, so the generation has a single
-    /// writer.
-    fn invalidate(&self) {
-        let generation = self.snapshot.load().generation + 1;
-        self.snapshot.store(Arc::new(Snapshot { generation, ..Snapshot::default() }));
+    fn read(&self) -> RwLockReadGuard<'_, Snapshot> {
+        self.snapshot.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Snapshot> {
+        self.snapshot.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Listens for changes until the pool is closed. Returns at once if the cache is disabled.
@@ -308,7 +317,7 @@ impl AccountCache {
                     tokio::time::sleep(HEARTBEAT).await;
                 }
             }
-            self.valid_until_us.store(0, Ordering::Release);
+            self.write().valid_until = None;
             self.invalidate();
         }
     }
@@ -320,7 +329,7 @@ impl AccountCache {
         self.invalidate();
         let mut invalidated_at = Instant::now();
         loop {
-            let (started_at, coarse_started_at) = (Instant::now(), coarse_now());
+            let started_at = Instant::now();
             let heartbeat = timeout(CACHE_VALIDITY, sqlx::query("select 1").execute(&mut listener)).await;
             self.round_trip_seconds.observe(started_at.elapsed().as_secs_f64());
             heartbeat.map_err(|_| sqlx::Error::PoolTimedOut)??;
@@ -334,7 +343,7 @@ impl AccountCache {
                 invalidated_at = Instant::now();
             }
             // The notifications of all changes before the heartbeat query have arrived together with its result.
-            self.valid_until_us.store(as_micros_u64(coarse_started_at + CACHE_VALIDITY), Ordering::Release);
+            self.write().valid_until = Some(started_at + CACHE_VALIDITY);
             timeout(CACHE_VALIDITY, self.ensure_system_settings(&mut listener))
                 .await
                 .map_err(|_| sqlx::Error::PoolTimedOut)??;
@@ -346,14 +355,4 @@ impl AccountCache {
             }
         }
     }
-}
-
-/// Returns the time of the coarse monotonic clock, which is up to ten milliseconds behind. Each request reads it
-/// several times, and the precise clock takes ten times as long to read.
-fn coarse_now() -> Duration {
-    clock_gettime(ClockId::MonotonicCoarse).try_into().unwrap_or(Duration::MAX)
-}
-
-fn as_micros_u64(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }

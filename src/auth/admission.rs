@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use axum::http::Method;
-use smallvec::SmallVec;
 
 use crate::accounts::{SecretKey, Setting, Settings, User, UserType};
 use crate::audit::{self, AuditRow};
@@ -152,7 +151,7 @@ pub fn accepted_keys<'a>(
     own_settings: &'a Settings,
     system: &'a Settings,
     dialect: Dialect,
-) -> SmallVec<[SecretKey<'a>; 2]> {
+) -> Vec<SecretKey<'a>> {
     let own_accepted = own_settings.is_enabled(Setting::AllowApi) || dialect.accepts_key_of_disabled_reseller();
     [own_accepted.then_some(own_settings), system_fallback(user, system)]
         .into_iter()
@@ -180,7 +179,7 @@ async fn check_hash(
     call.check_attempt_limit(AttemptKind::Login)?;
     let keys = accepted_keys(caller.user(), own_settings, system, dialect);
     let accept_legacy = call.state.config.legacy_hashes;
-    let candidates: SmallVec<[SignedParams<'_>; 1]> =
+    let candidates: Vec<SignedParams<'_>> =
         call.operation.hash_rules.iter().flat_map(|rule| rule.signed_params(&call.params, call.alias)).collect();
     let hash = call.params.get("hash").unwrap_or_default();
     let is_valid = |signed: &&SignedParams<'_>| {

@@ -4,9 +4,7 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-use foldhash::fast::FixedState;
 use sha1::{Digest, Sha1};
-use smallvec::{SmallVec, smallvec};
 use subtle::ConstantTimeEq;
 
 use crate::dialect::Dialect;
@@ -40,7 +38,7 @@ pub struct SignedParams<'a> {
 impl HashRule {
     /// Returns the hashed parameters of a request that was sent under the name `alias`. There are several candidates if
     /// the client may choose the order, and none if the rule does not apply to the request.
-    pub fn signed_params<'a>(&self, params: &'a Params, alias: &str) -> SmallVec<[SignedParams<'a>; 1]> {
+    pub fn signed_params<'a>(&self, params: &'a Params, alias: &str) -> Vec<SignedParams<'a>> {
         let hashed = |(name, value): (&'static str, &'a str)| Some((name, hashed_value(name, value)?));
         let hashed_values = |names: &[&'static str]| -> Vec<_> {
             names.iter().filter_map(|name| hashed((name, params.raw(name)?))).collect()
@@ -48,20 +46,20 @@ impl HashRule {
         let signed = |values| SignedParams { values, is_legacy: false };
         match self {
             Self::ParamOrder(excluded) => {
-                smallvec![signed(select_in_param_order(params.raw_pairs(), excluded).filter_map(hashed).collect())]
+                vec![signed(select_in_param_order(params.raw_pairs(), excluded).filter_map(hashed).collect())]
             }
             Self::AnyOrder([a, b, c]) => [[a, b, c], [a, c, b], [b, a, c], [b, c, a], [c, a, b], [c, b, a]]
                 .map(|order| signed(hashed_values(&order.map(|name| *name))))
                 .into_iter()
                 .collect(),
-            Self::Exactly(names) => smallvec![signed(hashed_values(names))],
+            Self::Exactly(names) => vec![signed(hashed_values(names))],
             // Without the last parameter the hash would cover only the secret key, for any amount.
             Self::Legacy(name, names)
                 if *name == alias && names.last().is_some_and(|last| params.non_blank(last).is_some()) =>
             {
-                smallvec![SignedParams { values: hashed_values(names), is_legacy: true }]
+                vec![SignedParams { values: hashed_values(names), is_legacy: true }]
             }
-            Self::Legacy(..) => SmallVec::new(),
+            Self::Legacy(..) => Vec::new(),
         }
     }
 
@@ -84,8 +82,7 @@ fn select_in_param_order<'a, T>(
     items: impl Iterator<Item = (&'a str, T)>,
     excluded: Excluded,
 ) -> impl Iterator<Item = (&'static str, T)> {
-    let mut listed: SmallVec<[(usize, T); 8]> =
-        items.filter_map(|(name, item)| Some((*PARAM_INDEX.get(name)?, item))).collect();
+    let mut listed: Vec<(usize, T)> = items.filter_map(|(name, item)| Some((*PARAM_INDEX.get(name)?, item))).collect();
     listed.sort_unstable_by_key(|(index, _)| *index);
     listed.into_iter().map(|(index, item)| (PARAM_ORDER[index], item)).filter(|(name, _)| !excluded.contains(name))
 }
@@ -161,7 +158,7 @@ fn hashed_value<'a>(name: &str, value: &'a str) -> Option<&'a str> {
 }
 
 /// The index of each name in `PARAM_ORDER`.
-static PARAM_INDEX: LazyLock<HashMap<&str, usize, FixedState>> =
+static PARAM_INDEX: LazyLock<HashMap<&str, usize>> =
     LazyLock::new(|| PARAM_ORDER.iter().enumerate().map(|(index, name)| (*name, index)).collect());
 
 /// All parameters that can be hashed, in the order in which they are hashed (`hash-parameters.md`).

@@ -1,9 +1,9 @@
 //! Counters and histograms of requests and sales. `http::monitoring` exports them.
 
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use foldhash::fast::RandomState;
-use papaya::HashMap;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::{Family, MetricConstructor};
@@ -22,10 +22,8 @@ pub struct Metrics {
     requests: Family<RequestLabels, Counter>,
     request_duration: Family<OperationLabel, Histogram, DurationHistogram>,
     refused_hashes: Family<UserLabel, Counter>,
-    /// By operation and outcome. Avoids the lock that every lookup in a `Family` takes.
-    cached_request_metrics: HashMap<(&'static str, &'static str), (Counter, Histogram), RandomState>,
-    /// By user id.
-    cached_hash_counters: HashMap<i32, Counter, RandomState>,
+    /// The ids of the users with a label of their own.
+    labelled_users: Mutex<HashSet<i32>>,
     /// Cards sold by `card_from_group_sell`.
     pub cards_sold: Counter,
 }
@@ -61,8 +59,7 @@ impl Default for Metrics {
             requests: Family::default(),
             request_duration: Family::new_with_constructor(DurationHistogram),
             refused_hashes: Family::default(),
-            cached_request_metrics: HashMap::default(),
-            cached_hash_counters: HashMap::default(),
+            labelled_users: Mutex::default(),
             cards_sold: Counter::default(),
         }
     }
@@ -72,27 +69,19 @@ impl Metrics {
     /// Records a completed request. `outcome` is `done`, `replayed`, `panic`, or an `ApiError` variant in snake case.
     pub fn record_request(&self, operation: Option<&'static str>, outcome: &'static str, duration: Duration) {
         let operation = operation.unwrap_or(NO_OPERATION);
-        let cached = self.cached_request_metrics.pin();
-        let (requests, durations) = cached.get_or_insert_with((operation, outcome), || {
-            let requests = self.requests.get_or_create_owned(&RequestLabels { operation, outcome });
-            (requests, self.request_duration.get_or_create_owned(&OperationLabel { operation }))
-        });
-        requests.inc();
-        durations.observe(duration.as_secs_f64());
+        self.requests.get_or_create(&RequestLabels { operation, outcome }).inc();
+        self.request_duration.get_or_create(&OperationLabel { operation }).observe(duration.as_secs_f64());
     }
 
     /// Records a wrong hash for an existing user. Unknown user names are not counted: clients can invent any number of
     /// them.
     pub fn record_refused_hash(&self, user: i32) {
-        let cached = self.cached_hash_counters.pin();
-        let counter = |user_id| self.refused_hashes.get_or_create_owned(&UserLabel { user_id });
-        if let Some(counter) = cached.get(&user) {
-            counter.inc();
-        } else if cached.len() < USER_LABELS_MAX {
-            cached.get_or_insert_with(user, || counter(user.to_string())).inc();
-        } else {
-            counter("other".to_owned()).inc();
-        }
+        let has_label = {
+            let mut labelled = self.labelled_users.lock().unwrap_or_else(PoisonError::into_inner);
+            labelled.contains(&user) || labelled.len() < USER_LABELS_MAX && labelled.insert(user)
+        };
+        let user_id = if has_label { user.to_string() } else { "other".to_owned() };
+        self.refused_hashes.get_or_create(&UserLabel { user_id }).inc();
     }
 
     /// Registers the metrics with their names and help texts.
