@@ -83,8 +83,12 @@ async fn missing_right_is_logged() {
             assert!(line.contains(part), "{part}: {line}");
         }
     }
-    for secret in ["0042", "7310", &hash("11", "secret")] {
-        assert!(!log.text().lines().any(|line| line.contains("missing right") && line.contains(secret)), "{secret}");
+    for line in log.text().lines().filter(|line| line.contains("missing right")) {
+        // The digits of the time can be those of a PIN.
+        let (_time, text) = line.split_once(' ').unwrap();
+        for secret in ["0042", "7310", &hash("11", "secret")] {
+            assert!(!text.contains(secret), "{secret}: {line}");
+        }
     }
 }
 
