@@ -24,11 +24,6 @@ impl Connection {
         Self { live: Some(live), is_closed_on_drop: false, shared: shared.clone() }
     }
 
-    /// Takes the connection out, so that the drop of this value does nothing.
-    pub(super) fn take(&mut self) -> Option<Live> {
-        self.live.take()
-    }
-
     pub(super) async fn into_transaction(mut self) -> sqlx::Result<Transaction> {
         // sqlx doesn't record a BEGIN whose reply is not awaited: on a connection that is used again, statements of
         // later requests would never be committed. So the connection is closed if the caller is cancelled here.

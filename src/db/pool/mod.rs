@@ -3,7 +3,6 @@
 mod connection;
 mod extra;
 
-use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -11,8 +10,10 @@ use std::time::{Duration, Instant};
 use sqlx::postgres::{PgConnectOptions, PgTransactionManager};
 use sqlx::{Connection as _, PgConnection, PgPool};
 use sqlx_core::transaction::TransactionManager;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 pub use self::connection::{Connection, Transaction};
 use super::session;
@@ -35,9 +36,10 @@ const COMMIT_TIMEOUT: Duration = Duration::from_secs(150);
 
 /// A connection pool that serves requests in the order in which they came.
 ///
-/// A request that finds no idle connection waits in a queue. The first in the queue gets the next connection that
-/// becomes usable: one that another request released, or a new one. New connections are opened by tasks of their own,
-/// so that no request waits for an attempt that fails while other connections are released.
+/// A request that finds no idle connection waits for a permit of a semaphore, which serves them in this order. So the
+/// first one gets the next connection that becomes usable: one that another request released, or a new one. New
+/// connections are opened by tasks of their own, so that no request waits for an attempt that fails while other
+/// connections are released.
 ///
 /// A caller that knows that its connection has no open transaction and no running statement uses
 /// [`release_clean`](Connection::release_clean): the next request gets the connection without a ping, which would be a
@@ -53,18 +55,21 @@ struct Shared {
     acquire_timeout: Duration,
     commit_timeout: Duration,
     state: Mutex<State>,
-    /// Notified when the last connection of a closed pool is closed.
-    all_closed: Notify,
+    /// A permit for each idle connection. Only its holder may take a connection out of `State::idle`. Closed with the
+    /// pool.
+    idle_permits: Semaphore,
+    /// A token for each connection: idle, in use, being opened or being closed.
+    connections: TaskTracker,
+    /// A token for each request that waits for a connection.
+    waiting: TaskTracker,
+    /// Sent to the requests that wait: opening a connection failed while none was open.
+    open_error: watch::Sender<String>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Last in, first out: the connections that are not needed stay idle and are closed. Empty while requests wait.
+    /// Last in, first out: the connections that are not needed stay idle and are closed.
     idle: Vec<Idle>,
-    /// The requests that wait, the oldest first. Those that have ended meanwhile are skipped.
-    waiters: VecDeque<oneshot::Sender<Result<Connection, OpenError>>>,
-    /// The number of connections: idle, in use, being opened or being closed.
-    size: usize,
     /// The number of connections that are being opened.
     opening: usize,
     /// Failed attempts to open a connection since the last success.
@@ -72,13 +77,13 @@ struct State {
     /// No attempt is made earlier than this.
     open_after: Option<Instant>,
     is_retry_scheduled: bool,
-    is_closed: bool,
 }
 
 #[derive(Debug)]
 struct Live {
     connection: PgConnection,
     opened_at: Instant,
+    token: TaskTrackerToken,
 }
 
 #[derive(Debug)]
@@ -86,11 +91,6 @@ struct Idle {
     live: Live,
     since: Instant,
 }
-
-/// Opening a connection failed while none was open.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("cannot open a connection: {0}")]
-struct OpenError(Arc<str>);
 
 /// The pool has the options and the limits of the `PgPool`, and connections of its own.
 impl From<PgPool> for Pool {
@@ -108,7 +108,10 @@ impl Pool {
             acquire_timeout: pool.options().get_acquire_timeout(),
             commit_timeout,
             state: Mutex::default(),
-            all_closed: Notify::new(),
+            idle_permits: Semaphore::new(0),
+            connections: TaskTracker::new(),
+            waiting: TaskTracker::new(),
+            open_error: watch::Sender::default(),
         });
         tokio::spawn(reap(Arc::downgrade(&shared)));
         Self(shared)
@@ -120,9 +123,8 @@ impl Pool {
     ///
     /// `PoolTimedOut`; `Io` if no connection is open and none can be opened; `PoolClosed`.
     pub async fn acquire(&self) -> sqlx::Result<Connection> {
-        let fresh = self.0.lock().idle.pop_if(|idle| idle.since.elapsed() < PING_AFTER_IDLE);
-        match fresh {
-            Some(idle) => Ok(Connection::new(&self.0, idle.live)),
+        match self.0.take_idle(|idle| idle.pop_if(|idle| idle.since.elapsed() < PING_AFTER_IDLE)) {
+            Some(connection) => Ok(connection),
             // Boxed: this future is large, and under load it is rarely needed.
             None => Box::pin(timeout(self.0.acquire_timeout, self.acquire_slowly()))
                 .await
@@ -133,19 +135,17 @@ impl Pool {
     async fn acquire_slowly(&self) -> sqlx::Result<Connection> {
         // Most of the acquire timeout is left to open a connection if an idle one does not answer.
         let ping_timeout = PING_TIMEOUT.min(self.0.acquire_timeout / 4);
-        while let Some(mut connection) = self.0.pop_idle() {
+        while let Some(mut connection) = self.0.take_idle(Vec::pop) {
             if let Ok(Ok(())) = timeout(ping_timeout, connection.ping()).await {
                 return Ok(connection);
             }
             connection.close_on_drop();
             // The others have been idle for longer.
-            while let Some(mut connection) = self.0.pop_idle() {
+            while let Some(mut connection) = self.0.take_idle(Vec::pop) {
                 connection.close_on_drop();
             }
         }
-        let waiter = self.0.enqueue()?;
-        let acquired = waiter.await.map_err(|_| sqlx::Error::PoolClosed)?;
-        acquired.map_err(|error| sqlx::Error::Io(io::Error::other(error)))
+        self.0.wait_for_connection().await
     }
 
     /// Begins a transaction on a connection of its own.
@@ -165,7 +165,7 @@ impl Pool {
 
     /// Returns the number of connections, idle or in use.
     pub fn size(&self) -> usize {
-        self.0.lock().size
+        self.0.connections.len()
     }
 
     /// Returns the number of idle connections.
@@ -175,37 +175,22 @@ impl Pool {
 
     /// Whether [`close`](Self::close) was called.
     pub fn is_closed(&self) -> bool {
-        self.0.lock().is_closed
+        self.0.idle_permits.is_closed()
     }
 
     /// Closes the idle connections, and each other one when it is returned; waits until all are closed. Later calls of
     /// [`acquire`](Self::acquire) fail.
     pub async fn close(&self) {
-        let (idle, waiters) = {
+        let idle = {
             let mut state = self.0.lock();
-            state.is_closed = true;
-            (std::mem::take(&mut state.idle), std::mem::take(&mut state.waiters))
+            self.0.idle_permits.close();
+            std::mem::take(&mut state.idle)
         };
-        drop(waiters);
         for Idle { live, .. } in idle {
             self.0.discard(live).await;
         }
-        loop {
-            let closed = self.0.all_closed.notified();
-            if self.0.lock().size == 0 {
-                return;
-            }
-            closed.await;
-        }
-    }
-}
-
-impl State {
-    /// Removes the oldest requests if they have ended.
-    fn remove_ended_waiters(&mut self) {
-        while self.waiters.front().is_some_and(oneshot::Sender::is_closed) {
-            self.waiters.pop_front();
-        }
+        self.0.connections.close();
+        self.0.connections.wait().await;
     }
 }
 
@@ -214,54 +199,38 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn pop_idle(self: &Arc<Self>) -> Option<Connection> {
-        let idle = self.lock().idle.pop()?;
+    /// Takes an idle connection that no waiting request will get.
+    fn take_idle(self: &Arc<Self>, take: impl FnOnce(&mut Vec<Idle>) -> Option<Idle>) -> Option<Connection> {
+        let permit = self.idle_permits.try_acquire().ok()?;
+        let idle = take(&mut self.lock().idle)?;
+        permit.forget();
         Some(Connection::new(self, idle.live))
     }
 
-    /// Appends a request to the queue. The caller has found no idle connection.
-    fn enqueue(self: &Arc<Self>) -> sqlx::Result<oneshot::Receiver<Result<Connection, OpenError>>> {
-        let (sender, receiver) = oneshot::channel();
-        {
-            let mut state = self.lock();
-            if state.is_closed {
-                return Err(sqlx::Error::PoolClosed);
+    /// Waits for the next usable connection, behind the requests that wait already.
+    async fn wait_for_connection(self: &Arc<Self>) -> sqlx::Result<Connection> {
+        let _waiting = self.waiting.token();
+        let mut open_error = self.open_error.subscribe();
+        self.open_connections();
+        tokio::select! {
+            biased;
+            permit = self.idle_permits.acquire() => {
+                permit.map_err(|_| sqlx::Error::PoolClosed)?.forget();
+                let idle = self.lock().idle.pop().ok_or(sqlx::Error::PoolClosed)?;
+                Ok(Connection::new(self, idle.live))
             }
-            state.waiters.push_back(sender);
+            _ = open_error.changed() => Err(sqlx::Error::Io(io::Error::other(open_error.borrow().clone()))),
         }
-        // A connection may have been released since the caller looked.
-        match self.pop_idle() {
-            Some(connection) => connection.release_clean(),
-            None => self.open_connections(),
-        }
-        Ok(receiver)
     }
 
     /// Gives a clean connection to the request that has waited longest, or else keeps it as idle.
     fn put_back(self: &Arc<Self>, live: Live) {
-        let mut connection = Connection::new(self, live);
-        loop {
-            let waiter = {
-                let mut state = self.lock();
-                match state.waiters.pop_front() {
-                    Some(waiter) => waiter,
-                    None if state.is_closed => {
-                        connection.close_on_drop();
-                        break;
-                    }
-                    None => {
-                        let since = Instant::now();
-                        state.idle.extend(connection.take().map(|live| Idle { live, since }));
-                        return;
-                    }
-                }
-            };
-            match waiter.send(Ok(connection)) {
-                Err(Ok(unsent)) => connection = unsent,
-                _ => return,
-            }
+        let mut state = self.lock();
+        if self.idle_permits.is_closed() {
+            return Connection::new(self, live).close_on_drop();
         }
-        drop(connection);
+        state.idle.push(Idle { live, since: Instant::now() });
+        self.idle_permits.add_permits(1);
     }
 
     /// Makes a connection usable again whose statements or transaction the caller has not ended.
@@ -277,8 +246,7 @@ impl Shared {
 
     async fn discard(self: &Arc<Self>, live: Live) {
         let _ = timeout(CLOSE_TIMEOUT, live.connection.close()).await;
-        self.lock().size -= 1;
-        self.all_closed.notify_waiters();
+        drop(live.token);
         self.open_connections();
     }
 
@@ -286,16 +254,15 @@ impl Shared {
     /// at a time, after a pause.
     fn open_connections(self: &Arc<Self>) {
         let mut state = self.lock();
-        state.remove_ended_waiters();
+        let waiting = if self.idle_permits.is_closed() { 0 } else { self.waiting.len() };
         let pause = state.open_after.map_or(Duration::ZERO, |time| time.saturating_duration_since(Instant::now()));
         if pause.is_zero() {
-            let openings_max = if state.failures > 0 { 1 } else { state.waiters.len() };
-            while state.opening < openings_max.min(state.waiters.len()) && state.size < self.connections_max {
+            let openings_max = if state.failures > 0 { waiting.min(1) } else { waiting };
+            while state.opening < openings_max && self.connections.len() < self.connections_max {
                 state.opening += 1;
-                state.size += 1;
-                tokio::spawn(self.clone().open());
+                tokio::spawn(self.clone().open(self.connections.token()));
             }
-        } else if !state.waiters.is_empty() && !std::mem::replace(&mut state.is_retry_scheduled, true) {
+        } else if waiting > 0 && !std::mem::replace(&mut state.is_retry_scheduled, true) {
             let shared = self.clone();
             tokio::spawn(async move {
                 tokio::time::sleep(pause).await;
@@ -305,7 +272,7 @@ impl Shared {
         }
     }
 
-    async fn open(self: Arc<Self>) {
+    async fn open(self: Arc<Self>, token: TaskTrackerToken) {
         let opened = timeout(self.acquire_timeout, session::connect(&self.options)).await;
         let opened =
             opened.unwrap_or_else(|_| Err(timed_out(format!("not connected within {:?}", self.acquire_timeout))));
@@ -315,24 +282,21 @@ impl Shared {
             Ok(connection) => {
                 (state.failures, state.open_after) = (0, None);
                 drop(state);
-                self.put_back(Live { connection, opened_at: Instant::now() });
+                self.put_back(Live { connection, opened_at: Instant::now(), token });
             }
             Err(error) => {
                 let is_first_failure = state.failures == 0;
-                state.size -= 1;
                 let pause = Duration::from_millis(10) * 2_u32.pow(state.failures.min(5));
                 state.failures = state.failures.saturating_add(1);
                 state.open_after = Some(Instant::now() + pause.min(RETRY_PAUSE_MAX));
-                // While a connection is in use, the requests wait for its release.
-                let can_wait = state.size > 0 || is_transient(&error);
-                let failed = if can_wait { VecDeque::new() } else { std::mem::take(&mut state.waiters) };
-                drop(state);
+                drop((state, token));
                 if is_first_failure {
                     tracing::warn!(%error, "cannot open a database connection, retrying");
                 }
-                let error = OpenError(error.to_string().into());
-                failed.into_iter().for_each(|waiter| drop(waiter.send(Err(error.clone()))));
-                self.all_closed.notify_waiters();
+                // While a connection is in use, the requests wait for its release.
+                if self.connections.is_empty() && !is_transient(&error) {
+                    self.open_error.send_replace(format!("cannot open a connection: {error}"));
+                }
             }
         }
         self.open_connections();
@@ -357,15 +321,18 @@ fn is_transient(error: &sqlx::Error) -> bool {
     }
 }
 
-/// Closes connections that have been idle for long or are old, until the pool is dropped.
+/// Closes connections that have been idle for long, until the pool is dropped.
 async fn reap(pool: Weak<Shared>) {
     loop {
         tokio::time::sleep(REAP_INTERVAL).await;
         let Some(pool) = pool.upgrade() else { return };
-        let is_needed = |idle: &mut Idle| idle.since.elapsed() < IDLE_MAX && idle.live.opened_at.elapsed() < AGE_MAX;
-        let expired: Vec<Idle> = pool.lock().idle.extract_if(.., |idle| !is_needed(idle)).collect();
-        for Idle { live, .. } in expired {
-            pool.discard(live).await;
+        // The first one has been idle for longest.
+        let expired = |idle: &mut Vec<Idle>| {
+            let is_expired = idle.first().is_some_and(|first| first.since.elapsed() >= IDLE_MAX);
+            is_expired.then(|| idle.remove(0))
+        };
+        while let Some(mut connection) = pool.take_idle(expired) {
+            connection.close_on_drop();
         }
     }
 }
