@@ -234,6 +234,21 @@ impl Dialect {
         !self.is_x7()
     }
 
+    /// Whether `tariff_rates_get` shows every caller the tariff of any user.
+    pub fn shows_tariff_of_any_user(self) -> bool {
+        self.is_x7()
+    }
+
+    /// Whether `tariff_rates_get` shows a reseller, by its id, the tariff that is assigned to the reseller.
+    pub fn shows_assigned_tariff_to_resellers(self) -> bool {
+        !self.is_x7()
+    }
+
+    /// Whether the rates of a wholesale tariff are shown with the time from which they are in force.
+    pub fn shows_effective_from(self) -> bool {
+        !self.is_x7()
+    }
+
     /// Whether `rate_get` answers a simple user or partner who names another user with the caller's own price.
     /// Otherwise that user counts as unknown.
     pub fn replaces_other_rate_users(self) -> bool {

@@ -26,13 +26,17 @@ pub struct Locks {
     /// By the user's id.
     open_lists_of_users: KeyedSemaphores<i32>,
     list_pages: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
+    /// By the user's id. One user may have half of `streams`.
+    streams_of_users: KeyedSemaphores<i32>,
 }
 
 /// An idempotency key: the user's id, the operation, and the key as the client sent it.
 pub type KeyLockId = (i32, &'static str, String);
 
 impl Locks {
-    /// Creates the locks. Lists may use a fourth of the connections: a search through all cards takes long.
+    /// Creates the locks. Lists that are read in pages may use a fourth of the connections: a search through all cards
+    /// takes long. So may lists that are streamed by one statement: a slow client delays its end.
     pub fn new(connections: u32) -> Self {
         let list_pages = usize::try_from(connections.div_ceil(4)).unwrap_or(1);
         Self {
@@ -42,6 +46,8 @@ impl Locks {
             open_lists: Arc::new(Semaphore::new(OPEN_LISTS_MAX)),
             open_lists_of_users: KeyedSemaphores::new(OPEN_LISTS_OF_USER_MAX),
             list_pages: Arc::new(Semaphore::new(list_pages)),
+            streams: Arc::new(Semaphore::new(list_pages)),
+            streams_of_users: KeyedSemaphores::new(list_pages.div_ceil(2)),
         }
     }
 
@@ -57,6 +63,19 @@ impl Locks {
             first_page: Some(first_page),
         })
     }
+
+    /// Waits until another list of the user may be streamed by one statement. The permit must be held until the
+    /// statement has ended.
+    pub async fn acquire_stream_permit(&self, user_id: i32) -> Option<StreamPermit> {
+        let of_user = self.streams_of_users.acquire(user_id).await;
+        Some(StreamPermit { _permits: (of_user, self.streams.clone().acquire_owned().await.ok()?) })
+    }
+}
+
+/// The permit of a list that one statement streams.
+#[derive(Debug)]
+pub struct StreamPermit {
+    _permits: (OwnedSemaphorePermit, OwnedSemaphorePermit),
 }
 
 /// The permit of an open list.

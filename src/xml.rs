@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::mem;
+use std::time::SystemTime;
 
 use async_stream::try_stream;
 use futures_util::stream::{self, BoxStream, Stream, StreamExt, TryStreamExt};
@@ -9,7 +10,7 @@ use quick_xml::Writer;
 use quick_xml::events::{BytesDecl, BytesEnd, BytesStart, BytesText, Event};
 
 /// Minimum size of the chunks in which a list is sent, except the last one.
-const CHUNK_BYTES: usize = 64 * 1024;
+pub const CHUNK_BYTES: usize = 64 * 1024;
 
 /// A reply: the XML declaration, then one root element. Each element is on its own line, indented by two spaces per
 /// level.
@@ -20,6 +21,24 @@ pub enum XmlReply {
     Replayed(Vec<u8>),
     /// A list that is written while its rows arrive from the database.
     Streamed(BoxStream<'static, sqlx::Result<Vec<u8>>>),
+    /// A text in a form of its own, which is sent as a zip file unless the request has `test=1`.
+    File(FileReply),
+}
+
+/// A reply that clients store as a file.
+pub struct FileReply {
+    /// The name of the XML file.
+    pub name: String,
+    /// The text, in chunks.
+    pub text: BoxStream<'static, sqlx::Result<Vec<u8>>>,
+}
+
+impl FileReply {
+    /// Creates the reply of `tariff_rates_get`. The name contains the current time, in seconds since 1970.
+    pub fn of_tariff(text: impl Stream<Item = sqlx::Result<Vec<u8>>> + Send + 'static) -> Self {
+        let seconds = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs();
+        Self { name: format!("get_tariff_{seconds}.xml"), text: text.boxed() }
+    }
 }
 
 impl XmlReply {
@@ -108,6 +127,7 @@ impl std::fmt::Debug for XmlReply {
             Self::Buffered(text) => write!(f, "Buffered({} bytes)", text.len()),
             Self::Replayed(text) => write!(f, "Replayed({} bytes)", text.len()),
             Self::Streamed(_) => f.write_str("Streamed"),
+            Self::File(file) => write!(f, "File({})", file.name),
         }
     }
 }
@@ -190,6 +210,25 @@ fn escaped(text: &str) -> Cow<'_, str> {
         }
     }
     Cow::Owned(escaped)
+}
+
+/// Appends a text to a document that escapes quotation marks too, as MOR does in the texts of [`XmlReply::File`].
+pub fn push_fully_escaped(document: &mut String, text: &str) {
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'&' | b'<' | b'>' | b'"' | b'\'')) {
+        document.push_str(text);
+        return;
+    }
+    for char in text.chars() {
+        match char {
+            '&' => document.push_str("&amp;"),
+            '<' => document.push_str("&lt;"),
+            '>' => document.push_str("&gt;"),
+            '"' => document.push_str("&quot;"),
+            '\'' => document.push_str("&#39;"),
+            _ if is_xml_char(char) => document.push(char),
+            _ => document.push('\u{fffd}'),
+        }
+    }
 }
 
 /// Whether XML 1.0 allows the character in a document.

@@ -9,6 +9,7 @@ mod fixtures;
 mod load;
 mod measures;
 mod pgbench;
+mod rates;
 mod report;
 mod rounds;
 
@@ -29,6 +30,8 @@ pub struct BenchSize {
     pub created_cards: u32,
     /// Card groups in the list.
     pub listed_groups: u32,
+    /// Rates of the largest tariff.
+    pub rates: u32,
     /// Whether the measurements that take long are made too.
     pub is_full: bool,
 }
@@ -40,6 +43,7 @@ const QUICK: BenchSize = BenchSize {
     sold_out_cards: 100_000,
     created_cards: 100_000,
     listed_groups: 10_000,
+    rates: 100_000,
     is_full: false,
 };
 const FULL: BenchSize = BenchSize {
@@ -49,6 +53,7 @@ const FULL: BenchSize = BenchSize {
     sold_out_cards: 1_000_000,
     created_cards: 1_000_000,
     listed_groups: 10_000,
+    rates: 1_000_000,
     is_full: true,
 };
 

@@ -9,6 +9,7 @@ use crate::fixtures::{
 };
 use crate::load::{self, LoadResult, StopCondition, request_hash};
 use crate::pgbench::Script;
+use crate::rates;
 use crate::report::{Goal, Measurement, Report};
 use crate::rounds::{self, Candidate};
 
@@ -32,6 +33,7 @@ pub async fn run_all(size: BenchSize) -> Report {
     }
     measure_bulk_create(&environment, size, &mut report).await;
     measure_lists(&environment, size, &mut report).await;
+    rates::measure_rates(&environment, size, &mut report).await;
     environment.stop().await;
     measure_managed_start(&mut report);
     report

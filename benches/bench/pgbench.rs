@@ -9,13 +9,13 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::fixtures::{BenchEnvironment, FIRST_GROUP_ID};
 
 /// A statement and its parameters' types.
-struct Statement {
-    text: String,
+pub struct Statement {
+    pub text: String,
     param_types: Vec<&'static str>,
 }
 
 /// The shortest statement in `.sqlx` that contains all `parts`.
-fn find_statement(parts: &[&str]) -> Statement {
+pub fn find_statement(parts: &[&str]) -> Statement {
     let statements = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(".sqlx");
     let read = |file: std::io::Result<std::fs::DirEntry>| {
         let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
@@ -134,6 +134,29 @@ impl Script {
     /// The query of `card_group_get`.
     pub fn card_group_get() -> Self {
         Self::new(&find_statement(&["as \"free_cards!\""]), &["101", "0", "1"])
+    }
+
+    /// The query of `rate_get`, for a random number whose first seven digits are one of these prefixes.
+    pub fn rate_get(user_id: u32, first_prefix: u32, last_prefix: u32) -> Self {
+        let prefixes: Vec<String> = (1..=9).map(|length| format!("left(:number::text, {length})")).collect();
+        let text = find_statement(&["-- The prices of a user"]).text;
+        // Comments contain the names of parameters too.
+        let text: String =
+            text.lines().filter(|line| !line.trim_start().starts_with("--")).map(|line| format!("{line}\n")).collect();
+        let text = text
+            .replace("$1", "(:user_id::integer)")
+            .replace("$2", &format!("(array[{}])", prefixes.join(", ")))
+            .replace("$3", "(:longest_only::boolean)");
+        let variables = [("user_id", user_id.to_string()), ("longest_only", "true".to_owned())];
+        Self {
+            text: format!("\\set number random({first_prefix}00, {last_prefix}99)\n{text};\n"),
+            variables: variables.map(|(name, value)| (name.to_owned(), value)).to_vec(),
+        }
+    }
+
+    /// A script of its own.
+    pub fn from_text(text: String) -> Self {
+        Self { text, variables: Vec::new() }
     }
 
     /// Runs pgbench for this duration and returns its transactions per second.

@@ -81,6 +81,11 @@ case $operation in
         hashed='username'
         [ $# -gt 0 ] || set -- 'username=customer' 'prefix=370'
         ;;
+    # Lists the rates of a tariff.
+    tariff_rates_get | get_tariff)
+        hashed='user_id tariff_id'
+        [ $# -gt 0 ] || set -- 'tariff_id=8' 'test=1'
+        ;;
     # Creates or changes a wholesale tariff.
     tariff_wholesale_update | wholesale_tariff)
         hashed='name id currency'

@@ -75,6 +75,8 @@ pub struct Config {
     pub body_timeout: Duration,
     #[serde(rename = "write_timeout_ms", deserialize_with = "timeout")]
     pub write_timeout: Duration,
+    #[serde(rename = "stream_timeout_ms", deserialize_with = "stream_timeout")]
+    pub stream_timeout: Duration,
     pub max_quantity: NonZero<u32>,
     pub max_new_cards: NonZero<u32>,
     #[serde(deserialize_with = "idempotency_hours")]
@@ -197,6 +199,14 @@ fn timeout<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Duration, D::Er
     const TIMEOUT_MAX: Duration = Duration::from_hours(24 * 365 * 30);
     let timeout = milliseconds(value)?;
     Ok(if timeout.is_zero() { TIMEOUT_MAX } else { timeout.min(TIMEOUT_MAX) })
+}
+
+/// Reads one second to one day. A snapshot that is open for longer stops the vacuum of all tables.
+fn stream_timeout<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Duration, D::Error> {
+    match milliseconds(value)? {
+        timeout if (Duration::from_secs(1)..=Duration::from_hours(24)).contains(&timeout) => Ok(timeout),
+        _ => Err(serde::de::Error::custom("it must be from 1000 to 86400000")),
+    }
 }
 
 /// Reads a limit. 0 means no limit.

@@ -5,11 +5,12 @@ mod database;
 use std::borrow::Cow;
 
 use axum::http::StatusCode;
+use futures_util::stream;
 use serde::{Deserialize, Serialize};
 use strum::IntoStaticStr;
 
 use crate::dialect::Dialect;
-use crate::xml::XmlReply;
+use crate::xml::{FileReply, XmlReply};
 
 pub use database::{is_lock_timeout, map_constraint};
 
@@ -153,6 +154,8 @@ pub enum ApiError {
 
     /// The validation errors of a tariff.
     TariffNotSaved(Vec<&'static str>),
+    /// A refusal of `tariff_rates_get`, which is sent like its lists: as a zip file unless `test=1`.
+    TariffRatesRefused(&'static str),
 }
 
 /// A refusal as data: its messages and their layout. Stored replies contain it as JSON, with the keys `form` and
@@ -186,6 +189,8 @@ enum ErrorLayout {
     PageMessages,
     /// `<response><error><message>…`, one `<message>` for each
     ResponseMessages,
+    /// The text of `tariff_rates_get`, with spaces of its own
+    TariffRates,
 }
 
 impl ApiError {
@@ -211,6 +216,7 @@ impl ApiError {
     pub fn to_reply(&self, dialect: Dialect) -> XmlReply {
         let ErrorBody { layout, messages } = self.body(dialect);
         let (root, inner, leaf) = match layout {
+            ErrorLayout::TariffRates => return tariff_rates_error(&messages.concat()),
             ErrorLayout::Status => ("status", None, "error"),
             ErrorLayout::Page => ("page", None, "error"),
             ErrorLayout::PageStatus => ("page", Some("status"), "error"),
@@ -237,7 +243,9 @@ impl ApiError {
 
     /// Returns the messages and their layout in a dialect.
     fn body(&self, dialect: Dialect) -> ErrorBody {
-        use ErrorLayout::{Page, PageErrorError, PageMessages, PageStatus, PageStatusStatus, ResponseMessages, Status};
+        use ErrorLayout::{
+            Page, PageErrorError, PageMessages, PageStatus, PageStatusStatus, ResponseMessages, Status, TariffRates,
+        };
         let x7 = dialect == Dialect::X7;
         let (layout, message) = match self {
             Self::UnknownOperation => (Status, "There is no such API"),
@@ -325,6 +333,7 @@ impl ApiError {
             Self::GroupNotOwned { .. } => (Page, "Supplied Cardgroup_id is invalid"),
             Self::NoMatch if x7 => (Page, "Supplied Cardgroup_id is invalid"),
             Self::NoMatch => (Page, "Card was not found"),
+            Self::TariffRatesRefused(message) => (TariffRates, *message),
             Self::InvalidCard(reason) => return error_body(PageErrorError, reason.clone()),
             Self::TariffNotSaved(messages) => {
                 let layout = if x7 { PageMessages } else { ResponseMessages };
@@ -334,4 +343,12 @@ impl ApiError {
         };
         error_body(layout, message)
     }
+}
+
+fn tariff_rates_error(message: &str) -> XmlReply {
+    let indent = " ".repeat(17);
+    let text = format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n{indent}<page><status><error>{message}</error></status></page>"
+    );
+    XmlReply::File(FileReply::of_tariff(stream::iter([Ok(text.into_bytes())])))
 }

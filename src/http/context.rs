@@ -16,7 +16,7 @@ use crate::auth::signature::HashRule;
 use crate::dialect::Dialect;
 use crate::error::ApiError;
 use crate::http::params::Params;
-use crate::locks::ListPermit;
+use crate::locks::{ListPermit, StreamPermit};
 use crate::operations::spec::OperationSpec;
 use crate::sales::order::SaleOrder;
 use crate::state::AppState;
@@ -140,6 +140,14 @@ impl CallContext {
     pub async fn acquire_list_permit(&self, user_id: i32) -> Result<ListPermit, ApiError> {
         let max_wait = self.state.config.database_acquire_timeout;
         let permit = self.wait(max_wait, self.state.locks.acquire_list_permit(user_id)).await?;
+        permit.flatten().ok_or(ApiError::Unavailable)
+    }
+
+    /// Waits for a permit to stream a list by one statement, up to `database_acquire_timeout`. Errors as for
+    /// [`lock_callerid`](Self::lock_callerid).
+    pub async fn acquire_stream_permit(&self, user_id: i32) -> Result<StreamPermit, ApiError> {
+        let max_wait = self.state.config.database_acquire_timeout;
+        let permit = self.wait(max_wait, self.state.locks.acquire_stream_permit(user_id)).await?;
         permit.flatten().ok_or(ApiError::Unavailable)
     }
 

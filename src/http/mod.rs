@@ -10,3 +10,4 @@ pub mod params;
 pub mod reply;
 pub mod request;
 pub mod router;
+pub mod zip;

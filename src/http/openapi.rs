@@ -7,7 +7,7 @@ use utoipa::openapi::header::{Header, HeaderBuilder};
 use utoipa::openapi::path::{OperationBuilder, ParameterBuilder, ParameterIn, PathItem, PathItemBuilder, PathsBuilder};
 use utoipa::openapi::request_body::{RequestBody, RequestBodyBuilder};
 use utoipa::openapi::response::{Response, ResponseBuilder};
-use utoipa::openapi::schema::{Components, ComponentsBuilder, Object, ObjectBuilder, SchemaFormat, Type};
+use utoipa::openapi::schema::{Components, ComponentsBuilder, Object, ObjectBuilder, SchemaFormat, SchemaType, Type};
 use utoipa::openapi::{
     Content, ContentBuilder, Deprecated, HttpMethod, InfoBuilder, KnownFormat, LicenseBuilder, OpenApi, OpenApiBuilder,
     Ref, RefOr, Required, Server,
@@ -18,7 +18,7 @@ use crate::db::seed::DEMO_KEY;
 use crate::dialect::Dialect;
 use crate::error::ApiError;
 use crate::http::context::Operation;
-use crate::operations::spec::{ParamType, Parameter, Presence};
+use crate::operations::spec::{ParamType, Parameter, Presence, ReplyType};
 use crate::xml::XmlReply;
 
 /// The path of the document, below the prefix and below the root.
@@ -192,11 +192,18 @@ fn request_body(operation: &Operation) -> RequestBody {
 }
 
 fn responses(operation: &Operation) -> Vec<(&'static str, RefOr<Response>)> {
-    let example = format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n{}\n", operation.spec.example_reply);
+    let end = if operation.spec.reply_type == ReplyType::Xml { "\n" } else { "" };
+    let example = format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n{}{end}", operation.spec.example_reply);
     let mut response =
         with_request_id(ResponseBuilder::new().description("The reply of the operation, refusals included."));
     for (content_type, content) in reply_contents(&example) {
         response = response.content(content_type, content);
+    }
+    if operation.spec.reply_type == ReplyType::ZipOrXml {
+        // A schema without a type stands for binary content.
+        let content =
+            ContentBuilder::new().schema(Some(ObjectBuilder::new().schema_type(SchemaType::AnyValue))).build();
+        response = response.content("application/zip", content);
     }
     if operation.spec.is_mutation {
         let description = "true: the stored reply to an earlier request with the same idempotency key.";
@@ -259,7 +266,7 @@ fn params_schema(operation: &Operation) -> Object {
         if parameter.presence == Presence::Required {
             schema = schema.required(parameter.name);
         }
-        if parameter.is_in_example() {
+        if operation.spec.is_in_example(parameter) {
             example_params.insert(parameter.name.to_owned(), example(operation, parameter));
         }
     }

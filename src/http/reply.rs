@@ -5,13 +5,14 @@ use axum::body::Body;
 use axum::http::header::{ALLOW, CONNECTION, CONTENT_DISPOSITION, CONTENT_TYPE, HeaderName, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use futures_util::stream::TryStreamExt;
+use futures_util::stream::{Stream, TryStreamExt};
 
 use crate::accounts::{Setting, Settings};
 use crate::dialect::Dialect;
 use crate::error::ApiError;
+use crate::http::zip::stream_zip;
 use crate::state::AppState;
-use crate::xml::XmlReply;
+use crate::xml::{FileReply, XmlReply};
 
 /// A constant header value, validated at compile time.
 macro_rules! header_value {
@@ -165,7 +166,11 @@ fn render(result: Result<XmlReply, ApiError>, format: ReplyFormat) -> Response {
 }
 
 fn response_with_headers(status: StatusCode, reply: XmlReply, format: ReplyFormat) -> Response {
-    let mut response = Response::new(build_body(reply));
+    let body = match reply {
+        XmlReply::File(file) if !format.test => return zip_response(status, file),
+        reply => build_body(reply),
+    };
+    let mut response = Response::new(body);
     *response.status_mut() = status;
     // Nearly all replies have six headers, including those that the layers add; otherwise the map would grow twice.
     response.headers_mut().reserve(6);
@@ -177,15 +182,31 @@ fn response_with_headers(status: StatusCode, reply: XmlReply, format: ReplyForma
     response
 }
 
+/// The response with a zip file. `XML_API_Extension` does not matter.
+fn zip_response(status: StatusCode, file: FileReply) -> Response {
+    let disposition = format!("attachment; filename=\"{}.zip\"", file.name);
+    let mut response = Response::new(stream_body(stream_zip(file.name, file.text)));
+    *response.status_mut() = status;
+    set_header(&mut response, CONTENT_TYPE, header_value!("application/zip"));
+    if let Ok(disposition) = disposition.try_into() {
+        set_header(&mut response, CONTENT_DISPOSITION, disposition);
+    }
+    set_header(&mut response, CONTENT_TRANSFER_ENCODING, header_value!("binary"));
+    response
+}
+
 fn build_body(reply: XmlReply) -> Body {
     match reply {
         XmlReply::Buffered(text) | XmlReply::Replayed(text) => Body::from(text),
-        // The status has been sent, so an error can only abort the reply: the client receives an incomplete body. If
-        // the client disconnects or the write times out, the body is dropped, and the stream with it.
-        XmlReply::Streamed(chunks) => {
-            Body::from_stream(chunks.inspect_err(|error| tracing::error!(%error, "streaming reply aborted")))
-        }
+        XmlReply::Streamed(chunks) => stream_body(chunks),
+        XmlReply::File(file) => stream_body(file.text),
     }
+}
+
+/// The status has been sent, so an error can only abort the reply: the client receives an incomplete body. If the
+/// client disconnects or the write times out, the body is dropped, and the stream with it.
+fn stream_body(chunks: impl Stream<Item = sqlx::Result<Vec<u8>>> + Send + 'static) -> Body {
+    Body::from_stream(chunks.inspect_err(|error| tracing::error!(%error, "streaming reply aborted")))
 }
 
 fn set_header(response: &mut Response, name: HeaderName, value: HeaderValue) {

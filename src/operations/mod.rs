@@ -39,5 +39,6 @@ pub const OPERATIONS: &[Operation] = &[
     card_group::list::OPERATION,
     card_group::update::OPERATION,
     tariff::rate::OPERATION,
+    tariff::rates::OPERATION,
     tariff::wholesale_update::OPERATION,
 ];

@@ -12,6 +12,8 @@ pub struct OperationSpec {
     pub parameters: &'static [&'static [Parameter]],
     /// Whether the operation changes data. Such an operation accepts an idempotency key.
     pub is_mutation: bool,
+    /// The form of the reply.
+    pub reply_type: ReplyType,
     /// The reply to the example request, without the XML declaration.
     pub example_reply: &'static str,
 }
@@ -27,6 +29,21 @@ impl OperationSpec {
         let request_id = self.is_mutation.then_some(&REQUEST_ID_PARAMETER);
         self.parameters().chain(COMMON_PARAMETERS).chain(request_id)
     }
+
+    /// Whether the example contains the parameter.
+    pub fn is_in_example(&self, parameter: &Parameter) -> bool {
+        parameter.presence != Presence::Optional
+            || self.reply_type == ReplyType::ZipOrXml && parameter.name == TEST_PARAMETER
+    }
+}
+
+/// The form of an operation's reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplyType {
+    /// XML.
+    Xml,
+    /// A zip file with an XML file; with `test=1` the text of this XML file. The example has `test=1`.
+    ZipOrXml,
 }
 
 /// A parameter of the query string or the body.
@@ -96,11 +113,13 @@ impl Parameter {
         Self { presence: Presence::InExample, ..self }
     }
 
-    /// Whether the example contains the parameter.
+    /// Whether each example contains the parameter.
     pub fn is_in_example(&self) -> bool {
         self.presence != Presence::Optional
     }
 }
+
+const TEST_PARAMETER: &str = "test";
 
 /// The parameters of every operation.
 pub const COMMON_PARAMETERS: &[Parameter] = &[
@@ -118,7 +137,7 @@ pub const COMMON_PARAMETERS: &[Parameter] = &[
         "The user's password; required if the setting require_password is on.",
         "user1",
     ),
-    Parameter::new("test", ParamType::Flag, "1: a browser shows the reply instead of downloading it.", "1"),
+    Parameter::new(TEST_PARAMETER, ParamType::Flag, "1: a browser shows the reply instead of downloading it.", "1"),
     Parameter::new(
         "format",
         ParamType::Choice(&["xml", "json", "csv"]),

@@ -258,6 +258,7 @@ fn text_of(reply: XmlReply) -> String {
     let bytes = match reply {
         XmlReply::Buffered(text) | XmlReply::Replayed(text) => text,
         XmlReply::Streamed(chunks) => block_on(chunks.try_concat()).unwrap(),
+        XmlReply::File(file) => block_on(file.text.try_concat()).unwrap(),
     };
     String::from_utf8(bytes).unwrap()
 }
@@ -351,7 +352,8 @@ fn invalid_values_are_left_out_of_the_hash() {
         ("user_id=007", "7"),
         ("user_id=000", "0"),
         ("user_id=7x", ""),
-        ("tariff_id=", ""),
+        ("tariff_id=", "0"),
+        ("mtype=", ""),
         ("only_did=-1", ""),
         ("mtype=007", "007"),
         ("mtype=all", ""),

@@ -8,7 +8,7 @@ use crate::auth::signature::HashRule;
 use crate::error::ApiError;
 use crate::http::context::{Access, CallContext, Operation};
 use crate::money::Money;
-use crate::operations::spec::{OperationSpec, ParamType, Parameter};
+use crate::operations::spec::{OperationSpec, ParamType, Parameter, ReplyType};
 use crate::xml::XmlReply;
 
 /// The operation's description and handler.
@@ -21,6 +21,7 @@ pub const OPERATION: Operation = Operation {
         description: "Shows the balance of the card with the number, without taxes, in the system's currency.",
         parameters: &[&[Parameter::new("number", ParamType::Text, "The number of the card.", "1111111000").required()]],
         is_mutation: false,
+        reply_type: ReplyType::Xml,
         example_reply: "<page>
   <calling_card>
     <balance>8.403361344537815</balance>

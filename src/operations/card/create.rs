@@ -15,7 +15,7 @@ use crate::http::context::{Access, CallContext, Operation};
 use crate::http::params::Params;
 use crate::idempotency::Idempotency;
 use crate::number;
-use crate::operations::spec::{OperationSpec, ParamType, Parameter};
+use crate::operations::spec::{OperationSpec, ParamType, Parameter, ReplyType};
 use crate::store::bulk_create::{self, CardRange, Group, NUMBER_LEN_MAX, PIN_LEN_MAX};
 use crate::xml::XmlReply;
 
@@ -50,6 +50,7 @@ pub const OPERATION: Operation = Operation {
             Parameter::new("distributor_id", ParamType::Integer, "The user who distributes the cards.", "2"),
         ]],
         is_mutation: true,
+        reply_type: ReplyType::Xml,
         example_reply: "<page>
   <status>
     <status>Cards created: 10/10</status>

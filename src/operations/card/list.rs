@@ -14,7 +14,7 @@ use crate::error::ApiError;
 use crate::http::context::{Access, CallContext, Operation};
 use crate::money::Money;
 use crate::number;
-use crate::operations::spec::{OperationSpec, ParamType, Parameter};
+use crate::operations::spec::{OperationSpec, ParamType, Parameter, ReplyType};
 use crate::store::pages::{
     self, BEGIN_NEXT_PAGE, BEGIN_UNNUMBERED, LIST_DURATION_MAX, ListConnections, PAGE_ROWS, PageReader,
 };
@@ -50,6 +50,7 @@ pub const OPERATION: Operation = Operation {
             Parameter::new("per_page", ParamType::Integer, "How many cards on a page; default: 100.", "2").in_example(),
         ]],
         is_mutation: false,
+        reply_type: ReplyType::Xml,
         example_reply: "<page>
   <cards>
     <card>

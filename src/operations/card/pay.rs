@@ -15,7 +15,7 @@ use crate::http::context::{Access, CallContext, Operation};
 use crate::idempotency::Idempotency;
 use crate::money::{AMOUNT_MAX_EXCLUSIVE, Money};
 use crate::number;
-use crate::operations::spec::{OperationSpec, ParamType, Parameter};
+use crate::operations::spec::{OperationSpec, ParamType, Parameter, ReplyType};
 use crate::store;
 use crate::xml::XmlReply;
 
@@ -43,6 +43,7 @@ pub const OPERATION: Operation = Operation {
             Parameter::new("description", ParamType::Text, "The description of the payment.", "Top-up").in_example(),
         ]],
         is_mutation: true,
+        reply_type: ReplyType::Xml,
         example_reply: "<page>
   <status>
     <success>Calling Card balance successfully updated</success>

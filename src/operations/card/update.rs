@@ -16,7 +16,7 @@ use crate::http::context::{Access, CallContext, Operation};
 use crate::http::params::Params;
 use crate::idempotency::Idempotency;
 use crate::number;
-use crate::operations::spec::{OperationSpec, ParamType, Parameter};
+use crate::operations::spec::{OperationSpec, ParamType, Parameter, ReplyType};
 use crate::store;
 use crate::xml::XmlReply;
 
@@ -58,6 +58,7 @@ pub const OPERATION: Operation = Operation {
             Parameter::new("distributor", ParamType::Integer, "The user who distributes the card.", "2"),
         ]],
         is_mutation: true,
+        reply_type: ReplyType::Xml,
         example_reply: "<page>
   <status>
     <success>Calling Card successfully updated</success>

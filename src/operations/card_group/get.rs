@@ -8,7 +8,7 @@ use crate::auth::signature::HashRule;
 use crate::error::ApiError;
 use crate::http::context::{Access, CallContext, Operation};
 use crate::money::Money;
-use crate::operations::spec::{OperationSpec, ParamType, Parameter};
+use crate::operations::spec::{OperationSpec, ParamType, Parameter, ReplyType};
 use crate::store;
 use crate::xml::XmlReply;
 
@@ -22,6 +22,7 @@ pub const OPERATION: Operation = Operation {
         description: "Shows a card group for a web shop: name, image, price, number of free cards.",
         parameters: &[&[Parameter::new("id", ParamType::Integer, "The card group.", "6").required()]],
         is_mutation: false,
+        reply_type: ReplyType::Xml,
         example_reply: "<page>
   <cardgroup>
     <name>Ten dollar cards</name>

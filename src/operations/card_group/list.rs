@@ -10,7 +10,7 @@ use crate::error::ApiError;
 use crate::http::context::{Access, CallContext, Operation};
 use crate::money::Money;
 use crate::number;
-use crate::operations::spec::{OperationSpec, ParamType, Parameter};
+use crate::operations::spec::{OperationSpec, ParamType, Parameter, ReplyType};
 use crate::store;
 use crate::store::pages::{self, LIST_DURATION_MAX, ListConnections, PAGE_ROWS, PageReader};
 use crate::xml::{Element, XmlReply};
@@ -31,6 +31,7 @@ pub const OPERATION: Operation = Operation {
         )
         .in_example()]],
         is_mutation: false,
+        reply_type: ReplyType::Xml,
         example_reply: "<page>
   <cc_groups>
     <cc_group>

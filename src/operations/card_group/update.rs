@@ -14,7 +14,7 @@ use crate::error::{ApiError, map_constraint};
 use crate::http::context::{Access, CallContext, Operation};
 use crate::idempotency::Idempotency;
 use crate::number;
-use crate::operations::spec::{OperationSpec, ParamType, Parameter};
+use crate::operations::spec::{OperationSpec, ParamType, Parameter, ReplyType};
 use crate::store;
 use crate::xml::XmlReply;
 
@@ -35,6 +35,7 @@ pub const OPERATION: Operation = Operation {
             PARAMETERS,
         ],
         is_mutation: true,
+        reply_type: ReplyType::Xml,
         example_reply: "<page>
   <status>
     <success>Card Group was successfully updated</success>

@@ -1,4 +1,5 @@
 //! Operations on tariffs.
 
 pub mod rate;
+pub mod rates;
 pub mod wholesale_update;

@@ -11,7 +11,7 @@ use crate::auth::signature::HashRule;
 use crate::error::ApiError;
 use crate::http::context::{Access, CallContext, Operation};
 use crate::money::Money;
-use crate::operations::spec::{OperationSpec, ParamType, Parameter};
+use crate::operations::spec::{OperationSpec, ParamType, Parameter, ReplyType};
 use crate::xml::XmlReply;
 
 /// The operation's description and handler.
@@ -40,6 +40,7 @@ pub const OPERATION: Operation = Operation {
             ),
         ]],
         is_mutation: false,
+        reply_type: ReplyType::Xml,
         example_reply: "<page>
   <rate>0.02#Lithuania - Fixed#370</rate>
 </page>",

@@ -5,8 +5,9 @@ select d.prefix, coalesce(d.name, '') as "name!", g.id is not null as "has_group
     -- The user's own prices, instead of those of the retail tariff.
     case when t.purpose = 'user' then array(
         select coalesce(a.price, 0)
-        from customrates c join acustratedetails a on a.customrate_id = c.id
-        where c.user_id = u.id and c.destinationgroup_id = g.id
+        from acustratedetails a
+        where a.customrate_id = any (array(
+            select c.id from customrates c where c.user_id = u.id and c.destinationgroup_id = g.id))
         order by case when not $3 then coalesce(a.daytype, '') collate "C" end,
             case when not $3 then a.start_time end nulls first, case when not $3 then a."from" end nulls first, a.id
         limit case when $3 then 1 end

@@ -10,7 +10,7 @@ use crate::auth::signature::HashRule;
 use crate::error::{ApiError, map_constraint};
 use crate::http::context::{Access, CallContext, Operation};
 use crate::idempotency::Idempotency;
-use crate::operations::spec::{OperationSpec, ParamType, Parameter};
+use crate::operations::spec::{OperationSpec, ParamType, Parameter, ReplyType};
 use crate::xml::XmlReply;
 
 /// The operation's description and handler.
@@ -35,6 +35,7 @@ pub const OPERATION: Operation = Operation {
             .in_example(),
         ]],
         is_mutation: true,
+        reply_type: ReplyType::Xml,
         example_reply: "<page>
   <status>ok</status>
   <tariff_id>9</tariff_id>

@@ -11,13 +11,14 @@ pub mod watchdog;
 pub mod xml;
 
 use std::convert::Infallible;
+use std::io::{Cursor, Read};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, HttpBody};
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::ConnectInfo;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use axum::response::Response;
@@ -126,10 +127,28 @@ async fn build(
 pub struct Reply {
     pub status: StatusCode,
     pub headers: HeaderMap,
+    /// The text; of a zip file, that of its one entry.
     pub body: String,
+    /// The body as it was sent.
+    pub bytes: Bytes,
 }
 
 impl Reply {
+    /// The error is a body that is not UTF-8, or a zip file that is not complete.
+    pub fn new(status: StatusCode, headers: HeaderMap, bytes: Bytes) -> Result<Self, String> {
+        let is_zip = headers.get("content-type").is_some_and(|content_type| content_type == "application/zip");
+        let body = if is_zip && !bytes.is_empty() {
+            let mut archive = zip::ZipArchive::new(Cursor::new(&bytes)).map_err(|error| error.to_string())?;
+            let mut text = String::new();
+            let mut entry = archive.by_index(0).map_err(|error| error.to_string())?;
+            entry.read_to_string(&mut text).map_err(|error| error.to_string())?;
+            text
+        } else {
+            String::from_utf8(bytes.to_vec()).map_err(|error| error.to_string())?
+        };
+        Ok(Self { status, headers, body, bytes })
+    }
+
     /// Asserts that the body is exactly this XML. To keep tests readable, the margin of a raw string is removed and the
     /// XML declaration is added; the result is compared byte by byte.
     #[track_caller]
@@ -237,7 +256,7 @@ impl Server {
         }
         let body = with_timeout("the end of a reply", axum::body::to_bytes(body, usize::MAX)).await.unwrap();
         assert!(method != Method::HEAD || body.is_empty());
-        Reply { status: parts.status, headers: parts.headers, body: String::from_utf8(body.into()).unwrap() }
+        Reply::new(parts.status, parts.headers, body).unwrap()
     }
 
     /// Returns the page `/metrics`.

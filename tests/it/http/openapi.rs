@@ -10,7 +10,7 @@ use mortise::db::seed;
 use mortise::dialect::Dialect;
 use mortise::error::ApiError;
 use mortise::operations::OPERATIONS;
-use mortise::operations::spec::{COMMON_PARAMETERS, REQUEST_ID_PARAMETER};
+use mortise::operations::spec::{COMMON_PARAMETERS, REQUEST_ID_PARAMETER, ReplyType};
 use serde_json::Value;
 
 use crate::harness::{Server, postgres, server_on_database, server_with_settings};
@@ -149,7 +149,11 @@ async fn examples_return_the_documented_reply() {
         let documented = &document["paths"][format!("/api/{}", operation.name)]["post"]["responses"]["200"]["content"];
         assert_eq!(
             documented["text/html"]["example"],
-            format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n{}\n", operation.spec.example_reply)
+            format!(
+                "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n{}{}",
+                operation.spec.example_reply,
+                if operation.spec.reply_type == ReplyType::Xml { "\n" } else { "" }
+            )
         );
     }
 }
@@ -255,7 +259,11 @@ fn operation_code(operation: &str) -> String {
     let has_folder = own_file.ends_with("mod.rs");
     for sibling in files.iter().filter(|file| file.parent() == own_file.parent() && *file != own_file) {
         let name = sibling.file_stem().unwrap().to_str().unwrap();
-        if has_folder || ["lookups", "input"].contains(&name) && code.contains(&format!("use super::{name}::")) {
+        // Names in SQL are columns.
+        let is_rust = sibling.extension().is_some_and(|extension| extension == "rs");
+        if has_folder && is_rust
+            || ["lookups", "input"].contains(&name) && code.contains(&format!("use super::{name}::"))
+        {
             code += &source(sibling);
         }
     }
@@ -264,10 +272,11 @@ fn operation_code(operation: &str) -> String {
 
 /// The string literals that can be parameter names: lower case, and not an argument of a function for other names.
 fn parameter_names(code: &str) -> BTreeSet<String> {
-    const OTHER_FUNCTIONS: [&str; 9] = [
+    const OTHER_FUNCTIONS: [&str; 10] = [
         ".text(",
         ".optional_text(",
         ".element(",
+        ".line(",
         ".right(",
         "XmlReply::new(",
         "XmlReply::status(",

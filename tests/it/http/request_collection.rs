@@ -6,7 +6,7 @@ use std::process::Command;
 use mortise::http::context::Operation;
 use mortise::http::openapi;
 use mortise::operations::OPERATIONS;
-use mortise::operations::spec::{Parameter, REQUEST_ID_PARAMETER};
+use mortise::operations::spec::{Parameter, REQUEST_ID_PARAMETER, ReplyType};
 
 use crate::harness::hash;
 
@@ -84,6 +84,11 @@ fn shell_quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
+/// The parameter that makes the reply a text.
+fn test_parameter(operation: &Operation) -> Option<&'static str> {
+    (operation.spec.reply_type == ReplyType::ZipOrXml).then_some("test=1")
+}
+
 fn curl() -> String {
     let cases: Vec<String> = OPERATIONS.iter().map(curl_case).collect();
     include_str!("../../../contrib/requests/curl.template").replace("    # The operations.\n", &cases.concat())
@@ -96,6 +101,7 @@ fn curl_case(operation: &Operation) -> String {
         .parameters()
         .filter(|parameter| parameter.is_in_example())
         .map(|parameter| shell_quoted(&pair(parameter)))
+        .chain(test_parameter(operation).map(|pair| format!("'{pair}'")))
         .collect();
     let (names, hashed, example) = (names.join(" | "), hashed_names(operation).join(" "), example.join(" "));
     let summary = operation.spec.summary;
@@ -113,6 +119,7 @@ fn bruno(position: usize, operation: &Operation) -> String {
             let disabled = if parameter.is_in_example() { "" } else { "~" };
             format!("  {disabled}{}: {}\n", parameter.name, parameter.example)
         })
+        .chain(test_parameter(operation).map(|pair| format!("  {}\n", pair.replace('=', ": "))))
         .collect();
     let descriptions: String = operation
         .spec

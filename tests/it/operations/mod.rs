@@ -18,4 +18,5 @@ mod cc_group_update;
 mod cc_groups_get;
 mod money;
 mod rate_get;
+mod tariff_rates_get;
 mod tariff_wholesale_update;

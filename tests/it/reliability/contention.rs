@@ -36,7 +36,7 @@ async fn buy_until_empty(address: SocketAddr, quantities: &'static [usize], buye
         let reply = async {
             let (parts, body) = client.request(request).await.unwrap().into_parts();
             let body = String::from_utf8(body.collect().await.unwrap().to_bytes().into()).unwrap();
-            Reply { status: parts.status, headers: parts.headers, body }
+            Reply::new(parts.status, parts.headers, body.into()).unwrap()
         };
         let reply = with_timeout("a sale", reply).await;
         let numbers = reply.element_texts("number");

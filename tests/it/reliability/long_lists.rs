@@ -164,7 +164,7 @@ async fn start_body(server: &Server, parameters: &str) -> axum::body::BodyDataSt
 async fn read_to_end(body: axum::body::BodyDataStream) -> Reply {
     let chunks: Vec<_> = with_timeout("the end of the list", body.try_collect()).await.unwrap();
     let body = String::from_utf8(chunks.concat()).unwrap();
-    Reply { status: axum::http::StatusCode::OK, headers: axum::http::HeaderMap::new(), body }
+    Reply::new(axum::http::StatusCode::OK, axum::http::HeaderMap::new(), body.into()).unwrap()
 }
 
 /// A page shows the cards of the moment in which it is read. When the reply starts, the server has read at most two

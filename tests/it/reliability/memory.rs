@@ -42,3 +42,40 @@ async fn creating_and_listing_200000_cards_needs_little_memory() {
     let growth_kb = program.peak_memory_kb() - idle_kb;
     assert!(growth_kb < GROWTH_MAX_KB, "listing the cards took {growth_kb} kB");
 }
+
+/// A million rates: more than 800 MB of text.
+const RATES: usize = 1_000_000;
+/// How much the peak memory may exceed that of the idle process, in kB: 8 MB, and what a debug build needs.
+const RATES_GROWTH_MAX_KB: usize = 12 * 1024;
+
+#[tokio::test]
+async fn listing_a_million_rates_needs_little_memory() {
+    let database = postgres::create_database(FIXTURE_SQL).await;
+    let server = server_on_database(&database, &[]).await;
+    server
+        .execute(&format!(
+            "insert into tariffs (id, name, purpose, currency) values
+                 (50, 'many', 'user_wholesale', 'USD'), (51, 'few', 'user', 'USD');
+             insert into directions (name, code) values ('Somewhere', 'SOM');
+             insert into destinations (id, prefix, direction_code, name)
+             select i, (1000000 + i)::text, 'SOM', 'Destination ' || i from generate_series(1, {RATES}) i;
+             insert into rates (id, tariff_id, destination_id) select i, 50, i from generate_series(1, {RATES}) i;
+             insert into ratedetails (rate_id, rate) select i, 0.5 from generate_series(1, {RATES}) i;
+             analyze"
+        ))
+        .await;
+    let program = Program::start_on_database(&database, &[]).await;
+    let form = |tariff: &str, test: &str| format!("u=admin&tariff_id={tariff}{test}&hash={}", hash(tariff, "secret"));
+    for test in ["&test=1", ""] {
+        program.post_streaming("tariff_rates_get", form("51", test), |_| {}).await;
+    }
+    let idle_kb = program.peak_memory_kb();
+    for (test, bytes_min) in [("&test=1", 700_000_000), ("", 10_000_000)] {
+        let mut bytes = 0;
+        let on_chunk = |chunk: &[u8]| bytes += chunk.len();
+        program.post_streaming("tariff_rates_get", form("50", test), on_chunk).await;
+        assert!(bytes > bytes_min, "{bytes}");
+        let growth_kb = program.peak_memory_kb() - idle_kb;
+        assert!(growth_kb < RATES_GROWTH_MAX_KB, "{test}: listing the rates took {growth_kb} kB");
+    }
+}

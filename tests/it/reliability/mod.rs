@@ -19,6 +19,7 @@ mod managed_postgres;
 mod memory;
 mod pool;
 mod query_plans;
+mod rate_lists;
 mod sale_batcher;
 mod sale_batching;
 mod session_settings;

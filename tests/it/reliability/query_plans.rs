@@ -163,7 +163,9 @@ const RATES: &str = "insert into directions (name, code) select 'Direction ' || 
     insert into rates (tariff_id, destinationgroup_id) select 50, id from destinationgroups;
     insert into rates (tariff_id, destination_id) select 51, id from destinations;
     insert into aratedetails (rate_id, duration, price) select id, -1, 1 from rates where tariff_id = 50;
-    insert into ratedetails (rate_id, rate) select id, 1 from rates where tariff_id = 51";
+    insert into ratedetails (rate_id, rate) select id, 1 from rates where tariff_id = 51;
+    insert into customrates (user_id, destinationgroup_id) select 2 + id % 20, id from destinationgroups;
+    insert into acustratedetails (customrate_id, duration, price) select id, -1, 1 from customrates";
 /// A tariff that is new since the last `analyze`.
 const MORE_RATES: &str = "insert into rates (tariff_id, destinationgroup_id) select 52, id from destinationgroups;
     insert into aratedetails (rate_id, duration, price) select id, -1, 1 from rates where tariff_id = 52";

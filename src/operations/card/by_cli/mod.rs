@@ -24,7 +24,7 @@ use crate::http::params::Params;
 use crate::idempotency::Idempotency;
 use crate::money::Money;
 use crate::number;
-use crate::operations::spec::{OperationSpec, ParamType, Parameter};
+use crate::operations::spec::{OperationSpec, ParamType, Parameter, ReplyType};
 use crate::sales::statement::{CardSale, sell_cards};
 use crate::store;
 use crate::store::card::Conversion;
@@ -58,6 +58,7 @@ pub const OPERATION: Operation = Operation {
             Parameter::new("user_id", ParamType::Text, "Hashed by the rule of 2012, otherwise ignored.", ""),
         ]],
         is_mutation: true,
+        reply_type: ReplyType::Xml,
         example_reply: "<page>
   <status>ok</status>
   <card>

@@ -19,7 +19,7 @@ use crate::http::context::{Access, CallContext, Operation};
 use crate::idempotency::key::is_duplicate_key;
 use crate::idempotency::{ChangeOutcome, Idempotency};
 use crate::mail::OutboxEntry;
-use crate::operations::spec::{OperationSpec, ParamType, Parameter};
+use crate::operations::spec::{OperationSpec, ParamType, Parameter, ReplyType};
 use crate::sales::batcher::{BatchOutcome, Dispatch};
 use crate::sales::order::{SaleOrder, SaleTerms};
 use crate::sales::statement::{CardSale, OrderRows, SoldCard, sell_cards, sell_next, write_order_rows};
@@ -52,6 +52,7 @@ pub const OPERATION: Operation = Operation {
             Parameter::new("curr", ParamType::Text, "The payment's currency; default: the system's.", "USD"),
         ]],
         is_mutation: true,
+        reply_type: ReplyType::Xml,
         example_reply: "<page>
   <cards>
     <card>

@@ -187,8 +187,7 @@ async fn send(client: &HttpClient, address: &str, request: &EncodedRequest) -> R
     let (parts, body) = reply.map_err(|error| format!("{error:?}"))?.into_parts();
     let body =
         with_timeout("the end of a reply", body.collect()).await.map_err(|error| format!("{error:?}"))?.to_bytes();
-    let body = String::from_utf8(body.into()).map_err(|error| error.to_string())?;
-    Ok(Reply { status: parts.status, headers: parts.headers, body })
+    Reply::new(parts.status, parts.headers, body)
 }
 
 /// Returns the rule for all replies that this reply violates.

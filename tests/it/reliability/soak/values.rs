@@ -101,6 +101,7 @@ pub fn parameters(operation: &str) -> &'static [(&'static str, ValueKind)] {
         "card_group_get" => &[("id", Required(&Group))],
         "cc_groups_get" => &[("cc_group_id", Group)],
         "rate_get" => &[("username", Required(&Text)), ("prefix", Required(&Number)), ("by_full_dst", Flag)],
+        "tariff_rates_get" => &[("user_id", Count), ("tariff_id", Count)],
         "tariff_wholesale_update" => &[("id", Count), ("name", Required(&Name)), ("currency", Currency)],
         other => panic!("no parameters are defined for {other}"),
     }
