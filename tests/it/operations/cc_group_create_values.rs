@@ -128,6 +128,15 @@ async fn long_and_unusual_values_are_stored_whole_or_refused() {
             .await,
     );
     server.assert_rows("select name = '''; drop table cards; -- <&>\" 漢💳' and description = E'\\n' as same from cardgroups where id > 100", &["true"]).await;
+    // More digits than a binary floating-point number has.
+    let exact = "123456789012345.123456789012345";
+    assert_created(&send(&server, "admin", "exact", &format!("&setup_fee={exact}&ghost_min_perc={exact}")).await);
+    server
+        .assert_rows(
+            "select setup_fee, ghost_min_perc from cardgroups where name = 'exact'",
+            &[&format!("{exact}|{exact}")],
+        )
+        .await;
 }
 
 /// A price can't be converted from a currency with rate 0.
