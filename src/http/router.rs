@@ -35,6 +35,7 @@ use tower::{Layer, Service};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
+use tracing::Instrument;
 
 use crate::dialect::Dialect;
 use crate::error::ApiError;
@@ -127,10 +128,10 @@ async fn observe(
 ) -> Response {
     let started_at = Instant::now();
     let operation = route.map(|Extension(route)| route.operation.name);
-    let request_info = log::RequestInfo { id: request.headers().get(X_REQUEST_ID).cloned(), operation };
+    let log_span = log::request_span(request.headers().get(X_REQUEST_ID), operation);
     #[cfg(feature = "otlp")]
     let span = state.tracer.start_span(operation, request.headers());
-    log::with_request(request_info, async move {
+    let respond = async move {
         let response = next.run(request).await;
         let Outcome(outcome) = response.extensions().get().copied().unwrap_or(PANIC);
         let duration = started_at.elapsed();
@@ -145,8 +146,8 @@ async fn observe(
             "request completed"
         );
         response
-    })
-    .await
+    };
+    respond.instrument(log_span).await
 }
 
 /// Returns the response after a panic.

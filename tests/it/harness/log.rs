@@ -3,7 +3,6 @@
 use std::io::Write;
 use std::sync::{Arc, LazyLock, Mutex};
 
-use mortise::telemetry::log::HumanFormatter;
 use tracing::Dispatch;
 use tracing::subscriber::{DefaultGuard, NoSubscriber};
 use tracing_subscriber::fmt::MakeWriter;
@@ -23,10 +22,8 @@ impl LogCapture {
         static SECOND_SUBSCRIBER: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(NoSubscriber::default()));
         LazyLock::force(&SECOND_SUBSCRIBER);
         let buffer = Buffer::default();
-        let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE);
-        let _guard = tracing::subscriber::set_default(
-            subscriber.event_format(HumanFormatter::new(false)).with_writer(buffer.clone()).finish(),
-        );
+        let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_ansi(false);
+        let _guard = tracing::subscriber::set_default(subscriber.with_writer(buffer.clone()).finish());
         Self { buffer, _guard }
     }
 

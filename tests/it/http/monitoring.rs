@@ -299,6 +299,7 @@ async fn requests_can_be_logged() {
     assert_eq!(line["level"], "DEBUG");
     assert_eq!(line["fields"]["outcome"], "bad_login");
     assert_eq!(line["fields"]["status"], 200);
-    assert_eq!(line["request"]["operation"], "card_from_group_sell");
-    assert_eq!(line["request"]["id"].as_str().unwrap().len(), 36);
+    assert_eq!(line["span"]["name"], "request");
+    assert_eq!(line["span"]["operation"], "card_from_group_sell");
+    assert_eq!(line["span"]["id"].as_str().unwrap().len(), 36);
 }
