@@ -1,6 +1,6 @@
 -- Card states, columns of payments and the change log, for the back office and the import. MOR's columns keep their meaning.
--- The old unique indexes imply the new ones: data that satisfied them satisfies these too. (If one had been dropped by hand, and rows
--- violate it now, this migration fails as a whole, with the name of the index.)
+-- The old unique indexes imply the new ones: data that satisfied them satisfies these too. (If one was dropped by hand, and rows violate
+-- it now, this migration fails as a whole, with the name of the index.)
 
 -- In the order in which requests lock them.
 lock table cards, payments in access exclusive mode;
@@ -9,11 +9,14 @@ alter table cards
     add column withheld text constraint cards_withheld check (withheld in ('blocked', 'assigned', 'reserved')),
     add column quarantined_at timestamp,
     add column serial text,
-    drop constraint cards_group_number;
--- The first column is the one that is looked up: a number of any owner, too. Every lookup names both conditions of the index.
-drop index cards_number, cards_pin, cards_hidden_number;
-create unique index cards_group_number on cards (cardgroup_id, number) where hidden = 0 and quarantined_at is null;
-create unique index cards_number on cards (number, (coalesce(owner_id, 0))) where hidden = 0 and quarantined_at is null;
+    drop constraint if exists cards_group_number;
+-- Lookups name both conditions of the indexes. Before a table is analyzed, the planner takes them for so rare that reading a whole index
+-- seems as fast as a lookup. "is not null" keeps an index from lookups without its first column.
+drop index if exists cards_number, cards_pin, cards_hidden_number;
+create unique index cards_group_number on cards (cardgroup_id, number)
+    where hidden = 0 and quarantined_at is null and cardgroup_id is not null;
+create unique index cards_number on cards (number, (coalesce(owner_id, 0)))
+    where hidden = 0 and quarantined_at is null and number is not null;
 create unique index cards_pin on cards (pin) where pin <> '' and hidden = 0 and quarantined_at is null;
 -- The few other cards: they are found by their number in some cases, and their PINs are not given to new cards.
 create index cards_excluded_number on cards (number) where hidden <> 0 or quarantined_at is not null;
@@ -49,7 +52,7 @@ begin
     end loop;
 end $$;
 -- A card is sold or issued in exchange once, never both.
-drop index payments_sale_card_unique;
+drop index if exists payments_sale_card_unique;
 create unique index payments_sale_card_unique on payments (user_id) where kind in ('sale', 'reissue');
 create index payments_date_added on payments (date_added);
 create index payments_user_date_added on payments (user_id, date_added);
