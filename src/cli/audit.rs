@@ -1,9 +1,11 @@
-//! `mortise audit`: searches the audit trail.
+//! `mortise audit`: searches the audit trail, which consists of the tables `actions` and `change_log`.
 
 use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
+use serde_json::Value;
+use sqlx::PgPool;
 
 use super::database::{begin_read_only, with_database};
 use super::{CommandError, Report, find_user};
@@ -29,17 +31,35 @@ pub struct Options {
     limit: u32,
 }
 
-/// An audit row.
+/// A row of one of the two tables.
 #[derive(Debug, Serialize)]
-struct ActionRow {
+struct AuditRow {
+    /// `actions` or `change_log`.
+    table: String,
     id: i64,
     date: String,
-    user_id: i32,
+    /// The API user. `None`: a command.
+    user_id: Option<i32>,
+    /// The name of the user, or `command` with the name of the operating system's user.
     user: Option<String>,
+    /// The action; for a change what was changed: `card_changed`.
     action: String,
     target_type: Option<String>,
     target_id: Option<i64>,
+    target_name: Option<String>,
     data: Vec<String>,
+    /// The changed fields before the change, as JSON.
+    #[serde(serialize_with = "serialize_json")]
+    before: Option<String>,
+    /// The changed fields after the change, as JSON.
+    #[serde(serialize_with = "serialize_json")]
+    after: Option<String>,
+    request_id: Option<String>,
+}
+
+/// Writes the text of a JSON value as this value.
+fn serialize_json<S: serde::Serializer>(text: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
+    text.as_deref().and_then(|text| serde_json::from_str::<Value>(text).ok()).serialize(serializer)
 }
 
 /// Runs the command.
@@ -49,28 +69,22 @@ pub async fn run(options: &Options, config: &Config) -> Result<Report, CommandEr
             Some(name) => Some(find_user(pool, name).await?.id),
             None => None,
         };
-        let card_ids = match &options.card {
-            Some(number) => Some(find_card_ids(pool, number).await?),
+        let cards = match &options.card {
+            Some(number) => Some(find_cards(pool, number).await?),
             None => None,
         };
+        let card_ids = cards.as_ref().map(|cards| cards.iter().map(|card| card.id).collect::<Vec<_>>());
+        let card_groups = cards.as_ref().map(|cards| cards.iter().map(|card| card.cardgroup_id).collect::<Vec<_>>());
         let mut transaction = begin_read_only(pool).await?;
-        let rows = sqlx::query_as!(
-            ActionRow,
-            r#"select a.id, to_char(a.date, 'YYYY-MM-DD HH24:MI:SS') as "date!", a.user_id, u.username as "user?", a.action,
-                   nullif(a.target_type, '') as target_type, a.target_id,
-                   array_remove(array_remove(array[a.data, a.data2, a.data3, a.data4], null), '') as "data!"
-               from actions a left join users u on u.id = a.user_id
-               where ($1::double precision is null or a.date >= (now() at time zone 'utc') - make_interval(secs => $1))
-                   and ($2::integer is null or a.user_id = $2 or fold_case(a.target_type) = 'user' and a.target_id = $2)
-                   and ($3::text is null or strpos(fold_case(a.action || ' ' || coalesce(a.data, '')), fold_case($3)) > 0)
-                   and ($4::bigint[] is null or fold_case(a.target_type) = 'card' and a.target_id = any ($4)
-                       or a.action = 'card_payment_created' and a.data = any ($4::text[])
-                       or fold_case(a.target_type) = 'voucher' and a.data2 = any ($4::text[]))
-               order by a.id desc limit $5"#,
+        let rows = sqlx::query_file_as!(
+            AuditRow,
+            "src/cli/audit.sql",
             options.since.map(|since| since.as_secs_f64()),
             user,
             options.action,
             card_ids.as_deref(),
+            card_groups.as_deref(),
+            options.card,
             i64::from(options.limit)
         );
         Ok(rows.fetch_all(&mut *transaction).await?)
@@ -78,27 +92,48 @@ pub async fn run(options: &Options, config: &Config) -> Result<Report, CommandEr
     .await?;
     rows.reverse();
     Ok(Report::table(["DATE (UTC)", "USER", "ACTION", "TARGET", "DATA"], &rows, |row| {
-        let target = row.target_id.map(|id| format!("{} {id}", row.target_type.as_deref().unwrap_or_default()));
-        [
-            row.date.clone(),
-            row.user.clone().unwrap_or_else(|| if row.user_id < 0 { "-".to_owned() } else { row.user_id.to_string() }),
-            row.action.clone(),
-            target.or_else(|| row.target_type.clone()).unwrap_or_default(),
-            row.data.join(", "),
-        ]
+        [row.date.clone(), row.author(), row.action.clone(), row.target(), row.details()]
     }))
 }
 
-/// Returns the ids of the cards with the number, including deleted ones.
-async fn find_card_ids(pool: &sqlx::PgPool, number: &str) -> Result<Vec<i64>, CommandError> {
+impl AuditRow {
+    fn author(&self) -> String {
+        let id = self.user_id.filter(|id| *id >= 0).map(|id| id.to_string());
+        self.user.clone().or(id).unwrap_or_else(|| "-".to_owned())
+    }
+
+    fn target(&self) -> String {
+        let name = self.target_name.clone().or(self.target_id.map(|id| id.to_string()));
+        [self.target_type.clone(), name].into_iter().flatten().collect::<Vec<_>>().join(" ")
+    }
+
+    /// The data of an action, or the changed fields: `{"blocked":0} -> {"blocked":1}`.
+    fn details(&self) -> String {
+        match (&self.before, &self.after) {
+            (Some(before), Some(after)) => format!("{before} -> {after}"),
+            (None, Some(json)) | (Some(json), None) => json.clone(),
+            (None, None) => self.data.join(", "),
+        }
+    }
+}
+
+/// A card with the searched number.
+struct NumberedCard {
+    id: i64,
+    cardgroup_id: i32,
+}
+
+/// Returns the cards with the number, including deleted and quarantined ones.
+async fn find_cards(pool: &PgPool, number: &str) -> Result<Vec<NumberedCard>, CommandError> {
     let mut transaction = begin_read_only(pool).await?;
-    let ids = sqlx::query_scalar!(
-        r#"select id as "id!" from cards where number = $1 and hidden = 0 and quarantined_at is null
-               union all
-               select id from cards where number = $1 and (hidden <> 0 or quarantined_at is not null)"#,
+    let cards = sqlx::query_as!(
+        NumberedCard,
+        r#"select id as "id!", cardgroup_id as "cardgroup_id!"
+           from cards where number = $1 and hidden = 0 and quarantined_at is null
+           union all
+           select id, cardgroup_id from cards where number = $1 and (hidden <> 0 or quarantined_at is not null)"#,
         number
-    )
-    .fetch_all(&mut *transaction)
-    .await?;
-    if ids.is_empty() { Err(CommandError::NotFound(format!("there is no card {number}"))) } else { Ok(ids) }
+    );
+    let cards = cards.fetch_all(&mut *transaction).await?;
+    if cards.is_empty() { Err(CommandError::NotFound(format!("there is no card {number}"))) } else { Ok(cards) }
 }

@@ -5,11 +5,12 @@ use clap::{Subcommand, ValueEnum};
 use serde::Serialize;
 
 use super::database::with_database;
-use super::{AuditEntry, CommandError, Report};
+use super::{CommandError, Report, author};
 use crate::config::Config;
 use crate::input;
 use crate::money::Money;
 use crate::number;
+use crate::store::change_log::{RowChange, What};
 
 /// The currency of the system, in which rates and prices are stored.
 const SYSTEM_CURRENCY_ID: i32 = 1;
@@ -118,8 +119,8 @@ async fn add(name: &str, rate: &BigDecimal, full_name: &str, config: &Config) ->
         );
         let id = id.fetch_optional(&mut *transaction).await?;
         let id = id.ok_or_else(|| CommandError::Failed(format!("the currency {name} already exists")))?;
+        RowChange::created(What::Currency, id).record(&mut transaction, &author()).await?;
         let rate = Money::from(rate.clone()).to_plain_string();
-        audit_entry("currency_created", id, name, &rate).record(&mut transaction).await?;
         transaction.commit().await?;
         Ok(Report::done(format!("The currency {name} was added, with the rate {rate}.")))
     })
@@ -138,32 +139,32 @@ async fn set(
     let active = active.map(|active| i16::from(matches!(active, Active::On)));
     with_database(config, async |pool| {
         let mut transaction = pool.begin().await?;
-        let changed = sqlx::query!(
-            r#"update currencies set exchange_rate = coalesce($2, exchange_rate), active = coalesce($3, active),
-                   last_update = now() at time zone 'utc'
-               where fold_case(rtrim(name)) = fold_case(rtrim($1))
-               returning id, name, coalesce(exchange_rate, 1) as "rate!: Money", active = 1 as "active!""#,
-            name,
-            rate,
-            active
-        );
         let not_found =
             || CommandError::NotFound(format!("there is no currency {name}: `mortise currency list` shows all"));
-        let changed = changed.fetch_optional(&mut *transaction).await?.ok_or_else(not_found)?;
-        if changed.id == SYSTEM_CURRENCY_ID {
+        let id = sqlx::query_scalar!(
+            "select id from currencies where fold_case(rtrim(name)) = fold_case(rtrim($1)) order by id limit 1 for no key update",
+            name
+        );
+        let id = id.fetch_optional(&mut *transaction).await?.ok_or_else(not_found)?;
+        if id == SYSTEM_CURRENCY_ID {
             let message = format!("{name} is the system's currency: its rate is always 1, and it is always active");
             return Err(CommandError::Failed(message));
         }
+        let change = RowChange::begin(&mut transaction, What::Currency, id).await?;
+        let changed = sqlx::query!(
+            r#"update currencies set exchange_rate = coalesce($2, exchange_rate), active = coalesce($3, active),
+                   last_update = now() at time zone 'utc'
+               where id = $1
+               returning name, coalesce(exchange_rate, 1) as "rate!: Money", active = 1 as "active!""#,
+            id,
+            rate,
+            active
+        );
+        let changed = changed.fetch_one(&mut *transaction).await?;
+        change.record(&mut transaction, &author()).await?;
         let (rate, state) = (changed.rate.to_plain_string(), if changed.active { "on" } else { "off" });
-        audit_entry("currency_changed", changed.id, &changed.name, &format!("{rate} {state}"))
-            .record(&mut transaction)
-            .await?;
         transaction.commit().await?;
         Ok(Report::done(format!("{} has the rate {rate} and is {state} now.", changed.name)))
     })
     .await
-}
-
-fn audit_entry<'a>(action: &'a str, id: i32, name: &'a str, data2: &'a str) -> AuditEntry<'a> {
-    AuditEntry { action, target_type: "Currency", target_id: id.into(), data: name, data2, ..AuditEntry::default() }
 }

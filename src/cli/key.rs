@@ -7,9 +7,10 @@ use serde_json::json;
 use sqlx::PgConnection;
 
 use super::database::with_database;
-use super::{AuditEntry, CommandError, Report, find_settings_owner_id, secret};
+use super::{CommandError, Report, author, find_settings_owner_id, owner_name, secret};
 use crate::config::Config;
 use crate::managed_postgres::data_directory::random_hex;
+use crate::store::change_log::{Change, Target, What};
 
 /// Subcommands of `mortise key`.
 #[derive(Debug, Subcommand)]
@@ -91,7 +92,8 @@ async fn replace_key(
         )
         .execute(&mut *transaction)
         .await?;
-        audit_key_action(&mut transaction, "secret_key_changed", owner, until.as_deref().unwrap_or_default()).await?;
+        let event = json!({ "key": "replaced", "previous_key_valid_until": until });
+        record_event(&mut transaction, owner, &event).await?;
         transaction.commit().await?;
         Ok(until)
     })
@@ -130,7 +132,7 @@ async fn end_previous_key(user: Option<&str>, config: &Config) -> Result<Report,
         let mut transaction = pool.begin().await?;
         let owner = find_settings_owner_id(&mut *transaction, user).await?;
         set_previous_key(&mut transaction, owner, 0).await?;
-        audit_key_action(&mut transaction, "previous_secret_key_ended", owner, "").await?;
+        record_event(&mut transaction, owner, &json!({ "previous_key": "ended" })).await?;
         transaction.commit().await?;
         Ok(Report::done("No previous key is valid."))
     })
@@ -149,15 +151,17 @@ async fn show_key(user: Option<&str>, config: &Config) -> Result<Report, Command
         let key = key.fetch_optional(&mut *transaction).await?.filter(|key| !key.is_empty());
         let key =
             key.ok_or_else(|| CommandError::NotFound("no secret key is set: use `mortise key set`".to_owned()))?;
-        audit_key_action(&mut transaction, "secret_key_shown", owner, "").await?;
+        record_event(&mut transaction, owner, &json!({ "key": "shown" })).await?;
         transaction.commit().await?;
         Ok(Report::new(key.as_str(), json!({ "key": key })))
     })
     .await
 }
 
-async fn audit_key_action(connection: &mut PgConnection, action: &str, owner: i32, until: &str) -> sqlx::Result<()> {
-    let entry =
-        AuditEntry { action, target_type: "User", target_id: owner.into(), data: until, ..AuditEntry::default() };
-    entry.record(connection).await
+/// Records what was done with an owner's key. The log never contains a key.
+async fn record_event(connection: &mut PgConnection, owner: i32, event: &serde_json::Value) -> sqlx::Result<()> {
+    let name = owner_name(&mut *connection, owner).await?;
+    let target = Target::Row { id: owner.into(), name: &name };
+    let change = Change { what: What::Key, target, before: None, after: Some(event.to_string()) };
+    change.record(connection, &author()).await
 }

@@ -1,5 +1,5 @@
-//! The operator's commands, one file per command. They do in SQL what MOR's admin pages do, and write an audit row for
-//! each change.
+//! The operator's commands, one file per command. They do in SQL what MOR's admin pages do, and write a row of the
+//! change log for each change.
 
 pub mod audit;
 pub mod cards;
@@ -22,17 +22,18 @@ pub mod user;
 use std::io;
 use std::process::ExitCode;
 
-use sqlx::{PgConnection, PgExecutor};
+use sqlx::PgExecutor;
 
 use crate::config::ConfigError;
 use crate::db::DatabaseError;
 use crate::dialect::Dialect;
 use crate::error::ApiError;
 use crate::managed_postgres::error::ManagedPostgresError;
+use crate::store::change_log::Author;
 
 pub use self::report::Report;
 
-/// The user in the audit rows of commands: the admin. An operator needs no user of their own to run commands.
+/// The admin, who owns what belongs to no reseller.
 const ADMIN_ID: i32 = 0;
 
 /// The error of a failed command.
@@ -137,36 +138,15 @@ async fn find_settings_owner_id(executor: impl PgExecutor<'_>, name: Option<&str
     }
 }
 
-/// A row of the table `actions` for a change by a command.
-#[derive(Default)]
-struct AuditEntry<'a> {
-    action: &'a str,
-    target_type: &'a str,
-    target_id: i64,
-    data: &'a str,
-    data2: &'a str,
-    data3: &'a str,
+/// Returns the user name of an owner of settings.
+async fn owner_name(executor: impl PgExecutor<'_>, owner: i32) -> sqlx::Result<String> {
+    let name = sqlx::query_scalar!("select username from users where id = $1", owner).fetch_optional(executor).await?;
+    Ok(name.unwrap_or_else(|| format!("user {owner}")))
 }
 
-impl AuditEntry<'_> {
-    /// Writes the row, in the transaction of the change.
-    async fn record(&self, connection: &mut PgConnection) -> sqlx::Result<()> {
-        sqlx::query!(
-            "insert into actions (user_id, action, target_type, target_id, data, data2, data3, data4)
-             values ($1, $2, $3, $4, $5, $6, $7, $8)",
-            ADMIN_ID,
-            self.action,
-            self.target_type,
-            self.target_id,
-            self.data,
-            self.data2,
-            self.data3,
-            format!("mortise command of {}", operator_name())
-        )
-        .execute(connection)
-        .await?;
-        Ok(())
-    }
+/// Returns the author of a command's changes, for the change log.
+fn author() -> Author {
+    Author::Command { operator: operator_name() }
 }
 
 /// Returns the name of the operating system's user that runs the command, else the uid.

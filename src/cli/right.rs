@@ -2,12 +2,14 @@
 
 use clap::{Subcommand, ValueEnum};
 use serde::Serialize;
+use serde_json::json;
 use sqlx::PgConnection;
 
 use super::database::with_database;
-use super::{AuditEntry, CommandError, Report, find_user};
+use super::{CommandError, Report, author, find_user};
 use crate::config::Config;
 use crate::input;
+use crate::store::change_log::{Change, Target, What};
 
 /// Subcommands of `mortise right`.
 #[derive(Debug, Subcommand)]
@@ -144,6 +146,12 @@ async fn set(
             AccessLevel::Read => 1,
             AccessLevel::Edit => 2,
         };
+        let before = sqlx::query_scalar!(
+            "select value from acc_group_rights where acc_group_id = $1 and acc_right_id = $2 order by id limit 1",
+            group_id,
+            right_id
+        );
+        let before = before.fetch_optional(&mut *transaction).await?;
         sqlx::query!(
             "with changed as (
                  update acc_group_rights set value = $3 where acc_group_id = $1 and acc_right_id = $2 returning id)
@@ -155,15 +163,14 @@ async fn set(
         )
         .execute(&mut *transaction)
         .await?;
-        let entry = AuditEntry {
-            action: "permission_changed",
-            target_type: "AccGroup",
-            target_id: group_id.into(),
-            data: &right,
-            data2: &number.to_string(),
-            ..AuditEntry::default()
+        let value_json = |number: i16| json!({ right.as_str(): number }).to_string();
+        let change = Change {
+            what: What::Right,
+            target: Target::Row { id: group_id.into(), name: group },
+            before: before.map(value_json),
+            after: Some(value_json(number)),
         };
-        entry.record(&mut transaction).await?;
+        change.record(&mut transaction, &author()).await?;
         transaction.commit().await?;
         let value = format!("{value:?}").to_lowercase();
         Ok(Report::done(format!("{right} of the permission group {group} is {value} now.")))
@@ -176,18 +183,22 @@ async fn assign_group(group: &str, user: &str, config: &Config) -> Result<Report
         let mut transaction = pool.begin().await?;
         let user = find_user(&mut *transaction, user).await?;
         let group_id = find_permission_group_id(&mut transaction, group, &user.usertype).await?;
+        let before = sqlx::query_scalar!(
+            "select (select name from acc_groups where id = acc_group_id) from users where id = $1 for no key update",
+            user.id
+        );
+        let before = before.fetch_one(&mut *transaction).await?;
         sqlx::query!("update users set acc_group_id = $2 where id = $1", user.id, group_id)
             .execute(&mut *transaction)
             .await?;
-        let entry = AuditEntry {
-            action: "user_permission_group_changed",
-            target_type: "User",
-            target_id: user.id.into(),
-            data: &user.username,
-            data2: group,
-            ..AuditEntry::default()
+        let group_json = |group: Option<&str>| Some(json!({ "permission_group": group }).to_string());
+        let change = Change {
+            what: What::User,
+            target: Target::Row { id: user.id.into(), name: &user.username },
+            before: group_json(before.as_deref()),
+            after: group_json(Some(group)),
         };
-        entry.record(&mut transaction).await?;
+        change.record(&mut transaction, &author()).await?;
         transaction.commit().await?;
         Ok(Report::done(format!("{} has the rights of {group} now.", user.username)))
     })

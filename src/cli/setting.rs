@@ -5,10 +5,11 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::database::with_database;
-use super::{AuditEntry, CommandError, Report, find_settings_owner_id, secret};
+use super::{CommandError, Report, author, find_settings_owner_id, secret};
 use crate::accounts::Setting;
 use crate::config::Config;
 use crate::input;
+use crate::store::change_log::{Change, Target, What};
 
 /// Subcommands of `mortise setting`.
 #[derive(Debug, Subcommand)]
@@ -149,7 +150,7 @@ async fn set(
             owner,
             name
         );
-        let before = before.fetch_optional(&mut *transaction).await?.flatten().unwrap_or_default();
+        let before = before.fetch_optional(&mut *transaction).await?;
         sqlx::query!(
             "with changed as (update conflines set value = $3 where owner_id = $1 and name = $2 returning id)
              insert into conflines (owner_id, name, value) select $1, $2, $3 where not exists (select from changed)",
@@ -160,16 +161,19 @@ async fn set(
         .execute(&mut *transaction)
         .await?;
         let masked = |value: String| if is_secret(name) { "(hidden)".to_owned() } else { value };
-        let (value, before) = (masked(value), masked(before));
-        let entry = AuditEntry {
-            action: "setting_changed",
-            target_type: "User",
-            target_id: owner.into(),
-            data: name,
-            data2: &value,
-            data3: &before,
+        let value_json = |value: &str| json!({ "value": masked(value.to_owned()) }).to_string();
+        let change = Change {
+            what: What::Setting,
+            target: Target::Row { id: owner.into(), name },
+            // Two hidden values would look the same.
+            before: before
+                .as_ref()
+                .filter(|_| !is_secret(name))
+                .map(|before| value_json(before.as_deref().unwrap_or_default())),
+            after: Some(value_json(&value)),
         };
-        entry.record(&mut transaction).await?;
+        change.record(&mut transaction, &author()).await?;
+        let (value, before) = (masked(value), masked(before.flatten().unwrap_or_default()));
         transaction.commit().await?;
         let text = format!("{name} of owner {owner} is {value:?} now (it was {before:?}).");
         Ok(Report::new(text, json!({ "name": name, "owner_id": owner, "value": value, "before": before })))

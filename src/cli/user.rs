@@ -7,10 +7,11 @@ use sqlx::PgConnection;
 
 use super::database::with_database;
 use super::right::find_permission_group_id;
-use super::{AuditEntry, CommandError, Report, find_user, secret};
+use super::{CommandError, Report, UserRow, author, find_user, secret};
 use crate::auth::passwords;
 use crate::config::Config;
 use crate::input;
+use crate::store::change_log::{Change, RowChange, Target, What};
 
 /// Subcommands of `mortise user`.
 #[derive(Debug, Subcommand)]
@@ -145,14 +146,7 @@ async fn add(new: &NewUser, config: &Config) -> Result<Report, CommandError> {
             None => 0,
         };
         let id = insert_user(&mut transaction, new, owner, group, &hashes).await?;
-        let entry = AuditEntry {
-            action: "user_created",
-            target_type: "User",
-            target_id: id.into(),
-            data: name,
-            ..AuditEntry::default()
-        };
-        entry.record(&mut transaction).await?;
+        RowChange::created(What::User, id).record(&mut transaction, &author()).await?;
         transaction.commit().await?;
         let kind = new.r#type.name();
         Ok(Report::new(format!("The {kind} {name} was added, with id {id}."), json!({ "id": id, "username": name })))
@@ -236,8 +230,9 @@ async fn list(kind: Option<UserType>, config: &Config) -> Result<Report, Command
 async fn set_password(name: &str, with_sha1: bool, config: &Config) -> Result<Report, CommandError> {
     let hashes = PasswordHashes::read(with_sha1)?;
     with_database(config, async |pool| {
-        let user = find_user(pool, name).await?;
         let mut transaction = pool.begin().await?;
+        let user = lock_user(&mut transaction, name).await?;
+        let change = RowChange::begin(&mut transaction, What::User, user.id).await?;
         sqlx::query!(
             "update users set password = $2, password_argon2 = $3 where id = $1",
             user.id,
@@ -246,7 +241,7 @@ async fn set_password(name: &str, with_sha1: bool, config: &Config) -> Result<Re
         )
         .execute(&mut *transaction)
         .await?;
-        audit_user_change(&mut transaction, "user_password_changed", &user).await?;
+        change.record(&mut transaction, &author()).await?;
         transaction.commit().await?;
         Ok(Report::done(format!("The password of {} was set.", user.username)))
     })
@@ -264,13 +259,9 @@ async fn clear_sha1_hashes(config: &Config) -> Result<Report, CommandError> {
         let left = sqlx::query_scalar!(r#"select count(*) as "count!" from users where password <> ''"#)
             .fetch_one(&mut *transaction)
             .await?;
-        let entry = AuditEntry {
-            action: "user_sha1_passwords_emptied",
-            target_type: "User",
-            data: &deleted.to_string(),
-            ..AuditEntry::default()
-        };
-        entry.record(&mut transaction).await?;
+        let after = json!({ "sha1_hashes_deleted": deleted }).to_string();
+        let change = Change { what: What::User, target: Target::Named("all users"), before: None, after: Some(after) };
+        change.record(&mut transaction, &author()).await?;
         transaction.commit().await?;
         let text =
             format!("SHA-1 hashes deleted: {deleted}; left: {left}, of users that have not sent their password yet.");
@@ -281,12 +272,13 @@ async fn clear_sha1_hashes(config: &Config) -> Result<Report, CommandError> {
 
 async fn set_blocked(name: &str, blocked: bool, config: &Config) -> Result<Report, CommandError> {
     with_database(config, async |pool| {
-        let user = find_user(pool, name).await?;
         let mut transaction = pool.begin().await?;
+        let user = lock_user(&mut transaction, name).await?;
+        let change = RowChange::begin(&mut transaction, What::User, user.id).await?;
         sqlx::query!("update users set blocked = $2 where id = $1", user.id, i16::from(blocked))
             .execute(&mut *transaction)
             .await?;
-        audit_user_change(&mut transaction, if blocked { "user_blocked" } else { "user_unblocked" }, &user).await?;
+        change.record(&mut transaction, &author()).await?;
         transaction.commit().await?;
         let is_ineffective = blocked && !config.dialect.refuses_blocked_users();
         Ok(Report::done(match (blocked, is_ineffective) {
@@ -302,13 +294,9 @@ async fn set_blocked(name: &str, blocked: bool, config: &Config) -> Result<Repor
     .await
 }
 
-async fn audit_user_change(connection: &mut PgConnection, action: &str, user: &super::UserRow) -> sqlx::Result<()> {
-    let entry = AuditEntry {
-        action,
-        target_type: "User",
-        target_id: user.id.into(),
-        data: &user.username,
-        ..AuditEntry::default()
-    };
-    entry.record(connection).await
+/// Finds a user by name, and locks it until the end of the transaction.
+async fn lock_user(connection: &mut PgConnection, name: &str) -> Result<UserRow, CommandError> {
+    let user = find_user(&mut *connection, name).await?;
+    sqlx::query!("select id from users where id = $1 for no key update", user.id).fetch_optional(connection).await?;
+    Ok(user)
 }

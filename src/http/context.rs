@@ -20,6 +20,7 @@ use crate::locks::{ListPermit, StreamPermit};
 use crate::operations::spec::OperationSpec;
 use crate::sales::order::SaleOrder;
 use crate::state::AppState;
+use crate::store::change_log::Author;
 use crate::xml::XmlReply;
 
 /// Characters in MOR's text columns (`varchar(255)`).
@@ -106,6 +107,12 @@ impl CallContext {
     /// The parameter `u`, cut to the length of MOR's column.
     pub fn logged_username(&self) -> String {
         self.username().chars().take(TEXT_LEN_MAX).collect()
+    }
+
+    /// Returns the author of the caller's changes, for the change log.
+    pub fn author(&self, caller: &Caller) -> Author {
+        let request_id = self.headers.get("x-request-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
+        Author::User { id: caller.id(), request_id }
     }
 
     /// Returns whether to log now that the client is refused: once every 10 seconds for each client, user, operation

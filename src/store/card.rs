@@ -22,6 +22,8 @@ pub struct LockedCard {
     pub group_visible: bool,
     /// The validation error with which MOR would refuse to save the card.
     pub validation_error: Option<String>,
+    /// Whether the card may be used: it is neither blocked nor quarantined.
+    pub usable: bool,
     /// The rate from the system's currency to the group's; 0 if it is unknown.
     pub group_rate: BigDecimal,
     /// The group's taxes as a fraction of the net amount.
@@ -47,9 +49,10 @@ pub async fn lock_matching(
                    when length(c.pin) <> g.pin_length then 'Bad PIN length should be: ' || g.pin_length
                    when c.min_balance < 0 then 'Bad minimal balance'
                end as validation_error,
+               c.withheld is distinct from 'blocked' and c.quarantined_at is null as "usable!",
                exchange_rate_to(g.tell_balance_in_currency) as "group_rate!", effective_tax_rate(g.tax_id, g.owner_id) as "tax_rate!"
            from cards c join cardgroups g on g.id = c.cardgroup_id
-           where c.hidden = 0 and c.retired_at is null and c.quarantined_at is null and c.withheld is distinct from 'blocked' and c.id = any (array(
+           where c.hidden = 0 and c.retired_at is null and c.id = any (array(
                select id from cards where callerid <> '' and callerid = $1
                union all
                select id from cards where pin <> '' and pin = $2 and hidden = 0 and quarantined_at is null))
@@ -83,16 +86,16 @@ pub async fn top_up(
     sqlx::query!(
         "with cardgroup as materialized (
              select g.owner_id, coalesce(g.tell_balance_in_currency, '') as currency, effective_tax_rate(g.tax_id, g.owner_id) as tax_rate,
-                 exchange_rate_to(g.tell_balance_in_currency) as rate
+                 divide_rounded($2, (1 + effective_tax_rate(g.tax_id, g.owner_id)) * exchange_rate_to(g.tell_balance_in_currency) * $3::numeric)
+                     as added
              from cards c join cardgroups g on g.id = c.cardgroup_id where c.id = $1
          ), topped_up as (
-             update cards set balance = coalesce(balance, 0)
-                 + divide_rounded($2, (1 + cardgroup.tax_rate) * cardgroup.rate * $3::numeric)
-             from cardgroup where cards.id = $1
+             update cards set balance = coalesce(balance, 0) + cardgroup.added from cardgroup where cards.id = $1
          ), payment as (
-             insert into payments (paymenttype, kind, amount, currency, tax, user_id, owner_id, card, completed, date_added, shipped_at, description)
+             insert into payments (paymenttype, kind, amount, currency, tax, user_id, owner_id, card, completed, date_added, shipped_at, description,
+                 caller_id, balance_change)
              select 'Card', 'top_up', divide_rounded($2, 1 + tax_rate), currency, divide_rounded($2, 1 + tax_rate) * tax_rate, $1, owner_id,
-                 1, 1, now() at time zone 'utc', now() at time zone 'utc', ''
+                 1, 1, now() at time zone 'utc', now() at time zone 'utc', '', $4, added
              from cardgroup
              returning id, amount, currency
          )

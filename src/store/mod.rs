@@ -3,6 +3,7 @@
 pub mod bulk_create;
 pub mod caller_id;
 pub mod card;
+pub mod change_log;
 pub mod pages;
 pub mod random;
 pub mod stock;

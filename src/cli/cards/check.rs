@@ -6,8 +6,9 @@ use serde_json::json;
 use sqlx::PgPool;
 
 use crate::cli::database::{begin_read_only, with_database};
-use crate::cli::{AuditEntry, CommandError, Report};
+use crate::cli::{CommandError, Report, author};
 use crate::config::Config;
+use crate::store::change_log::{Change, Target, What};
 use crate::store::stock::recheck_stock;
 
 /// Cards that are rechecked in one transaction: their rows are locked until its end.
@@ -83,10 +84,16 @@ async fn repair(pool: &PgPool, differences: &[StockDifference]) -> sqlx::Result<
     )
     .execute(&mut *transaction)
     .await?;
-    for id in &ids {
-        let entry =
-            AuditEntry { action: "card_stock_repaired", target_type: "Card", target_id: *id, ..AuditEntry::default() };
-        entry.record(&mut transaction).await?;
+    let repaired = sqlx::query!(
+        r#"select repaired.id as "id!", coalesce((select number from cards c where c.id = repaired.id), '') as "number!",
+               exists (select from card_stock s where s.card_id = repaired.id) as "in_stock!"
+           from unnest($1::bigint[]) repaired (id)"#,
+        &ids
+    );
+    for card in repaired.fetch_all(&mut *transaction).await? {
+        let target = Target::Row { id: card.id, name: &card.number };
+        let after = Some(json!({ "in_stock": card.in_stock }).to_string());
+        Change { what: What::Card, target, before: None, after }.record(&mut transaction, &author()).await?;
     }
     transaction.commit().await
 }

@@ -10,9 +10,10 @@ use sqlx::PgPool;
 
 use super::progress_bar;
 use crate::cli::database::{begin_read_only, with_database};
-use crate::cli::{AuditEntry, CommandError, Report};
+use crate::cli::{CommandError, Report, author};
 use crate::config::Config;
 use crate::money::Money;
+use crate::store::change_log::{Change, Target, What};
 use crate::store::pages::{BEGIN_NEXT_PAGE, BEGIN_UNNUMBERED, PAGE_ROWS};
 
 /// The cards to export, and the file.
@@ -75,8 +76,8 @@ pub(super) async fn run(options: &Options, config: &Config) -> Result<Report, Co
 }
 
 async fn export(pool: &PgPool, options: &Options, output: impl Write) -> Result<u64, CommandError> {
-    // The audit row is committed before the first PIN is written.
-    audit_export(pool, options).await?;
+    // The row of the change log is committed before the first PIN is written.
+    record_export(pool, options).await?;
     let bar = progress_bar(count_cards(pool, options.group).await?, "writing cards");
     let mut csv = csv::WriterBuilder::new().has_headers(false).from_writer(BufWriter::new(output));
     csv.write_record(HEADINGS).map_err(csv_to_io_error)?;
@@ -163,22 +164,22 @@ fn csv_to_io_error(error: csv::Error) -> io::Error {
     }
 }
 
-async fn audit_export(pool: &PgPool, options: &Options) -> Result<(), CommandError> {
+async fn record_export(pool: &PgPool, options: &Options) -> Result<(), CommandError> {
     let mut transaction = pool.begin().await?;
-    let group =
-        sqlx::query!("select id from cardgroups where id = $1", options.group).fetch_optional(&mut *transaction);
-    if group.await?.is_none() {
+    let name = sqlx::query_scalar!("select name from cardgroups where id = $1", options.group);
+    let not_found = || {
         let message = format!("there is no card group {}: `mortise group list` shows all", options.group);
-        return Err(CommandError::NotFound(message));
-    }
-    let entry = AuditEntry {
-        action: "cards_exported",
-        target_type: "Cardgroup",
-        target_id: options.group.into(),
-        data: options.batch_number.as_deref().unwrap_or_default(),
-        ..AuditEntry::default()
+        CommandError::NotFound(message)
     };
-    entry.record(&mut transaction).await?;
+    let name = name.fetch_optional(&mut *transaction).await?.ok_or_else(not_found)?;
+    let after = json!({ "cards": "exported", "batch_number": options.batch_number, "free": options.free });
+    let change = Change {
+        what: What::CardGroup,
+        target: Target::Row { id: options.group.into(), name: &name },
+        before: None,
+        after: Some(after.to_string()),
+    };
+    change.record(&mut transaction, &author()).await?;
     transaction.commit().await?;
     Ok(())
 }

@@ -7,13 +7,14 @@ use sqlx::PgConnection;
 
 use super::progress_bar;
 use crate::cli::database::with_database;
-use crate::cli::{AuditEntry, CommandError, Report};
+use crate::cli::{CommandError, Report, author};
 use crate::config::Config;
 use crate::error::ApiError;
 use crate::input;
 use crate::money::AMOUNT_MAX_EXCLUSIVE;
 use crate::number;
 use crate::store::bulk_create::{self, CardRange, Group, NUMBER_LEN_MAX, PIN_LEN_MAX};
+use crate::store::change_log::{Change, Target, What};
 
 /// The cards to create.
 #[derive(Debug, Args)]
@@ -55,19 +56,19 @@ pub(super) async fn run(options: &Options, config: &Config) -> Result<Report, Co
         let not_found = || format!("there is no card group {}: `mortise group list` shows all", options.group);
         let group = group.ok_or_else(|| CommandError::NotFound(not_found()))?;
         let created = group.create_cards(&mut transaction, options).await?;
-        let quantity = options.quantity.to_string();
-        let numbers = format!("{} to {}", created.first, created.last);
-        let entry = AuditEntry {
-            action: "cards_created",
-            target_type: "Cardgroup",
-            target_id: group.id.into(),
-            data: &quantity,
-            data2: &numbers,
-            data3: &options.batch_number,
+        let after = json!({ "cards_created": options.quantity, "batch_number": options.batch_number });
+        let change = Change {
+            what: What::Card,
+            target: Target::Cards { group: group.id, first: &created.first, last: &created.last },
+            before: None,
+            after: Some(after.to_string()),
         };
-        entry.record(&mut transaction).await?;
+        change.record(&mut transaction, &author()).await?;
         transaction.commit().await?;
-        let text = format!("{quantity} cards were created in group {}, with the numbers {numbers}.", group.id);
+        let text = format!(
+            "{} cards were created in group {}, with the numbers {} to {}.",
+            options.quantity, group.id, created.first, created.last
+        );
         let json =
             json!({ "group": group.id, "created": options.quantity, "first": created.first, "last": created.last });
         Ok(Report::new(text, json))

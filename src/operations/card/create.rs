@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use bigdecimal::{BigDecimal, ToPrimitive};
+use serde_json::json;
 use sqlx::{PgConnection, PgExecutor};
 use tokio::sync::OwnedMutexGuard;
 
@@ -17,6 +18,7 @@ use crate::idempotency::Idempotency;
 use crate::number;
 use crate::operations::spec::{OperationSpec, ParamType, Parameter, ReplyType};
 use crate::store::bulk_create::{self, CardRange, Group, NUMBER_LEN_MAX, PIN_LEN_MAX};
+use crate::store::change_log::{Change, Target, What};
 use crate::xml::XmlReply;
 
 /// The operation's description and handler.
@@ -183,6 +185,18 @@ async fn create(connection: &mut PgConnection, call: &CallContext, caller: &Call
     if created == 0 {
         return Err(ApiError::Refused("Cards already exist"));
     }
+    let after = json!({ "cards_created": created, "batch_number": input.batch_number, "distributor": distributor });
+    let change = Change {
+        what: What::Card,
+        target: Target::Cards {
+            group: group.id,
+            first: call.params.non_blank("cards_from").unwrap_or_default(),
+            last: call.params.non_blank("cards_till").unwrap_or_default(),
+        },
+        before: None,
+        after: Some(after.to_string()),
+    };
+    change.record(connection, &call.author(caller)).await?;
     Ok((created, input.count))
 }
 

@@ -47,6 +47,13 @@ where c.hidden = 0 and c.quarantined_at is null and g.hidden = 0
     and (filter.pin is null or fold_case(c.pin) like fold_case(filter.pin))
     and (filter.exact_callerid is null or c.callerid = filter.exact_callerid)
     and (filter.callerid is null or fold_case(c.callerid) like fold_case(filter.callerid))
+    -- A blocked card is not found by its number, PIN or caller id.
+    and (
+        c.withheld is distinct from 'blocked'
+        or coalesce(
+            filter.exact_number, filter.number, filter.exact_pin, filter.pin, filter.exact_callerid, filter.callerid
+        ) is null
+    )
     and (filter.name is null or fold_case(c.name) like fold_case(filter.name))
     and (filter.batch_number is null or fold_case(c.batch_number) like fold_case(filter.batch_number))
     and (filter.min_balance is null or coalesce(c.balance, 0) >= filter.min_balance)

@@ -18,6 +18,7 @@ use crate::idempotency::Idempotency;
 use crate::number;
 use crate::operations::spec::{OperationSpec, ParamType, Parameter, ReplyType};
 use crate::store;
+use crate::store::change_log::{RowChange, What};
 use crate::xml::XmlReply;
 
 /// The operation's description and handler.
@@ -87,7 +88,9 @@ async fn handle(call: &CallContext, caller: &Caller) -> Result<XmlReply, ApiErro
         }
         let card = Card::find(connection, call, caller, *id, callerid.value()).await?;
         let input = Input::read(call, caller, &card, callerid)?;
-        write(connection, caller, *id, &input).await
+        let change = RowChange::begin(connection, What::Card, *id).await?;
+        write(connection, caller, *id, &input).await?;
+        Ok(change.record(connection, &call.author(caller)).await?)
     });
     Ok(updated.await?.render(|()| XmlReply::status("success", "Calling Card successfully updated")))
 }

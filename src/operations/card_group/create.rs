@@ -17,6 +17,7 @@ use crate::http::context::{Access, CallContext, Operation};
 use crate::idempotency::Idempotency;
 use crate::number;
 use crate::operations::spec::{OperationSpec, ParamType, Parameter, ReplyType};
+use crate::store::change_log::{RowChange, What};
 use crate::xml::XmlReply;
 
 /// The operation's description and handler.
@@ -93,19 +94,17 @@ async fn create(
     tax_id: i32,
     input: &Input,
 ) -> Result<(), ApiError> {
-    let inserted = sqlx::query_file!(
+    let id = sqlx::query_file_scalar!(
         "src/operations/card_group/create.sql",
         Json(input) as _,
         caller.owner_id(),
         tax_id,
         call.dialect().stores_net_prices()
     )
-    .execute(connection)
+    .fetch_optional(&mut *connection)
     .await
     .map_err(map_constraint([("cardgroups_name", ApiError::CardGroupNameTaken)], ApiError::from))?;
     // No row: taxes of -100 % or less, which would change the sign of the price.
-    if inserted.rows_affected() == 0 {
-        return Err(ApiError::TransactionFailed);
-    }
-    Ok(())
+    let id = id.ok_or(ApiError::TransactionFailed)?;
+    Ok(RowChange::created(What::CardGroup, id).record(connection, &call.author(caller)).await?)
 }

@@ -45,3 +45,4 @@ from taxes,
         rate numeric
     )
 where taxes.id = $3 and (not $4 or tax_rate(taxes) > -1)
+returning id

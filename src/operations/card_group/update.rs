@@ -16,6 +16,7 @@ use crate::idempotency::Idempotency;
 use crate::number;
 use crate::operations::spec::{OperationSpec, ParamType, Parameter, ReplyType};
 use crate::store;
+use crate::store::change_log::{RowChange, What};
 use crate::xml::XmlReply;
 
 /// The operation's description and handler.
@@ -52,8 +53,10 @@ async fn handle(call: &CallContext, caller: &Caller) -> Result<XmlReply, ApiErro
         let existing = find(connection, call, caller).await?;
         let lookups = Lookups::load(&mut *connection, call, caller, None, Some(&existing)).await?;
         let input = Input::read(call, caller, currencies, &lookups, Some(&existing))?;
+        let change = RowChange::begin(connection, What::CardGroup, existing.id).await?;
         let tax_id = write_taxes(connection, call, &existing, &input.taxes).await?;
-        write(connection, call, existing.id, tax_id, &input).await
+        write(connection, call, existing.id, tax_id, &input).await?;
+        Ok(change.record(connection, &call.author(caller)).await?)
     });
     Ok(updated.await?.render(|()| XmlReply::status("success", "Card Group was successfully updated")))
 }

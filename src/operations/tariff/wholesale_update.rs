@@ -11,6 +11,7 @@ use crate::error::{ApiError, map_constraint};
 use crate::http::context::{Access, CallContext, Operation};
 use crate::idempotency::Idempotency;
 use crate::operations::spec::{OperationSpec, ParamType, Parameter, ReplyType};
+use crate::store::change_log::{RowChange, What};
 use crate::xml::XmlReply;
 
 /// The operation's description and handler.
@@ -72,10 +73,16 @@ async fn handle(call: &CallContext, caller: &Caller) -> Result<XmlReply, ApiErro
             check_tariff_exists(&mut *connection, id, owner).await?;
         }
         let input = Input::read(connection, call, caller, currencies, (id != 0).then_some(id), owner).await?;
-        match id {
-            0 => create(connection, owner, &input).await.map(Some),
-            id => update(connection, call, id, owner, &input).await.map(|()| None),
+        let author = call.author(caller);
+        if id == 0 {
+            let id = create(&mut *connection, owner, &input).await?;
+            RowChange::created(What::Tariff, id).record(connection, &author).await?;
+            return Ok(Some(id));
         }
+        let change = RowChange::begin(connection, What::Tariff, id).await?;
+        update(&mut *connection, call, id, owner, &input).await?;
+        change.record(connection, &author).await?;
+        Ok(None)
     });
     Ok(created_id.await?.render(render_reply))
 }
@@ -86,12 +93,14 @@ fn tariff_owner_id(call: &CallContext, caller: &Caller) -> i32 {
     if owns_tariffs { caller.id() } else { caller.owner_id() }
 }
 
+/// Checks that the tariff exists, and locks it.
 async fn check_tariff_exists(database: impl PgExecutor<'_>, id: i64, owner: i32) -> Result<(), ApiError> {
-    sqlx::query!("select id from tariffs where id = $1 and owner_id = $2 and purpose = 'user_wholesale'", id, owner)
-        .fetch_optional(database)
-        .await?
-        .map(drop)
-        .ok_or(NOT_FOUND)
+    let tariff = sqlx::query!(
+        "select id from tariffs where id = $1 and owner_id = $2 and purpose = 'user_wholesale' for no key update",
+        id,
+        owner
+    );
+    tariff.fetch_optional(database).await?.map(drop).ok_or(NOT_FOUND)
 }
 
 /// The name and currency to write. When a tariff is changed, `None` keeps the stored value.

@@ -1,5 +1,6 @@
 //! Test harness: a database per test, a server on it, requests as a client writes them, replies as a client reads them.
 
+pub mod ledger;
 pub mod log;
 pub mod postgres;
 pub mod process;

@@ -41,9 +41,10 @@ impl Secrets {
         leaked.into_iter().map(|secret| format!("{source} contains {secret}: {}", line_with(text, secret))).collect()
     }
 
-    /// Searches the audit rows, which many people can read for years.
+    /// Searches the audit rows and the change log, which many people can read for years.
     pub async fn find_in_audit_rows(&self, server: &Server) -> Vec<String> {
-        let rows = server.rows("select distinct action, data, data2, data3, data4, target_type from actions").await;
+        let mut rows = server.rows("select distinct action, data, data2, data3, data4, target_type from actions").await;
+        rows.extend(server.rows("select distinct before, after, target_name, who from change_log").await);
         self.find_in_text("an audit row", &rows.join("\n"))
     }
 }

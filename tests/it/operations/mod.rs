@@ -1,5 +1,5 @@
-//! The API's operations, each in the file of its name; a second file of an operation has its topic as suffix. `money`
-//! covers all operations together.
+//! The API's operations, each in the file of its name; a second file of an operation has its topic as suffix. `money`,
+//! `card_states` and `change_log` cover several operations together.
 
 mod calling_card_update;
 mod calling_cards_create;
@@ -12,10 +12,12 @@ mod card_from_group_sell;
 mod card_from_group_sell_money;
 mod card_group_get;
 mod card_payment_add;
+mod card_states;
 mod cc_group_create;
 mod cc_group_create_values;
 mod cc_group_update;
 mod cc_groups_get;
+mod change_log;
 mod money;
 mod rate_get;
 mod tariff_rates_get;

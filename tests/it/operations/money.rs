@@ -5,7 +5,7 @@ use std::str::FromStr;
 use bigdecimal::{BigDecimal, RoundingMode};
 use proptest::prelude::*;
 
-use crate::harness::{Server, hash, server_with_settings};
+use crate::harness::{Server, hash, ledger, server_with_settings};
 
 /// Groups of the fixtures, each with the divisor that turns an amount into a balance: its tax factor times its currency
 /// rate.
@@ -131,8 +131,10 @@ async fn total_balance(server: &Server) -> BigDecimal {
     BigDecimal::from_str(&server.rows(TOTAL_BALANCE).await.concat()).unwrap()
 }
 
-/// Checks the database after the requests, independently of the operations.
-async fn audit(server: &Server, added: &BigDecimal) {
+/// Checks the database after the requests, independently of the operations. `balances_before`: the sum of all balances
+/// before the first request.
+async fn audit(server: &Server, balances_before: &BigDecimal, added: &BigDecimal) {
+    ledger::assert_holds(server, &balances_before.with_scale(15).to_string()).await;
     server.assert_rows("select * from card_stock_differences", &[]).await;
     server
         .assert_rows("select user_id from payments where kind = 'sale' group by user_id having count(*) > 1", &[])
@@ -167,7 +169,8 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let server = server_with_fixtures("2").await;
-            let mut expected = total_balance(&server).await;
+            let before = total_balance(&server).await;
+            let mut expected = before.clone();
             let mut added = BigDecimal::from(0);
             for (number, request) in requests.iter().enumerate() {
                 let change = send(&server, request, number).await;
@@ -175,7 +178,7 @@ proptest! {
                 added += &change;
                 assert_eq!(total_balance(&server).await, expected.with_scale(15), "after {request:?}, number {number}");
             }
-            audit(&server, &added).await;
+            audit(&server, &before, &added).await;
             server.close().await;
         });
     }
@@ -189,7 +192,8 @@ async fn concurrent_pairs_conserve_money_and_do_not_deadlock() {
 
     let mut runner = TestRunner::default();
     let server = server_with_fixtures("8").await;
-    let mut expected = total_balance(&server).await;
+    let before = total_balance(&server).await;
+    let mut expected = before.clone();
     let mut added = BigDecimal::from(0);
     for number in 0..300 {
         let one = request().new_tree(&mut runner).unwrap().current();
@@ -224,7 +228,7 @@ async fn concurrent_pairs_conserve_money_and_do_not_deadlock() {
         server.execute("update cards set pin = null where retired_at is not null").await;
     }
     assert_eq!(total_balance(&server).await, expected.with_scale(15));
-    audit(&server, &added).await;
+    audit(&server, &before, &added).await;
     server
         .assert_rows("select callerid from cards where callerid <> '' group by callerid having count(*) > 1", &[])
         .await;

@@ -7,7 +7,7 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 
-use crate::harness::{Reply, Server, hash, server_with_settings, with_timeout};
+use crate::harness::{Reply, Server, hash, ledger, server_with_settings, with_timeout};
 
 /// Cards of the group that all buyers share, and of the group that each buyer has for itself.
 const SHARED_CARDS: usize = 1000;
@@ -79,6 +79,7 @@ pub async fn sell_all_cards(server: &Server, buyers: usize, quantities: &'static
         ))
         .await;
     let cards = SHARED_CARDS + buyers * OWN_CARDS;
+    let balances = server.rows(ledger::UNPAID_BALANCES_QUERY).await.concat();
     let address = server.listen().await;
     let tasks: Vec<_> = (0..buyers).map(|buyer| tokio::spawn(buy_until_empty(address, quantities, buyer))).collect();
     let mut bought = Vec::new();
@@ -110,6 +111,7 @@ pub async fn sell_all_cards(server: &Server, buyers: usize, quantities: &'static
             &[&format!("card_payment_created|{cards}|{cards}"), &format!("card_sell_over_api|{cards}|{cards}")],
         )
         .await;
+    ledger::assert_holds(server, &balances).await;
     server.assert_rows("select count(*) from card_stock where cardgroup_id = 11 or cardgroup_id >= 1000", &["0"]).await;
     server.assert_rows("select * from card_stock_differences", &[]).await;
 }

@@ -107,6 +107,35 @@ async fn card_group_query_does_not_read_sold_cards() {
     .await;
 }
 
+/// A number or PIN is looked up by its own index. A lookup must not read another index of all cards, although its
+/// condition (neither deleted nor quarantined) also holds for the card.
+#[tokio::test]
+async fn numbers_and_pins_are_looked_up_by_their_index() {
+    with_statistics_of_each_age(async |server| {
+        for (part, values, conditions) in [
+            ("select min(found.id)", ["6", "'42'"].as_slice(), ["(number = lpad(", "using cards_pkey on cards c"]),
+            ("c.number as \"number!\"", &["'42'", "0"], ["using cards_number on cards c", "(number = "]),
+            ("as \"group_visible!\"", &["'42'", "'43'"], ["using cards_pin on cards", "using cards_callerid on cards"]),
+            (
+                "-- Creates the cards whose numbers are not in use",
+                &["1000000", "1000020", "7", "array['1', '2']", "'{\"cardgroup_id\": 6}'"],
+                ["using cards_pin on cards c", "using cards_number on cards c"],
+            ),
+        ] {
+            let plan = server.query_plan(&[part], "force_generic_plan", values).await;
+            assert!(conditions.iter().all(|condition| plan.contains(condition)), "{plan}");
+            assert!(!plan.contains("Seq Scan on cards "), "{plan}");
+            // Each index of cards is read with a condition.
+            let mut lines = plan.lines().skip_while(|line| !line.contains(" on cards")).peekable();
+            while let Some(line) = lines.next() {
+                let is_scan = line.contains(" using cards_") && line.contains(" on cards");
+                assert!(!is_scan || lines.peek().is_some_and(|next| next.contains("Index Cond: ")), "{plan}");
+            }
+        }
+    })
+    .await;
+}
+
 /// A page of `calling_cards_get` reads on in the order of the index, whatever the statistics are: it sorts nothing, and
 /// reads no card before its start. `mortise cards export` reads its pages in the same way.
 #[tokio::test]

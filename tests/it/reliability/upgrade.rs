@@ -28,7 +28,7 @@ const USAGE_SQL: &str = "
     update users set balance = 1234.567890123456789, password_argon2 = 'kept' where id = 6";
 
 /// Rows of tables that later versions added, with the first version that has the table.
-const LATER_USAGE_SQL: [(i64, &str); 2] = [
+const LATER_USAGE_SQL: [(i64, &str); 3] = [
     (
         8,
         "insert into idempotency_keys (user_id, operation, key, fingerprint, reply)
@@ -38,6 +38,12 @@ const LATER_USAGE_SQL: [(i64, &str); 2] = [
         10,
         "insert into email_outbox (owner_id, user_id, address, message_id, card_ids, balances, currency, sent_at)
           values (0, 6, 'a@b.test', 'm@b.test', '{4}', '{10.0840336134454}', 'USD', now() at time zone 'utc')",
+    ),
+    (
+        21,
+        "insert into change_log (who, operator, what, target_id, after) values ('command', 'ann', 'user', 6, '{\"a\":1}');
+         insert into cards (id, cardgroup_id, number, pin, quarantined_at) values (23, 6, '1111111001', '1001', now());
+         insert into cards (id, cardgroup_id, number, pin, withheld) values (24, 6, '1111111024', '2024', 'blocked')",
     ),
 ];
 
@@ -70,6 +76,10 @@ impl OldDatabase {
             execute(&mut connection, sql).await;
         }
         Self { name, connection }
+    }
+
+    async fn migrate_to(&mut self, version: i64) {
+        MIGRATOR.run_to(version, &mut self.connection).await.unwrap();
     }
 
     /// All rows of each table, with the table's present columns: the query and its result.
@@ -246,4 +256,91 @@ async fn killed_upgrade_is_completed_by_the_next_start() {
         assert_eq!(&database.query(query).await, rows, "{query}");
     }
     assert_eq!([buy(&first, 1).await, buy(&second, 1).await], ["0000000042", "1111111001"]);
+}
+
+/// How many cards the tables have before the upgrade: `UPGRADE_CARDS`, or few.
+fn card_count() -> u32 {
+    std::env::var("UPGRADE_CARDS").map_or(20_000, |count| count.parse().unwrap())
+}
+
+/// Cards of group 11 with a batch number, every second one sold, with the rows that a sale has written.
+fn filled_tables_sql(cards: u32) -> String {
+    format!(
+        "insert into cards (id, cardgroup_id, number, pin, balance, sold, active, batch_number, owner_id)
+         select 1000 + i, 11, lpad(i::text, 8, '0'), lpad((i * 7919::bigint % 100000000)::text, 8, '0'), 1.5, i % 2, i % 2, 'B' || i % 9,
+             i % 3
+         from generate_series(1, {cards}) i;
+         insert into payments (paymenttype, kind, amount, user_id, card, date_added, completed)
+         select 'Card', 'sale', 1.5, id, 1, '2024-05-02'::timestamp + id * interval '1 second', 1 from cards where id > 1000 and sold = 1;
+         insert into actions (user_id, action, target_type, target_id, data)
+         select 0, 'card_sell_over_api', 'Card', id, '' from cards where id > 1000 and sold = 1;
+         insert into ccorders (id, ordertype, email, amount)
+         select id, 'unspecified', 'a' || id || '@b.test', 1.5 from cards where id > 1000 and sold = 1"
+    )
+}
+
+const FILLED_TABLES_SUMMARY: &str = "select concat_ws(' ',
+    (select concat_ws(' ', count(*), sum(balance), sum(sold), count(distinct pin), sum(hashtext(number))) from cards),
+    (select concat_ws(' ', count(*), sum(amount), sum(user_id)) from payments),
+    (select concat_ws(' ', count(*), sum(target_id)) from actions), (select count(*) from ccorders),
+    (select concat_ws(' ', count(*), sum(card_id)) from card_stock))";
+
+/// The program is killed when migration 21 has changed cards and payments: it waits for the lock of another table.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn upgrade_of_filled_tables_survives_a_kill() {
+    for version in [1, 20] {
+        let mut database = OldDatabase::create(version).await;
+        let cards = card_count();
+        execute(&mut database.connection, &filled_tables_sql(cards)).await;
+        // Version 1 has no stock.
+        let before = if version == 1 { None } else { Some(database.query(FILLED_TABLES_SUMMARY).await) };
+        let options = postgres::connect_options(&database.name).await;
+        let mut writer = options.connect().await.unwrap();
+        if version == 1 {
+            database.migrate_to(20).await;
+        }
+        execute(&mut writer, "begin; lock table actions in row exclusive mode").await;
+        let settings = [("database_acquire_timeout_ms", "600000")];
+        let mut killed = Program::command(&database.name, &settings).await.spawn().unwrap();
+        wait_until(&options, "bool_or(wait_event_type = 'Lock' and query like '-- Card states%')").await;
+        killed.kill().unwrap();
+        killed.wait().unwrap();
+        wait_until(&options, "count(*) = 0").await;
+        assert_eq!(database.query("select max(version)::text from _sqlx_migrations").await, ["20"]);
+        let has_columns = "select count(*)::text from information_schema.columns where column_name = 'withheld'";
+        assert_eq!(database.query(has_columns).await, ["0"]);
+        execute(&mut writer, "rollback").await;
+
+        let started_at = std::time::Instant::now();
+        let program = Program::start_on_database(&database.name, &settings).await;
+        println!("upgrade of {cards} cards from version {version}: {:?}", started_at.elapsed());
+        if let Some(before) = before {
+            assert_eq!(database.query(FILLED_TABLES_SUMMARY).await, before);
+        }
+        let stock = "select count(*)::text from card_stock where cardgroup_id = 11";
+        assert_eq!(database.query(stock).await, [(cards / 2).to_string()]);
+        assert!(database.query("select card_id::text from card_stock_differences").await.is_empty());
+        assert_eq!(buy(&program, 1).await, "0000000042");
+        program.stop();
+    }
+}
+
+/// Rows can violate the uniqueness if an index was dropped by hand. The upgrade changes nothing then, and names the
+/// index.
+#[tokio::test]
+async fn doubled_pins_stop_the_upgrade() {
+    let mut database = OldDatabase::create(20).await;
+    execute(&mut database.connection, "drop index cards_pin; update cards set pin = '1001' where id = 1").await;
+    let output = Program::command(&database.name, &[]).await.output().unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(message.contains("could not create unique index \"cards_pin\"") && !message.contains("1001"), "{message}");
+    assert_eq!(database.query("select max(version)::text from _sqlx_migrations").await, ["20"]);
+    execute(
+        &mut database.connection,
+        "update cards set pin = '1003' where id = 1; create unique index cards_pin on cards (pin) where pin <> ''",
+    )
+    .await;
+    let program = Program::start_on_database(&database.name, &[]).await;
+    assert_eq!(buy(&program, 1).await, "0000000042");
+    program.stop();
 }

@@ -54,6 +54,7 @@ impl Action {
         };
         let group = find_group(connection, context, input, &callerid_owner).await?;
         let action = match (callerid_owner, pin_card, group) {
+            (CallerIdOwner::UnusableCard, ..) => return Err(ApiError::NoMatch),
             (CallerIdOwner::Device(device), Some(pin_card), _) => Self::TransferToUser { device, pin_card },
             (CallerIdOwner::Card(card), Some(pin_card), _) if card.cardgroup_id == pin_card.cardgroup_id => {
                 Self::TransferToCard { card, pin_card }
@@ -117,7 +118,7 @@ pub(super) fn validate_pin_card(
         CallerIdOwner::Card(card) if card.id == pin_card.id => return Err(ApiError::PinNotFound),
         CallerIdOwner::Card(card) if card.cardgroup_id != pin_card.cardgroup_id => Some(&card.balance),
         CallerIdOwner::Card(_) | CallerIdOwner::Device(_) => Some(&pin_card.balance),
-        CallerIdOwner::Unassigned => None,
+        CallerIdOwner::Unassigned | CallerIdOwner::UnusableCard => None,
     };
     match moved_balance {
         Some(balance) if balance * &context.conversion.caller_rate == 0 => Err(ApiError::PinBalanceZero),

@@ -272,26 +272,14 @@ async fn top_up_user(
         Funds::Paid(amount) => (amount, true),
         Funds::Transferred(balance) => (balance, false),
     };
-    sqlx::query!(
-        "with refilled as (
-             update users set balance = coalesce(balance, 0)
-                 + case when $3 then divide_rounded($2, (1 + effective_tax_rate(users.tax_id, users.owner_id)) * $4::numeric) else $2 end
-             where id = $1
-             returning id, owner_id, first_name, last_name, currency_id, effective_tax_rate(users.tax_id, users.owner_id) as tax_rate
-         )
-         insert into payments (paymenttype, kind, amount, currency, user_id, owner_id, card, completed, date_added, shipped_at, description,
-             first_name, last_name)
-         select 'card_refill', case when $3 then 'refill' else 'transfer' end,
-             case when $3 then divide_rounded($2, 1 + tax_rate) else $2 * $4::numeric end * case when c.id is null then 1 else exchange_rate_to(c.name) end,
-             coalesce(c.name, (select name from currencies where id = 1), ''), r.id, r.owner_id, 0, 1,
-             now() at time zone 'utc', now() at time zone 'utc', '',
-             case when $5 then first_name end, case when $5 then last_name end
-         from refilled r left join currencies c on c.id = r.currency_id",
+    sqlx::query_file!(
+        "src/operations/card/by_cli/top_up_user.sql",
         device.user_id,
         amount,
         is_paid,
         context.conversion.caller_rate,
-        dialect.records_payer_name()
+        dialect.records_payer_name(),
+        context.caller.id()
     )
     .execute(connection)
     .await?;

@@ -26,6 +26,8 @@ pub(super) struct Device {
 pub(super) enum CallerIdOwner {
     Device(Device),
     Card(LockedCard),
+    /// A blocked or quarantined card has the caller id, and keeps it. Requests do not find this card.
+    UnusableCard,
     Unassigned,
 }
 
@@ -50,10 +52,12 @@ impl Lookup {
         let card = cards.iter().find(|card| card.callerid.as_deref() == Some(&input.callerid)).cloned();
         let callerid_owner = match (device, card) {
             (Some(device), _) => CallerIdOwner::Device(device),
-            (None, Some(card)) => CallerIdOwner::Card(card),
+            (None, Some(card)) if card.usable => CallerIdOwner::Card(card),
+            (None, Some(_)) => CallerIdOwner::UnusableCard,
             (None, None) => CallerIdOwner::Unassigned,
         };
-        let has_pin = |card: &&LockedCard| input.pin.is_some() && card.pin == input.pin && card.group_visible;
+        let has_pin =
+            |card: &&LockedCard| input.pin.is_some() && card.pin == input.pin && card.group_visible && card.usable;
         let pin_card = cards.iter().find(has_pin).cloned();
         Ok(Self { callerid_owner, pin_card })
     }

@@ -16,6 +16,7 @@ pub(super) struct Candidate {
 }
 
 /// Locks the group's card whose number has this value. Leading zeros are ignored; numbers have at most 255 digits.
+/// Each number is looked up on its own: for a list of numbers, the planner could read the whole group.
 pub(super) async fn lock_by_number(
     connection: &mut PgConnection,
     group: i32,
@@ -25,10 +26,15 @@ pub(super) async fn lock_by_number(
         Candidate,
         r#"select c.id, c.sold = 1 or has_sale_payment(c) as "sold!", is_sellable(c, g.pin_length, g.number_length) as "sellable!"
            from cards c join cardgroups g on g.id = c.cardgroup_id
-           where c.cardgroup_id = $1 and c.hidden = 0 and c.quarantined_at is null and c.retired_at is null
-               and c.withheld is null and c.number = any (
-               array(select lpad($2, length, '0') from generate_series(length($2), greatest(length($2), 255)) length))
-           order by c.id limit 1
+           where c.hidden = 0 and c.retired_at is null and c.withheld is null and c.id = (
+               select min(found.id)
+               from generate_series(length($2), greatest(length($2), 255)) length, lateral (
+                   select id from cards
+                   where cardgroup_id = $1 and number = lpad($2, length, '0') and hidden = 0 and quarantined_at is null
+                       and retired_at is null and withheld is null
+                   offset 0
+               ) found
+           )
            for no key update of c"#,
         group,
         digits

@@ -13,21 +13,32 @@ async fn audit_rows_are_filtered() {
     assert_eq!(sold.element_texts("number").len(), 1, "{}", sold.body);
     operator.run_ok(&["user", "block", "reseller"]);
     operator.attempt_sale("admin", "wrong").await.assert_status_error("Incorrect hash");
-    operator.server.execute("update actions set date = date - interval '3 hours' where action = 'user_blocked'").await;
+    operator.server.execute("update change_log set at = at - interval '3 hours'").await;
+    operator.run_ok(&["cards", "generate", "--group", "6", "--quantity", "2", "--from", "1111111005"]);
 
     let all = operator.run_json(&["audit"]);
-    assert_eq!(actions(&all), ["card_payment_created", "card_sell_over_api", "user_blocked", "error"]);
-    assert_eq!((all[1]["user"].as_str(), all[1]["target_id"].as_i64()), (Some("accountant"), Some(3)));
+    let in_order = ["user_changed", "card_payment_created", "card_sell_over_api", "error", "card_changed"];
+    assert_eq!(actions(&all), in_order);
+    assert_eq!((all[2]["user"].as_str(), all[2]["target_id"].as_i64()), (Some("accountant"), Some(3)));
+    assert_eq!((all[0]["user"].as_str(), all[0]["target_name"].as_str()), (Some("command (ann)"), Some("reseller")));
+    assert_eq!((&all[0]["before"]["blocked"], &all[0]["after"]["blocked"]), (&0.into(), &1.into()));
+    let text = operator.run_ok(&["audit", "--user", "reseller"]);
+    assert!(
+        text.contains("command (ann)  user_changed  user reseller  {\"blocked\": 0} -> {\"blocked\": 1}"),
+        "{text}"
+    );
     for (arguments, expected) in [
         (&["--user", "accountant"][..], &["card_payment_created", "card_sell_over_api"][..]),
-        (&["--user", "reseller"], &["user_blocked"]),
+        (&["--user", "reseller"], &["user_changed"]),
         (&["--card", "1111111002"], &["card_payment_created", "card_sell_over_api"]),
         (&["--card", "1111111001"], &[]),
-        (&["--action", "BLOCK"], &["user_blocked"]),
+        // A card of a range.
+        (&["--card", "1111111006"], &["card_changed"]),
+        (&["--action", "BLOCK"], &["user_changed"]),
         (&["--action", "incorrect hash"], &["error"]),
-        (&["--since", "1h"], &["card_payment_created", "card_sell_over_api", "error"]),
-        (&["--since", "1h", "--action", "card_"], &["card_payment_created", "card_sell_over_api"]),
-        (&["--limit", "2"], &["user_blocked", "error"]),
+        (&["--since", "1h"], &["card_payment_created", "card_sell_over_api", "error", "card_changed"]),
+        (&["--since", "1h", "--action", "card_"], &["card_payment_created", "card_sell_over_api", "card_changed"]),
+        (&["--limit", "2"], &["error", "card_changed"]),
     ] {
         assert_eq!(actions(&operator.run_json(&[&["audit"], arguments].concat())), expected, "{arguments:?}");
     }

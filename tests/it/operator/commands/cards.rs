@@ -17,7 +17,9 @@ async fn generated_numbers_follow_the_highest_number() {
     let columns =
         "select balance, length(pin), owner_id, user_id, batch_number, language, sold from cards where id > 100";
     operator.server.assert_rows(columns, &["8.400000000000000|6|0|-1|B1|en|0"; 3]).await;
-    operator.assert_audit(&["0|cards_created|Cardgroup|6|3|1111111004 to 1111111006"]).await;
+    operator
+        .assert_changes(&["card 1111111004 - 1111111006 6 -> {\"batch_number\": \"B1\", \"cards_created\": 3}"])
+        .await;
     operator
         .server
         .assert_rows("select count(*) from card_stock where cardgroup_id = 6 and number >= '1111111004'", &["3"])
@@ -66,7 +68,7 @@ async fn generation_is_all_or_nothing() {
         "expected an amount of at least 0, such as 8.40",
     );
     operator.server.assert_rows(NEW, &[]).await;
-    operator.server.assert_rows("select count(*) from actions", &["0"]).await;
+    operator.server.assert_rows("select count(*) from change_log", &["0"]).await;
     // The last numbers of that length can be used.
     operator.run_ok(&generate(&["11", "--quantity", "2", "--from", "999998"]));
     operator.server.assert_rows(NEW, &["999998", "999999"]).await;
@@ -92,7 +94,7 @@ async fn cards_are_exported_as_csv() {
              1111111003,1003,10.0840336134454,0,,en,,,1\n"
         )
     );
-    operator.assert_audit(&["0|cards_exported|Cardgroup|6||"]).await;
+    operator.assert_changes(&["card_group 6 ten dollars -> {\"free\": false, \"cards\": \"exported\"}"]).await;
     assert!(!operator.run_ok(&["cards", "export", "--group", "6", "--free"]).contains("1111111000"));
     let batch = operator.run_ok(&["cards", "export", "--group", "6", "--batch-number", "B1"]);
     assert_eq!(batch.lines().count(), 2, "{batch}");
@@ -194,8 +196,15 @@ async fn stock_is_checked_and_repaired() {
     assert_eq!(operator.run_ok(&["cards", "check"]), "The stock matches the cards.\n");
     let stock = "select cardgroup_id, card_id from card_stock where card_id in (1, 2, 4, 7, 999) order by 2";
     operator.server.assert_rows(stock, &["6|1", "7|7"]).await;
-    let audit_rows = "select target_id from actions where action = 'card_stock_repaired' order by 1";
-    operator.server.assert_rows(audit_rows, &["1", "2", "4", "7", "999"]).await;
+    operator
+        .assert_changes(&[
+            "card 1 1111111003 -> {\"in_stock\": true}",
+            "card 2 1111111001 -> {\"in_stock\": false}",
+            "card 4 1111111000 -> {\"in_stock\": false}",
+            "card 7 700001 -> {\"in_stock\": true}",
+            "card 999  -> {\"in_stock\": false}",
+        ])
+        .await;
 }
 
 /// The repair waits for a sale that has locked the card, and counts what the sale has changed.

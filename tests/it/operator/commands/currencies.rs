@@ -15,7 +15,12 @@ async fn currencies_are_added_changed_and_listed() {
         "JPY has the rate 110.0 and is on now.\n"
     );
     operator
-        .assert_audit(&["0|currency_created|Currency|5|GBP|0.8", "0|currency_changed|Currency|3|JPY|110.0 on"])
+        .assert_changes(&[
+            "currency 5 GBP -> {\"id\": 5, \"name\": \"GBP\", \"active\": 1, \"full_name\": \"Pound\", \
+             \"exchange_rate\": 0.800000000000000}",
+            "currency 3 JPY {\"active\": 0, \"exchange_rate\": 101.333333333333333} -> \
+             {\"active\": 1, \"exchange_rate\": 110.000000000000000}",
+        ])
         .await;
     let listed = operator.run_ok(&["currency", "list"]);
     let column = |line: &str| line.split_whitespace().take(4).collect::<Vec<_>>().join(" ");
@@ -56,5 +61,5 @@ async fn invalid_changes_are_refused() {
             &["1.000000000000000", "0.744100000000000"],
         )
         .await;
-    operator.server.assert_rows("select count(*) from actions", &["0"]).await;
+    operator.server.assert_rows("select count(*) from change_log", &["0"]).await;
 }

@@ -30,10 +30,23 @@ async fn rotation_keeps_the_previous_key_valid() {
         operator.attempt_sale("admin", key).await.assert_status_error("Incorrect hash");
     }
     operator.attempt_sale("admin", third["key"].as_str().unwrap()).await.assert_page_error(ADMITTED);
-    let actions = ["secret_key_changed", "previous_secret_key_ended", "secret_key_changed", "secret_key_changed"];
-    operator.server.assert_rows("select action from actions where action <> 'error' order by id", &actions).await;
-    let audit = operator.server.rows("select data, data2, data3, data4 from actions").await.concat();
-    assert!(![key, &second, "secret"].iter().any(|key| audit.contains(key)), "{audit}");
+    operator
+        .server
+        .execute(
+            "update change_log set after = jsonb_set(after, '{previous_key_valid_until}', 'true')
+             where after ->> 'previous_key_valid_until' > '2020'",
+        )
+        .await;
+    operator
+        .assert_changes(&[
+            "key 0 admin -> {\"key\": \"replaced\", \"previous_key_valid_until\": true}",
+            "key 0 admin -> {\"previous_key\": \"ended\"}",
+            "key 0 admin -> {\"key\": \"replaced\", \"previous_key_valid_until\": true}",
+            "key 0 admin -> {\"key\": \"replaced\"}",
+        ])
+        .await;
+    let log = operator.server.rows("select change_log::text from change_log").await.concat();
+    assert!(![key, &second, "secret"].iter().any(|key| log.contains(key)), "{log}");
     operator.assert_error(&["key", "rotate", "--keep", "soon"], 2, "invalid value 'soon'");
     operator.assert_error(&["key", "rotate", "--keep", "300000y"], 2, "--keep is too long");
 }
@@ -48,7 +61,7 @@ async fn key_is_set_from_standard_input() {
     operator.assert_error(&["key", "set"], 2, "the secret key is empty");
     operator.assert_error(&["key", "show"], 2, "--yes");
     assert_eq!(operator.run_ok(&["key", "show", "--yes"]), "mine\n");
-    operator.assert_audit(&["0|secret_key_shown|User|0||"]).await;
+    operator.assert_changes(&["key 0 admin -> {\"key\": \"shown\"}"]).await;
     operator.server.execute("delete from conflines where name = 'API_Secret_Key' and owner_id = 0").await;
     operator.assert_error(&["key", "show", "--yes"], 3, "no secret key is set");
     // The first key has no previous key.

@@ -86,16 +86,20 @@ impl Operator {
         self.server.post("card_from_group_sell", &format!("u={user}&id=11&hash={}", hash("11", key))).await
     }
 
-    /// Asserts the last audit rows, without time, address and parameter names.
-    async fn assert_audit(&self, rows: &[&str]) {
+    /// Asserts the last rows of the change log: what, target and changed fields. All are by commands of ann, and
+    /// commands write no rows of `actions`.
+    async fn assert_changes(&self, rows: &[&str]) {
         let query = format!(
-            "select * from (
-                 select id, user_id, action, target_type, target_id, data, data2 from actions order by id desc limit {}
-             ) last order by id",
+            "select concat_ws(' ', what, target_id, target_name, cardgroup_id, before - 'last_update', '->', after - 'last_update')
+             from (select * from change_log order by id desc limit {}) last order by id",
             rows.len()
         );
-        let query = format!("select user_id, action, target_type, target_id, data, data2 from ({query}) ordered");
         assert_eq!(self.server.rows(&query).await, rows);
+        let authors = "select distinct who, user_id, operator, request_id from change_log";
+        self.server.assert_rows(authors, &["command|∅|ann|∅"]).await;
+        let actions = "select action from actions
+            where action not in ('error', 'card_sell_over_api', 'card_payment_created')";
+        self.server.assert_rows(actions, &[]).await;
     }
 }
 

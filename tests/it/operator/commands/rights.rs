@@ -19,12 +19,10 @@ async fn permission_changes_take_effect_at_once() {
     );
     operator.attempt_sale("accountant_none", "secret").await.assert_page_error(ADMITTED);
     operator
-        .assert_audit(&[
-            "0|permission_changed|AccGroup|1|Callingcard_manage|2",
-            "0|user_permission_group_changed|User|9|accountant_none|shop",
-        ])
+        .assert_changes(&["user 9 accountant_none {\"permission_group\": null} -> {\"permission_group\": \"shop\"}"])
         .await;
     operator.run_ok(&["right", "set", "shop", "callingcard_manage", "none"]);
+    operator.assert_changes(&["right 1 shop {\"Callingcard_manage\": 2} -> {\"Callingcard_manage\": 0}"]).await;
     operator.attempt_sale("accountant_none", "secret").await.assert_status_error("Access Denied");
     let message = "Shop is a permission group of the type accountant, calling_cards is a right of the type reseller";
     operator.assert_error(&["right", "set", "Shop", "calling_cards", "edit"], 1, message);

@@ -1,6 +1,6 @@
 //! The audit: rules that hold in the database after any requests, checked in SQL without code of the operations.
 
-use crate::harness::Server;
+use crate::harness::{Server, ledger};
 
 /// Violations with the queries that find them.
 const VIOLATION_QUERIES: [(&str, &str); 6] = [
@@ -24,15 +24,28 @@ const VIOLATION_QUERIES: [(&str, &str); 6] = [
         "select callerid from cards where callerid <> '' group by callerid having count(*) > 1",
     ),
     (
-        "a card in stock is sold, hidden or retired",
+        "a card in stock is not free",
         "select card_id from card_stock join cards on id = card_id
-         where sold = 1 or hidden = 1 or retired_at is not null",
+         where sold = 1 or hidden = 1 or retired_at is not null or withheld is not null or quarantined_at is not null",
     ),
 ];
 
-/// In each transaction the balances change, apart from new stock, by the sum of the payments. `card_payment_add`
-/// records the amount as sent, with taxes: there the balance changes by the amount without taxes. The tolerance is for
-/// the rounding of amounts to 15 decimals.
+/// In each transaction the balances change, apart from new stock, by the sum of `balance_change`, to the last digit. In
+/// the dialect `x7`, a card that is made for a caller id can have the paid amount as its face value.
+const LEDGER_VIOLATIONS_QUERY: &str = "
+    select transaction, change, paid
+    from (
+        select transaction, sum(amount) filter (where not stock) as change, bool_or(for_callerid) as for_callerid
+        from soak_balance_changes group by transaction
+    ) changes
+    full join (
+        select xmin::text::bigint as transaction, sum(balance_change) as paid from payments group by xmin
+    ) transaction_payments using (transaction)
+    where coalesce(change, 0) <> coalesce(paid, 0) and not ($x7 and coalesce(for_callerid, false))";
+
+/// The balances also change by the amounts of the payments, apart from new stock. `card_payment_add` records the amount
+/// as sent, with taxes: there the balance changes by the amount without taxes. The tolerance is for the rounding of
+/// amounts to 15 decimals.
 const MONEY_VIOLATIONS_QUERY: &str = "
     select transaction, change, paid, paid_without_tax
     from (
@@ -58,8 +71,11 @@ const X7_MONEY_VIOLATIONS_QUERY: &str = "
 pub async fn find_violations(server: &Server, dialect: &str) -> Vec<String> {
     let money_query = if dialect == "x7" { X7_MONEY_VIOLATIONS_QUERY } else { MONEY_VIOLATIONS_QUERY };
     let money_rule = ("balances changed by other amounts than the payments", money_query);
+    let ledger_query = LEDGER_VIOLATIONS_QUERY.replace("$x7", if dialect == "x7" { "true" } else { "false" });
+    let ledger_rule = ("balances changed by other amounts than the ledger says", ledger_query.as_str());
     let mut violations = Vec::new();
-    for (rule, query) in VIOLATION_QUERIES.into_iter().chain([money_rule]) {
+    let rules = VIOLATION_QUERIES.into_iter().chain(ledger::VIOLATION_QUERIES).chain([money_rule, ledger_rule]);
+    for (rule, query) in rules {
         let rows = server.rows(query).await;
         if !rows.is_empty() {
             violations.push(format!("{rule}: {} rows, {:?}", rows.len(), rows.iter().take(3).collect::<Vec<_>>()));

@@ -26,16 +26,19 @@ select 'Card', 'sale', id, 1 from cards where id > 100 and sold = 1;
 insert into vouchers (id, number, currency)
 select 10 + id, number, 'USD' from cards where cardgroup_id = 9 and id % 2 = 0;
 
--- The audit's record of all balance changes: the transaction, the amount, and whether the card is new stock.
+-- The audit's record of all balance changes: the transaction, the amount, whether the card is new stock, and whether it
+-- is new for a caller id.
 create table soak_balance_changes (
-    transaction bigint not null default pg_current_xact_id()::text::bigint, amount numeric, stock boolean
+    transaction bigint not null default pg_current_xact_id()::text::bigint, amount numeric, stock boolean,
+    for_callerid boolean
 );
 create function soak_record_change() returns trigger language plpgsql as $$
 begin
-    insert into soak_balance_changes (amount, stock) values (
+    insert into soak_balance_changes (amount, stock, for_callerid) values (
         coalesce(case when tg_op <> 'DELETE' then new.balance end, 0)
             - coalesce(case when tg_op <> 'INSERT' then old.balance end, 0),
-        tg_op = 'INSERT' and coalesce(to_jsonb(new)->>'callerid', '') = '');
+        tg_op = 'INSERT' and coalesce(to_jsonb(new)->>'callerid', '') = '',
+        tg_op = 'INSERT' and coalesce(to_jsonb(new)->>'callerid', '') <> '');
     return null;
 end $$;
 create trigger soak_card_insert after insert or delete on cards for each row execute function soak_record_change();
