@@ -29,10 +29,7 @@ pub fn find_statement(parts: &[&str]) -> Statement {
     let param_types = param_types.iter().map(|name| match name.as_str().unwrap() {
         "Int4" => "integer",
         "Int8" => "bigint",
-        "Int4Array" => "integer[]",
-        "Int8Array" => "bigint[]",
-        "TextArray" => "text[]",
-        "ByteaArray" => "bytea[]",
+        "Jsonb" => "jsonb",
         "Numeric" => "numeric",
         "Text" => "text",
         "Bool" => "boolean",
@@ -49,23 +46,29 @@ const CONNECTION_OPTIONS: &str = "-c jit=off -c plan_cache_mode=force_generic_pl
 const NULL: &str = "null";
 const PGBENCH_MISSING: &str = "cannot run pgbench; install the PostgreSQL package that contains it";
 
+/// A group, random in each run: the requests use all groups too.
+const RANDOM_GROUP: &str = "random group";
+/// An idempotency key, random in each run.
+const RANDOM_KEY: &str = "random key";
+
 /// The first line of `sell_one.sql`.
 const SELL_ONE: &str = "-- Sells the next free cards of one group:";
 /// The first line of `sell_batch.sql`.
 const SELL_BATCH: &str = "-- Sells the next free cards of one or several groups";
 
-/// Replaces the parameters by pgbench variables with a type cast; an array has one element. pgbench turns each
-/// occurrence of a variable into a parameter of its own and cannot send NULL: NULL is sent as a text and converted by
-/// `nullif`. The planner knows as little about these values as about the server's parameters.
+/// Replaces the parameters by pgbench variables with a type cast. pgbench turns each occurrence of a variable into a
+/// parameter of its own and cannot send NULL: NULL is sent as a text and converted by `nullif`. In JSON, `%s` stands
+/// for a random group. The planner knows as little about these values as about the server's parameters.
 fn to_pgbench_sql(statement: &Statement, values: &[&str]) -> String {
     // Comments contain the names of parameters too.
     let mut text: String = statement.text.lines().filter(|line| !line.starts_with("--")).collect::<Vec<_>>().join("\n");
     for (index, (value, param_type)) in values.iter().zip(&statement.param_types).enumerate().rev() {
         let number = index + 1;
         let variable = match *value {
-            NULL if param_type.ends_with("[]") => format!("(array[null]::{param_type})"),
-            _ if param_type.ends_with("[]") => format!("(array[:p{number}]::{param_type})"),
+            RANDOM_GROUP => format!("(:random_group::{param_type})"),
+            RANDOM_KEY => format!("(:random_key::{param_type})"),
             NULL => format!("nullif(:p{number}, '{NULL}')::{param_type}"),
+            _ if *param_type == "jsonb" => format!("(format(:p{number}, :random_group::integer)::jsonb)"),
             _ => format!("(:p{number}::{param_type})"),
         };
         text = text.replace(&format!("${number}"), &variable);
@@ -84,9 +87,9 @@ impl Script {
     fn new(statement: &Statement, values: &[&str]) -> Self {
         let variables =
             values.iter().enumerate().map(|(index, value)| (format!("p{}", index + 1), (*value).to_owned())).collect();
-        // The first parameter is the group: random in each run, because the requests use all groups too.
         let text = format!(
-            "\\set p1 random({FIRST_GROUP_ID}, {FIRST_GROUP_ID} + 9)\n{};\n",
+            "\\set random_group random({FIRST_GROUP_ID}, {FIRST_GROUP_ID} + 9)\n\
+             \\set random_key random(1, 9000000000000000000)\n{};\n",
             to_pgbench_sql(statement, values)
         );
         Self { text, variables }
@@ -94,21 +97,20 @@ impl Script {
 
     /// The sale of one card, with the statement of the server.
     pub fn sale() -> Self {
-        Self::new(&find_statement(&[SELL_ONE]), &["101", "0", "0", "USD", "1", "1"])
+        Self::new(&find_statement(&[SELL_ONE]), &[RANDOM_GROUP, "0", "0", "USD", "1", "1", NULL, NULL])
     }
 
     /// The sale of one card without a key, with the statement of batches.
     pub fn sale_by_batch_statement() -> Self {
-        let values = ["101", "1", NULL, NULL, "0", "0", "USD", "1", "1", "USD", "false"];
+        let values = [r#"[{"group_id": %s, "quantity": 1}]"#, "0", "0", "USD", "1", "false", "false"];
         Self::new(&find_statement(&[SELL_BATCH]), &values)
     }
 
-    /// The sale of one card with an idempotency key, random in each run.
+    /// The sale of one card with an idempotency key.
     pub fn sale_with_key() -> Self {
         let fingerprint = format!("\\x{}", "5a".repeat(32));
-        let values = ["101", "1", "0", &fingerprint, "0", "0", "USD", "1", "1", "USD", "false"];
-        let Self { text, variables } = Self::new(&find_statement(&[SELL_BATCH]), &values);
-        Self { text: format!("\\set p3 random(1, 9000000000000000000)\n{text}"), variables }
+        let values = [RANDOM_GROUP, "0", "0", "USD", "1", "1", RANDOM_KEY, &fingerprint];
+        Self::new(&find_statement(&[SELL_ONE]), &values)
     }
 
     /// A minimal sale: the card, its payment, one audit row.
@@ -128,12 +130,12 @@ impl Script {
                 select 'card_payment_created', 'Payment', id from payment
             )
             select number, pin, balance from picked";
-        Self::new(&Statement { text: sale.to_owned(), param_types: vec!["integer"] }, &["101"])
+        Self::new(&Statement { text: sale.to_owned(), param_types: vec!["integer"] }, &[RANDOM_GROUP])
     }
 
     /// The query of `card_group_get`.
     pub fn card_group_get() -> Self {
-        Self::new(&find_statement(&["as \"free_cards!\""]), &["101", "0", "1"])
+        Self::new(&find_statement(&["as \"free_cards!\""]), &[RANDOM_GROUP, "0", "1"])
     }
 
     /// The query of `rate_get`, for a random number whose first seven digits are one of these prefixes.

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use lettre::Address;
 use lettre::message::Mailbox;
 use lettre::transport::smtp::authentication::Credentials;
+use serde::Serialize;
 
 use crate::accounts::{AccountCache, Setting, Settings};
 use crate::input;
@@ -68,8 +69,8 @@ impl SmtpAccount {
     }
 }
 
-/// An e-mail that a sale writes into the outbox.
-#[derive(Debug)]
+/// An e-mail that a sale writes into the outbox. `order_rows.sql` reads the fields by their names.
+#[derive(Debug, Serialize)]
 pub struct OutboxEntry {
     /// The part of the Message-ID after the `@`.
     pub message_id_domain: String,

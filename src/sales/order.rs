@@ -27,15 +27,27 @@ pub struct SaleTerms {
     pub user_id: i32,
     /// The owner that the group must have. A hidden group sells nothing.
     pub owner_id: i32,
-    /// The payment's currency. `None`: the group's.
-    pub currency: Option<String>,
-    /// The rate from the system's currency to the payment's. If the payment is in the group's currency, it is the rate
-    /// to the caller's currency, and the statement multiplies it by the group's.
+    /// The currency that is printed with each balance. The payment is in this currency too, unless
+    /// `pays_in_group_currency` is set.
+    pub currency: String,
+    /// The factor by which a card's balance is multiplied in the reply. It is the rate from the system's currency to
+    /// the payment's. If the payment is in the group's currency, it is the rate to the caller's currency, and the
+    /// statement multiplies it by the group's.
     pub rate: BigDecimal,
-    /// The factor by which a card's balance is multiplied in the reply.
-    pub display_rate: BigDecimal,
-    /// The currency that is printed with each balance.
-    pub display_currency: String,
+    /// Whether the payment is in the currency of the group.
+    pub pays_in_group_currency: bool,
     /// Sell none if one of the cards is not sellable, or the group has no tax row.
     pub only_sellable: bool,
+}
+
+impl SaleTerms {
+    /// Whether the orders need nothing from the group but its owner and taxes: only such orders are batched.
+    pub fn is_plain(&self) -> bool {
+        !self.pays_in_group_currency && !self.only_sellable
+    }
+
+    /// The payment's currency. `None`: the group's.
+    pub fn payment_currency(&self) -> Option<&str> {
+        (!self.pays_in_group_currency).then_some(&self.currency)
+    }
 }

@@ -2,39 +2,38 @@
 -- an idempotency key. It sells all cards that the orders of a group need, or none of that group. sell_one.sql explains
 -- the shape of the statement.
 --
--- $1 groups, $2 numbers of cards, $3 keys (null: none), $4 fingerprints of the requests: one of each per order
--- $5 owner of the groups, $6 caller, $7 currency of the payment (null: the group's)
--- $8 rate to that currency (to the caller's currency if $7 is null)
--- $9 rate of the balances in the reply, $10 their currency
--- $11 sell no card of a group without a tax row, or if one of its picked cards is not sellable
+-- $1 the orders (`BatchOrder`), $2 owner of the groups, $3 caller
+-- $4 currency of the balances in the reply, $5 rate to it
+-- $6 the payment is in the currency of the group, not in $4
+-- $7 sell no card of a group without a tax row, or if one of its picked cards is not sellable
 --
 -- An order whose key is known gets no cards: its request is answered from the stored reply. The last part inserts the
 -- replies. If another server inserts one of the keys at the same time, the statement fails and changes nothing. It
 -- waits for that server for 100 ms at most, because the other orders wait too. All statements insert keys in the same
--- order, so that they do not deadlock.
+-- order, so that they do not deadlock. The condition on known keys is not "not exists (…)", for which PostgreSQL may
+-- read all keys of the caller into a hash table.
 with admitted as materialized (
     select ordered.*, (sum(quantity) over (partition by group_id order by number))::bigint as last_position
-    from unnest($1::integer[], $2::bigint[], $3::text[], $4::bytea[])
+    from rows from (jsonb_to_recordset($1) as (group_id integer, quantity bigint, key text, fingerprint text))
         with ordinality ordered (group_id, quantity, key, fingerprint, number)
-    where key is null or not exists (
-        select from idempotency_keys known
-        where known.user_id = $6 and known.operation = 'card_from_group_sell' and known.key = ordered.key)
+    where key is null or (
+        select true from idempotency_keys known
+        where known.user_id = $3 and known.operation = 'card_from_group_sell' and known.key = ordered.key) is null
 ), picked as materialized (
     select cardgroup.*, quantity, card.*
     from (select group_id, sum(quantity)::bigint as quantity from admitted group by group_id) ordered, lateral (
         select g.id as cardgroup_id, g.owner_id, g.disable_voucher, g.pin_length, g.number_length,
-            coalesce((select single_tax_rate(t) from taxes t where t.id = g.tax_id), effective_tax_rate(g.tax_id, g.owner_id)) as tax_rate,
-            coalesce($7, g.tell_balance_in_currency, '') as currency,
-            $8::numeric * case when $7 is null then exchange_rate_to(g.tell_balance_in_currency) else 1 end as rate
-        from cardgroups g
-        where g.id = ordered.group_id and g.owner_id = $5 and g.hidden = 0
-            and (not $11::boolean or exists (select from taxes where id = g.tax_id))
+            coalesce(case when t.id is not null then single_tax_rate(t) end, effective_tax_rate(g.tax_id, g.owner_id)) as tax_rate,
+            case when $6::boolean then coalesce(g.tell_balance_in_currency, '') else $4::text end as currency,
+            $5::numeric * case when $6 then exchange_rate_to(g.tell_balance_in_currency) else 1 end as rate
+        from cardgroups g left join taxes t on t.id = g.tax_id
+        where g.id = ordered.group_id and g.owner_id = $2 and g.hidden = 0 and (t.id is not null or not $7::boolean)
         offset 0
     ) cardgroup, lateral (
         select row_number() over () as position, count(*) filter (where sellable) over () as sellable_count, free.*
         from (
             select c.id, c.number, c.pin, coalesce(c.balance, 0) as balance,
-                not $11 or is_sellable(c, cardgroup.pin_length, cardgroup.number_length) as sellable
+                not $7 or is_sellable(c, cardgroup.pin_length, cardgroup.number_length) as sellable
             from card_stock s join cards c on c.id = s.card_id
             where s.cardgroup_id = cardgroup.cardgroup_id and c.cardgroup_id + 0 = s.cardgroup_id and is_in_stock(c)
             order by s.number, s.card_id
@@ -52,12 +51,12 @@ with admitted as materialized (
     update cards set sold = 1, active = 1 where id = any (array(select id from sale))
 ), payment as (
     insert into payments (id, paymenttype, kind, amount, currency, tax, user_id, owner_id, card, completed, date_added,
-        shipped_at, description)
-    select payment_id, 'Card', 'sale', amount, currency, amount * tax_rate, id, owner_id, 1, 1, now, now, ''
+        shipped_at, description, caller_id)
+    select payment_id, 'Card', 'sale', amount, currency, amount * tax_rate, id, owner_id, 1, 1, now, now, '', $3
     from sale
 ), action as (
     insert into actions (user_id, date, action, target_type, target_id, data, data2, data3)
-    select $6, now, row.*
+    select $3, now, row.*
     from sale, lateral (
         select 'card_payment_created', 'Payment', payment_id, id::text, plain_text(amount), currency
         union all
@@ -68,13 +67,13 @@ with admitted as materialized (
     ) row
 ), assigned as materialized (
     select admitted.number as order_number, key, fingerprint, position, sale.id, sale.number, pin,
-        multiply_rounded(balance, $9::numeric) as balance
+        multiply_rounded(balance, $5) as balance
     from admitted join sale
         on sale.cardgroup_id = admitted.group_id and position > last_position - admitted.quantity and position <= last_position
 ), stored_reply as (
     insert into idempotency_keys (user_id, operation, key, fingerprint, reply)
-    select $6, 'card_from_group_sell', key, fingerprint,
-        json_build_object('Done', json_build_object('currency', $10::text, 'cards',
+    select $3, 'card_from_group_sell', key, decode(fingerprint, 'hex'),
+        json_build_object('Done', json_build_object('currency', $4, 'cards',
             json_agg(json_build_object('number', number, 'pin', pin, 'balance', balance::text) order by position)))
     from assigned
     where key is not null

@@ -1,8 +1,9 @@
 -- Sells the cards with the ids $1, which the transaction has locked, if they are free. sell_one.sql explains the shape.
 --
 -- $2 owner of the group (null: owner and visibility of the group are not checked), $3 caller, $4 group
--- $5 currency of the payment (null: the group's), $6 rate to it (to the caller's currency if $5 is null)
--- $7 rate of the balances in the reply, $8 whether each card gets the audit row of card_from_group_sell
+-- $5 currency of the payment (null: the group's), $6 rate to the currency of the balances in the reply: $5, or the
+-- caller's currency if $5 is null
+-- $7 whether each card gets the audit row of card_from_group_sell
 with picked as materialized (
     select cardgroup.*, card.*
     from (
@@ -16,7 +17,7 @@ with picked as materialized (
     ) cardgroup, lateral (
         select id, number, pin, coalesce(balance, 0) as balance
         from cards
-        where id = any ($1::bigint[]) and sold = 0 and hidden = 0 and retired_at is null
+        where id = any ($1::bigint[]) and sold = 0 and hidden = 0 and retired_at is null and quarantined_at is null
         order by number collate "C", id
     ) card
 ), sale as materialized (
@@ -28,8 +29,8 @@ with picked as materialized (
     update cards set sold = 1, active = 1 where id = any (array(select id from sale))
 ), payment as (
     insert into payments (id, paymenttype, kind, amount, currency, tax, user_id, owner_id, card, completed, date_added,
-        shipped_at, description)
-    select payment_id, 'Card', 'sale', amount, currency, amount * tax_rate, id, owner_id, 1, 1, now, now, ''
+        shipped_at, description, caller_id)
+    select payment_id, 'Card', 'sale', amount, currency, amount * tax_rate, id, owner_id, 1, 1, now, now, '', $3
     from sale
 ), action as (
     insert into actions (user_id, date, action, target_type, target_id, data, data2, data3)
@@ -40,7 +41,7 @@ with picked as materialized (
         select 'Disable_Voucher_when_Card_is_used', 'Voucher', voucher_id, number, id::text, null
         from redeem_vouchers(voucher_number)
         union all
-        select 'card_sell_over_api', 'Card', id, '', '', null where $8
+        select 'card_sell_over_api', 'Card', id, '', '', null where $7
     ) row
 )
-select 1::bigint as "order_number!", id as "id!", number as "number!", pin, multiply_rounded(balance, $7::numeric) as "balance!: Money" from sale
+select 1::bigint as "order_number!", id as "id!", number as "number!", pin, multiply_rounded(balance, $6) as "balance!: Money" from sale

@@ -4,6 +4,7 @@
 use bigdecimal::BigDecimal;
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
+use sqlx::types::Json;
 
 use super::order::{SaleOrder, SaleTerms};
 use crate::mail::OutboxEntry;
@@ -53,24 +54,50 @@ impl From<SoldCardRow> for SoldCard {
 pub async fn sell_next(connection: &mut PgConnection, orders: &[&SaleOrder]) -> sqlx::Result<Vec<SoldCardRow>> {
     match orders {
         [] => Ok(Vec::new()),
-        [SaleOrder { group_id, quantity, key: None, terms }]
-            if terms.currency.is_some() && terms.rate == terms.display_rate && !terms.only_sellable =>
-        {
-            // A statement of its own: in pgbench it reaches 1.45 times the rate of the batch statement.
-            sqlx::query_file_as!(
-                SoldCardRow,
-                "src/sales/sell_one.sql",
-                group_id,
-                terms.owner_id,
-                terms.user_id,
-                terms.currency,
-                terms.rate,
-                i64::from(*quantity)
-            )
-            .fetch_all(connection)
-            .await
-        }
+        // A statement of its own: it costs two thirds of the batch statement.
+        [order] if order.terms.is_plain() => sell_one(connection, order).await,
         [first, ..] => sell_batch(connection, first, orders).await,
+    }
+}
+
+async fn sell_one(
+    connection: &mut PgConnection,
+    SaleOrder { group_id, quantity, key, terms }: &SaleOrder,
+) -> sqlx::Result<Vec<SoldCardRow>> {
+    sqlx::query_file_as!(
+        SoldCardRow,
+        "src/sales/sell_one.sql",
+        group_id,
+        terms.owner_id,
+        terms.user_id,
+        terms.currency,
+        terms.rate,
+        i64::from(*quantity),
+        key.as_ref().map(|key| key.key.as_str()),
+        key.as_ref().map(|key| key.fingerprint.as_slice())
+    )
+    .fetch_all(connection)
+    .await
+}
+
+/// An order as `sell_batch.sql` reads it, by the names of the fields.
+#[derive(Debug, Serialize)]
+struct BatchOrder<'a> {
+    group_id: i32,
+    quantity: u32,
+    key: Option<&'a str>,
+    /// Hexadecimal.
+    fingerprint: Option<String>,
+}
+
+impl<'a> From<&'a SaleOrder> for BatchOrder<'a> {
+    fn from(SaleOrder { group_id, quantity, key, .. }: &'a SaleOrder) -> Self {
+        Self {
+            group_id: *group_id,
+            quantity: *quantity,
+            key: key.as_ref().map(|key| key.key.as_str()),
+            fingerprint: key.as_ref().map(|key| hex::encode(key.fingerprint)),
+        }
     }
 }
 
@@ -79,24 +106,16 @@ async fn sell_batch(
     SaleOrder { terms, .. }: &SaleOrder,
     orders: &[&SaleOrder],
 ) -> sqlx::Result<Vec<SoldCardRow>> {
-    let group_ids: Vec<i32> = orders.iter().map(|order| order.group_id).collect();
-    let quantities: Vec<i64> = orders.iter().map(|order| i64::from(order.quantity)).collect();
-    let keys: Vec<Option<&str>> = orders.iter().map(|order| order.key.as_ref().map(|key| key.key.as_str())).collect();
-    let fingerprints: Vec<Option<&[u8]>> =
-        orders.iter().map(|order| order.key.as_ref().map(|key| key.fingerprint.as_slice())).collect();
+    let batch_orders: Vec<BatchOrder<'_>> = orders.iter().map(|order| BatchOrder::from(*order)).collect();
     sqlx::query_file_as!(
         SoldCardRow,
         "src/sales/sell_batch.sql",
-        &group_ids,
-        &quantities,
-        &keys as &[Option<&str>],
-        &fingerprints as &[Option<&[u8]>],
+        Json(batch_orders) as _,
         terms.owner_id,
         terms.user_id,
         terms.currency,
         terms.rate,
-        terms.display_rate,
-        terms.display_currency,
+        terms.pays_in_group_currency,
         terms.only_sellable
     )
     .fetch_all(connection)
@@ -115,12 +134,10 @@ pub struct CardSale<'a> {
     pub owner_id: Option<i32>,
     /// The caller's id.
     pub user_id: i32,
-    /// As in [`SaleTerms`].
+    /// As [`SaleTerms::payment_currency`].
     pub currency: Option<&'a str>,
     /// As in [`SaleTerms`].
     pub rate: &'a BigDecimal,
-    /// As in [`SaleTerms`].
-    pub display_rate: &'a BigDecimal,
     /// Whether each card gets the audit row `card_sell_over_api` of `card_from_group_sell`.
     pub sold_over_api: bool,
 }
@@ -136,15 +153,14 @@ pub async fn sell_cards(connection: &mut PgConnection, sale: &CardSale<'_>) -> s
         sale.group_id,
         sale.currency,
         sale.rate,
-        sale.display_rate,
         sale.sold_over_api
     )
     .fetch_all(connection)
     .await
 }
 
-/// The order rows of a sale, and the e-mail to the buyer.
-#[derive(Debug)]
+/// The order rows of a sale, and the e-mail to the buyer. `order_rows.sql` reads the fields by their names.
+#[derive(Debug, Serialize)]
 pub struct OrderRows {
     /// The buyer's address, as the client sent it.
     pub address: String,
@@ -164,18 +180,13 @@ pub async fn write_order_rows(
     sold: &[SoldCardRow],
 ) -> sqlx::Result<()> {
     let card_ids: Vec<i64> = sold.iter().map(|card| card.id).collect();
-    let entry = order_rows.outbox_entry.as_ref();
     sqlx::query_file!(
         "src/sales/order_rows.sql",
         &card_ids,
         terms.user_id,
-        order_rows.address,
-        order_rows.rate,
-        order_rows.currency,
-        terms.display_rate,
-        terms.display_currency,
-        entry.map(|entry| entry.message_id_domain.as_str()),
-        entry.and_then(|entry| entry.initial_error)
+        terms.rate,
+        terms.currency,
+        Json(order_rows) as _
     )
     .execute(connection)
     .await?;

@@ -217,6 +217,49 @@ async fn retired_cards_are_not_sold() {
     server.post_signed(SELL, "u=admin&id=6", "6").await.assert_page_error("Free cards was not found");
 }
 
+/// A withheld or quarantined card is not sold, not even by its number.
+#[tokio::test]
+async fn withheld_and_quarantined_cards_are_not_sold() {
+    for server in [server().await, x7_server().await] {
+        for state in
+            ["withheld = 'blocked'", "withheld = 'assigned'", "withheld = 'reserved'", "quarantined_at = now()"]
+        {
+            server
+                .execute(&format!(
+                    "update cards set withheld = null, quarantined_at = null;
+                     update cards set {state} where cardgroup_id = 6 and sold = 0"
+                ))
+                .await;
+            for (form, hashed) in [("u=admin&id=6&number=1111111001", "6"), ("u=admin&id=6&quantity=2", "62")] {
+                server.post_signed(SELL, form, hashed).await.assert_page_error("Free cards was not found");
+            }
+        }
+        server.assert_rows("select count(*) from payments", &["0"]).await;
+        server.execute("update cards set quarantined_at = null where id in (2, 3)").await;
+        assert_eq!(
+            server.post_signed(SELL, "u=admin&id=6&quantity=9", "69").await.element_texts("number"),
+            ["1111111001", "1111111002"]
+        );
+    }
+}
+
+/// Each way to sell a card writes the caller: the next card with and without a key, a batch, a card by its number.
+#[tokio::test]
+async fn payments_name_the_caller() {
+    for server in [server().await, x7_server().await] {
+        for form in ["", "&request_id=key", "&number=1111111003"] {
+            let reply = server.post_signed(SELL, &format!("u=accountant&id=6{form}"), "6").await;
+            assert_eq!(reply.element_texts("pin").len(), 1, "{}", reply.body);
+        }
+        server
+            .assert_rows(
+                "select user_id, caller_id, owner_id, balance_change from payments order by user_id",
+                &["1|6|0|∅", "2|6|0|∅", "6|6|0|∅"],
+            )
+            .await;
+    }
+}
+
 #[tokio::test]
 async fn vouchers_of_sold_cards_are_redeemed() {
     let server = server().await;

@@ -96,9 +96,10 @@ async fn concurrent_requests_on_two_servers_execute_once() {
 #[tokio::test]
 async fn retry_after_lost_commit_is_replayed() {
     for (command, form, hashed, cards) in [
-        // A sale in one statement, and one in a transaction.
+        // A sale in one statement, one in a transaction, and one with order rows.
         ("SELECT 2", "u=admin&id=6&quantity=2", "62", 2),
         ("COMMIT", "u=admin&id=6&number=1111111003", "6", 1),
+        ("COMMIT", "u=admin&id=6&quantity=2&email=a%40b.c", "a@b.c62", 2),
     ] {
         let proxy = FaultProxy::new().await;
         let database = postgres::create_database(FIXTURE_SQL).await;
@@ -126,6 +127,39 @@ async fn retry_after_lost_commit_is_replayed() {
         let lost = server.post_signed("card_from_group_sell", form.replace("003", "002").as_str(), hashed).await;
         assert_eq!((lost.status, lost.header("retry-after")), (StatusCode::SERVICE_UNAVAILABLE, None), "{}", lost.body);
         lost.assert_status_error("The database was lost during the request, which may have been carried out");
+    }
+}
+
+/// The session ends before the order rows and the e-mail are written: nothing of the sale remains.
+#[tokio::test]
+async fn sale_with_email_and_key_is_atomic() {
+    for (form, hashed) in [
+        ("u=admin&id=6&quantity=2&email=a%40b.c", "a@b.c62"),
+        // Sold by several statements: fewer cards are free than requested.
+        ("u=admin&id=9&quantity=3&email=a%40b.c", "a@b.c93"),
+    ] {
+        let server = server().await;
+        server.execute("insert into conflines (name, value, owner_id) values ('Email_Sending_Enabled', '1', 0)").await;
+        let rows = "select (select count(*) from payments), (select count(*) from ccorders), (select count(*) from cclineitems),
+            (select count(*) from cards where sold = 1 and id <> 4), (select sum(cardinality(card_ids)) from email_outbox),
+            (select count(*) from idempotency_keys)";
+        let mut transaction = server.pool.begin().await.unwrap();
+        sqlx::query("lock table cclineitems in share mode").execute(&mut *transaction).await.unwrap();
+        let spawn_sale = || {
+            let server = server.clone();
+            tokio::spawn(async move { post_with_key(&server, "k", "card_from_group_sell", form, hashed).await })
+        };
+        let first = spawn_sale();
+        server.wait_for_lock_waiter().await;
+        server.terminate_lock_waiters().await;
+        let first = first.await.unwrap();
+        assert_eq!(first.status, StatusCode::SERVICE_UNAVAILABLE, "{}", first.body);
+        transaction.rollback().await.unwrap();
+        server.assert_rows(rows, &["0|0|0|0|∅|0"]).await;
+        let second = spawn_sale().await.unwrap();
+        assert_eq!(second.element_texts("pin").len(), 2, "{}", second.body);
+        assert_replayed(&spawn_sale().await.unwrap(), &second);
+        server.assert_rows(rows, &["2|2|2|2|2|1"]).await;
     }
 }
 

@@ -18,10 +18,9 @@ fn terms(user_id: i32, currency: &str) -> Arc<SaleTerms> {
     Arc::new(SaleTerms {
         user_id,
         owner_id: 0,
-        currency: Some(currency.to_owned()),
+        currency: currency.to_owned(),
         rate: 1.into(),
-        display_rate: 1.into(),
-        display_currency: currency.to_owned(),
+        pays_in_group_currency: false,
         only_sellable: false,
     })
 }

@@ -92,7 +92,7 @@ async fn queued_sales_share_one_statement() {
     server.assert_rows(CARDS_BY_TRANSACTION, &["6 7 51 52 53", "9"]).await;
     // The rows are those that single sales write.
     const SALE_ROWS: &str = "
-        select c.number, p.amount, p.currency, p.tax, p.owner_id, p.paymenttype, p.completed, p.card, p.description,
+        select c.number, p.amount, p.currency, p.tax, p.owner_id, p.caller_id, p.paymenttype, p.completed, p.card, p.description,
             array_to_string(array(
                 select concat_ws(' ', a.user_id, a.action, a.target_type, a.data, a.data2, a.data3) from actions a
                 where a.target_id = p.id and a.target_type = 'Payment' or a.target_id = c.id and a.target_type = 'Card'

@@ -135,7 +135,6 @@ impl<'a> Context<'a> {
             user_id: self.caller.id(),
             currency: None,
             rate: &self.conversion.caller_rate,
-            display_rate: &self.conversion.caller_rate,
             sold_over_api: false,
         };
         match sell_cards(connection, &sale).await?.len() {

@@ -85,7 +85,7 @@ async fn handle(call: &CallContext, caller: &Caller) -> Result<XmlReply, ApiErro
     let cards = context.sell_fast_path().await?;
     if !cards.is_empty() {
         context.after_commit(cards.len());
-        let currency = payment.as_ref().map(|payment| payment.terms.display_currency.clone()).unwrap_or_default();
+        let currency = payment.as_ref().map(|payment| payment.terms.currency.clone()).unwrap_or_default();
         return Ok(render_reply(Reply { currency, cards: cards.into_iter().map(Some).collect() }));
     }
     // Boxed: the future is large, and few sales take this path.
@@ -166,21 +166,20 @@ impl Payment {
         let (currency, rate, order_rate) = match &input.currency {
             _ if dialect.pays_in_group_currency() => {
                 let caller_rate = currencies.display_rate(caller.currency_id(), dialect);
-                (None, caller_rate.clone(), caller_rate)
+                (system_currency.clone(), caller_rate.clone(), caller_rate)
             }
-            None => (Some(system_currency.clone()), one.clone(), one),
+            None => (system_currency.clone(), one.clone(), one),
             Some(name) => {
                 let currency = currencies.by_name(name).filter(|currency| currency.active)?;
-                (Some(currency.name.clone()), currencies.rate_to(currency), one)
+                (currency.name.clone(), currencies.rate_to(currency), one)
             }
         };
         let terms = SaleTerms {
             user_id: caller.id(),
             owner_id: caller.owner_id(),
-            display_currency: currency.clone().unwrap_or_else(|| system_currency.clone()),
             currency,
-            display_rate: rate.clone(),
             rate,
+            pays_in_group_currency: dialect.pays_in_group_currency(),
             only_sellable: dialect.refuses_invalid_cards(),
         };
         let order_rows = email.map(|(address, outbox_entry)| OrderRows {
@@ -235,19 +234,17 @@ impl SaleContext<'_> {
             true => None,
             false => Some(call.acquire_unbatched_sale(&order).await?),
         };
-        // A batch writes no order rows. In a batch the payment's currency is known without the group.
+        // A batch writes no order rows.
         let sold = match &payment.order_rows {
             Some(order_rows) => self.sell_with_order_rows(&order, order_rows).await,
-            None if is_batchable && order.terms.currency.is_some() && !order.terms.only_sellable => {
-                match call.state.batcher.submit(&order) {
-                    Dispatch::Immediate(_permit) => self.sell_alone(&order).await,
-                    Dispatch::Queued(queued_sale) => match queued_sale.wait_for_outcome().await {
-                        BatchOutcome::Sold(cards) => return Ok(cards),
-                        BatchOutcome::RetryAlone => self.sell_alone(&order).await,
-                        BatchOutcome::Failed(error) => return Err(idempotency.with_retry_hint(error)),
-                    },
-                }
-            }
+            None if is_batchable && order.terms.is_plain() => match call.state.batcher.submit(&order) {
+                Dispatch::Immediate(_permit) => self.sell_alone(&order).await,
+                Dispatch::Queued(queued_sale) => match queued_sale.wait_for_outcome().await {
+                    BatchOutcome::Sold(cards) => return Ok(cards),
+                    BatchOutcome::RetryAlone => self.sell_alone(&order).await,
+                    BatchOutcome::Failed(error) => return Err(idempotency.with_retry_hint(error)),
+                },
+            },
             None => self.sell_alone(&order).await,
         };
         if payment.order_rows.is_none() && matches!(sold, Err(ApiError::TransactionFailed)) {
@@ -315,9 +312,8 @@ impl SaleContext<'_> {
             group_id: input.group,
             owner_id: Some(caller.owner_id()),
             user_id: caller.id(),
-            currency: terms.currency.as_deref(),
+            currency: terms.payment_currency(),
             rate: &terms.rate,
-            display_rate: &terms.display_rate,
             sold_over_api: true,
         };
         let sold = sell_cards(connection, &sale).await?;
@@ -330,7 +326,7 @@ impl SaleContext<'_> {
         }
         let mut sold = sold.into_iter().map(SoldCard::from);
         let cards = candidates.iter().map(|card| if can_sell(card) { sold.next() } else { None }).collect();
-        Ok(Reply { currency: terms.display_currency.clone(), cards })
+        Ok(Reply { currency: terms.currency.clone(), cards })
     }
 
     /// Counts the sold cards and wakes the mailer, after the sale was committed.
