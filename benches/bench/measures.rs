@@ -263,7 +263,7 @@ async fn measure_sales_beside_slow_reader(environment: &BenchEnvironment, size: 
 }
 
 /// Sells without and beside a client that sends the same sale again and again, in alternating rounds: with an answered
-/// key, with a key that another server is processing, and from a group whose next card the database refuses.
+/// key, with keys that another server is processing, and from a group whose next card the database refuses.
 async fn measure_sales_beside_failing_client(environment: &BenchEnvironment, size: BenchSize, report: &mut Report) {
     const ROUNDS: usize = 4;
     const FAILING_CLIENTS: usize = 4;
@@ -278,17 +278,19 @@ async fn measure_sales_beside_failing_client(environment: &BenchEnvironment, siz
         .await;
     let mut other_server = environment.pool.begin().await.unwrap();
     sqlx::query(
-        "insert into idempotency_keys (user_id, operation, key, fingerprint) values (0, 'card_from_group_sell', 'busy', '')",
+        "insert into idempotency_keys (user_id, operation, key, fingerprint)
+         select 0, 'card_from_group_sell', 'busy' || client, '' from generate_series(0, 3) client",
     )
     .execute(&mut *other_server)
     .await
     .unwrap();
     let replay: fn(usize) -> Vec<u8> = |_| load::sale_request_with_key(FIRST_GROUP_ID, "answered");
-    let busy: fn(usize) -> Vec<u8> = |_| load::sale_request_with_key(FIRST_GROUP_ID, "busy");
+    let busy: fn(usize) -> Vec<u8> =
+        |number| load::sale_request_with_key(FIRST_GROUP_ID, &format!("busy{}", number % FAILING_CLIENTS));
     let refused: fn(usize) -> Vec<u8> = |_| load::sale_request(UNSOLD_GROUP_ID, 1);
     for (name, expected, request) in [
         ("that repeat an answered key", "<pin>", replay),
-        ("that send a key in progress elsewhere", "A request with this idempotency key", busy),
+        ("that send keys in progress elsewhere", "A request with this idempotency key", busy),
         // While one of them has locked the refused card, another one may sell the next card.
         ("whose sales the database refuses", "<page>", refused),
     ] {

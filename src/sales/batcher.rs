@@ -26,7 +26,8 @@ const BATCH_CARDS_MAX: u32 = 32;
 /// Maximum number of cards of a batched sale. Larger sales run alone: they would fill most of a batch.
 const ORDER_CARDS_MAX: u32 = BATCH_CARDS_MAX / 4;
 
-/// How long sales of a group are not batched after one of them failed: it would make each batch fail.
+/// How long sales of a group, or with an idempotency key, are not batched after one of them failed: it would make each
+/// batch fail.
 const ISOLATION: Duration = Duration::from_secs(60);
 
 /// Decides for each sale whether it runs alone or in a batch, and runs the batches.
@@ -50,8 +51,15 @@ struct Queues {
     by_user: HashMap<i32, Queue>,
     /// The number of sales that have been queued so far.
     next_ticket: u64,
-    /// Callers and groups whose sales failed, with the time until which their sales are not batched.
-    isolated_groups: HashMap<(i32, i32), Instant>,
+    /// What made sales fail, with the time until which such sales are not batched.
+    isolated: HashMap<Isolated, Instant>,
+}
+
+/// Sales that are not batched. The first field is the caller's id.
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum Isolated {
+    Group(i32, i32),
+    Key(i32, String),
 }
 
 #[derive(Debug, Default)]
@@ -134,21 +142,37 @@ impl SaleBatcher {
     }
 
     /// Whether a sale of this number of the group's cards may be submitted to a batch. It may not if it would fill most
-    /// of a batch, or if a sale of the group failed a short time ago.
+    /// of a batch, or if a sale of the group or with the key failed a short time ago.
     pub fn is_batchable(&self, order: &SaleOrder) -> bool {
+        if order.quantity > ORDER_CARDS_MAX {
+            return false;
+        }
+        let queues = self.lock_queues();
+        if queues.isolated.is_empty() {
+            return true;
+        }
         let now = Instant::now();
-        let is_isolated =
-            || self.lock_queues().isolated_groups.get(&isolation_key(order)).is_some_and(|until| *until > now);
-        order.quantity <= ORDER_CARDS_MAX && !is_isolated()
+        let is_isolated = |cause| queues.isolated.get(&cause).is_some_and(|until| *until > now);
+        !is_isolated(Isolated::group(order)) && !Isolated::key(order).is_some_and(is_isolated)
     }
 
     /// Keeps the caller's sales of a group out of batches for a minute, because one of them failed: the same card or
     /// setting would make each batch fail.
     pub fn isolate_group(&self, order: &SaleOrder) {
+        self.isolate(Isolated::group(order));
+    }
+
+    /// Keeps the caller's sales with a key out of batches for a minute, because another server uses the key: each batch
+    /// would wait for that server, and fail.
+    pub fn isolate_key(&self, order: &SaleOrder) {
+        Isolated::key(order).into_iter().for_each(|key| self.isolate(key));
+    }
+
+    fn isolate(&self, cause: Isolated) {
         let now = Instant::now();
-        let isolated_groups = &mut self.lock_queues().isolated_groups;
-        isolated_groups.retain(|_, until| *until > now);
-        isolated_groups.insert(isolation_key(order), now + ISOLATION);
+        let isolated = &mut self.lock_queues().isolated;
+        isolated.retain(|_, until| *until > now);
+        isolated.insert(cause, now + ISOLATION);
     }
 
     /// Waits for a permit to make a sale outside batches. Each caller has as many as it may run statements at once, so
@@ -316,8 +340,14 @@ fn distribute(rows: Vec<SoldCardRow>, batch: Vec<QueueEntry>) {
     }
 }
 
-fn isolation_key(order: &SaleOrder) -> (i32, i32) {
-    (order.terms.user_id, order.group_id)
+impl Isolated {
+    fn group(order: &SaleOrder) -> Self {
+        Self::Group(order.terms.user_id, order.group_id)
+    }
+
+    fn key(order: &SaleOrder) -> Option<Self> {
+        order.key.as_ref().map(|key| Self::Key(order.terms.user_id, key.key.clone()))
+    }
 }
 
 impl QueueEntry {

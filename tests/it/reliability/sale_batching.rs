@@ -189,6 +189,83 @@ async fn refused_sale_does_not_fail_its_batch() {
     server.assert_rows("select * from card_stock_differences", &[]).await;
 }
 
+/// A key that another server uses makes one batch fail. From then on sales with this key run alone: the others share a
+/// statement.
+#[tokio::test]
+async fn key_in_use_elsewhere_fails_one_batch() {
+    const CLAIM_WAITERS: &str = "select pid from pg_stat_activity where wait_event_type = 'Lock'
+        and datname = current_database() and query like '%on conflict (user_id, operation, key)%'";
+    let server = server_with_one_permit().await;
+    for _ in 0..2 {
+        let mut other_server = server.pool.begin().await.unwrap();
+        sqlx::query(
+            "insert into idempotency_keys (user_id, operation, key, fingerprint)
+             values (0, 'card_from_group_sell', 'busy', '')",
+        )
+        .execute(&mut *other_server)
+        .await
+        .unwrap();
+        let is_isolated = !server.rows("select from payments").await.is_empty();
+        let others = async {
+            let plain_sales = async {
+                let replies = tokio::join!(buy(&server, 11, 1, ""), buy(&server, 6, 1, ""));
+                // The other server ends its transaction after the sale has failed on the fast path.
+                server.wait_for_rows(CLAIM_WAITERS, |waiters| !waiters.is_empty()).await;
+                other_server.rollback().await.unwrap();
+                replies
+            };
+            tokio::join!(buy(&server, 6, 1, "&request_id=busy"), plain_sales)
+        };
+        let queued = if is_isolated { 2 } else { 3 };
+        let (_, (busy, (one, other))) = behind_blocked_sale(&server, queued, others).await;
+        for reply in [busy, one, other] {
+            assert_eq!(reply.element_texts("pin").len(), 1, "{}", reply.body);
+        }
+        server
+            .execute(
+                "delete from idempotency_keys where key = 'busy';
+                 update cards set number = '900009' where id = 9; update cards set number = '900001' where id = 10;
+                 update vouchers set use_date = null where number = '900001'",
+            )
+            .await;
+    }
+    server
+        .assert_rows(
+            "select count(*) from payments where kind = 'sale' group by date_added order by 1",
+            &["1", "1", "1", "1", "1", "1", "2"],
+        )
+        .await;
+}
+
+/// Sales whose batch failed run alone, as many at once as other sales that are not batched.
+#[tokio::test]
+async fn sales_of_a_failed_batch_wait_for_a_permit() {
+    const CANCEL: &str = "select pg_cancel_backend(pid) from pg_stat_activity
+        where wait_event_type = 'Lock' and datname = current_database()";
+    let server = server_with_one_permit().await;
+    let mut transaction = server.pool.begin().await.unwrap();
+    sqlx::query("lock table payments in access exclusive mode").execute(&mut *transaction).await.unwrap();
+    let waiting = "mortise_requests_waiting{queue=\"locks\"} 2\n";
+    let fail_batch = async {
+        with_timeout("the first sale to wait for the lock", server.wait_for_lock_waiter()).await;
+        wait_for_queued(&server, 3).await;
+        server.execute(CANCEL).await;
+        wait_for_queued(&server, 0).await;
+        with_timeout("the batch to wait for the lock", server.wait_for_lock_waiter()).await;
+        server.execute(CANCEL).await;
+        with_timeout("two sales to wait", async { while !server.metrics().await.contains(waiting) {} }).await;
+        transaction.rollback().await.unwrap();
+    };
+    let batch = async {
+        with_timeout("the first sale to wait for the lock", server.wait_for_lock_waiter()).await;
+        tokio::join!(buy(&server, 11, 1, ""), buy(&server, 6, 1, ""), buy(&server, 11, 1, ""))
+    };
+    let (_, (one, two, three), ()) = tokio::join!(buy(&server, 7, 1, ""), batch, fail_batch);
+    for reply in [one, two, three] {
+        assert_eq!(reply.element_texts("pin").len(), 1, "{}", reply.body);
+    }
+}
+
 #[tokio::test]
 async fn unbatched_sales_of_a_caller_wait_for_a_permit() {
     let server = server_with_one_permit().await;

@@ -241,7 +241,10 @@ impl SaleContext<'_> {
                 Dispatch::Immediate(_permit) => self.sell_alone(&order).await,
                 Dispatch::Queued(queued_sale) => match queued_sale.wait_for_outcome().await {
                     BatchOutcome::Sold(cards) => return Ok(cards),
-                    BatchOutcome::RetryAlone => self.sell_alone(&order).await,
+                    BatchOutcome::RetryAlone => {
+                        let _permit = call.acquire_unbatched_sale(&order).await?;
+                        self.sell_alone(&order).await
+                    }
                     BatchOutcome::Failed(error) => return Err(idempotency.with_retry_hint(error)),
                 },
             },
@@ -260,7 +263,7 @@ impl SaleContext<'_> {
                 connection.release_clean();
                 Ok(cards.into_iter().map(SoldCard::from).collect())
             }
-            Err(error) if needs_transaction(&error, order) => Ok(Vec::new()),
+            Err(error) if self.needs_transaction(&error, order) => Ok(Vec::new()),
             Err(error) => Err(self.idempotency.with_retry_hint(ApiError::from_commit_error(error))),
         }
     }
@@ -270,7 +273,7 @@ impl SaleContext<'_> {
         let mut transaction = self.call.state.pool.begin().await?;
         let cards = match sell_next(&mut transaction, &[order]).await {
             Ok(cards) => cards,
-            Err(error) if needs_transaction(&error, order) => return Ok(Vec::new()),
+            Err(error) if self.needs_transaction(&error, order) => return Ok(Vec::new()),
             Err(error) => return Err(error.into()),
         };
         if !cards.is_empty() {
@@ -329,6 +332,16 @@ impl SaleContext<'_> {
         Ok(Reply { currency: terms.currency.clone(), cards })
     }
 
+    /// Whether a statement failed because another server used the order's key at the same time, or a card in stock has
+    /// a sale payment. Such a key is kept out of batches: it would make each batch fail.
+    fn needs_transaction(&self, error: &sqlx::Error, order: &SaleOrder) -> bool {
+        let is_key_in_use = order.key.is_some() && (is_duplicate_key(error) || is_lock_timeout(error));
+        if is_key_in_use {
+            self.call.state.batcher.isolate_key(order);
+        }
+        is_key_in_use || is_card_already_paid(error)
+    }
+
     /// Counts the sold cards and wakes the mailer, after the sale was committed.
     fn after_commit(&self, cards: usize) {
         self.call.state.record_cards_sold(cards);
@@ -345,13 +358,6 @@ async fn check_group_exists(connection: &mut PgConnection, caller: &Caller, grou
         .await?
         .map(drop)
         .ok_or(ApiError::CardGroupNotFound)
-}
-
-/// Whether a statement failed because another server used the order's key at the same time, or a card in stock has a
-/// sale payment.
-fn needs_transaction(error: &sqlx::Error, order: &SaleOrder) -> bool {
-    let is_key_in_use = order.key.is_some() && (is_duplicate_key(error) || is_lock_timeout(error));
-    is_key_in_use || is_card_already_paid(error)
 }
 
 fn render_reply(reply: Reply) -> XmlReply {
