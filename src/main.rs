@@ -33,7 +33,7 @@ Exit codes:
   0  success
   1  failure, or a negative result: a problem found, a hash refused, a server that is not ready
   2  the command line or the settings are invalid
-  3  not found: a user, a card group, a setting
+  3  not found: a user, a card group, a tariff, a setting
   4  the database cannot be reached, or its schema does not match the program";
 
 /// Server for the calling-card API of the MOR billing system, on PostgreSQL.
@@ -83,6 +83,9 @@ enum Command {
     /// Create and export cards, and repair the stock
     #[command(subcommand)]
     Cards(cli::cards::Command),
+    /// List tariffs, export and import their rates
+    #[command(subcommand)]
+    Tariff(cli::tariff::Command),
     /// Sign a request as a client must sign it
     Sign(cli::sign::Options),
     /// Explain why the hash of a request is refused
@@ -210,6 +213,7 @@ async fn run_on_database(command: &Command, config: &Config) -> Result<Report, C
         Command::Setting(command) => cli::setting::run(command, config).await,
         Command::Currency(command) => cli::currency::run(command, config).await,
         Command::Cards(command) => cli::cards::run(command, config).await,
+        Command::Tariff(command) => cli::tariff::run(command, config).await,
         Command::Sign(options) => cli::sign::run(options, config).await,
         Command::ExplainHash(options) => cli::explain::run(options, config).await,
         Command::Audit(options) => cli::audit::run(options, config).await,

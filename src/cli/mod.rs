@@ -12,16 +12,19 @@ pub mod group;
 pub mod healthcheck;
 pub mod key;
 pub mod migrate;
+mod output_file;
 pub mod report;
 pub mod right;
 mod secret;
 pub mod setting;
 pub mod sign;
+pub mod tariff;
 pub mod user;
 
 use std::io;
 use std::process::ExitCode;
 
+use indicatif::{ProgressBar, ProgressStyle};
 use sqlx::PgExecutor;
 
 use crate::config::ConfigError;
@@ -155,4 +158,14 @@ fn operator_name() -> String {
     let name = name.filter(|name| !name.is_empty());
     let name = name.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()));
     name.chars().filter(|char| !char.is_control()).take(64).collect()
+}
+
+/// Creates a progress bar on standard error, visible only if that is a terminal.
+fn progress_bar(length: u64, label: &'static str) -> ProgressBar {
+    let bar = ProgressBar::new(length);
+    // An invalid template leaves the default style.
+    if let Ok(style) = ProgressStyle::with_template("{prefix} {wide_bar} {human_pos}/{human_len}, {eta} left") {
+        bar.set_style(style);
+    }
+    bar.with_prefix(label)
 }

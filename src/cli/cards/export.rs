@@ -1,16 +1,16 @@
 //! `mortise cards export`: writes the cards of a group as CSV.
 
 use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
 use serde_json::json;
 use sqlx::PgPool;
 
-use super::progress_bar;
 use crate::cli::database::{begin_read_only, with_database};
-use crate::cli::{CommandError, Report, author};
+use crate::cli::output_file::{OutputFile, csv_to_io_error};
+use crate::cli::{CommandError, Report, author, progress_bar};
 use crate::config::Config;
 use crate::money::Money;
 use crate::store::change_log::{Change, Target, What};
@@ -60,17 +60,9 @@ pub(super) async fn run(options: &Options, config: &Config) -> Result<Report, Co
             result => result.map(|_| Report::empty()),
         };
     };
-    let create_error = |error: io::Error| CommandError::Failed(format!("cannot create {}: {error}", path.display()));
-    // Never overwrite a file: it can be an earlier export that is still needed.
-    if path.symlink_metadata().is_ok() {
-        return Err(create_error(rustix::io::Errno::EXIST.into()));
-    }
-    // A temporary name until the file is complete: an incomplete file must not look complete.
-    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let file = tempfile::Builder::new().prefix(".cards-").tempfile_in(directory).map_err(create_error)?;
-    let cards = with_database(config, async |pool| export(pool, options, file.as_file()).await).await?;
-    file.as_file().sync_all()?;
-    file.persist_noclobber(path).map_err(|error| create_error(error.error))?;
+    let output = OutputFile::create(path)?;
+    let cards = with_database(config, async |pool| export(pool, options, output.file()).await).await?;
+    output.finish()?;
     let text = format!("{cards} cards were written to {}.", path.display());
     Ok(Report::new(text, json!({ "group": options.group, "cards": cards, "output": path })))
 }
@@ -155,13 +147,6 @@ async fn read_page(pool: &PgPool, options: &Options, start: &Position) -> sqlx::
     .await?;
     transaction.commit().await?;
     Ok(cards)
-}
-
-fn csv_to_io_error(error: csv::Error) -> io::Error {
-    match error.into_kind() {
-        csv::ErrorKind::Io(error) => error,
-        _ => io::Error::other("cannot write a card as CSV"),
-    }
 }
 
 async fn record_export(pool: &PgPool, options: &Options) -> Result<(), CommandError> {

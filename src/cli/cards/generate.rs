@@ -5,9 +5,8 @@ use clap::Args;
 use serde_json::json;
 use sqlx::PgConnection;
 
-use super::progress_bar;
 use crate::cli::database::with_database;
-use crate::cli::{CommandError, Report, author};
+use crate::cli::{CommandError, Report, author, progress_bar};
 use crate::config::Config;
 use crate::error::ApiError;
 use crate::input;

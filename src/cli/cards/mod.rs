@@ -5,7 +5,6 @@ mod export;
 mod generate;
 
 use clap::Subcommand;
-use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{CommandError, Report};
 use crate::config::Config;
@@ -28,14 +27,4 @@ pub async fn run(command: &Command, config: &Config) -> Result<Report, CommandEr
         Command::Export(options) => export::run(options, config).await,
         Command::Check(options) => check::run(options, config).await,
     }
-}
-
-/// Creates a progress bar on standard error, visible only if that is a terminal.
-fn progress_bar(length: u64, label: &'static str) -> ProgressBar {
-    let bar = ProgressBar::new(length);
-    // An invalid template leaves the default style.
-    if let Ok(style) = ProgressStyle::with_template("{prefix} {wide_bar} {human_pos}/{human_len}, {eta} left") {
-        bar.set_style(style);
-    }
-    bar.with_prefix(label)
 }

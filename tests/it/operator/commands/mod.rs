@@ -12,6 +12,7 @@ mod rights;
 mod schema;
 mod settings;
 mod start;
+mod tariffs;
 mod users;
 
 use std::io::Write;

@@ -1,0 +1,62 @@
+//! `mortise tariff`: lists tariffs, writes their rates to files, and reads rates from files.
+
+mod export;
+mod import;
+mod list;
+mod wholesale_csv;
+
+use clap::Subcommand;
+use sqlx::PgExecutor;
+
+use super::{CommandError, Report};
+use crate::config::Config;
+
+/// Subcommands of `mortise tariff`.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// List the tariffs with the number of their rates
+    List,
+    /// Write the prices of a tariff to a new CSV file
+    Export(export::Options),
+    /// Add the rates of a CSV file to a wholesale tariff, or change their prices
+    Import(import::Options),
+}
+
+/// Runs the command.
+pub async fn run(command: &Command, config: &Config) -> Result<Report, CommandError> {
+    match command {
+        Command::List => list::run(config).await,
+        Command::Export(options) => export::run(options, config).await,
+        Command::Import(options) => import::run(options, config).await,
+    }
+}
+
+/// The header line of a CSV file with wholesale rates.
+const WHOLESALE_HEADINGS: [&str; 6] = ["prefix", "rate", "connection_fee", "increment", "min_time", "effective_from"];
+/// The header line of a CSV file with retail prices.
+const RETAIL_HEADINGS: [&str; 8] =
+    ["destination_group", "price", "round_by", "duration", "type", "start_time", "end_time", "day_type"];
+
+/// The tariff that a command names.
+struct Tariff {
+    id: i64,
+    name: String,
+    purpose: String,
+}
+
+impl Tariff {
+    /// Finds the tariff `id`.
+    ///
+    /// # Errors
+    ///
+    /// [`CommandError::NotFound`].
+    async fn find(executor: impl PgExecutor<'_>, id: i64) -> Result<Self, CommandError> {
+        let tariff = sqlx::query_as!(Self, "select id, name, purpose from tariffs where id = $1", id);
+        let not_found = || CommandError::NotFound(format!("there is no tariff {id}: `mortise tariff list` shows all"));
+        tariff.fetch_optional(executor).await?.ok_or_else(not_found)
+    }
+
+    fn is_retail(&self) -> bool {
+        self.purpose == "user"
+    }
+}
