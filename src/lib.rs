@@ -21,6 +21,7 @@ pub mod locks;
 pub mod mail;
 pub mod managed_postgres;
 pub mod money;
+pub mod mor_import;
 pub mod number;
 pub mod operations;
 pub mod sales;

@@ -92,6 +92,10 @@ enum Command {
     ExplainHash(cli::explain::Options),
     /// Search the audit trail
     Audit(cli::audit::Options),
+    /// Import the database of a MOR system into an empty Mortise, and verify it
+    Import(cli::import::Options),
+    /// Compare the database of a MOR system with what was imported from it
+    Reconcile(cli::reconcile::Options),
 }
 
 /// Options of all commands. Every setting can also be given in the environment (`MORTISE_LISTEN`, `DATABASE_URL`, …).
@@ -200,10 +204,10 @@ fn run(command: &Command, global: &GlobalOptions) -> Result<Report, CommandError
         Command::Healthcheck => return runtime.block_on(cli::healthcheck::run(&config)),
         _ => log::init_for_command(),
     }
-    runtime.block_on(run_on_database(command, &config))
+    runtime.block_on(run_on_database(command, &config, global.json))
 }
 
-async fn run_on_database(command: &Command, config: &Config) -> Result<Report, CommandError> {
+async fn run_on_database(command: &Command, config: &Config, as_json: bool) -> Result<Report, CommandError> {
     match command {
         Command::Migrate => cli::migrate::run(config).await,
         Command::User(command) => cli::user::run(command, config).await,
@@ -217,6 +221,8 @@ async fn run_on_database(command: &Command, config: &Config) -> Result<Report, C
         Command::Sign(options) => cli::sign::run(options, config).await,
         Command::ExplainHash(options) => cli::explain::run(options, config).await,
         Command::Audit(options) => cli::audit::run(options, config).await,
+        Command::Import(options) => cli::import::run(options, config, as_json).await,
+        Command::Reconcile(options) => cli::reconcile::run(options, config, as_json).await,
         Command::Serve { .. } | Command::Healthcheck | Command::Config(_) | Command::Doctor => Ok(Report::empty()),
     }
 }

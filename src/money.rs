@@ -29,7 +29,7 @@ impl<'r> Decode<'r, Postgres> for Money {
         if is_binary && matches!(value.as_bytes()?.get(4..6), Some([0xC0 | 0xD0 | 0xF0, 0])) {
             return Ok(Self::zero());
         }
-        BigDecimal::decode(value).map(Self)
+        <BigDecimal as Decode<Postgres>>::decode(value).map(Self)
     }
 }
 

@@ -28,3 +28,13 @@ fn read_stdin_line(label: &str) -> Result<String, CommandError> {
     input::read_stdin_line()
         .map_err(|error| CommandError::Usage(format!("cannot read the {label} from standard input: {error}")))
 }
+
+/// Reads a password that exists already: typed once on a terminal, else the first line of standard input. It may be
+/// empty.
+pub fn read_existing(label: &str) -> Result<String, CommandError> {
+    if io::stdin().is_terminal() {
+        Ok(rpassword::prompt_password(format!("{label}: "))?)
+    } else {
+        read_stdin_line(label)
+    }
+}

@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 
 use crate::harness::{Reply, Server, postgres, server_on_database};
 
-const KNOWN: &str = include_str!("conformance_known.json");
+pub const KNOWN: &str = include_str!("conformance_known.json");
 const WORKERS: usize = 4;
 /// The tables whose rows are compared.
 const COMPARED_TABLES: [&str; 13] = [
@@ -43,8 +43,8 @@ const IGNORED_COLUMNS: [&str; 3] = ["date", "uniquehash", "address_id"];
 const IGNORED_COLUMNS_OF_REFUSALS: [&str; 3] = ["data2", "data3", "data4"];
 
 #[derive(Deserialize)]
-struct Case {
-    id: String,
+pub struct Case {
+    pub id: String,
     endpoint: String,
     path: String,
     method: String,
@@ -73,37 +73,20 @@ struct Case {
 }
 
 #[derive(Deserialize, Clone, PartialEq, Debug)]
-struct Effect {
+pub struct Effect {
     op: String,
     row: Map<String, Value>,
 }
 
 #[derive(Deserialize)]
-struct Table {
-    columns: Vec<String>,
-    rows: Vec<Vec<Value>>,
+pub struct Table {
+    pub columns: Vec<String>,
+    pub rows: Vec<Vec<Value>>,
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn recorded_requests_get_the_recorded_replies() {
-    let folder = std::env::var_os("CONFORMANCE").map_or("../shared/conformance".into(), PathBuf::from);
-    let Ok(files) = std::fs::read_dir(&folder) else {
-        println!("skipped: no recorded cases in {}", folder.display());
-        return;
-    };
-    let mut cases = Vec::new();
-    for file in files
-        .map(|file| file.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "jsonl"))
-    {
-        let text = std::fs::read_to_string(file).unwrap();
-        cases.extend(text.lines().map(|line| serde_json::from_str::<Case>(line).unwrap()));
-    }
-    // Cases of operations that Mortise doesn't have are skipped. `nosuch` is the recorded name of an unknown operation.
-    let has_operation =
-        |case: &Case| case.endpoint == "nosuch" || OPERATIONS.iter().any(|operation| operation.name == case.endpoint);
-    cases.retain(has_operation);
-
+    let Some((folder, cases)) = recorded_cases() else { return };
     let state = std::fs::read_to_string(folder.join("base_state.json")).unwrap();
     let base = Arc::new(base_state_sql(&serde_json::from_str(&state).unwrap()).await);
     let known: BTreeMap<String, String> = serde_json::from_str(KNOWN).unwrap();
@@ -128,7 +111,29 @@ async fn recorded_requests_get_the_recorded_replies() {
     assert!(failures.is_empty(), "{} of {count} differ:\n{}", failures.len(), failures.join("\n"));
 }
 
-enum Outcome {
+/// Returns the folder of the recorded cases, and the cases of operations that Mortise has.
+pub fn recorded_cases() -> Option<(PathBuf, Vec<Case>)> {
+    let folder = std::env::var_os("CONFORMANCE").map_or("../shared/conformance".into(), PathBuf::from);
+    let Ok(files) = std::fs::read_dir(&folder) else {
+        println!("skipped: no recorded cases in {}", folder.display());
+        return None;
+    };
+    let mut cases = Vec::new();
+    for file in files
+        .map(|file| file.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "jsonl"))
+    {
+        let text = std::fs::read_to_string(file).unwrap();
+        cases.extend(text.lines().map(|line| serde_json::from_str::<Case>(line).unwrap()));
+    }
+    // Cases of operations that Mortise doesn't have are skipped. `nosuch` is the recorded name of an unknown operation.
+    let has_operation =
+        |case: &Case| case.endpoint == "nosuch" || OPERATIONS.iter().any(|operation| operation.name == case.endpoint);
+    cases.retain(has_operation);
+    Some((folder, cases))
+}
+
+pub enum Outcome {
     Same,
     Differs(String),
     /// The setup violates a constraint that MOR's database doesn't have.
@@ -149,7 +154,7 @@ async fn run_cases(queue: Arc<Mutex<Vec<Case>>>, base: Arc<String>) -> Vec<(Stri
     }
 }
 
-async fn run_case(case: &Case, server: &Server) -> Outcome {
+pub async fn run_case(case: &Case, server: &Server) -> Outcome {
     for statement in &case.setup_sql {
         let statement = sqlx::AssertSqlSafe(statement.replace('`', "\""));
         if sqlx::raw_sql(statement).execute(&server.pool).await.is_err() {

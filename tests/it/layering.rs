@@ -69,6 +69,7 @@ const LAYERS: [(&str, &[&str]); 6] = [
             "locks",
             "mail",
             "managed_postgres",
+            "mor_import",
             "operations::spec",
             "server::limits",
             "store",

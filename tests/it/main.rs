@@ -9,6 +9,7 @@ mod harness;
 mod http;
 mod layering;
 mod mail;
+mod mor_import;
 mod operations;
 mod operator;
 mod properties;

@@ -2,6 +2,7 @@
 
 pub mod ledger;
 pub mod log;
+pub mod mariadb;
 pub mod postgres;
 pub mod process;
 pub mod program;

@@ -16,7 +16,7 @@ use tokio::sync::{Mutex, OnceCell};
 
 use crate::harness::watchdog;
 
-const SUPERVISOR: &str = r#"
+pub const SUPERVISOR: &str = r#"
     exec 3<&0
     "$@" </dev/null &
     cat <&3 >/dev/null
@@ -52,6 +52,18 @@ pub async fn create_empty_database(options: &str) -> String {
     let name = next_database_name();
     POSTGRES.get_or_init(start).await.execute(&format!("create database {name} template template0 {options}")).await;
     name
+}
+
+/// Creates a copy of a database to which nothing is connected; returns its name.
+pub async fn copy_database(template: &str) -> String {
+    let name = next_database_name();
+    POSTGRES.get_or_init(start).await.execute(&format!("create database {name} template {template}")).await;
+    name
+}
+
+/// Drops a database.
+pub async fn drop_database(name: &str) {
+    POSTGRES.get_or_init(start).await.execute(&format!("drop database {name} with (force)")).await;
 }
 
 /// The options for connecting to a database.

@@ -8,7 +8,6 @@ use std::process::Command;
 use mortise::managed_postgres::installation::find_binaries;
 
 use crate::harness::process::{create_data_dir, serve_command, start};
-use crate::harness::server;
 
 /// The code blocks in one language below a heading.
 fn blocks(document: &str, heading: &str, language: &str) -> Vec<String> {
@@ -77,46 +76,6 @@ async fn backup_is_restored() {
         "cards sold after the dump must be for sale again, in the same order"
     );
     restarted.stop();
-}
-
-#[tokio::test]
-async fn data_of_mor_is_imported() {
-    let [delete, copy, reset_sequences, retire] =
-        blocks("docs/migrating-from-mor.md", "Import the data", "sql").try_into().unwrap();
-    let server = server().await;
-    server.execute(&format!("truncate cardgroups, payments cascade; {delete}")).await;
-    server.assert_rows("select count(*) from users union all select count(*) from conflines", &["0", "0"]).await;
-
-    let columns = copy.split(['(', ')']).nth(1).unwrap();
-    let [known]: [String; 1] = server
-        .rows(&format!(
-            "select count(*) from information_schema.columns
-             where table_name = 'cards' and column_name = any (regexp_split_to_array('{columns}', ', '))"
-        ))
-        .await
-        .try_into()
-        .unwrap();
-    assert_eq!(known, columns.split(", ").count().to_string(), "{columns}");
-    server
-        .execute(
-            "insert into users (id, username) values (0, 'admin'), (7, 'seventh');
-             insert into cardgroups (id, name) values (40, 'from MOR');
-             insert into cards (id, cardgroup_id, number, pin, balance, sold) values
-                 (900, 40, '1', '1', 0, 0), (901, 40, '2', '2', 5, 0),
-                 (902, 40, '3', '3', 0, 1), (903, 40, '4', '4', 0, 0);
-             insert into payments (card, user_id) values (1, 900), (1, 901), (1, 902)",
-        )
-        .await;
-    server.execute(&reset_sequences).await;
-    server.execute(&retire).await;
-    server.assert_rows("select id from cards where retired_at is not null", &["900"]).await;
-    server.assert_rows("select card_id from card_stock order by 1", &["901", "903"]).await;
-    server
-        .execute(
-            "insert into cards (cardgroup_id, number) values (40, '9'); insert into users (username) values ('new')",
-        )
-        .await;
-    server.assert_rows("select max(id) from cards union all select max(id) from users", &["904", "8"]).await;
 }
 
 /// Links are relative to the document.

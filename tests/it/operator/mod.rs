@@ -1,6 +1,6 @@
 //! What operators use: commands, settings, documents, packages, dashboards, logs and traces.
 
-mod commands;
+pub mod commands;
 mod config;
 mod contrib;
 mod docs;

@@ -31,10 +31,10 @@ struct Operator {
 
 /// Exit code and output of a command.
 #[derive(Debug)]
-struct CommandOutput {
-    code: i32,
-    stdout: String,
-    stderr: String,
+pub struct CommandOutput {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
 }
 
 impl Operator {
@@ -106,18 +106,18 @@ impl Operator {
 
 const ADMITTED: &str = "Free cards was not found";
 
-async fn url(database: &str) -> String {
+pub async fn url(database: &str) -> String {
     format!("postgres://postgres@localhost/{database}?host={}", postgres::socket_dir().await.display())
 }
 
 /// The program, with a minimal environment.
-fn command(arguments: &[&str]) -> Command {
+pub fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mortise"));
     command.args(arguments).current_dir("/").env_clear().envs(installation_env()).env("USER", "ann");
     command
 }
 
-fn run_command(mut command: Command, input: &str) -> CommandOutput {
+pub fn run_command(mut command: Command, input: &str) -> CommandOutput {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     // Fails if the command has already exited without reading its input.

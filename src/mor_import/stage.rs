@@ -1,0 +1,194 @@
+//! Copies the rows of one MySQL snapshot into the schema `mor_import`, as they are: numbers as numbers, everything else
+//! as text. The memory that this needs does not depend on the number of rows.
+
+use futures_util::TryStreamExt;
+use sqlx::PgConnection;
+
+use crate::mor_import::encode;
+use crate::mor_import::error::ImportError;
+use crate::mor_import::inspect::{Inspection, Table};
+use crate::mor_import::progress::Event;
+use crate::mor_import::source::{self, Source};
+use crate::mor_import::target::{self, Kind, execute, quote};
+use crate::mor_import::time_zone::TimeZone;
+
+/// Rows of one query and one `copy`.
+const RANGE_LEN: usize = 50_000;
+/// In bytes. A larger part of a `copy` is sent.
+const BUFFER_LEN: usize = 256 * 1024;
+
+/// A cell that cannot be stored as it is.
+struct AlteredCell {
+    id: i64,
+    column: String,
+    /// 0x00 is written as `\0`.
+    original: String,
+}
+
+/// Creates the schema `mor_import` with empty tables. An older one is dropped.
+pub async fn create_schema(
+    target: &mut PgConnection,
+    inspection: &Inspection,
+    zone: &TimeZone,
+) -> Result<(), ImportError> {
+    execute(target, "drop schema if exists mor_import cascade; create schema mor_import").await?;
+    execute(target, zone.functions()).await?;
+    execute(target, include_str!("staging.sql")).await?;
+    for name in target::TABLES {
+        // A table that MOR lacks is empty here too: the rules need not know.
+        let columns = match inspection.tables.iter().find(|table| table.name == name) {
+            Some(table) => table.columns.iter().map(|column| column.target.clone()).collect(),
+            None => target::columns(target, name).await?,
+        };
+        if columns.is_empty() {
+            continue;
+        }
+        let definitions: Vec<String> = columns
+            .iter()
+            .map(|column| {
+                let type_name = match column.kind {
+                    Kind::Integer => "bigint",
+                    Kind::Numeric => "numeric",
+                    Kind::Text | Kind::Timestamp | Kind::Time => "text collate \"C\"",
+                };
+                let default = match (&column.default, column.kind) {
+                    (None, _) => String::new(),
+                    // An expression such as now() is read when the table is created.
+                    (Some(default), Kind::Timestamp) => {
+                        format!(" default to_char({default}, 'YYYY-MM-DD HH24:MI:SS')")
+                    }
+                    (Some(default), _) => format!(" default {default}"),
+                };
+                format!("{} {type_name}{default}", quote(&column.name))
+            })
+            .collect();
+        execute(target, format!("create unlogged table mor_import.{name} ({})", definitions.join(", "))).await?;
+    }
+    Ok(())
+}
+
+/// Reads all tables. `progress` is told of the rows.
+pub async fn stage(
+    source: &mut Source,
+    target: &mut PgConnection,
+    inspection: &Inspection,
+    mut progress: impl FnMut(Event),
+) -> Result<(), ImportError> {
+    for table in &inspection.tables {
+        let mut rows = 0;
+        let mut last_id = None;
+        loop {
+            let range = stage_range(source, target, table, last_id).await?;
+            rows += range.rows;
+            progress(Event::Staged { table: table.name, rows, rows_estimated: table.rows_estimated });
+            if range.rows < RANGE_LEN as u64 {
+                break;
+            }
+            last_id = range.last_id;
+        }
+        execute(target, format!("alter table mor_import.{0} add primary key (id); analyze mor_import.{0}", table.name))
+            .await?;
+    }
+    if inspection.has_calls_by_card {
+        stage_called_cards(source, target).await?;
+    }
+    Ok(())
+}
+
+/// The rows of a range, and the highest id.
+#[derive(Default)]
+struct Range {
+    rows: u64,
+    last_id: Option<i64>,
+}
+
+async fn stage_range(
+    source: &mut Source,
+    target: &mut PgConnection,
+    table: &Table,
+    after_id: Option<i64>,
+) -> Result<Range, ImportError> {
+    let columns: Vec<_> = table.read_columns().collect();
+    let (expressions, names): (Vec<&str>, Vec<String>) =
+        columns.iter().map(|(column, source)| (*source, quote(&column.target.name))).unzip();
+    let id_index = columns.iter().position(|(column, _)| column.target.name == "id").unwrap_or_default();
+    let condition = after_id.map_or(String::new(), |id| format!("where id > {id}"));
+    let query = format!(
+        "select {} from {} {condition} order by id limit {RANGE_LEN}",
+        expressions.join(", "),
+        source::quote(table.name)
+    );
+    let statement = format!("copy mor_import.{} ({}) from stdin with (format binary)", table.name, names.join(", "));
+
+    let mut range = Range { rows: 0, last_id: after_id };
+    let mut altered = Vec::new();
+    let mut copy = target.copy_in_raw(&statement).await?;
+    let mut buffer = Vec::with_capacity(BUFFER_LEN + 64 * 1024);
+    encode::start(&mut buffer);
+    let mut rows = source.stream(&query);
+    while let Some(row) = rows.try_next().await? {
+        encode::start_row(&mut buffer, columns.len());
+        let id = encode::parse_integer(row.bytes(id_index)?.unwrap_or_default())?;
+        for (index, (column, _)) in columns.iter().enumerate() {
+            let value = row.bytes(index)?;
+            if encode::value(&mut buffer, column.target.kind, value)? {
+                let original = String::from_utf8_lossy(value.unwrap_or_default()).replace('\0', "\\0");
+                altered.push(AlteredCell { id, column: column.target.name.clone(), original });
+            }
+        }
+        range.rows += 1;
+        range.last_id = Some(id);
+        if buffer.len() > BUFFER_LEN {
+            copy.send(buffer.as_slice()).await?;
+            buffer.clear();
+        }
+    }
+    drop(rows);
+    encode::end(&mut buffer);
+    copy.send(buffer.as_slice()).await?;
+    copy.finish().await?;
+    record_altered(target, table.name, &altered).await?;
+    Ok(range)
+}
+
+async fn record_altered(target: &mut PgConnection, table: &str, altered: &[AlteredCell]) -> Result<(), ImportError> {
+    if altered.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<i64> = altered.iter().map(|cell| cell.id).collect();
+    let columns: Vec<&str> = altered.iter().map(|cell| cell.column.as_str()).collect();
+    let originals: Vec<&str> = altered.iter().map(|cell| cell.original.as_str()).collect();
+    sqlx::query(
+        r#"insert into mor_import.findings (rule, "table", id, "column", original, value, default_action, is_applied)
+           select 'nul_byte', $1, id, name, original, original, 'replaced', true
+           from unnest($2::bigint[], $3::text[], $4::text[]) cell (id, name, original)"#,
+    )
+    .bind(table)
+    .bind(ids)
+    .bind(columns)
+    .bind(originals)
+    .execute(target)
+    .await?;
+    Ok(())
+}
+
+/// The cards that calls name. MySQL answers from the index alone.
+async fn stage_called_cards(source: &mut Source, target: &mut PgConnection) -> Result<(), ImportError> {
+    let mut copy = target.copy_in_raw("copy mor_import.called_cards (id) from stdin with (format binary)").await?;
+    let mut buffer = Vec::with_capacity(BUFFER_LEN);
+    encode::start(&mut buffer);
+    let mut rows = source.stream("select distinct card_id from calls where card_id > 0");
+    while let Some(row) = rows.try_next().await? {
+        encode::start_row(&mut buffer, 1);
+        encode::value(&mut buffer, Kind::Integer, row.bytes(0)?)?;
+        if buffer.len() > BUFFER_LEN {
+            copy.send(buffer.as_slice()).await?;
+            buffer.clear();
+        }
+    }
+    drop(rows);
+    encode::end(&mut buffer);
+    copy.send(buffer.as_slice()).await?;
+    copy.finish().await?;
+    Ok(())
+}

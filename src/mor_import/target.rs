@@ -1,0 +1,188 @@
+//! Mortise's side: the PostgreSQL session of an import, and the tables and columns that it fills.
+
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, PgConnection, PgPool};
+
+use crate::db::session;
+use crate::mor_import::error::ImportError;
+
+/// MOR's tables that Mortise has, in an order in which rows can be inserted.
+pub const TABLES: [&str; 29] = [
+    "currencies",
+    "taxes",
+    "conflines",
+    "acc_groups",
+    "acc_rights",
+    "acc_group_rights",
+    "tariffs",
+    "lcrs",
+    "locations",
+    "addresses",
+    "users",
+    "cardgroups",
+    "cards",
+    "payments",
+    "ccorders",
+    "cclineitems",
+    "devices",
+    "callerids",
+    "providers",
+    "vouchers",
+    "actions",
+    "directions",
+    "destinationgroups",
+    "destinations",
+    "rates",
+    "ratedetails",
+    "aratedetails",
+    "customrates",
+    "acustratedetails",
+];
+
+/// Tables of Mortise that name cards or payments by id.
+pub const DEPENDENT_TABLES: [&str; 3] = ["card_stock", "email_outbox", "idempotency_keys"];
+
+/// Tables that a first start fills. Any row in another table of [`TABLES`] means that the database is in use.
+const SEEDED_TABLES: [&str; 8] =
+    ["currencies", "taxes", "conflines", "acc_rights", "tariffs", "lcrs", "locations", "users"];
+
+/// Columns that Mortise added to MOR's tables.
+const OWN_COLUMNS: [(&str, &str); 11] = [
+    ("users", "password_argon2"),
+    ("cards", "retired_at"),
+    ("cards", "withheld"),
+    ("cards", "quarantined_at"),
+    ("cards", "serial"),
+    ("payments", "kind"),
+    ("payments", "reverses"),
+    ("payments", "replaces_card"),
+    ("payments", "caller_id"),
+    ("payments", "reference"),
+    ("payments", "balance_change"),
+];
+
+/// The settings of the session: no limit of time, and plans that read whole tables.
+const SESSION: &str =
+    "set statement_timeout = 0; set idle_in_transaction_session_timeout = 0; set lock_timeout = '30s';
+    set plan_cache_mode = force_custom_plan; set enable_seqscan = on; set enable_bitmapscan = on;
+    set enable_hashjoin = on; set enable_mergejoin = on; set enable_sort = on; set work_mem = '128MB';
+    set maintenance_work_mem = '512MB'";
+
+/// How the values of a column are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the types of PostgreSQL")]
+pub enum Kind {
+    Integer,
+    Numeric,
+    Text,
+    Timestamp,
+    Time,
+}
+
+/// A column of Mortise that MOR has too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "self-explanatory names")]
+pub struct TargetColumn {
+    pub name: String,
+    pub kind: Kind,
+    /// The type in PostgreSQL's words.
+    pub type_name: String,
+    pub is_nullable: bool,
+    /// The default, as an SQL expression.
+    pub default: Option<String>,
+}
+
+/// Opens the connection of an import.
+pub async fn connect(pool: &PgPool) -> sqlx::Result<PgConnection> {
+    let options: PgConnectOptions = pool.connect_options().as_ref().clone();
+    let mut connection = session::connect(&options.application_name("mortise import")).await?;
+    sqlx::raw_sql(SESSION).execute(&mut connection).await?;
+    Ok(connection)
+}
+
+/// Returns the columns of a table that come from MOR; none if Mortise does not have the table.
+pub async fn columns(connection: &mut PgConnection, table: &str) -> Result<Vec<TargetColumn>, ImportError> {
+    let rows: Vec<(String, String, bool, Option<String>)> = sqlx::query_as(
+        "select attname::text, format_type(atttypid, atttypmod), not attnotnull, pg_get_expr(adbin, adrelid)
+         from pg_class
+         join pg_attribute on attrelid = pg_class.oid and attnum > 0 and not attisdropped
+         left join pg_attrdef on adrelid = attrelid and adnum = attnum
+         where relnamespace = quote_ident(current_schema())::regnamespace and relkind = 'r' and relname = $1
+         order by attnum",
+    )
+    .bind(table)
+    .fetch_all(connection)
+    .await?;
+    let from_mor = rows.into_iter().filter(|(name, ..)| !OWN_COLUMNS.contains(&(table, name.as_str())));
+    from_mor
+        .map(|(name, type_name, is_nullable, default)| {
+            let kind = match type_name.as_str() {
+                "smallint" | "integer" | "bigint" => Kind::Integer,
+                "text" => Kind::Text,
+                "timestamp without time zone" => Kind::Timestamp,
+                "time without time zone" => Kind::Time,
+                numeric if numeric.starts_with("numeric") => Kind::Numeric,
+                varying if varying.starts_with("character varying") => Kind::Text,
+                other => {
+                    return Err(ImportError::refused(format!(
+                        "{table}.{name} has the type {other}: run `mortise doctor`"
+                    )));
+                }
+            };
+            Ok(TargetColumn { name, kind, type_name, is_nullable, default })
+        })
+        .collect()
+}
+
+/// Returns the name of a table that contains more than a first start writes.
+pub async fn find_used_table(connection: &mut PgConnection) -> sqlx::Result<Option<&'static str>> {
+    for table in TABLES.into_iter().chain(DEPENDENT_TABLES) {
+        let condition = match table {
+            "users" => "where id <> 0",
+            seeded if SEEDED_TABLES.contains(&seeded) => continue,
+            _ => "",
+        };
+        if !table_exists(connection, table).await? {
+            continue;
+        }
+        let sql = format!("select exists (select from {table} {condition})");
+        if sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut *connection).await? {
+            return Ok(Some(table));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether the schema of Mortise has this table.
+pub async fn table_exists(connection: &mut PgConnection, table: &str) -> sqlx::Result<bool> {
+    let exists = sqlx::query_scalar("select to_regclass(format('%I.%I', current_schema(), $1::text)) is not null");
+    exists.bind(table).fetch_one(connection).await
+}
+
+/// Whether a server, or another command, uses the database. `own_connections` are those of this command's pool.
+pub async fn has_other_sessions(connection: &mut PgConnection, own_connections: u32) -> sqlx::Result<bool> {
+    // A server always has background connections.
+    sqlx::query_scalar(
+        "select count(*) filter (where application_name = 'mortise background') > 0
+             or count(*) filter (where application_name = 'mortise') > $1
+         from pg_stat_activity where datname = current_database()",
+    )
+    .bind(i64::from(own_connections))
+    .fetch_one(connection)
+    .await
+}
+
+/// Executes statements.
+pub async fn execute(connection: &mut PgConnection, sql: impl Into<String>) -> sqlx::Result<()> {
+    sqlx::raw_sql(AssertSqlSafe(sql.into())).execute(connection).await.map(|_| ())
+}
+
+/// Quotes the name of a table or column.
+pub fn quote(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// Quotes a text.
+pub fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}

@@ -1,0 +1,153 @@
+//! One MariaDB server for all tests that import MOR's data, on a private port with its files in a temporary directory.
+//! It is the child of a shell script, like [`postgres`](crate::harness::postgres).
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use sqlx::mysql::MySqlConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, MySqlConnection};
+use tokio::sync::OnceCell;
+
+use crate::harness::postgres::SUPERVISOR;
+use crate::harness::watchdog;
+
+/// The account that reads MOR's database, and its password.
+pub const USER: &str = "importer";
+pub const PASSWORD: &str = "it's \\a% password";
+
+/// A running MariaDB server.
+pub struct MariaDb {
+    directory: PathBuf,
+    port: u16,
+    /// Keeps the script's standard input open until the test process ends.
+    _shell: std::process::Child,
+}
+
+static MARIADB: OnceCell<MariaDb> = OnceCell::const_new();
+static DATABASE_COUNT: AtomicUsize = AtomicUsize::new(0);
+
+/// A database of MOR.
+pub struct Mor {
+    pub database: String,
+    pub port: u16,
+    directory: PathBuf,
+}
+
+impl Mor {
+    /// Creates a database and executes these statements in it.
+    pub async fn new(sql: &str) -> Self {
+        watchdog::watch_test();
+        let server = MARIADB.get_or_init(MariaDb::start).await;
+        let database = format!("mor_{}", DATABASE_COUNT.fetch_add(1, Ordering::Relaxed));
+        let mor = Self { database, port: server.port, directory: server.directory.clone() };
+        let create = format!(
+            "create database {0} default charset utf8mb3; grant select on {0}.* to {USER}@localhost",
+            mor.database
+        );
+        execute(&mut mor.connect("mysql").await, &create).await;
+        if !sql.is_empty() {
+            mor.execute(sql).await;
+        }
+        mor
+    }
+
+    /// Executes statements as the administrator. Ids of 0 are stored as they are, and so are invalid dates.
+    pub async fn execute(&self, sql: &str) {
+        let mut connection = self.connect(&self.database).await;
+        let modes = "set sql_mode = 'ANSI_QUOTES,NO_AUTO_VALUE_ON_ZERO,ALLOW_INVALID_DATES'";
+        execute(&mut connection, modes).await;
+        execute(&mut connection, sql).await;
+        connection.close().await.unwrap();
+    }
+
+    /// Cuts the connections of the account that imports from this database.
+    pub async fn cut_connections(&self) {
+        let mut connection = self.connect("mysql").await;
+        let kills = "select id from information_schema.processlist where user = ? and db = ?";
+        let ids: Vec<i64> =
+            sqlx::query_scalar(kills).bind(USER).bind(&self.database).fetch_all(&mut connection).await.unwrap();
+        for id in ids {
+            // It may have ended since.
+            let kill = AssertSqlSafe(format!("kill connection {id}"));
+            let _ = sqlx::raw_sql(kill).execute(&mut connection).await;
+        }
+        connection.close().await.unwrap();
+    }
+
+    /// The URL for `mortise import`.
+    pub fn url(&self) -> String {
+        self.url_of(USER)
+    }
+
+    /// The URL for another account.
+    pub fn url_of(&self, user: &str) -> String {
+        format!("mysql://{user}@127.0.0.1:{}/{}", self.port, self.database)
+    }
+
+    async fn connect(&self, database: &str) -> MySqlConnection {
+        let options = MySqlConnectOptions::new().socket(self.directory.join("socket")).username("root");
+        options.database(database).disable_statement_logging().connect().await.unwrap()
+    }
+}
+
+async fn execute(connection: &mut MySqlConnection, sql: &str) {
+    sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(connection).await.unwrap();
+}
+
+impl MariaDb {
+    async fn start() -> Self {
+        let directory = std::env::temp_dir().join(format!("mortise-mariadb-{}", std::process::id()));
+        std::fs::create_dir(&directory).unwrap();
+        let is_root = rustix::process::geteuid().is_root();
+        let data = format!("--datadir={}", directory.join("data").display());
+        let user = is_root.then_some("--user=mysql");
+        let installed = Command::new("mariadb-install-db")
+            .args(["--no-defaults", &data, "--auth-root-authentication-method=normal", "--skip-test-db"])
+            .args(user)
+            .output()
+            .expect("MariaDB must be installed: scripts/mariadb.sh");
+        assert!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stdout));
+        if is_root {
+            let owner = Command::new("chown").arg("mysql").arg(&directory).status().unwrap();
+            assert!(owner.success());
+        }
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin";
+        let shell = Command::new("/bin/sh")
+            .args(["-c", SUPERVISOR, "sh", "mariadbd", "--no-defaults", &data, "--bind-address=127.0.0.1"])
+            .arg(format!("--port={port}"))
+            .arg(format!("--socket={}", directory.join("socket").display()))
+            .arg(format!("--pid-file={}", directory.join("pid").display()))
+            // The data is not needed after the tests.
+            // Newer versions make a certificate of their own.
+            .arg("--skip-ssl")
+            .args(["--innodb-flush-log-at-trx-commit=0", "--innodb-doublewrite=0", "--innodb-buffer-pool-size=64M"])
+            .args(user)
+            .env("PATH", path)
+            .env("DIRECTORY", &directory)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(directory.join("log")).unwrap())
+            .spawn()
+            .unwrap();
+        let server = Self { directory, port, _shell: shell };
+        let started = Instant::now();
+        let options = MySqlConnectOptions::new().socket(server.directory.join("socket")).username("root");
+        let mut connection = loop {
+            match options.connect().await {
+                Ok(connection) => break connection,
+                Err(error) => {
+                    assert!(started.elapsed() < Duration::from_secs(60), "MariaDB does not start: {error}");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        };
+        let password = PASSWORD.replace('\\', "\\\\").replace('\'', "''");
+        execute(&mut connection, &format!("create user {USER}@localhost identified by '{password}'")).await;
+        connection.close().await.unwrap();
+        server
+    }
+}

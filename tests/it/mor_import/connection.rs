@@ -1,0 +1,114 @@
+//! What the command says when MOR's database cannot be read.
+
+use super::{BASICS, Import, X7_SCHEMA};
+use crate::harness::mariadb::{self, USER};
+use crate::harness::server_on_database;
+use crate::operator::commands::{command, run_command};
+
+#[tokio::test]
+async fn a_password_in_the_url_is_refused() {
+    let import = Import::with("").await;
+    let url = import.mor.url().replace(USER, "importer:secret");
+    let output = import.run(&["import", &url]);
+    assert_eq!(output.code, 2, "{output:?}");
+    assert!(output.stderr.contains("leave it out") && !output.stderr.contains("secret"), "{output:?}");
+    for url in ["mysql://host/database", "postgres://a@b/c", "mysql://a@b", "mysql://a@b:port/c", "mysql://a@b/c?x=y"] {
+        let output = import.run(&["import", url]);
+        assert!(output.code == 2 && output.stderr.contains("expected mysql://"), "{url}: {output:?}");
+    }
+}
+
+#[tokio::test]
+async fn each_failure_says_what_to_do() {
+    let import = Import::new("").await;
+    import
+        .mor
+        .execute(
+            "install soname 'auth_ed25519';
+             create or replace user modern@localhost identified via ed25519 using password('x');
+             create or replace user elsewhere@'10.0.0.1' identified by 'x'",
+        )
+        .await;
+    let failure = |url: &str, options: &[&str], password: &str| {
+        let mut command = command(&[&["import", url, "--time-zone", "UTC"], options].concat());
+        command.env("DATABASE_URL", &import.url);
+        let output = run_command(command, password);
+        assert_ne!(output.code, 0, "{output:?}");
+        output.stderr
+    };
+    let url = import.mor.url();
+    let no_database = url.replace(&import.mor.database, "nosuch");
+    let no_server = url.replace(&import.mor.port.to_string(), "1");
+    for (error, expected) in [
+        (failure(&url, &[], "wrong\n"), "refuses the user \"importer\" with this password"),
+        (failure(&import.mor.url_of("elsewhere"), &[], "x\n"), "refuses the user \"elsewhere\""),
+        (failure(&no_database, &[], mariadb::PASSWORD), "cannot use the database \"nosuch\""),
+        (failure(&no_server, &[], mariadb::PASSWORD), "cannot reach MySQL at 127.0.0.1:1"),
+        (failure(&url, &["--tls", "required"], mariadb::PASSWORD), "MySQL does not offer TLS"),
+        (failure(&import.mor.url_of("modern"), &[], "x\n"), "client_ed25519, which Mortise does not support"),
+    ] {
+        assert!(error.contains(expected), "{expected}: {error}");
+        assert!(!error.contains(mariadb::PASSWORD), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn the_password_can_be_in_a_file() {
+    let import = Import::new("").await;
+    let file = import.file("password");
+    std::fs::write(&file, format!("{}\nsecond line\n", mariadb::PASSWORD)).unwrap();
+    let mut command = command(&["import", &import.mor.url(), "--time-zone", "UTC", "--dry-run", "--password-file"]);
+    command.arg(&file).env("DATABASE_URL", &import.url);
+    let output = run_command(command, "");
+    assert_eq!(output.code, 0, "{output:?}");
+}
+
+#[tokio::test]
+async fn other_databases_and_newer_schemas_are_refused() {
+    let schema = [X7_SCHEMA, BASICS].concat();
+    for (change, expected) in [
+        ("drop table cards", "has no table cards"),
+        ("alter table cards drop column number, add column number point", "cards.number has the type point"),
+        ("alter table vouchers change id voucher_id int not null auto_increment", "vouchers has no column id"),
+    ] {
+        let import = Import::with(&format!("{schema}{change}")).await;
+        let output = import.import(&[]);
+        assert!(output.code == 1 && output.stderr.contains(expected), "{change}: {output:?}");
+        import.server().await.assert_rows("select count(*) from users", &["0"]).await;
+    }
+}
+
+#[tokio::test]
+async fn the_time_zone_is_required_unless_mysql_has_a_name_for_it() {
+    let import = Import::new("").await;
+    let output = import.run(&["import", &import.mor.url()]);
+    assert!(output.code == 1 && output.stderr.contains("name it with --time-zone"), "{output:?}");
+    let output = import.run(&["import", &import.mor.url(), "--time-zone", "CEST"]);
+    assert!(output.code == 1 && output.stderr.contains("\"CEST\" is no time zone"), "{output:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_a_server_uses_is_not_filled() {
+    let import = Import::new("").await;
+    let server = server_on_database(&import.database, &[]).await;
+    let sessions = "select count(*) from pg_stat_activity
+                    where application_name = 'mortise background' and datname = current_database()";
+    server.wait_for_rows(sessions, |rows| rows != ["0"]).await;
+    let output = import.import(&[]);
+    assert!(output.code == 1 && output.stderr.contains("uses the database: stop it first"), "{output:?}");
+}
+
+#[tokio::test]
+async fn only_a_new_database_is_filled() {
+    let import = Import::new("").await;
+    let server = import.server().await;
+    server.execute("insert into users (id, username) values (9, 'new')").await;
+    server.close().await;
+    let output = import.import(&[]);
+    assert!(output.code == 1 && output.stderr.contains("the table users has rows"), "{output:?}");
+    // What a first start writes does not count.
+    let server = import.server().await;
+    server.execute("delete from users; insert into users (id, username) values (0, 'admin')").await;
+    server.close().await;
+    import.import_ok(&[]);
+}
