@@ -266,6 +266,27 @@ impl Dialect {
         self.is_x7()
     }
 
+    /// Whether every user may import tariffs, which belong to that user. Otherwise an accountant needs the right
+    /// `tariff_manage` and acts for owner 0, and simple users and partners are refused.
+    pub fn lets_every_user_import_tariffs(self) -> bool {
+        self.is_x7()
+    }
+
+    /// Whether retail rates can be imported into a tariff of another purpose.
+    pub fn imports_into_any_tariff(self) -> bool {
+        self.is_x7()
+    }
+
+    /// Whether the reply to an import lists the rates that cannot follow those before them.
+    pub fn reports_dropped_rates(self) -> bool {
+        !self.is_x7()
+    }
+
+    /// Whether each entry in the reply to an import has an element of its own, without the group's type.
+    pub fn wraps_import_entries(self) -> bool {
+        self.is_x7()
+    }
+
     /// Whether a caller id belongs to a device if one of the device's caller ids contains it, regardless of the setting
     /// `match_partial_callerids`.
     pub fn matches_partial_callerids(self) -> bool {

@@ -26,6 +26,7 @@ pub mod number;
 pub mod operations;
 pub mod sales;
 pub mod server;
+pub mod spool;
 pub mod state;
 pub mod store;
 pub mod telemetry;

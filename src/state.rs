@@ -1,5 +1,8 @@
 //! The state that all requests share.
 
+use std::path::Path;
+use std::sync::Arc;
+
 use sqlx::PgPool;
 
 use crate::accounts::AccountCache;
@@ -24,6 +27,8 @@ use crate::telemetry::tracer::OtlpTracer;
 #[expect(missing_docs, reason = "the fields are documented by their types")]
 pub struct AppState {
     pub config: Config,
+    /// The directory of temporary files.
+    pub temp_dir: Arc<Path>,
     pub pool: Pool,
     /// Connections for background tasks other than e-mails, which must not wait behind requests.
     pub background_pool: PgPool,

@@ -19,8 +19,10 @@ pub enum XmlReply {
     Buffered(Vec<u8>),
     /// A complete reply that was stored for an earlier request with the same idempotency key.
     Replayed(Vec<u8>),
-    /// A list that is written while its rows arrive from the database.
+    /// A list that is written while its rows arrive from the database, or a reply from a file.
     Streamed(BoxStream<'static, sqlx::Result<Vec<u8>>>),
+    /// Like `Streamed`, for a reply that was stored for an earlier request with the same idempotency key.
+    ReplayedStream(BoxStream<'static, sqlx::Result<Vec<u8>>>),
     /// A text in a form of its own, which is sent as a zip file unless the request has `test=1`.
     File(FileReply),
 }
@@ -57,11 +59,12 @@ impl XmlReply {
         Self::new("page", |page| page.element("status", |status| status.text(leaf, message)))
     }
 
-    /// Marks a buffered reply as replayed.
+    /// Marks a reply as replayed.
     pub fn into_replayed(self) -> Self {
         match self {
             Self::Buffered(text) => Self::Replayed(text),
-            other => other,
+            Self::Streamed(chunks) => Self::ReplayedStream(chunks),
+            Self::Replayed(_) | Self::ReplayedStream(_) | Self::File(_) => self,
         }
     }
 
@@ -126,7 +129,7 @@ impl std::fmt::Debug for XmlReply {
         match self {
             Self::Buffered(text) => write!(f, "Buffered({} bytes)", text.len()),
             Self::Replayed(text) => write!(f, "Replayed({} bytes)", text.len()),
-            Self::Streamed(_) => f.write_str("Streamed"),
+            Self::Streamed(_) | Self::ReplayedStream(_) => f.write_str("Streamed"),
             Self::File(file) => write!(f, "File({})", file.name),
         }
     }
@@ -195,7 +198,7 @@ impl Element<'_> {
 
 /// Escapes a text as MOR does. `BytesText::new` would also escape a carriage return, which MOR sends as it is, although
 /// parsers read it as a line feed.
-fn escaped(text: &str) -> Cow<'_, str> {
+pub fn escaped(text: &str) -> Cow<'_, str> {
     if text.bytes().all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'&' | b'<' | b'>')) {
         return Cow::Borrowed(text);
     }
@@ -232,6 +235,6 @@ pub fn push_fully_escaped(document: &mut String, text: &str) {
 }
 
 /// Whether XML 1.0 allows the character in a document.
-fn is_xml_char(char: char) -> bool {
+pub fn is_xml_char(char: char) -> bool {
     matches!(char, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..)
 }

@@ -6,6 +6,7 @@
 #![expect(clippy::float_arithmetic, reason = "rates and ratios, not money")]
 
 mod fixtures;
+mod imports;
 mod load;
 mod measures;
 mod pgbench;
@@ -28,6 +29,8 @@ pub struct BenchSize {
     pub sold_out_cards: u32,
     /// Cards created by one request.
     pub created_cards: u32,
+    /// Rates in an imported tariff.
+    pub imported_rates: u32,
     /// Card groups in the list.
     pub listed_groups: u32,
     /// Rates of the largest tariff.
@@ -42,6 +45,7 @@ const QUICK: BenchSize = BenchSize {
     cards_per_group: 20_000,
     sold_out_cards: 100_000,
     created_cards: 100_000,
+    imported_rates: 20_000,
     listed_groups: 10_000,
     rates: 100_000,
     is_full: false,
@@ -52,6 +56,7 @@ const FULL: BenchSize = BenchSize {
     cards_per_group: 100_000,
     sold_out_cards: 1_000_000,
     created_cards: 1_000_000,
+    imported_rates: 172_000,
     listed_groups: 10_000,
     rates: 1_000_000,
     is_full: true,

@@ -7,6 +7,7 @@ use crate::BenchSize;
 use crate::fixtures::{
     BenchEnvironment, CREATED_CARDS_GROUP_ID, FIRST_GROUP_ID, SOLD_OUT_GROUP_ID, ServerProcess, UNSOLD_GROUP_ID,
 };
+use crate::imports;
 use crate::load::{self, LoadResult, StopCondition, request_hash};
 use crate::pgbench::Script;
 use crate::rates;
@@ -34,6 +35,7 @@ pub async fn run_all(size: BenchSize) -> Report {
     measure_bulk_create(&environment, size, &mut report).await;
     measure_lists(&environment, size, &mut report).await;
     rates::measure_rates(&environment, size, &mut report).await;
+    imports::measure(&environment, size, &mut report).await;
     environment.stop().await;
     measure_managed_start(&mut report);
     report

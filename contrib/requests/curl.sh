@@ -86,6 +86,11 @@ case $operation in
         hashed='user_id tariff_id'
         [ $# -gt 0 ] || set -- 'tariff_id=8' 'test=1'
         ;;
+    # Creates a retail tariff, or adds rates to one.
+    tariff_retail_import | import_tariff_retail)
+        hashed=''
+        [ $# -gt 0 ] || set -- 'xml=<tariff><id>0</id><name>Imported</name><destinations><destination><destination_group_name>Lithuania - Fixed</destination_group_name><rates><rate_price>0.02</rate_price><rate_round_by>1</rate_round_by><rate_duration>-1</rate_duration><rate_type>minute</rate_type><rate_start_time>00:00:00</rate_start_time><rate_end_time>23:59:59</rate_end_time><day_type></day_type></rates></destination></destinations></tariff>'
+        ;;
     # Creates or changes a wholesale tariff.
     tariff_wholesale_update | wholesale_tariff)
         hashed='name id currency'

@@ -156,6 +156,10 @@ pub enum ApiError {
     TariffNotSaved(Vec<&'static str>),
     /// A refusal of `tariff_rates_get`, which is sent like its lists: as a zip file unless `test=1`.
     TariffRatesRefused(&'static str),
+    /// A refusal of an import, with this message in both dialects.
+    ImportRefused(Cow<'static, str>),
+    /// An import without a document.
+    ImportDocumentMissing,
 }
 
 /// A refusal as data: its messages and their layout. Stored replies contain it as JSON, with the keys `form` and
@@ -191,6 +195,8 @@ enum ErrorLayout {
     ResponseMessages,
     /// The text of `tariff_rates_get`, with spaces of its own
     TariffRates,
+    /// `<response><error>…`
+    Response,
 }
 
 impl ApiError {
@@ -224,11 +230,18 @@ impl ApiError {
             ErrorLayout::PageStatusStatus => ("page", Some("status"), "status"),
             ErrorLayout::PageMessages => ("page", Some("error"), "message"),
             ErrorLayout::ResponseMessages => ("response", Some("error"), "message"),
+            ErrorLayout::Response => ("response", None, "error"),
         };
         XmlReply::new(root, |root| match inner {
             None => root.texts(leaf, &messages),
             Some(inner) => root.element(inner, |inner| inner.texts(leaf, &messages)),
         })
+    }
+
+    /// Maps an error of a temporary file, such as a full disk.
+    pub fn from_file_error(error: std::io::Error) -> Self {
+        tracing::error!(%error, "temporary file failed");
+        Self::Unavailable
     }
 
     /// Returns the error body to store for replay; `None` for transient errors.
@@ -243,9 +256,8 @@ impl ApiError {
 
     /// Returns the messages and their layout in a dialect.
     fn body(&self, dialect: Dialect) -> ErrorBody {
-        use ErrorLayout::{
-            Page, PageErrorError, PageMessages, PageStatus, PageStatusStatus, ResponseMessages, Status, TariffRates,
-        };
+        use ErrorLayout::{Page, PageErrorError, PageMessages, PageStatus, PageStatusStatus};
+        use ErrorLayout::{Response, ResponseMessages, Status, TariffRates};
         let x7 = dialect == Dialect::X7;
         let (layout, message) = match self {
             Self::UnknownOperation => (Status, "There is no such API"),
@@ -335,6 +347,8 @@ impl ApiError {
             Self::NoMatch => (Page, "Card was not found"),
             Self::TariffRatesRefused(message) => (TariffRates, *message),
             Self::InvalidCard(reason) => return error_body(PageErrorError, reason.clone()),
+            Self::ImportDocumentMissing => (Response, if x7 { "No XML" } else { "File does not exist" }),
+            Self::ImportRefused(message) => return error_body(Response, message.clone()),
             Self::TariffNotSaved(messages) => {
                 let layout = if x7 { PageMessages } else { ResponseMessages };
                 let messages = messages.iter().map(|message| Cow::Borrowed(*message)).collect();

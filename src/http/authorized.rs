@@ -10,7 +10,8 @@ use crate::auth::caller::Caller;
 use crate::error::ApiError;
 use crate::http::context::CallContext;
 use crate::http::reply::{self, Refusal, ReplyFormat};
-use crate::http::request::{ApiRequest, ApiRoute, RequestPermits};
+use crate::http::request::{self, ApiRequest, ApiRoute, RequestPermits};
+use crate::http::upload;
 use crate::state::AppState;
 
 /// A request to an operation, admitted in the contract's order (`http.md`, "Admission").
@@ -27,24 +28,34 @@ impl FromRequest<Arc<AppState>> for Authorized {
 
     async fn from_request(request: Request, state: &Arc<AppState>) -> Result<Self, Refusal> {
         let route = request.extensions().get::<ApiRoute>().copied();
-        let ApiRequest { params, method, uri, headers, client, format, permits } =
+        let ApiRequest { params, method, uri, headers, client, format, path_format, permits, unread_body } =
             ApiRequest::from_request(request, state).await?;
         let refuse = |format| move |error| Refusal { error, format };
         let ApiRoute { operation, alias, .. } = route.ok_or(ApiError::UnknownOperation).map_err(refuse(format))?;
         let system_settings = state.accounts.settings(0).await.map_err(ApiError::from).map_err(refuse(format))?;
         let format = format.with_settings(Some(&system_settings));
-        let call = CallContext {
+        let mut call = CallContext {
             state: state.clone(),
             operation,
             alias,
             params,
+            document: None,
             system_settings,
             method,
             uri,
             headers,
             client,
         };
-        let caller = admission::admit(&call).await.map_err(refuse(format))?;
+        let Some(body) = unread_body else {
+            let caller = admission::admit(&call).await.map_err(refuse(format))?;
+            return Ok(Self { call, caller, format, _permits: permits });
+        };
+        // Boxed: the future is large, and few operations have a document.
+        let caller = Box::pin(upload::admit(&mut call, body)).await;
+        // The body may have had the parameters of the format.
+        let requested = request::requested_format(format.dialect, &call.params, path_format.as_ref());
+        let format = ReplyFormat { xml_extension: format.xml_extension, ..requested };
+        let caller = caller.map_err(refuse(format))?;
         Ok(Self { call, caller, format, _permits: permits })
     }
 }

@@ -15,6 +15,7 @@ use crate::auth::caller::Caller;
 use crate::auth::signature::HashRule;
 use crate::dialect::Dialect;
 use crate::error::ApiError;
+use crate::http::document::Document;
 use crate::http::params::Params;
 use crate::locks::{ListPermit, StreamPermit};
 use crate::operations::spec::OperationSpec;
@@ -72,8 +73,10 @@ pub struct CallContext {
     pub operation: &'static Operation,
     /// The name in the request's path: the operation's name or one of its aliases.
     pub alias: &'static str,
-    /// The parameters from path, query string and body.
+    /// The parameters from path, query string and body, without the document.
     pub params: Params,
+    /// The value of the parameter of the type `ParamType::Document`.
+    pub document: Option<Document>,
     /// The settings of owner 0.
     pub system_settings: Arc<Settings>,
     /// GET, POST or HEAD.

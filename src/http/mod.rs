@@ -3,6 +3,7 @@
 pub mod authorized;
 pub mod client_addr;
 pub mod context;
+pub mod document;
 pub mod index;
 pub mod monitoring;
 pub mod openapi;
@@ -10,4 +11,5 @@ pub mod params;
 pub mod reply;
 pub mod request;
 pub mod router;
+mod upload;
 pub mod zip;

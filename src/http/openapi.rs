@@ -277,7 +277,7 @@ fn param_schema(parameter: &Parameter) -> ObjectBuilder {
     let schema = |schema_type| ObjectBuilder::new().schema_type(schema_type);
     let format = |format| Some(SchemaFormat::KnownFormat(format));
     match parameter.param_type {
-        ParamType::Text => schema(Type::String),
+        ParamType::Text | ParamType::Document => schema(Type::String),
         ParamType::Secret => schema(Type::String).format(format(KnownFormat::Password)),
         ParamType::Integer | ParamType::UnixTime => schema(Type::Integer).format(format(KnownFormat::Int64)),
         ParamType::Decimal => schema(Type::String)
@@ -295,7 +295,9 @@ fn example(operation: &Operation, parameter: &Parameter) -> Value {
         ParamType::Integer | ParamType::UnixTime | ParamType::Flag => {
             text.parse::<i64>().map_or(Value::Null, Value::from)
         }
-        ParamType::Text | ParamType::Secret | ParamType::Decimal | ParamType::Choice(_) => text.into(),
+        ParamType::Text | ParamType::Document | ParamType::Secret | ParamType::Decimal | ParamType::Choice(_) => {
+            text.into()
+        }
     }
 }
 

@@ -78,6 +78,12 @@ impl Params {
         self.get(name).filter(|value| !value.trim().is_empty())
     }
 
+    /// Removes a parameter, and returns its decoded value with all its control characters.
+    pub(super) fn take(&mut self, name: &str) -> Option<String> {
+        let position = self.0.iter().position(|param| param.name == name)?;
+        Some(self.0.remove(position).raw)
+    }
+
     /// Returns the value parsed as an integer by [`number::parse_integer`]; 0 if the parameter was not sent.
     pub fn integer(&self, name: &str) -> i64 {
         self.get(name).map_or(0, number::parse_integer)
@@ -116,7 +122,7 @@ impl Params {
 
     /// Adds form-encoded `name=value` pairs, separated by `&` or `;`. A repeated name counts each time against the
     /// limit, because it costs as much to parse.
-    fn add_pairs(&mut self, text: &[u8], max_parameters: usize) -> Result<(), ApiError> {
+    pub(super) fn add_pairs(&mut self, text: &[u8], max_parameters: usize) -> Result<(), ApiError> {
         let earlier_count = self.0.len();
         let pairs = text.split(|byte| matches!(byte, b'&' | b';')).filter(|pair| !pair.is_empty());
         for (index, pair) in pairs.enumerate() {
@@ -130,7 +136,13 @@ impl Params {
         Ok(())
     }
 
-    async fn add_body(&mut self, headers: &HeaderMap, body: Bytes, max_parameters: usize) -> Result<(), ApiError> {
+    /// Adds the parameters of a body according to its content type.
+    pub(super) async fn add_body(
+        &mut self,
+        headers: &HeaderMap,
+        body: Bytes,
+        max_parameters: usize,
+    ) -> Result<(), ApiError> {
         if body.is_empty() {
             return Ok(());
         }
@@ -145,7 +157,8 @@ impl Params {
         }
     }
 
-    fn add_fields(&mut self, fields: Vec<(String, String)>, max_parameters: usize) -> Result<(), ApiError> {
+    /// Adds names and values.
+    pub(super) fn add_fields(&mut self, fields: Vec<(String, String)>, max_parameters: usize) -> Result<(), ApiError> {
         let earlier_count = self.0.len();
         if earlier_count + fields.len() > max_parameters {
             return Err(TOO_MANY_PARAMS);

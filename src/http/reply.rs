@@ -120,7 +120,7 @@ impl IntoResponse for Refusal {
 /// Builds the HTTP response for the result of a request.
 pub fn build_response(result: Result<XmlReply, ApiError>, format: ReplyFormat) -> Response {
     let outcome = match &result {
-        Ok(XmlReply::Replayed(_)) => "replayed",
+        Ok(XmlReply::Replayed(_) | XmlReply::ReplayedStream(_)) => "replayed",
         Ok(_) => "done",
         Err(error) => error.into(),
     };
@@ -133,7 +133,7 @@ fn render(result: Result<XmlReply, ApiError>, format: ReplyFormat) -> Response {
     let dialect = format.dialect;
     match result {
         Ok(reply) => {
-            let is_replayed = matches!(reply, XmlReply::Replayed(_));
+            let is_replayed = matches!(reply, XmlReply::Replayed(_) | XmlReply::ReplayedStream(_));
             let mut response = response_with_headers(StatusCode::OK, reply, format);
             if is_replayed {
                 set_header(&mut response, IDEMPOTENCY_REPLAYED, header_value!("true"));
@@ -198,7 +198,7 @@ fn zip_response(status: StatusCode, file: FileReply) -> Response {
 fn build_body(reply: XmlReply) -> Body {
     match reply {
         XmlReply::Buffered(text) | XmlReply::Replayed(text) => Body::from(text),
-        XmlReply::Streamed(chunks) => stream_body(chunks),
+        XmlReply::Streamed(chunks) | XmlReply::ReplayedStream(chunks) => stream_body(chunks),
         XmlReply::File(file) => stream_body(file.text),
     }
 }

@@ -38,7 +38,7 @@ pub struct ApiRoute {
 
 /// The format that the suffix of the path names, such as `/billing/api/card_group_get.xml`.
 #[derive(Debug, Clone, Copy)]
-struct PathFormat(ContentFormat);
+pub struct PathFormat(ContentFormat);
 
 /// Returns the path for the router, without repeated slashes, the slash at the end and a suffix of the dialect, and the
 /// suffix.
@@ -90,8 +90,12 @@ pub struct ApiRequest {
     pub client: IpAddr,
     /// The format of the reply that the request asks for, without the settings.
     pub format: ReplyFormat,
+    /// The format that the suffix of the path names.
+    pub path_format: Option<PathFormat>,
     /// The permits that the request holds while it is processed.
     pub permits: RequestPermits,
+    /// The body of a request to an operation with a document, which is read after the admission if possible.
+    pub unread_body: Option<Body>,
 }
 
 /// The permit for one of `max_requests`, and one for the memory of the body if it needs a permit.
@@ -101,9 +105,14 @@ impl FromRequest<Arc<AppState>> for ApiRequest {
     type Rejection = Refusal;
 
     async fn from_request(mut request: Request, state: &Arc<AppState>) -> Result<Self, Refusal> {
+        let route = request.extensions().get::<ApiRoute>();
+        let has_document = route.is_some_and(|route| route.operation.spec.document_parameter().is_some());
+        let unread_body = has_document.then(|| mem::take(request.body_mut()));
         match read(state, &mut request).await {
             Ok((params, client, permits)) => Ok(Self {
                 format: requested_format(state.config.dialect, &params, request.extensions().get()),
+                path_format: request.extensions().get().copied(),
+                unread_body,
                 params,
                 method: request.method().clone(),
                 uri: match request.extensions_mut().remove() {
@@ -142,7 +151,17 @@ async fn read(state: &AppState, request: &mut Request) -> Result<(Params, IpAddr
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
     let peer = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
     let client = client_addr::resolve(peer, headers, &state.config.trusted_proxies);
-    if is_ignored && state.refusal_log.should_log(("body ignored", client), Instant::now()) {
+    if is_ignored {
+        log_ignored_body(state, client, headers);
+    }
+    // Before any database query, so that a flood of failed attempts is refused at the lowest cost.
+    state.attempts.check(AttemptKind::Login, client, params.get("u").unwrap_or_default(), Instant::now())?;
+    Ok((params, client, permits))
+}
+
+/// Logs that a body has a type from which no parameters are read.
+pub fn log_ignored_body(state: &AppState, client: IpAddr, headers: &HeaderMap) {
+    if state.refusal_log.should_log(("body ignored", client), Instant::now()) {
         let content_type = headers.get(header::CONTENT_TYPE).map(|value| String::from_utf8_lossy(value.as_bytes()));
         tracing::warn!(
             %client,
@@ -150,13 +169,10 @@ async fn read(state: &AppState, request: &mut Request) -> Result<(Params, IpAddr
             "body of this type ignored: send a form, multipart fields or JSON"
         );
     }
-    // Before any database query, so that a flood of failed attempts is refused at the lowest cost.
-    state.attempts.check(AttemptKind::Login, client, params.get("u").unwrap_or_default(), Instant::now())?;
-    Ok((params, client, permits))
 }
 
 /// Returns the reply format that the request asks for. The caller adds what the settings decide.
-fn requested_format(dialect: Dialect, params: &Params, path_format: Option<&PathFormat>) -> ReplyFormat {
+pub fn requested_format(dialect: Dialect, params: &Params, path_format: Option<&PathFormat>) -> ReplyFormat {
     let sent_format = || params.get("format").and_then(ContentFormat::from_name);
     let content_format = path_format.map(|format| format.0).or_else(sent_format);
     ReplyFormat {
@@ -170,7 +186,7 @@ fn requested_format(dialect: Dialect, params: &Params, path_format: Option<&Path
 const LOGGED_CONTENT_TYPE_LEN_MAX: usize = 100;
 
 /// Whether the body is compressed or encoded in another way.
-fn is_encoded(headers: &HeaderMap) -> bool {
+pub fn is_encoded(headers: &HeaderMap) -> bool {
     let mut encodings = headers.get_all(header::CONTENT_ENCODING).into_iter();
     encodings.any(|encoding| !encoding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity"))
 }
@@ -217,7 +233,7 @@ async fn read_remaining_body(state: &AppState, first: Bytes, mut body: Body) -> 
 
 /// Reads and discards up to twice the limit, and returns [`ApiError::BodyTooLarge`]. A client that is still sending
 /// when the connection closes may not receive the reply with the reason.
-async fn drain_oversized(mut body: Body, max_body: usize) -> ApiError {
+pub async fn drain_oversized(mut body: Body, max_body: usize) -> ApiError {
     const FRAME_TIMEOUT: Duration = Duration::from_millis(100);
     let mut remaining = max_body.saturating_mul(2);
     while let Ok(Some(Ok(frame))) = tokio::time::timeout(FRAME_TIMEOUT, body.frame()).await {
@@ -229,7 +245,8 @@ async fn drain_oversized(mut body: Body, max_body: usize) -> ApiError {
     ApiError::BodyTooLarge
 }
 
-fn frame_data(frame: Result<Frame<Bytes>, axum::Error>) -> Result<Bytes, ApiError> {
+/// Returns the data of a frame of a body; empty for trailers.
+pub fn frame_data(frame: Result<Frame<Bytes>, axum::Error>) -> Result<Bytes, ApiError> {
     let frame = frame.map_err(|_| ApiError::BadRequest("Request body is incomplete"))?;
     Ok(frame.into_data().unwrap_or_default())
 }

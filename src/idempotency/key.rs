@@ -5,6 +5,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::error::ApiError;
+use crate::http::document::Document;
 use crate::http::params::Params;
 
 /// The header with the key.
@@ -47,8 +48,8 @@ pub(super) fn read_key(headers: &HeaderMap, params: &Params) -> Result<Option<St
     key.map(|key| if is_valid(key) { Ok(key.to_owned()) } else { Err(MALFORMED_KEY) }).transpose()
 }
 
-/// Hashes the parameters, sorted: the order in which they are sent does not matter.
-pub(super) fn fingerprint(params: &Params) -> [u8; 32] {
+/// Hashes the parameters, sorted: the order in which they are sent does not matter. A document counts by its own hash.
+pub(super) fn fingerprint(params: &Params, document: Option<&Document>) -> [u8; 32] {
     let mut pairs: Vec<_> = params.pairs().filter(|(name, _)| !UNFINGERPRINTED_PARAMS.contains(name)).collect();
     pairs.sort_unstable();
     let mut sha256 = Sha256::new();
@@ -58,6 +59,9 @@ pub(super) fn fingerprint(params: &Params) -> [u8; 32] {
             sha256.update(text);
             sha256.update([0]);
         }
+    }
+    if let Some(document) = document {
+        sha256.update(document.sha256);
     }
     sha256.finalize().into()
 }

@@ -48,7 +48,7 @@ impl<'a> Idempotency<'a> {
             user_id,
             operation,
             key,
-            fingerprint: fingerprint(&call.params),
+            fingerprint: fingerprint(&call.params, call.document.as_ref()),
             _lock: lock.ok_or(ApiError::RequestInProgress)?,
         };
         Ok(Self { call, key: Some(Arc::new(key)) })

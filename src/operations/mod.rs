@@ -40,5 +40,6 @@ pub const OPERATIONS: &[Operation] = &[
     card_group::update::OPERATION,
     tariff::rate::OPERATION,
     tariff::rates::OPERATION,
+    tariff::retail_import::OPERATION,
     tariff::wholesale_update::OPERATION,
 ];

@@ -24,6 +24,11 @@ impl OperationSpec {
         self.parameters.iter().copied().flatten()
     }
 
+    /// Returns the name of the parameter of the type [`ParamType::Document`], if there is one.
+    pub fn document_parameter(&self) -> Option<&'static str> {
+        self.parameters().find(|parameter| parameter.param_type == ParamType::Document).map(|parameter| parameter.name)
+    }
+
     /// Iterates over all parameters that the operation reads.
     pub fn all_parameters(&self) -> impl Iterator<Item = &'static Parameter> {
         let request_id = self.is_mutation.then_some(&REQUEST_ID_PARAMETER);
@@ -67,6 +72,8 @@ pub struct Parameter {
 pub enum ParamType {
     /// Any text.
     Text,
+    /// A text of up to `max_import_body` bytes, which the server does not keep in memory.
+    Document,
     /// A text that must be kept secret.
     Secret,
     /// A whole number.

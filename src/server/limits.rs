@@ -30,17 +30,19 @@ pub struct LoadLimiter {
     in_flight: Arc<AtomicUsize>,
     /// One permit is one byte.
     body_budget: Arc<Semaphore>,
+    imports: Arc<Semaphore>,
     log_throttle: LogThrottle,
 }
 
 impl LoadLimiter {
-    /// Allows `requests_max` requests, whose bodies use at most `body_bytes_max` in total.
-    pub fn new(requests_max: usize, body_bytes_max: usize) -> Self {
+    /// Allows `requests_max` requests, whose bodies use at most `body_bytes_max` in total, and `imports_max` imports.
+    pub fn new(requests_max: usize, body_bytes_max: usize, imports_max: usize) -> Self {
         Self {
             requests_max,
             body_bytes_max,
             in_flight: Arc::default(),
             body_budget: Arc::new(Semaphore::new(body_bytes_max)),
+            imports: Arc::new(Semaphore::new(imports_max)),
             log_throttle: LogThrottle::default(),
         }
     }
@@ -91,6 +93,15 @@ impl LoadLimiter {
             None => *permit = Some(added),
         }
         Ok(())
+    }
+
+    /// Returns a permit to receive and carry out an import.
+    ///
+    /// # Errors
+    ///
+    /// [`ApiError::Overloaded`] if `import_concurrency` imports run already.
+    pub fn acquire_import(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        self.imports.clone().try_acquire_owned().map_err(|_| self.refuse("import_concurrency"))
     }
 
     fn refuse(&self, setting: &'static str) -> ApiError {

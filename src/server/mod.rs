@@ -8,6 +8,7 @@ mod signals;
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +39,7 @@ use crate::managed_postgres::error::ManagedPostgresError;
 use crate::managed_postgres::{ManagedPostgres, default_data_dir};
 use crate::sales::batcher::SaleBatcher;
 use crate::server::limits::{LoadLimiter, RefusalLog, WaitQueue};
+use crate::spool;
 use crate::state::AppState;
 use crate::telemetry::metrics::Metrics;
 #[cfg(feature = "otlp")]
@@ -65,6 +67,8 @@ pub enum ServerError {
     #[cfg(feature = "otlp")]
     #[error("cannot create the trace exporter: {0}")]
     TraceExporter(#[from] opentelemetry_otlp::ExporterBuildError),
+    #[error("cannot write temporary files to {}: {source}. Set temp_dir to another directory", directory.display())]
+    TempDir { directory: PathBuf, source: std::io::Error },
     #[error("cannot read random bytes from the operating system: {0}")]
     Random(#[from] getrandom::Error),
     #[error(transparent)]
@@ -108,6 +112,17 @@ fn cancelled_on_signal() -> std::io::Result<CancellationToken> {
 /// Returns the data directory of the local PostgreSQL: the setting `data_dir` or its default.
 pub fn data_dir(config: &Config) -> std::path::PathBuf {
     if config.data_dir.as_os_str().is_empty() { default_data_dir() } else { config.data_dir.clone() }
+}
+
+/// Returns the directory for temporary files: the setting `temp_dir`, else the data directory of the local PostgreSQL,
+/// else the system's.
+fn temp_dir(config: &Config) -> PathBuf {
+    if !config.temp_dir.as_os_str().is_empty() {
+        return config.temp_dir.clone();
+    }
+    let data_dir =
+        Some(data_dir(config)).filter(|path| config.database_url.expose_secret().is_empty() && path.is_dir());
+    data_dir.unwrap_or_else(std::env::temp_dir)
 }
 
 async fn serve_with_database(
@@ -165,7 +180,10 @@ pub fn build_app_state(
     let background_pool = pool.background_pool();
     let accounts = AccountCache::new(pool.clone(), config.cache);
     let locks = Locks::new(config.database_connections);
-    let load = LoadLimiter::new(config.max_requests, config.max_body_memory);
+    let imports_max = usize::from(config.import_concurrency.get());
+    let load = LoadLimiter::new(config.max_requests, config.max_body_memory, imports_max);
+    let temp_dir = temp_dir(&config);
+    spool::check_directory(&temp_dir).map_err(|source| ServerError::TempDir { directory: temp_dir.clone(), source })?;
     let (stock_vacuum, mail) = (StockVacuum::default(), Mailer::new(&config)?);
     let max_wait = config.database_acquire_timeout;
     let (passwords, user_lookup) = (Passwords::new(max_wait)?, UserLookup::new(max_wait));
@@ -175,6 +193,7 @@ pub fn build_app_state(
     let state = Arc::new(AppState {
         batcher: SaleBatcher::new(pool.clone(), config.sale_concurrency, config.database_acquire_timeout / 20),
         config,
+        temp_dir: temp_dir.into(),
         mail_pool: pool.mail_pool(),
         health: HealthCheck::new(&pool),
         pool,

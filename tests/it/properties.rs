@@ -257,7 +257,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 fn text_of(reply: XmlReply) -> String {
     let bytes = match reply {
         XmlReply::Buffered(text) | XmlReply::Replayed(text) => text,
-        XmlReply::Streamed(chunks) => block_on(chunks.try_concat()).unwrap(),
+        XmlReply::Streamed(chunks) | XmlReply::ReplayedStream(chunks) => block_on(chunks.try_concat()).unwrap(),
         XmlReply::File(file) => block_on(file.text.try_concat()).unwrap(),
     };
     String::from_utf8(bytes).unwrap()

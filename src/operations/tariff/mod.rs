@@ -2,4 +2,5 @@
 
 pub mod rate;
 pub mod rates;
+pub mod retail_import;
 pub mod wholesale_update;

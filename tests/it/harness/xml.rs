@@ -39,6 +39,9 @@ pub fn parse_leaves(xml: &str) -> Result<Leaves, String> {
                 "amp" => append_text(&mut text, "&", &open)?,
                 "lt" => append_text(&mut text, "<", &open)?,
                 "gt" => append_text(&mut text, ">", &open)?,
+                // Only `tariff_rates_get` escapes quotation marks.
+                "quot" => append_text(&mut text, "\"", &open)?,
+                "#39" => append_text(&mut text, "'", &open)?,
                 other => return Err(format!("unknown entity {other:?}")),
             },
             Event::Eof if open.is_empty() && roots == 1 => return Ok(leaves),

@@ -15,6 +15,7 @@ mod requests;
 mod shutdown;
 #[cfg(target_os = "linux")]
 pub mod sockets;
+mod uploads;
 
 use crate::harness::hash;
 

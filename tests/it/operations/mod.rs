@@ -21,4 +21,7 @@ mod change_log;
 mod money;
 mod rate_get;
 mod tariff_rates_get;
+mod tariff_retail_import;
+mod tariff_retail_import_document;
+mod tariff_retail_import_rules;
 mod tariff_wholesale_update;

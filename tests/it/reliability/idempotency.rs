@@ -56,7 +56,7 @@ async fn table_digests(server: &Server) -> Vec<String> {
 
 /// Requests for all operations that change data: operation, form, signed values, and a form with other parameters but
 /// the same signed values.
-pub(super) const CHANGES: [(&str, &str, &str, &str); 13] = [
+pub(super) const CHANGES: [(&str, &str, &str, &str); 14] = [
     ("card_from_group_sell", "u=admin&id=6&quantity=2", "62", "u=admin&id=6&quantity=2&curr=EUR"),
     (
         "card_from_group_sell",
@@ -81,6 +81,12 @@ pub(super) const CHANGES: [(&str, &str, &str, &str); 13] = [
     ("cc_group_create", "u=admin&name=new", "new", "u=admin&name=new&description=other"),
     ("cc_group_update", "u=admin&cc_group_id=6&description=new", "6", "u=admin&cc_group_id=6&description=other"),
     ("tariff_wholesale_update", "u=admin&name=new", "new", "u=admin&name=new&currency="),
+    (
+        "tariff_retail_import",
+        "u=admin&xml=<tariff><id>0</id><name>new</name><destinations><destination/></destinations></tariff>",
+        "",
+        "u=admin&xml=<tariff><id>0</id><name>old</name><destinations><destination/></destinations></tariff>",
+    ),
     (
         "calling_cards_create",
         "u=admin&card_group_id=11&cards_from=100001&cards_till=100007",

@@ -12,6 +12,7 @@ mod environment;
 mod idempotency;
 mod idempotency_concurrency;
 mod ids;
+mod import_plans;
 mod keyed_semaphores;
 mod long_lists;
 mod managed_postgres;

@@ -40,7 +40,8 @@ const OWN_SALE_INTERVAL: u64 = 8;
 /// The log is searched completely, hence the level `trace`. The acquire timeout is long, so that no request is refused
 /// on a slow machine. There is no limit of failed attempts, because many requests have a wrong hash. Sales are batched
 /// on a machine with any number of processors.
-const SETTINGS: [(&str, &str); 5] = [
+const SETTINGS: [(&str, &str); 6] = [
+    ("import_concurrency", "1000"),
     ("sale_concurrency", "2"),
     ("log", "trace"),
     ("database_acquire_timeout_ms", "60000"),

@@ -4,8 +4,8 @@ use proptest::prelude::RngExt;
 use proptest::test_runner::TestRng;
 
 use self::ValueKind::{
-    Amount, Callerid, Card, CardsFrom, CardsTill, Count, Currency, Flag, Group, Length, Name, NewPin, Number, Pin,
-    Required, Seconds, Text,
+    Amount, Callerid, Card, CardsFrom, CardsTill, Count, Currency, Document, Flag, Group, Length, Name, NewPin, Number,
+    Pin, Required, Seconds, Text,
 };
 
 /// As in `fixtures.sql`.
@@ -45,6 +45,8 @@ pub enum ValueKind {
     Text,
     CardsFrom,
     CardsTill,
+    /// An import of a few rates.
+    Document,
     /// A value of this kind that is always sent: without it the operation does nothing.
     Required(&'static ValueKind),
 }
@@ -103,6 +105,7 @@ pub fn parameters(operation: &str) -> &'static [(&'static str, ValueKind)] {
         "rate_get" => &[("username", Required(&Text)), ("prefix", Required(&Number)), ("by_full_dst", Flag)],
         "tariff_rates_get" => &[("user_id", Count), ("tariff_id", Count)],
         "tariff_wholesale_update" => &[("id", Count), ("name", Required(&Name)), ("currency", Currency)],
+        "tariff_retail_import" => &[("xml", Required(&Document))],
         other => panic!("no parameters are defined for {other}"),
     }
 }
@@ -232,6 +235,21 @@ impl ValueGenerator {
                 self.cards_from.to_string()
             }
             CardsTill => (self.cards_from + rng.random_range(0..12)).to_string(),
+            Document => {
+                let text = |texts: &[&str], rng: &mut TestRng| texts[rng.random_range(0..texts.len())].to_owned();
+                let name = text(&["Lithuania", "Latvia", "none", "&amp;"], rng);
+                let price = text(&["0.5", "-1", "x"], rng);
+                let duration = text(&["-1", "60", "0"], rng);
+                let day_type = text(&["", "WD", "FD"], rng);
+                format!(
+                    "<tariff><id>0</id><name>name {}</name><destinations><destination><destination_group_name>{name}\
+                     </destination_group_name><rates><rate_price>{price}</rate_price><rate_round_by>1</rate_round_by>\
+                     <rate_duration>{duration}</rate_duration><rate_type>minute</rate_type>\
+                     <rate_start_time>00:00:00</rate_start_time><rate_end_time>23:59:59</rate_end_time>\
+                     <day_type>{day_type}</day_type></rates></destination></destinations></tariff>",
+                    rng.random_range(0..60)
+                )
+            }
             Required(kind) => self.generate_sensible(*kind, rng),
         }
     }

@@ -1,0 +1,283 @@
+//! Receives the body of a request with a document: a body of up to `max_import_body`, of which little is in memory.
+//!
+//! If user and hash are in the query string, the request is admitted before its body is read, else before the document
+//! is parsed.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes, HttpBody};
+use axum::http::header;
+use futures_util::stream;
+use http_body_util::BodyExt;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, timeout_at};
+
+use crate::auth::admission;
+use crate::auth::attempt_limiter::AttemptKind;
+use crate::auth::caller::Caller;
+use crate::error::ApiError;
+use crate::http::context::CallContext;
+use crate::http::document::{DocumentWriter, FormSplitter};
+use crate::http::params::BodyFormat;
+use crate::http::request::{drain_oversized, frame_data, is_encoded, log_ignored_body};
+use crate::spool;
+use crate::state::AppState;
+
+/// The part of a body that must arrive within `body_timeout_ms`, in bytes.
+const TIMED_BYTES: usize = 1024 * 1024;
+
+/// Reads the body of the request, adds its parameters and its document to `call`, and admits the request.
+///
+/// # Errors
+///
+/// Those of the body and of the admission, and [`ApiError::Overloaded`] if `import_concurrency` is reached.
+pub async fn admit(call: &mut CallContext, body: Body) -> Result<Caller, ApiError> {
+    if !has_credentials(call) {
+        let permit = receive(call, body, None).await?;
+        // The user may have been in the body.
+        call.check_attempt_limit(AttemptKind::Login)?;
+        let caller = admission::admit(call).await?;
+        return add_permit(call, permit).map(|()| caller);
+    }
+    let admitted = match admission::admit(call).await {
+        Ok(caller) => call.state.load.acquire_import().map(|permit| (caller, permit)),
+        Err(error) => Err(error),
+    };
+    match admitted {
+        Ok((caller, permit)) => {
+            let permit = receive(call, body, Some(permit)).await?;
+            add_permit(call, permit).map(|()| caller)
+        }
+        Err(error) => {
+            // A client that waits for "100 Continue" has not sent the body yet.
+            if !call.headers.contains_key(header::EXPECT) && !body.is_end_stream() {
+                drain_oversized(body, call.state.config.max_body.get()).await;
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Whether the query string has all that the admission needs.
+fn has_credentials(call: &CallContext) -> bool {
+    let is_sent = |name| call.params.get(name).is_some();
+    is_sent("u") && is_sent("hash") && (is_sent("p") || !call.state.config.require_password)
+}
+
+fn add_permit(call: &mut CallContext, permit: Option<OwnedSemaphorePermit>) -> Result<(), ApiError> {
+    if let Some(document) = &mut call.document {
+        document.permit = Some(permit.map_or_else(|| call.state.load.acquire_import(), Ok)?);
+    }
+    Ok(())
+}
+
+/// Reads the body, and returns the permit for the import if there was one or the document needed one.
+async fn receive(
+    call: &mut CallContext,
+    body: Body,
+    permit: Option<OwnedSemaphorePermit>,
+) -> Result<Option<OwnedSemaphorePermit>, ApiError> {
+    let Some(name) = call.operation.spec.document_parameter() else { return Ok(permit) };
+    if !body.is_end_stream() && is_encoded(&call.headers) {
+        return Err(ApiError::UnsupportedEncoding);
+    }
+    // A document in the query string takes precedence.
+    let in_query = call.params.take(name);
+    let max_parameters = call.state.config.max_parameters.get();
+    let mut chunks = Chunks::new(call, body).await?;
+    let mut memory = Memory { state: call.state.clone(), permit, reserved: 0, body_permit: None };
+    let headers = call.headers.clone();
+    let mut document = match BodyFormat::from_headers(&headers) {
+        Some(BodyFormat::Form) => {
+            let form = memory.read_form(name, &mut chunks).await?;
+            call.params.add_pairs(&form.others, max_parameters)?;
+            form.document
+        }
+        Some(BodyFormat::Multipart(content_type)) => {
+            let (fields, document) = memory.read_multipart(name, content_type, chunks).await?;
+            call.params.add_fields(fields, max_parameters)?;
+            document
+        }
+        format @ (Some(BodyFormat::Json) | None) => {
+            let body = memory.read_small(&mut chunks).await?;
+            if format.is_none() && !body.is_empty() {
+                log_ignored_body(&call.state, call.client, &headers);
+            }
+            call.params.add_body(&headers, body.into(), max_parameters).await?;
+            call.params.take(name).map(|text| memory.document_of(&text)).transpose()?
+        }
+    };
+    if let Some(text) = in_query {
+        document = Some(memory.document_of(&text)?);
+    }
+    if let Some(document) = document {
+        call.document = Some(blocking(move || document.finish()).await?);
+    }
+    Ok(memory.permit)
+}
+
+/// The body, as it arrives within `max_import_body` and `body_timeout_ms`.
+struct Chunks {
+    body: Body,
+    bytes_max: usize,
+    drained_max: usize,
+    timeout: Duration,
+    received: usize,
+    /// When the next [`TIMED_BYTES`] must be complete.
+    deadline: Option<Instant>,
+}
+
+impl Chunks {
+    async fn new(call: &CallContext, body: Body) -> Result<Self, ApiError> {
+        let config = &call.state.config;
+        let (bytes_max, drained_max, timeout) =
+            (config.max_import_body.get(), config.max_body.get(), config.body_timeout);
+        let announced_len = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+        if announced_len > bytes_max {
+            return Err(drain_oversized(body, drained_max).await);
+        }
+        Ok(Self { body, bytes_max, drained_max, timeout, received: 0, deadline: None })
+    }
+
+    /// Returns the next bytes.
+    async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
+        let deadline = *self.deadline.get_or_insert_with(|| Instant::now() + self.timeout);
+        let frame = timeout_at(deadline, self.body.frame()).await.map_err(|_| ApiError::BodyTimeout)?;
+        let Some(chunk) = frame.map(frame_data).transpose()? else { return Ok(None) };
+        let received = self.received + chunk.len();
+        if received > self.bytes_max {
+            return Err(drain_oversized(std::mem::take(&mut self.body), self.drained_max).await);
+        }
+        if received / TIMED_BYTES > self.received / TIMED_BYTES {
+            self.deadline = None;
+        }
+        self.received = received;
+        Ok(Some(chunk))
+    }
+}
+
+/// An error of the body, as it passes the reader of multipart forms.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?}")]
+struct BodyError(ApiError);
+
+/// The memory that a body uses.
+struct Memory {
+    state: Arc<AppState>,
+    /// The permit of the import.
+    permit: Option<OwnedSemaphorePermit>,
+    /// Bytes that are reserved by `body_permit`.
+    reserved: usize,
+    body_permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Memory {
+    /// Counts the memory for parameters and for the document, and moves a large document to its file.
+    async fn make_room(&mut self, params_len: usize, document: &mut Option<DocumentWriter>) -> Result<(), ApiError> {
+        if params_len > self.state.config.max_body.get() {
+            return Err(ApiError::BodyTooLarge);
+        }
+        let used = params_len + document.as_ref().map_or(0, |document| document.spool.memory_len());
+        if used > self.reserved {
+            self.state.load.reserve_body_bytes(&mut self.body_permit, self.reserved, used)?;
+            self.reserved = used;
+        }
+        let Some(mut writer) = document.take_if(|document| document.spool.is_full()) else { return Ok(()) };
+        if self.permit.is_none() {
+            self.permit = Some(self.state.load.acquire_import()?);
+        }
+        *document = Some(blocking(move || writer.spool.spill().map(|()| writer)).await?);
+        Ok(())
+    }
+
+    async fn read_form(&mut self, name: &'static str, chunks: &mut Chunks) -> Result<FormSplitter, ApiError> {
+        let mut form = FormSplitter::new(name, self.state.temp_dir.clone());
+        while let Some(chunk) = chunks.next().await? {
+            // A chunk can be larger than the part of the document that stays in memory.
+            for part in chunk.chunks(TIMED_BYTES) {
+                form.push(part)?;
+                self.make_room(form.others.len(), &mut form.document).await?;
+            }
+        }
+        form.finish()?;
+        Ok(form)
+    }
+
+    /// Reads a multipart form. A file counts as the document too if its field has that name; other files are skipped.
+    async fn read_multipart(
+        &mut self,
+        name: &'static str,
+        content_type: &str,
+        chunks: Chunks,
+    ) -> Result<(Vec<(String, String)>, Option<DocumentWriter>), ApiError> {
+        let boundary = multer::parse_boundary(content_type).map_err(|_| MALFORMED_MULTIPART)?;
+        let stream = stream::try_unfold(chunks, async |mut chunks| {
+            // multer takes all chunks that are ready into memory: each is ready only after a pause.
+            tokio::task::yield_now().await;
+            let chunk = chunks.next().await.map_err(BodyError)?;
+            Ok::<_, BodyError>(chunk.map(|chunk| (chunk, chunks)))
+        });
+        let mut form = multer::Multipart::new(stream, boundary);
+        let (mut document, mut fields, mut fields_len) = (None, Vec::new(), 0);
+        while let Some(mut field) = form.next_field().await.map_err(multipart_error)? {
+            let is_document = field.name() == Some(name);
+            let field_name = field.name().filter(|_| field.file_name().is_none()).map(str::to_owned);
+            if is_document {
+                document = Some(DocumentWriter::new(self.state.temp_dir.clone()));
+            }
+            let mut value = Vec::new();
+            while let Some(chunk) = field.chunk().await.map_err(multipart_error)? {
+                for part in chunk.chunks(TIMED_BYTES) {
+                    match document.as_mut().filter(|_| is_document) {
+                        Some(document) => document.push(part)?,
+                        None if field_name.is_some() => value.extend_from_slice(part),
+                        None => {}
+                    }
+                    self.make_room(fields_len + value.len(), &mut document).await?;
+                }
+            }
+            if let Some(field_name) = field_name.filter(|_| !is_document) {
+                fields_len += field_name.len() + value.len();
+                let value = String::from_utf8(value);
+                fields.push((field_name, value.map_err(|_| ApiError::BadRequest("Parameters are not valid UTF-8"))?));
+            }
+            if fields.len() > self.state.config.max_parameters.get() {
+                break;
+            }
+        }
+        Ok((fields, document))
+    }
+
+    /// Reads a body of up to `max_body`.
+    async fn read_small(&mut self, chunks: &mut Chunks) -> Result<Vec<u8>, ApiError> {
+        let mut body = Vec::new();
+        while let Some(chunk) = chunks.next().await? {
+            body.extend_from_slice(&chunk);
+            self.make_room(body.len(), &mut None).await?;
+        }
+        Ok(body)
+    }
+
+    fn document_of(&self, text: &str) -> Result<DocumentWriter, ApiError> {
+        let mut document = DocumentWriter::new(self.state.temp_dir.clone());
+        document.push(text.as_bytes()).map(|()| document)
+    }
+}
+
+const MALFORMED_MULTIPART: ApiError = ApiError::BadRequest("Multipart body is malformed");
+
+fn multipart_error(error: multer::Error) -> ApiError {
+    match error {
+        multer::Error::StreamReadFailed(error) => {
+            error.downcast::<BodyError>().map_or(MALFORMED_MULTIPART, |error| error.0)
+        }
+        _ => MALFORMED_MULTIPART,
+    }
+}
+
+/// Runs work that may wait for the disk.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T, ApiError> {
+    spool::blocking(work).await.map_err(ApiError::from_file_error)
+}

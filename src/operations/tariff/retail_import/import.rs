@@ -1,0 +1,243 @@
+//! Carries out an import in a transaction: reads the document in batches, decides, writes.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use sqlx::PgConnection;
+use tokio::sync::mpsc;
+
+use crate::error::ApiError;
+use crate::number::parse_integer;
+use crate::operations::tariff::retail_import::document::{self, DESTINATION_RATES_MAX, Destination, Head, ReadError};
+use crate::operations::tariff::retail_import::fields::{DayType, TimeRange};
+use crate::operations::tariff::retail_import::order::Import;
+use crate::operations::tariff::retail_import::report::{Outcome, Report};
+use crate::operations::tariff::retail_import::rows;
+use crate::operations::tariff::retail_import::rules::{Group, NewRow};
+use crate::spool::{self, Spooled};
+
+/// Limits of a batch: destinations, rates, and bytes of texts.
+const BATCH_DESTINATIONS: usize = 1_000;
+const BATCH_RATES: usize = 10_000;
+const BATCH_BYTES: usize = 1024 * 1024;
+
+/// Characters of a tariff's name.
+const NAME_LEN_MAX: usize = 255;
+
+/// Reads the whole document and checks everything that needs no database.
+///
+/// # Errors
+///
+/// [`ApiError::ImportRefused`] with the reason; [`ApiError::BadRequest`] if the document is not UTF-8.
+pub async fn check(content: &Spooled) -> Result<Head, ApiError> {
+    let content = content.clone();
+    let read = move || Ok(document::read(content.reader(), |_| true));
+    let head = spool::blocking(read).await.map_err(ApiError::from_file_error)??;
+    for (text, message) in [(&head.id, "No tariff id"), (&head.name, "No tariff name")] {
+        if text.trim().is_empty() {
+            return Err(refused(message));
+        }
+    }
+    Ok(head)
+}
+
+/// Imports a document whose [`Head`] was [checked](check). The caller commits the transaction, or rolls it back: after
+/// an error, or to see what an import would do.
+///
+/// # Errors
+///
+/// [`ApiError::ImportRefused`] with the reason, and those of the database.
+pub async fn import(
+    connection: &mut PgConnection,
+    import: &Import,
+    head: &Head,
+    content: &Spooled,
+) -> Result<Outcome, ApiError> {
+    let Target { id: tariff_id, name: tariff_name, is_new } = lock_or_create_tariff(connection, import, head).await?;
+    let mut report = Report::new(import.dialect, &import.temp_dir);
+    (report.counts.destinations, report.counts.rates) = (head.destinations, head.rates);
+    if head.rates > import.rates_max || head.destination_rates > DESTINATION_RATES_MAX {
+        return Err(refused("Too many rates"));
+    }
+    if head.destinations == 0 {
+        let counts = report.counts;
+        if is_new {
+            rows::record_change(connection, import, tariff_id, &tariff_name, is_new, counts).await?;
+        }
+        return Ok(Outcome { tariff_id, tariff_name, counts: report.counts, lists: None });
+    }
+    let rates = rows::load_rates(connection, tariff_id).await?;
+    let mut writer = Writer { connection, import, tariff_id, rates, broken: HashMap::new(), report };
+    let mut batches = read_batches(content);
+    while let Some(batch) = batches.recv().await {
+        writer = writer.write(&batch?).await?;
+    }
+    let (counts, report, connection) = (writer.report.counts, writer.report, writer.connection);
+    if is_new || counts.rates_written > 0 {
+        rows::record_change(connection, import, tariff_id, &tariff_name, is_new, counts).await?;
+    }
+    let lists = spool::blocking(|| report.finish()).await.map_err(ApiError::from_file_error)?;
+    Ok(Outcome { tariff_id, tariff_name, counts, lists: Some(lists) })
+}
+
+fn refused(message: &'static str) -> ApiError {
+    ApiError::ImportRefused(Cow::Borrowed(message))
+}
+
+impl From<ReadError> for ApiError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Malformed => refused("Bad XML data"),
+            ReadError::NotUtf8 => Self::BadRequest("Parameters are not valid UTF-8"),
+            ReadError::Io(error) => Self::from_file_error(error),
+            ReadError::Stopped => Self::TransactionFailed,
+        }
+    }
+}
+
+/// The tariff that gets the rates.
+struct Target {
+    id: i64,
+    name: String,
+    is_new: bool,
+}
+
+/// Returns the tariff that the document names. Its row is locked, so imports into one tariff run one
+/// after the other.
+async fn lock_or_create_tariff(
+    connection: &mut PgConnection,
+    import: &Import,
+    head: &Head,
+) -> Result<Target, ApiError> {
+    let name = import.dialect.fit_to_column(&head.name, NAME_LEN_MAX).ok_or(refused("Tariff name is too long"))?;
+    match rows::lock_tariff(connection, parse_integer(&head.id)).await?.filter(|tariff| tariff.id >= 1) {
+        None => {
+            let currency = import.currency.as_deref();
+            let id = rows::create_tariff(connection, &name, import.owner_id, currency).await?;
+            Ok(Target { id, name, is_new: true })
+        }
+        Some(tariff) if tariff.owner_id != Some(import.owner_id) => Err(refused("Tariff belongs to other user!")),
+        Some(tariff) if tariff.name != name => {
+            let message = format!("TARIFF NAME WITH THIS ID DO NOT MATCH !!!FOUND {}", tariff.name);
+            Err(ApiError::ImportRefused(Cow::Owned(message)))
+        }
+        Some(tariff) if tariff.purpose != "user" && !import.dialect.imports_into_any_tariff() => {
+            Err(refused("Tariff is not a retail tariff"))
+        }
+        Some(tariff) => Ok(Target { id: tariff.id, name, is_new: false }),
+    }
+}
+
+/// Reads the destinations on a thread of its own, while earlier ones are written.
+fn read_batches(content: &Spooled) -> mpsc::Receiver<Result<Vec<Destination>, ReadError>> {
+    let (sender, receiver) = mpsc::channel(1);
+    let content = content.clone();
+    tokio::task::spawn_blocking(move || {
+        let (mut batch, mut rates, mut bytes) = (Vec::new(), 0, 0);
+        let result = document::read(content.reader(), |destination| {
+            rates += destination.rates.len();
+            bytes += destination.text_len();
+            batch.push(destination);
+            if batch.len() < BATCH_DESTINATIONS && rates < BATCH_RATES && bytes < BATCH_BYTES {
+                return true;
+            }
+            (rates, bytes) = (0, 0);
+            sender.blocking_send(Ok(std::mem::take(&mut batch))).is_ok()
+        });
+        // A failed send: the import was given up.
+        _ = match result {
+            Ok(_) => sender.blocking_send(Ok(batch)),
+            Err(error) => sender.blocking_send(Err(error)),
+        };
+    });
+    receiver
+}
+
+/// The state between the batches of an import.
+struct Writer<'a> {
+    connection: &'a mut PgConnection,
+    import: &'a Import,
+    tariff_id: i64,
+    /// The rate of each destination group.
+    rates: HashMap<i32, i64>,
+    /// The chains of each destination group that the document has broken.
+    broken: HashMap<i32, Vec<(DayType, TimeRange)>>,
+    report: Report,
+}
+
+impl Writer<'_> {
+    /// Decides about the destinations of a batch, and writes their rows.
+    async fn write(mut self, batch: &[Destination]) -> Result<Self, ApiError> {
+        let names: Vec<String> = batch.iter().map(|destination| destination.group_name.clone()).collect();
+        let group_ids = rows::find_groups(self.connection, &names).await?;
+        let mut groups = self.load_groups(&group_ids).await?;
+        let mut new_rows = Vec::new();
+        for (destination, group_id) in batch.iter().zip(group_ids) {
+            let Some(group_id) = group_id else {
+                self.report.add_unknown(destination).map_err(ApiError::from_file_error)?;
+                continue;
+            };
+            let group = groups.entry(group_id).or_default();
+            let decision = group.decide(destination, self.import.dialect.reports_dropped_rates());
+            self.report.add(destination, &decision).map_err(ApiError::from_file_error)?;
+            new_rows.extend(decision.new_rows.into_iter().map(|row| (group_id, row)));
+        }
+        for (group_id, group) in groups {
+            let broken: Vec<_> = group.broken_chains().collect();
+            if !broken.is_empty() {
+                self.broken.insert(group_id, broken);
+            }
+        }
+        self.insert(new_rows).await?;
+        if self.report.is_full() {
+            let report = self.report;
+            self.report = spool::blocking(|| report.spill()).await.map_err(ApiError::from_file_error)?;
+        }
+        Ok(self)
+    }
+
+    /// Returns what the tariff has for these destination groups.
+    async fn load_groups(&mut self, group_ids: &[Option<i32>]) -> sqlx::Result<HashMap<i32, Group>> {
+        let mut group_of_rate = HashMap::new();
+        let mut groups: HashMap<i32, Group> = HashMap::new();
+        for group_id in group_ids.iter().flatten() {
+            if let Some(rate_id) = self.rates.get(group_id) {
+                group_of_rate.insert(*rate_id, *group_id);
+            }
+        }
+        let rate_ids: Vec<i64> = group_of_rate.keys().copied().collect();
+        if !rate_ids.is_empty() {
+            for (rate_id, row) in rows::load_rows(self.connection, &rate_ids).await? {
+                if let Some(group_id) = group_of_rate.get(&rate_id) {
+                    groups.entry(*group_id).or_default().add(row);
+                }
+            }
+        }
+        for group_id in group_ids.iter().flatten() {
+            for chain in self.broken.get(group_id).into_iter().flatten() {
+                groups.entry(*group_id).or_default().mark_broken(*chain);
+            }
+        }
+        Ok(groups)
+    }
+
+    /// Inserts rows, each with the id of its destination group, and the rates that they need.
+    async fn insert(&mut self, new_rows: Vec<(i32, NewRow)>) -> Result<(), ApiError> {
+        let mut groups_without_rate = Vec::new();
+        for (group_id, _) in &new_rows {
+            if let std::collections::hash_map::Entry::Vacant(entry) = self.rates.entry(*group_id) {
+                groups_without_rate.push(*group_id);
+                entry.insert(0);
+            }
+        }
+        if !groups_without_rate.is_empty() {
+            self.rates.extend(rows::insert_rates(self.connection, self.tariff_id, &groups_without_rate).await?);
+        }
+        let rate_of = |(group_id, row): (i32, NewRow)| Some((*self.rates.get(&group_id)?, row));
+        let rows: Vec<_> = new_rows.into_iter().filter_map(rate_of).collect();
+        if !rows.is_empty() {
+            rows::insert_rows(self.connection, &rows).await?;
+        }
+        Ok(())
+    }
+}

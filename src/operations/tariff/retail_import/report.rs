@@ -1,0 +1,227 @@
+//! The reply to an import: five lists, collected in compressed form while the import runs.
+
+use std::io::{self, Cursor, Read, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use flate2::Compression;
+use flate2::read::DeflateDecoder;
+use flate2::write::DeflateEncoder;
+use futures_util::stream::{self, StreamExt};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
+
+use crate::dialect::Dialect;
+use crate::operations::tariff::retail_import::document::{Destination, RATE_FIELDS};
+use crate::operations::tariff::retail_import::rules::Decision;
+use crate::spool::{self, Spool, Spooled};
+use crate::xml::{XmlReply, escaped};
+
+/// The lists, in the order of the reply.
+const LISTS: [&str; 5] = [
+    "bad_destinations",
+    "destination_with_day_type_collision",
+    "destination_with_bad_rates",
+    "destination_with_time_collisions_in_xml",
+    "destination_with_time_collisions_in_db",
+];
+const BAD_DESTINATIONS: usize = 0;
+const DAY_TYPE_COLLISIONS: usize = 1;
+const BAD_RATES: usize = 2;
+const DOCUMENT_COLLISIONS: usize = 3;
+const ROW_COLLISIONS: usize = 4;
+
+/// Bytes of the pieces in which a large reply is sent.
+const CHUNK_BYTES: u64 = 64 * 1024;
+/// Bytes of a compressed list that can be stored for an idempotency key.
+const STORED_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// What an import wrote and refused.
+#[derive(Debug, Default, Clone, Copy, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "self-explanatory names")]
+pub struct Counts {
+    pub destinations: usize,
+    pub rates: usize,
+    pub rates_written: usize,
+    pub unknown_destinations: usize,
+    pub day_type_collisions: usize,
+    pub bad_rates: usize,
+    pub collisions_in_document: usize,
+    pub collisions_with_rows: usize,
+}
+
+/// Collects the lists while the import runs.
+pub struct Report {
+    dialect: Dialect,
+    lists: [DeflateEncoder<Spool>; 5],
+    /// What was written and refused so far.
+    pub counts: Counts,
+}
+
+impl Report {
+    /// Starts with empty lists. A list that becomes large has a file in the directory.
+    pub fn new(dialect: Dialect, directory: &Arc<Path>) -> Self {
+        let list = || DeflateEncoder::new(Spool::new(directory.clone()), Compression::fast());
+        Self { dialect, lists: std::array::from_fn(|_| list()), counts: Counts::default() }
+    }
+
+    /// Adds a destination whose group does not exist.
+    pub fn add_unknown(&mut self, destination: &Destination) -> io::Result<()> {
+        self.counts.unknown_destinations += 1;
+        self.write_entry(BAD_DESTINATIONS, &self.group_elements(destination))
+    }
+
+    /// Adds what was decided about a destination.
+    pub fn add(&mut self, destination: &Destination, decision: &Decision) -> io::Result<()> {
+        self.counts.rates_written += decision.new_rows.len();
+        self.counts.day_type_collisions += decision.day_type_collisions;
+        self.counts.bad_rates += decision.bad_rates.len();
+        self.counts.collisions_in_document += decision.document_collisions.len();
+        self.counts.collisions_with_rows += decision.row_collisions.len();
+        let name = &destination.group_name;
+        for _ in 0..decision.day_type_collisions {
+            self.write_entry(DAY_TYPE_COLLISIONS, &self.group_elements(destination))?;
+        }
+        for index in &decision.bad_rates {
+            let mut elements = self.group_elements(destination);
+            elements.extend(RATE_FIELDS.into_iter().zip(destination.rates[*index].fields()));
+            self.write_entry(BAD_RATES, &elements)?;
+        }
+        for range in &decision.document_collisions {
+            let text = format!("{name} COLLISION IN {} AND {} TIME RANGE ", range.start, range.end);
+            self.write_entry(DOCUMENT_COLLISIONS, &[("collision_in_time_range", &text)])?;
+        }
+        for range in &decision.row_collisions {
+            let (start, end) = (range.start, range.end);
+            let text = format!("{name} COLLISION WITH EXISTING RATES IN {start} AND {end} TIME RANGE");
+            self.write_entry(ROW_COLLISIONS, &[("collision_in_time_range", &text)])?;
+        }
+        Ok(())
+    }
+
+    fn group_elements<'a>(&self, destination: &'a Destination) -> Vec<(&'static str, &'a str)> {
+        let mut elements = vec![("destination_group_name", destination.group_name.as_str())];
+        if !self.dialect.wraps_import_entries() && !destination.group_type.is_empty() {
+            elements.push(("destination_group_type", &destination.group_type));
+        }
+        elements
+    }
+
+    fn write_entry(&mut self, list: usize, elements: &[(&'static str, &str)]) -> io::Result<()> {
+        let (list, is_wrapped) = (&mut self.lists[list], self.dialect.wraps_import_entries());
+        let indent = if is_wrapped { "      " } else { "    " };
+        if is_wrapped {
+            list.write_all(b"    <destination>\n")?;
+        }
+        for (name, value) in elements {
+            writeln!(list, "{indent}<{name}>{}</{name}>", escaped(value))?;
+        }
+        if is_wrapped {
+            list.write_all(b"    </destination>\n")?;
+        }
+        Ok(())
+    }
+
+    /// Whether [`spill`](Self::spill) should be called.
+    pub fn is_full(&self) -> bool {
+        self.lists.iter().any(|list| list.get_ref().is_full())
+    }
+
+    /// Moves large lists to their files. Blocks the thread.
+    pub fn spill(mut self) -> io::Result<Self> {
+        for list in self.lists.iter_mut().filter(|list| list.get_ref().is_full()) {
+            list.get_mut().spill()?;
+        }
+        Ok(self)
+    }
+
+    /// Ends the lists. Blocks the thread if one has a file.
+    pub fn finish(self) -> io::Result<[Packed; 5]> {
+        let mut lists = Vec::with_capacity(LISTS.len());
+        for list in self.lists {
+            lists.push(Packed(list.finish()?.finish()?));
+        }
+        lists.try_into().map_err(|_| io::ErrorKind::Other.into())
+    }
+}
+
+/// The result of an import, from which its reply is rendered, also again for its idempotency key.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Outcome {
+    /// The tariff's id.
+    pub tariff_id: i64,
+    /// The tariff's name.
+    pub tariff_name: String,
+    /// What was written and refused.
+    pub counts: Counts,
+    /// The lists; `None`: the document has no destinations.
+    pub lists: Option<[Packed; 5]>,
+}
+
+impl Outcome {
+    /// Renders the reply. A large one is streamed.
+    pub fn into_reply(self) -> XmlReply {
+        let Some(lists) = self.lists else {
+            return XmlReply::new("response", |response| {
+                response.text("error", "No destinations!");
+                response.text("tariff_id", self.tariff_id.to_string());
+                response.text("tariff_name", &self.tariff_name);
+            });
+        };
+        let in_memory = lists.iter().all(|list| list.0.in_memory().is_some());
+        let head = format!(
+            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<response>\n  <tariff_id>{}</tariff_id>\n  \
+             <tariff_name>{}</tariff_name>\n",
+            self.tariff_id,
+            escaped(&self.tariff_name)
+        );
+        let mut text: Box<dyn Read + Send> = Box::new(Cursor::new(head));
+        for (name, list) in LISTS.into_iter().zip(lists) {
+            let content = DeflateDecoder::new(list.0.reader());
+            let [open, close] = [format!("  <{name}>\n"), format!("  </{name}>\n")].map(Cursor::new);
+            text = Box::new(text.chain(open).chain(content).chain(close));
+        }
+        let mut text = text.chain(Cursor::new("</response>\n"));
+        let mut first = Vec::new();
+        // The data is in memory: reading it takes no time worth a thread.
+        if in_memory
+            && (&mut text).take(CHUNK_BYTES).read_to_end(&mut first).is_ok()
+            && (first.len() as u64) < CHUNK_BYTES
+        {
+            return XmlReply::Buffered(first);
+        }
+        let rest = stream::try_unfold(text, async |mut text| {
+            let read = move || {
+                let mut chunk = Vec::new();
+                (&mut text).take(CHUNK_BYTES).read_to_end(&mut chunk)?;
+                Ok((chunk, text))
+            };
+            let (chunk, text) = spool::blocking(read).await.map_err(sqlx::Error::Io)?;
+            Ok::<_, sqlx::Error>((!chunk.is_empty()).then_some((chunk, text)))
+        });
+        XmlReply::Streamed(stream::iter((!first.is_empty()).then_some(Ok(first))).chain(rest).boxed())
+    }
+}
+
+/// A list, compressed.
+#[derive(Debug)]
+pub struct Packed(Spooled);
+
+/// In hexadecimal: the stored reply is JSON text.
+impl Serialize for Packed {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut bytes = Vec::new();
+        let limit = STORED_BYTES_MAX as u64 + 1;
+        self.0.reader().take(limit).read_to_end(&mut bytes).map_err(ser::Error::custom)?;
+        if bytes.len() > STORED_BYTES_MAX {
+            return Err(ser::Error::custom("the reply is too large"));
+        }
+        serializer.serialize_str(&hex::encode(bytes))
+    }
+}
+
+impl<'de> Deserialize<'de> for Packed {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Ok(Self(Spooled::Memory(hex::decode(text).map_err(de::Error::custom)?.into())))
+    }
+}

@@ -1,0 +1,242 @@
+//! The steps of an import for one destination, without the database (`tariff_retail_import.md`, "Steps").
+
+use std::collections::HashMap;
+
+use crate::operations::tariff::retail_import::document::{Destination, Rate};
+use crate::operations::tariff::retail_import::fields::{DayType, ENDLESS, Fault, TimeRange, ValidRate};
+
+/// The rows that a tariff has for one destination group, as far as the steps need them.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Group {
+    has_every_day: bool,
+    has_day_type: bool,
+    chains: Vec<Chain>,
+}
+
+/// The rows of one day type and one time range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Chain {
+    day_type: DayType,
+    range: TimeRange,
+    /// The `from` of the next row: the seconds of a call after those of all rows; `None` if the chain has no row.
+    next_from: Option<i64>,
+    /// A row lasts to the end of the call.
+    is_endless: bool,
+    /// The document has a rate whose duration is no duration.
+    is_broken: bool,
+}
+
+/// A row of `aratedetails`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "named like the columns of aratedetails")]
+pub struct Row {
+    pub day_type: DayType,
+    /// `None`: the row has no times.
+    pub range: Option<TimeRange>,
+    pub from: i32,
+    pub duration: i32,
+    pub is_minute: bool,
+}
+
+/// A row to write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "self-explanatory names")]
+pub struct NewRow {
+    pub from: i32,
+    pub rate: ValidRate,
+}
+
+/// What the steps decide about the rates of a destination.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// The number of rates with a day type that collides.
+    pub day_type_collisions: usize,
+    /// The indexes of the bad rates.
+    pub bad_rates: Vec<usize>,
+    /// The range of each set of rates that collide.
+    pub document_collisions: Vec<TimeRange>,
+    /// The range of each rate that collides with rows, and of these rows. Each range once.
+    pub row_collisions: Vec<TimeRange>,
+    /// The rows to write.
+    pub new_rows: Vec<NewRow>,
+}
+
+impl Group {
+    /// Adds a row of the database, or a new one.
+    pub fn add(&mut self, row: Row) {
+        match row.day_type {
+            DayType::EveryDay => self.has_every_day = true,
+            DayType::WorkingDays | DayType::FreeDays => self.has_day_type = true,
+        }
+        let Some(range) = row.range else { return };
+        let chain = self.chain(row.day_type, range);
+        chain.is_endless |= row.is_minute && row.duration == ENDLESS;
+        // An event takes no time of the call.
+        let duration = if row.duration == ENDLESS { 0 } else { row.duration };
+        let next = (i64::from(row.from) + i64::from(duration)).max(1);
+        chain.next_from = Some(chain.next_from.map_or(next, |earlier| earlier.max(next)));
+    }
+
+    /// Marks a chain to which no more rates can be added.
+    pub fn mark_broken(&mut self, (day_type, range): (DayType, TimeRange)) {
+        self.chain(day_type, range).is_broken = true;
+    }
+
+    /// Iterates over the chains that the document has broken.
+    pub fn broken_chains(&self) -> impl Iterator<Item = (DayType, TimeRange)> {
+        self.chains.iter().filter(|chain| chain.is_broken).map(|chain| (chain.day_type, chain.range))
+    }
+
+    fn chain(&mut self, day_type: DayType, range: TimeRange) -> &mut Chain {
+        let is_same = |chain: &Chain| (chain.day_type, chain.range) == (day_type, range);
+        let index = self.chains.iter().position(is_same).unwrap_or_else(|| {
+            self.chains.push(Chain { day_type, range, next_from: None, is_endless: false, is_broken: false });
+            self.chains.len() - 1
+        });
+        &mut self.chains[index]
+    }
+
+    /// Whether a row has a day type that excludes this one: step 1.
+    fn excludes(&self, day_type: &str) -> bool {
+        if day_type.is_empty() { self.has_day_type } else { self.has_every_day }
+    }
+
+    /// Returns the range of a rate and of the rows that it collides with, if there are any: step 3.
+    fn collision(&self, rate: &Rate) -> Option<TimeRange> {
+        let range = TimeRange::of_rate(rate)?;
+        let collides = |chain: &&Chain| {
+            chain.next_from.is_some()
+                && have_days_in_common(chain.day_type.as_text(), &rate.day_type)
+                && chain.range.collides_with(range)
+        };
+        self.chains.iter().filter(collides).fold(None, |total, chain| {
+            let mut total = total.unwrap_or(range);
+            total.extend_to(chain.range);
+            Some(total)
+        })
+    }
+
+    /// Decides about the rates of a destination, and adds the new rows to the group. `report_dropped`: rates that step
+    /// 5 drops are reported.
+    pub fn decide(&mut self, destination: &Destination, report_dropped: bool) -> Decision {
+        let rates = &destination.rates;
+        let mut decision = Decision::default();
+        let mut remaining = vec![true; rates.len()];
+        for (remaining, _) in remaining.iter_mut().zip(rates).filter(|(_, rate)| self.excludes(&rate.day_type)) {
+            *remaining = false;
+            decision.day_type_collisions += 1;
+        }
+        for set in colliding_sets(rates) {
+            decision.document_collisions.push(set.range);
+            set.rates.iter().for_each(|index| remaining[*index] = false);
+        }
+        for (index, rate) in rates.iter().enumerate() {
+            if let Some(range) = self.collision(rate).filter(|_| remaining[index]) {
+                remaining[index] = false;
+                if !decision.row_collisions.contains(&range) {
+                    decision.row_collisions.push(range);
+                }
+            }
+        }
+        for (index, rate) in rates.iter().enumerate().filter(|(index, _)| remaining[*index]) {
+            self.decide_rate(index, rate, report_dropped, &mut decision);
+        }
+        decision
+    }
+
+    /// Steps 4 to 6.
+    fn decide_rate(&mut self, index: usize, rate: &Rate, report_dropped: bool, decision: &mut Decision) {
+        let rate = match ValidRate::check(rate) {
+            Ok(rate) => rate,
+            Err(fault) => {
+                decision.bad_rates.push(index);
+                if let Fault::Duration { range, day_type } = fault {
+                    self.mark_broken((day_type, range));
+                }
+                return;
+            }
+        };
+        let chain = *self.chain(rate.day_type, rate.range);
+        // A `from` beyond the column's range can only follow an absurd duration: no call lasts 68 years.
+        let from = i32::try_from(chain.next_from.unwrap_or(1)).ok();
+        let Some(from) = from.filter(|_| !chain.is_endless && !chain.is_broken) else {
+            if report_dropped {
+                decision.bad_rates.push(index);
+            }
+            return;
+        };
+        if self.excludes(rate.day_type.as_text()) {
+            decision.day_type_collisions += usize::from(report_dropped);
+            return;
+        }
+        self.add(Row {
+            day_type: rate.day_type,
+            range: Some(rate.range),
+            from,
+            duration: rate.duration,
+            is_minute: rate.is_minute,
+        });
+        decision.new_rows.push(NewRow { from, rate });
+    }
+}
+
+fn have_days_in_common(one: &str, other: &str) -> bool {
+    one == other || one.is_empty() || other.is_empty()
+}
+
+/// Rates that collide, directly or through others.
+struct CollidingSet {
+    range: TimeRange,
+    rates: Vec<usize>,
+}
+
+/// Returns the sets of rates that collide, in the order of their first rates: step 2.
+fn colliding_sets(rates: &[Rate]) -> Vec<CollidingSet> {
+    // Equal rates collide with the same others, and not with each other.
+    let mut nodes: Vec<(&str, TimeRange)> = Vec::new();
+    let mut index_of_node = HashMap::new();
+    let timed_rates =
+        rates.iter().enumerate().filter_map(|(index, rate)| Some((index, rate, TimeRange::of_rate(rate)?)));
+    let node_of_rate: Vec<(usize, usize)> = timed_rates
+        .map(|(index, rate, range)| {
+            let node = (rate.day_type.as_str(), range);
+            let position = *index_of_node.entry(node).or_insert_with(|| {
+                nodes.push(node);
+                nodes.len() - 1
+            });
+            (index, position)
+        })
+        .collect();
+    let mut parents: Vec<usize> = (0..nodes.len()).collect();
+    let mut collides = vec![false; nodes.len()];
+    for (one, (days, range)) in nodes.iter().enumerate() {
+        for (other, (other_days, other_range)) in nodes[..one].iter().enumerate() {
+            if range.collides_with(*other_range) && have_days_in_common(days, other_days) {
+                (collides[one], collides[other]) = (true, true);
+                let (one_root, other_root) = (root(&mut parents, one), root(&mut parents, other));
+                parents[one_root] = other_root;
+            }
+        }
+    }
+    let mut sets: Vec<CollidingSet> = Vec::new();
+    let mut set_of_root = HashMap::new();
+    for (rate, node) in node_of_rate.into_iter().filter(|(_, node)| collides[*node]) {
+        let range = nodes[node].1;
+        let position = *set_of_root.entry(root(&mut parents, node)).or_insert_with(|| {
+            sets.push(CollidingSet { range, rates: Vec::new() });
+            sets.len() - 1
+        });
+        sets[position].range.extend_to(range);
+        sets[position].rates.push(rate);
+    }
+    sets
+}
+
+/// Returns the representative of a set, and shortens the path to it.
+fn root(parents: &mut [usize], mut node: usize) -> usize {
+    while parents[node] != node {
+        parents[node] = parents[parents[node]];
+        node = parents[node];
+    }
+    node
+}

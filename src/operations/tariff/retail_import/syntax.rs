@@ -1,0 +1,139 @@
+//! What the reader of a document checks besides quick-xml, which accepts some documents that are not well-formed.
+
+use std::io::{self, BufRead, Read};
+
+use quick_xml::events::BytesStart;
+use quick_xml::{Error, XmlVersion};
+
+use crate::xml::is_xml_char;
+
+/// Attributes of an element. They are ignored, but compared with each other.
+const ATTRIBUTES_MAX: usize = 256;
+
+/// The reason why a document was not read to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// Not a document as the contract describes it.
+    #[error("the XML document is malformed")]
+    Malformed,
+    /// The bytes are not UTF-8.
+    #[error("the XML document is not valid UTF-8")]
+    NotUtf8,
+    /// The file with the document cannot be read.
+    #[error(transparent)]
+    Io(io::Error),
+    /// The receiver of the destinations needs no more.
+    #[error("stopped")]
+    Stopped,
+}
+
+impl From<io::Error> for ReadError {
+    fn from(error: io::Error) -> Self {
+        // From `LimitedReader`.
+        if error.kind() == io::ErrorKind::FileTooLarge { Self::Malformed } else { Self::Io(error) }
+    }
+}
+
+impl From<Error> for ReadError {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Io(error) => io::Error::from(error.kind()).into(),
+            Error::Encoding(_) => Self::NotUtf8,
+            _ => Self::Malformed,
+        }
+    }
+}
+
+/// Checks what quick-xml leaves to its caller: the name and the attributes.
+pub(super) fn check_tag(element: &BytesStart<'_>) -> Result<(), ReadError> {
+    if !is_name(element.name().as_ref()) {
+        return Err(ReadError::Malformed);
+    }
+    for (index, attribute) in element.attributes().enumerate() {
+        let attribute = attribute.map_err(|_| ReadError::Malformed)?;
+        let value = attribute.normalized_value(XmlVersion::Implicit1_0).map_err(|_| ReadError::Malformed)?;
+        let is_valid = is_name(attribute.key.as_ref()) && !attribute.value.contains('<') && is_xml_text(&value);
+        if index >= ATTRIBUTES_MAX || !is_valid {
+            return Err(ReadError::Malformed);
+        }
+    }
+    Ok(())
+}
+
+/// Whether XML allows the name. Of the characters beyond ASCII all are allowed.
+fn is_name(name: &str) -> bool {
+    let is_start = |byte: u8| byte.is_ascii_alphabetic() || matches!(byte, b'_' | b':') || !byte.is_ascii();
+    let is_inner = |byte: u8| is_start(byte) || byte.is_ascii_digit() || matches!(byte, b'-' | b'.');
+    name.bytes().next().is_some_and(is_start) && name.bytes().all(is_inner)
+}
+
+/// `xml` is the declaration, which must be first.
+pub(super) fn is_reserved_target(target: &str) -> bool {
+    !is_name(target) || target.eq_ignore_ascii_case("xml")
+}
+
+pub(super) fn is_xml_text(text: &str) -> bool {
+    text.bytes().all(|byte| matches!(byte, b' '..=b'~')) || text.chars().all(is_xml_char)
+}
+
+pub(super) fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
+}
+
+/// Returns the character of a reference, such as `65` or `x41`.
+pub(super) fn referenced_char(number: &str) -> Option<char> {
+    let (digits, radix) = match number.strip_prefix('x') {
+        Some(digits) => (digits, 16),
+        None => (number, 10),
+    };
+    // `from_str_radix` would accept a sign.
+    let is_number = digits.chars().all(|digit| digit.is_digit(radix));
+    let code = u32::from_str_radix(digits, radix).ok().filter(|_| is_number)?;
+    char::from_u32(code).filter(|char| is_xml_char(*char))
+}
+
+pub(super) fn skip_byte_order_mark_and_space(source: &mut impl BufRead) -> io::Result<()> {
+    const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+    for expected in BYTE_ORDER_MARK {
+        match source.fill_buf()?.first() {
+            Some(byte) if byte == expected => source.consume(1),
+            _ => break,
+        }
+    }
+    while source.fill_buf()?.first().is_some_and(|byte| is_space(*byte)) {
+        source.consume(1);
+    }
+    Ok(())
+}
+
+/// Fails when more than `remaining` bytes are read: quick-xml keeps a whole piece of markup or text in memory.
+pub(super) struct LimitedReader<Source> {
+    pub(super) source: Source,
+    pub(super) remaining: usize,
+}
+
+impl<Source: BufRead> Read for LimitedReader<Source> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let available = self.fill_buf()?;
+        let length = available.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&available[..length]);
+        self.consume(length);
+        Ok(length)
+    }
+}
+
+impl<Source: BufRead> BufRead for LimitedReader<Source> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.remaining == 0 {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        // A source in memory returns all of its rest at once.
+        let available = self.source.fill_buf()?;
+        Ok(&available[..available.len().min(self.remaining)])
+    }
+
+    fn consume(&mut self, length: usize) {
+        self.remaining = self.remaining.saturating_sub(length);
+        self.source.consume(length);
+    }
+}

@@ -1,0 +1,157 @@
+//! How a body with a large document is received (`tariff_retail_import.md`, "Size").
+
+use std::path::Path;
+
+use axum::body::{Body, Bytes};
+use axum::http::Request;
+use futures_util::stream::{self, StreamExt};
+
+use crate::harness::{Reply, Server, hash, server_with_settings};
+
+/// The request without a document.
+fn uri(hash: &str) -> String {
+    format!("/billing/api/tariff_retail_import?u=admin&hash={hash}")
+}
+
+fn valid_uri() -> String {
+    uri(&hash("", "secret"))
+}
+
+/// A document of at least `bytes` bytes with one unknown destination at its end.
+fn large_document(bytes: usize) -> String {
+    let space = "<x>               </x>\n".repeat(bytes / 23 + 1);
+    format!(
+        "<tariff>{space}<id>0</id><name>Large</name><destinations><destination>\
+         <destination_group_name>no+group</destination_group_name></destination></destinations></tariff>"
+    )
+}
+
+/// A body that arrives in chunks of this size, without a length.
+fn chunked(text: String, size: usize) -> Body {
+    let chunks: Vec<Bytes> = text.into_bytes().chunks(size).map(Bytes::copy_from_slice).collect();
+    Body::from_stream(stream::iter(chunks.into_iter().map(Ok::<_, std::io::Error>)))
+}
+
+async fn post(server: &Server, uri: &str, body: Body) -> Reply {
+    server.send(Request::post(uri).body(body)).await
+}
+
+#[track_caller]
+fn assert_imported(reply: &Reply) {
+    assert_eq!(reply.element_texts("destination_group_name"), ["no group"], "{reply:?}");
+}
+
+#[tokio::test]
+async fn a_large_document_is_received_in_any_chunks() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = server_with_settings(&[("temp_dir", directory.path().to_str().unwrap())]).await;
+    let form = format!("a=b&xml={}", large_document(3 * 1024 * 1024));
+    for (index, size) in [form.len(), 1_500_000, 4_093].into_iter().enumerate() {
+        // The tariff exists after the first import.
+        let form = form.replace("<id>0<", &format!("<id>{}<", if index == 0 { 0 } else { 1 }));
+        assert_imported(&post(&server, &valid_uri(), chunked(form, size)).await);
+    }
+    let small = format!("xml={}", large_document(100).replace("<id>0<", "<id>1<").replace('<', "%3c"));
+    assert_imported(&post(&server, &valid_uri(), chunked(small, 1)).await);
+    let multipart = format!(
+        "--b\r\ncontent-disposition: form-data; name=\"xml\"\r\n\r\n{}\r\n--b--\r\n",
+        large_document(3 * 1024 * 1024).replace("<id>0<", "<id>1<").replace('+', " ")
+    );
+    let request = Request::post(valid_uri()).header("content-type", "multipart/form-data; boundary=b");
+    assert_imported(&server.send(request.body(chunked(multipart, 10_000))).await);
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn limits_of_the_body() {
+    let settings = [("max_import_body", "2000000"), ("max_body", "1000"), ("body_timeout_ms", "1000")];
+    let server = server_with_settings(&settings).await;
+    let form = format!("xml={}", large_document(1_900_000));
+    assert_imported(&post(&server, &valid_uri(), chunked(form, 100_000)).await);
+    let too_large = format!("xml={}", large_document(2_100_000));
+    for body in [Body::from(too_large.clone()), chunked(too_large, 100_000)] {
+        let reply = post(&server, &valid_uri(), body).await;
+        reply.assert_status_error("Request is too large");
+        assert_eq!((reply.status.as_u16(), reply.header("connection")), (413, Some("close")));
+    }
+    // Other parameters, and a document in JSON, have the usual limit.
+    let reply = post(&server, &valid_uri(), format!("a={}", "b".repeat(1_000)).into()).await;
+    assert_eq!(reply.status, 413);
+    let json = format!("{{\"xml\": \"{}\"}}", "b".repeat(1_000));
+    let request = Request::post(valid_uri()).header("content-type", "application/json").body(json.into());
+    assert_eq!(server.send(request).await.status, 413);
+    // A body that stops.
+    let silent = Body::from_stream(stream::iter([Ok::<_, std::io::Error>("xml=<tariff>")]).chain(stream::pending()));
+    assert_eq!(post(&server, &valid_uri(), silent).await.status, 408);
+}
+
+/// A body without an end is not read for a request whose user and hash in the query string are refused.
+#[tokio::test]
+async fn the_admission_precedes_the_body() {
+    let server = server_with_settings(&[("body_timeout_ms", "0")]).await;
+    let endless =
+        || Body::from_stream(stream::repeat_with(|| Ok::<_, std::io::Error>(Bytes::from_static(&[b'a'; 65_536]))));
+    post(&server, &uri("0"), endless()).await.assert_status_error("Incorrect hash");
+    let reply = post(&server, "/api/tariff_retail_import?u=unknown&hash=0", endless()).await;
+    assert_eq!(reply.element_texts("error"), ["Bad login"]);
+    let silent = || Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
+    post(&server, &uri("0"), silent()).await.assert_status_error("Incorrect hash");
+    // A client that waits for 100 Continue has not sent the body.
+    let request = Request::post(uri("0")).header("expect", "100-continue").body(silent());
+    server.send(request).await.assert_status_error("Incorrect hash");
+    // In the body, they are checked before the document is parsed.
+    let reply = post(&server, "/api/tariff_retail_import", "u=admin&hash=0&xml=<".into()).await;
+    reply.assert_status_error("Incorrect hash");
+}
+
+#[tokio::test]
+async fn a_required_password_in_the_body_counts() {
+    let server = server_with_settings(&[("require_password", "true")]).await;
+    let form = |password: &str| format!("p={password}&xml={}", large_document(100));
+    let reply = post(&server, &valid_uri(), form("wrong").into()).await;
+    assert_eq!(reply.element_texts("error"), ["Bad login"]);
+    assert_imported(&post(&server, &valid_uri(), form("secret+password").into()).await);
+}
+
+/// A client that goes away in the middle of its upload leaves nothing, and its permit is free again.
+#[tokio::test]
+async fn an_incomplete_body_changes_nothing() {
+    let server = server_with_settings(&[("import_concurrency", "1")]).await;
+    let form = format!("xml={}", large_document(3_000_000));
+    for uri in [valid_uri(), format!("/api/tariff_retail_import?u=admin&test=1&x={}", hash("", "secret"))] {
+        let chunks = [Ok(Bytes::copy_from_slice(&form.as_bytes()[..2_500_000])), Err(std::io::Error::other("gone"))];
+        let reply = post(&server, &uri, Body::from_stream(stream::iter(chunks))).await;
+        reply.assert_status_error("Request body is incomplete");
+    }
+    server.assert_rows("select count(*) from tariffs", &["0"]).await;
+    assert_imported(&post(&server, &valid_uri(), form.into()).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_imports_than_allowed_are_refused() {
+    let server = server_with_settings(&[("import_concurrency", "1")]).await;
+    server.execute("insert into tariffs (id, name) values (1, 'Large')").await;
+    let mut lock = server.pool.begin().await.unwrap();
+    sqlx::query("select from tariffs for update").execute(&mut *lock).await.unwrap();
+    let form = format!("xml={}", large_document(100).replace("<id>0<", "<id>1<"));
+    let waiting = tokio::spawn({
+        let (server, form) = (server.clone(), form.clone());
+        async move { post(&server, &valid_uri(), form.into()).await }
+    });
+    server.wait_for_lock_waiter().await;
+    let in_body = format!("u=admin&hash={}&{form}", hash("", "secret"));
+    for (uri, form) in [(valid_uri(), &form), ("/api/tariff_retail_import".to_owned(), &in_body)] {
+        let reply = post(&server, &uri, form.clone().into()).await;
+        reply.assert_status_error("Too many requests at once");
+        assert_eq!((reply.status.as_u16(), reply.header("retry-after")), (503, Some("1")));
+    }
+    lock.commit().await.unwrap();
+    assert_imported(&waiting.await.unwrap());
+    assert_imported(&post(&server, &valid_uri(), form.into()).await);
+}
+
+#[test]
+fn a_directory_that_cannot_be_written_is_found_out() {
+    assert!(mortise::spool::check_directory(Path::new("/nonexistent")).is_err());
+    assert!(mortise::spool::check_directory(&std::env::temp_dir()).is_ok());
+}
