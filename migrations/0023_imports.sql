@@ -22,7 +22,7 @@ create table import_findings (
     "column" text,                                  -- NULL: the row as a whole
     original text,
     decision text not null,
-    money numeric
+    money numeric check (money > '-Infinity' and money < 'Infinity')
 );
 create index import_findings_row on import_findings ("table", id);
 comment on table import_findings is 'Invalid data of the imported database, and what became of it.';

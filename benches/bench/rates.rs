@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::BenchSize;
-use crate::fixtures::BenchEnvironment;
+use crate::fixtures::{BenchEnvironment, ServerProcess};
 use crate::load::{self, LoadResult, StopCondition, request_hash};
 use crate::pgbench::{Script, find_statement};
 use crate::report::{Goal, Measurement, Report};
@@ -35,7 +35,9 @@ pub async fn measure_rates(environment: &BenchEnvironment, size: BenchSize, repo
         ))
         .await;
     add_rates(environment, 1, FEW_RATES).await;
-    let few = run_requests(environment, FEW_RATES, ROUNDS).await;
+    let server = environment.start_server(&[]);
+    let few = run_requests(&server, FEW_RATES, ROUNDS).await;
+    drop(server);
     add_rates(environment, FEW_RATES + 1, size.rates).await;
     measure_lookups(environment, size, &few, report).await;
     measure_lists(environment, size, report).await;
@@ -66,9 +68,11 @@ fn lookup_request(number: usize, rates: u32) -> Vec<u8> {
     load::post_request("rate_get", &format!("u=admin&username=rates&prefix={prefix}99&hash={hash}"))
 }
 
-async fn run_requests(environment: &BenchEnvironment, rates: u32, rounds: usize) -> LoadResult {
-    let server = environment.start_server(&[]);
+/// Warms the server up, then runs the rounds.
+async fn run_requests(server: &ServerProcess, rates: u32, rounds: usize) -> LoadResult {
     let mut load = LoadResult::default();
+    let warmup = StopCondition::Requests(200);
+    load::run(&[server.address], CLIENT_COUNT, warmup, "<rate>", move |number| lookup_request(number, rates)).await;
     for _ in 0..rounds {
         let request = move |number| lookup_request(number, rates);
         let until = StopCondition::Time(RUN_DURATION);
@@ -83,9 +87,10 @@ async fn measure_lookups(environment: &BenchEnvironment, size: BenchSize, few: &
     let by_id = Script::from_text(format!(
         "\\set id random(1, {rates})\nselect prefix, name from destinations where id = :id;\n"
     ));
+    let server = environment.start_server(&[]);
     let (mut http, mut pgbench, mut baseline) = (LoadResult::default(), 0.0, 0.0);
     for _ in 0..ROUNDS {
-        http.add(run_requests(environment, rates, 1).await);
+        http.add(run_requests(&server, rates, 1).await);
         pgbench += statement.run(environment, CLIENT_COUNT, RUN_DURATION) / ROUNDS as f64;
         baseline += by_id.run(environment, CLIENT_COUNT, RUN_DURATION) / ROUNDS as f64;
     }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use bigdecimal::{BigDecimal, ToPrimitive};
+use serde::Serialize;
 use serde_json::json;
 use sqlx::{PgConnection, PgExecutor};
 use tokio::sync::OwnedMutexGuard;
@@ -185,7 +186,7 @@ async fn create(connection: &mut PgConnection, call: &CallContext, caller: &Call
     if created == 0 {
         return Err(ApiError::Refused("Cards already exist"));
     }
-    let after = json!({ "cards_created": created, "batch_number": input.batch_number, "distributor": distributor });
+    let after = CreatedCards { cards_created: created, batch_number: &input.batch_number, distributor };
     let change = Change {
         what: What::Card,
         target: Target::Cards {
@@ -194,10 +195,19 @@ async fn create(connection: &mut PgConnection, call: &CallContext, caller: &Call
             last: call.params.non_blank("cards_till").unwrap_or_default(),
         },
         before: None,
-        after: Some(after.to_string()),
+        after: Some(json!(after).to_string()),
     };
     change.record(connection, &call.author(caller)).await?;
     Ok((created, input.count))
+}
+
+/// What the change log says about new cards.
+#[derive(Debug, Serialize)]
+struct CreatedCards<'a> {
+    cards_created: u64,
+    batch_number: &'a str,
+    /// The distributor's id; -1: none.
+    distributor: i32,
 }
 
 /// Returns the distributor if it is a simple user of the group's owner, else -1 (no distributor).

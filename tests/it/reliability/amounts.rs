@@ -10,7 +10,14 @@ const ROWS: &str = "
     insert into ccorders (id, amount) values (1, 1);
     insert into cclineitems (ccorder_id, price) values (1, 1);
     insert into email_outbox (owner_id, user_id, address, message_id, card_ids, balances, currency)
-        values (0, 0, 'a@b.test', 'm', '{1}', '{1}', 'USD')";
+        values (0, 0, 'a@b.test', 'm', '{1}', '{1}', 'USD');
+    insert into rates default values;
+    insert into ratedetails default values;
+    insert into aratedetails default values;
+    insert into acustratedetails default values;
+    insert into import_runs (id, started_at, source, server_version, time_zone, snapshot_position, tables)
+        values (1, now(), 'mor@mor.test/mor', '5.5', 'UTC', '', '[]');
+    insert into import_findings (run_id, rule, \"table\", id, decision) values (1, 'rule', 'cards', 1, 'keep')";
 
 #[tokio::test]
 async fn no_column_accepts_nan_or_infinity() {

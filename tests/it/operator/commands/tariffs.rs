@@ -128,7 +128,7 @@ async fn lines_add_rates_and_change_prices() {
             ],
         )
         .await;
-    let change = r#"tariff 8 Published example -> {"rates_added": 3, "rates_changed": 1}"#;
+    let change = r#"tariff 8 Wholesale -> {"rates_added": 3, "rates_changed": 1}"#;
     files.operator.assert_changes(&[change]).await;
     // The second time nothing changes.
     let output = files.import(lines, &[]);

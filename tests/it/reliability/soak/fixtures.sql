@@ -8,6 +8,17 @@ insert into devices (id, name, user_id) values (1, '101', 2), (2, '102', -1), (3
 insert into callerids (cli, device_id) values ('555', 1), ('556', 1), ('557', 2), ('558', 3);
 insert into tariffs (name, owner_id) values ('one', 0), ('a reseller''s', 3);
 insert into lcrs (name) values ('one');
+insert into conflines (name, value) values ('Devices_Check_Rate', '1');
+insert into directions (name, code) values ('one', 'ONE');
+insert into destinationgroups (name) values ('Lithuania'), ('Latvia');
+insert into destinations (prefix, direction_code, name, destinationgroup_id)
+select digit, 'ONE', 'prefix ' || digit, 1 + digit % 2 from generate_series(1, 9) digit;
+insert into tariffs (name, purpose) values ('wholesale', 'user_wholesale');
+insert into rates (tariff_id, destinationgroup_id) select 1, id from destinationgroups;
+insert into aratedetails (rate_id, "from", duration, artype, round, price) select id, 1, -1, 'minute', 1, 0.5 from rates;
+insert into rates (tariff_id, destination_id) select 3, id from destinations;
+insert into ratedetails (rate_id, rate) select id, 0.5 from rates where tariff_id = 3;
+update users set tariff_id = case when id % 2 = 0 then 1 else 3 end;
 insert into acc_rights (id, name, right_type) values
     (3, 'see_financial_data', 'accountant'), (4, 'tariff_manage', 'accountant'), (5, 'callingcard_pin', 'accountant');
 insert into acc_group_rights (acc_group_id, acc_right_id, value) values (1, 3, 2), (1, 4, 2), (1, 5, 2);

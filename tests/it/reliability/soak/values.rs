@@ -5,7 +5,7 @@ use proptest::test_runner::TestRng;
 
 use self::ValueKind::{
     Amount, Callerid, Card, CardsFrom, CardsTill, Count, Currency, Document, Flag, Group, Length, Name, NewPin, Number,
-    Pin, Required, Seconds, Text,
+    Pin, Required, Seconds, Text, Username,
 };
 
 /// As in `fixtures.sql`.
@@ -43,6 +43,7 @@ pub enum ValueKind {
     Seconds,
     Length,
     Text,
+    Username,
     CardsFrom,
     CardsTill,
     /// An import of a few rates.
@@ -102,7 +103,7 @@ pub fn parameters(operation: &str) -> &'static [(&'static str, ValueKind)] {
         ],
         "card_group_get" => &[("id", Required(&Group))],
         "cc_groups_get" => &[("cc_group_id", Group)],
-        "rate_get" => &[("username", Required(&Text)), ("prefix", Required(&Number)), ("by_full_dst", Flag)],
+        "rate_get" => &[("username", Required(&Username)), ("prefix", Required(&Number)), ("by_full_dst", Flag)],
         "tariff_rates_get" => &[("user_id", Count), ("tariff_id", Count)],
         "tariff_wholesale_update" => &[("id", Count), ("name", Required(&Name)), ("currency", Currency)],
         "tariff_retail_import" => &[("xml", Required(&Document))],
@@ -230,6 +231,7 @@ impl ValueGenerator {
             Seconds => rng.random_range(-10..4_200_000_000_i64).to_string(),
             Length => rng.random_range(4..14).to_string(),
             Text => ["text", "a&b", "<b>", "zwei Wörter", "x=1&y=2", "e@mail.test"][rng.random_range(0..6)].to_owned(),
+            Username => USERS[rng.random_range(0..USERS.len())].to_owned(),
             CardsFrom => {
                 self.cards_from = 300_000 + rng.random_range(0..500) * 10;
                 self.cards_from.to_string()
