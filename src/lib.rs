@@ -8,6 +8,7 @@
 pub mod accounts;
 pub mod audit;
 pub mod auth;
+pub mod back_office;
 pub mod cli;
 pub mod config;
 pub mod db;

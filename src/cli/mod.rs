@@ -29,6 +29,7 @@ use std::process::ExitCode;
 use indicatif::{ProgressBar, ProgressStyle};
 use sqlx::PgExecutor;
 
+use crate::back_office::BackOfficeError;
 use crate::config::ConfigError;
 use crate::db::DatabaseError;
 use crate::dialect::Dialect;
@@ -106,6 +107,16 @@ impl From<ApiError> for CommandError {
             ApiError::Unavailable => Self::DatabaseUnavailable(message),
             ApiError::CommitUnknown => Self::DatabaseUnavailable(format!("{message}: check `mortise audit`")),
             _ => Self::Failed(message),
+        }
+    }
+}
+
+impl From<BackOfficeError> for CommandError {
+    fn from(error: BackOfficeError) -> Self {
+        match error {
+            BackOfficeError::NotFound(message) => Self::NotFound(message),
+            BackOfficeError::Refused(message) => Self::Failed(message),
+            BackOfficeError::Database(error) => Self::Sql(error),
         }
     }
 }

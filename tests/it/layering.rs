@@ -78,7 +78,7 @@ const LAYERS: [(&str, &[&str]); 6] = [
         ],
     ),
     ("request core", &["auth::admission", "http::context", "idempotency", "sales", "state"]),
-    ("operations", &["operations"]),
+    ("operations", &["back_office", "operations"]),
     ("HTTP", &["http"]),
     ("program", &["cli", "jobs", "server"]),
 ];
