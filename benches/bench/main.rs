@@ -14,7 +14,12 @@ mod rates;
 mod report;
 mod rounds;
 
+use std::str::FromStr;
 use std::time::Duration;
+
+use strum::VariantNames;
+
+use crate::measures::Section;
 
 /// The size of a benchmark run.
 #[derive(Debug, Clone, Copy)]
@@ -65,17 +70,22 @@ const FULL: BenchSize = BenchSize {
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let mut size = FULL;
-    let mut json_path = None;
+    let (mut json_path, mut only) = (None, None);
     let mut arguments = arguments.iter();
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--quick" => size = QUICK,
             "--json" => json_path = arguments.next().cloned(),
-            other => panic!("unknown option {other}; the options are --quick and --json FILE"),
+            "--only" => {
+                let name = arguments.next().map_or("", String::as_str);
+                let section = Section::from_str(name);
+                only = Some(section.unwrap_or_else(|_| panic!("--only takes one of {}", Section::VARIANTS.join(", "))));
+            }
+            other => panic!("unknown option {other}; the options are --quick, --only SECTION and --json FILE"),
         }
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let report = runtime.block_on(measures::run_all(size));
+    let report = runtime.block_on(measures::run_all(size, only));
     report.print();
     if let Some(path) = json_path {
         std::fs::write(path, report.to_json()).unwrap();

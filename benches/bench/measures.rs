@@ -3,6 +3,8 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use strum::IntoEnumIterator;
+
 use crate::BenchSize;
 use crate::fixtures::{
     BenchEnvironment, CREATED_CARDS_GROUP_ID, FIRST_GROUP_ID, SOLD_OUT_GROUP_ID, ServerProcess, UNSOLD_GROUP_ID,
@@ -16,29 +18,59 @@ use crate::rounds::{self, Candidate};
 
 const CLIENT_COUNT: usize = 16;
 
-pub async fn run_all(size: BenchSize) -> Report {
+/// Runs the measurements, or those of one section.
+pub async fn run_all(size: BenchSize, only: Option<Section>) -> Report {
     let mut report = Report::default();
     eprintln!("creating the database");
     let environment = BenchEnvironment::new(size).await;
-    measure_start(&environment, &mut report);
-    measure_sales(&environment, size, &mut report).await;
-    measure_bulk_sales(&environment, size, &mut report).await;
-    measure_refusals(&environment, size, &mut report).await;
-    measure_reads(&environment, size, &mut report).await;
-    measure_first_and_last_cards(&environment, size, &mut report).await;
-    measure_sales_beside_slow_reader(&environment, size, &mut report).await;
-    measure_sales_beside_failing_client(&environment, size, &mut report).await;
-    measure_server_counts(&environment, size, &mut report).await;
-    if size.is_full {
-        measure_connection_counts(&environment, size, &mut report).await;
+    for section in Section::iter().filter(|&section| only.is_none_or(|only| section == only)) {
+        measure(section, &environment, size, &mut report).await;
     }
-    measure_bulk_create(&environment, size, &mut report).await;
-    measure_lists(&environment, size, &mut report).await;
-    rates::measure_rates(&environment, size, &mut report).await;
-    imports::measure(&environment, size, &mut report).await;
     environment.stop().await;
-    measure_managed_start(&mut report);
+    if only.is_none_or(|only| only == Section::Start) {
+        measure_managed_start(&mut report);
+    }
     report
+}
+
+/// A part of the benchmark, in the order of a whole run. `--only` takes its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::EnumIter, strum::EnumString, strum::VariantNames)]
+#[strum(serialize_all = "kebab-case")]
+pub enum Section {
+    Start,
+    Sales,
+    BulkSales,
+    Refusals,
+    Reads,
+    FirstAndLastCards,
+    SlowReader,
+    FailingClients,
+    Servers,
+    Connections,
+    BulkCreate,
+    Lists,
+    Rates,
+    Imports,
+}
+
+async fn measure(section: Section, environment: &BenchEnvironment, size: BenchSize, report: &mut Report) {
+    match section {
+        Section::Start => measure_start(environment, report),
+        Section::Sales => measure_sales(environment, size, report).await,
+        Section::BulkSales => measure_bulk_sales(environment, size, report).await,
+        Section::Refusals => measure_refusals(environment, size, report).await,
+        Section::Reads => measure_reads(environment, size, report).await,
+        Section::FirstAndLastCards => measure_first_and_last_cards(environment, size, report).await,
+        Section::SlowReader => measure_sales_beside_slow_reader(environment, size, report).await,
+        Section::FailingClients => measure_sales_beside_failing_client(environment, size, report).await,
+        Section::Servers => measure_server_counts(environment, size, report).await,
+        Section::Connections if !size.is_full => {}
+        Section::Connections => measure_connection_counts(environment, size, report).await,
+        Section::BulkCreate => measure_bulk_create(environment, size, report).await,
+        Section::Lists => measure_lists(environment, size, report).await,
+        Section::Rates => rates::measure_rates(environment, size, report).await,
+        Section::Imports => imports::measure(environment, size, report).await,
+    }
 }
 
 /// The group of the request with a sequence number: requests are distributed evenly over the ten groups.

@@ -34,6 +34,7 @@ pub fn find_statement(parts: &[&str]) -> Statement {
         "Text" => "text",
         "Bool" => "boolean",
         "Bytea" => "bytea",
+        "TextArray" => "text[]",
         other => panic!("unknown parameter type {other}"),
     });
     Statement { text: query(&shortest), param_types: param_types.collect() }

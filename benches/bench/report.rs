@@ -58,6 +58,27 @@ impl Measurement {
             Goal::AtMost(max) => self.value <= max,
         })
     }
+
+    /// The row of the table.
+    fn to_row(&self) -> String {
+        let ms = |duration: Duration| format!("{:.2}", duration.as_secs_f64() * 1000.0);
+        let (p50, p99) = self.latency.map_or_else(Default::default, |(p50, p99)| (ms(p50), ms(p99)));
+        let (baseline, baseline_value) =
+            self.baseline.map_or(("", String::new()), |(name, value)| (name, format_value(value)));
+        let ratio = self.ratio().map(|ratio| format!("{ratio:.2}")).unwrap_or_default();
+        let goal = match self.goal {
+            None => String::new(),
+            Some(Goal::RatioAtLeast(min)) => format!("ratio ≥ {min}"),
+            Some(Goal::RatioAtMost(max)) => format!("ratio ≤ {max}"),
+            Some(Goal::AtLeast(min)) => format!("≥ {min}"),
+            Some(Goal::AtMost(max)) => format!("≤ {max}"),
+        };
+        let met = self.is_goal_met().map_or("", |met| if met { "yes" } else { "**no**" });
+        let (name, value, unit) = (&self.name, format_value(self.value), self.unit);
+        format!(
+            "| {name} | {value} {unit} | {p50} | {p99} | {baseline} | {baseline_value} | {ratio} | {goal} | {met} |"
+        )
+    }
 }
 
 /// All results, in the order of the measurements.
@@ -65,9 +86,9 @@ impl Measurement {
 pub struct Report(pub Vec<Measurement>);
 
 impl Report {
-    /// Adds a result and prints it as progress on standard error.
+    /// Adds a result and prints its row on standard error: what is measured is known even if a later one panics.
     pub fn add(&mut self, measurement: Measurement) {
-        eprintln!("  {}: {} {}", measurement.name, format_value(measurement.value), measurement.unit);
+        eprintln!("{}", measurement.to_row());
         self.0.push(measurement);
     }
 
@@ -75,25 +96,7 @@ impl Report {
         println!("| measurement | result | p50 ms | p99 ms | baseline | result | ratio | goal | met |");
         println!("| --- | ---: | ---: | ---: | --- | ---: | ---: | --- | --- |");
         for measurement in &self.0 {
-            let ms = |duration: Duration| format!("{:.2}", duration.as_secs_f64() * 1000.0);
-            let (p50, p99) = measurement.latency.map_or_else(Default::default, |(p50, p99)| (ms(p50), ms(p99)));
-            let (name, baseline) =
-                measurement.baseline.map_or(("", String::new()), |(name, value)| (name, format_value(value)));
-            let ratio = measurement.ratio().map(|ratio| format!("{ratio:.2}")).unwrap_or_default();
-            let goal = match measurement.goal {
-                None => String::new(),
-                Some(Goal::RatioAtLeast(min)) => format!("ratio ≥ {min}"),
-                Some(Goal::RatioAtMost(max)) => format!("ratio ≤ {max}"),
-                Some(Goal::AtLeast(min)) => format!("≥ {min}"),
-                Some(Goal::AtMost(max)) => format!("≤ {max}"),
-            };
-            let met = measurement.is_goal_met().map_or("", |met| if met { "yes" } else { "**no**" });
-            println!(
-                "| {} | {} {} | {p50} | {p99} | {name} | {baseline} | {ratio} | {goal} | {met} |",
-                measurement.name,
-                format_value(measurement.value),
-                measurement.unit
-            );
+            println!("{}", measurement.to_row());
         }
     }
 
