@@ -2,16 +2,18 @@
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::database::with_new_or_existing;
 use super::{CommandError, Report, secret};
 use crate::config::Config;
-use crate::db;
 use crate::input;
 use crate::mor_import::error::ImportError;
 use crate::mor_import::progress::Event;
+use crate::mor_import::replace::ReplaceOptions;
 use crate::mor_import::run::{self, ImportOptions, ImportResult};
 use crate::mor_import::source::{SourceAddress, SourceError, SourceOptions, Tls};
+use crate::mor_import::stage::StageOptions;
 
 /// How to connect to MOR's database.
 #[derive(Debug, clap::Args)]
@@ -47,6 +49,35 @@ pub struct Options {
     /// Time zone of MOR's times, such as Europe/Vilnius [default: MySQL's]
     #[arg(long, value_name = "ZONE")]
     time_zone: Option<String>,
+    /// Import the log `actions` from this date on only, such as 2025-01-01
+    #[arg(long, value_name = "DATE", value_parser = parse_date)]
+    history: Option<String>,
+    /// Table whose texts are UTF-8 in latin1 columns; several times for several tables
+    #[arg(long, value_name = "TABLE")]
+    charset_repair: Vec<String>,
+    /// Read no more rows of MOR in a second
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_rows_per_second: Option<u32>,
+    /// Accept that the snapshot gets older than four hours
+    #[arg(long)]
+    yes: bool,
+    /// Replace the rows of a database that is in use
+    #[arg(long, conflicts_with = "dry_run")]
+    replace: bool,
+    /// Number of payments of sales, top-ups and refunds that --replace may delete
+    #[arg(long, value_name = "COUNT", requires = "replace")]
+    discard_sales: Option<i64>,
+    /// Write the rows that --replace deletes to this file before
+    #[arg(long, value_name = "FILE", requires = "replace")]
+    backup: Option<PathBuf>,
+}
+
+/// Parses a date of the form `2025-01-31`.
+fn parse_date(text: &str) -> Result<String, String> {
+    match humantime::parse_rfc3339(&format!("{text}T00:00:00Z")) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => Err("expected a date such as 2025-01-31".to_owned()),
+    }
 }
 
 impl ConnectionOptions {
@@ -70,6 +101,7 @@ impl From<ImportError> for CommandError {
         match error {
             ImportError::Source(SourceError::InvalidUrl | SourceError::PasswordInUrl) => Self::Usage(error.to_string()),
             ImportError::Target(error) => Self::Sql(error),
+            ImportError::Database(error) => Self::Database(error),
             error => Self::Failed(error.to_string()),
         }
     }
@@ -80,13 +112,21 @@ pub async fn run(options: &Options, config: &Config, as_json: bool) -> Result<Re
     let import = ImportOptions {
         source: options.connection.read()?,
         time_zone: options.time_zone.clone(),
+        stage: StageOptions {
+            rows_per_second_max: options.max_rows_per_second,
+            accepts_old_snapshot: options.yes,
+            charset_repair: options.charset_repair.clone(),
+        },
+        history: options.history.clone(),
+        replace: options
+            .replace
+            .then(|| ReplaceOptions { discard_sales: options.discard_sales, backup: options.backup.clone() }),
         is_dry_run: options.dry_run,
         decisions: options.decisions.clone(),
         report: options.report.clone(),
         operator: super::operator_name(),
     };
     let result = with_new_or_existing(config, async |pool| {
-        db::migrate(pool).await?;
         Ok(run::import(&import, pool, |event| print_event(&event, as_json)).await?)
     })
     .await?;
@@ -116,8 +156,13 @@ pub fn print_event(event: &Event, as_json: bool) {
         Ok(match event {
             Event::Step { step } => writeln!(std::io::stderr(), "{step}"),
             Event::Note { text } => writeln!(std::io::stderr(), "note: {text}"),
-            Event::Staged { table, rows, rows_estimated } if std::io::stderr().is_terminal() => {
-                writeln!(std::io::stderr(), "  {table}: {rows} rows of about {rows_estimated}")
+            Event::Staged { table, rows, rows_estimated, rows_per_second, seconds_left }
+                if std::io::stderr().is_terminal() =>
+            {
+                let left = humantime::format_duration(Duration::from_secs(*seconds_left));
+                let line =
+                    format!("  {table}: {rows} rows of about {rows_estimated}, {rows_per_second} rows/s, {left} left");
+                writeln!(std::io::stderr(), "{line}")
             }
             Event::Staged { .. } => Ok(()),
         })
@@ -125,6 +170,11 @@ pub fn print_event(event: &Event, as_json: bool) {
 }
 
 fn describe(result: &ImportResult, options: &Options) -> String {
+    if let Some(finished_at) = &result.unchanged_since {
+        return format!(
+            "Nothing has changed since the import of {finished_at} UTC: every row and every checksum agrees. Nothing was done."
+        );
+    }
     let mut lines: Vec<String> = result
         .findings
         .iter()

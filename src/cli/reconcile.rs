@@ -4,7 +4,7 @@ use super::database::with_database;
 use super::import::{ConnectionOptions, print_event, report};
 use super::{CommandError, Report};
 use crate::config::Config;
-use crate::mor_import::run;
+use crate::mor_import::reconcile;
 
 /// Options of `mortise reconcile`.
 #[derive(Debug, clap::Args)]
@@ -17,7 +17,7 @@ pub struct Options {
 pub async fn run(options: &Options, config: &Config, as_json: bool) -> Result<Report, CommandError> {
     let source = options.connection.read()?;
     let verification = with_database(config, async |pool| {
-        Ok(run::reconcile(&source, pool, |event| print_event(&event, as_json)).await?)
+        Ok(reconcile::reconcile(&source, pool, |event| print_event(&event, as_json)).await?)
     })
     .await?;
     let mut lines: Vec<String> =

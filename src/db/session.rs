@@ -76,6 +76,11 @@ const SEARCH_PATH: &str = "search_path";
 const TRANSACTION_TIMEOUT: (&str, &str) = ("transaction_timeout", "0");
 const TRANSACTION_TIMEOUT_SINCE: u32 = 170_000;
 
+/// The name of the session of an import. All other sessions share a lock with which an import excludes them.
+pub const IMPORT_NAME: &str = "mortise import";
+/// The result of taking the shared lock, as a row beside the settings.
+const IMPORT_RUNS: &str = "an import runs";
+
 /// A new session is not as the program needs it.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "described by the error messages")]
@@ -95,6 +100,8 @@ pub enum SessionError {
          `create database NAME encoding 'UTF8' template template0 locale 'C'`; pg_dump and pg_restore copy the data"
     )]
     WrongEncoding(String),
+    #[error("`mortise import` fills this database: wait until it has ended")]
+    ImportRuns,
 }
 
 impl From<SessionError> for sqlx::Error {
@@ -149,10 +156,23 @@ pub fn pool_options(options: &PgConnectOptions) -> PgPoolOptions {
     })
 }
 
+/// Takes the lock against imports, which the session keeps as long as it lives: no session changes data while an import
+/// replaces it. Returns `false` if another session shares the lock.
+///
+/// # Errors
+///
+/// Database errors.
+pub async fn try_exclude_others(import: &mut PgConnection) -> sqlx::Result<bool> {
+    sqlx::query_scalar("select pg_try_advisory_lock(hashtextextended('mortise session', 0))").fetch_one(import).await
+}
+
 /// Compares the settings of a new session with those that were sent. One round trip.
 async fn check(connection: &mut PgConnection, options: &PgConnectOptions) -> sqlx::Result<()> {
     let actual = read_settings(connection).await?;
     let actual = |name: &str| actual.get(name).map_or("unknown", String::as_str);
+    if actual(IMPORT_RUNS) == "true" {
+        return Err(SessionError::ImportRuns.into());
+    }
     let sent = sent_settings(options.get_options().unwrap_or_default());
     match actual(SERVER_ENCODING.0) {
         encoding if encoding == SERVER_ENCODING.1 => {}
@@ -182,7 +202,13 @@ async fn read_settings(connection: &mut PgConnection) -> sqlx::Result<BTreeMap<S
     // The simple protocol needs one round trip, a prepared statement two.
     static QUERY: LazyLock<String> = LazyLock::new(|| {
         let names: Vec<&str> = checked_names().chain([REPLICATION_ROLE.0, SERVER_ENCODING.0]).collect();
-        format!("select name, setting from pg_settings where name in ('{}')", names.join("', '"))
+        format!(
+            "select name, setting from pg_settings where name in ('{}')
+             union all
+             select '{IMPORT_RUNS}', case when current_setting('application_name') = '{IMPORT_NAME}' then 'false'
+                 else (not pg_try_advisory_lock_shared(hashtextextended('mortise session', 0)))::text end",
+            names.join("', '")
+        )
     });
     let rows = sqlx::raw_sql(QUERY.as_str()).fetch_all(connection).await?;
     rows.iter().map(|row: &PgRow| Ok((row.try_get(0)?, row.try_get(1)?))).collect()

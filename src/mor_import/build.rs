@@ -4,7 +4,7 @@
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use crate::mor_import::error::ImportError;
-use crate::mor_import::inspect::{Column, Inspection, Table};
+use crate::mor_import::inspect::{Column, HISTORY, Inspection, Table};
 use crate::mor_import::target::{self, Kind, execute, literal, quote};
 
 /// The statements that drop and create an index or a constraint.
@@ -14,14 +14,21 @@ struct Definition {
     create_sql: String,
 }
 
-/// Empties the tables of Mortise and fills them.
-pub async fn build(target: &mut PgConnection, inspection: &Inspection) -> Result<(), ImportError> {
-    let mut tables = Vec::new();
-    for name in target::TABLES.into_iter().chain(target::DEPENDENT_TABLES) {
-        if target::table_exists(target, name).await? {
-            tables.push(name);
-        }
-    }
+/// Locks the tables of Mortise until the transaction ends: what is found out about them then stays true.
+pub async fn lock(target: &mut PgConnection) -> Result<(), ImportError> {
+    let tables = target::filled_tables(target).await?;
+    execute(target, format!("lock table {} in access exclusive mode", tables.join(", "))).await?;
+    Ok(())
+}
+
+/// Empties the tables of Mortise and fills them. The caller has [locked](lock) them. Of the log, rows before `history`
+/// are left out.
+pub async fn build(
+    target: &mut PgConnection,
+    inspection: &Inspection,
+    history: Option<&str>,
+) -> Result<(), ImportError> {
+    let tables = target::filled_tables(target).await?;
     // A trigger empties the stock with the cards.
     let emptied: Vec<&str> = tables.iter().copied().filter(|table| *table != "card_stock").collect();
     execute(target, format!("truncate {}", emptied.join(", "))).await?;
@@ -34,7 +41,7 @@ pub async fn build(target: &mut PgConnection, inspection: &Inspection) -> Result
         if table.name == "cards" {
             insert_orphan_groups(target).await?;
         }
-        insert_rows(target, table).await?;
+        insert_rows(target, table, history).await?;
         reset_sequence(target, table).await?;
     }
     // In reverse: a foreign key needs the key that it refers to.
@@ -118,7 +125,7 @@ async fn insert_orphan_groups(target: &mut PgConnection) -> Result<(), ImportErr
     Ok(())
 }
 
-async fn insert_rows(target: &mut PgConnection, table: &Table) -> Result<(), ImportError> {
+async fn insert_rows(target: &mut PgConnection, table: &Table, history: Option<&str>) -> Result<(), ImportError> {
     let altered: Vec<String> =
         sqlx::query_scalar("select distinct \"column\" from mor_import.cells where \"table\" = $1")
             .bind(table.name)
@@ -148,10 +155,18 @@ async fn insert_rows(target: &mut PgConnection, table: &Table) -> Result<(), Imp
             values.push(format!("case when {condition} then {value} end"));
         }
     }
+    let recent = match history {
+        Some(from) if table.name == HISTORY.0 => {
+            let date = format!("staged.{}", quote(HISTORY.1));
+            format!("(coalesce({date}, '') < '0001' or {date} >= {})", literal(from))
+        }
+        _ => "true".to_owned(),
+    };
     let sql = format!(
         "insert into {name} ({names})
          select {values} from mor_import.{name} staged {joins}
-         where not exists (select from mor_import.left_out where \"table\" = '{name}' and left_out.id = staged.id)",
+         where {recent} and not exists (
+             select from mor_import.left_out where \"table\" = '{name}' and left_out.id = staged.id)",
         name = table.name,
         names = names.join(", "),
         values = values.join(", "),

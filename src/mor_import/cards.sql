@@ -57,7 +57,7 @@ insert into mor_import.findings (rule, "table", id, value, money, default_action
     from mor_import.cards card
     join mor_import.cardgroups cardgroup on cardgroup.id = card.cardgroup_id
     left join mor_import.used_cards used on used.id = card.id
-    where coalesce(card.sold, 0) = 0 and card.hidden = 0 and used.id is null
+    where coalesce(card.sold, 0) = 0 and coalesce(card.hidden, 0) = 0 and used.id is null
         and (coalesce(btrim(card.number), '') = '' or coalesce(btrim(card.pin), '') = ''
             or length(card.number) <> cardgroup.number_length or length(card.pin) <> cardgroup.pin_length);
 
@@ -97,7 +97,7 @@ insert into mor_import.findings (rule, "table", id, "column", original, replacem
 insert into mor_import.findings (rule, "table", id, "column", original, replacement, value, money, default_action)
     select 'duplicate_callerid', 'cards', id, 'callerid', callerid, null, callerid, balance, 'cleared'
     from (
-        select id, callerid, balance, row_number() over (partition by callerid order by hidden <> 0, id) as position
+        select id, callerid, balance, row_number() over (partition by callerid order by coalesce(hidden, 0) <> 0, id) as position
         from mor_import.cards where callerid <> ''
     ) card
     where position > 1;
@@ -106,10 +106,10 @@ insert into mor_import.findings (rule, "table", id, value, money, default_action
     select 'number_other_owner', 'cards', card.id, number, card.balance, 'keep'
     from mor_import.cards card
     join (
-        select number from mor_import.cards where hidden = 0
+        select number from mor_import.cards where coalesce(hidden, 0) = 0
         group by number having min(coalesce(owner_id, 0)) <> max(coalesce(owner_id, 0))
     ) shared using (number)
-    where card.hidden = 0;
+    where coalesce(card.hidden, 0) = 0;
 
 -- Cards that cannot be found both: the same number under one owner or in one group, the same PIN. The few keys that exist twice
 -- are found first: a million cards are grouped in memory, not sorted.
@@ -121,25 +121,25 @@ create unlogged table mor_import.conflicts as
             coalesce(card.sold, 0) <> 0 as is_sold
         from mor_import.cards card
         join (
-            select number, coalesce(owner_id, 0) as owner_id from mor_import.cards where hidden = 0
+            select number, coalesce(owner_id, 0) as owner_id from mor_import.cards where coalesce(hidden, 0) = 0
             group by number, coalesce(owner_id, 0) having count(*) > 1
         ) same using (number)
-        where card.hidden = 0 and coalesce(card.owner_id, 0) = same.owner_id
+        where coalesce(card.hidden, 0) = 0 and coalesce(card.owner_id, 0) = same.owner_id
         union all
         select 'duplicate_number_in_group', number, cardgroup_id, card.id, card.balance, coalesce(card.sold, 0) <> 0
         from mor_import.cards card
         join (
-            select number, cardgroup_id from mor_import.cards where hidden = 0
+            select number, cardgroup_id from mor_import.cards where coalesce(hidden, 0) = 0
             group by number, cardgroup_id having count(*) > 1
         ) same using (number, cardgroup_id)
-        where card.hidden = 0
+        where coalesce(card.hidden, 0) = 0
         union all
         select 'duplicate_pin', mor_import.digest(pin), 0, card.id, card.balance, coalesce(card.sold, 0) <> 0
         from mor_import.cards card
         join (
-            select pin from mor_import.cards where hidden = 0 and pin <> '' group by pin having count(*) > 1
+            select pin from mor_import.cards where coalesce(hidden, 0) = 0 and pin <> '' group by pin having count(*) > 1
         ) same using (pin)
-        where card.hidden = 0
+        where coalesce(card.hidden, 0) = 0
     ) conflict
     left join mor_import.used_cards used on used.id = conflict.id
     left join mor_import.findings quarantined

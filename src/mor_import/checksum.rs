@@ -14,8 +14,10 @@ use crate::mor_import::source::{self, Source};
 use crate::mor_import::target::{Kind, literal, quote};
 use crate::mor_import::time_zone::TimeZone;
 
-/// Ids of one range.
-pub const RANGE_LEN: i64 = 65_536;
+/// Ranges of ids in a condition of MySQL.
+const LEFT_OUT_IN_CONDITION_MAX: usize = 1000;
+/// Ids of one range: a later comparison tells for so many ids on which side rows have changed.
+pub const RANGE_LEN: i64 = 1024;
 
 /// The rows of a table that are compared.
 #[derive(Debug)]
@@ -26,8 +28,10 @@ pub struct ComparedTable<'a> {
     pub columns: Vec<&'a Column>,
     /// Columns of which the import altered cells.
     pub altered: Vec<String>,
-    /// Rows of MOR that were left out.
-    pub left_out: Vec<i64>,
+    /// Rows of MOR that were left out: first and last ids, in order.
+    pub left_out: Vec<(i64, i64)>,
+    /// The condition of the rows that are recent enough, in MySQL. It is never NULL.
+    pub history: Option<String>,
 }
 
 /// The rows of a range of ids: their number, and two checksums of 60 bits.
@@ -43,6 +47,18 @@ pub struct Difference {
     /// `None`: the whole row.
     pub column: Option<String>,
     pub text: String,
+    /// Where rows of this range of ids have changed since the import; `None` if that is not known.
+    pub changed_in: Option<Side>,
+}
+
+/// A side of the comparison.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "self-explanatory names")]
+pub enum Side {
+    Mor,
+    Mortise,
+    Both,
 }
 
 impl std::fmt::Display for Difference {
@@ -54,18 +70,53 @@ impl std::fmt::Display for Difference {
         if let Some(column) = &self.column {
             write!(formatter, " {column}")?;
         }
-        write!(formatter, ": {}", self.text)
+        write!(formatter, ": {}", self.text)?;
+        match self.changed_in {
+            Some(Side::Mor) => write!(formatter, " (changed in MOR since the import)"),
+            Some(Side::Mortise) => write!(formatter, " (changed in Mortise since the import)"),
+            Some(Side::Both) => write!(formatter, " (rows near this id changed on both sides since the import)"),
+            None => Ok(()),
+        }
     }
 }
 
 impl ComparedTable<'_> {
-    /// The condition on MOR's rows.
-    pub fn source_condition(&self) -> String {
-        if self.left_out.is_empty() {
-            return "true".to_owned();
-        }
-        let ids: Vec<String> = self.left_out.iter().map(i64::to_string).collect();
-        format!("id not in ({})", ids.join(", "))
+    /// The number of the rows that were left out.
+    pub fn left_out_rows(&self) -> i64 {
+        self.left_out.iter().map(|(first, last)| last - first + 1).sum()
+    }
+
+    /// Whether a row of MOR was left out.
+    pub fn is_left_out(&self, id: i64) -> bool {
+        let after = self.left_out.partition_point(|(first, _)| *first <= id);
+        after.checked_sub(1).and_then(|index| self.left_out.get(index)).is_some_and(|(_, last)| id <= *last)
+    }
+
+    /// Conditions, each on a part of MOR's rows; together all rows that were not left out. One condition with all ids
+    /// could be longer than MySQL accepts.
+    pub fn source_conditions(&self) -> Vec<String> {
+        let parts: Vec<&[(i64, i64)]> = self.left_out.chunks(LEFT_OUT_IN_CONDITION_MAX).collect();
+        let recent = self.history.clone().unwrap_or_else(|| "true".to_owned());
+        let Some(last) = parts.len().checked_sub(1) else { return vec![recent] };
+        let condition = |(index, part): (usize, &&[(i64, i64)])| {
+            let mut terms = vec![recent.clone()];
+            if index > 0 {
+                terms.extend(part.first().map(|(first, _)| format!("id >= {first}")));
+            }
+            if index < last {
+                terms.extend(parts[index + 1].first().map(|(first, _)| format!("id < {first}")));
+            }
+            // MySQL searches a list of constants quickly.
+            let single = part.iter().filter(|(first, last)| first == last).map(|(id, _)| id.to_string());
+            let single: Vec<String> = single.collect();
+            if !single.is_empty() {
+                terms.push(format!("id not in ({})", single.join(", ")));
+            }
+            let ranges = part.iter().filter(|(first, last)| first != last);
+            terms.extend(ranges.map(|(first, last)| format!("id not between {first} and {last}")));
+            terms.join(" and ")
+        };
+        parts.iter().enumerate().map(condition).collect()
     }
 
     /// The text of a cell, in MySQL; NULL has a text of its own.
@@ -93,13 +144,16 @@ impl ComparedTable<'_> {
             Kind::Timestamp => format!("to_char({name}, 'YYYY-MM-DD HH24:MI:SS')"),
             Kind::Integer | Kind::Numeric | Kind::Time => format!("{name}::text"),
         };
-        let text = if self.altered.contains(&column.target.name) {
-            let key = literal(&column.target.name);
-            format!("case when altered.originals ? {key} then altered.originals ->> {key} else {text} end")
-        } else {
-            text
-        };
-        format!("coalesce({text}, chr(30))")
+        format!("coalesce({}, chr(30))", self.or_original(&column.target.name, text))
+    }
+
+    /// The original of an altered cell, else `text`.
+    fn or_original(&self, column: &str, text: String) -> String {
+        if !self.altered.iter().any(|altered| altered == column) {
+            return text;
+        }
+        let key = literal(column);
+        format!("case when altered.originals ? {key} then altered.originals ->> {key} else {text} end")
     }
 
     /// The rows of Mortise: `live`, and `altered`.
@@ -138,23 +192,26 @@ impl ComparedTable<'_> {
 
     /// Returns the checksums of MOR's rows.
     pub async fn source_sums(&self, source: &mut Source) -> Result<RangeSums, ImportError> {
-        let rows = source
-            .rows(&format!(
-                "select id div {RANGE_LEN}, count(*), bit_xor(cast(conv(substr(sum, 1, 15), 16, 10) as unsigned)),
-                     bit_xor(cast(conv(substr(sum, 16, 15), 16, 10) as unsigned))
-                 from (select id, md5({}) as sum from {} where {}) as live
-                 group by id div {RANGE_LEN}",
-                self.source_text(),
-                source::quote(self.name),
-                self.source_condition()
-            ))
-            .await?;
-        rows.iter()
-            .map(|row| {
-                let sums = parse_sums(row);
-                sums.ok_or_else(|| ImportError::refused(format!("MySQL's checksum of {} is no number", self.name)))
-            })
-            .collect()
+        let mut sums = RangeSums::new();
+        for condition in self.source_conditions() {
+            let rows = source
+                .rows(&format!(
+                    "select id div {RANGE_LEN}, count(*), bit_xor(cast(conv(substr(sum, 1, 15), 16, 10) as unsigned)),
+                         bit_xor(cast(conv(substr(sum, 16, 15), 16, 10) as unsigned))
+                     from (select id, md5({}) as sum from {} where {condition}) as live
+                     group by id div {RANGE_LEN}",
+                    self.source_text(),
+                    source::quote(self.name),
+                ))
+                .await?;
+            for row in rows {
+                let (range, (count, first, second)) = parse_sums(&row)
+                    .ok_or_else(|| ImportError::refused(format!("MySQL's checksum of {} is no number", self.name)))?;
+                let sum = sums.entry(range).or_insert((0, 0, 0));
+                *sum = (sum.0 + count, sum.1 ^ first, sum.2 ^ second);
+            }
+        }
+        Ok(sums)
     }
 
     /// Returns the checksums of Mortise's rows.
@@ -164,17 +221,40 @@ impl ComparedTable<'_> {
         zone: &TimeZone,
         run_id: i64,
     ) -> Result<RangeSums, ImportError> {
-        let sql = format!(
-            "select id / {RANGE_LEN}, count(*), bit_xor(('x' || substr(sum, 1, 15))::bit(60)::bigint),
-                 bit_xor(('x' || substr(sum, 16, 15))::bit(60)::bigint)
-             from (select live.id::bigint, md5({}) as sum from {}) row
-             group by id / {RANGE_LEN}",
-            self.target_text(zone),
-            self.target_rows(run_id)
-        );
-        let rows: Vec<(i64, i64, i64, i64)> = sqlx::query_as(AssertSqlSafe(sql)).fetch_all(target).await?;
-        Ok(rows.into_iter().map(|(range, count, first, second)| (range, (count, first, second))).collect())
+        sums_of(target, &self.target_text(zone), &self.target_rows(run_id)).await
     }
+
+    /// Returns the checksums of the staged rows, which are texts as MOR has them.
+    pub async fn staged_sums(&self, target: &mut PgConnection) -> Result<RangeSums, ImportError> {
+        let cells: Vec<String> = self
+            .columns
+            .iter()
+            .map(|column| {
+                let text = format!("live.{}::text", quote(&column.target.name));
+                format!("coalesce({}, chr(30))", self.or_original(&column.target.name, text))
+            })
+            .collect();
+        let name = self.name;
+        let rows = format!(
+            r#"mor_import.{name} live
+               left join (
+                   select id, jsonb_object_agg("column", original) as originals
+                   from mor_import.findings where is_applied and "table" = '{name}' group by id
+               ) altered on altered.id = live.id"#
+        );
+        sums_of(target, &cells.join(" || chr(31) || "), &rows).await
+    }
+}
+
+async fn sums_of(target: &mut PgConnection, text: &str, rows: &str) -> Result<RangeSums, ImportError> {
+    let sql = format!(
+        "select id / {RANGE_LEN}, count(*), bit_xor(('x' || substr(sum, 1, 15))::bit(60)::bigint),
+             bit_xor(('x' || substr(sum, 16, 15))::bit(60)::bigint)
+         from (select live.id::bigint, md5({text}) as sum from {rows}) row
+         group by id / {RANGE_LEN}"
+    );
+    let rows: Vec<(i64, i64, i64, i64)> = sqlx::query_as(AssertSqlSafe(sql)).fetch_all(target).await?;
+    Ok(rows.into_iter().map(|(range, count, first, second)| (range, (count, first, second))).collect())
 }
 
 fn parse_sums(row: &[Option<String>]) -> Option<(i64, (i64, i64, i64))> {

@@ -13,6 +13,9 @@ const REQUIRED_TABLES: [&str; 7] = ["users", "currencies", "conflines", "cardgro
 /// Local times that MOR compares as they are.
 const UNSHIFTED_COLUMNS: [(&str, &str); 2] = [("cardgroups", "valid_from"), ("cardgroups", "valid_till")];
 
+/// The table and column that `--history` is about.
+pub const HISTORY: (&str, &str) = ("actions", "date");
+
 /// A table as it is imported.
 #[derive(Debug, Clone)]
 pub struct Table {
@@ -55,6 +58,13 @@ impl Table {
     /// The columns that are read from MOR.
     pub fn read_columns(&self) -> impl Iterator<Item = (&Column, &str)> {
         self.columns.iter().filter_map(|column| Some((column, column.source.as_deref()?)))
+    }
+
+    /// MySQL's condition of the rows of the log from this date on, in local time; `None` for other tables. Rows whose
+    /// date is zero or NULL count as recent.
+    pub fn history_condition(&self, from: &str) -> Option<String> {
+        let (_, date) = self.read_columns().find(|(column, _)| (self.name, column.target.name.as_str()) == HISTORY)?;
+        Some(format!("(coalesce({date}, '') < '0001' or {date} >= '{from}')"))
     }
 }
 
@@ -100,9 +110,14 @@ pub async fn inspect(source: &mut Source, target: &mut PgConnection) -> Result<I
         if engine != "InnoDB" {
             without_snapshot.push(format!("{name} ({engine})"));
         }
-        let columns = match_columns(name, target_columns, columns, &mut notes)?;
+        let columns = match_columns(name, rows_estimated, target_columns, columns, &mut notes)?;
         let auto_increment = read_auto_increment(source, name).await?;
         tables.push(Table { name, columns, rows_estimated, auto_increment });
+    }
+    if let Some(count) = count_unshifted(source, &tables).await? {
+        notes.push(format!(
+            "cardgroups: valid_from and valid_till of {count} rows stay local times, as MOR compares them"
+        ));
     }
     if !without_snapshot.is_empty() {
         notes.push(format!(
@@ -160,6 +175,24 @@ async fn read_table_status(source: &mut Source) -> Result<BTreeMap<String, (Stri
     Ok(rows.collect())
 }
 
+/// Returns the number of card groups with a local time that is not converted; `None` if there is none.
+async fn count_unshifted(source: &mut Source, tables: &[Table]) -> Result<Option<u64>, SourceError> {
+    let columns: Vec<String> = tables
+        .iter()
+        .flat_map(|table| {
+            table.columns.iter().filter(|column| column.source.is_some()).map(|column| (table.name, column))
+        })
+        .filter(|(table, column)| UNSHIFTED_COLUMNS.contains(&(*table, column.target.name.as_str())))
+        .map(|(_, column)| format!("{} is not null", source::quote(&column.target.name)))
+        .collect();
+    if columns.is_empty() {
+        return Ok(None);
+    }
+    let row = source.row(&format!("select count(*) from cardgroups where {}", columns.join(" or "))).await?;
+    let count = row.into_iter().next().flatten().and_then(|count| count.parse().ok());
+    Ok(count.filter(|count| *count > 0))
+}
+
 /// Returns the next id. The statistics of MySQL 8 can be old, the definition of the table is not.
 async fn read_auto_increment(source: &mut Source, table: &str) -> Result<i64, SourceError> {
     let row = source.row(&format!("show create table {}", source::quote(table))).await?;
@@ -171,6 +204,7 @@ async fn read_auto_increment(source: &mut Source, table: &str) -> Result<i64, So
 
 fn match_columns(
     table: &'static str,
+    rows_estimated: u64,
     target_columns: Vec<TargetColumn>,
     source_columns: Vec<SourceColumn>,
     notes: &mut Vec<String>,
@@ -201,7 +235,8 @@ fn match_columns(
     let others: Vec<&str> =
         source_columns.iter().map(|source| source.name.as_str()).filter(|name| !has(name)).collect();
     if !others.is_empty() {
-        notes.push(format!("{table}: columns that Mortise does not have: {}", others.join(", ")));
+        let others = others.join(", ");
+        notes.push(format!("{table}: columns that Mortise does not have: {others} (about {rows_estimated} rows)"));
     }
     Ok(columns)
 }

@@ -6,14 +6,22 @@
 //! decisions, [`build`] fills the tables in one transaction, [`verify`] compares both sides before it commits.
 
 pub mod build;
+pub mod charset;
 pub mod checksum;
 pub mod encode;
 pub mod error;
+pub mod imported_run;
 pub mod inspect;
+pub mod lock;
 pub mod outcome;
 pub mod progress;
+pub mod reconcile;
+pub mod record;
+pub mod replace;
 pub mod report;
+pub mod reuse;
 pub mod run;
+pub mod secret;
 pub mod source;
 pub mod stage;
 pub mod sums;

@@ -9,6 +9,7 @@ pub enum Event {
     Step { step: &'static str },
     /// Something that the operator should know; nothing that stops the import.
     Note { text: String },
-    /// Rows of a table were staged; `rows_estimated` is what MySQL estimates for the whole table.
-    Staged { table: &'static str, rows: u64, rows_estimated: u64 },
+    /// Rows of a table were staged. `rows_estimated` is what MySQL estimates for the whole table, `seconds_left` the
+    /// estimate for all tables.
+    Staged { table: &'static str, rows: u64, rows_estimated: u64, rows_per_second: u64, seconds_left: u64 },
 }

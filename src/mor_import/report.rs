@@ -1,7 +1,8 @@
 //! The report of the findings, and the same file with the operator's decisions.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use futures_util::TryStreamExt;
@@ -13,20 +14,18 @@ use crate::mor_import::target::execute;
 /// Lines of a decisions file that are stored at once.
 const LINES_STORED: usize = 10_000;
 
-/// The decisions that a rule accepts besides `default` and `undecided`; for a card also `quarantine`. A used card never
-/// comes into stock.
-const DECISIONS: [(&str, &[&str]); 10] = [
-    ("used_unsold", &["leave-out"]),
-    ("emptied", &["leave-out"]),
-    ("unsellable", &["reserve", "stock", "keep", "leave-out"]),
-    ("distributor", &["reserve", "stock", "leave-out"]),
-    ("duplicate_number", &["keep", "leave-out"]),
-    ("duplicate_pin", &["keep", "leave-out"]),
+/// The decisions that a rule accepts besides `default` and `undecided`. A used card never comes into stock.
+const DECISIONS: [(&str, &[&str]); 7] = [
+    ("unsellable", &["reserve", "stock", "keep"]),
+    ("distributor", &["reserve", "stock"]),
+    ("duplicate_number", &["keep"]),
+    ("duplicate_pin", &["keep"]),
     ("number_other_owner", &["keep"]),
-    ("orphan_card", &["leave-out"]),
     ("bad_currency", &["leave-out"]),
     ("out_of_range", &["leave-out"]),
 ];
+/// The decisions that every finding about a card accepts too.
+const CARD_DECISIONS: [&str; 2] = ["quarantine", "leave-out"];
 
 /// The number of findings of a rule in a table.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, sqlx::FromRow)]
@@ -54,7 +53,7 @@ pub async fn count(target: &mut PgConnection) -> sqlx::Result<Vec<RuleCount>> {
 /// Writes the findings to a file. Rules that only count get one line for a column.
 pub async fn write(target: &mut PgConnection, path: &Path) -> Result<(), ImportError> {
     let failed = |error| ImportError::Report { path: path.to_owned(), error };
-    let mut file = BufWriter::new(File::create(path).map_err(failed)?);
+    let mut file = BufWriter::new(create_private(path).map_err(failed)?);
     file.write_all(
         b"# Findings of mortise import. Edit the last field of a line and pass the file to --decisions.\n\
           # default: as the migration guide says. undecided: the import stops until it is decided.\n\
@@ -80,6 +79,16 @@ pub async fn write(target: &mut PgConnection, path: &Path) -> Result<(), ImportE
         writeln!(file, "{line}").map_err(failed)?;
     }
     file.flush().map_err(failed)
+}
+
+/// Creates a file that only the operator can read, or replaces its content: it names cards and their balances.
+fn create_private(path: &Path) -> std::io::Result<File> {
+    let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    // Of a file that existed. A pipe or a terminal keeps its permissions.
+    if file.metadata()?.is_file() {
+        file.set_permissions(Permissions::from_mode(0o600))?;
+    }
+    Ok(file)
 }
 
 /// Reads the operator's decisions and stores them with the findings. Returns the number of lines without a finding.
@@ -150,14 +159,13 @@ fn parse_line(line: &str, number: usize, path: &Path) -> Result<Line, ImportErro
     if *id != "*" && id.parse::<i64>().is_err() {
         return Err(refused("the third field is neither an id nor *"));
     }
-    let accepted = DECISIONS.iter().find(|(name, _)| name == rule).map_or(&[] as &[&str], |(_, accepted)| *accepted);
-    let is_accepted = matches!(*decision, "default" | "undecided")
-        || accepted.contains(decision)
-        || *table == "cards" && *decision == "quarantine";
-    if !is_accepted {
+    let of_rule = DECISIONS.iter().find(|(name, _)| name == rule).map_or(&[] as &[&str], |(_, accepted)| *accepted);
+    let of_card: &[&str] = if *table == "cards" { &CARD_DECISIONS } else { &[] };
+    let accepted: Vec<&str> = ["default", "undecided"].iter().chain(of_rule).chain(of_card).copied().collect();
+    if !accepted.contains(decision) {
         return Err(refused(&format!(
-            "the rule {rule} does not accept the decision {decision:?}; it accepts default{}",
-            accepted.iter().map(|decision| format!(", {decision}")).collect::<String>()
+            "the rule {rule} does not accept the decision {decision:?}; it accepts {}",
+            accepted.join(", ")
         )));
     }
     Ok(Line {

@@ -1,23 +1,22 @@
-//! The steps of an import, and of a comparison, in their order.
+//! The steps of an import, in their order.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use serde::Serialize;
 use sqlx::{PgConnection, PgPool};
 
 use crate::mor_import::error::ImportError;
+use crate::mor_import::imported_run::ImportedRun;
 use crate::mor_import::inspect::{self, Inspection};
 use crate::mor_import::progress::Event;
+use crate::mor_import::record::NewRun;
+use crate::mor_import::replace::{self, ReplaceOptions};
 use crate::mor_import::report::RuleCount;
 use crate::mor_import::source::{Source, SourceOptions};
+use crate::mor_import::stage::{self, StageOptions};
 use crate::mor_import::time_zone::TimeZone;
-use crate::mor_import::verify::{TableResult, Verification};
-use crate::mor_import::{build, outcome, report, stage, target, validate, verify};
-
-/// PostgreSQL ends the session of a killed program within a second. A new import waits 5 seconds for it.
-const POLLS_MAX: u32 = 50;
-const POLL_INTERVAL: Duration = Duration::from_millis(100);
+use crate::mor_import::verify::{self, Verification};
+use crate::mor_import::{build, charset, lock, outcome, reconcile, report, reuse, target, validate};
 
 /// What an import does.
 #[derive(Debug, Clone)]
@@ -26,8 +25,14 @@ pub struct ImportOptions {
     pub source: SourceOptions,
     /// The time zone of MOR's local times, if the operator names it.
     pub time_zone: Option<String>,
+    /// How the rows are read.
+    pub stage: StageOptions,
+    /// The date from which on rows of `actions` are imported, `2025-01-01`; `None`: all.
+    pub history: Option<String>,
     /// Ends before the tables of Mortise are changed.
     pub is_dry_run: bool,
+    /// The rows of a database in use are replaced; `None`: only a new database is filled.
+    pub replace: Option<ReplaceOptions>,
     /// The file with the operator's decisions.
     pub decisions: Option<PathBuf>,
     /// The file to which the findings are written.
@@ -37,7 +42,7 @@ pub struct ImportOptions {
 }
 
 /// The result of an import.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 #[expect(missing_docs, reason = "self-explanatory names")]
 pub struct ImportResult {
     pub findings: Vec<RuleCount>,
@@ -46,6 +51,8 @@ pub struct ImportResult {
     /// `None` if the import ended before the tables of Mortise were changed.
     pub verification: Option<Verification>,
     pub run_id: Option<i64>,
+    /// When the import was that filled the database, in UTC, if nothing has changed since: nothing was done.
+    pub unchanged_since: Option<String>,
 }
 
 /// Imports MOR's database, and verifies it before the change is committed.
@@ -59,125 +66,182 @@ pub async fn import(
     mut progress: impl FnMut(Event),
 ) -> Result<ImportResult, ImportError> {
     let mut source = Source::connect(&options.source).await?;
+    lock::prepare_schema(pool, options.replace.is_some()).await?;
     let mut target = target::connect(pool).await?;
-    lock(&mut target).await?;
+    lock::lock_imports(&mut target).await?;
     if !options.is_dry_run {
-        require_unused(&mut target, pool).await?;
+        match &options.replace {
+            Some(replace) => drop(replace::check_sales(&mut target, replace).await?),
+            None => {
+                let used_table = target::find_used_table(&mut target).await?;
+                if let Some(run) = imported_before(options, &mut target, used_table).await? {
+                    return compare_again(&mut source, &mut target, &run, progress).await;
+                }
+                lock::require_unused(used_table)?;
+            }
+        }
+        lock::exclude_others(&mut target, pool).await?;
     }
+    let result = import_steps(options, &mut source, &mut target, &mut progress).await;
+    source.close().await;
+    // The schema contains a copy of all PINs. Only an interrupted import uses it again.
+    if !result.as_ref().is_err_and(ImportError::is_interruption) {
+        let drop_schema = "rollback; drop schema if exists mor_import cascade";
+        if let Err(error) = target::execute(&mut target, drop_schema).await {
+            let text = format!("the schema mor_import could not be dropped, it contains a copy of MOR's data: {error}");
+            progress(Event::Note { text });
+        }
+    }
+    result
+}
+
+/// Returns the import that has filled the database from this MOR.
+async fn imported_before(
+    options: &ImportOptions,
+    target: &mut PgConnection,
+    used_table: Option<&str>,
+) -> Result<Option<ImportedRun>, ImportError> {
+    if used_table.is_none() {
+        return Ok(None);
+    }
+    let source = options.source.address.to_string();
+    Ok(ImportedRun::load(target).await?.filter(|run| source.ends_with(&format!("@{}", run.database()))))
+}
+
+/// An import that is complete is not repeated if nothing has changed since.
+async fn compare_again(
+    source: &mut Source,
+    target: &mut PgConnection,
+    run: &ImportedRun,
+    progress: impl FnMut(Event),
+) -> Result<ImportResult, ImportError> {
+    let verification = reconcile::compare(source, target, run, progress).await?;
+    if verification.differences.is_empty() {
+        let unchanged_since = Some(run.finished_at.clone());
+        return Ok(ImportResult { verification: Some(verification), unchanged_since, ..ImportResult::default() });
+    }
+    Err(ImportError::refused(format!(
+        "this MOR was imported at {} UTC, and rows have changed since: see `mortise reconcile`. To import it again, use a \
+         new database, or replace the rows with --replace",
+        run.finished_at
+    )))
+}
+
+async fn import_steps(
+    options: &ImportOptions,
+    source: &mut Source,
+    target: &mut PgConnection,
+    progress: &mut impl FnMut(Event),
+) -> Result<ImportResult, ImportError> {
     progress(Event::Step { step: "inspect" });
-    let inspection = inspect::inspect(&mut source, &mut target).await?;
-    for note in &inspection.notes {
-        progress(Event::Note { text: note.clone() });
+    let inspection = inspect::inspect(source, target).await?;
+    charset::check(&inspection, &options.stage.charset_repair)?;
+    let age = stage::check_age(&inspection, &options.stage)?;
+    for text in inspection.notes.iter().cloned().chain(age) {
+        progress(Event::Note { text });
     }
     let server_zone = inspection.server_time_zone.as_deref();
-    let zone = TimeZone::resolve(options.time_zone.as_deref(), server_zone, &mut target).await?;
-    let started_at: String =
-        sqlx::query_scalar("select (now() at time zone 'utc')::text").fetch_one(&mut target).await?;
+    let zone = TimeZone::resolve(options.time_zone.as_deref(), server_zone, target).await?;
+    let started_at = sqlx::query_scalar("select (now() at time zone 'utc')::text").fetch_one(&mut *target).await?;
 
     progress(Event::Step { step: "stage" });
     source.begin_snapshot().await?;
-    let position = snapshot_position(&mut source).await;
-    stage::create_schema(&mut target, &inspection, &zone).await?;
-    stage::stage(&mut source, &mut target, &inspection, &mut progress).await?;
+    let snapshot_position = snapshot_position(source).await;
+    stage_rows(options, source, target, &inspection, &zone, &mut *progress).await?;
 
     progress(Event::Step { step: "validate" });
-    validate::find(&mut target, &inspection).await?;
+    validate::find(target, &inspection).await?;
     if let Some(file) = &options.decisions {
-        let unused = report::apply_decisions(&mut target, file).await?;
+        let unused = report::apply_decisions(target, file).await?;
         if unused > 0 {
             let text = format!("{unused} lines of {} name findings that do not exist any more", file.display());
             progress(Event::Note { text });
         }
     }
     if let Some(file) = &options.report {
-        report::write(&mut target, file).await?;
+        report::write(target, file).await?;
     }
-    let findings = report::count(&mut target).await?;
+    let findings = report::count(target).await?;
     // A distributor's card is reserved until it is decided.
     let undecided = findings.iter().filter(|count| count.rule != "distributor").map(|count| count.undecided).sum();
     if options.is_dry_run || undecided > 0 {
-        source.close().await;
-        // It contains a copy of all PINs.
-        target::execute(&mut target, "drop schema mor_import cascade").await?;
-        return Ok(ImportResult { findings, undecided, verification: None, run_id: None });
+        return Ok(ImportResult { findings, undecided, ..ImportResult::default() });
     }
 
     progress(Event::Step { step: "build" });
-    outcome::compute(&mut target).await?;
-    target::execute(&mut target, "begin").await?;
-    require_unused(&mut target, pool).await?;
-    build::build(&mut target, &inspection).await?;
-    let run = Run { options, inspection: &inspection, zone: &zone, started_at, position };
-    let run_id = run.record(&mut target).await?;
+    outcome::compute(target).await?;
+    target::execute(target, "begin").await?;
+    build::lock(target).await?;
+    let discarded_sales = match &options.replace {
+        None => {
+            lock::require_unused(target::find_used_table(target).await?)?;
+            None
+        }
+        Some(replace) => {
+            let sales = replace::check_sales(target, replace).await?;
+            if let Some(file) = &replace.backup {
+                replace::back_up(target, file).await?;
+            }
+            Some(sales)
+        }
+    };
+    build::build(target, &inspection, options.history.as_deref()).await?;
+    let run = NewRun {
+        started_at,
+        source: options.source.address.to_string(),
+        server_version: inspection.server_version.clone(),
+        time_zone: zone.name.clone(),
+        snapshot_position,
+        history: options.history.clone(),
+        discarded_sales,
+    };
+    let run_id = run.record(target).await?;
 
     progress(Event::Step { step: "verify" });
-    let verification = verify::verify(&mut source, &mut target, &inspection, &zone, run_id).await?;
+    let imported = ImportedRun {
+        id: run_id,
+        source: run.source.clone(),
+        finished_at: String::new(),
+        zone,
+        history: run.history.clone(),
+        tables: Vec::new(),
+    };
+    let verification = verify::verify(source, target, &inspection, &imported).await?;
     if verification.differences.is_empty() {
-        run.finish(&mut target, run_id, &verification.tables).await?;
-        target::execute(&mut target, "commit").await?;
+        run.finish(target, run_id, &verification.tables, &options.operator).await?;
+        target::execute(target, "commit").await?;
         let tables: Vec<&str> = inspection.tables.iter().map(|table| table.name).collect();
-        target::execute(&mut target, format!("analyze {}, card_stock", tables.join(", "))).await?;
-        target::execute(&mut target, "drop schema mor_import cascade").await?;
+        let analyze = format!("analyze {}, card_stock", tables.join(", "));
+        if let Err(error) = target::execute(target, analyze).await {
+            progress(Event::Note { text: format!("the import is complete, but ANALYZE failed: {error}") });
+        }
+    }
+    let (verification, run_id) = (Some(verification), Some(run_id));
+    Ok(ImportResult { findings, undecided, verification, run_id, unchanged_since: None })
+}
+
+/// Stages MOR's rows, unless an interrupted import has staged them as they are now.
+async fn stage_rows(
+    options: &ImportOptions,
+    source: &mut Source,
+    target: &mut PgConnection,
+    inspection: &Inspection,
+    zone: &TimeZone,
+    progress: &mut impl FnMut(Event),
+) -> Result<(), ImportError> {
+    let fingerprint = reuse::fingerprint(&options.source.address.to_string(), inspection, zone, &options.stage);
+    if reuse::prepare(source, target, inspection, &fingerprint).await? {
+        let text = "the rows that the interrupted import has staged are used again: MOR has the same rows".to_owned();
+        progress(Event::Note { text });
     } else {
-        target::execute(&mut target, "rollback").await?;
+        stage::create_schema(target, inspection, zone).await?;
+        stage::stage(source, target, inspection, &options.stage, progress).await?;
+        reuse::mark_complete(target, &fingerprint).await?;
     }
-    source.close().await;
-    Ok(ImportResult { findings, undecided, verification: Some(verification), run_id: Some(run_id) })
-}
-
-/// Compares MOR's database with the rows that the last import brought.
-pub async fn reconcile(
-    options: &SourceOptions,
-    pool: &PgPool,
-    mut progress: impl FnMut(Event),
-) -> Result<Verification, ImportError> {
-    let mut source = Source::connect(options).await?;
-    let mut target = target::connect(pool).await?;
-    let run: Option<(i64, String)> = sqlx::query_as("select id, time_zone from import_runs order by id desc limit 1")
-        .fetch_optional(&mut target)
-        .await?;
-    let (run_id, name) = run
-        .ok_or_else(|| ImportError::refused("this database was not filled by `mortise import`: nothing to compare"))?;
-    progress(Event::Step { step: "inspect" });
-    let inspection = inspect::inspect(&mut source, &mut target).await?;
-    source.begin_snapshot().await?;
-    target::execute(&mut target, "begin isolation level repeatable read, read only").await?;
-    progress(Event::Step { step: "verify" });
-    let verification = verify::verify(&mut source, &mut target, &inspection, &TimeZone { name }, run_id).await?;
-    source.close().await;
-    Ok(verification)
-}
-
-/// One import at a time: a second one would drop the staged tables of the first.
-async fn lock(target: &mut PgConnection) -> Result<(), ImportError> {
-    for _ in 0..POLLS_MAX {
-        let is_locked: bool = sqlx::query_scalar("select pg_try_advisory_lock(hashtextextended('mortise import', 0))")
-            .fetch_one(&mut *target)
-            .await?;
-        if is_locked {
-            return Ok(());
-        }
-        tokio::time::sleep(POLL_INTERVAL).await;
+    if inspection.has_calls_by_card {
+        stage::stage_called_cards(source, target).await?;
     }
-    Err(ImportError::refused("another import runs on this database: wait for its end"))
-}
-
-/// Only an empty database is filled, and no server may use it meanwhile.
-async fn require_unused(target: &mut PgConnection, pool: &PgPool) -> Result<(), ImportError> {
-    let mut polls_left = POLLS_MAX;
-    while target::has_other_sessions(target, pool.size()).await? {
-        polls_left -= 1;
-        if polls_left == 0 {
-            return Err(ImportError::refused("a server or another command uses the database: stop it first"));
-        }
-        tokio::time::sleep(POLL_INTERVAL).await;
-    }
-    match target::find_used_table(target).await? {
-        None => Ok(()),
-        Some(table) => Err(ImportError::refused(format!(
-            "the database is in use: the table {table} has rows. Import into an empty database"
-        ))),
-    }
+    Ok(())
 }
 
 /// Where the snapshot is in MOR's binary log; empty if the server does not tell this user.
@@ -192,75 +256,4 @@ async fn snapshot_position(source: &mut Source) -> String {
         }
     }
     String::new()
-}
-
-/// A run, as it is recorded.
-struct Run<'a> {
-    options: &'a ImportOptions,
-    inspection: &'a Inspection,
-    zone: &'a TimeZone,
-    started_at: String,
-    position: String,
-}
-
-impl Run<'_> {
-    /// Records the run and its findings, with which the verification knows MOR's values.
-    async fn record(&self, target: &mut PgConnection) -> Result<i64, ImportError> {
-        let run_id = sqlx::query_scalar(
-            "insert into import_runs (started_at, source, server_version, time_zone, snapshot_position, tables)
-             values ($1::text::timestamp, $2, $3, $4, $5, '[]') returning id",
-        )
-        .bind(&self.started_at)
-        .bind(self.options.source.address.to_string())
-        .bind(&self.inspection.server_version)
-        .bind(&self.zone.name)
-        .bind(&self.position)
-        .fetch_one(&mut *target)
-        .await?;
-        // Of two findings about a cell, the first one has MOR's value: it altered the cell before the other was found.
-        sqlx::query(
-            r#"insert into import_findings (run_id, rule, "table", id, "column", original, decision, money)
-               select $1, rule, "table", id, "column",
-                   case when "column" is null then value
-                       else first_value(original) over (
-                           partition by "table", id, "column" order by is_applied desc, rule) end,
-                   case when decision in ('default', 'undecided') then default_action else decision end, money
-               from mor_import.findings"#,
-        )
-        .bind(run_id)
-        .execute(&mut *target)
-        .await?;
-        target::execute(target, "analyze import_findings").await?;
-        Ok(run_id)
-    }
-
-    /// Stores the checksums, and writes the change log.
-    async fn finish(&self, target: &mut PgConnection, run_id: i64, tables: &[TableResult]) -> Result<(), ImportError> {
-        let total = |rows: fn(&TableResult) -> i64| tables.iter().map(rows).sum::<i64>();
-        let counts = serde_json::json!({
-            "imported": total(|table| table.imported),
-            "quarantined": total(|table| table.quarantined),
-            "left_out": total(|table| table.left_out),
-        });
-        let tables = serde_json::to_string(tables).map_err(|error| ImportError::refused(error.to_string()))?;
-        sqlx::query(
-            "update import_runs set tables = $2::text::jsonb, finished_at = clock_timestamp() at time zone 'utc'
-             where id = $1",
-        )
-        .bind(run_id)
-        .bind(tables)
-        .execute(&mut *target)
-        .await?;
-        sqlx::query(
-            "insert into change_log (who, operator, what, target_id, target_name, after)
-             values ('command', $1, 'import', $2, $3, $4::text::jsonb)",
-        )
-        .bind(&self.options.operator)
-        .bind(run_id)
-        .bind(self.options.source.address.to_string())
-        .bind(counts.to_string())
-        .execute(target)
-        .await?;
-        Ok(())
-    }
 }

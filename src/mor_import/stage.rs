@@ -1,19 +1,25 @@
 //! Copies the rows of one MySQL snapshot into the schema `mor_import`, as they are: numbers as numbers, everything else
 //! as text. The memory that this needs does not depend on the number of rows.
 
+use std::time::{Duration, Instant};
+
 use futures_util::TryStreamExt;
 use sqlx::PgConnection;
 
+use crate::mor_import::charset;
 use crate::mor_import::encode;
 use crate::mor_import::error::ImportError;
 use crate::mor_import::inspect::{Inspection, Table};
 use crate::mor_import::progress::Event;
+use crate::mor_import::secret;
 use crate::mor_import::source::{self, Source};
 use crate::mor_import::target::{self, Kind, execute, quote};
 use crate::mor_import::time_zone::TimeZone;
 
-/// Rows of one query and one `copy`.
-const RANGE_LEN: usize = 50_000;
+/// Rows of one query and one `copy`, unless they are read slowly.
+const RANGE_LEN: u64 = 50_000;
+/// The age of a snapshot that needs the operator's consent.
+const AGE_MAX: Duration = Duration::from_hours(4);
 /// In bytes. A larger part of a `copy` is sent.
 const BUFFER_LEN: usize = 256 * 1024;
 
@@ -67,32 +73,112 @@ pub async fn create_schema(
     Ok(())
 }
 
+/// How the rows are read.
+#[derive(Debug, Clone, Default)]
+pub struct StageOptions {
+    /// Rows of MOR that are read in a second at most.
+    pub rows_per_second_max: Option<u32>,
+    /// Whether a snapshot may get older than [`AGE_MAX`].
+    pub accepts_old_snapshot: bool,
+    /// Tables whose texts are UTF-8 in latin1.
+    pub charset_repair: Vec<String>,
+}
+
+/// Says how old the snapshot will get if the rows are read slowly.
+///
+/// # Errors
+///
+/// If it would get too old.
+pub fn check_age(inspection: &Inspection, options: &StageOptions) -> Result<Option<String>, ImportError> {
+    let Some(rows_per_second) = options.rows_per_second_max else { return Ok(None) };
+    let rows: u64 = inspection.tables.iter().map(|table| table.rows_estimated).sum();
+    let age = Duration::from_secs(rows / u64::from(rows_per_second.max(1)));
+    let text = format!("the snapshot will be about {} old when its last row is read", humantime::format_duration(age));
+    if age > AGE_MAX && !options.accepts_old_snapshot {
+        return Err(ImportError::refused(format!(
+            "{text}: MOR's server keeps old versions of all rows that change meanwhile. Read faster with a higher \
+             --max-rows-per-second, or accept it with --yes"
+        )));
+    }
+    Ok(Some(text))
+}
+
 /// Reads all tables. `progress` is told of the rows.
 pub async fn stage(
     source: &mut Source,
     target: &mut PgConnection,
     inspection: &Inspection,
+    options: &StageOptions,
     mut progress: impl FnMut(Event),
 ) -> Result<(), ImportError> {
+    let mut pace = Pace::start(inspection, options);
     for table in &inspection.tables {
         let mut rows = 0;
         let mut last_id = None;
         loop {
-            let range = stage_range(source, target, table, last_id).await?;
+            let range = stage_range(source, target, table, last_id, pace.range_len).await?;
             rows += range.rows;
-            progress(Event::Staged { table: table.name, rows, rows_estimated: table.rows_estimated });
-            if range.rows < RANGE_LEN as u64 {
+            pace.wait(range.rows).await;
+            progress(Event::Staged {
+                table: table.name,
+                rows,
+                rows_estimated: table.rows_estimated,
+                rows_per_second: pace.rows_per_second(),
+                seconds_left: pace.seconds_left(),
+            });
+            if range.rows < pace.range_len {
                 break;
             }
             last_id = range.last_id;
         }
+        if options.charset_repair.iter().any(|name| name == table.name) {
+            charset::repair(target, table).await?;
+        }
         execute(target, format!("alter table mor_import.{0} add primary key (id); analyze mor_import.{0}", table.name))
             .await?;
     }
-    if inspection.has_calls_by_card {
-        stage_called_cards(source, target).await?;
-    }
     Ok(())
+}
+
+/// How fast the rows are read.
+struct Pace {
+    started_at: Instant,
+    rows: u64,
+    rows_estimated: u64,
+    rows_per_second_max: Option<u32>,
+    /// Rows of one query and one `copy`.
+    range_len: u64,
+}
+
+impl Pace {
+    fn start(inspection: &Inspection, options: &StageOptions) -> Self {
+        let range_len = options.rows_per_second_max.map_or(RANGE_LEN, |rows| RANGE_LEN.min(u64::from(rows.max(1))));
+        Self {
+            started_at: Instant::now(),
+            rows: 0,
+            rows_estimated: inspection.tables.iter().map(|table| table.rows_estimated).sum(),
+            rows_per_second_max: options.rows_per_second_max,
+            range_len,
+        }
+    }
+
+    /// Counts rows, and waits until so many may have been read.
+    async fn wait(&mut self, rows: u64) {
+        self.rows += rows;
+        if let Some(rows_per_second) = self.rows_per_second_max {
+            let due = Duration::from_millis(self.rows.saturating_mul(1000) / u64::from(rows_per_second.max(1)));
+            tokio::time::sleep(due.saturating_sub(self.started_at.elapsed())).await;
+        }
+    }
+
+    fn rows_per_second(&self) -> u64 {
+        let milliseconds = u64::try_from(self.started_at.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.rows.saturating_mul(1000) / milliseconds.max(1)
+    }
+
+    fn seconds_left(&self) -> u64 {
+        self.rows_estimated.saturating_sub(self.rows) / self.rows_per_second().max(1)
+    }
 }
 
 /// The rows of a range, and the highest id.
@@ -107,6 +193,7 @@ async fn stage_range(
     target: &mut PgConnection,
     table: &Table,
     after_id: Option<i64>,
+    range_len: u64,
 ) -> Result<Range, ImportError> {
     let columns: Vec<_> = table.read_columns().collect();
     let (expressions, names): (Vec<&str>, Vec<String>) =
@@ -114,7 +201,7 @@ async fn stage_range(
     let id_index = columns.iter().position(|(column, _)| column.target.name == "id").unwrap_or_default();
     let condition = after_id.map_or(String::new(), |id| format!("where id > {id}"));
     let query = format!(
-        "select {} from {} {condition} order by id limit {RANGE_LEN}",
+        "select {} from {} {condition} order by id limit {range_len}",
         expressions.join(", "),
         source::quote(table.name)
     );
@@ -160,20 +247,22 @@ async fn record_altered(target: &mut PgConnection, table: &str, altered: &[Alter
     let originals: Vec<&str> = altered.iter().map(|cell| cell.original.as_str()).collect();
     sqlx::query(
         r#"insert into mor_import.findings (rule, "table", id, "column", original, value, default_action, is_applied)
-           select 'nul_byte', $1, id, name, original, original, 'replaced', true
+           select 'nul_byte', $1, id, name, original,
+               case when name = any ($5) then mor_import.digest(original) else original end, 'replaced', true
            from unnest($2::bigint[], $3::text[], $4::text[]) cell (id, name, original)"#,
     )
     .bind(table)
     .bind(ids)
     .bind(columns)
     .bind(originals)
+    .bind(secret::columns(table))
     .execute(target)
     .await?;
     Ok(())
 }
 
-/// The cards that calls name. MySQL answers from the index alone.
-async fn stage_called_cards(source: &mut Source, target: &mut PgConnection) -> Result<(), ImportError> {
+/// Reads the cards that calls name. MySQL answers from the index alone.
+pub async fn stage_called_cards(source: &mut Source, target: &mut PgConnection) -> Result<(), ImportError> {
     let mut copy = target.copy_in_raw("copy mor_import.called_cards (id) from stdin with (format binary)").await?;
     let mut buffer = Vec::with_capacity(BUFFER_LEN);
     encode::start(&mut buffer);

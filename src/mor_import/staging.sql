@@ -8,7 +8,7 @@ create table mor_import.findings (
     "column" text,                                  -- NULL: the row as a whole
     original text,
     replacement text,
-    value text,                                     -- for the report; no PIN
+    value text,                                     -- for the report; a secret as its digest
     money numeric,
     decision text not null default 'default',
     default_action text not null,
@@ -17,6 +17,9 @@ create table mor_import.findings (
     is_counted boolean not null default false
 );
 create index on mor_import.findings ("table", id);
+
+-- A row when all tables are staged: of which MOR, and which tables.
+create table mor_import.staging (fingerprint text not null, tables text[] not null);
 
 -- Cards of which MOR's calls know; filled where `calls` has an index on the card.
 create unlogged table mor_import.called_cards (id bigint not null);
@@ -31,7 +34,18 @@ create function mor_import.is_date(text) returns boolean language sql immutable 
             <= extract(day from make_date(substr($1, 1, 4)::integer, substr($1, 6, 2)::integer, 1) + interval '1 month - 1 day')
     end;
 
--- A PIN as the report shows it: equal PINs have equal digests within a run, and the salt is lost with the schema.
+-- A PIN, password, key or number of a voucher as the report shows it: equal ones have equal digests within a run, and the salt is lost with the schema.
 create table mor_import.salt as select gen_random_uuid()::text as salt;
-create function mor_import.digest(pin text) returns text language sql stable return
-    left(encode(sha256(convert_to((select salt from mor_import.salt) || pin, 'UTF8')), 'hex'), 12);
+create function mor_import.digest(secret text) returns text language sql stable return
+    left(encode(sha256(convert_to((select salt from mor_import.salt) || secret, 'UTF8')), 'hex'), 12);
+
+-- A text whose bytes in MySQL's latin1 (Windows-1252) are UTF-8: as that text. Another text as it is.
+create function mor_import.repaired(text) returns text language plpgsql immutable as $repaired$
+begin
+    return convert_from(convert_to(translate($1,
+        E'\u20ac\u201a\u0192\u201e\u2026\u2020\u2021\u02c6\u2030\u0160\u2039\u0152\u017d\u2018\u2019\u201c\u201d\u2022\u2013\u2014\u02dc\u2122\u0161\u203a\u0153\u017e\u0178',
+        E'\u0080\u0082\u0083\u0084\u0085\u0086\u0087\u0088\u0089\u008a\u008b\u008c\u008e\u0091\u0092\u0093\u0094\u0095\u0096\u0097\u0098\u0099\u009a\u009b\u009c\u009e\u009f'
+    ), 'LATIN1'), 'UTF8');
+exception when character_not_in_repertoire or untranslatable_character then
+    return $1;
+end $repaired$;

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use bigdecimal::BigDecimal;
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use crate::mor_import::checksum::{ComparedTable, Difference};
@@ -77,19 +78,21 @@ pub async fn compare(
         );
         values.extend(counted.iter().map(|(_, condition)| format!("coalesce(sum({}), 0)", coalesced(condition))));
         let key = format!("concat_ws(' ', 'sum'{})", key.iter().map(|key| format!(", {key}")).collect::<String>());
-        let sql = format!(
-            "select {key}, {} from (select {} from {} where {}) as live group by 1",
-            values.join(", "),
-            cells.join(", "),
-            source::quote(table.name),
-            table.source_condition()
-        );
-        let rows = source.rows(&sql).await?;
-        rows.into_iter()
-            .map(|row| row.into_iter().map(Option::unwrap_or_default).collect())
-            .collect::<Vec<Vec<String>>>()
+        let mut there = BTreeMap::new();
+        for condition in table.source_conditions() {
+            let sql = format!(
+                "select {key}, {} from (select {} from {} where {condition}) as live group by 1",
+                values.join(", "),
+                cells.join(", "),
+                source::quote(table.name)
+            );
+            for row in source.rows(&sql).await? {
+                add(&mut there, row.into_iter().map(Option::unwrap_or_default));
+            }
+        }
+        there
     };
-    let here: Vec<Vec<String>> = {
+    let here = {
         let cells: Vec<String> = columns
             .iter()
             .map(|column| format!("nullif({}, chr(30)) as \"{}\"", table.target_cell(column, zone), column.target.name))
@@ -110,7 +113,10 @@ pub async fn compare(
             cells.join(", "),
             table.target_rows(run_id)
         );
-        sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(target).await?
+        let rows: Vec<Vec<String>> = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(target).await?;
+        let mut here = BTreeMap::new();
+        rows.into_iter().for_each(|row| add(&mut here, row.into_iter()));
+        here
     };
     let names: Vec<&str> =
         std::iter::once("rows").chain(money.iter().copied()).chain(counted.iter().map(|(name, _)| *name)).collect();
@@ -135,22 +141,33 @@ fn coalesced(condition: &str) -> String {
     format!("coalesce({column}, '') {rest}")
 }
 
-fn differences(table: &str, names: &[&str], there: Vec<Vec<String>>, here: Vec<Vec<String>>) -> Vec<Difference> {
-    let by_key = |rows: Vec<Vec<String>>| -> BTreeMap<String, Vec<String>> {
-        rows.into_iter().filter_map(|mut row| (!row.is_empty()).then(|| (row.remove(0), row))).collect()
-    };
-    let (there, mut here) = (by_key(there), by_key(here));
+/// The sums of each key, in the order of their names.
+type SumsByKey = BTreeMap<String, Vec<BigDecimal>>;
+
+/// Adds a row, a key and its sums, to the sums of the same key.
+fn add(sums: &mut SumsByKey, mut row: impl Iterator<Item = String>) {
+    let entry = sums.entry(row.next().unwrap_or_default()).or_default();
+    for (index, value) in row.map(|value| value.parse().unwrap_or_default()).enumerate() {
+        match entry.get_mut(index) {
+            Some(sum) => *sum += &value,
+            None => entry.push(value),
+        }
+    }
+}
+
+fn differences(table: &str, names: &[&str], there: SumsByKey, mut here: SumsByKey) -> Vec<Difference> {
     let mut differences = Vec::new();
     let mut add = |key: &str, text: String| {
         let text = format!("{}{text}", describe_key(key));
-        differences.push(Difference { table: table.to_owned(), id: None, column: None, text });
+        differences.push(Difference { table: table.to_owned(), id: None, column: None, text, changed_in: None });
     };
     for (key, there) in there {
         let here = here.remove(&key).unwrap_or_default();
         for (index, name) in names.iter().enumerate() {
-            let value = |row: &[String]| row.get(index).map_or("0", String::as_str).to_owned();
+            let value = |row: &[BigDecimal]| row.get(index).cloned().unwrap_or_default();
             let (there, here) = (value(&there), value(&here));
             if there != here {
+                let [there, here] = [there, here].map(|value| value.to_plain_string());
                 add(&key, format!("{name}: {there} in MOR, {here} in Mortise"));
             }
         }

@@ -42,9 +42,17 @@ pub const TABLES: [&str; 29] = [
 /// Tables of Mortise that name cards or payments by id.
 pub const DEPENDENT_TABLES: [&str; 3] = ["card_stock", "email_outbox", "idempotency_keys"];
 
-/// Tables that a first start fills. Any row in another table of [`TABLES`] means that the database is in use.
-const SEEDED_TABLES: [&str; 8] =
-    ["currencies", "taxes", "conflines", "acc_rights", "tariffs", "lcrs", "locations", "users"];
+/// How many rows a first start writes into a table. Any row in another table of [`TABLES`] means that the database is
+/// in use. The admin has the id 0 and is not counted.
+const SEEDED_ROWS: [(&str, i64); 7] = [
+    ("currencies", 2),
+    ("taxes", 1),
+    ("conflines", 17),
+    ("acc_rights", 5),
+    ("tariffs", 1),
+    ("lcrs", 1),
+    ("locations", 1),
+];
 
 /// Columns that Mortise added to MOR's tables.
 const OWN_COLUMNS: [(&str, &str); 11] = [
@@ -95,7 +103,7 @@ pub struct TargetColumn {
 /// Opens the connection of an import.
 pub async fn connect(pool: &PgPool) -> sqlx::Result<PgConnection> {
     let options: PgConnectOptions = pool.connect_options().as_ref().clone();
-    let mut connection = session::connect(&options.application_name("mortise import")).await?;
+    let mut connection = session::connect(&options.application_name(session::IMPORT_NAME)).await?;
     sqlx::raw_sql(SESSION).execute(&mut connection).await?;
     Ok(connection)
 }
@@ -134,18 +142,33 @@ pub async fn columns(connection: &mut PgConnection, table: &str) -> Result<Vec<T
         .collect()
 }
 
+/// Returns the tables of Mortise that an import fills or empties.
+pub async fn filled_tables(connection: &mut PgConnection) -> sqlx::Result<Vec<&'static str>> {
+    let mut tables = Vec::new();
+    for name in TABLES.into_iter().chain(DEPENDENT_TABLES) {
+        if table_exists(connection, name).await? {
+            tables.push(name);
+        }
+    }
+    Ok(tables)
+}
+
 /// Returns the name of a table that contains more than a first start writes.
 pub async fn find_used_table(connection: &mut PgConnection) -> sqlx::Result<Option<&'static str>> {
-    for table in TABLES.into_iter().chain(DEPENDENT_TABLES) {
-        let condition = match table {
-            "users" => "where id <> 0",
-            seeded if SEEDED_TABLES.contains(&seeded) => continue,
-            _ => "",
-        };
+    for table in TABLES.into_iter().chain(DEPENDENT_TABLES).chain(["change_log"]) {
         if !table_exists(connection, table).await? {
             continue;
         }
-        let sql = format!("select exists (select from {table} {condition})");
+        let condition = match table {
+            "users" => "where id <> 0",
+            "change_log" => "where what <> 'import'",
+            _ => "",
+        };
+        let rows_max = SEEDED_ROWS.iter().find(|(name, _)| *name == table).map_or(0, |(_, rows)| *rows);
+        let sql = format!(
+            "select count(*) > {rows_max} from (select from {table} {condition} limit {}) counted",
+            rows_max + 1
+        );
         if sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut *connection).await? {
             return Ok(Some(table));
         }
@@ -157,19 +180,6 @@ pub async fn find_used_table(connection: &mut PgConnection) -> sqlx::Result<Opti
 pub async fn table_exists(connection: &mut PgConnection, table: &str) -> sqlx::Result<bool> {
     let exists = sqlx::query_scalar("select to_regclass(format('%I.%I', current_schema(), $1::text)) is not null");
     exists.bind(table).fetch_one(connection).await
-}
-
-/// Whether a server, or another command, uses the database. `own_connections` are those of this command's pool.
-pub async fn has_other_sessions(connection: &mut PgConnection, own_connections: u32) -> sqlx::Result<bool> {
-    // A server always has background connections.
-    sqlx::query_scalar(
-        "select count(*) filter (where application_name = 'mortise background') > 0
-             or count(*) filter (where application_name = 'mortise') > $1
-         from pg_stat_activity where datname = current_database()",
-    )
-    .bind(i64::from(own_connections))
-    .fetch_one(connection)
-    .await
 }
 
 /// Executes statements.

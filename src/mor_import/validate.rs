@@ -4,6 +4,7 @@ use sqlx::{AssertSqlSafe, PgConnection, Row};
 
 use crate::mor_import::error::ImportError;
 use crate::mor_import::inspect::{Column, Inspection, Table};
+use crate::mor_import::secret;
 use crate::mor_import::target::{Kind, execute, literal, quote};
 
 /// A rule about single cells of a column.
@@ -88,10 +89,25 @@ async fn record_cells(target: &mut PgConnection, table: &Table, rule: &CellRule)
             .to_owned(),
         _ => format!("mor_import.{} row", table.name),
     };
+    let value = if secret::is_secret(table.name, &rule.column) {
+        format!("mor_import.digest({column}::text)")
+    } else {
+        column.clone()
+    };
+    let is_counted = rule.decision == "default";
+    // The rules that only count are about rows whose money stays as it is.
+    let money = match (table.name, is_counted) {
+        (_, true) => "null",
+        ("cards" | "users", false) => "balance",
+        ("payments" | "ccorders", false) => "amount",
+        ("cclineitems", false) => "price",
+        ("vouchers", false) => "credit_with_vat",
+        (_, false) => "null",
+    };
     let insert = format!(
         r#"insert into mor_import.findings
-               (rule, "table", id, "column", original, replacement, value, decision, default_action, is_counted)
-           select {}, {}, id, {}, {column}, {}, {column}, {}, {}, {}
+               (rule, "table", id, "column", original, replacement, value, money, decision, default_action, is_counted)
+           select {}, {}, id, {}, {column}, {}, {value}, {money}, {}, {}, {is_counted}
            from {rows} where {}"#,
         literal(rule.rule),
         literal(table.name),
@@ -99,7 +115,6 @@ async fn record_cells(target: &mut PgConnection, table: &Table, rule: &CellRule)
         rule.replacement,
         literal(rule.decision),
         literal(rule.default_action),
-        rule.decision == "default",
         rule.condition
     );
     execute(target, insert).await?;
@@ -163,7 +178,19 @@ fn cell_rules(table: &str, column: &Column) -> Vec<CellRule> {
                 rules.push(CellRule { decision: "undecided", ..out_of_range });
             }
         }
-        Kind::Numeric | Kind::Text => {}
+        Kind::Text => {
+            // MySQL stores a value that an enumeration does not have as an empty text.
+            let values = match column.target.name.as_str() {
+                "artype" => Some(("null", "'event', 'minute'")),
+                "daytype" => Some(("''", "'', 'FD', 'WD'")),
+                _ => None,
+            };
+            if let Some((replacement, known)) = values {
+                let condition = format!("{name} not in ({known})");
+                rules.push(rule("unknown_value", condition, replacement.to_owned(), "replaced"));
+            }
+        }
+        Kind::Numeric => {}
     }
     let is_required =
         !column.target.is_nullable && !matches!((table, column.target.name.as_str()), ("cards", "cardgroup_id"));

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use sqlx::mysql::MySqlConnectOptions;
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, MySqlConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Decode, MySql, MySqlConnection, Row, ValueRef};
 use tokio::sync::OnceCell;
 
 use crate::harness::postgres::SUPERVISOR;
@@ -61,6 +61,26 @@ impl Mor {
         execute(&mut connection, modes).await;
         execute(&mut connection, sql).await;
         connection.close().await.unwrap();
+    }
+
+    /// Returns the rows of a query as texts, with times in UTC.
+    pub async fn texts(&self, sql: &str) -> Vec<Vec<Option<String>>> {
+        let mut connection = self.connect(&self.database).await;
+        execute(&mut connection, "set sql_mode = 'ANSI_QUOTES', time_zone = '+00:00'").await;
+        let rows = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).fetch_all(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+        rows.iter()
+            .map(|row| {
+                let text = |index| {
+                    let value = row.try_get_raw(index).unwrap();
+                    (!value.is_null()).then(|| {
+                        let bytes = <&[u8] as Decode<MySql>>::decode(value).unwrap();
+                        String::from_utf8(bytes.to_vec()).unwrap()
+                    })
+                };
+                (0..row.len()).map(text).collect()
+            })
+            .collect()
     }
 
     /// Cuts the connections of the account that imports from this database.

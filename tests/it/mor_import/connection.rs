@@ -2,7 +2,6 @@
 
 use super::{BASICS, Import, X7_SCHEMA};
 use crate::harness::mariadb::{self, USER};
-use crate::harness::server_on_database;
 use crate::operator::commands::{command, run_command};
 
 #[tokio::test]
@@ -85,30 +84,4 @@ async fn the_time_zone_is_required_unless_mysql_has_a_name_for_it() {
     assert!(output.code == 1 && output.stderr.contains("name it with --time-zone"), "{output:?}");
     let output = import.run(&["import", &import.mor.url(), "--time-zone", "CEST"]);
     assert!(output.code == 1 && output.stderr.contains("\"CEST\" is no time zone"), "{output:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_a_server_uses_is_not_filled() {
-    let import = Import::new("").await;
-    let server = server_on_database(&import.database, &[]).await;
-    let sessions = "select count(*) from pg_stat_activity
-                    where application_name = 'mortise background' and datname = current_database()";
-    server.wait_for_rows(sessions, |rows| rows != ["0"]).await;
-    let output = import.import(&[]);
-    assert!(output.code == 1 && output.stderr.contains("uses the database: stop it first"), "{output:?}");
-}
-
-#[tokio::test]
-async fn only_a_new_database_is_filled() {
-    let import = Import::new("").await;
-    let server = import.server().await;
-    server.execute("insert into users (id, username) values (9, 'new')").await;
-    server.close().await;
-    let output = import.import(&[]);
-    assert!(output.code == 1 && output.stderr.contains("the table users has rows"), "{output:?}");
-    // What a first start writes does not count.
-    let server = import.server().await;
-    server.execute("delete from users; insert into users (id, username) values (0, 'admin')").await;
-    server.close().await;
-    import.import_ok(&[]);
 }

@@ -1,20 +1,18 @@
-//! An import that is cut off at any step leaves the tables of Mortise empty, or complete; started again, it completes.
+//! An import that is cut off at any moment leaves the tables of Mortise empty, or complete; started again, it completes
+//! with the same result.
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, Stdio};
+use std::io::BufRead;
 
-use super::Import;
-use crate::harness::mariadb;
-use crate::operator::commands::command;
+use sqlx::AssertSqlSafe;
+
+use super::generator::{AGES, Generated};
+use super::{BASICS, Import, X7_SCHEMA};
+use crate::harness::postgres;
+use crate::operator::commands::url;
 
 const STEPS: [&str; 5] = ["inspect", "stage", "validate", "build", "verify"];
-
-/// Two thousand cards, of which every tenth is sold.
-const CARDS: &str = "
-    insert into cards (number, pin, balance, cardgroup_id, sold)
-        select 2000000000 + seq, right(1000000 + seq, 4), 10, 7, seq % 10 = 0 from seq_1_to_2000;
-    insert into payments (paymenttype, amount, currency, user_id, card, date_added)
-        select 'Card', 10, 'USD', id, 1, '2014-05-01 12:00:00' from cards where sold = 1";
+const CUTS: [Cut; 3] = [Cut::Program, Cut::PostgresConnection, Cut::MySqlConnection];
+const CUT_COUNT: usize = 20;
 
 /// What is cut off.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -24,61 +22,139 @@ enum Cut {
     MySqlConnection,
 }
 
-/// Starts an import and returns when it has begun a step.
-fn start(import: &Import, step: &str) -> (Child, impl BufRead + use<>) {
-    let url = import.mor.url();
-    let mut command = command(&["import", &url, "--time-zone", "UTC", "--json"]);
-    command.env("DATABASE_URL", &import.url).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    child.stdin.take().unwrap().write_all(format!("{}\n", mariadb::PASSWORD).as_bytes()).unwrap();
-    let mut output = BufReader::new(child.stdout.take().unwrap());
-    let mut line = String::new();
-    while !line.contains(&format!("\"step\":\"{step}\"")) {
-        line.clear();
-        assert_ne!(output.read_line(&mut line).unwrap(), 0, "the import ended before the step {step}");
-    }
-    (child, output)
-}
+const CUT_POSTGRES: &str = "select count(pg_terminate_backend(pid)) from pg_stat_activity
+                            where datname = current_database() and application_name = 'mortise import'";
+/// The rows of all tables. Cards and groups have the time of the import in some columns.
+const CONTENT: &str = "
+    select md5(string_agg(content, ' ' order by name)) from (
+        select 'users' as name, md5(string_agg(row::text, ' ' order by id)) as content from users row
+        union all
+        select 'cards', md5(string_agg((to_jsonb(row) - 'quarantined_at' - 'retired_at')::text
+            || (quarantined_at is null) || (retired_at is null), ' ' order by id)) from cards row
+        union all
+        select 'cardgroups', md5(string_agg((to_jsonb(row) - 'created_at' - 'valid_from' - 'valid_till')::text, ' ' order by id))
+        from cardgroups row
+        union all
+        select 'payments', md5(string_agg(row::text, ' ' order by id)) from payments row
+        union all
+        select 'actions', md5(string_agg(row::text, ' ' order by id)) from actions row
+        union all
+        select 'conflines', md5(string_agg(row::text, ' ' order by id)) from conflines row
+        union all
+        select 'cclineitems', md5(string_agg(row::text, ' ' order by id)) from cclineitems row
+        union all
+        select 'vouchers', md5(string_agg(row::text, ' ' order by id)) from vouchers row
+        union all
+        select 'currencies', md5(string_agg(row::text, ' ' order by id)) from currencies row
+        union all
+        select 'card_stock', md5(string_agg(row::text, ' ' order by card_id)) from card_stock row
+        union all
+        select 'findings', md5(string_agg(concat_ws(' ', rule, \"table\", id, \"column\", decision), ',' order by rule, \"table\", id,
+            \"column\")) from import_findings
+    ) tables";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cut_off_import_can_be_started_again() {
-    for cut in [Cut::Program, Cut::PostgresConnection, Cut::MySqlConnection] {
-        let import = Import::new(CARDS).await;
-        let mut is_complete = false;
-        for step in STEPS {
-            let (mut child, _output) = start(&import, step);
-            match cut {
-                Cut::Program => child.kill().unwrap(),
-                Cut::PostgresConnection => {
-                    let terminate = "select pg_terminate_backend(pid) from pg_stat_activity
-                                     where datname = current_database() and application_name = 'mortise import'";
-                    let server = import.server().await;
-                    server.execute(terminate).await;
-                    server.close().await;
-                }
-                Cut::MySqlConnection => import.mor.cut_connections().await,
+async fn an_import_that_is_cut_off_at_random_moments_has_the_same_result() {
+    let generated = Generated::new(7, 2000, &AGES[0]);
+    let mut import = Import::with(&generated.sql).await;
+    let decisions = import.file("decisions.tsv");
+    std::fs::write(&decisions, &generated.decisions).unwrap();
+    let options = ["--decisions", decisions.to_str().unwrap()];
+    let mut random = fastrand::Rng::with_seed(20);
+    let mut results = Vec::new();
+    let mut is_reused = false;
+    for number in 0..CUT_COUNT {
+        let (cut, step) = (CUTS[number % CUTS.len()], STEPS[random.usize(0..STEPS.len())]);
+        let (mut child, mut output) = import.start(step, &options);
+        // The progress of the step, up to a random line.
+        let mut line = String::new();
+        for _ in 0..random.usize(0..30) {
+            line.clear();
+            if output.read_line(&mut line).unwrap() == 0 || line.contains("\"step\"") {
+                break;
             }
-            let output = child.wait_with_output().unwrap();
-            let error = String::from_utf8_lossy(&output.stderr).into_owned();
-            let server = import.server().await;
-            let [cards] = server.rows("select count(*) from cards").await.try_into().unwrap();
-            server.close().await;
-            match cards.as_str() {
-                "0" if cut == Cut::MySqlConnection && output.status.code() != Some(0) => {
-                    assert!(error.contains("the connection to MySQL was lost, nothing was changed"), "{step}: {error}");
-                }
-                "0" => assert_ne!(output.status.code(), Some(0), "{step}: {error}"),
-                // The step ended before the cut.
-                cards => {
-                    assert_eq!((cards, step), ("2005", "verify"), "{error}");
-                    is_complete = true;
-                }
+            is_reused |= line.contains("are used again");
+        }
+        match cut {
+            Cut::Program => child.kill().unwrap(),
+            Cut::PostgresConnection => import.execute(CUT_POSTGRES).await,
+            Cut::MySqlConnection => import.mor.cut_connections().await,
+        }
+        let ended = child.wait_with_output().unwrap();
+        let error = String::from_utf8_lossy(&ended.stderr).into_owned();
+        let cards: i64 = import.value("select count(*) from cards").await;
+        // The last step may have ended before the cut.
+        if cards > 0 {
+            results.push(import.value::<String>(CONTENT).await);
+            import.next_database().await;
+        } else {
+            assert_ne!(ended.status.code(), Some(0), "{number} {step} {cut:?}: {error}");
+            if cut == Cut::MySqlConnection {
+                assert!(error.contains("the connection to MySQL was lost, nothing was changed"), "{number}: {error}");
             }
         }
-        if !is_complete {
-            import.import_ok(&[]);
+    }
+    let output = import.run(&[&["import", &import.mor.url(), "--time-zone", "UTC"], &options[..]].concat());
+    assert_eq!(output.code, 0, "{output:?}");
+    let completed: String = import.value(CONTENT).await;
+    import.next_database().await;
+    let output = import.run(&[&["import", &import.mor.url(), "--time-zone", "UTC"], &options[..]].concat());
+    assert_eq!(output.code, 0, "{output:?}");
+    let uninterrupted: String = import.value(CONTENT).await;
+    assert!(results.iter().chain([&completed]).all(|result| *result == uninterrupted), "{results:?} {uninterrupted}");
+    println!("{} imports ended before the cut; staged rows used again: {is_reused}", results.len());
+    let output = import.run(&["reconcile", &import.mor.url()]);
+    assert_eq!(output.code, 0, "{output:?}");
+}
+
+/// The staging was complete when the program was killed.
+#[tokio::test(flavor = "multi_thread")]
+async fn staged_rows_are_used_again_while_mor_has_the_same_rows() {
+    let import = Import::with(&[X7_SCHEMA, BASICS, "update cards set name = 'a\\0b' where id = 101"].concat()).await;
+    let kill = async || {
+        let (mut child, _output) = import.start("validate", &[]);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    };
+    kill().await;
+    let output = import.import(&["--dry-run", "--time-zone", "UTC"]);
+    assert!(output.stderr.contains("are used again: MOR has the same rows"), "{output:?}");
+    assert!(output.stdout.contains("nul_byte in cards: 1"), "{output:?}");
+    // The run was complete: its staged rows are gone.
+    let output = import.import(&["--dry-run", "--time-zone", "UTC"]);
+    assert!(!output.stderr.contains("are used again"), "{output:?}");
+    // Another row of MOR, another option, and tables that a crash of PostgreSQL has emptied.
+    for change in ["update cards set name = 'new' where id = 103", "", "truncate mor_import.cards"] {
+        kill().await;
+        match change {
+            "" => {}
+            truncate if truncate.starts_with("truncate") => import.execute(truncate).await,
+            update => import.mor.execute(update).await,
         }
-        let output = import.run(&["reconcile", &import.mor.url()]);
-        assert_eq!(output.code, 0, "{output:?}");
+        let zone = if change.is_empty() { "Europe/Vilnius" } else { "UTC" };
+        let output = import.import(&["--dry-run", "--time-zone", zone]);
+        assert!(output.code == 0 && !output.stderr.contains("are used again"), "{change}: {output:?}");
+    }
+    kill().await;
+    let output = import.import_ok(&["--time-zone", "UTC"]);
+    assert!(output.stderr.contains("are used again"), "{output:?}");
+    let server = import.server().await;
+    server.assert_rows("select name from cards where id in (101, 103) order by id", &["a\u{fffd}b", "new"]).await;
+}
+
+impl Import {
+    /// The value of a query.
+    async fn value<T>(&self, query: &str) -> T
+    where
+        T: sqlx::Type<sqlx::Postgres> + for<'r> sqlx::Decode<'r, sqlx::Postgres> + Send + Unpin,
+    {
+        let mut connection = self.connect().await;
+        sqlx::query_scalar(AssertSqlSafe(query.to_owned())).fetch_one(&mut connection).await.unwrap()
+    }
+
+    /// Continues with a new database of Mortise.
+    async fn next_database(&mut self) {
+        self.database = postgres::create_database("").await;
+        self.url = url(&self.database).await;
     }
 }

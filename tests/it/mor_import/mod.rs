@@ -2,17 +2,28 @@
 
 mod connection;
 mod findings;
+mod generated;
+mod generator;
 mod interruptions;
+mod kinds;
+mod options;
+mod replace;
 mod replay;
 mod rows;
+mod secrets;
+mod stock;
 mod testbed;
+mod used_databases;
 
+use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
+use std::process::{Child, Stdio};
 
 use serde_json::Value;
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
 
 use crate::harness::mariadb::{self, Mor};
-use crate::harness::{Server, postgres, server_without_jobs};
+use crate::harness::{Server, postgres, server_without_jobs, with_timeout};
 use crate::operator::commands::{CommandOutput, command, run_command, url};
 
 /// MOR's tables.
@@ -62,7 +73,23 @@ impl Import {
 
     /// Imports, with these options besides the time zone.
     fn import(&self, options: &[&str]) -> CommandOutput {
-        self.run(&[&["import", &self.mor.url(), "--time-zone", "Europe/Vilnius"], options].concat())
+        let zone = if options.contains(&"--time-zone") { &[][..] } else { &["--time-zone", "Europe/Vilnius"] };
+        self.run(&[&["import", &self.mor.url()], zone, options].concat())
+    }
+
+    /// Starts an import and returns when it has begun a step.
+    fn start(&self, step: &str, options: &[&str]) -> (Child, impl BufRead + use<>) {
+        let mut command = command(&[&["import", &self.mor.url(), "--time-zone", "UTC", "--json"], options].concat());
+        command.env("DATABASE_URL", &self.url).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(format!("{}\n", mariadb::PASSWORD).as_bytes()).unwrap();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        while !line.contains(&format!("\"step\":\"{step}\"")) {
+            line.clear();
+            assert_ne!(output.read_line(&mut line).unwrap(), 0, "the import ended before the step {step}");
+        }
+        (child, output)
     }
 
     #[track_caller]
@@ -84,6 +111,34 @@ impl Import {
 
     fn file(&self, name: &str) -> PathBuf {
         self.files.path().join(name)
+    }
+
+    /// A connection that an import does not exclude: it is not one of the program.
+    async fn connect(&self) -> PgConnection {
+        postgres::connect_options(&self.database).await.disable_statement_logging().connect().await.unwrap()
+    }
+
+    /// Executes statements in the database of Mortise, also while an import runs.
+    async fn execute(&self, sql: &str) {
+        let mut connection = self.connect().await;
+        sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+    }
+
+    /// Waits until a query returns true, also while an import runs.
+    async fn wait_for(&self, query: &str) {
+        let mut connection = self.connect().await;
+        let repeat = async {
+            while !sqlx::query_scalar::<_, bool>(AssertSqlSafe(query.to_owned()))
+                .fetch_one(&mut connection)
+                .await
+                .unwrap()
+            {
+                tokio::task::yield_now().await;
+            }
+        };
+        with_timeout(query, repeat).await;
+        connection.close().await.unwrap();
     }
 
     /// A server on the imported database, without background tasks: it can be closed before the next command.

@@ -150,7 +150,8 @@ async fn what_mortise_does_not_have_is_named() {
     let import = Import::new("insert into dids (did) values ('370'), ('371')").await;
     let output = import.import_ok(&[]);
     assert!(output.stderr.contains("dids (2 rows)"), "{output:?}");
-    assert!(output.stderr.contains("users: columns that Mortise does not have: logged"), "{output:?}");
+    assert!(output.stderr.contains("users: columns that Mortise does not have: logged (about "), "{output:?}");
+    assert!(output.stderr.contains("valid_from and valid_till of 1 rows stay local times"), "{output:?}");
 }
 
 #[tokio::test]
