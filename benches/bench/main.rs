@@ -9,6 +9,7 @@ mod fixtures;
 mod imports;
 mod load;
 mod measures;
+mod mor_import;
 mod pgbench;
 mod rates;
 mod report;
@@ -40,6 +41,8 @@ pub struct BenchSize {
     pub listed_groups: u32,
     /// Rates of the largest tariff.
     pub rates: u32,
+    /// Cards of an imported database of MOR.
+    pub mor_cards: u32,
     /// Whether the measurements that take long are made too.
     pub is_full: bool,
 }
@@ -53,6 +56,7 @@ const QUICK: BenchSize = BenchSize {
     imported_rates: 20_000,
     listed_groups: 10_000,
     rates: 100_000,
+    mor_cards: 0,
     is_full: false,
 };
 const FULL: BenchSize = BenchSize {
@@ -64,6 +68,7 @@ const FULL: BenchSize = BenchSize {
     imported_rates: 172_000,
     listed_groups: 10_000,
     rates: 1_000_000,
+    mor_cards: 1_000_000,
     is_full: true,
 };
 
@@ -81,7 +86,10 @@ fn main() {
                 let section = Section::from_str(name);
                 only = Some(section.unwrap_or_else(|_| panic!("--only takes one of {}", Section::VARIANTS.join(", "))));
             }
-            other => panic!("unknown option {other}; the options are --quick, --only SECTION and --json FILE"),
+            "--mor-cards" => size.mor_cards = arguments.next().and_then(|cards| cards.parse().ok()).unwrap(),
+            other => panic!(
+                "unknown option {other}; the options are --quick, --only SECTION, --mor-cards COUNT and --json FILE"
+            ),
         }
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

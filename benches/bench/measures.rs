@@ -11,6 +11,7 @@ use crate::fixtures::{
 };
 use crate::imports;
 use crate::load::{self, LoadResult, StopCondition, request_hash};
+use crate::mor_import;
 use crate::pgbench::Script;
 use crate::rates;
 use crate::report::{Goal, Measurement, Report};
@@ -21,16 +22,25 @@ const CLIENT_COUNT: usize = 16;
 /// Runs the measurements, or those of one section.
 pub async fn run_all(size: BenchSize, only: Option<Section>) -> Report {
     let mut report = Report::default();
+    if only != Some(Section::MorImport) {
+        run_on_one_database(size, only, &mut report).await;
+    }
+    if size.mor_cards > 0 && only.is_none_or(|only| only == Section::MorImport) {
+        mor_import::measure(size.mor_cards, &mut report).await;
+    }
+    report
+}
+
+async fn run_on_one_database(size: BenchSize, only: Option<Section>, report: &mut Report) {
     eprintln!("creating the database");
     let environment = BenchEnvironment::new(size).await;
     for section in Section::iter().filter(|&section| only.is_none_or(|only| section == only)) {
-        measure(section, &environment, size, &mut report).await;
+        measure(section, &environment, size, report).await;
     }
     environment.stop().await;
     if only.is_none_or(|only| only == Section::Start) {
-        measure_managed_start(&mut report);
+        measure_managed_start(report);
     }
-    report
 }
 
 /// A part of the benchmark, in the order of a whole run. `--only` takes its name.
@@ -51,6 +61,7 @@ pub enum Section {
     Lists,
     Rates,
     Imports,
+    MorImport,
 }
 
 async fn measure(section: Section, environment: &BenchEnvironment, size: BenchSize, report: &mut Report) {
@@ -70,6 +81,8 @@ async fn measure(section: Section, environment: &BenchEnvironment, size: BenchSi
         Section::Lists => measure_lists(environment, size, report).await,
         Section::Rates => rates::measure_rates(environment, size, report).await,
         Section::Imports => imports::measure(environment, size, report).await,
+        // On databases of its own.
+        Section::MorImport => {}
     }
 }
 
