@@ -65,6 +65,9 @@ enum Command {
     /// Manage users
     #[command(subcommand)]
     User(cli::user::Command),
+    /// Create resellers
+    #[command(subcommand)]
+    Reseller(cli::reseller::Command),
     /// Manage permission groups and their rights
     #[command(subcommand)]
     Right(cli::right::Command),
@@ -86,6 +89,16 @@ enum Command {
     /// List tariffs, export and import their rates
     #[command(subcommand)]
     Tariff(cli::tariff::Command),
+    /// Write a backup of the database to a new file, and check it
+    Backup(cli::backup::Options),
+    /// Restore a backup into an empty database, and check it
+    Restore(cli::restore::Options),
+    /// Show and repair the outbox of e-mails, test the mail settings
+    #[command(subcommand)]
+    Mail(cli::mail::Command),
+    /// Report sales, taxes and stock; compare with a payment provider's list
+    #[command(subcommand)]
+    Report(cli::reports::Command),
     /// Sign a request as a client must sign it
     Sign(cli::sign::Options),
     /// Explain why the hash of a request is refused
@@ -100,6 +113,7 @@ enum Command {
 
 /// Options of all commands. Every setting can also be given in the environment (`MORTISE_LISTEN`, `DATABASE_URL`, …).
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
 struct GlobalOptions {
     /// Print JSON, for scripts
     #[arg(long, global = true)]
@@ -195,10 +209,10 @@ fn run(command: &Command, global: &GlobalOptions) -> Result<Report, CommandError
     let runtime = build_runtime()?;
     if let Command::Doctor = command {
         log::init_for_command();
-        return Ok(runtime.block_on(cli::doctor::run(layers)));
+        return Ok(runtime.block_on(cli::doctor::run(layers, global.listen.is_some())));
     }
     let layers = layers?;
-    let config = layers.config()?;
+    let config = cli::with_running_address(layers.config()?, global.listen.is_some());
     match command {
         Command::Config(options) => return Ok(cli::config::run(options, &layers)),
         Command::Healthcheck => return runtime.block_on(cli::healthcheck::run(&config)),
@@ -211,6 +225,7 @@ async fn run_on_database(command: &Command, config: &Config, as_json: bool) -> R
     match command {
         Command::Migrate => cli::migrate::run(config).await,
         Command::User(command) => cli::user::run(command, config).await,
+        Command::Reseller(command) => cli::reseller::run(command, config).await,
         Command::Right(command) => cli::right::run(command, config).await,
         Command::Group(command) => cli::group::run(command, config).await,
         Command::Key(command) => cli::key::run(command, config).await,
@@ -218,6 +233,10 @@ async fn run_on_database(command: &Command, config: &Config, as_json: bool) -> R
         Command::Currency(command) => cli::currency::run(command, config).await,
         Command::Cards(command) => cli::cards::run(command, config).await,
         Command::Tariff(command) => cli::tariff::run(command, config).await,
+        Command::Backup(options) => cli::backup::run(options, config).await,
+        Command::Restore(options) => cli::restore::run(options, config).await,
+        Command::Mail(command) => cli::mail::run(command, config).await,
+        Command::Report(command) => cli::reports::run(command, config).await,
         Command::Sign(options) => cli::sign::run(options, config).await,
         Command::ExplainHash(options) => cli::explain::run(options, config).await,
         Command::Audit(options) => cli::audit::run(options, config).await,

@@ -1,6 +1,13 @@
 //! The rules of the back office (`back-office.md`): what operators do, one function each, for the commands and the
 //! console. Each change is one transaction, with a row of the change log.
 
+pub mod backup;
+pub mod ledger;
+pub mod mails;
+pub mod reports;
+pub mod resellers;
+pub mod settings;
+
 /// Why a function of the back office fails. Nothing was changed then.
 #[derive(Debug, thiserror::Error)]
 pub enum BackOfficeError {

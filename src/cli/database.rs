@@ -9,21 +9,17 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgPool, Postgres, Transaction};
 
 use super::CommandError;
+use crate::back_office::backup::ClientEnvironment;
 use crate::config::Config;
 use crate::db::{self, DatabaseError, session};
 use crate::managed_postgres::ManagedPostgres;
 use crate::managed_postgres::error::ManagedPostgresError;
 use crate::server;
+use crate::store::pages::BEGIN_READ_ONLY;
 
 /// Maximum number of attempts to get the local PostgreSQL of a server that is starting or stopping: 5 seconds in total.
 const POLLS_MAX: u32 = 50;
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
-
-/// Allows plans that read whole tables. Other statements use indexes only ([session settings](session)).
-const BEGIN_READ_ONLY: &str =
-    "begin read only; set local plan_cache_mode = force_custom_plan; set local enable_seqscan = on;
-    set local enable_bitmapscan = on; set local enable_hashjoin = on; set local enable_mergejoin = on;
-    set local enable_sort = on; set local work_mem = '64MB'; set local statement_timeout = '1h'";
 
 /// Runs `work` on the database, whose schema must be up to date.
 pub async fn with_database<T>(
@@ -70,6 +66,17 @@ pub async fn with_new_or_existing<T>(
             result
         }
     }
+}
+
+/// Returns the variables with which PostgreSQL's own programs connect to the database. A local PostgreSQL must run.
+pub fn client_environment(config: &Config) -> Result<ClientEnvironment, CommandError> {
+    let url = config.database_url.expose_secret();
+    if !url.is_empty() {
+        return Ok(ClientEnvironment::from_url(url, &db::parse_url(url)?)?);
+    }
+    let data = server::data_dir(config);
+    let options = ManagedPostgres::running_connect_options(&data)?;
+    Ok(ClientEnvironment::new(&options, Some(ManagedPostgres::role_password(&data)?)))
 }
 
 /// The local PostgreSQL.

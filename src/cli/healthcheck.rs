@@ -32,7 +32,7 @@ pub async fn run(config: &Config) -> Result<Report, CommandError> {
 }
 
 /// Returns the address to connect to: the loopback address if the server listens on all addresses.
-fn loopback_if_unspecified(listen: SocketAddr) -> SocketAddr {
+pub(super) fn loopback_if_unspecified(listen: SocketAddr) -> SocketAddr {
     let address = match listen.ip() {
         IpAddr::V4(address) if address.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(address) if address.is_unspecified() => Ipv6Addr::LOCALHOST.into(),

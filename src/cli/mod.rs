@@ -2,6 +2,7 @@
 //! change log for each change.
 
 pub mod audit;
+pub mod backup;
 pub mod cards;
 pub mod config;
 pub mod currency;
@@ -12,11 +13,16 @@ pub mod group;
 pub mod healthcheck;
 pub mod import;
 pub mod key;
+pub mod mail;
 pub mod migrate;
 mod output_file;
 pub mod reconcile;
 pub mod report;
+pub mod reports;
+pub mod reseller;
+pub mod restore;
 pub mod right;
+mod running_server;
 mod secret;
 pub mod setting;
 pub mod sign;
@@ -38,6 +44,7 @@ use crate::managed_postgres::error::ManagedPostgresError;
 use crate::store::change_log::Author;
 
 pub use self::report::Report;
+pub use self::running_server::with_running_address;
 
 /// The admin, who owns what belongs to no reseller.
 const ADMIN_ID: i32 = 0;

@@ -37,7 +37,7 @@ impl Report {
         rows: &[Row],
         cells: impl Fn(&Row) -> [String; N],
     ) -> Self {
-        Self::new(format_table(headings, rows.iter().map(cells)), rows)
+        Self::new(format_table(&headings, rows.iter().map(|row| cells(row).into())), rows)
     }
 
     /// Makes the exit code 1 unless `is_success`: the result is negative, or a problem was found.
@@ -64,14 +64,15 @@ impl Report {
 }
 
 /// Formats rows in aligned columns. Control characters become U+FFFD: a terminal could execute them.
-fn format_table<const N: usize>(headings: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
+pub fn format_table(headings: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     let sanitize = |cell: String| cell.replace(char::is_control, "\u{fffd}");
-    let rows: Vec<[String; N]> =
-        std::iter::once(headings.map(str::to_owned)).chain(rows.map(|row| row.map(sanitize))).collect();
+    let headings = headings.iter().map(|heading| (*heading).to_owned()).collect::<Vec<_>>();
+    let rows: Vec<Vec<String>> =
+        std::iter::once(headings).chain(rows.map(|row| row.into_iter().map(sanitize).collect())).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; N] = std::array::from_fn(width);
-    let format_row = |row: &[String; N]| {
-        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+    let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
+    let format_row = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
     rows.iter().map(format_row).collect::<Vec<_>>().join("\n")

@@ -6,16 +6,40 @@ use std::io::{self, IsTerminal};
 use super::CommandError;
 use crate::input;
 
+/// Minimum length of a password, in characters. With an API password and a key, cards can be bought.
+const PASSWORD_LEN_MIN: usize = 12;
+
+/// Reads a new password of a user: typed twice on a terminal, else the first line of standard input.
+pub fn read_password() -> Result<String, CommandError> {
+    let password = read("password")?;
+    check_password(&password)?;
+    Ok(password)
+}
+
+/// Refuses a password that can be guessed, or that clients could send incorrectly.
+pub fn check_password(password: &str) -> Result<(), CommandError> {
+    check("password", password)?;
+    if password.chars().count() < PASSWORD_LEN_MIN {
+        return Err(CommandError::Usage(format!("the password has fewer than {PASSWORD_LEN_MIN} characters")));
+    }
+    Ok(())
+}
+
 /// Reads the password or key that `label` names: typed twice on a terminal, else the first line of standard input.
 pub fn read(label: &str) -> Result<String, CommandError> {
     let secret = if io::stdin().is_terminal() { prompt_twice(label)? } else { read_stdin_line(label)? };
+    check(label, &secret)?;
+    Ok(secret)
+}
+
+fn check(label: &str, secret: &str) -> Result<(), CommandError> {
     if secret.trim().is_empty() {
         return Err(CommandError::Usage(format!("the {label} is empty: type it, or send it on standard input")));
     }
-    if let Some(invisible) = input::find_invisible(&secret) {
+    if let Some(invisible) = input::find_invisible(secret) {
         return Err(CommandError::Usage(format!("the {label} has {invisible}: clients could send it incorrectly")));
     }
-    Ok(secret)
+    Ok(())
 }
 
 fn prompt_twice(label: &str) -> Result<String, CommandError> {

@@ -5,8 +5,8 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::database::with_database;
-use super::{CommandError, Report, author, find_settings_owner_id, secret};
-use crate::accounts::Setting;
+use super::{ADMIN_ID, CommandError, Report, author, find_settings_owner_id, owner_name, secret};
+use crate::back_office::settings::{self, SETTINGS};
 use crate::config::Config;
 use crate::input;
 use crate::store::change_log::{Change, Target, What};
@@ -37,26 +37,13 @@ pub enum Command {
         #[arg(long)]
         new: bool,
     },
-    /// List the settings that Mortise reads, of all owners
+    /// List every setting that Mortise reads, with its type, default and meaning
     List {
-        /// List all of MOR's settings in the database
+        /// Also MOR's other settings in the database
         #[arg(long)]
         all: bool,
     },
 }
-
-/// Settings whose value 1 means on.
-const BOOLEAN_SETTINGS: [&str; 9] = [
-    "Email_Sending_Enabled",
-    "Allow_API",
-    "Allow_GET_API",
-    "API_Disable_hash_checking",
-    "XML_API_Extension",
-    "CC_Active",
-    "API_Allow_payments_ower_API",
-    "Devices_Check_Rate",
-    "Allow_Resellers_to_use_Admin_Tariffs",
-];
 
 /// Runs the command.
 pub async fn run(command: &Command, config: &Config) -> Result<Report, CommandError> {
@@ -96,18 +83,6 @@ async fn get(name: &str, user: Option<&str>, config: &Config) -> Result<Report, 
     .await
 }
 
-/// Returns the value of a switch as MOR stores it. MOR reads every value except 1 as off, without an error.
-fn normalize_value(name: &str, value: &str) -> Result<String, CommandError> {
-    if !BOOLEAN_SETTINGS.contains(&name) {
-        return Ok(value.to_owned());
-    }
-    match value {
-        "1" | "on" | "yes" | "true" => Ok("1".to_owned()),
-        "0" | "off" | "no" | "false" | "" => Ok("0".to_owned()),
-        _ => Err(CommandError::Usage(format!("{name} is a switch: its value is on or off"))),
-    }
-}
-
 /// Returns the value to store. A secret is read from the terminal or standard input only.
 fn resolve_value(name: &str, value: Option<&str>) -> Result<String, CommandError> {
     match value {
@@ -116,9 +91,23 @@ fn resolve_value(name: &str, value: Option<&str>) -> Result<String, CommandError
         Some(_) if is_secret(name) => Err(CommandError::Usage(format!(
             "{name} is a secret: omit its value, then type it or send it on standard input"
         ))),
-        Some(value) => normalize_value(name, value),
+        Some(value) => match settings::find(name) {
+            Some(setting) => {
+                setting.kind.normalize(value).map_err(|expected| CommandError::Usage(describe(name, &expected)))
+            }
+            None => Ok(value.to_owned()),
+        },
         None => Err(CommandError::Usage(format!("{name} needs a value"))),
     }
+}
+
+/// Describes why a value is refused. The name of a tax and its rate are easily confused.
+fn describe(name: &str, expected: &str) -> String {
+    let hint = match name {
+        "Tax_1" | "Tax_2" | "Tax_3" | "Tax_4" => format!(": the rate of this tax is {name}_Value"),
+        _ => String::new(),
+    };
+    format!("{name} {expected}{hint}")
 }
 
 async fn set(
@@ -136,11 +125,11 @@ async fn set(
         let names = sqlx::query_scalar!(r#"select distinct name as "name!" from conflines where name is not null"#)
             .fetch_all(&mut *transaction)
             .await?;
-        if !new && name.parse::<Setting>().is_err() && !names.iter().any(|known| known == name) {
+        if !new && settings::find(name).is_none() && !names.iter().any(|known| known == name) {
             let similar = names
                 .iter()
                 .map(String::as_str)
-                .chain(Setting::NAMES.iter().copied())
+                .chain(SETTINGS.iter().map(|setting| setting.name))
                 .find(|known| known.eq_ignore_ascii_case(name));
             let hint = similar.map_or("--new adds it anyway".to_owned(), |similar| format!("did you mean {similar}?"));
             return Err(CommandError::NotFound(format!("there is no setting {name}: {hint}")));
@@ -191,9 +180,37 @@ struct SettingRow {
     value2: Option<String>,
 }
 
+/// A setting with what Mortise knows about it.
+#[derive(Debug, Serialize)]
+struct ListedSetting {
+    #[serde(flatten)]
+    row: SettingRow,
+    /// `None`: Mortise does not read the setting.
+    r#type: Option<&'static str>,
+    default: Option<&'static str>,
+    description: Option<&'static str>,
+}
+
+impl ListedSetting {
+    fn new(mut row: SettingRow) -> Self {
+        if is_secret(&row.name) && row.value.as_deref().is_some_and(|value| !value.is_empty()) {
+            row.value = Some("(hidden)".to_owned());
+        }
+        let info = settings::find(&row.name);
+        Self {
+            row,
+            r#type: info.map(|info| info.kind.name()),
+            default: info.map(|info| info.default),
+            description: info.map(|info| info.description),
+        }
+    }
+}
+
+/// Lists the values in the database, and the settings of the admin that are not set.
 async fn list(all: bool, config: &Config) -> Result<Report, CommandError> {
-    let settings = with_database(config, async |pool| {
-        let settings = sqlx::query_as!(
+    let names: Vec<String> = SETTINGS.iter().map(|setting| setting.name.to_owned()).collect();
+    let mut rows = with_database(config, async |pool| {
+        let rows = sqlx::query_as!(
             SettingRow,
             r#"select * from (
                    select distinct on (c.owner_id, c.name) coalesce(c.owner_id, 0) as "owner_id!", u.username as "owner?",
@@ -202,23 +219,41 @@ async fn list(all: bool, config: &Config) -> Result<Report, CommandError> {
                    where $1 or c.name = any ($2) order by c.owner_id, c.name, c.id) first
                order by 1, 3"#,
             all,
-            &Setting::owned_names()
+            &names
         );
-        let mut settings = settings.fetch_all(pool).await?;
-        for setting in &mut settings {
-            if is_secret(&setting.name) && setting.value.as_deref().is_some_and(|value| !value.is_empty()) {
-                setting.value = Some("(hidden)".to_owned());
-            }
-        }
-        Ok(settings)
+        let mut rows = rows.fetch_all(pool).await?;
+        let admin = Some(owner_name(pool, ADMIN_ID).await?);
+        let is_set = |name: &str| rows.iter().any(|row| row.owner_id == ADMIN_ID && row.name == name);
+        let unset: Vec<SettingRow> = SETTINGS
+            .iter()
+            .filter(|setting| !is_set(setting.name))
+            .map(|setting| SettingRow {
+                owner_id: ADMIN_ID,
+                owner: admin.clone(),
+                name: setting.name.to_owned(),
+                value: None,
+                value2: None,
+            })
+            .collect();
+        rows.extend(unset);
+        Ok(rows)
     })
     .await?;
-    Ok(Report::table(["OWNER", "NAME", "VALUE", "VALUE2"], &settings, |setting| {
+    // In the order of the subjects; unknown settings come last, by name.
+    let position = |name: &str| SETTINGS.iter().position(|setting| setting.name == name).unwrap_or(SETTINGS.len());
+    rows.sort_by(|a, b| (a.owner_id, position(&a.name), &a.name).cmp(&(b.owner_id, position(&b.name), &b.name)));
+    let listed: Vec<ListedSetting> = rows.into_iter().map(ListedSetting::new).collect();
+    let headings = ["OWNER", "NAME", "VALUE", "VALUE2", "TYPE", "DEFAULT", "DESCRIPTION"];
+    Ok(Report::table(headings, &listed, |setting| {
+        let row = &setting.row;
         [
-            setting.owner.clone().unwrap_or_else(|| setting.owner_id.to_string()),
-            setting.name.clone(),
-            setting.value.clone().unwrap_or_default(),
-            setting.value2.clone().unwrap_or_default(),
+            row.owner.clone().unwrap_or_else(|| row.owner_id.to_string()),
+            row.name.clone(),
+            row.value.clone().unwrap_or_default(),
+            row.value2.clone().unwrap_or_default(),
+            setting.r#type.unwrap_or_default().to_owned(),
+            setting.default.unwrap_or_default().to_owned(),
+            setting.description.unwrap_or_default().to_owned(),
         ]
     }))
 }

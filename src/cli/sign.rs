@@ -6,6 +6,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 
 use super::database::with_database;
+use super::healthcheck::loopback_if_unspecified;
 use super::{CommandError, Report};
 use crate::accounts::AccountCache;
 use crate::auth::admission;
@@ -50,7 +51,7 @@ pub async fn run(options: &Options, config: &Config) -> Result<Report, CommandEr
         Some(_) => format!("{form}&hash={hash}"),
         None => format!("u={}&{form}&hash={hash}", percent_encode(user)).replace("&&", "&"),
     };
-    let url = format!("http://{}{}/api/{}", config.listen, config.prefix, options.operation);
+    let url = format!("http://{}{}/api/{}", loopback_if_unspecified(config.listen), config.prefix, options.operation);
     let (names, hash_input) = (signed.joined_names(), masked_hash_input(signed));
     let unsigned: Vec<&str> = params
         .names()

@@ -109,7 +109,7 @@ struct PasswordHashes {
 
 impl PasswordHashes {
     fn read(with_sha1: bool) -> Result<Self, CommandError> {
-        let password = secret::read("password")?;
+        let password = secret::read_password()?;
         let argon2 =
             passwords::hash_argon2(&password).ok_or_else(|| CommandError::failed("cannot hash the password"))?;
         Ok(Self { sha1: if with_sha1 { passwords::hash_sha1(&password) } else { String::new() }, argon2 })

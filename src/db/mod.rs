@@ -167,6 +167,11 @@ pub async fn missing_migrations(pool: &PgPool) -> Result<Vec<i64>, DatabaseError
     }
 }
 
+/// Whether this program has the migration.
+pub fn is_known_migration(version: i64) -> bool {
+    MIGRATOR.version_exists(version)
+}
+
 /// Fails if the schema lacks migrations.
 pub async fn require_current_schema(pool: &PgPool) -> Result<(), DatabaseError> {
     let missing = missing_migrations(pool).await?;

@@ -96,6 +96,16 @@ impl OutboxEntry {
     }
 }
 
+/// Whether the text is a sender of e-mails: an address, also with a name.
+pub fn is_sender(text: &str) -> bool {
+    text.trim().parse::<Mailbox>().is_ok()
+}
+
+/// Whether e-mails can be sent to this text: it is exactly one address with a domain name.
+pub fn is_address(text: &str) -> bool {
+    parse_recipient(text).is_some()
+}
+
 /// Parses the address that a client sent. Returns `None` unless it is exactly one valid address with a domain name: an
 /// IP address, as in `a@[127.0.0.1]`, is none.
 pub(super) fn parse_recipient(text: &str) -> Option<Address> {

@@ -8,16 +8,18 @@ mod reply_limiter;
 mod sender;
 mod smtp;
 mod template;
+mod test_message;
 
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-pub use self::account::{OutboxEntry, SmtpAccountError};
+pub use self::account::{OutboxEntry, SmtpAccountError, is_address, is_sender};
 use self::smtp::Tls;
 pub use self::template::TemplateError;
 use self::template::Templates;
+pub use self::test_message::{TestError, TestResult};
 use crate::config::Config;
 use crate::locks::KeyedSemaphores;
 

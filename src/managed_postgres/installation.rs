@@ -41,8 +41,8 @@ pub fn build_command(program: &Path, os_user: Option<&OsUser>) -> Command {
 /// environment variable `POSTGRES_BIN` is set, only that directory is considered.
 pub async fn find_binaries(cluster: &Path) -> Result<PathBuf, ManagedPostgresError> {
     let mut versions = Vec::new();
-    for directory in list_candidate_directories().await {
-        if let Some(version) = postgres_version(&directory).await {
+    for directory in list_candidate_directories("initdb").await {
+        if let Some(version) = program_version(&directory.join("postgres")).await {
             versions.push((version, directory));
         }
     }
@@ -66,14 +66,35 @@ pub fn choose_binaries(mut installed: Vec<(u32, PathBuf)>, cluster: &Path) -> Re
     }
 }
 
-async fn list_candidate_directories() -> Vec<PathBuf> {
+/// Returns the program `name` of a client, such as `pg_dump`, of the lowest version from `version_min` on. The
+/// directories are those of [`find_binaries`], and those in `PATH`.
+///
+/// # Errors
+///
+/// The newest installed version, if it is lower.
+pub async fn find_client_program(name: &str, version_min: u32) -> Result<PathBuf, Option<u32>> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let directories = list_candidate_directories(name).await.into_iter().chain(std::env::split_paths(&path));
+    let mut found: Vec<(u32, PathBuf)> = Vec::new();
+    for program in directories.map(|directory| directory.join(name)) {
+        if let Some(version) = program_version(&program).await {
+            found.push((version, program));
+        }
+    }
+    let newest = found.iter().map(|(version, _)| *version).max();
+    let suitable = found.into_iter().filter(|(version, _)| *version >= version_min).min_by_key(|(version, _)| *version);
+    suitable.map(|(_, program)| program).ok_or(newest)
+}
+
+/// Returns the directories of installed versions that have the program `name`.
+async fn list_candidate_directories(name: &str) -> Vec<PathBuf> {
     if let Some(directory) = std::env::var_os("POSTGRES_BIN").filter(|directory| !directory.is_empty()) {
         return vec![directory.into()];
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     let in_path = std::env::split_paths(&path)
-        // `initdb` in PATH is often a link into the directory of one of several versions.
-        .filter_map(|directory| directory.join("initdb").canonicalize().ok()?.parent().map(Path::to_path_buf));
+        // A program in PATH is often a link into the directory of one of several versions.
+        .filter_map(|directory| directory.join(name).canonicalize().ok()?.parent().map(Path::to_path_buf));
     let mut pg_config = build_command("pg_config".as_ref(), None);
     pg_config.arg("--bindir");
     let pg_config = input::run_program(pg_config, QUERY_TIMEOUT).await.ok();
@@ -90,14 +111,15 @@ async fn list_candidate_directories() -> Vec<PathBuf> {
         .chain(subdirectories("/usr/lib/postgresql", "", "bin"))
         .chain(subdirectories("/opt/homebrew/opt", "postgresql", "bin"))
         .chain(subdirectories("/usr/local/opt", "postgresql", "bin"))
-        .filter(|directory| directory.join("initdb").exists() && directory.join("postgres").exists())
+        .filter(|directory| directory.join(name).exists())
         .collect()
 }
 
-async fn postgres_version(directory: &Path) -> Option<u32> {
-    let mut postgres = build_command(&directory.join("postgres"), None);
-    postgres.arg("--version");
-    let output = input::run_program(postgres, QUERY_TIMEOUT).await.ok()?;
+/// Returns the major version of a program of PostgreSQL.
+async fn program_version(program: &Path) -> Option<u32> {
+    let mut command = build_command(program, None);
+    command.arg("--version");
+    let output = input::run_program(command, QUERY_TIMEOUT).await.ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     text.split_whitespace().find_map(|word| word.split('.').next()?.parse().ok())
 }

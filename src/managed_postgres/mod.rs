@@ -9,6 +9,7 @@
 //! | `postgres/` | the cluster |
 //! | `run/` | the socket; in `/tmp` instead if this path is too long or has special characters |
 //! | `postgres.log` | the log of PostgreSQL |
+//! | `address` | the address that the running server listens on |
 //! | `superuser_password`, `password` | of the roles `postgres` and `mortise` |
 
 pub mod data_directory;
@@ -19,6 +20,7 @@ pub mod os_user;
 mod postmaster;
 
 use std::fs::{self, File, OpenOptions};
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -41,6 +43,7 @@ use crate::managed_postgres::installation::{SUPERUSER, build_command, find_binar
 use crate::managed_postgres::os_user::OsUser;
 
 const ROLE: &str = "mortise";
+const ADDRESS_FILE: &str = "address";
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// How long the start waits for the exit of processes of a killed PostgreSQL.
 const STALE_PROCESS_TIMEOUT: Duration = Duration::from_secs(4);
@@ -138,9 +141,26 @@ impl ManagedPostgres {
     /// Returns the options to connect to the PostgreSQL of another Mortise that runs on the data directory.
     pub fn running_connect_options(data_dir: &Path) -> Result<PgConnectOptions, ManagedPostgresError> {
         let data_dir = std::path::absolute(data_dir).map_err(io_error_at(data_dir))?;
+        let password = Self::role_password(&data_dir)?;
+        Ok(build_connect_options(&find_socket_directory(&data_dir)?, ROLE, password.expose_secret(), ROLE))
+    }
+
+    /// Returns the password of the role that the server connects with.
+    pub fn role_password(data_dir: &Path) -> Result<SecretString, ManagedPostgresError> {
         let path = data_dir.join("password");
         let password = files::read(&path).map_err(io_error_at(&path))?;
-        Ok(build_connect_options(&find_socket_directory(&data_dir)?, ROLE, password.trim(), ROLE))
+        Ok(password.trim().to_owned().into())
+    }
+
+    /// Writes the address that the server listens on to the data directory, for commands that run beside it.
+    pub fn publish_address(&self, address: SocketAddr) -> Result<(), ManagedPostgresError> {
+        let path = self.data_dir.join(ADDRESS_FILE);
+        files::write_private(&path, &format!("{address}\n"), None).map_err(io_error_at(&path))
+    }
+
+    /// Returns the address that the server on the data directory listens on. `None`: no server has published one.
+    pub fn published_address(data_dir: &Path) -> Option<SocketAddr> {
+        files::read(&data_dir.join(ADDRESS_FILE)).ok()?.trim().parse().ok()
     }
 
     /// Returns the options that the server connects with, as a role without superuser rights.
@@ -245,6 +265,7 @@ impl ManagedPostgres {
 
     /// Stops PostgreSQL, started or adopted. Open transactions are rolled back; committed data is on disk.
     pub async fn stop(self) {
+        let _ = fs::remove_file(self.data_dir.join(ADDRESS_FILE));
         // A PostgreSQL that was just started may not have written postmaster.pid yet.
         let child_pid = self.child.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(Pid::from_child);
         let running_child_pid = child_pid.filter(|_| !self.child_has_exited());

@@ -81,12 +81,12 @@ pub async fn serve(config: Config, demo: bool) -> Result<(), ServerError> {
     let stop = cancelled_on_signal()?;
     let url = config.database_url.expose_secret();
     if !url.is_empty() {
-        return serve_with_database(db::parse_url(url)?, config, demo, stop).await;
+        return serve_with_database(db::parse_url(url)?, config, demo, None, stop).await;
     }
     let managed = ManagedPostgres::prepare(&data_dir(&config)).await?;
     let result = match stop.run_until_cancelled(managed.start()).await {
         Some(Ok(())) => tokio::select! {
-            result = serve_with_database(managed.connect_options(), config, demo, stop) => result,
+            result = serve_with_database(managed.connect_options(), config, demo, Some(&managed), stop) => result,
             () = managed.restart_on_exit() => Ok(()),
         },
         Some(Err(error)) => Err(error.into()),
@@ -129,6 +129,7 @@ async fn serve_with_database(
     options: sqlx::postgres::PgConnectOptions,
     config: Config,
     demo: bool,
+    managed: Option<&ManagedPostgres>,
     stop: CancellationToken,
 ) -> Result<(), ServerError> {
     let Some(start_pool) = stop.run_until_cancelled(prepare_database(options, &config, demo)).await.transpose()? else {
@@ -136,7 +137,7 @@ async fn serve_with_database(
     };
     let pool = Pool::from(start_pool.clone());
     start_pool.close().await;
-    let result = run(pool.clone(), config, stop).await;
+    let result = run(pool.clone(), config, managed, stop).await;
     // Limited: a database that does not answer must not block the shutdown.
     let _ = tokio::time::timeout(SHUTDOWN_FLUSH_TIMEOUT, pool.close()).await;
     result
@@ -216,11 +217,19 @@ pub fn build_app_state(
     Ok((state, AuditQueue::run_writer(background_pool, audit_rows)))
 }
 
-async fn run(pool: Pool, config: Config, stop: CancellationToken) -> Result<(), ServerError> {
+async fn run(
+    pool: Pool,
+    config: Config,
+    managed: Option<&ManagedPostgres>,
+    stop: CancellationToken,
+) -> Result<(), ServerError> {
     let listen = config.listen;
     let (state, audit_writer) = build_app_state(config, pool)?;
     let audit_writer = tokio::spawn(audit_writer);
     let listener = TcpListener::bind(listen).await.map_err(|error| ServerError::Listen(listen, error))?;
+    if let Some(managed) = managed {
+        managed.publish_address(listener.local_addr()?)?;
+    }
     let metrics_listener = match state.config.metrics_listen {
         None => None,
         Some(address) => Some(TcpListener::bind(address).await.map_err(|error| ServerError::Listen(address, error))?),

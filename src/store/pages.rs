@@ -28,6 +28,18 @@ pub const BEGIN_NEXT_PAGE: &str = "begin read only; set local plan_cache_mode = 
 /// Begins a statement that reads the cards of a group without a number. They are few, so that they may be sorted.
 pub const BEGIN_UNNUMBERED: &str = "begin read only; set local plan_cache_mode = force_custom_plan";
 
+/// Begins a statement that may read whole tables, planned for its values. Other statements use indexes only
+/// ([session settings](crate::db::session)).
+pub const BEGIN_READ_ONLY: &str =
+    "begin read only; set local plan_cache_mode = force_custom_plan; set local enable_seqscan = on;
+    set local enable_bitmapscan = on; set local enable_hashjoin = on; set local enable_mergejoin = on;
+    set local enable_sort = on; set local work_mem = '64MB'; set local statement_timeout = '1h'";
+/// Begins a statement that reads a small part of large tables, such as the payments of a day, planned for its values.
+/// It finds the rows by indexes, also if the statistics are missing or old. It may sort what it has found.
+pub const BEGIN_READ_BY_INDEX: &str =
+    "begin read only; set local plan_cache_mode = force_custom_plan; set local enable_bitmapscan = on;
+    set local enable_sort = on; set local work_mem = '64MB'; set local statement_timeout = '1h'";
+
 /// Reads a list page by page.
 pub trait PageReader: Send + 'static {
     /// A row of the list.

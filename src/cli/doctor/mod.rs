@@ -1,9 +1,12 @@
 //! `mortise doctor`: checks settings, disk, PostgreSQL, schema, stock and keys, and advises an action for each finding.
 
+mod backups;
 mod disk;
 mod ids;
 mod keys;
+mod ledger;
 mod mail;
+mod resellers;
 mod schema;
 mod server;
 mod stock;
@@ -15,7 +18,7 @@ use serde_json::json;
 use sqlx::{Connection, PgConnection, PgPool};
 
 use super::database::{begin_read_only, with_any_schema};
-use super::{CommandError, Report};
+use super::{CommandError, Report, with_running_address};
 use crate::config::{Config, ConfigError, Layers};
 use crate::db::DatabaseError;
 use crate::mail::Mailer;
@@ -89,12 +92,13 @@ fn join_limited(items: &[String]) -> String {
 }
 
 /// Runs all checks that are possible: without valid settings or a database, the others are skipped.
-pub async fn run(layers: Result<Layers, ConfigError>) -> Report {
+pub async fn run(layers: Result<Layers, ConfigError>, is_listen_named: bool) -> Report {
     const SETTINGS_ADVICE: &str = "correct the setting: the server does not start";
     let mut checks = Vec::new();
     match layers.and_then(|layers| layers.config()) {
         Err(error) => checks.push(Check::problem("settings", error.to_string(), SETTINGS_ADVICE)),
         Ok(config) => {
+            let config = with_running_address(config, is_listen_named);
             checks.push(match Mailer::new(&config) {
                 Ok(_) => Check::ok("settings", format!("valid; the server listens on {}", config.listen)),
                 Err(error) => Check::problem("settings", error.to_string(), SETTINGS_ADVICE),
@@ -165,6 +169,10 @@ async fn run_transaction_checks(
         checks.push(run_check("stock", connection, stock::check_stock).await);
         checks.push(run_check("pins", connection, stock::check_pins).await);
         checks.push(run_check("cards", connection, stock::check_remaining_cards).await);
+        checks.push(run_check("validity", connection, stock::check_expired_groups).await);
+        checks.push(run_check("ledger", connection, ledger::check_rules).await);
+        checks.push(run_check("resellers", connection, resellers::check_tariffs).await);
+        checks.push(run_check("backup", connection, backups::check_age).await);
         checks.push(run_check("text", connection, text::check_invisible_chars).await);
         checks.push(run_check("mail", connection, mail::check_outbox).await);
         checks.extend(run_checks("keys", connection, async |connection| keys::check_all(pool, connection).await).await);

@@ -81,3 +81,21 @@ pub async fn check_remaining_cards(connection: &mut PgConnection) -> sqlx::Resul
         Check::warning("cards", format!("few cards left: {names}"), advice)
     }))
 }
+
+/// Finds groups whose time is over and whose cards are still sold: MOR's switch refuses calls with such a card.
+pub async fn check_expired_groups(connection: &mut PgConnection) -> sqlx::Result<Check> {
+    let expired = sqlx::query_scalar!(
+        r#"select 'group ' || g.id || ' (' || g.name || '): ' || to_char(g.valid_till, 'YYYY-MM-DD') as "expired!"
+           from cardgroups g
+           where g.hidden = 0 and g.valid_till < now() at time zone 'utc'
+               and exists (select from card_stock s where s.cardgroup_id = g.id)
+           order by g.valid_till, g.id"#
+    );
+    let expired = expired.fetch_all(connection).await?;
+    Ok(Check::ok_if_empty("validity", &expired, "no expired group has cards for sale", |names| {
+        let message = format!("groups that have expired and still sell: {names}");
+        let advice =
+            "change valid_till with cc_group_update, or hide the group; `mortise report stock` shows the others";
+        Check::warning("validity", message, advice)
+    }))
+}

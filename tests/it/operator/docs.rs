@@ -17,11 +17,13 @@ fn blocks(document: &str, heading: &str, language: &str) -> Vec<String> {
     section.split(fence.as_str()).skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
 }
 
-/// Runs a block with this data directory and these client programs; returns its standard output.
-fn run(block: &str, data: &Path, clients: &Path) -> String {
-    let block = block.replace("/var/lib/mortise", data.to_str().unwrap());
-    let path = format!("{}:{}", clients.display(), std::env::var("PATH").unwrap());
-    let output = Command::new("sh").args(["-euc", &block]).current_dir(data).env("PATH", path).output().unwrap();
+/// Runs a block in a directory, with this data directory and these client programs; returns its standard output.
+fn run(block: &str, directory: &Path, data: &Path, clients: &Path) -> String {
+    let program = Path::new(env!("CARGO_BIN_EXE_mortise")).parent().unwrap();
+    let path = format!("{}:{}:{}", program.display(), clients.display(), std::env::var("PATH").unwrap());
+    let mut command = Command::new("sh");
+    command.args(["-euc", block]).current_dir(directory).env("PATH", path).env("MORTISE_DATA_DIR", data);
+    let output = command.env_remove("DATABASE_URL").output().unwrap();
     assert!(output.status.success(), "{block}\n{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
@@ -57,19 +59,22 @@ async fn backup_is_restored() {
             return writeln!(std::io::stderr(), "{message}").unwrap();
         }
     };
-    let run = |block: &str, data: &Path| run(block, data, &clients);
+    let files = tempfile::tempdir().unwrap();
+    let run = |block: &str, data: &Path| run(block, files.path(), data, &clients);
     let [dump, restore] = blocks("docs/operations.md", "Backup and restore", "sh").try_into().unwrap();
     let data = create_data_dir();
     let server = start(serve_command(data.path()));
     let before = server.buy_cards().await;
     run(&dump, data.path());
-    let mode = std::fs::metadata(data.path().join("mortise.dump")).unwrap().permissions().mode();
+    let mode = std::fs::metadata(files.path().join("mortise.dump")).unwrap().permissions().mode();
     assert_eq!(mode & 0o077, 0, "others can read the keys and PINs in the dump: {mode:o}");
     let after = server.buy_cards().await;
     assert!(before.contains("<number>1111111001<") && after.contains("<number>1111111002<"), "{before}{after}");
-    assert_eq!(run(&restore, data.path()), "", "the stock does not match the cards");
     server.stop();
-    let restarted = start(serve_command(data.path()));
+    let new_data = create_data_dir();
+    let restored = run(&restore, new_data.path());
+    assert!(restored.contains("each row is there; the schema, the stock and the ledger are correct"), "{restored}");
+    let restarted = start(serve_command(new_data.path()));
     assert_eq!(
         restarted.buy_cards().await,
         after,

@@ -21,6 +21,7 @@ mod memory;
 mod pool;
 mod query_plans;
 mod rate_lists;
+mod report_plans;
 mod sale_batcher;
 mod sale_batching;
 mod session_settings;

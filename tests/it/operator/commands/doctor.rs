@@ -51,6 +51,9 @@ async fn each_check_reports_ok_or_advice() {
     findings.assert_check("passwords", "warning", "requests need no password");
     findings.assert_check("key length", "problem", "fewer than 8 characters can be guessed: admin, reseller");
     findings.assert_check("cards", "warning", "group 6 (ten dollars): 3");
+    let resellers = "resellers that cannot create a card group: reseller (no tariff, no LCR)";
+    findings.assert_check("resellers", "warning", resellers);
+    findings.assert_check("backup", "warning", "no backup was made with `mortise backup`");
     for name in [
         "settings",
         "clock",
@@ -63,6 +66,8 @@ async fn each_check_reports_ok_or_advice() {
         "audit",
         "stock",
         "pins",
+        "validity",
+        "ledger",
         "text",
         "mail",
         "demo key",
@@ -79,7 +84,75 @@ async fn each_check_reports_ok_or_advice() {
         ),
         "{text}"
     );
-    assert!(text.ends_with("problems: 2, warnings: 3\n"), "{text}");
+    assert!(text.ends_with("problems: 2, warnings: 5\n"), "{text}");
+}
+
+#[tokio::test]
+async fn business_data_is_checked() {
+    let operator = Operator::new().await;
+    operator
+        .server
+        .execute(
+            "update cardgroups set valid_till = '2021-05-01' where id in (6, 8, 11);
+             insert into tariffs (name, owner_id) values ('own', 3);
+             insert into backups (finished_at, file, bytes) values
+                 ('2026-01-01', '/b/old.dump', 1), (now() at time zone 'utc' - interval '3 days', '/b/new.dump', 1)",
+        )
+        .await;
+    let findings = Findings::of(&operator);
+    // Group 8 is hidden, and group 11 has no cards.
+    let expired = "groups that have expired and still sell: group 6 (ten dollars): 2021-05-01";
+    let message = findings.check("validity")["message"].as_str().unwrap();
+    assert_eq!(message, expired);
+    findings.assert_check("validity", "warning", expired);
+    findings.assert_check("resellers", "warning", "reseller (no LCR)");
+    findings.assert_check("backup", "warning", "/b/new.dump");
+    operator
+        .server
+        .execute(
+            "insert into lcrs (name, user_id) values ('own', 3);
+             update backups set finished_at = now() at time zone 'utc' - interval '47 hours' where file = '/b/new.dump'",
+        )
+        .await;
+    let findings = Findings::of(&operator);
+    findings.assert_check("resellers", "ok", "each reseller has a tariff and an LCR");
+    findings.assert_check("backup", "ok", "the last backup is of ");
+}
+
+/// Each rule of the ledger, violated by the latest payments.
+#[tokio::test]
+async fn violations_of_the_ledger_are_problems() {
+    for (statement, message) in [
+        (
+            "drop index payments_sale_card_unique;
+             insert into payments (kind, user_id) values ('sale', 1), ('reissue', 1)",
+            "the card 1 has several payments of the kinds sale and reissue",
+        ),
+        (
+            "insert into payments (id, kind, amount, tax, reverses) values (1, 'sale', 5, 1, null), (2, 'refund', -6, 0, 1)",
+            "the refunds of the payment 1 are more than its amount or tax, or have the wrong sign",
+        ),
+        (
+            "insert into payments (id, kind, amount, tax, reverses) values (1, 'sale', 5, 1, null), (2, 'refund', 0, 0.1, 1)",
+            "the refunds of the payment 1 are more",
+        ),
+        (
+            "insert into payments (id, kind, amount) values (7, 'refund', -1)",
+            "the payment 7 reverses no payment, or is no refund",
+        ),
+        (
+            "insert into payments (id, kind, reverses) values (7, 'sale', 7)",
+            "the payment 7 reverses no payment, or is no refund",
+        ),
+        (
+            "update cards set retired_at = now(), balance = 0.1 where id = 4",
+            "the retired card 1111111000 (id 4) has a balance",
+        ),
+    ] {
+        let operator = Operator::new().await;
+        operator.server.execute(statement).await;
+        Findings::of(&operator).assert_check("ledger", "problem", message);
+    }
 }
 
 #[tokio::test]

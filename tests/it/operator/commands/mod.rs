@@ -1,6 +1,7 @@
 //! The operator's commands: the program runs as a separate process on a test database.
 
 mod audit;
+mod backups;
 mod cards;
 mod currencies;
 mod doctor;
@@ -8,6 +9,9 @@ mod hashes;
 mod invisible;
 mod keys;
 mod local;
+mod mails;
+mod reports;
+mod resellers;
 mod rights;
 mod schema;
 mod settings;

@@ -1,5 +1,8 @@
 //! `mortise setting`.
 
+use mortise::accounts::Setting;
+use serde_json::{Value, json};
+
 use super::{ADMITTED, Operator};
 
 #[tokio::test]
@@ -71,15 +74,63 @@ async fn keys_and_passwords_are_hidden() {
     for secret in ["hunter3", "reskey", "\"secret\""] {
         assert!(!listed.contains(secret) && !all.contains(secret), "{listed}{all}");
     }
-    assert!(!listed.contains("Tax_1") && all.contains("Tax_1"));
+    assert!(!listed.contains("Email_Smtp_Password") && all.contains("Email_Smtp_Password"));
+}
+
+/// The list names each setting that the program reads, set or not.
+#[tokio::test]
+async fn every_setting_is_listed_with_type_default_and_description() {
+    let operator = Operator::new().await;
+    let listed = operator.run_json(&["setting", "list"]);
+    let listed = listed.as_array().unwrap();
+    let find = |owner: &str, name: &str| {
+        listed.iter().find(|setting| setting["owner"] == owner && setting["name"] == name).cloned()
+    };
+    for name in Setting::NAMES {
+        let setting = find("admin", name).unwrap_or_else(|| panic!("{name} is not listed"));
+        assert!(setting["type"].is_string() && setting["default"].is_string(), "{setting}");
+        assert!(!setting["description"].as_str().unwrap().is_empty(), "{setting}");
+    }
     assert_eq!(
-        listed,
-        "OWNER     NAME            VALUE     VALUE2\n\
-         admin     API_Secret_Key  (hidden)\n\
-         admin     Allow_API       1\n\
-         admin     Allow_GET_API   1\n\
-         admin     CC_Active       1\n\
-         reseller  API_Secret_Key  (hidden)\n\
-         reseller  Allow_API       1\n"
+        find("admin", "Allow_API").unwrap(),
+        json!({ "owner_id": 0, "owner": "admin", "name": "Allow_API", "value": "1", "value2": null, "type": "switch",
+                "default": "off", "description": "The API accepts requests; for a reseller: with its own key" })
     );
+    assert_eq!(find("admin", "Email_port").unwrap()["value"], Value::Null);
+    assert_eq!(find("reseller", "API_Secret_Key").unwrap()["value"], "(hidden)");
+    assert!(find("reseller", "Email_port").is_none());
+    let text = operator.run_ok(&["setting", "list"]);
+    assert!(text.starts_with("OWNER     NAME                                  VALUE     VALUE2  TYPE"), "{text}");
+    assert!(text.lines().count() == listed.len() + 1);
+}
+
+#[tokio::test]
+async fn values_of_another_type_are_refused() {
+    let operator = Operator::new().await;
+    for (name, value, message) in [
+        ("Tax_1", "20", "Tax_1 is a name, not a number: the rate of this tax is Tax_1_Value"),
+        ("Tax_1_Value", "VAT", "Tax_1_Value is a percentage: its value is a number such as 19 or 7.5"),
+        ("Tax_3_Value", "19,5", "is a percentage"),
+        ("Total_tax_name", "19.0", "Total_tax_name is a name, not a number"),
+        ("Tax_compound", "maybe", "Tax_compound is a switch: its value is on or off"),
+        ("Nice_Number_Digits", "two", "Nice_Number_Digits is an integer: its value is 0 to 15"),
+        ("Nice_Number_Digits", "16", "its value is 0 to 15"),
+        ("Email_port", "smtp", "Email_port is a port: its value is 1 to 65535"),
+        ("Email_port", "0", "is a port"),
+        ("Email_from", "shop", "Email_from is an e-mail address, such as shop@example.com"),
+        ("Email_Smtp_Server", "mail server", "Email_Smtp_Server is a host"),
+    ] {
+        operator.assert_error(&["setting", "set", name, value], 2, message);
+    }
+    operator.server.assert_rows("select count(*) from change_log", &["0"]).await;
+    for (name, value, stored) in [
+        ("Tax_1", "VAT", "VAT"),
+        ("Tax_1_Value", "19.5", "19.5"),
+        ("Tax_compound", "on", "1"),
+        ("Email_from", "Card Shop <shop@example.com>", "Card Shop <shop@example.com>"),
+        ("Email_from", "", ""),
+    ] {
+        operator.run_ok(&["setting", "set", name, value]);
+        assert_eq!(operator.run_ok(&["setting", "get", name]).trim_end(), stored);
+    }
 }

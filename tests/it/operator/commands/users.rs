@@ -62,6 +62,8 @@ async fn invalid_users_are_refused() {
         ("", "the password is empty"),
         ("  \n", "is empty"),
         (" x", "the password has the invisible character U+0020 at position 1"),
+        ("hunter2", "the password has fewer than 12 characters"),
+        ("ąčęėįšųūžąč", "the password has fewer than 12 characters"),
     ] {
         let output = operator.run_with_input(password, &["user", "add", "new", "--type", "user"]);
         assert!(output.code == 2 && output.stderr.contains(message), "{output:?}");
@@ -89,7 +91,7 @@ async fn new_password_replaces_the_old_one_at_once() {
     operator.server.assert_rows("select password from users where id = 0", &[&sha1]).await;
     log_in(&operator, "admin", "new password").await.assert_page_error(ADMITTED);
     operator.assert_error(&["user", "set-password", "unknown"], 2, "the password is empty");
-    let output = operator.run_with_input("x", &["user", "set-password", "unknown"]);
+    let output = operator.run_with_input(PASSWORD, &["user", "set-password", "unknown"]);
     assert_eq!((output.code, output.stderr.as_str()), (3, "mortise: there is no user \"unknown\"\n"));
 }
 
