@@ -51,11 +51,11 @@ impl FromRequest<Arc<AppState>> for Authorized {
             return Ok(Self { call, caller, format, _permits: permits });
         };
         // Boxed: the future is large, and few operations have a document.
-        let caller = Box::pin(upload::admit(&mut call, body)).await;
+        let admitted = Box::pin(upload::admit(&mut call, body, permits)).await;
         // The body may have had the parameters of the format.
         let requested = request::requested_format(format.dialect, &call.params, path_format.as_ref());
         let format = ReplyFormat { xml_extension: format.xml_extension, ..requested };
-        let caller = caller.map_err(refuse(format))?;
+        let (caller, permits) = admitted.map_err(refuse(format))?;
         Ok(Self { call, caller, format, _permits: permits })
     }
 }

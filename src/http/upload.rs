@@ -21,34 +21,46 @@ use crate::error::ApiError;
 use crate::http::context::CallContext;
 use crate::http::document::{DocumentWriter, FormSplitter};
 use crate::http::params::BodyFormat;
-use crate::http::request::{drain_oversized, frame_data, is_encoded, log_ignored_body};
+use crate::http::request::{RequestPermits, drain_oversized, frame_data, is_encoded, log_ignored_body};
 use crate::spool;
 use crate::state::AppState;
 
 /// The part of a body that must arrive within `body_timeout_ms`, in bytes.
 const TIMED_BYTES: usize = 1024 * 1024;
 
-/// Reads the body of the request, adds its parameters and its document to `call`, and admits the request.
+/// Reads the body of the request, adds its parameters and its document to `call`, and admits the request. The permits
+/// of the request are released while the body arrives: a client that sends slowly must not occupy them. Others are
+/// returned with the caller.
 ///
 /// # Errors
 ///
-/// Those of the body and of the admission, and [`ApiError::Overloaded`] if `import_concurrency` is reached.
-pub async fn admit(call: &mut CallContext, body: Body) -> Result<Caller, ApiError> {
+/// Those of the body and of the admission, and [`ApiError::Overloaded`] if `import_concurrency` is reached, or
+/// `max_requests` when the body is complete.
+pub async fn admit(
+    call: &mut CallContext,
+    body: Body,
+    permits: RequestPermits,
+) -> Result<(Caller, RequestPermits), ApiError> {
     if !has_credentials(call) {
-        let permit = receive(call, body, None).await?;
+        drop(permits);
+        let received = receive(call, body, None).await?;
+        let permits = (call.state.load.acquire_request()?, received.body_permit);
         // The user may have been in the body.
         call.check_attempt_limit(AttemptKind::Login)?;
         let caller = admission::admit(call).await?;
-        return add_permit(call, permit).map(|()| caller);
+        add_permit(call, received.import_permit)?;
+        return Ok((caller, permits));
     }
     let admitted = match admission::admit(call).await {
         Ok(caller) => call.state.load.acquire_import().map(|permit| (caller, permit)),
         Err(error) => Err(error),
     };
+    drop(permits);
     match admitted {
-        Ok((caller, permit)) => {
-            let permit = receive(call, body, Some(permit)).await?;
-            add_permit(call, permit).map(|()| caller)
+        Ok((caller, import_permit)) => {
+            let received = receive(call, body, Some(import_permit)).await?;
+            add_permit(call, received.import_permit)?;
+            Ok((caller, (call.state.load.acquire_request()?, received.body_permit)))
         }
         Err(error) => {
             // A client that waits for "100 Continue" has not sent the body yet.
@@ -73,13 +85,23 @@ fn add_permit(call: &mut CallContext, permit: Option<OwnedSemaphorePermit>) -> R
     Ok(())
 }
 
-/// Reads the body, and returns the permit for the import if there was one or the document needed one.
+/// The permits that a received body holds.
+struct Received {
+    /// The permit of the import, if there was one before or the document needed one.
+    import_permit: Option<OwnedSemaphorePermit>,
+    /// The permit for the memory of the body.
+    body_permit: Option<OwnedSemaphorePermit>,
+}
+
+/// Reads the body.
 async fn receive(
     call: &mut CallContext,
     body: Body,
-    permit: Option<OwnedSemaphorePermit>,
-) -> Result<Option<OwnedSemaphorePermit>, ApiError> {
-    let Some(name) = call.operation.spec.document_parameter() else { return Ok(permit) };
+    import_permit: Option<OwnedSemaphorePermit>,
+) -> Result<Received, ApiError> {
+    let Some(name) = call.operation.spec.document_parameter() else {
+        return Ok(Received { import_permit, body_permit: None });
+    };
     if !body.is_end_stream() && is_encoded(&call.headers) {
         return Err(ApiError::UnsupportedEncoding);
     }
@@ -87,7 +109,7 @@ async fn receive(
     let in_query = call.params.take(name);
     let max_parameters = call.state.config.max_parameters.get();
     let mut chunks = Chunks::new(call, body).await?;
-    let mut memory = Memory { state: call.state.clone(), permit, reserved: 0, body_permit: None };
+    let mut memory = Memory { state: call.state.clone(), import_permit, reserved: 0, body_permit: None };
     let headers = call.headers.clone();
     let mut document = match BodyFormat::from_headers(&headers) {
         Some(BodyFormat::Form) => {
@@ -115,7 +137,7 @@ async fn receive(
     if let Some(document) = document {
         call.document = Some(blocking(move || document.finish()).await?);
     }
-    Ok(memory.permit)
+    Ok(Received { import_permit: memory.import_permit, body_permit: memory.body_permit })
 }
 
 /// The body, as it arrives within `max_import_body` and `body_timeout_ms`.
@@ -166,8 +188,7 @@ struct BodyError(ApiError);
 /// The memory that a body uses.
 struct Memory {
     state: Arc<AppState>,
-    /// The permit of the import.
-    permit: Option<OwnedSemaphorePermit>,
+    import_permit: Option<OwnedSemaphorePermit>,
     /// Bytes that are reserved by `body_permit`.
     reserved: usize,
     body_permit: Option<OwnedSemaphorePermit>,
@@ -185,8 +206,8 @@ impl Memory {
             self.reserved = used;
         }
         let Some(mut writer) = document.take_if(|document| document.spool.is_full()) else { return Ok(()) };
-        if self.permit.is_none() {
-            self.permit = Some(self.state.load.acquire_import()?);
+        if self.import_permit.is_none() {
+            self.import_permit = Some(self.state.load.acquire_import()?);
         }
         *document = Some(blocking(move || writer.spool.spill().map(|()| writer)).await?);
         Ok(())

@@ -113,6 +113,43 @@ async fn a_required_password_in_the_body_counts() {
     assert_imported(&post(&server, &valid_uri(), form("secret+password").into()).await);
 }
 
+/// Clients that send slowly, with or without the user in the query string, use up neither the permits of requests nor
+/// those of other operations.
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_uploads_hold_no_request_permit() {
+    let settings = [("max_requests", "2"), ("import_concurrency", "2"), ("body_timeout_ms", "3600000")];
+    let server = server_with_settings(&settings).await;
+    let form = format!("xml={}", large_document(100));
+    let in_body = format!("u=admin&hash={}&{form}", hash("", "secret"));
+    let mut uploads = Vec::new();
+    for (uri, form) in [(valid_uri(), &form), ("/api/tariff_retail_import".to_owned(), &in_body)] {
+        let (first, rest) = form.split_at(30);
+        let remaining = Bytes::copy_from_slice(rest.as_bytes());
+        let (polled, is_polled) = tokio::sync::oneshot::channel();
+        let (send_rest, rest_sent) = tokio::sync::oneshot::channel();
+        let rest = stream::once(async move {
+            polled.send(()).unwrap();
+            rest_sent.await.map_err(std::io::Error::other)
+        });
+        let body = Body::from_stream(stream::iter([Ok(Bytes::copy_from_slice(first.as_bytes()))]).chain(rest));
+        let upload = tokio::spawn({
+            let server = server.clone();
+            async move { post(&server, &uri, body).await }
+        });
+        is_polled.await.unwrap();
+        uploads.push((upload, send_rest, remaining));
+    }
+    let reply = server.post_signed("card_group_get", "u=admin&id=6", "6").await;
+    assert_eq!(reply.status, 200, "{reply:?}");
+    for (upload, send_rest, rest) in uploads {
+        send_rest.send(rest).unwrap();
+        let reply = upload.await.unwrap();
+        assert_eq!(reply.status, 200, "{reply:?}");
+    }
+    let page = server.metrics().await;
+    assert!(page.contains("mortise_requests_in_flight 0\n"), "{page}");
+}
+
 /// A client that goes away in the middle of its upload leaves nothing, and its permit is free again.
 #[tokio::test]
 async fn an_incomplete_body_changes_nothing() {
