@@ -231,12 +231,16 @@ async fn read_remaining_body(state: &AppState, first: Bytes, mut body: Body) -> 
     Ok((buffer.into(), permit))
 }
 
-/// Reads and discards up to twice the limit, and returns [`ApiError::BodyTooLarge`]. A client that is still sending
-/// when the connection closes may not receive the reply with the reason.
+/// Reads and discards up to twice the limit, for at most 5 s, and returns [`ApiError::BodyTooLarge`]. A client that is
+/// still sending when the connection closes may not receive the reply with the reason.
 pub async fn drain_oversized(mut body: Body, max_body: usize) -> ApiError {
     const FRAME_TIMEOUT: Duration = Duration::from_millis(100);
+    const TOTAL_TIMEOUT: Duration = Duration::from_secs(5);
+    let end = tokio::time::Instant::now() + TOTAL_TIMEOUT;
     let mut remaining = max_body.saturating_mul(2);
-    while let Ok(Some(Ok(frame))) = tokio::time::timeout(FRAME_TIMEOUT, body.frame()).await {
+    while tokio::time::Instant::now() < end
+        && let Ok(Some(Ok(frame))) = tokio::time::timeout(FRAME_TIMEOUT, body.frame()).await
+    {
         match remaining.checked_sub(frame.data_ref().map_or(0, Bytes::len)) {
             Some(rest) => remaining = rest,
             None => break,

@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+use axum::body::{Body, Bytes};
+use futures_util::stream::{self, StreamExt};
+use mortise::error::ApiError;
+use mortise::http::request;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 
@@ -102,6 +106,17 @@ async fn body_size_is_limited() {
     let reply = read_reply(&mut pieces).await;
     assert!(reply.contains("Bad login"), "{reply}");
     assert_serves(address).await;
+}
+
+/// The clock is paused: it jumps to the next event when the test waits.
+#[tokio::test(start_paused = true)]
+async fn slow_oversized_body_is_read_for_a_limited_time() {
+    let slow = stream::repeat(()).then(async |()| {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        Ok::<_, std::io::Error>(Bytes::from_static(b"z"))
+    });
+    let drained = request::drain_oversized(Body::from_stream(slow), 10_000);
+    assert_eq!(tokio::time::timeout(Duration::from_secs(6), drained).await, Ok(ApiError::BodyTooLarge));
 }
 
 /// Only bodies above 16 kB use the shared memory limit, so small requests are still served.
