@@ -5,6 +5,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
@@ -27,6 +28,9 @@ use crate::state::AppState;
 
 /// The part of a body that must arrive within `body_timeout_ms`, in bytes.
 const TIMED_BYTES: usize = 1024 * 1024;
+/// The bytes of a multipart form in which a field or a part of its value must be found. What comes before the first
+/// field, and the header of a field, stay in memory.
+const UNPARSED_BYTES_MAX: usize = 1024 * 1024;
 
 /// Reads the body of the request, adds its parameters and its document to `call`, and admits the request. The permits
 /// of the request are released while the body arrives: a client that sends slowly must not occupy them. Others are
@@ -234,15 +238,20 @@ impl Memory {
         chunks: Chunks,
     ) -> Result<(Vec<(String, String)>, Option<DocumentWriter>), ApiError> {
         let boundary = multer::parse_boundary(content_type).map_err(|_| MALFORMED_MULTIPART)?;
-        let stream = stream::try_unfold(chunks, async |mut chunks| {
+        let unparsed_bytes = Arc::new(AtomicUsize::new(0));
+        let stream = stream::try_unfold((chunks, unparsed_bytes.clone()), async |(mut chunks, unparsed_bytes)| {
             // multer takes all chunks that are ready into memory: each is ready only after a pause.
             tokio::task::yield_now().await;
-            let chunk = chunks.next().await.map_err(BodyError)?;
-            Ok::<_, BodyError>(chunk.map(|chunk| (chunk, chunks)))
+            let Some(chunk) = chunks.next().await.map_err(BodyError)? else { return Ok(None) };
+            if unparsed_bytes.fetch_add(chunk.len(), Ordering::Relaxed) > UNPARSED_BYTES_MAX {
+                return Err(BodyError(MALFORMED_MULTIPART));
+            }
+            Ok(Some((chunk, (chunks, unparsed_bytes))))
         });
         let mut form = multer::Multipart::new(stream, boundary);
         let (mut document, mut fields, mut fields_len) = (None, Vec::new(), 0);
         while let Some(mut field) = form.next_field().await.map_err(multipart_error)? {
+            unparsed_bytes.store(0, Ordering::Relaxed);
             let is_document = field.name() == Some(name);
             let field_name = field.name().filter(|_| field.file_name().is_none()).map(str::to_owned);
             if is_document {
@@ -250,6 +259,7 @@ impl Memory {
             }
             let mut value = Vec::new();
             while let Some(chunk) = field.chunk().await.map_err(multipart_error)? {
+                unparsed_bytes.store(0, Ordering::Relaxed);
                 for part in chunk.chunks(TIMED_BYTES) {
                     match document.as_mut().filter(|_| is_document) {
                         Some(document) => document.push(part)?,

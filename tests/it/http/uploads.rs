@@ -32,6 +32,11 @@ fn chunked(text: String, size: usize) -> Body {
     Body::from_stream(stream::iter(chunks.into_iter().map(Ok::<_, std::io::Error>)))
 }
 
+/// A body of which no more than this arrives.
+fn chunked_without_end(text: String, size: usize) -> Body {
+    Body::from_stream(chunked(text, size).into_data_stream().chain(stream::pending()))
+}
+
 async fn post(server: &Server, uri: &str, body: Body) -> Reply {
     server.send(Request::post(uri).body(body)).await
 }
@@ -83,6 +88,19 @@ async fn limits_of_the_body() {
     // A body that stops.
     let silent = Body::from_stream(stream::iter([Ok::<_, std::io::Error>("xml=<tariff>")]).chain(stream::pending()));
     assert_eq!(post(&server, &valid_uri(), silent).await.status, 408);
+}
+
+/// What is not yet known to be a field stays in memory.
+#[tokio::test]
+async fn a_multipart_form_without_fields_is_refused_early() {
+    let server = server_with_settings(&[("body_timeout_ms", "3000")]).await;
+    let endless_field = format!("--b\r\ncontent-disposition: form-data; name=\"{}", "x".repeat(3 * 1024 * 1024));
+    for text in ["x".repeat(3 * 1024 * 1024), endless_field] {
+        let request = Request::post(valid_uri()).header("content-type", "multipart/form-data; boundary=b");
+        let reply = server.send(request.body(chunked_without_end(text, 100_000))).await;
+        reply.assert_status_error("Multipart body is malformed");
+        assert_eq!(reply.status, 400);
+    }
 }
 
 /// A body without an end is not read for a request whose user and hash in the query string are refused.
