@@ -173,6 +173,19 @@ fn one_destination_keeps_a_limited_number_of_rates() {
     ))));
 }
 
+/// A reply can list each rate with the name of its destination.
+#[test]
+fn a_long_name_is_not_repeated_for_many_rates() {
+    let document = |element: &str, rates: usize| {
+        let name = format!("<{element}>{}</{element}>", "x".repeat(512 * 1024));
+        tariff(&format!("<destinations><destination>{}{name}</destination></destinations>", "<rates/>".repeat(rates)))
+    };
+    for element in ["destination_group_name", "destination_group_type"] {
+        assert_eq!(read(document(element, 16).as_bytes()).unwrap().0.rates, 16);
+        assert!(is_malformed(&document(element, 17)));
+    }
+}
+
 #[test]
 fn the_receiver_can_stop() {
     let document = tariff("<destinations><destination/><destination/></destinations>");

@@ -17,7 +17,7 @@ pub use crate::operations::tariff::retail_import::syntax::ReadError;
 const DEPTH_MAX: usize = 16;
 /// Bytes of one piece of markup or text, and of the text of one element.
 const PIECE_BYTES_MAX: usize = 1024 * 1024;
-/// Bytes of all texts of one destination.
+/// Bytes of all texts of one destination, and of its name and type, repeated for each rate as in the reply.
 const DESTINATION_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Rates of one destination. Each is compared with each, and all are in memory.
 pub const DESTINATION_RATES_MAX: usize = 10_000;
@@ -246,6 +246,10 @@ impl<Receive: FnMut(Destination) -> bool> Parser<Receive> {
                     group_type: finished_text(self.group_type.take()),
                     rates: std::mem::take(&mut self.rates),
                 };
+                let repeated_len = destination.group_name.len() + destination.group_type.len();
+                if repeated_len * destination.rates.len() > DESTINATION_BYTES_MAX {
+                    return Err(ReadError::Malformed);
+                }
                 if !(self.receive)(destination) {
                     return Err(ReadError::Stopped);
                 }
