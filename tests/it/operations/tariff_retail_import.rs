@@ -1,8 +1,16 @@
 //! `tariff_retail_import` (`endpoints/tariff_retail_import.md`).
 
+use std::io::Write;
+
 use axum::body::Body;
 use axum::http::Request;
+use mortise::dialect::Dialect;
+use mortise::operations::tariff::retail_import::document::Head;
+use mortise::operations::tariff::retail_import::import::{check, import as import_document};
+use mortise::operations::tariff::retail_import::order::Import;
+use mortise::spool::Spool;
 use proptest::prelude::*;
+use sqlx::Connection;
 use tokio::runtime::Runtime;
 
 use crate::harness::{Reply, Server, hash, server, server_with_settings, x7_server, xml};
@@ -577,6 +585,35 @@ async fn nothing_is_written_if_a_statement_fails() {
     import(&server, &tariff("0", "New", &destinations)).await.assert_page_error("Failed to make transaction");
     server.assert_rows("select count(*) from tariffs", &["3"]).await;
     server.assert_rows("select count(*) from rates", &["0"]).await;
+}
+
+/// A document whose reader ends before its end is not imported in part.
+#[tokio::test]
+async fn nothing_is_written_if_the_reader_ends_early() {
+    let server = server().await;
+    insert_fixtures(&server).await;
+    let document = tariff("0", "New", &[destination("Lithuania - Fixed", &[ALL_DAY])]);
+    let mut spool = Spool::new(std::env::temp_dir().into());
+    spool.write_all(document.as_bytes()).unwrap();
+    let content = spool.finish().unwrap();
+    let order = Import {
+        dialect: Dialect::Documented,
+        user_id: Some(0),
+        operator: None,
+        request_id: None,
+        owner_id: 0,
+        currency: None,
+        rates_max: 10,
+        temp_dir: std::env::temp_dir().into(),
+    };
+    let head = check(&content).await.unwrap();
+    let mut connection = server.pool.acquire().await.unwrap();
+    for (destinations, is_imported) in [(2, false), (1, true)] {
+        let head = Head { destinations, ..head.clone() };
+        let mut transaction = connection.begin().await.unwrap();
+        let outcome = import_document(&mut transaction, &order, &head, &content).await;
+        assert_eq!(outcome.is_ok(), is_imported, "{:?}", outcome.err());
+    }
 }
 
 proptest! {

@@ -69,8 +69,15 @@ pub async fn import(
     let rates = rows::load_rates(connection, tariff_id).await?;
     let mut writer = Writer { connection, import, tariff_id, rates, broken: HashMap::new(), report };
     let mut batches = read_batches(content);
+    let mut received = 0;
     while let Some(batch) = batches.recv().await {
-        writer = writer.write(&batch?).await?;
+        let batch = batch?;
+        received += batch.len();
+        writer = writer.write(&batch).await?;
+    }
+    // The reader may have ended early, for example because the server stops.
+    if received != head.destinations {
+        return Err(ApiError::TransactionFailed);
     }
     let (counts, report, connection) = (writer.report.counts, writer.report, writer.connection);
     if is_new || counts.rates_written > 0 {
