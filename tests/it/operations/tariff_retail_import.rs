@@ -1,14 +1,18 @@
 //! `tariff_retail_import` (`endpoints/tariff_retail_import.md`).
 
 use std::io::Write;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::Request;
 use mortise::dialect::Dialect;
-use mortise::operations::tariff::retail_import::document::Head;
+use mortise::operations::tariff::retail_import::document::{Destination, Head};
 use mortise::operations::tariff::retail_import::import::{check, import as import_document};
 use mortise::operations::tariff::retail_import::order::Import;
-use mortise::spool::Spool;
+use mortise::operations::tariff::retail_import::refusals::Refusals;
+use mortise::operations::tariff::retail_import::report::Report;
+use mortise::operations::tariff::retail_import::rules::Decision;
+use mortise::spool::{Spool, Spooled};
 use proptest::prelude::*;
 use sqlx::Connection;
 use tokio::runtime::Runtime;
@@ -587,15 +591,10 @@ async fn nothing_is_written_if_a_statement_fails() {
     server.assert_rows("select count(*) from rates", &["0"]).await;
 }
 
-/// A document whose reader ends before its end is not imported in part.
-#[tokio::test]
-async fn nothing_is_written_if_the_reader_ends_early() {
-    let server = server().await;
-    insert_fixtures(&server).await;
-    let document = tariff("0", "New", &[destination("Lithuania - Fixed", &[ALL_DAY])]);
+/// The import of a document by the admin, without a request.
+fn order_of(document: &str) -> (Import, Spooled) {
     let mut spool = Spool::new(std::env::temp_dir().into());
     spool.write_all(document.as_bytes()).unwrap();
-    let content = spool.finish().unwrap();
     let order = Import {
         dialect: Dialect::Documented,
         user_id: Some(0),
@@ -606,14 +605,60 @@ async fn nothing_is_written_if_the_reader_ends_early() {
         rates_max: 10,
         temp_dir: std::env::temp_dir().into(),
     };
+    (order, spool.finish().unwrap())
+}
+
+/// A document whose reader ends before its end is not imported in part.
+#[tokio::test]
+async fn nothing_is_written_if_the_reader_ends_early() {
+    let server = server().await;
+    insert_fixtures(&server).await;
+    let document = tariff("0", "New", &[destination("Lithuania - Fixed", &[ALL_DAY])]);
+    let (order, content) = order_of(&document);
     let head = check(&content).await.unwrap();
     let mut connection = server.pool.acquire().await.unwrap();
     for (destinations, is_imported) in [(2, false), (1, true)] {
         let head = Head { destinations, ..head.clone() };
         let mut transaction = connection.begin().await.unwrap();
-        let outcome = import_document(&mut transaction, &order, &head, &content).await;
+        let report = Report::new(Dialect::Documented, &order.temp_dir);
+        let outcome = import_document(&mut transaction, &order, &head, &content, report).await;
         assert_eq!(outcome.is_ok(), is_imported, "{:?}", outcome.err());
     }
+}
+
+/// Tells the test that a decision was made, and waits until the test goes on.
+struct Pause {
+    decided: Option<tokio::sync::oneshot::Sender<()>>,
+    resume: std::sync::mpsc::Receiver<()>,
+}
+
+impl Refusals for Pause {
+    fn add_unknown(&mut self, _: &Destination) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn add(&mut self, _: &Destination, _: &Decision) -> std::io::Result<()> {
+        self.decided.take().unwrap().send(()).unwrap();
+        self.resume.recv_timeout(Duration::from_secs(60)).map_err(std::io::Error::other)
+    }
+}
+
+/// The test has one thread for all requests.
+#[tokio::test]
+async fn other_requests_run_during_the_decisions() {
+    let server = server().await;
+    insert_fixtures(&server).await;
+    let (order, content) = order_of(&tariff("0", "New", &[destination("Lithuania - Fixed", &[ALL_DAY])]));
+    let head = check(&content).await.unwrap();
+    let (decided, is_decided) = tokio::sync::oneshot::channel();
+    let (resume, is_resumed) = std::sync::mpsc::channel();
+    let pause = Pause { decided: Some(decided), resume: is_resumed };
+    let mut transaction = server.pool.begin().await.unwrap();
+    let (imported, ()) = tokio::join!(import_document(&mut transaction, &order, &head, &content, pause), async {
+        is_decided.await.unwrap();
+        resume.send(()).unwrap();
+    });
+    assert_eq!(imported.map(|imported| imported.counts.rates_written), Ok(1));
 }
 
 proptest! {

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::io;
 
 use sqlx::PgConnection;
 use tokio::sync::mpsc;
@@ -11,7 +13,7 @@ use crate::number::parse_integer;
 use crate::operations::tariff::retail_import::document::{self, DESTINATION_RATES_MAX, Destination, Head, ReadError};
 use crate::operations::tariff::retail_import::fields::{DayType, TimeRange};
 use crate::operations::tariff::retail_import::order::Import;
-use crate::operations::tariff::retail_import::report::{Outcome, Report};
+use crate::operations::tariff::retail_import::refusals::{Counts, Imported, Refusals};
 use crate::operations::tariff::retail_import::rows;
 use crate::operations::tariff::retail_import::rules::{Group, NewRow};
 use crate::spool::{self, Spooled};
@@ -47,44 +49,44 @@ pub async fn check(content: &Spooled) -> Result<Head, ApiError> {
 /// # Errors
 ///
 /// [`ApiError::ImportRefused`] with the reason, and those of the database.
-pub async fn import(
+pub async fn import<R: Refusals>(
     connection: &mut PgConnection,
     import: &Import,
     head: &Head,
     content: &Spooled,
-) -> Result<Outcome, ApiError> {
+    refusals: R,
+) -> Result<Imported<R>, ApiError> {
     let Target { id: tariff_id, name: tariff_name, is_new } = lock_or_create_tariff(connection, import, head).await?;
-    let mut report = Report::new(import.dialect, &import.temp_dir);
-    (report.counts.destinations, report.counts.rates) = (head.destinations, head.rates);
     if head.rates > import.rates_max || head.destination_rates > DESTINATION_RATES_MAX {
         return Err(refused("Too many rates"));
     }
-    if head.destinations == 0 {
-        let counts = report.counts;
-        if is_new {
-            rows::record_change(connection, import, tariff_id, &tariff_name, is_new, counts).await?;
+    let counts = Counts { destinations: head.destinations, rates: head.rates, ..Counts::default() };
+    let mut decisions = Decisions { reports_dropped: import.dialect.reports_dropped_rates(), counts, refusals };
+    if head.destinations > 0 {
+        let rates = rows::load_rates(connection, tariff_id).await?;
+        let mut tariff = TariffRows { connection, tariff_id, rates, broken: HashMap::new() };
+        let mut batches = read_batches(content);
+        let mut received = 0;
+        while let Some(batch) = batches.recv().await {
+            let batch = batch?;
+            received += batch.len();
+            let loaded = tariff.load(&batch).await?;
+            // The rules may need the processor for long.
+            let decide = move || decisions.decide(&batch, loaded);
+            let decided;
+            (decisions, decided) = spool::blocking(decide).await.map_err(ApiError::from_file_error)?;
+            tariff.write(decided).await?;
         }
-        return Ok(Outcome { tariff_id, tariff_name, counts: report.counts, lists: None });
+        // The reader may have ended early, for example because the server stops.
+        if received != head.destinations {
+            return Err(ApiError::TransactionFailed);
+        }
     }
-    let rates = rows::load_rates(connection, tariff_id).await?;
-    let mut writer = Writer { connection, import, tariff_id, rates, broken: HashMap::new(), report };
-    let mut batches = read_batches(content);
-    let mut received = 0;
-    while let Some(batch) = batches.recv().await {
-        let batch = batch?;
-        received += batch.len();
-        writer = writer.write(&batch).await?;
-    }
-    // The reader may have ended early, for example because the server stops.
-    if received != head.destinations {
-        return Err(ApiError::TransactionFailed);
-    }
-    let (counts, report, connection) = (writer.report.counts, writer.report, writer.connection);
+    let Decisions { counts, refusals, .. } = decisions;
     if is_new || counts.rates_written > 0 {
         rows::record_change(connection, import, tariff_id, &tariff_name, is_new, counts).await?;
     }
-    let lists = spool::blocking(|| report.finish()).await.map_err(ApiError::from_file_error)?;
-    Ok(Outcome { tariff_id, tariff_name, counts, lists: Some(lists) })
+    Ok(Imported { tariff_id, tariff_name, counts, refusals })
 }
 
 fn refused(message: &'static str) -> ApiError {
@@ -160,51 +162,62 @@ fn read_batches(content: &Spooled) -> mpsc::Receiver<Result<Vec<Destination>, Re
     receiver
 }
 
-/// The state between the batches of an import.
-struct Writer<'a> {
+/// What the tariff has for the destinations of a batch.
+struct Loaded {
+    /// The group of each destination.
+    group_ids: Vec<Option<i32>>,
+    groups: HashMap<i32, Group>,
+}
+
+/// What was decided about the destinations of a batch.
+struct Decided {
+    groups: HashMap<i32, Group>,
+    /// Each with the id of its destination group.
+    new_rows: Vec<(i32, NewRow)>,
+}
+
+/// The result of the decisions so far.
+struct Decisions<R> {
+    reports_dropped: bool,
+    counts: Counts,
+    refusals: R,
+}
+
+impl<R: Refusals> Decisions<R> {
+    /// Decides about the destinations of a batch. Blocks the thread.
+    fn decide(mut self, batch: &[Destination], loaded: Loaded) -> io::Result<(Self, Decided)> {
+        let Loaded { group_ids, mut groups } = loaded;
+        let mut new_rows = Vec::new();
+        for (destination, group_id) in batch.iter().zip(group_ids) {
+            let Some(group_id) = group_id else {
+                self.counts.unknown_destinations += 1;
+                self.refusals.add_unknown(destination)?;
+                continue;
+            };
+            let decision = groups.entry(group_id).or_default().decide(destination, self.reports_dropped);
+            self.counts.add(&decision);
+            self.refusals.add(destination, &decision)?;
+            new_rows.extend(decision.new_rows.into_iter().map(|row| (group_id, row)));
+        }
+        Ok((self, Decided { groups, new_rows }))
+    }
+}
+
+/// The rows of the tariff, between the batches of an import.
+struct TariffRows<'a> {
     connection: &'a mut PgConnection,
-    import: &'a Import,
     tariff_id: i64,
     /// The rate of each destination group.
     rates: HashMap<i32, i64>,
     /// The chains of each destination group that the document has broken.
     broken: HashMap<i32, Vec<(DayType, TimeRange)>>,
-    report: Report,
 }
 
-impl Writer<'_> {
-    /// Decides about the destinations of a batch, and writes their rows.
-    async fn write(mut self, batch: &[Destination]) -> Result<Self, ApiError> {
+impl TariffRows<'_> {
+    /// Returns what the tariff has for the destinations of a batch.
+    async fn load(&mut self, batch: &[Destination]) -> Result<Loaded, ApiError> {
         let names: Vec<String> = batch.iter().map(|destination| destination.group_name.clone()).collect();
         let group_ids = rows::find_groups(self.connection, &names).await?;
-        let mut groups = self.load_groups(&group_ids).await?;
-        let mut new_rows = Vec::new();
-        for (destination, group_id) in batch.iter().zip(group_ids) {
-            let Some(group_id) = group_id else {
-                self.report.add_unknown(destination).map_err(ApiError::from_file_error)?;
-                continue;
-            };
-            let group = groups.entry(group_id).or_default();
-            let decision = group.decide(destination, self.import.dialect.reports_dropped_rates());
-            self.report.add(destination, &decision).map_err(ApiError::from_file_error)?;
-            new_rows.extend(decision.new_rows.into_iter().map(|row| (group_id, row)));
-        }
-        for (group_id, group) in groups {
-            let broken: Vec<_> = group.broken_chains().collect();
-            if !broken.is_empty() {
-                self.broken.insert(group_id, broken);
-            }
-        }
-        self.insert(new_rows).await?;
-        if self.report.is_full() {
-            let report = self.report;
-            self.report = spool::blocking(|| report.spill()).await.map_err(ApiError::from_file_error)?;
-        }
-        Ok(self)
-    }
-
-    /// Returns what the tariff has for these destination groups.
-    async fn load_groups(&mut self, group_ids: &[Option<i32>]) -> sqlx::Result<HashMap<i32, Group>> {
         let mut group_of_rate = HashMap::new();
         let mut groups: HashMap<i32, Group> = HashMap::new();
         for group_id in group_ids.iter().flatten() {
@@ -225,14 +238,20 @@ impl Writer<'_> {
                 groups.entry(*group_id).or_default().mark_broken(*chain);
             }
         }
-        Ok(groups)
+        Ok(Loaded { group_ids, groups })
     }
 
-    /// Inserts rows, each with the id of its destination group, and the rates that they need.
-    async fn insert(&mut self, new_rows: Vec<(i32, NewRow)>) -> Result<(), ApiError> {
+    /// Writes the new rows of a batch, and the rates that they need.
+    async fn write(&mut self, decided: Decided) -> Result<(), ApiError> {
+        for (group_id, group) in decided.groups {
+            let broken: Vec<_> = group.broken_chains().collect();
+            if !broken.is_empty() {
+                self.broken.insert(group_id, broken);
+            }
+        }
         let mut groups_without_rate = Vec::new();
-        for (group_id, _) in &new_rows {
-            if let std::collections::hash_map::Entry::Vacant(entry) = self.rates.entry(*group_id) {
+        for (group_id, _) in &decided.new_rows {
+            if let Entry::Vacant(entry) = self.rates.entry(*group_id) {
                 groups_without_rate.push(*group_id);
                 entry.insert(0);
             }
@@ -241,7 +260,7 @@ impl Writer<'_> {
             self.rates.extend(rows::insert_rates(self.connection, self.tariff_id, &groups_without_rate).await?);
         }
         let rate_of = |(group_id, row): (i32, NewRow)| Some((*self.rates.get(&group_id)?, row));
-        let rows: Vec<_> = new_rows.into_iter().filter_map(rate_of).collect();
+        let rows: Vec<_> = decided.new_rows.into_iter().filter_map(rate_of).collect();
         if !rows.is_empty() {
             rows::insert_rows(self.connection, &rows).await?;
         }

@@ -3,8 +3,8 @@
 //! Contract: `endpoints/tariff_retail_import.md`.
 //!
 //! [`document`] reads the document, [`rules`] and [`fields`] decide about its rates, [`rows`] reads and writes the
-//! database, [`report`] collects the reply, [`order`] says for whom, and [`import`] joins them. `http::upload` receives
-//! the document.
+//! database, [`refusals`] and [`report`] collect the reply, [`order`] says for whom, and [`import`] joins them.
+//! `http::upload` receives the document.
 
 use std::borrow::Cow;
 
@@ -17,13 +17,15 @@ use crate::http::context::{Access, CallContext, Operation};
 use crate::idempotency::Idempotency;
 use crate::operations::spec::{OperationSpec, ParamType, Parameter, ReplyType};
 use crate::operations::tariff::retail_import::order::Import;
-use crate::operations::tariff::retail_import::report::Outcome;
+use crate::operations::tariff::retail_import::report::{Outcome, Report};
+use crate::spool;
 use crate::xml::XmlReply;
 
 pub mod document;
 pub mod fields;
 pub mod import;
 pub mod order;
+pub mod refusals;
 pub mod report;
 pub mod rows;
 pub mod rules;
@@ -107,7 +109,9 @@ async fn handle(call: &CallContext, caller: &Caller) -> Result<XmlReply, ApiErro
         Ok::<_, ApiError>((order, head, content))
     };
     let outcome = idempotency.change(prepare, async |connection, (order, head, content)| {
-        import::import(connection, order, head, content).await
+        let report = Report::new(order.dialect, &order.temp_dir);
+        let imported = import::import(connection, order, head, content, report).await?;
+        spool::blocking(|| Outcome::new(imported)).await.map_err(ApiError::from_file_error)
     });
     Ok(outcome.await?.render(Outcome::into_reply))
 }

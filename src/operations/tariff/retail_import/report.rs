@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 
 use crate::dialect::Dialect;
 use crate::operations::tariff::retail_import::document::{Destination, RATE_FIELDS};
+use crate::operations::tariff::retail_import::refusals::{Counts, Imported, Refusals};
 use crate::operations::tariff::retail_import::rules::Decision;
 use crate::spool::{self, Spool, Spooled};
 use crate::xml::{XmlReply, escaped};
@@ -35,67 +36,17 @@ const CHUNK_BYTES: u64 = 64 * 1024;
 /// Bytes of a compressed list that can be stored for an idempotency key.
 const STORED_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// What an import wrote and refused.
-#[derive(Debug, Default, Clone, Copy, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "self-explanatory names")]
-pub struct Counts {
-    pub destinations: usize,
-    pub rates: usize,
-    pub rates_written: usize,
-    pub unknown_destinations: usize,
-    pub day_type_collisions: usize,
-    pub bad_rates: usize,
-    pub collisions_in_document: usize,
-    pub collisions_with_rows: usize,
-}
-
 /// Collects the lists while the import runs.
 pub struct Report {
     dialect: Dialect,
     lists: [DeflateEncoder<Spool>; 5],
-    /// What was written and refused so far.
-    pub counts: Counts,
 }
 
 impl Report {
     /// Starts with empty lists. A list that becomes large has a file in the directory.
     pub fn new(dialect: Dialect, directory: &Arc<Path>) -> Self {
         let list = || DeflateEncoder::new(Spool::new(directory.clone()), Compression::fast());
-        Self { dialect, lists: std::array::from_fn(|_| list()), counts: Counts::default() }
-    }
-
-    /// Adds a destination whose group does not exist.
-    pub fn add_unknown(&mut self, destination: &Destination) -> io::Result<()> {
-        self.counts.unknown_destinations += 1;
-        self.write_entry(BAD_DESTINATIONS, &self.group_elements(destination))
-    }
-
-    /// Adds what was decided about a destination.
-    pub fn add(&mut self, destination: &Destination, decision: &Decision) -> io::Result<()> {
-        self.counts.rates_written += decision.new_rows.len();
-        self.counts.day_type_collisions += decision.day_type_collisions;
-        self.counts.bad_rates += decision.bad_rates.len();
-        self.counts.collisions_in_document += decision.document_collisions.len();
-        self.counts.collisions_with_rows += decision.row_collisions.len();
-        let name = &destination.group_name;
-        for _ in 0..decision.day_type_collisions {
-            self.write_entry(DAY_TYPE_COLLISIONS, &self.group_elements(destination))?;
-        }
-        for index in &decision.bad_rates {
-            let mut elements = self.group_elements(destination);
-            elements.extend(RATE_FIELDS.into_iter().zip(destination.rates[*index].fields()));
-            self.write_entry(BAD_RATES, &elements)?;
-        }
-        for range in &decision.document_collisions {
-            let text = format!("{name} COLLISION IN {} AND {} TIME RANGE ", range.start, range.end);
-            self.write_entry(DOCUMENT_COLLISIONS, &[("collision_in_time_range", &text)])?;
-        }
-        for range in &decision.row_collisions {
-            let (start, end) = (range.start, range.end);
-            let text = format!("{name} COLLISION WITH EXISTING RATES IN {start} AND {end} TIME RANGE");
-            self.write_entry(ROW_COLLISIONS, &[("collision_in_time_range", &text)])?;
-        }
-        Ok(())
+        Self { dialect, lists: std::array::from_fn(|_| list()) }
     }
 
     fn group_elements<'a>(&self, destination: &'a Destination) -> Vec<(&'static str, &'a str)> {
@@ -118,29 +69,43 @@ impl Report {
         if is_wrapped {
             list.write_all(b"    </destination>\n")?;
         }
-        Ok(())
+        if list.get_ref().is_full() { list.get_mut().spill() } else { Ok(()) }
     }
 
-    /// Whether [`spill`](Self::spill) should be called.
-    pub fn is_full(&self) -> bool {
-        self.lists.iter().any(|list| list.get_ref().is_full())
-    }
-
-    /// Moves large lists to their files. Blocks the thread.
-    pub fn spill(mut self) -> io::Result<Self> {
-        for list in self.lists.iter_mut().filter(|list| list.get_ref().is_full()) {
-            list.get_mut().spill()?;
-        }
-        Ok(self)
-    }
-
-    /// Ends the lists. Blocks the thread if one has a file.
-    pub fn finish(self) -> io::Result<[Packed; 5]> {
+    fn finish(self) -> io::Result<[Packed; 5]> {
         let mut lists = Vec::with_capacity(LISTS.len());
         for list in self.lists {
             lists.push(Packed(list.finish()?.finish()?));
         }
         lists.try_into().map_err(|_| io::ErrorKind::Other.into())
+    }
+}
+
+impl Refusals for Report {
+    fn add_unknown(&mut self, destination: &Destination) -> io::Result<()> {
+        self.write_entry(BAD_DESTINATIONS, &self.group_elements(destination))
+    }
+
+    fn add(&mut self, destination: &Destination, decision: &Decision) -> io::Result<()> {
+        let name = &destination.group_name;
+        for _ in 0..decision.day_type_collisions {
+            self.write_entry(DAY_TYPE_COLLISIONS, &self.group_elements(destination))?;
+        }
+        for index in &decision.bad_rates {
+            let mut elements = self.group_elements(destination);
+            elements.extend(RATE_FIELDS.into_iter().zip(destination.rates[*index].fields()));
+            self.write_entry(BAD_RATES, &elements)?;
+        }
+        for range in &decision.document_collisions {
+            let text = format!("{name} COLLISION IN {} AND {} TIME RANGE ", range.start, range.end);
+            self.write_entry(DOCUMENT_COLLISIONS, &[("collision_in_time_range", &text)])?;
+        }
+        for range in &decision.row_collisions {
+            let (start, end) = (range.start, range.end);
+            let text = format!("{name} COLLISION WITH EXISTING RATES IN {start} AND {end} TIME RANGE");
+            self.write_entry(ROW_COLLISIONS, &[("collision_in_time_range", &text)])?;
+        }
+        Ok(())
     }
 }
 
@@ -158,6 +123,17 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// Ends the lists of a finished import. Blocks the thread if one has a file.
+    ///
+    /// # Errors
+    ///
+    /// Those of a file.
+    pub fn new(imported: Imported<Report>) -> io::Result<Self> {
+        let Imported { tariff_id, tariff_name, counts, refusals } = imported;
+        let lists = (counts.destinations > 0).then(|| refusals.finish()).transpose()?;
+        Ok(Self { tariff_id, tariff_name, counts, lists })
+    }
+
     /// Renders the reply. A large one is streamed.
     pub fn into_reply(self) -> XmlReply {
         let Some(lists) = self.lists else {

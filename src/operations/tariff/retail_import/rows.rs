@@ -9,7 +9,7 @@ use sqlx::PgConnection;
 use crate::error::ApiError;
 use crate::operations::tariff::retail_import::fields::{DayType, Time, TimeRange};
 use crate::operations::tariff::retail_import::order::Import;
-use crate::operations::tariff::retail_import::report::Counts;
+use crate::operations::tariff::retail_import::refusals::Counts;
 use crate::operations::tariff::retail_import::rules::{NewRow, Row};
 
 /// How long an import waits for another one into the same tariff, or of the same name. Less than the time limit of a
