@@ -61,10 +61,16 @@ pub async fn admit(
     };
     drop(permits);
     match admitted {
-        Ok((caller, import_permit)) => {
+        Ok((mut caller, import_permit)) => {
+            let has_password = call.params.get("p").is_some();
             let received = receive(call, body, Some(import_permit)).await?;
+            let permits = (call.state.load.acquire_request()?, received.body_permit);
+            // A password in the body has not been compared yet.
+            if !has_password && call.params.get("p").is_some() {
+                caller = admission::admit(call).await?;
+            }
             add_permit(call, received.import_permit)?;
-            Ok((caller, (call.state.load.acquire_request()?, received.body_permit)))
+            Ok((caller, permits))
         }
         Err(error) => {
             // A client that waits for "100 Continue" has not sent the body yet.

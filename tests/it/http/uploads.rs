@@ -123,12 +123,18 @@ async fn the_admission_precedes_the_body() {
 }
 
 #[tokio::test]
-async fn a_required_password_in_the_body_counts() {
-    let server = server_with_settings(&[("require_password", "true")]).await;
+async fn a_password_in_the_body_counts() {
     let form = |password: &str| format!("p={password}&xml={}", large_document(100));
-    let reply = post(&server, &valid_uri(), form("wrong").into()).await;
-    assert_eq!(reply.element_texts("error"), ["Bad login"]);
-    assert_imported(&post(&server, &valid_uri(), form("secret+password").into()).await);
+    for required in ["true", "false"] {
+        let server = server_with_settings(&[("require_password", required)]).await;
+        let reply = post(&server, &valid_uri(), form("wrong").into()).await;
+        assert_eq!(reply.element_texts("error"), ["Bad login"]);
+        server.assert_rows("select count(*) from tariffs", &["0"]).await;
+        assert_imported(&post(&server, &valid_uri(), form("secret+password").into()).await);
+    }
+    // x7 does not compare it, unless it is required.
+    let x7 = server_with_settings(&[("dialect", "x7")]).await;
+    assert_imported(&post(&x7, &valid_uri(), form("wrong").into()).await);
 }
 
 /// Clients that send slowly, with or without the user in the query string, use up neither the permits of requests nor
