@@ -97,6 +97,14 @@ impl Spooled {
         }
     }
 
+    /// Returns the length in bytes.
+    pub fn byte_count(&self) -> io::Result<u64> {
+        match self {
+            Self::Memory(data) => Ok(data.len() as u64),
+            Self::File(file) => Ok(file.metadata()?.len()),
+        }
+    }
+
     /// Returns the data if it is in memory.
     pub fn in_memory(&self) -> Option<&Bytes> {
         match self {

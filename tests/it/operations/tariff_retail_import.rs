@@ -498,6 +498,26 @@ async fn a_key_replays_the_reply() {
     assert_eq!(refused[1].header("idempotency-replayed"), Some("true"));
 }
 
+/// Only a reply that can be kept is given under a key.
+#[tokio::test]
+async fn a_reply_that_is_too_large_for_a_key_is_refused() {
+    let server = server().await;
+    insert_fixtures(&server).await;
+    // Letters that cannot be compressed much.
+    let mut random = fastrand::Rng::with_seed(1);
+    let unknown: Vec<String> = (0..24)
+        .map(|_| destination(&(0..1_000_000).map(|_| random.alphanumeric()).collect::<String>(), &[]))
+        .chain([destination("Lithuania - Fixed", &[ALL_DAY])])
+        .collect();
+    let form = format!("xml={}", tariff("1", "Retail", &unknown));
+    let uri = format!("/billing/api/{IMPORT}?u=admin&hash={}", hash("", "secret"));
+    let send = async |key: &str| server.send(Request::post(format!("{uri}{key}")).body(form.clone().into())).await;
+    assert_error(&send("&request_id=a").await, "Too many refused rates for an idempotency key");
+    server.assert_rows("select count(*) from aratedetails", &["0"]).await;
+    assert_eq!(send("").await.element_texts("destination_group_name").len(), 24);
+    server.assert_rows("select count(*) from aratedetails", &["1"]).await;
+}
+
 /// Destinations of one group in different batches continue each other's chains, and a broken chain stays broken.
 #[tokio::test]
 async fn batches_see_what_earlier_ones_wrote() {

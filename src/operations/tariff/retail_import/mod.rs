@@ -111,7 +111,11 @@ async fn handle(call: &CallContext, caller: &Caller) -> Result<XmlReply, ApiErro
     let outcome = idempotency.change(prepare, async |connection, (order, head, content)| {
         let report = Report::new(order.dialect, &order.temp_dir);
         let imported = import::import(connection, order, head, content, report).await?;
-        spool::blocking(|| Outcome::new(imported)).await.map_err(ApiError::from_file_error)
+        let outcome = spool::blocking(|| Outcome::new(imported)).await.map_err(ApiError::from_file_error)?;
+        if idempotency.key().is_some() && !outcome.is_storable().map_err(ApiError::from_file_error)? {
+            return Err(ApiError::ImportRefused(Cow::Borrowed("Too many refused rates for an idempotency key")));
+        }
+        Ok(outcome)
     });
     Ok(outcome.await?.render(Outcome::into_reply))
 }

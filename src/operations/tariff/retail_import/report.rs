@@ -33,8 +33,8 @@ const ROW_COLLISIONS: usize = 4;
 
 /// Bytes of the pieces in which a large reply is sent.
 const CHUNK_BYTES: u64 = 64 * 1024;
-/// Bytes of a compressed list that can be stored for an idempotency key.
-const STORED_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes of the compressed lists that can be stored for an idempotency key. They are in memory several times.
+const STORED_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// Collects the lists while the import runs.
 pub struct Report {
@@ -134,6 +134,16 @@ impl Outcome {
         Ok(Self { tariff_id, tariff_name, counts, lists })
     }
 
+    /// Whether the reply can be stored for an idempotency key.
+    ///
+    /// # Errors
+    ///
+    /// Those of a file.
+    pub fn is_storable(&self) -> io::Result<bool> {
+        let lengths = self.lists.iter().flatten().map(|list| list.0.byte_count());
+        Ok(lengths.sum::<io::Result<u64>>()? <= STORED_BYTES_MAX)
+    }
+
     /// Renders the reply. A large one is streamed.
     pub fn into_reply(self) -> XmlReply {
         let Some(lists) = self.lists else {
@@ -186,11 +196,7 @@ pub struct Packed(Spooled);
 impl Serialize for Packed {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut bytes = Vec::new();
-        let limit = STORED_BYTES_MAX as u64 + 1;
-        self.0.reader().take(limit).read_to_end(&mut bytes).map_err(ser::Error::custom)?;
-        if bytes.len() > STORED_BYTES_MAX {
-            return Err(ser::Error::custom("the reply is too large"));
-        }
+        self.0.reader().read_to_end(&mut bytes).map_err(ser::Error::custom)?;
         serializer.serialize_str(&hex::encode(bytes))
     }
 }
