@@ -5,14 +5,16 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::Request;
+use futures_util::StreamExt;
 use mortise::dialect::Dialect;
 use mortise::operations::tariff::retail_import::document::{Destination, Head};
 use mortise::operations::tariff::retail_import::import::{check, import as import_document};
 use mortise::operations::tariff::retail_import::order::Import;
-use mortise::operations::tariff::retail_import::refusals::Refusals;
-use mortise::operations::tariff::retail_import::report::Report;
+use mortise::operations::tariff::retail_import::refusals::{Counts, Imported, Refusals};
+use mortise::operations::tariff::retail_import::report::{Outcome, Report};
 use mortise::operations::tariff::retail_import::rules::Decision;
 use mortise::spool::{Spool, Spooled};
+use mortise::xml::XmlReply;
 use proptest::prelude::*;
 use sqlx::Connection;
 use tokio::runtime::Runtime;
@@ -644,6 +646,25 @@ async fn nothing_is_written_if_the_reader_ends_early() {
         let outcome = import_document(&mut transaction, &order, &head, &content, report).await;
         assert_eq!(outcome.is_ok(), is_imported, "{:?}", outcome.err());
     }
+}
+
+/// A client that reads slowly does not keep the reply for ever. The clock is paused.
+#[tokio::test(start_paused = true)]
+async fn a_large_reply_has_a_time_limit() {
+    let mut report = Report::new(Dialect::Documented, &std::env::temp_dir().into());
+    for number in 0..10_000 {
+        let group_name = format!("unknown {number}");
+        report.add_unknown(&Destination { group_name, ..Destination::default() }).unwrap();
+    }
+    let counts = Counts { destinations: 10_000, ..Counts::default() };
+    let imported = Imported { tariff_id: 1, tariff_name: "Retail".to_owned(), counts, refusals: report };
+    let XmlReply::Streamed(mut chunks) = Outcome::new(imported).unwrap().into_reply() else { panic!() };
+    for _ in 0..2 {
+        assert!(!chunks.next().await.unwrap().unwrap().is_empty());
+    }
+    tokio::time::advance(Duration::from_secs(3600)).await;
+    let error = chunks.next().await.unwrap().unwrap_err();
+    assert!(error.to_string().contains("took longer than an hour"), "{error}");
 }
 
 /// Tells the test that a decision was made, and waits until the test goes on.

@@ -1,6 +1,8 @@
 //! The reply to an import: five lists, collected in compressed form while the import runs.
 
+use std::array;
 use std::io::{self, Cursor, Read, Write};
+use std::iter::Zip;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,12 +11,14 @@ use flate2::read::DeflateDecoder;
 use flate2::write::DeflateEncoder;
 use futures_util::stream::{self, StreamExt};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
+use tokio::time::Instant;
 
 use crate::dialect::Dialect;
 use crate::operations::tariff::retail_import::document::{Destination, RATE_FIELDS};
 use crate::operations::tariff::retail_import::refusals::{Counts, Imported, Refusals};
 use crate::operations::tariff::retail_import::rules::Decision;
 use crate::spool::{self, Spool, Spooled};
+use crate::store::pages::LIST_DURATION_MAX;
 use crate::xml::{XmlReply, escaped};
 
 /// The lists, in the order of the reply.
@@ -160,13 +164,8 @@ impl Outcome {
             self.tariff_id,
             escaped(&self.tariff_name)
         );
-        let mut text: Box<dyn Read + Send> = Box::new(Cursor::new(head));
-        for (name, list) in LISTS.into_iter().zip(lists) {
-            let content = DeflateDecoder::new(list.0.reader());
-            let [open, close] = [format!("  <{name}>\n"), format!("  </{name}>\n")].map(Cursor::new);
-            text = Box::new(text.chain(open).chain(content).chain(close));
-        }
-        let mut text = text.chain(Cursor::new("</response>\n"));
+        let mut text =
+            ReplyText { current: Box::new(Cursor::new(head)), lists: LISTS.into_iter().zip(lists), is_closed: false };
         let mut first = Vec::new();
         // The data is in memory: reading it takes no time worth a thread.
         if in_memory
@@ -175,7 +174,12 @@ impl Outcome {
         {
             return XmlReply::Buffered(first);
         }
-        let rest = stream::try_unfold(text, async |mut text| {
+        let started_at = Instant::now();
+        let rest = stream::try_unfold(text, move |mut text| async move {
+            if started_at.elapsed() >= LIST_DURATION_MAX {
+                let message = "the client took longer than an hour for the reply to an import";
+                return Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, message)));
+            }
             let read = move || {
                 let mut chunk = Vec::new();
                 (&mut text).take(CHUNK_BYTES).read_to_end(&mut chunk)?;
@@ -185,6 +189,34 @@ impl Outcome {
             Ok::<_, sqlx::Error>((!chunk.is_empty()).then_some((chunk, text)))
         });
         XmlReply::Streamed(stream::iter((!first.is_empty()).then_some(Ok(first))).chain(rest).boxed())
+    }
+}
+
+/// Reads the text of a reply, one list after the other: a client that reads slowly occupies the memory of one.
+struct ReplyText {
+    current: Box<dyn Read + Send>,
+    lists: Zip<array::IntoIter<&'static str, 5>, array::IntoIter<Packed, 5>>,
+    is_closed: bool,
+}
+
+impl Read for ReplyText {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let length = self.current.read(buffer)?;
+            if length > 0 || self.is_closed || buffer.is_empty() {
+                return Ok(length);
+            }
+            self.current = match self.lists.next() {
+                Some((name, list)) => {
+                    let [open, close] = [format!("  <{name}>\n"), format!("  </{name}>\n")].map(Cursor::new);
+                    Box::new(open.chain(DeflateDecoder::new(list.0.reader())).chain(close))
+                }
+                None => {
+                    self.is_closed = true;
+                    Box::new(Cursor::new("</response>\n"))
+                }
+            };
+        }
     }
 }
 
