@@ -14,6 +14,7 @@ use mortise::operations::tariff::retail_import::refusals::{Counts, Imported, Ref
 use mortise::operations::tariff::retail_import::report::{Outcome, Report};
 use mortise::operations::tariff::retail_import::rules::Decision;
 use mortise::spool::{Spool, Spooled};
+use mortise::store::change_log::Author;
 use mortise::xml::XmlReply;
 use proptest::prelude::*;
 use sqlx::Connection;
@@ -144,6 +145,13 @@ async fn creates_a_tariff() {
             &["true"],
         )
         .await;
+    server
+        .assert_rows(
+            "select who, what, target_id, target_name, before, after ->> 'rates_written' as written, after ->> 'is_new' as new
+             from change_log",
+            &["reseller|tariff|101|New & <good>|∅|3|true"],
+        )
+        .await;
 }
 
 #[tokio::test]
@@ -175,7 +183,7 @@ async fn adds_rates_to_a_tariff() {
             "select who, user_id, what, target_id, target_name, before, after ->> 'rates_written' as written,
                  request_id is not null as has_id
              from change_log order by id",
-            &["admin|0|tariff|1|Retail|{}|1|true", "admin|0|tariff|1|Retail|{}|2|true"],
+            &["admin|0|tariff|1|Retail|∅|1|true", "admin|0|tariff|1|Retail|∅|2|true"],
         )
         .await;
     server.assert_rows("select last_update_date from tariffs where id = 1", &["2020-01-01T00:00:00"]).await;
@@ -619,13 +627,10 @@ fn order_of(document: &str) -> (Import, Spooled) {
     spool.write_all(document.as_bytes()).unwrap();
     let order = Import {
         dialect: Dialect::Documented,
-        user_id: Some(0),
-        operator: None,
-        request_id: None,
+        author: Author::User { id: 0, request_id: None },
         owner_id: 0,
         currency: None,
         rates_max: 10,
-        temp_dir: std::env::temp_dir().into(),
     };
     (order, spool.finish().unwrap())
 }
@@ -642,7 +647,7 @@ async fn nothing_is_written_if_the_reader_ends_early() {
     for (destinations, is_imported) in [(2, false), (1, true)] {
         let head = Head { destinations, ..head.clone() };
         let mut transaction = connection.begin().await.unwrap();
-        let report = Report::new(Dialect::Documented, &order.temp_dir);
+        let report = Report::new(Dialect::Documented, &std::env::temp_dir().into());
         let outcome = import_document(&mut transaction, &order, &head, &content, report).await;
         assert_eq!(outcome.is_ok(), is_imported, "{:?}", outcome.err());
     }

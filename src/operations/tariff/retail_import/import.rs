@@ -17,6 +17,7 @@ use crate::operations::tariff::retail_import::refusals::{Counts, Imported, Refus
 use crate::operations::tariff::retail_import::rows;
 use crate::operations::tariff::retail_import::rules::{Group, NewRow};
 use crate::spool::{self, Spooled};
+use crate::store::change_log::{Change, Target, What};
 
 /// Limits of a batch: destinations, rates, and bytes of texts.
 const BATCH_DESTINATIONS: usize = 1_000;
@@ -56,7 +57,8 @@ pub async fn import<R: Refusals>(
     content: &Spooled,
     refusals: R,
 ) -> Result<Imported<R>, ApiError> {
-    let Target { id: tariff_id, name: tariff_name, is_new } = lock_or_create_tariff(connection, import, head).await?;
+    let TargetTariff { id: tariff_id, name: tariff_name, is_new } =
+        lock_or_create_tariff(connection, import, head).await?;
     if head.rates > import.rates_max || head.destination_rates > DESTINATION_RATES_MAX {
         return Err(refused("Too many rates"));
     }
@@ -84,7 +86,13 @@ pub async fn import<R: Refusals>(
     }
     let Decisions { counts, refusals, .. } = decisions;
     if is_new || counts.rates_written > 0 {
-        rows::record_change(connection, import, tariff_id, &tariff_name, is_new, counts).await?;
+        let mut after = serde_json::to_value(counts).map_err(|_| ApiError::TransactionFailed)?;
+        if is_new {
+            after["is_new"] = true.into();
+        }
+        let target = Target::Row { id: tariff_id, name: &tariff_name };
+        let change = Change { what: What::Tariff, target, before: None, after: Some(after.to_string()) };
+        change.record(connection, &import.author).await?;
     }
     Ok(Imported { tariff_id, tariff_name, counts, refusals })
 }
@@ -105,7 +113,7 @@ impl From<ReadError> for ApiError {
 }
 
 /// The tariff that gets the rates.
-struct Target {
+struct TargetTariff {
     id: i64,
     name: String,
     is_new: bool,
@@ -117,13 +125,13 @@ async fn lock_or_create_tariff(
     connection: &mut PgConnection,
     import: &Import,
     head: &Head,
-) -> Result<Target, ApiError> {
+) -> Result<TargetTariff, ApiError> {
     let name = import.dialect.fit_to_column(&head.name, NAME_LEN_MAX).ok_or(refused("Tariff name is too long"))?;
     match rows::lock_tariff(connection, parse_integer(&head.id)).await?.filter(|tariff| tariff.id >= 1) {
         None => {
             let currency = import.currency.as_deref();
             let id = rows::create_tariff(connection, &name, import.owner_id, currency).await?;
-            Ok(Target { id, name, is_new: true })
+            Ok(TargetTariff { id, name, is_new: true })
         }
         Some(tariff) if tariff.owner_id != Some(import.owner_id) => Err(refused("Tariff belongs to other user!")),
         Some(tariff) if tariff.name != name => {
@@ -133,7 +141,7 @@ async fn lock_or_create_tariff(
         Some(tariff) if tariff.purpose != "user" && !import.dialect.imports_into_any_tariff() => {
             Err(refused("Tariff is not a retail tariff"))
         }
-        Some(tariff) => Ok(Target { id: tariff.id, name, is_new: false }),
+        Some(tariff) => Ok(TargetTariff { id: tariff.id, name, is_new: false }),
     }
 }
 

@@ -98,18 +98,15 @@ async fn handle(call: &CallContext, caller: &Caller) -> Result<XmlReply, ApiErro
         let owns_tariffs = call.dialect().lets_every_user_import_tariffs();
         let order = Import {
             dialect: call.dialect(),
-            user_id: Some(caller.id()),
-            operator: None,
-            request_id: call.headers.get("x-request-id").and_then(|id| id.to_str().ok()).map(str::to_owned),
+            author: call.author(caller),
             owner_id: if owns_tariffs { caller.id() } else { caller.owner_id() },
             currency: currencies.user_currency(caller.currency_id()).map(|currency| currency.name.clone()),
             rates_max: call.state.config.max_import_rates.get(),
-            temp_dir: call.state.temp_dir.clone(),
         };
         Ok::<_, ApiError>((order, head, content))
     };
     let outcome = idempotency.change(prepare, async |connection, (order, head, content)| {
-        let report = Report::new(order.dialect, &order.temp_dir);
+        let report = Report::new(order.dialect, &call.state.temp_dir);
         let imported = import::import(connection, order, head, content, report).await?;
         let outcome = spool::blocking(|| Outcome::new(imported)).await.map_err(ApiError::from_file_error)?;
         if idempotency.key().is_some() && !outcome.is_storable().map_err(ApiError::from_file_error)? {

@@ -8,8 +8,6 @@ use sqlx::PgConnection;
 
 use crate::error::ApiError;
 use crate::operations::tariff::retail_import::fields::{DayType, Time, TimeRange};
-use crate::operations::tariff::retail_import::order::Import;
-use crate::operations::tariff::retail_import::refusals::Counts;
 use crate::operations::tariff::retail_import::rules::{NewRow, Row};
 
 /// How long an import waits for another one into the same tariff, or of the same name. Less than the time limit of a
@@ -116,33 +114,6 @@ pub async fn load_rows(connection: &mut PgConnection, rate_ids: &[i64]) -> sqlx:
         ));
     }
     Ok(loaded)
-}
-
-/// Writes the row of the change log.
-pub async fn record_change(
-    connection: &mut PgConnection,
-    import: &Import,
-    tariff_id: i64,
-    tariff_name: &str,
-    is_new: bool,
-    counts: Counts,
-) -> Result<(), ApiError> {
-    let counts = serde_json::to_string(&counts).map_err(|_| ApiError::TransactionFailed)?;
-    sqlx::query!(
-        "insert into change_log (who, user_id, operator, what, target_id, target_name, before, after, request_id)
-         select coalesce((select username from users where id = $1), 'command'), $1, $2, 'tariff', $3, $4,
-             case when $5 then null else '{}'::jsonb end, $6::text::jsonb, $7",
-        import.user_id,
-        import.operator,
-        tariff_id,
-        tariff_name,
-        is_new,
-        counts,
-        import.request_id
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
 }
 
 /// Creates rates for destination groups, and returns the ids of group and rate.
