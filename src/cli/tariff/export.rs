@@ -3,17 +3,18 @@
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use futures_util::{Stream, TryStreamExt};
 use indicatif::ProgressBar;
 use serde::Serialize;
 use serde_json::json;
 use sqlx::PgConnection;
 
-use super::{RETAIL_HEADINGS, Tariff, WHOLESALE_HEADINGS};
+use super::export_xml::export_xml;
+use super::{RETAIL_HEADINGS, Tariff, WHOLESALE_HEADINGS, price_bar};
 use crate::cli::database::{begin_read_only, with_database};
 use crate::cli::output_file::{OutputFile, csv_to_io_error};
-use crate::cli::{CommandError, Report, progress_bar};
+use crate::cli::{CommandError, Report};
 use crate::config::Config;
 use crate::money::Money;
 
@@ -25,12 +26,25 @@ pub struct Options {
     tariff: i64,
     /// The file to create, readable only by you
     file: PathBuf,
+    /// CSV, as for `mortise tariff import`, or the XML of tariff_rates_get
+    #[arg(long, value_enum, default_value_t = Format::Csv)]
+    format: Format,
+}
+
+/// The form of the file.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Format {
+    Csv,
+    Xml,
 }
 
 /// Runs the command. Prices are streamed: the memory used does not depend on their number.
 pub(super) async fn run(options: &Options, config: &Config) -> Result<Report, CommandError> {
     let output = OutputFile::create(&options.file)?;
     let prices = with_database(config, async |pool| {
+        if matches!(options.format, Format::Xml) {
+            return export_xml(pool, options.tariff, config, output.file()).await;
+        }
         let mut transaction = begin_read_only(pool).await?;
         // The prices that are written are those that were counted and checked.
         sqlx::raw_sql("set transaction isolation level repeatable read").execute(&mut *transaction).await?;
@@ -93,7 +107,7 @@ async fn export_wholesale(
            order by d.prefix, r.effective_from nulls first, r.id"#,
         tariff.id
     );
-    write_csv(WHOLESALE_HEADINGS, prices.fetch(connection), &bar(counted.rates), output).await
+    write_csv(WHOLESALE_HEADINGS, prices.fetch(connection), &price_bar(counted.rates), output).await
 }
 
 /// A retail price as a CSV record.
@@ -154,11 +168,7 @@ async fn export_retail(
                p."from", p.id"#,
         tariff.id
     );
-    write_csv(RETAIL_HEADINGS, prices.fetch(connection), &bar(counted.prices), output).await
-}
-
-fn bar(prices: i64) -> ProgressBar {
-    progress_bar(u64::try_from(prices).unwrap_or(0), "writing prices")
+    write_csv(RETAIL_HEADINGS, prices.fetch(connection), &price_bar(counted.prices), output).await
 }
 
 /// Writes the records as they come. Returns their number.

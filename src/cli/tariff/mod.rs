@@ -1,14 +1,21 @@
 //! `mortise tariff`: lists tariffs, writes their rates to files, and reads rates from files.
 
+mod csv_lines;
 mod export;
+mod export_xml;
 mod import;
+mod import_retail;
+mod import_wholesale;
 mod list;
+mod retail_csv;
 mod wholesale_csv;
 
 use clap::Subcommand;
+use indicatif::ProgressBar;
+use serde::Serialize;
 use sqlx::PgExecutor;
 
-use super::{CommandError, Report};
+use super::{CommandError, Report, progress_bar};
 use crate::config::Config;
 
 /// Subcommands of `mortise tariff`.
@@ -16,9 +23,9 @@ use crate::config::Config;
 pub enum Command {
     /// List the tariffs with the number of their rates
     List,
-    /// Write the prices of a tariff to a new CSV file
+    /// Write the prices of a tariff to a new file
     Export(export::Options),
-    /// Add the rates of a CSV file to a wholesale tariff, or change their prices
+    /// Add the rates of a file to a tariff
     Import(import::Options),
 }
 
@@ -59,4 +66,16 @@ impl Tariff {
     fn is_retail(&self) -> bool {
         self.purpose == "user"
     }
+}
+
+/// A line of a file that cannot be imported.
+#[derive(Debug, Serialize)]
+struct RefusedLine {
+    line: u64,
+    reason: String,
+}
+
+/// Creates the progress bar of an export.
+fn price_bar(prices: i64) -> ProgressBar {
+    progress_bar(u64::try_from(prices).unwrap_or(0), "writing prices")
 }

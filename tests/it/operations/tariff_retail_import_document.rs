@@ -47,13 +47,15 @@ Retail</name><id>2</id></tariff>",
         start_time: "00:00:00".into(),
         end_time: "21:59:59".into(),
         day_type: "WD".into(),
+        line: 2,
     };
     let first = Destination {
         group_name: "Lithuania & Latvia".into(),
         group_type: "FIX".into(),
-        rates: vec![rate, Rate::default()],
+        rates: vec![rate, Rate { line: 7, ..Rate::default() }],
+        line: 1,
     };
-    assert_eq!(destinations, [first, Destination::default()]);
+    assert_eq!(destinations, [first, Destination { line: 8, ..Destination::default() }]);
 }
 
 #[test]
@@ -67,7 +69,7 @@ fn ignores_what_does_not_count() {
         </destinations></tariff>\n <!-- end --> \n";
     let (head, destinations) = read(document.as_bytes()).unwrap();
     assert_eq!((head.id.as_str(), head.name.as_str()), ("2", "<Retail> é"));
-    assert_eq!(destinations, [Destination::default()]);
+    assert_eq!(destinations, [Destination { line: 7, ..Destination::default() }]);
 }
 
 #[test]

@@ -1,14 +1,18 @@
 //! `tariff_retail_import`: the steps for one destination, without the server. A second, slow implementation follows the
 //! text of the contract; both must decide alike.
 
-use mortise::operations::tariff::retail_import::document::{Destination, Rate};
+use mortise::operations::tariff::retail_import::document::{Destination, RATE_FIELDS, Rate};
 use mortise::operations::tariff::retail_import::fields::{DayType, Fault, Time, TimeRange, ValidRate};
-use mortise::operations::tariff::retail_import::rules::{Decision, Group, Row};
+use mortise::operations::tariff::retail_import::rules::{Decision, Group, Reason, Row};
 use proptest::prelude::*;
 
 /// Returns a rate from `price round duration type start end day`; `-` is an empty text.
 fn rate(text: &str) -> Rate {
-    let mut fields = text.split(' ').map(|field| if field == "-" { String::new() } else { field.to_owned() });
+    rate_of(&text.split(' ').collect::<Vec<_>>())
+}
+
+fn rate_of(fields: &[&str]) -> Rate {
+    let mut fields = fields.iter().map(|field| if *field == "-" { String::new() } else { (*field).to_owned() });
     let mut next = || fields.next().unwrap();
     Rate {
         price: next(),
@@ -18,6 +22,7 @@ fn rate(text: &str) -> Rate {
         start_time: next(),
         end_time: next(),
         day_type: next(),
+        line: 0,
     }
 }
 
@@ -29,7 +34,7 @@ fn field_rules() {
         for value in values {
             let mut fields: Vec<&str> = VALID.split(' ').collect();
             fields[field] = value;
-            let checked = ValidRate::check(&rate(&fields.join(" ")));
+            let checked = ValidRate::check(&rate_of(&fields));
             assert!(checked.is_ok(), "{value}: {checked:?}");
         }
     };
@@ -37,7 +42,8 @@ fn field_rules() {
         for value in values {
             let mut fields: Vec<&str> = VALID.split(' ').collect();
             fields[field] = value;
-            assert_eq!(ValidRate::check(&rate(&fields.join(" "))), Err(Fault::Other), "{value}");
+            let checked = ValidRate::check(&rate_of(&fields));
+            assert_eq!(checked, Err(Fault::Field(RATE_FIELDS[field])), "{value}");
         }
     };
     let long_fraction = format!("1.{}", "1".repeat(20_000));
@@ -52,13 +58,16 @@ fn field_rules() {
     valid(3, &["minute", "event"]);
     invalid(3, &["-", "Minute", "minutes"]);
     valid(4, &["00:00:00", "23:59:59"]);
-    invalid(4, &["-", "8:00:00", "00:60:00", "00:00:60", "24:00:00", "24:00:01", "25:00:00", "aa:00:00", "00-00-00"]);
+    invalid(4, &["-", "8:00:00", "00:60:00", "00:00:60", "24:00:01", "25:00:00", "aa:00:00", "00-00-00"]);
     valid(5, &["24:00:00", "00:00:00"]);
     invalid(5, &["24:00:01", "23:60:00", "99:99:99", "00:00:0٣"]);
     valid(6, &["-", "WD", "FD"]);
     invalid(6, &["wd", "XX"]);
     // A range that ends before it starts.
-    assert_eq!(ValidRate::check(&rate("1 60 -1 minute 12:00:00 11:59:59 -")), Err(Fault::Other));
+    for times in ["12:00:00 11:59:59", "24:00:00 23:59:59"] {
+        let checked = ValidRate::check(&rate(&format!("1 60 -1 minute {times} -")));
+        assert_eq!(checked, Err(Fault::Field("rate_end_time")));
+    }
     // Durations that are numbers.
     for text in ["1 60 0 minute", "1 60 -5 minute", "1 60 59 minute", "1 60 60.5 minute", "1 60 9999999999 minute"] {
         let checked = ValidRate::check(&rate(&format!("{text} 00:00:00 23:59:59 -")));
@@ -68,7 +77,7 @@ fn field_rules() {
     assert!(matches!(ValidRate::check(&rate("1 60 -5 event 00:00:00 23:59:59 -")), Err(Fault::Duration { .. })));
     assert!(matches!(ValidRate::check(&rate("1 0 0 minute 00:00:00 23:59:59 -")), Err(Fault::Duration { .. })));
     // The duration is not the only fault.
-    assert_eq!(ValidRate::check(&rate("x 60 0 minute 00:00:00 23:59:59 -")), Err(Fault::Other));
+    assert_eq!(ValidRate::check(&rate("x 60 0 minute 00:00:00 23:59:59 -")), Err(Fault::Field("rate_price")));
 }
 
 #[test]
@@ -183,6 +192,24 @@ fn rates_collide_with_rows() {
     assert_eq!(froms(&decision).len(), 0);
     assert_eq!(froms(&decide(&rows, &["1 60 -1 minute 16:00:01 23:00:00 WD"])), [1]);
     assert_eq!(decide(&rows, &["1 60 -1 minute 16:00:00 23:00:00 WD"]).row_collisions.len(), 1);
+}
+
+#[test]
+fn each_refused_rate_has_a_reason() {
+    let reasons = |rows: &[&str], rates: &[&str]| decide(rows, rates).refused;
+    let all_day = range("00:00:00", "23:59:59");
+    assert_eq!(reasons(&["WD 00:00:00 23:59:59 1 60"], &[VALID]), [(0, Reason::DayType)]);
+    // With a row of this document.
+    assert_eq!(reasons(&[], &["1 60 -1 minute 00:00:00 23:59:59 FD", VALID]), [(1, Reason::DayType)]);
+    let half = "1 60 -1 minute 00:00:00 12:00:00 -";
+    assert_eq!(reasons(&[], &[half, VALID]), [0, 1].map(|index| (index, Reason::DocumentCollision(all_day))));
+    assert_eq!(reasons(&["- 00:00:00 23:59:59 1 60"], &[half]), [(0, Reason::RowCollision(all_day))]);
+    assert_eq!(reasons(&[], &["x 60 -1 minute 00:00:00 23:59:59 -"]), [(0, Reason::Fault(Fault::Field("rate_price")))]);
+    assert_eq!(reasons(&[], &[VALID, VALID]), [(1, Reason::AfterEndless)]);
+    let reasons_of_broken = reasons(&[], &["1 60 0 minute 00:00:00 23:59:59 -", VALID]);
+    assert!(matches!(reasons_of_broken[0], (0, Reason::Fault(Fault::Duration { .. }))));
+    assert_eq!(reasons_of_broken[1..], [(1, Reason::AfterBroken)]);
+    assert_eq!(reasons(&["- 00:00:00 23:59:59 1 2147483647"], &[VALID]), [(0, Reason::ChainTooLong)]);
 }
 
 /// The steps as the contract writes them, over lists.
@@ -315,6 +342,7 @@ fn any_rate() -> impl Strategy<Value = Rate> {
             start_time: start_time.into(),
             end_time: end_time.into(),
             day_type: day_type.into(),
+            line: 0,
         })
 }
 
@@ -332,7 +360,14 @@ proptest! {
             rows.iter().for_each(|row| fresh.add(*row));
             let expected = decide_slowly(&mut rows, &rates);
             let destination = Destination { rates, ..Destination::default() };
-            prop_assert_eq!(fresh.decide(&destination, true), expected);
+            let decision = fresh.decide(&destination, true);
+            // Each rate is written, or refused for one reason.
+            let mut refused: Vec<usize> = decision.refused.iter().map(|(index, _)| *index).collect();
+            refused.sort_unstable();
+            refused.dedup();
+            prop_assert_eq!(refused.len(), decision.refused.len());
+            prop_assert_eq!(refused.len() + decision.new_rows.len(), destination.rates.len());
+            prop_assert_eq!(Decision { refused: Vec::new(), ..decision }, expected);
             let silent = group.decide(&destination, false);
             prop_assert!(silent.bad_rates.iter().all(|index| ValidRate::check(&destination.rates[*index]).is_err()));
         }

@@ -10,6 +10,7 @@ use crate::operations::tariff::retail_import::syntax::{
     LimitedReader, check_tag, is_reserved_target, is_space, is_xml_text, referenced_char,
     skip_byte_order_mark_and_space,
 };
+use crate::spool::Spooled;
 
 pub use crate::operations::tariff::retail_import::syntax::ReadError;
 
@@ -36,6 +37,8 @@ pub struct Destination {
     pub group_type: String,
     /// The `rates`, at most [`DESTINATION_RATES_MAX`].
     pub rates: Vec<Rate>,
+    /// The line in which the destination starts, from 1.
+    pub line: u64,
 }
 
 impl Destination {
@@ -57,6 +60,8 @@ pub struct Rate {
     pub start_time: String,
     pub end_time: String,
     pub day_type: String,
+    /// The line in which the rate starts, from 1.
+    pub line: u64,
 }
 
 impl Rate {
@@ -81,13 +86,30 @@ pub struct Head {
     pub destination_rates: usize,
 }
 
-/// Reads a document and passes each destination to `receive`, in order. `receive` returns whether to continue.
+/// A document that can be read several times.
+pub trait Source: Clone + Send + 'static {
+    /// Passes each destination to `receive`, in order. `receive` returns whether to continue. Blocks the thread.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`]. `receive` may have got destinations before.
+    fn read(&self, receive: impl FnMut(Destination) -> bool) -> Result<Head, ReadError>;
+}
+
+/// An XML document.
+impl Source for Spooled {
+    fn read(&self, receive: impl FnMut(Destination) -> bool) -> Result<Head, ReadError> {
+        read(self.reader(), receive)
+    }
+}
+
+/// Reads an XML document and passes each destination to `receive`, in order. `receive` returns whether to continue.
 ///
 /// # Errors
 ///
 /// [`ReadError`]. `receive` may have got destinations before.
 pub fn read(source: impl BufRead, receive: impl FnMut(Destination) -> bool) -> Result<Head, ReadError> {
-    let mut reader = Reader::from_reader(LimitedReader { source, remaining: PIECE_BYTES_MAX });
+    let mut reader = Reader::from_reader(LimitedReader { source, remaining: PIECE_BYTES_MAX, line_ends: 0 });
     skip_byte_order_mark_and_space(reader.get_mut())?;
     let config = reader.config_mut();
     config.check_comments = true;
@@ -99,7 +121,7 @@ pub fn read(source: impl BufRead, receive: impl FnMut(Destination) -> bool) -> R
         reader.get_mut().remaining = PIECE_BYTES_MAX;
         buffer.clear();
         match reader.read_event_into(&mut buffer)? {
-            Event::Start(element) => parser.start(&element)?,
+            Event::Start(element) => parser.start(&element, 1 + reader.get_ref().line_ends)?,
             Event::End(_) => parser.end()?,
             Event::Text(text) if text.contains("]]>") => return Err(ReadError::Malformed),
             Event::Text(text) => parser.text(&text, false)?,
@@ -153,6 +175,9 @@ struct Parser<Receive> {
     group_type: Option<String>,
     rate: [Option<String>; 7],
     rates: Vec<Rate>,
+    /// The lines in which the destination and the rate start.
+    destination_line: u64,
+    rate_line: u64,
     /// The number of rates of the destination, and the bytes of its texts.
     rate_count: usize,
     text_bytes: usize,
@@ -173,6 +198,8 @@ impl<Receive: FnMut(Destination) -> bool> Parser<Receive> {
             group_type: None,
             rate: Default::default(),
             rates: Vec::new(),
+            destination_line: 0,
+            rate_line: 0,
             rate_count: 0,
             text_bytes: 0,
             head: Head::default(),
@@ -183,7 +210,7 @@ impl<Receive: FnMut(Destination) -> bool> Parser<Receive> {
         !self.has_root
     }
 
-    fn start(&mut self, element: &BytesStart<'_>) -> Result<(), ReadError> {
+    fn start(&mut self, element: &BytesStart<'_>, line: u64) -> Result<(), ReadError> {
         check_tag(element)?;
         if self.open.len() == DEPTH_MAX {
             return Err(ReadError::Malformed);
@@ -213,6 +240,11 @@ impl<Receive: FnMut(Destination) -> bool> Parser<Receive> {
             },
             Some(Node::Destinations | Node::Text(_) | Node::Ignored) => Node::Ignored,
         };
+        match node {
+            Node::Destination => self.destination_line = line,
+            Node::Rates => self.rate_line = line,
+            _ => {}
+        }
         self.has_root = true;
         self.has_destinations |= node == Node::Destinations;
         // A second element for the same text is an error.
@@ -232,7 +264,8 @@ impl<Receive: FnMut(Destination) -> bool> Parser<Receive> {
                     std::mem::take(&mut self.rate).map(finished_text);
                 self.rate_count += 1;
                 if self.rates.len() < DESTINATION_RATES_MAX {
-                    let rate = Rate { price, round_by, duration, rate_type, start_time, end_time, day_type };
+                    let line = self.rate_line;
+                    let rate = Rate { price, round_by, duration, rate_type, start_time, end_time, day_type, line };
                     self.rates.push(rate);
                 }
             }
@@ -245,6 +278,7 @@ impl<Receive: FnMut(Destination) -> bool> Parser<Receive> {
                     group_name: finished_text(self.group_name.take()),
                     group_type: finished_text(self.group_type.take()),
                     rates: std::mem::take(&mut self.rates),
+                    line: self.destination_line,
                 };
                 let repeated_len = destination.group_name.len() + destination.group_type.len();
                 if repeated_len * destination.rates.len() > DESTINATION_BYTES_MAX {

@@ -118,8 +118,8 @@ pub enum Fault {
         /// The day type of its chain.
         day_type: DayType,
     },
-    /// Anything else.
-    Other,
+    /// The element with this name, or another one too.
+    Field(&'static str),
 }
 
 impl ValidRate {
@@ -128,21 +128,22 @@ impl ValidRate {
         let is_minute = match rate.rate_type.as_str() {
             "minute" => true,
             "event" => false,
-            _ => return Err(Fault::Other),
+            _ => return Err(Fault::Field("rate_type")),
         };
-        let price = parse_price(&rate.price).ok_or(Fault::Other)?;
-        let round = parse_round(&rate.round_by).ok_or(Fault::Other)?;
-        let range = TimeRange::of_rate(rate)
-            .filter(|range| range.start.is_time_of_day() && range.end.is_time_of_day() && range.start <= range.end)
-            .ok_or(Fault::Other)?;
-        let day_type = DayType::parse(&rate.day_type).ok_or(Fault::Other)?;
+        let price = parse_price(&rate.price).ok_or(Fault::Field("rate_price"))?;
+        let round = parse_round(&rate.round_by).ok_or(Fault::Field("rate_round_by"))?;
+        let time = |text: &str| Time::parse(text).filter(|time| time.is_time_of_day());
+        let start = time(&rate.start_time).ok_or(Fault::Field("rate_start_time"))?;
+        let end = time(&rate.end_time).filter(|end| start <= *end).ok_or(Fault::Field("rate_end_time"))?;
+        let range = TimeRange { start, end };
+        let day_type = DayType::parse(&rate.day_type).ok_or(Fault::Field("day_type"))?;
         let least = if is_minute { round.max(1) } else { 0 };
         match parse_duration(&rate.duration) {
             Some(duration) if duration == ENDLESS || duration >= least => {
                 Ok(Self { price, round, duration, is_minute, range, day_type })
             }
             _ if is_number(&rate.duration) => Err(Fault::Duration { range, day_type }),
-            _ => Err(Fault::Other),
+            _ => Err(Fault::Field("rate_duration")),
         }
     }
 }

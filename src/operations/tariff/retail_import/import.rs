@@ -10,13 +10,13 @@ use tokio::sync::mpsc;
 
 use crate::error::ApiError;
 use crate::number::parse_integer;
-use crate::operations::tariff::retail_import::document::{self, DESTINATION_RATES_MAX, Destination, Head, ReadError};
+use crate::operations::tariff::retail_import::document::{DESTINATION_RATES_MAX, Destination, Head, ReadError, Source};
 use crate::operations::tariff::retail_import::fields::{DayType, TimeRange};
 use crate::operations::tariff::retail_import::order::Import;
 use crate::operations::tariff::retail_import::refusals::{Counts, Imported, Refusals};
 use crate::operations::tariff::retail_import::rows;
 use crate::operations::tariff::retail_import::rules::{Group, NewRow};
-use crate::spool::{self, Spooled};
+use crate::spool;
 use crate::store::change_log::{Change, Target, What};
 
 /// Limits of a batch: destinations, rates, and bytes of texts.
@@ -32,9 +32,9 @@ const NAME_LEN_MAX: usize = 255;
 /// # Errors
 ///
 /// [`ApiError::ImportRefused`] with the reason; [`ApiError::BadRequest`] if the document is not UTF-8.
-pub async fn check(content: &Spooled) -> Result<Head, ApiError> {
-    let content = content.clone();
-    let read = move || Ok(document::read(content.reader(), |_| true));
+pub async fn check(source: &impl Source) -> Result<Head, ApiError> {
+    let source = source.clone();
+    let read = move || Ok(source.read(|_| true));
     let head = spool::blocking(read).await.map_err(ApiError::from_file_error)??;
     for (text, message) in [(&head.id, "No tariff id"), (&head.name, "No tariff name")] {
         if text.trim().is_empty() {
@@ -54,7 +54,7 @@ pub async fn import<R: Refusals>(
     connection: &mut PgConnection,
     import: &Import,
     head: &Head,
-    content: &Spooled,
+    source: &impl Source,
     refusals: R,
 ) -> Result<Imported<R>, ApiError> {
     let TargetTariff { id: tariff_id, name: tariff_name, is_new } =
@@ -67,7 +67,7 @@ pub async fn import<R: Refusals>(
     if head.destinations > 0 {
         let rates = rows::load_rates(connection, tariff_id).await?;
         let mut tariff = TariffRows { connection, tariff_id, rates, broken: HashMap::new() };
-        let mut batches = read_batches(content);
+        let mut batches = read_batches(source);
         let mut received = 0;
         while let Some(batch) = batches.recv().await {
             let batch = batch?;
@@ -146,12 +146,12 @@ async fn lock_or_create_tariff(
 }
 
 /// Reads the destinations on a thread of its own, while earlier ones are written.
-fn read_batches(content: &Spooled) -> mpsc::Receiver<Result<Vec<Destination>, ReadError>> {
+fn read_batches(source: &impl Source) -> mpsc::Receiver<Result<Vec<Destination>, ReadError>> {
     let (sender, receiver) = mpsc::channel(1);
-    let content = content.clone();
+    let source = source.clone();
     tokio::task::spawn_blocking(move || {
         let (mut batch, mut rates, mut bytes) = (Vec::new(), 0, 0);
-        let result = document::read(content.reader(), |destination| {
+        let result = source.read(|destination| {
             rates += destination.rates.len();
             bytes += destination.text_len();
             batch.push(destination);

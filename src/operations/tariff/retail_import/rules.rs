@@ -59,6 +59,27 @@ pub struct Decision {
     pub row_collisions: Vec<TimeRange>,
     /// The rows to write.
     pub new_rows: Vec<NewRow>,
+    /// The index of each rate that is not written, and the first reason. The reply has some of them.
+    pub refused: Vec<(usize, Reason)>,
+}
+
+/// Why a rate is not written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// A row has a day type that excludes that of the rate.
+    DayType,
+    /// Rates of the document collide. Their range.
+    DocumentCollision(TimeRange),
+    /// The rate collides with rows. Their range.
+    RowCollision(TimeRange),
+    /// A field breaks its rule.
+    Fault(Fault),
+    /// An earlier rate of the chain lasts to the end of the call.
+    AfterEndless,
+    /// An earlier rate of the chain has an invalid duration.
+    AfterBroken,
+    /// The earlier rates of the chain last for more seconds than the column can store.
+    ChainTooLong,
 }
 
 impl Group {
@@ -122,17 +143,23 @@ impl Group {
         let rates = &destination.rates;
         let mut decision = Decision::default();
         let mut remaining = vec![true; rates.len()];
-        for (remaining, _) in remaining.iter_mut().zip(rates).filter(|(_, rate)| self.excludes(&rate.day_type)) {
-            *remaining = false;
+        for (index, _) in rates.iter().enumerate().filter(|(_, rate)| self.excludes(&rate.day_type)) {
+            remaining[index] = false;
             decision.day_type_collisions += 1;
+            decision.refused.push((index, Reason::DayType));
         }
         for set in colliding_sets(rates) {
             decision.document_collisions.push(set.range);
-            set.rates.iter().for_each(|index| remaining[*index] = false);
+            for index in set.rates {
+                if std::mem::take(&mut remaining[index]) {
+                    decision.refused.push((index, Reason::DocumentCollision(set.range)));
+                }
+            }
         }
         for (index, rate) in rates.iter().enumerate() {
             if let Some(range) = self.collision(rate).filter(|_| remaining[index]) {
                 remaining[index] = false;
+                decision.refused.push((index, Reason::RowCollision(range)));
                 if !decision.row_collisions.contains(&range) {
                     decision.row_collisions.push(range);
                 }
@@ -150,6 +177,7 @@ impl Group {
             Ok(rate) => rate,
             Err(fault) => {
                 decision.bad_rates.push(index);
+                decision.refused.push((index, Reason::Fault(fault)));
                 if let Fault::Duration { range, day_type } = fault {
                     self.mark_broken((day_type, range));
                 }
@@ -157,16 +185,25 @@ impl Group {
             }
         };
         let chain = *self.chain(rate.day_type, rate.range);
-        // A `from` beyond the column's range can only follow an absurd duration: no call lasts 68 years.
-        let from = i32::try_from(chain.next_from.unwrap_or(1)).ok();
-        let Some(from) = from.filter(|_| !chain.is_endless && !chain.is_broken) else {
-            if report_dropped {
-                decision.bad_rates.push(index);
+        let from = match chain {
+            Chain { is_endless: true, .. } => Err(Reason::AfterEndless),
+            Chain { is_broken: true, .. } => Err(Reason::AfterBroken),
+            // No call lasts 68 years: it can only follow an absurd duration.
+            Chain { next_from, .. } => i32::try_from(next_from.unwrap_or(1)).map_err(|_| Reason::ChainTooLong),
+        };
+        let from = match from {
+            Ok(from) => from,
+            Err(reason) => {
+                decision.refused.push((index, reason));
+                if report_dropped {
+                    decision.bad_rates.push(index);
+                }
+                return;
             }
-            return;
         };
         if self.excludes(rate.day_type.as_text()) {
             decision.day_type_collisions += usize::from(report_dropped);
+            decision.refused.push((index, Reason::DayType));
             return;
         }
         self.add(Row {

@@ -106,10 +106,12 @@ pub(super) fn skip_byte_order_mark_and_space(source: &mut impl BufRead) -> io::R
     Ok(())
 }
 
-/// Fails when more than `remaining` bytes are read: quick-xml keeps a whole piece of markup or text in memory.
+/// Fails when more than `remaining` bytes are read: quick-xml keeps a whole piece of markup or text in memory. Counts
+/// the ends of lines.
 pub(super) struct LimitedReader<Source> {
     pub(super) source: Source,
     pub(super) remaining: usize,
+    pub(super) line_ends: u64,
 }
 
 impl<Source: BufRead> Read for LimitedReader<Source> {
@@ -134,6 +136,10 @@ impl<Source: BufRead> BufRead for LimitedReader<Source> {
 
     fn consume(&mut self, length: usize) {
         self.remaining = self.remaining.saturating_sub(length);
+        // The bytes are in the buffer, from which they are consumed.
+        let consumed = self.source.fill_buf().unwrap_or_default();
+        let consumed = &consumed[..consumed.len().min(length)];
+        self.line_ends += consumed.iter().filter(|byte| **byte == b'\n').count() as u64;
         self.source.consume(length);
     }
 }

@@ -17,6 +17,7 @@ mod schema;
 mod settings;
 mod start;
 mod tariffs;
+mod tariffs_retail;
 mod users;
 
 use std::io::Write;
