@@ -116,7 +116,7 @@ pub fn data_dir(config: &Config) -> std::path::PathBuf {
 
 /// Returns the directory for temporary files: the setting `temp_dir`, else the data directory of the local PostgreSQL,
 /// else the system's.
-fn temp_dir(config: &Config) -> PathBuf {
+pub fn temp_dir(config: &Config) -> PathBuf {
     if !config.temp_dir.as_os_str().is_empty() {
         return config.temp_dir.clone();
     }

@@ -1,7 +1,8 @@
-//! The check of the disk with the local PostgreSQL.
+//! The checks of the disk with the local PostgreSQL, and of the directory for temporary files.
 
 use super::{Check, local_data_dir};
 use crate::config::Config;
+use crate::{server, spool};
 
 const GIBIBYTE: u64 = 1 << 30;
 
@@ -29,4 +30,27 @@ pub fn check_free_space(config: &Config) -> Option<Check> {
             }
         }
     })
+}
+
+/// Checks that temporary files can be written, and that the imports that may run at the same time have enough space.
+pub fn check_temp_dir(config: &Config) -> Check {
+    const NAME: &str = "temp_dir";
+    let directory = server::temp_dir(config);
+    let path = directory.display();
+    if let Err(error) = spool::check_directory(&directory) {
+        let message = format!("cannot write temporary files to {path}: {error}");
+        return Check::problem(NAME, message, "the server does not start: set temp_dir to another directory");
+    }
+    let free = rustix::fs::statvfs(&directory).map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize));
+    let imports = u64::from(config.import_concurrency.get());
+    let needed = imports.saturating_mul(u64::try_from(config.max_import_body.get()).unwrap_or(u64::MAX));
+    match free {
+        Ok(free) if free < needed => Check::warning(
+            NAME,
+            format!("{} MiB free at {path}, {imports} imports need up to {} MiB", free >> 20, needed >> 20),
+            "imports can fail: free space, set temp_dir to another directory, or lower max_import_body",
+        ),
+        // A file was written: the space is all that is not known.
+        _ => Check::ok(NAME, format!("temporary files can be written to {path}")),
+    }
 }

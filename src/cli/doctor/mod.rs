@@ -104,6 +104,7 @@ pub async fn run(layers: Result<Layers, ConfigError>, is_listen_named: bool) -> 
                 Err(error) => Check::problem("settings", error.to_string(), SETTINGS_ADVICE),
             });
             checks.extend(disk::check_free_space(&config));
+            checks.push(disk::check_temp_dir(&config));
             checks.push(check_passwords(&config));
             match with_any_schema(&config, async |pool| Ok(run_database_checks(&config, pool).await)).await {
                 Ok(more) => checks.extend(more),

@@ -56,6 +56,7 @@ async fn each_check_reports_ok_or_advice() {
     findings.assert_check("backup", "warning", "no backup was made with `mortise backup`");
     for name in [
         "settings",
+        "temp_dir",
         "clock",
         "database",
         "session",

@@ -6,8 +6,8 @@ use std::net::TcpListener;
 use sqlx::ConnectOptions;
 
 use super::{CommandOutput, command, run_command, url};
-use crate::harness::postgres;
 use crate::harness::proxy::PoolerProxy;
+use crate::harness::{FIXTURE_SQL, postgres};
 
 fn run(arguments: &[&str], environment: &[(&str, &str)]) -> CommandOutput {
     let mut command = command(arguments);
@@ -179,6 +179,22 @@ async fn serve_without_migrate_refuses_an_old_schema() {
             "{output:?}"
         );
     }
+}
+
+#[tokio::test]
+async fn directory_that_cannot_be_written_is_refused() {
+    let url = url(&postgres::create_database(FIXTURE_SQL).await).await;
+    let environment = [("DATABASE_URL", url.as_str()), ("MORTISE_TEMP_DIR", "/dev/null")];
+    let output = run(&["serve", "--listen", UNASSIGNED_ADDRESS], &environment);
+    let message = "mortise: cannot write temporary files to /dev/null: Not a directory";
+    assert!(output.code == 1 && output.stderr.contains(message), "{output:?}");
+    assert!(output.stderr.ends_with(". Set temp_dir to another directory\n"), "{output:?}");
+    let doctor = run(&["doctor"], &environment);
+    let message = "PROBLEM  temp_dir      cannot write temporary files to /dev/null: Not a directory";
+    assert!(doctor.code == 1 && doctor.stdout.contains(message), "{doctor:?}");
+    let doctor = run(&["doctor"], &[("DATABASE_URL", url.as_str()), ("MORTISE_MAX_IMPORT_BODY", "1000000000000000")]);
+    let message = "warning  temp_dir      ";
+    assert!(doctor.stdout.contains(message) && doctor.stdout.contains("2 imports need up to"), "{doctor:?}");
 }
 
 /// A pooler that drops the session settings without an error: neither the server nor a command works with the defaults.
