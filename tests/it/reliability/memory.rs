@@ -79,3 +79,43 @@ async fn listing_a_million_rates_needs_little_memory() {
         assert!(growth_kb < RATES_GROWTH_MAX_KB, "{test}: listing the rates took {growth_kb} kB");
     }
 }
+
+/// Half of these destinations have a group; all rates of the others are listed in the reply.
+const DESTINATIONS: usize = 80_000;
+
+#[tokio::test]
+async fn importing_80000_rates_needs_little_memory() {
+    let database = postgres::create_database(FIXTURE_SQL).await;
+    let server = server_on_database(&database, &[]).await;
+    server
+        .execute(&format!(
+            "insert into destinationgroups (name) select 'group ' || i from generate_series(1, {}) i",
+            DESTINATIONS / 2
+        ))
+        .await;
+    let program = Program::start_on_database(&database, &[]).await;
+    let document = |count: usize| {
+        let destinations = (1..=count).map(|index| {
+            format!(
+                "<destination>\n  <destination_group_name>group {index}</destination_group_name>\n  \
+                 <destination_group_type>{}</destination_group_type>\n  <rates>\n    <rate_price>0.02</rate_price>\n    \
+                 <rate_round_by>1</rate_round_by>\n    <rate_duration>-1</rate_duration>\n    \
+                 <rate_type>minute</rate_type>\n    <rate_start_time>00:00:00</rate_start_time>\n    \
+                 <rate_end_time>23:59:59</rate_end_time>\n    <day_type></day_type>\n  </rates>\n</destination>\n",
+                // The list of the reply is larger than what stays in memory.
+                fastrand::Rng::with_seed(index as u64).u128(..)
+            )
+        });
+        let destinations: String = destinations.collect();
+        format!("<tariff><id>0</id><name>{count}</name><destinations>{destinations}</destinations></tariff>")
+    };
+    let form = |destinations| format!("u=admin&hash={}&xml={}", hash("", "secret"), document(destinations));
+    program.post_streaming("tariff_retail_import", form(10), |_| {}).await;
+    let idle_kb = program.peak_memory_kb();
+    let mut bytes = 0;
+    program.post_streaming("tariff_retail_import", form(DESTINATIONS), |chunk| bytes += chunk.len()).await;
+    assert!(bytes > 5_000_000, "{bytes}");
+    server.assert_rows("select count(*) from aratedetails", &[&(10 + DESTINATIONS / 2).to_string()]).await;
+    let growth_kb = program.peak_memory_kb() - idle_kb;
+    assert!(growth_kb < GROWTH_MAX_KB, "the import took {growth_kb} kB");
+}
