@@ -1,7 +1,5 @@
 //! MOR's settings in the table `conflines` that Mortise reads: their types, defaults and meanings.
 
-use bigdecimal::BigDecimal;
-
 use crate::mail;
 use crate::number;
 
@@ -62,7 +60,7 @@ impl SettingType {
             _ if value.is_empty() => true,
             Self::Integer(max) => number::is_digits(value) && value.parse::<i64>().is_ok_and(|number| number <= max),
             Self::Port => value.parse::<u16>().is_ok_and(|port| port > 0),
-            Self::Percentage => number::parse_whole_decimal(value).is_some_and(|number| number >= BigDecimal::from(0)),
+            Self::Percentage => number::parse_whole_decimal(value).is_some_and(|number| number >= 0),
             Self::Name => !number::is_decimal(value),
             Self::Host => !value.contains(char::is_whitespace),
             Self::Email => mail::is_sender(value),
