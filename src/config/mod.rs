@@ -85,6 +85,7 @@ pub struct Config {
     pub max_new_cards: NonZero<u32>,
     #[serde(deserialize_with = "idempotency_hours")]
     pub idempotency_hours: NonZero<u32>,
+    pub payment_ref_unique: bool,
     #[serde(rename = "idempotency_wait_ms", deserialize_with = "milliseconds")]
     pub idempotency_wait: Duration,
     #[serde(deserialize_with = "audit_retention_days")]

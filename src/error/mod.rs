@@ -47,6 +47,8 @@ pub enum ApiError {
     RequestInProgress,
     /// The idempotency key was used before with other parameters.
     KeyReused,
+    /// The payment reference was used before: `payment_ref_unique` allows it once.
+    PaymentReferenceUsed,
     /// The stored refusal of an earlier request with the same idempotency key.
     Replayed(ErrorBody),
 
@@ -212,7 +214,7 @@ impl ApiError {
             Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
             Self::TooManyAttempts(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Unavailable | Self::CommitUnknown | Self::CommitUnknownRetryable => StatusCode::SERVICE_UNAVAILABLE,
-            Self::RequestInProgress => StatusCode::CONFLICT,
+            Self::RequestInProgress | Self::PaymentReferenceUsed => StatusCode::CONFLICT,
             Self::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
             _ => StatusCode::OK,
         }
@@ -277,6 +279,7 @@ impl ApiError {
             }
             Self::RequestInProgress => (Status, "A request with this idempotency key is being carried out"),
             Self::KeyReused => (Status, "The idempotency key was sent with other parameters before"),
+            Self::PaymentReferenceUsed => (Status, "Payment reference already used"),
             Self::Replayed(body) => return body.clone(),
             Self::BadLogin => (Status, "Bad login"),
             Self::ApiDisabled => (Status, "API Requests are disabled"),

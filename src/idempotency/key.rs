@@ -7,6 +7,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::error::ApiError;
 use crate::http::document::Document;
 use crate::http::params::Params;
+use crate::operations::spec::{OperationSpec, PAYMENT_REFERENCE_PARAMETER};
 
 /// The header with the key.
 const KEY_HEADER: &str = "idempotency-key";
@@ -18,13 +19,19 @@ const MALFORMED_KEY: ApiError = ApiError::BadRequest("Idempotency key must be 1 
 const UNFINGERPRINTED_PARAMS: [&str; 3] = [KEY_PARAM, "hash", "p"];
 const PRIMARY_KEY: &str = "idempotency_keys_pkey";
 
+/// Precedes a payment reference that is the idempotency key. No client can send a key with a tab.
+const REFERENCE_PREFIX: &str = "payment_ref\t";
+const MALFORMED_REFERENCE: ApiError = ApiError::BadRequest("payment_ref must be 1 to 255 printable characters");
+
 /// An idempotency key, and the request that it was sent with.
 #[derive(Debug)]
 pub struct IdempotencyKey {
     pub(super) user_id: i32,
     pub(super) operation: &'static str,
-    /// The key as the client sent it.
+    /// The key as the client sent it; a payment reference has a prefix.
     pub key: String,
+    /// Whether the key is the payment reference.
+    pub(super) is_reference: bool,
     /// SHA-256 of the parameters.
     pub fingerprint: [u8; 32],
     /// Excludes other requests in this server with the same key.
@@ -44,8 +51,26 @@ pub(super) fn read_key(headers: &HeaderMap, params: &Params) -> Result<Option<St
         (Some(key), None) => Some(str::from_utf8(key.as_bytes()).map_err(|_| MALFORMED_KEY)?),
         (Some(_), Some(_)) => return Err(MALFORMED_KEY),
     };
-    let is_valid = |key: &str| (1..=KEY_LEN_MAX).contains(&key.chars().count()) && !key.chars().any(char::is_control);
     key.map(|key| if is_valid(key) { Ok(key.to_owned()) } else { Err(MALFORMED_KEY) }).transpose()
+}
+
+/// Reads the payment reference of a request for an operation that has this parameter.
+pub(super) fn read_reference(spec: &OperationSpec, params: &Params) -> Result<Option<String>, ApiError> {
+    let name = PAYMENT_REFERENCE_PARAMETER.name;
+    if !spec.parameters().any(|parameter| parameter.name == name) {
+        return Ok(None);
+    }
+    let reference = params.raw(name);
+    reference.map(|text| if is_valid(text) { Ok(text.to_owned()) } else { Err(MALFORMED_REFERENCE) }).transpose()
+}
+
+/// Returns the idempotency key that a payment reference is.
+pub(super) fn reference_key(reference: &str) -> String {
+    format!("{REFERENCE_PREFIX}{reference}")
+}
+
+fn is_valid(key: &str) -> bool {
+    (1..=KEY_LEN_MAX).contains(&key.chars().count()) && !key.chars().any(char::is_control)
 }
 
 /// Hashes the parameters, sorted: the order in which they are sent does not matter. A document counts by its own hash.

@@ -16,13 +16,14 @@ use crate::xml::XmlReply;
 
 pub mod key;
 
-use self::key::{IdempotencyKey, fingerprint, read_key};
+use self::key::{IdempotencyKey, fingerprint, read_key, read_reference, reference_key};
 
 /// A request that changes data, with its idempotency key if it has one.
 #[derive(Debug)]
 pub struct Idempotency<'a> {
     call: &'a CallContext,
     key: Option<Arc<IdempotencyKey>>,
+    reference: Option<String>,
 }
 
 /// The content of a stored reply. It is rendered again for each replay.
@@ -33,14 +34,20 @@ enum StoredReply<T> {
 }
 
 impl<'a> Idempotency<'a> {
-    /// Reads the key, and waits up to `idempotency_wait` for an earlier request with the same key.
+    /// Reads the key, and waits up to `idempotency_wait` for an earlier request with the same key. With the setting
+    /// `payment_ref_unique`, the payment reference is the key of a request without one.
     ///
     /// # Errors
     ///
-    /// [`ApiError::BadRequest`] for a malformed key, [`ApiError::RequestInProgress`] if the earlier request takes
+    /// [`ApiError::BadRequest`] for a malformed key or reference, [`ApiError::RequestInProgress`] if the earlier request takes
     /// longer.
     pub async fn new(call: &'a CallContext, caller: &Caller) -> Result<Self, ApiError> {
-        let Some(key) = read_key(&call.headers, &call.params)? else { return Ok(Self { call, key: None }) };
+        let reference = read_reference(&call.operation.spec, &call.params)?;
+        let (key, is_reference) = match (read_key(&call.headers, &call.params)?, &reference) {
+            (Some(key), _) => (key, false),
+            (None, Some(reference)) if call.state.config.payment_ref_unique => (reference_key(reference), true),
+            (None, _) => return Ok(Self { call, key: None, reference }),
+        };
         let (user_id, operation) = (caller.id(), call.operation.name);
         let lock = call.state.locks.keys.acquire((user_id, operation, key.clone()));
         let lock = call.wait(call.state.config.idempotency_wait, lock).await?;
@@ -48,10 +55,22 @@ impl<'a> Idempotency<'a> {
             user_id,
             operation,
             key,
+            is_reference,
             fingerprint: fingerprint(&call.params, call.document.as_ref()),
             _lock: lock.ok_or(ApiError::RequestInProgress)?,
         };
-        Ok(Self { call, key: Some(Arc::new(key)) })
+        Ok(Self { call, key: Some(Arc::new(key)), reference })
+    }
+
+    /// Returns the payment reference, for the payments of the request.
+    pub fn reference(&self) -> Option<&str> {
+        self.reference.as_deref()
+    }
+
+    /// Whether the payment reference is the key. Such a request makes its change in [`change`](Self::change): a
+    /// statement that stores the reply itself does not check the reference.
+    pub fn is_keyed_by_reference(&self) -> bool {
+        self.key.as_ref().is_some_and(|key| key.is_reference)
     }
 
     /// Returns the key, for a statement that stores the reply itself.
@@ -74,7 +93,8 @@ impl<'a> Idempotency<'a> {
     /// Carries out the change of the request once. `prepare` checks the request without a transaction; `execute` makes
     /// the change in a transaction, which is committed together with the reply under the key. What `prepare` returns,
     /// such as a lock, lives until the commit. If the key has a stored reply, it is returned instead. Errors are stored
-    /// and replayed too, except transient ones.
+    /// and replayed too, except transient ones. If the key is the payment reference, only the reply of a change that
+    /// has written a payment is stored.
     ///
     /// `prepare` must read what it needs from the account cache: a cache miss in `execute` would take a second
     /// connection, and requests that hold one while they wait for another can block each other.
@@ -92,10 +112,14 @@ impl<'a> Idempotency<'a> {
             let mut transaction = self.call.state.pool.begin().await?;
             if let Some(key) = &self.key {
                 self.claim(key, &mut transaction).await?;
+                self.check_reference_unused(key, &mut transaction).await?;
             }
             let output = execute(&mut transaction, &input).await?;
             if let Some(key) = &self.key {
-                store_reply(&mut transaction, key, &StoredReply::Done(&output)).await?;
+                match key.is_reference && !self.is_reference_used(key, &mut transaction).await? {
+                    true => release_claim(&mut transaction, key).await?,
+                    false => store_reply(&mut transaction, key, &StoredReply::Done(&output)).await?,
+                }
             }
             transaction.commit().await.map_err(ApiError::from_commit_error)?;
             Ok(output)
@@ -107,6 +131,7 @@ impl<'a> Idempotency<'a> {
                 Ok(output) => return Ok(ChangeOutcome::Done(output)),
                 // Another server had claimed the key, and may have stored a reply by now.
                 Err(ApiError::RequestInProgress) => stored_reply = self.load_reply(key).await?,
+                Err(error) if key.is_reference => return Err(self.with_retry_hint(error)),
                 Err(error) => match error.storable_body(self.call.dialect()) {
                     None => return Err(self.with_retry_hint(error)),
                     // If a reply is stored already, another server carried out the request, which may have caused the
@@ -152,6 +177,37 @@ impl<'a> Idempotency<'a> {
             Err(error) if is_lock_timeout(&error) => Err(ApiError::RequestInProgress),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Refuses a reference that the user has used. Requests with the same reference run one at a time from here on, on
+    /// all servers, also those for different operations.
+    async fn check_reference_unused(
+        &self,
+        key: &IdempotencyKey,
+        connection: &mut PgConnection,
+    ) -> Result<(), ApiError> {
+        if !key.is_reference {
+            return Ok(());
+        }
+        sqlx::query!(
+            "select pg_advisory_xact_lock(hashtextextended('payment reference ' || $1::integer || ' ' || $2, 0))",
+            key.user_id,
+            self.reference
+        )
+        .fetch_one(&mut *connection)
+        .await?;
+        if self.is_reference_used(key, connection).await? { Err(ApiError::PaymentReferenceUsed) } else { Ok(()) }
+    }
+
+    /// Whether a payment of the user has the reference.
+    async fn is_reference_used(&self, key: &IdempotencyKey, connection: &mut PgConnection) -> sqlx::Result<bool> {
+        sqlx::query_scalar!(
+            r#"select exists (select from payments where reference = $1 and caller_id = $2) as "used!""#,
+            self.reference,
+            key.user_id
+        )
+        .fetch_one(connection)
+        .await
     }
 
     /// Returns the stored reply of the key.
@@ -217,6 +273,19 @@ impl<T> ChangeOutcome<T> {
             Self::Replayed(output) => render(output).into_replayed(),
         }
     }
+}
+
+/// Deletes a claimed key without a reply.
+async fn release_claim(connection: &mut PgConnection, key: &IdempotencyKey) -> Result<(), ApiError> {
+    sqlx::query!(
+        "delete from idempotency_keys where user_id = $1 and operation = $2 and key = $3",
+        key.user_id,
+        key.operation,
+        key.key
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 /// Stores the reply of a claimed key.

@@ -153,6 +153,14 @@ pub const COMMON_PARAMETERS: &[Parameter] = &[
     ),
 ];
 
+/// The parameter of operations that write payments.
+pub const PAYMENT_REFERENCE_PARAMETER: Parameter = Parameter::new(
+    "payment_ref",
+    ParamType::Text,
+    "The client's own reference of the payment, 1 to 255 characters. It is stored with each payment of the request.",
+    "invoice-4711",
+);
+
 /// The additional parameter of operations that change data.
 pub const REQUEST_ID_PARAMETER: Parameter = Parameter::new(
     "request_id",

@@ -16,6 +16,8 @@ pub struct SaleOrder {
     /// The idempotency key under which the reply is stored, if one was sent. The order holds the key's lock until its
     /// statement ends, even if the client disconnects: a repeated request waits for the outcome.
     pub key: Option<Arc<IdempotencyKey>>,
+    /// The client's reference, for the payments.
+    pub reference: Option<String>,
     /// The seller, and how the sale is paid.
     pub terms: Arc<SaleTerms>,
 }

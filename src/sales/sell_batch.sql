@@ -14,8 +14,9 @@
 -- read all keys of the caller into a hash table.
 with admitted as materialized (
     select ordered.*, (sum(quantity) over (partition by group_id order by number))::bigint as last_position
-    from rows from (jsonb_to_recordset($1) as (group_id integer, quantity bigint, key text, fingerprint text))
-        with ordinality ordered (group_id, quantity, key, fingerprint, number)
+    from rows from (
+        jsonb_to_recordset($1) as (group_id integer, quantity bigint, key text, fingerprint text, reference text)
+    ) with ordinality ordered (group_id, quantity, key, fingerprint, reference, number)
     where key is null or (
         select true from idempotency_keys known
         where known.user_id = $3 and known.operation = 'card_from_group_sell' and known.key = ordered.key) is null
@@ -49,11 +50,6 @@ with admitted as materialized (
     where sellable_count = quantity
 ), marked as (
     update cards set sold = 1, active = 1 where id = any (array(select id from sale))
-), payment as (
-    insert into payments (id, paymenttype, kind, amount, currency, tax, user_id, owner_id, card, completed, date_added,
-        shipped_at, description, caller_id)
-    select payment_id, 'Card', 'sale', amount, currency, amount * tax_rate, id, owner_id, 1, 1, now, now, '', $3
-    from sale
 ), action as (
     insert into actions (user_id, date, action, target_type, target_id, data, data2, data3)
     select $3, now, row.*
@@ -66,10 +62,15 @@ with admitted as materialized (
         select 'card_sell_over_api', 'Card', id, '', '', null
     ) row
 ), assigned as materialized (
-    select admitted.number as order_number, key, fingerprint, position, sale.id, sale.number, pin,
-        multiply_rounded(balance, $5) as balance
+    select admitted.number as order_number, key, fingerprint, reference, position, sale.id, sale.number, pin,
+        multiply_rounded(balance, $5) as balance, payment_id, amount, currency, tax_rate, owner_id, now
     from admitted join sale
         on sale.cardgroup_id = admitted.group_id and position > last_position - admitted.quantity and position <= last_position
+), payment as (
+    insert into payments (id, paymenttype, kind, amount, currency, tax, user_id, owner_id, card, completed, date_added,
+        shipped_at, description, caller_id, reference)
+    select payment_id, 'Card', 'sale', amount, currency, amount * tax_rate, id, owner_id, 1, 1, now, now, '', $3, reference
+    from assigned
 ), stored_reply as (
     insert into idempotency_keys (user_id, operation, key, fingerprint, reply)
     select $3, 'card_from_group_sell', key, decode(fingerprint, 'hex'),

@@ -3,7 +3,7 @@
 -- $2 owner of the group (null: owner and visibility of the group are not checked), $3 caller, $4 group
 -- $5 currency of the payment (null: the group's), $6 rate to the currency of the balances in the reply: $5, or the
 -- caller's currency if $5 is null
--- $7 whether each card gets the audit row of card_from_group_sell
+-- $7 whether each card gets the audit row of card_from_group_sell, $8 the client's reference of the payments
 with picked as materialized (
     select cardgroup.*, card.*
     from (
@@ -29,8 +29,8 @@ with picked as materialized (
     update cards set sold = 1, active = 1 where id = any (array(select id from sale))
 ), payment as (
     insert into payments (id, paymenttype, kind, amount, currency, tax, user_id, owner_id, card, completed, date_added,
-        shipped_at, description, caller_id)
-    select payment_id, 'Card', 'sale', amount, currency, amount * tax_rate, id, owner_id, 1, 1, now, now, '', $3
+        shipped_at, description, caller_id, reference)
+    select payment_id, 'Card', 'sale', amount, currency, amount * tax_rate, id, owner_id, 1, 1, now, now, '', $3, $8
     from sale
 ), action as (
     insert into actions (user_id, date, action, target_type, target_id, data, data2, data3)

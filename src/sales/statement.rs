@@ -55,14 +55,14 @@ pub async fn sell_next(connection: &mut PgConnection, orders: &[&SaleOrder]) -> 
     match orders {
         [] => Ok(Vec::new()),
         // A statement of its own: it costs two thirds of the batch statement.
-        [order] if order.terms.is_plain() => sell_one(connection, order).await,
+        [order] if order.terms.is_plain() && order.reference.is_none() => sell_one(connection, order).await,
         [first, ..] => sell_batch(connection, first, orders).await,
     }
 }
 
 async fn sell_one(
     connection: &mut PgConnection,
-    SaleOrder { group_id, quantity, key, terms }: &SaleOrder,
+    SaleOrder { group_id, quantity, key, terms, .. }: &SaleOrder,
 ) -> sqlx::Result<Vec<SoldCardRow>> {
     sqlx::query_file_as!(
         SoldCardRow,
@@ -88,15 +88,17 @@ struct BatchOrder<'a> {
     key: Option<&'a str>,
     /// Hexadecimal.
     fingerprint: Option<String>,
+    reference: Option<&'a str>,
 }
 
 impl<'a> From<&'a SaleOrder> for BatchOrder<'a> {
-    fn from(SaleOrder { group_id, quantity, key, .. }: &'a SaleOrder) -> Self {
+    fn from(SaleOrder { group_id, quantity, key, reference, .. }: &'a SaleOrder) -> Self {
         Self {
             group_id: *group_id,
             quantity: *quantity,
             key: key.as_ref().map(|key| key.key.as_str()),
             fingerprint: key.as_ref().map(|key| hex::encode(key.fingerprint)),
+            reference: reference.as_deref(),
         }
     }
 }
@@ -140,6 +142,8 @@ pub struct CardSale<'a> {
     pub rate: &'a BigDecimal,
     /// Whether each card gets the audit row `card_sell_over_api` of `card_from_group_sell`.
     pub sold_over_api: bool,
+    /// The client's reference, for the payments.
+    pub reference: Option<&'a str>,
 }
 
 /// Sells the given cards, except those that are not free. The rows are in the order of the numbers.
@@ -153,7 +157,8 @@ pub async fn sell_cards(connection: &mut PgConnection, sale: &CardSale<'_>) -> s
         sale.group_id,
         sale.currency,
         sale.rate,
-        sale.sold_over_api
+        sale.sold_over_api,
+        sale.reference
     )
     .fetch_all(connection)
     .await

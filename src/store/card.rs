@@ -65,7 +65,7 @@ pub async fn lock_matching(
     .await
 }
 
-/// The rates and formats with which amounts become balances, payments and audit rows.
+/// The rates, formats and texts with which amounts become balances, payments and audit rows.
 #[derive(Debug, Clone)]
 pub struct Conversion {
     /// The caller's id, for audit rows.
@@ -74,6 +74,8 @@ pub struct Conversion {
     pub caller_rate: BigDecimal,
     /// Decimal places of a "nice" amount.
     pub nice_digits: usize,
+    /// The client's reference, for the payments.
+    pub reference: Option<String>,
 }
 
 /// Adds an amount in the group's currency, tax included, to the card's balance, and writes the payment.
@@ -93,9 +95,9 @@ pub async fn top_up(
              update cards set balance = coalesce(balance, 0) + cardgroup.added from cardgroup where cards.id = $1
          ), payment as (
              insert into payments (paymenttype, kind, amount, currency, tax, user_id, owner_id, card, completed, date_added, shipped_at, description,
-                 caller_id, balance_change)
+                 caller_id, balance_change, reference)
              select 'Card', 'top_up', divide_rounded($2, 1 + tax_rate), currency, divide_rounded($2, 1 + tax_rate) * tax_rate, $1, owner_id,
-                 1, 1, now() at time zone 'utc', now() at time zone 'utc', '', $4, added
+                 1, 1, now() at time zone 'utc', now() at time zone 'utc', '', $4, added, $5
              from cardgroup
              returning id, amount, currency
          )
@@ -104,7 +106,8 @@ pub async fn top_up(
         card_id,
         amount,
         conversion.caller_rate,
-        conversion.user_id
+        conversion.user_id,
+        conversion.reference
     )
     .execute(connection)
     .await?;

@@ -15,7 +15,7 @@ use crate::http::context::{Access, CallContext, Operation};
 use crate::idempotency::Idempotency;
 use crate::money::{AMOUNT_MAX_EXCLUSIVE, Money};
 use crate::number;
-use crate::operations::spec::{OperationSpec, ParamType, Parameter, ReplyType};
+use crate::operations::spec::{OperationSpec, PAYMENT_REFERENCE_PARAMETER, ParamType, Parameter, ReplyType};
 use crate::store;
 use crate::xml::XmlReply;
 
@@ -41,6 +41,7 @@ pub const OPERATION: Operation = Operation {
             )
             .in_example(),
             Parameter::new("description", ParamType::Text, "The description of the payment.", "Top-up").in_example(),
+            PAYMENT_REFERENCE_PARAMETER,
         ]],
         is_mutation: true,
         reply_type: ReplyType::Xml,
@@ -92,7 +93,7 @@ async fn handle(call: &CallContext, caller: &Caller) -> Result<XmlReply, ApiErro
     let idempotency = Idempotency::new(call, caller).await?;
     let receipt = idempotency.change(call.state.accounts.currencies(), async |connection, currencies| {
         let card = Card::find(connection, call, caller).await?;
-        let payment = Payment::read(call, caller, currencies)?;
+        let payment = Payment::read(call, caller, currencies, idempotency.reference())?;
         if call.dialect().creates_missing_taxes() {
             store::tax::ensure_taxes(connection, card.cardgroup_id).await?;
         }
@@ -148,10 +149,17 @@ struct Payment {
     description: String,
     /// The factor by which balances in the reply are multiplied.
     display_rate: BigDecimal,
+    /// The client's reference.
+    reference: Option<String>,
 }
 
 impl Payment {
-    fn read(call: &CallContext, caller: &Caller, currencies: &Currencies) -> Result<Self, ApiError> {
+    fn read(
+        call: &CallContext,
+        caller: &Caller,
+        currencies: &Currencies,
+        reference: Option<&str>,
+    ) -> Result<Self, ApiError> {
         let (params, dialect) = (&call.params, call.dialect());
         let system = currencies.system().ok_or(ApiError::TransactionFailed)?;
         let named = params.non_blank("currency").and_then(|name| currencies.by_name(name));
@@ -181,6 +189,7 @@ impl Payment {
             converted_to: converts.then(|| system.name.clone()),
             description: call.fit_text(params.get("description").unwrap_or_default(), "Description")?,
             display_rate,
+            reference: reference.map(str::to_owned),
         })
     }
 }

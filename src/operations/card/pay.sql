@@ -5,7 +5,7 @@
 with input as materialized (
     select *
     from jsonb_to_record($1) as input (
-        user_id integer, amount numeric, currency text, rate numeric, description text, display_rate numeric
+        user_id integer, amount numeric, currency text, rate numeric, description text, display_rate numeric, reference text
     )
 ), cardgroup as materialized (
     select owner_id, effective_tax_rate(tax_id, owner_id) as tax_rate from cardgroups where id = $3
@@ -20,11 +20,11 @@ with input as materialized (
 ), payment as (
     insert into payments (
         paymenttype, kind, amount, currency, tax, user_id, owner_id, card, completed, date_added, shipped_at, description,
-        caller_id, balance_change
+        caller_id, balance_change, reference
     )
     select
         'Card', 'top_up', amount, currency, amount * tax_rate, $2, owner_id, 1, 1, now() at time zone 'utc',
-        now() at time zone 'utc', description, user_id, credited
+        now() at time zone 'utc', description, user_id, credited, reference
     from input, cardgroup, added
     where $4 or tax_rate > -1
     returning id, amount

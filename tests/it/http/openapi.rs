@@ -10,7 +10,7 @@ use mortise::db::seed;
 use mortise::dialect::Dialect;
 use mortise::error::ApiError;
 use mortise::operations::OPERATIONS;
-use mortise::operations::spec::{COMMON_PARAMETERS, REQUEST_ID_PARAMETER, ReplyType};
+use mortise::operations::spec::{COMMON_PARAMETERS, PAYMENT_REFERENCE_PARAMETER, REQUEST_ID_PARAMETER, ReplyType};
 use serde_json::Value;
 
 use crate::harness::{Server, postgres, server_on_database, server_with_settings};
@@ -210,6 +210,10 @@ fn parameters_in_the_code_are_documented() {
         // `cc_group_create` and `cc_group_update` share their validation, but these parameters are only for new groups.
         if operation.name == "cc_group_update" {
             read.retain(|name| !["pin_length", "number_length"].contains(&name.as_str()));
+        }
+        // `idempotency/key.rs` reads it for all operations that have it.
+        if code.contains("idempotency.reference()") {
+            read.insert(PAYMENT_REFERENCE_PARAMETER.name.to_owned());
         }
         // The other names in its code are elements of the document and columns.
         if operation.spec.document_parameter().is_some() {

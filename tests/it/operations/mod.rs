@@ -1,5 +1,5 @@
 //! The API's operations, each in the file of its name; a second file of an operation has its topic as suffix. `money`,
-//! `card_states` and `change_log` cover several operations together.
+//! `card_states`, `change_log` and `payment_ref` cover several operations together.
 
 mod calling_card_update;
 mod calling_cards_create;
@@ -19,6 +19,7 @@ mod cc_group_update;
 mod cc_groups_get;
 mod change_log;
 mod money;
+mod payment_ref;
 mod rate_get;
 mod tariff_rates_get;
 mod tariff_retail_import;

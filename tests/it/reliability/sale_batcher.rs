@@ -11,7 +11,7 @@ use crate::harness::{server_with_settings, with_timeout};
 
 /// An order of the admin for one card of group 6.
 fn order() -> SaleOrder {
-    SaleOrder { group_id: 6, quantity: 1, key: None, terms: terms(0, "USD") }
+    SaleOrder { group_id: 6, quantity: 1, key: None, reference: None, terms: terms(0, "USD") }
 }
 
 fn terms(user_id: i32, currency: &str) -> Arc<SaleTerms> {

@@ -279,7 +279,8 @@ async fn top_up_user(
         is_paid,
         context.conversion.caller_rate,
         dialect.records_payer_name(),
-        context.caller.id()
+        context.caller.id(),
+        context.conversion.reference
     )
     .execute(connection)
     .await?;

@@ -24,7 +24,7 @@ use crate::http::params::Params;
 use crate::idempotency::Idempotency;
 use crate::money::Money;
 use crate::number;
-use crate::operations::spec::{OperationSpec, ParamType, Parameter, ReplyType};
+use crate::operations::spec::{OperationSpec, PAYMENT_REFERENCE_PARAMETER, ParamType, Parameter, ReplyType};
 use crate::sales::statement::{CardSale, sell_cards};
 use crate::store;
 use crate::store::card::Conversion;
@@ -56,6 +56,7 @@ pub const OPERATION: Operation = Operation {
             Parameter::new("cardgroup_id", ParamType::Integer, "The card group of a new card.", "3").in_example(),
             Parameter::new("cardgroup", ParamType::Integer, "Another name of cardgroup_id.", "3"),
             Parameter::new("user_id", ParamType::Text, "Hashed by the rule of 2012, otherwise ignored.", ""),
+            PAYMENT_REFERENCE_PARAMETER,
         ]],
         is_mutation: true,
         reply_type: ReplyType::Xml,
@@ -79,7 +80,8 @@ async fn handle(call: &CallContext, caller: &Caller) -> Result<XmlReply, ApiErro
     let idempotency = Idempotency::new(call, caller).await?;
     let wrapped = call.dialect().wraps_in_response();
     let changed = idempotency.change(prepare(call), async |connection, (currencies, input, _lock)| {
-        update(connection, &Context::new(call, caller, currencies), input).await.map_err(|error| match error {
+        let context = Context::new(call, caller, currencies, idempotency.reference());
+        update(connection, &context, input).await.map_err(|error| match error {
             ApiError::TransactionFailed => ApiError::CallerIdTransactionFailed,
             ApiError::PinNotFound => {
                 call.record_failed_attempt(AttemptKind::Pin);
@@ -119,10 +121,11 @@ struct Context<'a> {
 }
 
 impl<'a> Context<'a> {
-    fn new(call: &'a CallContext, caller: &'a Caller, currencies: &Currencies) -> Self {
+    fn new(call: &'a CallContext, caller: &'a Caller, currencies: &Currencies, reference: Option<&str>) -> Self {
         let rate = currencies.display_rate(caller.currency_id(), call.dialect());
         let digits = call.system_settings.nice_digits();
-        let conversion = Conversion { user_id: caller.id(), caller_rate: rate, nice_digits: digits };
+        let reference = reference.map(str::to_owned);
+        let conversion = Conversion { user_id: caller.id(), caller_rate: rate, nice_digits: digits, reference };
         Self { call, caller, conversion }
     }
 
@@ -136,6 +139,7 @@ impl<'a> Context<'a> {
             currency: None,
             rate: &self.conversion.caller_rate,
             sold_over_api: false,
+            reference: self.conversion.reference.as_deref(),
         };
         match sell_cards(connection, &sale).await?.len() {
             1 => Ok(()),

@@ -2,16 +2,15 @@
 //! Contract: `endpoints/card_from_group_sell.md`; published page: `source/card_from_group_sell.txt`.
 
 mod candidates;
+mod payment;
 
-use std::sync::Arc;
-
-use bigdecimal::BigDecimal;
 use serde::{Deserialize, Serialize};
-use sqlx::PgConnection;
+use sqlx::{Connection, PgConnection};
+use tokio::sync::OwnedSemaphorePermit;
 
 use self::candidates::{Candidate, lock_by_number, lock_next_free};
+use self::payment::Payment;
 use super::selector::CardSelector;
-use crate::accounts::Currencies;
 use crate::auth::caller::Caller;
 use crate::auth::signature::HashRule;
 use crate::error::{ApiError, is_lock_timeout};
@@ -19,9 +18,9 @@ use crate::http::context::{Access, CallContext, Operation};
 use crate::idempotency::key::is_duplicate_key;
 use crate::idempotency::{ChangeOutcome, Idempotency};
 use crate::mail::OutboxEntry;
-use crate::operations::spec::{OperationSpec, ParamType, Parameter, ReplyType};
+use crate::operations::spec::{OperationSpec, PAYMENT_REFERENCE_PARAMETER, ParamType, Parameter, ReplyType};
 use crate::sales::batcher::{BatchOutcome, Dispatch};
-use crate::sales::order::{SaleOrder, SaleTerms};
+use crate::sales::order::SaleOrder;
 use crate::sales::statement::{CardSale, OrderRows, SoldCard, sell_cards, sell_next, write_order_rows};
 use crate::store;
 use crate::store::bulk_create::reset_lock_timeout;
@@ -50,6 +49,7 @@ pub const OPERATION: Operation = Operation {
             ),
             Parameter::new("email", ParamType::Text, "The address to which the cards are sent.", "anna@example.com"),
             Parameter::new("curr", ParamType::Text, "The payment's currency; default: the system's.", "USD"),
+            PAYMENT_REFERENCE_PARAMETER,
         ]],
         is_mutation: true,
         reply_type: ReplyType::Xml,
@@ -90,7 +90,7 @@ async fn handle(call: &CallContext, caller: &Caller) -> Result<XmlReply, ApiErro
     }
     // Boxed: the future is large, and few sales take this path.
     let outcome =
-        Box::pin(idempotency.change(async { Ok::<_, ApiError>(()) }, async |connection, ()| {
+        Box::pin(idempotency.change(context.acquire_permit(), async |connection, _permit| {
             context.sell_in_transaction(connection).await
         }));
     let outcome = outcome.await?;
@@ -142,56 +142,6 @@ async fn resolve_email(
     Ok(Some((address, outbox_entry)))
 }
 
-/// How a sale is paid, and its order rows.
-#[derive(Debug)]
-struct Payment {
-    terms: Arc<SaleTerms>,
-    /// `None`: the sale writes no order rows.
-    order_rows: Option<OrderRows>,
-}
-
-impl Payment {
-    /// Chooses the currencies of the payment, the order rows and the reply. `None`: the client named a currency that is
-    /// not active.
-    fn choose(
-        call: &CallContext,
-        caller: &Caller,
-        currencies: &Currencies,
-        input: &Input,
-        email: Option<(String, Option<OutboxEntry>)>,
-    ) -> Option<Self> {
-        let dialect = call.dialect();
-        let one = BigDecimal::from(1);
-        let system_currency = currencies.system().map(|system| system.name.clone()).unwrap_or_default();
-        let (currency, rate, order_rate) = match &input.currency {
-            _ if dialect.pays_in_group_currency() => {
-                let caller_rate = currencies.display_rate(caller.currency_id(), dialect);
-                (system_currency.clone(), caller_rate.clone(), caller_rate)
-            }
-            None => (system_currency.clone(), one.clone(), one),
-            Some(name) => {
-                let currency = currencies.by_name(name).filter(|currency| currency.active)?;
-                (currency.name.clone(), currencies.rate_to(currency), one)
-            }
-        };
-        let terms = SaleTerms {
-            user_id: caller.id(),
-            owner_id: caller.owner_id(),
-            currency,
-            rate,
-            pays_in_group_currency: dialect.pays_in_group_currency(),
-            only_sellable: dialect.refuses_invalid_cards(),
-        };
-        let order_rows = email.map(|(address, outbox_entry)| OrderRows {
-            address,
-            rate: order_rate,
-            currency: system_currency,
-            outbox_entry,
-        });
-        Some(Self { terms: Arc::new(terms), order_rows })
-    }
-}
-
 /// The content of the reply.
 #[derive(Debug, Serialize, Deserialize)]
 struct Reply {
@@ -216,19 +166,13 @@ impl SaleContext<'_> {
     /// except with order rows. The statement skips cards that are locked by other transactions. An empty result means
     /// that nothing was changed and that [`Self::sell_in_transaction`] must handle the request: it names a card number,
     /// an inactive currency or too many cards, fewer cards can be sold than requested, a card has a sale payment
-    /// although it is in stock, or the idempotency key already exists.
+    /// although it is in stock, the idempotency key already exists, or the payment reference is the key.
     async fn sell_fast_path(&self) -> Result<Vec<SoldCard>, ApiError> {
-        let Self { call, input, payment, idempotency, .. } = *self;
-        let (Some(payment), CardSelector::Next(quantity)) = (payment, &input.selector) else { return Ok(Vec::new()) };
-        if *quantity > call.state.config.max_quantity.get() {
+        let Self { call, payment, idempotency, .. } = *self;
+        let (Some(payment), Some(order)) = (payment, self.order()) else { return Ok(Vec::new()) };
+        if idempotency.is_keyed_by_reference() {
             return Ok(Vec::new());
         }
-        let order = SaleOrder {
-            group_id: input.group,
-            quantity: *quantity,
-            key: idempotency.key().cloned(),
-            terms: payment.terms.clone(),
-        };
         let is_batchable = call.state.batcher.is_batchable(&order);
         let _unbatched_permit = match is_batchable {
             true => None,
@@ -289,10 +233,23 @@ impl SaleContext<'_> {
         Ok(cards.into_iter().map(SoldCard::from).collect())
     }
 
+    /// Waits for a permit of a sale that is not batched although it could be: its payment reference is its key.
+    async fn acquire_permit(&self) -> Result<Option<OwnedSemaphorePermit>, ApiError> {
+        match self.order().filter(|_| self.idempotency.is_keyed_by_reference()) {
+            Some(order) => self.call.acquire_unbatched_sale(&order).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
     /// Handles all other sales in one transaction, with the checks in the order of the contract. It waits for
     /// concurrent sales: if one of them is rolled back, its cards are free again.
     async fn sell_in_transaction(&self, connection: &mut PgConnection) -> Result<Reply, ApiError> {
-        let Self { call, caller, input, payment, .. } = *self;
+        let Self { call, caller, input, payment, idempotency } = *self;
+        if idempotency.is_keyed_by_reference()
+            && let Some(reply) = self.sell_without_waiting(connection).await?
+        {
+            return Ok(reply);
+        }
         check_group_exists(connection, caller, input.group).await?;
         let candidates = match &input.selector {
             CardSelector::Number(digits) => vec![lock_by_number(connection, input.group, digits).await?],
@@ -318,6 +275,7 @@ impl SaleContext<'_> {
             currency: terms.payment_currency(),
             rate: &terms.rate,
             sold_over_api: true,
+            reference: idempotency.reference(),
         };
         let sold = sell_cards(connection, &sale).await?;
         if sold.len() != ids.len() {
@@ -330,6 +288,42 @@ impl SaleContext<'_> {
         let mut sold = sold.into_iter().map(SoldCard::from);
         let cards = candidates.iter().map(|card| if can_sell(card) { sold.next() } else { None }).collect();
         Ok(Reply { currency: terms.currency.clone(), cards })
+    }
+
+    /// Sells the next free cards as the fast path does, within the transaction: it passes over cards that concurrent
+    /// sales have locked. `None`: nothing was changed.
+    async fn sell_without_waiting(&self, connection: &mut PgConnection) -> Result<Option<Reply>, ApiError> {
+        let (Some(Payment { terms, order_rows }), Some(order)) = (self.payment, self.order()) else { return Ok(None) };
+        let order = SaleOrder { key: None, ..order };
+        let mut savepoint = connection.begin().await?;
+        let sold = match sell_next(&mut savepoint, &[&order]).await {
+            Ok(sold) => sold,
+            Err(error) if is_card_already_paid(&error) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        savepoint.commit().await?;
+        if sold.is_empty() {
+            return Ok(None);
+        }
+        if let Some(order_rows) = order_rows {
+            write_order_rows(connection, order_rows, terms, &sold).await?;
+        }
+        let cards = sold.into_iter().map(SoldCard::from).map(Some).collect();
+        Ok(Some(Reply { currency: terms.currency.clone(), cards }))
+    }
+
+    /// Returns the order of a request for the next free cards. `None`: the request names a card number, an inactive
+    /// currency, or too many cards.
+    fn order(&self) -> Option<SaleOrder> {
+        let (payment, CardSelector::Next(quantity)) = (self.payment?, &self.input.selector) else { return None };
+        let is_allowed = *quantity <= self.call.state.config.max_quantity.get();
+        is_allowed.then(|| SaleOrder {
+            group_id: self.input.group,
+            quantity: *quantity,
+            key: self.idempotency.key().cloned(),
+            reference: self.idempotency.reference().map(str::to_owned),
+            terms: payment.terms.clone(),
+        })
     }
 
     /// Whether a statement failed because another server used the order's key at the same time, or a card in stock has

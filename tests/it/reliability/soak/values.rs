@@ -64,10 +64,11 @@ pub fn parameters(operation: &str) -> &'static [(&'static str, ValueKind)] {
     match operation {
         "card_from_group_sell" => &[
             ("id", Required(&Group)), ("quantity", Count), ("number", Number), ("email", Text), ("curr", Currency),
+            ("payment_ref", Text),
         ],
         "card_by_cli_update" => &[
             ("callerid", Required(&Callerid)), ("pin", Pin), ("amount", Amount), ("cardgroup_id", Group),
-            ("cardgroup", Group), ("calleridid", Callerid),
+            ("cardgroup", Group), ("calleridid", Callerid), ("payment_ref", Text),
         ],
         "calling_cards_create" => &[
             ("card_group_id", Required(&Group)), ("cards_from", Required(&CardsFrom)),
@@ -88,6 +89,7 @@ pub fn parameters(operation: &str) -> &'static [(&'static str, ValueKind)] {
         "card_balance_get" => &[("number", Required(&Number))],
         "card_payment_add" => &[
             ("description", Text), ("number", Required(&Number)), ("amount", Required(&Amount)), ("currency", Currency),
+            ("payment_ref", Text),
         ],
         "cc_group_create" | "cc_group_update" => &[
             ("name", Required(&Name)), ("cc_group_id", Required(&Group)), ("description", Text), ("compound_tax", Flag),
