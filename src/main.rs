@@ -83,6 +83,9 @@ enum Command {
     /// Manage currencies and exchange rates
     #[command(subcommand)]
     Currency(cli::currency::Command),
+    /// Show one card, void its sale, replace or block it
+    #[command(subcommand)]
+    Card(cli::card::Command),
     /// Create and export cards, and repair the stock
     #[command(subcommand)]
     Cards(cli::cards::Command),
@@ -231,6 +234,7 @@ async fn run_on_database(command: &Command, config: &Config, as_json: bool) -> R
         Command::Key(command) => cli::key::run(command, config).await,
         Command::Setting(command) => cli::setting::run(command, config).await,
         Command::Currency(command) => cli::currency::run(command, config).await,
+        Command::Card(command) => cli::card::run(command, config).await,
         Command::Cards(command) => cli::cards::run(command, config).await,
         Command::Tariff(command) => cli::tariff::run(command, config).await,
         Command::Backup(options) => cli::backup::run(options, config).await,

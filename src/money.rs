@@ -39,6 +39,12 @@ impl From<BigDecimal> for Money {
     }
 }
 
+impl From<Money> for BigDecimal {
+    fn from(Money(amount): Money) -> Self {
+        amount
+    }
+}
+
 impl Money {
     /// Returns the amount 0.
     pub fn zero() -> Self {

@@ -2,11 +2,24 @@
 //! console. Each change is one transaction, with a row of the change log.
 
 pub mod backup;
+mod card_payment;
+pub mod details;
+pub mod export;
+pub mod import;
 pub mod ledger;
+pub mod lookup;
 pub mod mails;
+mod outbox;
+pub mod reissue;
 pub mod reports;
 pub mod resellers;
+pub mod selection;
 pub mod settings;
+pub mod settle;
+pub mod void;
+pub mod withhold;
+
+use sqlx::PgConnection;
 
 /// Why a function of the back office fails. Nothing was changed then.
 #[derive(Debug, thiserror::Error)]
@@ -27,4 +40,20 @@ impl BackOfficeError {
     pub fn refused(message: impl Into<String>) -> Self {
         Self::Refused(message.into())
     }
+}
+
+/// Returns the ids of a card and of the cards that it replaces, the newest first.
+async fn replaced_cards(connection: &mut PgConnection, card_id: i64) -> sqlx::Result<Vec<i64>> {
+    sqlx::query_scalar!(
+        r#"with recursive chain (id) as (
+               select $1::bigint
+               union all
+               select p.replaces_card from chain join payments p on p.user_id = chain.id and p.kind = 'reissue'
+               where p.replaces_card is not null
+           )
+           select id as "id!" from chain"#,
+        card_id
+    )
+    .fetch_all(connection)
+    .await
 }

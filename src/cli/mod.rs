@@ -3,8 +3,10 @@
 
 pub mod audit;
 pub mod backup;
+pub mod card;
 pub mod cards;
 pub mod config;
+mod confirm;
 pub mod currency;
 mod database;
 pub mod doctor;

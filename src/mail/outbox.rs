@@ -23,8 +23,6 @@ pub(super) struct ClaimedMail {
     pub currency: String,
     /// The time of the sale, in seconds since 1970.
     pub sold_at: i64,
-    /// Number of cards that the sale recorded.
-    pub card_count: i32,
 }
 
 /// A sold card, as the e-mail shows it.
@@ -64,8 +62,7 @@ pub(super) async fn claim(pool: &PgPool, owner: i32, lease: Duration) -> sqlx::R
                    and (claimed_until is null or claimed_until <= now() at time zone 'utc')
                order by next_attempt_at limit 1
                for no key update skip locked))
-           returning id, attempts, address, message_id, currency, floor(extract(epoch from created_at))::bigint as "sold_at!",
-               cardinality(card_ids) as "card_count!""#,
+           returning id, attempts, address, message_id, currency, floor(extract(epoch from created_at))::bigint as "sold_at!""#,
         owner,
         i64::try_from(lease.as_secs()).unwrap_or(i64::MAX).max(1)
     )
@@ -73,22 +70,24 @@ pub(super) async fn claim(pool: &PgPool, owner: i32, lease: Duration) -> sqlx::R
     .await
 }
 
-/// Returns the cards of an e-mail in the order of the sale. Cards that were deleted are missing.
-pub(super) async fn fetch_cards(pool: &PgPool, id: i64) -> sqlx::Result<Vec<MailedCard>> {
-    sqlx::query_as!(
-        MailedCard,
-        r#"select g.name as "group!", coalesce(c.number, '') as "number!", coalesce(c.pin, '') as "pin!",
+/// Returns the cards of an e-mail in the order of the sale: none if the e-mail was deleted meanwhile, because its cards
+/// were voided. `None`: a card of the e-mail no longer exists.
+pub(super) async fn fetch_cards(pool: &PgPool, id: i64) -> sqlx::Result<Option<Vec<MailedCard>>> {
+    let rows = sqlx::query!(
+        r#"select g.name as "group?", coalesce(c.number, '') as "number!", coalesce(c.pin, '') as "pin!",
                sold.balance as "balance!: Money"
            from email_outbox o
            cross join unnest(o.card_ids, o.balances) with ordinality sold (card_id, balance, ordinal)
-           join cards c on c.id = sold.card_id
-           join cardgroups g on g.id = c.cardgroup_id
+           left join cards c on c.id = sold.card_id
+           left join cardgroups g on g.id = c.cardgroup_id
            where o.id = $1
            order by sold.ordinal"#,
         id
-    )
-    .fetch_all(pool)
-    .await
+    );
+    let rows = rows.fetch_all(pool).await?.into_iter();
+    let cards = rows
+        .map(|row| row.group.map(|group| MailedCard { group, number: row.number, pin: row.pin, balance: row.balance }));
+    Ok(cards.collect())
 }
 
 /// Marks an e-mail as sent.

@@ -145,14 +145,19 @@ impl DeliveryRound<'_> {
         connection.close().await;
     }
 
-    /// Tries to send one e-mail. Returns `None` if the mail server has accepted it.
+    /// Tries to send one e-mail. Returns `None` if the mail server has accepted it, or it was deleted meanwhile.
     async fn try_send(
         &self,
         claimed: &ClaimedMail,
         account: &SmtpAccount,
         connection: &mut SmtpConnection,
     ) -> sqlx::Result<Option<DeliveryError>> {
-        let cards = outbox::fetch_cards(self.pool, claimed.id).await?;
+        let Some(cards) = outbox::fetch_cards(self.pool, claimed.id).await? else {
+            return Ok(Some(FailureScope::MessagePermanent.with_reason("some of its cards no longer exist")));
+        };
+        if cards.is_empty() {
+            return Ok(None);
+        }
         let message = match self.build_message(claimed, &cards, account).await? {
             Ok(message) => message,
             Err(error) => return Ok(Some(error)),
@@ -173,9 +178,6 @@ impl DeliveryRound<'_> {
         cards: &[MailedCard],
         account: &SmtpAccount,
     ) -> sqlx::Result<Result<Message, DeliveryError>> {
-        if usize::try_from(claimed.card_count) != Ok(cards.len()) {
-            return Ok(Err(FailureScope::MessagePermanent.with_reason("some of its cards no longer exist")));
-        }
         let Some(to) = parse_recipient(&claimed.address) else {
             return Ok(Err(FailureScope::MessagePermanent.with_reason("Invalid email address")));
         };

@@ -1,6 +1,7 @@
 //! The change log (`ledger.md`): a row for each change of data by an operation, a command or the console, written in
 //! the transaction of the change. Sales, top-ups and transfers have payments and rows of `actions` instead.
 
+use serde_json::{Map, Value};
 use sqlx::PgConnection;
 use strum::IntoStaticStr;
 
@@ -19,6 +20,16 @@ pub enum Author {
         /// The user's name.
         operator: String,
     },
+}
+
+impl Author {
+    /// Returns the id of the API user. `None`: a command.
+    pub fn user_id(&self) -> Option<i32> {
+        match self {
+            Self::User { id, .. } => Some(*id),
+            Self::Command { .. } => None,
+        }
+    }
 }
 
 /// The kind of data that is changed.
@@ -146,10 +157,31 @@ impl RowChange {
     ///
     /// Database errors.
     pub async fn record(self, connection: &mut PgConnection, author: &Author) -> sqlx::Result<()> {
+        self.record_with(connection, author, Map::new()).await
+    }
+
+    /// Like [`record`](Self::record), with `details` of the change that the row does not have: they are added to the
+    /// fields after the change.
+    ///
+    /// # Errors
+    ///
+    /// Database errors.
+    pub async fn record_with(
+        self,
+        connection: &mut PgConnection,
+        author: &Author,
+        details: Map<String, Value>,
+    ) -> sqlx::Result<()> {
         let Self { what, id, before } = self;
         let Some(row) = load_row(&mut *connection, what, id).await? else { return Ok(()) };
         let target = Target::Row { id, name: row.name.as_deref().unwrap_or_default() };
-        Change { what, target, before, after: Some(row.json) }.record(connection, author).await
+        let mut after = row.json;
+        if !details.is_empty() {
+            let fields: Map<String, Value> =
+                serde_json::from_str(&after).map_err(|error| sqlx::Error::Decode(error.into()))?;
+            after = Value::Object(fields.into_iter().chain(details).collect()).to_string();
+        }
+        Change { what, target, before, after: Some(after) }.record(connection, author).await
     }
 }
 

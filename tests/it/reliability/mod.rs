@@ -3,6 +3,7 @@
 mod account_cache;
 mod amounts;
 mod audit_retention;
+mod back_office_plans;
 mod chaos;
 mod contention;
 mod data_directory;
@@ -14,6 +15,7 @@ mod idempotency_concurrency;
 mod ids;
 mod import_plans;
 mod keyed_semaphores;
+mod ledger_sequences;
 mod long_lists;
 mod managed_postgres;
 #[cfg(target_os = "linux")]

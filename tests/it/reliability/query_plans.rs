@@ -152,9 +152,10 @@ async fn pages_of_lists_continue_in_index_order() {
         let unnumbered = ["'{}'", r#"'{"AfterUnnumbered": {"group": 7, "id": 5}}'"#, "2000", "null"];
         let plan = server.query_plan(&statement, "force_custom_plan", &unnumbered).await;
         assert!(plan.contains("number IS NULL") && !plan.contains("using cards_pkey"), "{plan}");
-        for values in
-            [["11", "false", "null", "null", "null", "2000"], ["11", "true", "'B'", "'1030000'", "null", "2000"]]
-        {
+        for values in [
+            ["11", "false", "null", "null", "null", "2000", "null", "null"],
+            ["11", "true", "'B'", "'1030000'", "null", "2000", "'1000000'", "'1040000'"],
+        ] {
             let plan = server.query_plan(&["between $1 and $1"], mode, &values).await;
             assert!(plan.contains("Index Scan using cards_group_number on cards c"), "{plan}");
             assert!(!plan.contains("Sort"), "{plan}");

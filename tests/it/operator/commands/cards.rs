@@ -82,16 +82,17 @@ async fn generation_is_all_or_nothing() {
 async fn cards_are_exported_as_csv() {
     let operator = Operator::new().await;
     operator.server.execute("update cards set name = 'a \"b\", c', batch_number = 'B1' where id = 2").await;
-    let header = "number,pin,balance,sold,batch_number,language,name,callerid,id\n";
+    let header =
+        "number,pin,balance,sold,batch_number,language,name,callerid,id,serial,first_use,daily_charge_paid_till\n";
     let csv = operator.run_ok(&["cards", "export", "--group", "6"]);
     assert_eq!(
         csv,
         format!(
-            "{header}0000000042,0042,10.0840336134454,0,,en,,,6\n\
-             1111111000,1000,10.0840336134454,1,,en,,3701111,4\n\
-             1111111001,1001,10.0840336134454,0,B1,en,\"a \"\"b\"\", c\",,2\n\
-             1111111002,1002,10.0840336134454,0,,en,,,3\n\
-             1111111003,1003,10.0840336134454,0,,en,,,1\n"
+            "{header}0000000042,0042,10.0840336134454,0,,en,,,6,,,\n\
+             1111111000,1000,10.0840336134454,1,,en,,3701111,4,,,\n\
+             1111111001,1001,10.0840336134454,0,B1,en,\"a \"\"b\"\", c\",,2,,,\n\
+             1111111002,1002,10.0840336134454,0,,en,,,3,,,\n\
+             1111111003,1003,10.0840336134454,0,,en,,,1,,,\n"
         )
     );
     operator.assert_changes(&["card_group 6 ten dollars -> {\"free\": false, \"cards\": \"exported\"}"]).await;

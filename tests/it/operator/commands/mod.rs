@@ -2,7 +2,14 @@
 
 mod audit;
 mod backups;
+mod card_reissue;
+mod card_show;
+mod card_void;
 mod cards;
+mod cards_export;
+mod cards_import;
+mod cards_settle;
+mod cards_withhold;
 mod currencies;
 mod doctor;
 mod hashes;

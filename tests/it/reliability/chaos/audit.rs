@@ -8,6 +8,7 @@ use sqlx::{AssertSqlSafe, PgConnection, Row};
 
 use super::clients::{CLIENT_COUNT, FIRST_OWN_GROUP, RequestKind, RequestLog, SentRequest};
 use super::environment::TestEnvironment;
+use super::operator::OperatorChange;
 use crate::harness::ledger;
 use crate::harness::smtp::ReceivedMail;
 
@@ -16,12 +17,12 @@ const VIOLATION_QUERIES: [(&str, &str); 6] = [
     (
         "a sale without its card, or of a card that is still for sale",
         "select p.id from payments p left join cards c on c.id = p.user_id
-         where p.kind = 'sale' and (c.id is null or c.sold = 0 and c.retired_at is null)",
+         where p.kind in ('sale', 'reissue') and (c.id is null or c.sold = 0 and c.retired_at is null)",
     ),
     (
         "a sold card without its sale",
         "select c.id from cards c where c.cardgroup_id between 70 and 99 and c.sold = 1
-             and not exists (select from payments p where p.user_id = c.id and p.kind = 'sale')",
+             and not exists (select from payments p where p.user_id = c.id and p.kind in ('sale', 'reissue'))",
     ),
     (
         "a card with two audit rows of a sale, or with one but without a sale",
@@ -31,7 +32,7 @@ const VIOLATION_QUERIES: [(&str, &str); 6] = [
     (
         "a payment of a card without exactly one audit row",
         "select p.id from payments p left join actions a on a.action = 'card_payment_created' and a.target_id = p.id
-         where p.kind in ('sale', 'top_up') group by p.id having count(a.id) <> 1",
+         where p.kind in ('sale', 'top_up', 'refund', 'reissue', 'write_off') group by p.id having count(a.id) <> 1",
     ),
     ("a difference between cards and card_stock", "select * from card_stock_differences"),
     ("an idempotency key without a reply", "select key from idempotency_keys where reply is null"),
@@ -59,7 +60,7 @@ impl AuditBaseline {
         }
     }
 
-    pub async fn verify(self, environment: &TestEnvironment, request_log: &RequestLog) {
+    pub async fn verify(self, environment: &TestEnvironment, request_log: &RequestLog, changes: &[OperatorChange]) {
         let connection = &mut environment.connect().await;
         for (violation, query) in VIOLATION_QUERIES.into_iter().chain(ledger::VIOLATION_QUERIES) {
             let count = query_i64(connection, &format!("select count(*) from ({query}) violations")).await;
@@ -67,10 +68,40 @@ impl AuditBaseline {
         }
         self.assert_balances_match_payments(connection, request_log).await;
         self.assert_effects_match_requests(connection, request_log).await;
+        self.assert_references_match_requests(connection, request_log).await;
         assert_sold_cards_match_replies(connection, request_log).await;
+        for change in changes {
+            assert_eq!(query_i64(connection, &change.count_query()).await, 1, "{change:?}");
+        }
     }
 
-    /// The balances have grown by the top-ups and refills, net of 25 % tax, and by the new cards at 8 dollars each.
+    /// The payments of each request have its reference, and no other payments have it.
+    async fn assert_references_match_requests(&self, connection: &mut PgConnection, request_log: &RequestLog) {
+        let query = format!(
+            "select reference, count(*) filter (where kind = 'sale'), count(*) filter (where kind in ('top_up', 'refill'))
+             from payments where id > {} and reference is not null group by reference",
+            self.last_payment_id
+        );
+        let rows = sqlx::raw_sql(AssertSqlSafe(query)).fetch_all(connection).await.unwrap();
+        let counts: HashMap<String, (i64, i64)> =
+            rows.iter().map(|row| (row.get(0), (row.get(1), row.get(2)))).collect();
+        for request in &request_log.0 {
+            let (sales, paid) = counts.get(&request.reference).copied().unwrap_or_default();
+            match (&request.kind, &request.reply) {
+                (RequestKind::Sale { .. }, Some(_)) => {
+                    assert_eq!(sales, request.element_texts("number").len() as i64, "{request:?}");
+                }
+                (RequestKind::Sale { quantity, .. }, None) => assert!(sales <= *quantity as i64, "{request:?}"),
+                (RequestKind::TopUp { .. } | RequestKind::Refill { .. }, _) => {
+                    assert_eq!(paid, i64::from(request.succeeded()), "{request:?}");
+                }
+                _ => assert_eq!(paid, 0, "{request:?}"),
+            }
+        }
+    }
+
+    /// The balances have grown by the top-ups and refills, net of 25 % tax, and by the new cards at 8 dollars each. Voids
+    /// and reissues have taken what their payments say.
     async fn assert_balances_match_payments(&self, connection: &mut PgConnection, request_log: &RequestLog) {
         let (mut paid, mut created) = (0, 0);
         for request in successful_requests(request_log) {
@@ -80,7 +111,11 @@ impl AuditBaseline {
                 _ => {}
             }
         }
-        let expected = format!("select ({} + {paid} / 1.25 + {created} * 8)::numeric(30, 15)::text", self.balance_sum);
+        let expected = format!(
+            "select ({} + {paid} / 1.25 + {created} * 8 + coalesce(sum(balance_change), 0))::numeric(30, 15)::text
+             from payments where id > {} and kind in ('refund', 'reissue', 'write_off')",
+            self.balance_sum, self.last_payment_id
+        );
         assert_eq!(
             query_text(connection, BALANCE_SUM_QUERY).await,
             query_text(connection, &expected).await,

@@ -66,6 +66,8 @@ pub struct SentRequest {
     form: String,
     /// A request without an idempotency key is not repeated.
     pub key: Option<String>,
+    /// The payment reference, which no other request has.
+    pub reference: String,
     /// The body of the reply. `None`: a request without a key was not answered.
     pub reply: Option<String>,
     unanswered_attempts: usize,
@@ -343,10 +345,12 @@ impl SimulatedClient {
             _ => sale(self.random.u64(1..4), self.random.u32(..3) == 0),
         };
         let without_key = matches!(kind, RequestKind::Sale { .. }) && self.random.u32(..8) == 0;
+        let reference = format!("ref-{unique}");
         SentRequest {
             kind,
             operation,
-            form: format!("u=username&{form}&hash={}", hash(&hashed, DEMO_SECRET_KEY)),
+            form: format!("u=username&{form}&payment_ref={reference}&hash={}", hash(&hashed, DEMO_SECRET_KEY)),
+            reference,
             key: (!without_key).then(|| format!("key {unique}")),
             reply: None,
             unanswered_attempts: 0,

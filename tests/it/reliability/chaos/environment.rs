@@ -112,7 +112,8 @@ impl TestEnvironment {
         assert!(!log.contains("panic"), "{log}");
     }
 
-    fn connect_options(&self) -> PgConnectOptions {
+    /// The options of a connection that bypasses the proxy.
+    pub fn connect_options(&self) -> PgConnectOptions {
         let options = PgConnectOptions::new_without_pgpass().database("mortise").username("mortise");
         match &self.database {
             Database::Managed { data } => {

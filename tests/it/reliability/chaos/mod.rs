@@ -1,11 +1,12 @@
-//! The crash tests. Clients send requests and record the replies, a fault is injected meanwhile, and then an audit
-//! compares the database with the record. `scripts/chaos` runs the long form. All random values come from one seed,
+//! The crash tests. Clients send requests and record the replies, an operator voids and replaces cards, a fault is
+//! injected meanwhile, and then an audit compares the database with the record. `scripts/chaos` runs the long form. All random values come from one seed,
 //! which is printed: `CHAOS_SEED` repeats the requests and faults of a run, as far as timing allows.
 
 mod audit;
 mod clients;
 mod environment;
 mod faults;
+mod operator;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use audit::AuditBaseline;
 use clients::{Clients, RequestCounts};
 use environment::TestEnvironment;
 use faults::Fault;
+use operator::Operator;
 
 /// A round that takes longer fails.
 const ROUND_TIMEOUT: Duration = Duration::from_secs(120);
@@ -67,11 +69,13 @@ async fn run_round(
     environment.restock().await;
     let baseline = AuditBaseline::capture(environment).await;
     let clients = Clients::start(environment, round, &mut random);
+    let operator = Operator::start(environment, random.fork());
     clients.wait_for_acknowledged(random.usize(10..100)).await;
     fault.inject(environment, &clients, &mut random).await;
     clients.wait_for_acknowledged(random.usize(10..100)).await;
     let request_log = clients.finish().await;
-    baseline.verify(environment, &request_log).await;
+    let changes = operator.finish().await;
+    baseline.verify(environment, &request_log, &changes).await;
     clients::replay_requests(environment, &request_log, &mut random).await;
     audit::assert_mails_match_sales(environment, &request_log, fault.kills_servers()).await;
     environment.assert_no_panic();

@@ -8,8 +8,8 @@ const VIOLATION_QUERIES: [(&str, &str); 6] = [
     (
         "a card is sold without exactly one sale",
         "select id from cards
-         where (sold = 1 or retired_at is null and id in (select user_id from payments where kind = 'sale')) and id <> 4
-         and sold <> (select count(*) from payments where kind = 'sale' and user_id = cards.id)",
+         where (sold = 1 or retired_at is null and id in (select user_id from payments where kind in ('sale', 'reissue')))
+         and id <> 4 and sold <> (select count(*) from payments where kind in ('sale', 'reissue') and user_id = cards.id)",
     ),
     (
         "a card has several audit rows of a sale",

@@ -1,0 +1,319 @@
+//! All that is known about one card: its state in words, its payments, its history and its e-mails.
+
+use serde::Serialize;
+use serde_json::json;
+use sqlx::PgConnection;
+
+use super::BackOfficeError;
+use crate::money::Money;
+use crate::store::change_log::{Author, Change, Target, What};
+
+/// Maximum number of rows of the history.
+const HISTORY_ROWS_MAX: i64 = 100;
+
+/// A card with everything that belongs to it.
+#[derive(Debug, Serialize)]
+pub struct CardDetails {
+    /// The state in words: why the card can or cannot be used or sold.
+    pub verdict: String,
+    /// The card.
+    pub card: CardRow,
+    /// Its payments, oldest first.
+    pub payments: Vec<CardPayment>,
+    /// The order rows and e-mails of its sale.
+    pub mails: Vec<CardMail>,
+    /// The latest rows of the audit trail about it, oldest first.
+    pub history: Vec<HistoryRow>,
+}
+
+/// A card and its group. Times are in UTC.
+#[derive(Debug, Serialize)]
+#[expect(missing_docs, reason = "MOR's column names")]
+pub struct CardRow {
+    pub id: i64,
+    pub number: Option<String>,
+    /// Not part of the JSON: [`reveal_pin`] writes a row of the change log.
+    #[serde(skip)]
+    pub pin: Option<String>,
+    pub serial: Option<String>,
+    pub batch_number: Option<String>,
+    pub cardgroup_id: i32,
+    pub cardgroup: String,
+    pub cardgroup_price: Option<Money>,
+    pub owner_id: i32,
+    pub owner: Option<String>,
+    /// As the SQL function `card_state` returns it.
+    pub state: String,
+    /// In the system's currency, without tax.
+    pub balance: Money,
+    pub sold: bool,
+    pub hidden: bool,
+    pub withheld: Option<String>,
+    pub retired: bool,
+    pub callerid: Option<String>,
+    pub language: Option<String>,
+    pub name: Option<String>,
+    pub distributor: Option<String>,
+    pub call_count: i32,
+    pub first_use: Option<String>,
+    pub daily_charge_paid_till: Option<String>,
+    pub retired_on: Option<String>,
+    pub quarantined_on: Option<String>,
+    pub first_used_on: Option<String>,
+    pub cardgroup_deleted: bool,
+    pub valid_from: Option<String>,
+    pub valid_till: Option<String>,
+    /// The day on which the validity begins, if it has not begun.
+    pub begins_on: Option<String>,
+    /// The day on which the validity ended, if it has ended.
+    pub expired_on: Option<String>,
+    /// Days.
+    pub valid_after_first_use: i32,
+    /// The rule of the import about the card.
+    pub import_rule: Option<String>,
+}
+
+/// A payment of a card.
+#[derive(Debug, Serialize)]
+pub struct CardPayment {
+    /// The id in the table `payments`.
+    pub id: i64,
+    /// UTC.
+    pub at: Option<String>,
+    /// The day: 3 Nov 2026.
+    pub on: Option<String>,
+    /// The kind. `None`: a payment from MOR.
+    pub kind: Option<String>,
+    /// Without tax, except a top-up by `card_payment_add`.
+    pub amount: Money,
+    /// The tax.
+    pub tax: Money,
+    /// The currency of both.
+    pub currency: String,
+    /// The API user who caused it. `None`: a command, or MOR.
+    pub user: Option<String>,
+    /// The shop's reference.
+    pub reference: Option<String>,
+    /// The payment that a refund undoes.
+    pub reverses: Option<i64>,
+    /// The number of the card that this card replaces.
+    pub replaced_number: Option<String>,
+    /// The description that the client sent.
+    pub description: Option<String>,
+}
+
+/// An order row of a sale, and its e-mail if one is stored.
+#[derive(Debug, Serialize)]
+pub struct CardMail {
+    /// The buyer's address.
+    pub address: String,
+    /// UTC.
+    pub ordered_at: Option<String>,
+    /// `sent`, `failed` or `waiting`. `None`: no e-mail is stored.
+    pub mail: Option<String>,
+    /// When the e-mail was sent or failed; UTC.
+    pub mailed_at: Option<String>,
+    /// Why the last attempt failed.
+    pub error: Option<String>,
+}
+
+/// A row of the audit trail.
+#[derive(Debug, Serialize)]
+pub struct HistoryRow {
+    /// UTC.
+    pub at: String,
+    /// The API user, or `command` with the name of the operating system's user.
+    pub user: Option<String>,
+    /// The action of MOR's audit trail, or what was changed.
+    pub what: String,
+    /// The data of the action, or the changed fields.
+    pub details: String,
+}
+
+/// What happened to a card that its row does not say.
+struct Fate {
+    /// The day and the reason of its void.
+    voided: Option<String>,
+    /// The number of the card that replaces it.
+    replaced_by: Option<String>,
+}
+
+/// Reads a card with everything that belongs to it.
+///
+/// # Errors
+///
+/// [`BackOfficeError::NotFound`] if the card does not exist.
+pub async fn load(connection: &mut PgConnection, card_id: i64) -> Result<CardDetails, BackOfficeError> {
+    let card = sqlx::query_file_as!(CardRow, "src/back_office/card_details.sql", card_id);
+    let card = card.fetch_optional(&mut *connection).await?;
+    let card = card.ok_or_else(|| BackOfficeError::NotFound(format!("there is no card with the id {card_id}")))?;
+    let payments = load_payments(&mut *connection, card_id).await?;
+    let mails = load_mails(&mut *connection, card_id).await?;
+    let history = load_history(&mut *connection, &card, &payments).await?;
+    let fate = load_fate(&mut *connection, card_id).await?;
+    Ok(CardDetails { verdict: describe(&card, &payments, &fate), card, payments, mails, history })
+}
+
+async fn load_payments(connection: &mut PgConnection, card_id: i64) -> sqlx::Result<Vec<CardPayment>> {
+    sqlx::query_as!(
+        CardPayment,
+        r#"select p.id, to_char(p.date_added, 'YYYY-MM-DD HH24:MI:SS') as at, to_char(p.date_added, 'FMDD Mon YYYY') as on,
+               p.kind, coalesce(p.amount, 0) as "amount!: Money", coalesce(p.tax, 0) as "tax!: Money", p.currency,
+               u.username as "user?", p.reference, p.reverses, old.number as "replaced_number?", nullif(p.description, '') as description
+           from payments p left join users u on u.id = p.caller_id left join cards old on old.id = p.replaces_card
+           where p.user_id = $1 and p.card = 1
+           order by p.date_added, p.id"#,
+        card_id
+    )
+    .fetch_all(connection)
+    .await
+}
+
+/// The e-mail of a sale has the time of the sale's payment.
+async fn load_mails(connection: &mut PgConnection, card_id: i64) -> sqlx::Result<Vec<CardMail>> {
+    sqlx::query_as!(
+        CardMail,
+        r#"select coalesce(m.address, o.email, '') as "address!", to_char(o.date_added, 'YYYY-MM-DD HH24:MI:SS') as ordered_at,
+               case when m.sent_at is not null then 'sent' when m.failed_at is not null then 'failed'
+                   when m.id is not null then 'waiting' end as mail,
+               to_char(coalesce(m.sent_at, m.failed_at), 'YYYY-MM-DD HH24:MI:SS') as mailed_at, m.last_error as "error?"
+           from cclineitems l
+           join ccorders o on o.id = l.ccorder_id
+           left join email_outbox m on m.created_at = o.date_added and m.card_ids @> array[$1::bigint]
+           where l.card_id = $1
+           order by o.id"#,
+        card_id
+    )
+    .fetch_all(connection)
+    .await
+}
+
+async fn load_history(
+    connection: &mut PgConnection,
+    card: &CardRow,
+    payments: &[CardPayment],
+) -> sqlx::Result<Vec<HistoryRow>> {
+    let payment_ids: Vec<i64> = payments.iter().map(|payment| payment.id).collect();
+    let rows = sqlx::query_file_as!(
+        HistoryRow,
+        "src/back_office/card_history.sql",
+        card.id,
+        card.cardgroup_id,
+        card.number,
+        &payment_ids,
+        HISTORY_ROWS_MAX
+    );
+    let mut rows = rows.fetch_all(connection).await?;
+    rows.reverse();
+    Ok(rows)
+}
+
+async fn load_fate(connection: &mut PgConnection, card_id: i64) -> sqlx::Result<Fate> {
+    sqlx::query_as!(
+        Fate,
+        r#"select
+               (select to_char(at, 'FMDD Mon YYYY') || ' (' || (after ->> 'voided') || ')' from change_log
+                where what = 'card' and target_id = $1 and after ->> 'voided' is not null order by id limit 1) as voided,
+               (select coalesce(c.number, c.id::text) from payments p join cards c on c.id = p.user_id
+                where p.replaces_card = $1) as replaced_by"#,
+        card_id
+    )
+    .fetch_one(connection)
+    .await
+}
+
+/// Describes the state of a card in words.
+fn describe(card: &CardRow, payments: &[CardPayment], fate: &Fate) -> String {
+    let mut parts = vec![match card.state.as_str() {
+        "retired" => describe_retirement(card, fate),
+        "quarantined" => {
+            let rule = card.import_rule.as_ref().map(|rule| format!(" ({rule})")).unwrap_or_default();
+            let on = card.quarantined_on.as_deref().unwrap_or_default();
+            format!("set aside by the import on {on}{rule}: decide with `mortise card settle {}`", card.id)
+        }
+        "assigned" => format!("assigned to {}, not for sale", card.distributor.as_deref().unwrap_or("a distributor")),
+        "reserved" => "reserved, not for sale".to_owned(),
+        "blocked" => "blocked: it can neither be used nor sold".to_owned(),
+        "sold" => describe_sale(card, payments),
+        state => state.to_owned(),
+    }];
+    if card.state != "sold" && (card.sold || payments.iter().any(CardPayment::is_sale)) {
+        parts.push(describe_sale(card, payments));
+    }
+    if card.sold {
+        parts.push(match (&card.first_used_on, card.call_count) {
+            (Some(on), calls) => format!("first used on {on}, calls: {calls}"),
+            (None, 0) => "never used".to_owned(),
+            (None, calls) => format!("calls: {calls}"),
+        });
+    }
+    if card.cardgroup_deleted {
+        parts.push("its card group is deleted".to_owned());
+    }
+    if let Some(on) = &card.begins_on {
+        parts.push(format!("the card group becomes valid on {on}"));
+    }
+    if let Some(on) = &card.expired_on {
+        parts.push(format!("the card group expired on {on}"));
+    }
+    if card.sold && card.valid_after_first_use > 0 {
+        parts.push(format!("valid for {} days after the first use", card.valid_after_first_use));
+    }
+    if card.sold && card.balance == Money::zero() {
+        parts.push("its balance is 0".to_owned());
+    }
+    if card.pin.as_deref().unwrap_or_default().trim().is_empty() {
+        parts.push("it has no PIN".to_owned());
+    }
+    parts.join("; ")
+}
+
+fn describe_retirement(card: &CardRow, fate: &Fate) -> String {
+    let on = card.retired_on.as_deref().unwrap_or_default();
+    match (&fate.voided, &fate.replaced_by) {
+        (Some(voided), _) => format!("retired because it was voided on {voided}"),
+        (None, Some(number)) => format!("retired because it was replaced by the card {number} on {on}"),
+        (None, None) if card.quarantined_on.is_some() => {
+            format!("retired on {on} by a decision about the import's quarantine")
+        }
+        (None, None) => format!("retired because its balance was moved to another card or user on {on}"),
+    }
+}
+
+fn describe_sale(card: &CardRow, payments: &[CardPayment]) -> String {
+    let Some(sale) = payments.iter().find(|payment| payment.is_sale()) else { return "sold in MOR".to_owned() };
+    let on = sale.on.as_deref().unwrap_or_default();
+    if let Some(number) = &sale.replaced_number {
+        return format!("issued on {on} in exchange for the card {number}");
+    }
+    let by = sale.user.as_ref().map(|user| format!(" by {user}")).unwrap_or_default();
+    let refunded = if payments.iter().any(|payment| payment.reverses == Some(sale.id)) { ", refunded" } else { "" };
+    let unsold = if card.sold || card.retired { "" } else { ", but not marked as sold" };
+    format!("sold on {on}{by} for {} {}{refunded}{unsold}", sale.amount.to_plain_string(), sale.currency)
+}
+
+impl CardPayment {
+    /// Whether the payment has sold the card, or has issued it in exchange for another one.
+    pub fn is_sale(&self) -> bool {
+        matches!(self.kind.as_deref(), Some("sale" | "reissue"))
+    }
+}
+
+/// Returns the PIN of a card, and writes a row of the change log. `None`: the card has no PIN.
+///
+/// # Errors
+///
+/// [`BackOfficeError::NotFound`] if the card does not exist.
+pub async fn reveal_pin(
+    connection: &mut PgConnection,
+    card_id: i64,
+    author: &Author,
+) -> Result<Option<String>, BackOfficeError> {
+    let card = sqlx::query!("select coalesce(number, '') as \"number!\", pin from cards where id = $1", card_id);
+    let card = card.fetch_optional(&mut *connection).await?;
+    let card = card.ok_or_else(|| BackOfficeError::NotFound(format!("there is no card with the id {card_id}")))?;
+    let target = Target::Row { id: card_id, name: &card.number };
+    let after = Some(json!({ "pin_shown": true }).to_string());
+    Change { what: What::Card, target, before: None, after }.record(connection, author).await?;
+    Ok(card.pin.filter(|pin| !pin.trim().is_empty()))
+}

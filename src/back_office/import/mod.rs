@@ -1,0 +1,291 @@
+//! Imports the cards of a CSV file, for example from a printer, into a card group: all of them or none.
+//!
+//! The lines are copied into a temporary table, where PostgreSQL compares them with each other and with the cards. The
+//! memory that an import needs depends only on the number of refused lines.
+
+mod line;
+
+use std::io::Read;
+
+use bigdecimal::BigDecimal;
+use csv::StringRecord;
+use serde::Serialize;
+use serde_json::json;
+use sqlx::{PgConnection, Row};
+
+use self::line::{CardLine, Header};
+use super::BackOfficeError;
+use super::selection::group_not_found;
+use crate::error::ApiError;
+use crate::store::bulk_create::{self, Group, PIN_LEN_MAX};
+use crate::store::change_log::{Author, Change, Target, What};
+
+/// Lines in one statement.
+const BATCH_LINES: usize = 5_000;
+/// Cards that one statement creates.
+const BATCH_CARDS: i64 = 20_000;
+
+const CREATE_TABLE: &str = "
+    create temporary table card_import_lines (
+        line bigint primary key, number text collate \"C\" not null, pin text collate \"C\" not null, balance numeric not null,
+        batch_number text not null, serial text, language text not null, name text not null
+    ) on commit drop";
+const INSERT_LINES: &str = "
+    insert into card_import_lines
+    select * from unnest($1::bigint[], $2::text[], $3::text[], $4::numeric[], $5::text[], $6::text[], $7::text[], $8::text[])";
+
+/// Queries that return refused lines, with their reasons. $1 is the card group.
+const REFUSAL_QUERIES: [&str; 4] = [
+    "select line, 'number: line ' || first_line || ' has the same' as reason
+     from (select line, min(line) over (partition by number) as first_line from card_import_lines) numbered
+     where line > first_line and $1::integer is not null",
+    "select line, 'pin: line ' || first_line || ' has the same' as reason
+     from (select line, min(line) over (partition by pin) as first_line from card_import_lines) numbered
+     where line > first_line and $1::integer is not null",
+    "select line, 'number: a card has it already' as reason from card_import_lines where is_number_used(number, $1::integer)",
+    "select line, 'pin: a card has it already' as reason from card_import_lines
+     where is_pin_used(pin) and $1::integer is not null",
+];
+const INSERT_CARDS: &str = "
+    insert into cards (number, pin, balance, batch_number, serial, language, name, cardgroup_id, owner_id)
+    select number, pin, balance, batch_number, serial, language, name, $3, $4
+    from card_import_lines where line > $1 and line <= $2
+    order by line";
+
+/// A file to import.
+#[derive(Debug)]
+pub struct CardImport<Source> {
+    /// The CSV file.
+    pub source: Source,
+    /// The id of the card group.
+    pub group: i32,
+    /// Whether the lines are only checked.
+    pub is_dry_run: bool,
+}
+
+/// The outcome of an import.
+#[derive(Debug, Default, Serialize)]
+pub struct ImportOutcome {
+    /// Lines with cards in the file.
+    pub lines: u64,
+    /// Cards that were created: all or none.
+    pub created: u64,
+    /// The lowest number of the accepted lines.
+    pub first: Option<String>,
+    /// The highest number of the accepted lines.
+    pub last: Option<String>,
+    /// Why the lines together cannot be imported.
+    pub problem: Option<String>,
+    /// The refused lines, in the order of the file. A line can be refused for several reasons.
+    pub refused: Vec<RefusedLine>,
+}
+
+/// A line that cannot be imported.
+#[derive(Debug, Serialize)]
+pub struct RefusedLine {
+    /// Counts lines of the file, from 1 on.
+    pub line: i64,
+    /// Why, without the PIN.
+    pub reason: String,
+}
+
+/// How far an import is.
+#[derive(Debug, Clone, Copy)]
+pub enum Progress {
+    /// Bytes of the file that were read.
+    Read(u64),
+    /// The lines are compared with each other and with the cards.
+    Checking,
+    /// Cards that were created, of how many.
+    Created(u64, u64),
+}
+
+impl ImportOutcome {
+    /// Whether every line can be imported.
+    pub fn is_accepted(&self) -> bool {
+        self.refused.is_empty() && self.problem.is_none()
+    }
+
+    fn refuse(&mut self, line: u64, reason: impl Into<String>) {
+        self.refused.push(RefusedLine { line: i64::try_from(line).unwrap_or(i64::MAX), reason: reason.into() });
+    }
+}
+
+impl<Source: Read> CardImport<Source> {
+    /// Imports the file, in the caller's transaction. Nothing is created if a line is refused.
+    ///
+    /// # Errors
+    ///
+    /// [`BackOfficeError::NotFound`] if the card group does not exist, [`BackOfficeError::Refused`] if the file as a
+    /// whole cannot be read, or a card took a number or PIN at the same time.
+    pub async fn run(
+        self,
+        connection: &mut PgConnection,
+        author: &Author,
+        mut progress: impl FnMut(Progress),
+    ) -> Result<ImportOutcome, BackOfficeError> {
+        // A million cards take longer than the timeout for requests.
+        sqlx::raw_sql("set local statement_timeout = '1h'").execute(&mut *connection).await?;
+        let (group, is_dry_run) = (self.group, self.is_dry_run);
+        let group = Group::find(&mut *connection, group.into(), None).await?.ok_or_else(|| group_not_found(group))?;
+        sqlx::raw_sql(CREATE_TABLE).execute(&mut *connection).await?;
+        let mut outcome = self.read_lines(&mut *connection, &group, &mut progress).await?;
+        progress(Progress::Checking);
+        bulk_create::lock_bulk_create(&mut *connection).await?;
+        check(&mut *connection, &group, &mut outcome).await?;
+        if outcome.is_accepted() && !is_dry_run {
+            create_cards(&mut *connection, &group, &mut outcome, progress).await?;
+            record(connection, &group, &outcome, author).await?;
+        }
+        Ok(outcome)
+    }
+
+    /// Copies the valid lines into the temporary table.
+    async fn read_lines(
+        self,
+        connection: &mut PgConnection,
+        group: &Group,
+        progress: &mut impl FnMut(Progress),
+    ) -> Result<ImportOutcome, BackOfficeError> {
+        let mut outcome = ImportOutcome::default();
+        let mut csv = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(self.source);
+        let mut record = StringRecord::new();
+        let header = match csv.read_record(&mut record) {
+            Ok(true) => Header::read(&record).map_err(BackOfficeError::Refused)?,
+            Ok(false) => return Err(BackOfficeError::refused("the file is empty")),
+            Err(error) if matches!(error.kind(), csv::ErrorKind::Utf8 { .. }) => {
+                return Err(BackOfficeError::refused("the file is not UTF-8 (a file in UTF-16?): save it as UTF-8"));
+            }
+            Err(error) => return Err(unreadable(&error)),
+        };
+        let mut batch = Vec::new();
+        loop {
+            let next_line = csv.position().line();
+            let line_of = |position: Option<&csv::Position>| position.map_or(next_line, csv::Position::line);
+            match csv.read_record(&mut record) {
+                Ok(true) => {
+                    outcome.lines += 1;
+                    let line = line_of(record.position());
+                    match CardLine::read(&record, &header, group) {
+                        Ok(card) => batch.push((line, card)),
+                        Err(reason) => outcome.refuse(line, reason),
+                    }
+                }
+                Ok(false) => break,
+                Err(error) if matches!(error.kind(), csv::ErrorKind::Utf8 { .. }) => {
+                    outcome.lines += 1;
+                    outcome.refuse(line_of(error.position()), "the line is not UTF-8");
+                }
+                Err(error) => return Err(unreadable(&error)),
+            }
+            if batch.len() == BATCH_LINES {
+                insert_lines(&mut *connection, std::mem::take(&mut batch)).await?;
+                progress(Progress::Read(csv.position().byte()));
+            }
+        }
+        insert_lines(connection, batch).await?;
+        Ok(outcome)
+    }
+}
+
+fn unreadable(error: &csv::Error) -> BackOfficeError {
+    BackOfficeError::Refused(format!("cannot read the CSV file: {error}"))
+}
+
+async fn insert_lines(connection: &mut PgConnection, batch: Vec<(u64, CardLine)>) -> sqlx::Result<()> {
+    let lines: Vec<i64> = batch.iter().map(|(line, _)| i64::try_from(*line).unwrap_or(i64::MAX)).collect();
+    let balances: Vec<BigDecimal> = batch.iter().map(|(_, card)| card.balance.clone()).collect();
+    let column = |field: fn(&CardLine) -> &str| batch.iter().map(|(_, card)| field(card)).collect::<Vec<_>>();
+    let serials: Vec<Option<&str>> = batch.iter().map(|(_, card)| card.serial.as_deref()).collect();
+    sqlx::query(INSERT_LINES)
+        .bind(lines)
+        .bind(column(|card| &card.number))
+        .bind(column(|card| &card.pin))
+        .bind(balances)
+        .bind(column(|card| &card.batch_number))
+        .bind(serials)
+        .bind(column(|card| &card.language))
+        .bind(column(|card| &card.name))
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Compares the lines with each other and with the cards, and counts the PINs.
+async fn check(
+    connection: &mut PgConnection,
+    group: &Group,
+    outcome: &mut ImportOutcome,
+) -> Result<(), BackOfficeError> {
+    let length = group.pin_length;
+    let count = u32::try_from(outcome.lines).unwrap_or(u32::MAX);
+    let fits = match length <= PIN_LEN_MAX && bulk_create::pin_capacity(length) >= count {
+        true => bulk_create::check_pin_capacity(&mut *connection, length, count).await,
+        false => Err(ApiError::PinTooShort),
+    };
+    match fits {
+        Ok(()) => {}
+        Err(ApiError::PinTooShort) => {
+            outcome.problem = Some(format!(
+                "{count} more cards would use more than a fifth of all PINs of {length} digits, and PINs could be \
+                 guessed: use a card group with longer PINs"
+            ));
+        }
+        Err(error) => return Err(sqlx::Error::Protocol(format!("the PINs cannot be counted: {error:?}")).into()),
+    }
+    // Each number and PIN is looked up by its index.
+    sqlx::raw_sql("set local enable_seqscan = off; analyze card_import_lines").execute(&mut *connection).await?;
+    for query in REFUSAL_QUERIES {
+        for row in sqlx::query(query).bind(group.id).fetch_all(&mut *connection).await? {
+            outcome.refused.push(RefusedLine { line: row.try_get("line")?, reason: row.try_get("reason")? });
+        }
+    }
+    outcome.refused.sort_by_key(|refused| refused.line);
+    let ends = sqlx::query("select min(number) as first, max(number) as last from card_import_lines");
+    let ends = ends.fetch_one(connection).await?;
+    (outcome.first, outcome.last) = (ends.try_get("first")?, ends.try_get("last")?);
+    Ok(())
+}
+
+async fn create_cards(
+    connection: &mut PgConnection,
+    group: &Group,
+    outcome: &mut ImportOutcome,
+    mut progress: impl FnMut(Progress),
+) -> Result<(), BackOfficeError> {
+    let last_line = sqlx::query("select coalesce(max(line), 0) as line from card_import_lines");
+    let last_line: i64 = last_line.fetch_one(&mut *connection).await?.try_get("line")?;
+    for after in (0..last_line).step_by(usize::try_from(BATCH_CARDS).unwrap_or(usize::MAX)) {
+        let created = sqlx::query(INSERT_CARDS)
+            .bind(after)
+            .bind(after + BATCH_CARDS)
+            .bind(group.id)
+            .bind(group.owner_id)
+            .execute(&mut *connection)
+            .await
+            .map_err(|error| match error.as_database_error().is_some_and(|error| error.is_unique_violation()) {
+                true => BackOfficeError::refused("a card took one of the numbers or PINs at the same time: try again"),
+                false => error.into(),
+            })?;
+        outcome.created += created.rows_affected();
+        progress(Progress::Created(outcome.created, outcome.lines));
+    }
+    Ok(())
+}
+
+async fn record(
+    connection: &mut PgConnection,
+    group: &Group,
+    outcome: &ImportOutcome,
+    author: &Author,
+) -> sqlx::Result<()> {
+    let (Some(first), Some(last)) = (&outcome.first, &outcome.last) else { return Ok(()) };
+    let after = json!({ "cards_imported": outcome.created });
+    let change = Change {
+        what: What::Card,
+        target: Target::Cards { group: group.id, first, last },
+        before: None,
+        after: Some(after.to_string()),
+    };
+    change.record(connection, author).await
+}

@@ -1,0 +1,257 @@
+//! Undoes the sale of a card: its payments are refunded, its balance is removed, and it is never sold again, because
+//! its PIN was seen.
+
+use bigdecimal::{BigDecimal, RoundingMode};
+use serde::Serialize;
+use serde_json::{Map, json};
+use sqlx::PgConnection;
+
+use super::card_payment::{audit_payments, write_off};
+use super::outbox::remove_cards_from_mails;
+use super::{BackOfficeError, replaced_cards};
+use crate::money::Money;
+use crate::store::card::retire;
+use crate::store::change_log::{Author, RowChange, What};
+
+/// A card whose sale is undone.
+#[derive(Debug)]
+pub struct Void<'a> {
+    /// The card's id.
+    pub card_id: i64,
+    /// Why. The change log gets it.
+    pub reason: &'a str,
+    /// Whether the card may have been used.
+    pub used: bool,
+    /// What is refunded. `None`: everything, if the card is not used and was sold here.
+    pub refund: Option<Refund>,
+}
+
+/// What is refunded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refund {
+    /// All payments of the card, with their taxes.
+    Full,
+    /// Nothing.
+    None,
+    /// An amount in the currency of the sale, without tax; the tax in proportion.
+    Amount(BigDecimal),
+}
+
+/// The outcome of a void.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub enum VoidOutcome {
+    /// The sale was undone.
+    Voided {
+        /// The refunds, as the payments have them: amounts below 0.
+        refunds: Vec<RefundRow>,
+        /// What was removed from the card; in the system's currency.
+        balance_removed: Money,
+        /// The e-mails that were not sent yet and lost the card.
+        mails: Vec<i64>,
+    },
+    /// The card was voided before. Nothing was written.
+    AlreadyVoided {
+        /// The day and the reason: 3 Nov 2026 (the wrong card).
+        voided_on: String,
+    },
+}
+
+/// A refund.
+#[derive(Debug, Clone, Serialize)]
+pub struct RefundRow {
+    /// The payment that it undoes.
+    pub reverses: i64,
+    /// Without tax.
+    pub amount: Money,
+    /// The tax.
+    pub tax: Money,
+    /// The currency of both.
+    pub currency: String,
+}
+
+/// The locked card.
+struct Card {
+    number: String,
+    sold: bool,
+    quarantined: bool,
+    balance: BigDecimal,
+    /// The day and the reason of an earlier void.
+    voided: Option<String>,
+    /// The number of the card that replaces it.
+    replaced_by: Option<String>,
+}
+
+/// A payment of the card, or of a card that it replaces, without refunds.
+struct PaidAmount {
+    id: i64,
+    amount: BigDecimal,
+    tax: BigDecimal,
+    currency: String,
+}
+
+impl Void<'_> {
+    /// Undoes the sale, in the caller's transaction.
+    ///
+    /// # Errors
+    ///
+    /// [`BackOfficeError::NotFound`] if the card does not exist, [`BackOfficeError::Refused`] if it was not sold, was
+    /// used, or another amount must be refunded.
+    pub async fn run(&self, connection: &mut PgConnection, author: &Author) -> Result<VoidOutcome, BackOfficeError> {
+        let card = self.lock(&mut *connection).await?;
+        if let Some(voided_on) = &card.voided {
+            return Ok(VoidOutcome::AlreadyVoided { voided_on: voided_on.clone() });
+        }
+        let cards = replaced_cards(&mut *connection, self.card_id).await?;
+        let paid = find_paid_amounts(&mut *connection, &cards).await?;
+        self.check(&card, !paid.is_empty(), is_used(&mut *connection, &cards).await?)?;
+        let refunds = self.refunds(&paid)?;
+        let change = RowChange::begin(&mut *connection, What::Card, self.card_id).await?;
+        match refunds.is_empty() {
+            true => write_off(&mut *connection, self.card_id, &card.balance, author).await?,
+            false => write_refunds(&mut *connection, &refunds, &card.balance, author).await?,
+        }
+        retire(&mut *connection, self.card_id).await?;
+        let mails = remove_cards_from_mails(&mut *connection, &cards).await?;
+        let details = json!({ "voided": self.reason, "refunds": refunds, "mails": mails });
+        let details = if let serde_json::Value::Object(details) = details { details } else { Map::new() };
+        change.record_with(connection, author, details).await?;
+        Ok(VoidOutcome::Voided { refunds, balance_removed: card.balance.into(), mails })
+    }
+
+    /// Locks the card first: a top-up, a transfer, a reissue or another void of the card waits, or has ended.
+    async fn lock(&self, connection: &mut PgConnection) -> Result<Card, BackOfficeError> {
+        let id = self.card_id;
+        sqlx::query!("select id from cards where id = $1 for no key update", id)
+            .fetch_optional(&mut *connection)
+            .await?
+            .ok_or_else(|| BackOfficeError::NotFound(format!("there is no card with the id {id}")))?;
+        let card = sqlx::query_as!(
+            Card,
+            r#"select coalesce(c.number, '') as "number!", c.sold = 1 or has_sale_payment(c) as "sold!",
+                   c.quarantined_at is not null and c.retired_at is null as "quarantined!", coalesce(c.balance, 0) as "balance!",
+                   (select to_char(at, 'FMDD Mon YYYY') || ' (' || (after ->> 'voided') || ')' from change_log
+                    where what = 'card' and target_id = $1 and after ->> 'voided' is not null order by id limit 1) as voided,
+                   (select coalesce(replacing.number, replacing.id::text) from payments p join cards replacing on replacing.id = p.user_id
+                    where p.replaces_card = $1) as replaced_by
+               from cards c where c.id = $1"#,
+            id
+        );
+        Ok(card.fetch_one(connection).await?)
+    }
+
+    fn check(&self, card: &Card, has_payments: bool, is_used: bool) -> Result<(), BackOfficeError> {
+        let number = &card.number;
+        let message = if card.quarantined {
+            format!("the card {number} is quarantined: decide with `mortise card settle {}`", self.card_id)
+        } else if let Some(replacing) = &card.replaced_by {
+            format!("the card {number} was replaced by the card {replacing}: void that one")
+        } else if !card.sold && !has_payments {
+            format!("the card {number} was never sold")
+        } else if is_used && !(self.used && self.refund.is_some()) {
+            format!("the card {number} was used: say --used and what to refund, --refund full, none or an amount")
+        } else if !has_payments && self.refund != Some(Refund::None) {
+            format!("the card {number} was sold in MOR, its payment is not known here: use --refund none")
+        } else {
+            return Ok(());
+        };
+        Err(BackOfficeError::Refused(message))
+    }
+
+    /// Returns the refunds. An amount is taken from the sale first, then from the top-ups in the sale's currency.
+    fn refunds(&self, paid: &[PaidAmount]) -> Result<Vec<RefundRow>, BackOfficeError> {
+        let amount = match &self.refund {
+            Some(Refund::None) => return Ok(Vec::new()),
+            None | Some(Refund::Full) => return Ok(paid.iter().map(|paid| paid.refund(&paid.amount)).collect()),
+            Some(Refund::Amount(amount)) => amount,
+        };
+        let Some(sale) = paid.first() else { return Ok(Vec::new()) };
+        let mut left = amount.clone();
+        let mut refunds = Vec::new();
+        for paid in paid.iter().filter(|paid| paid.currency == sale.currency && paid.amount > 0) {
+            let part = left.clone().min(paid.amount.clone());
+            if part > 0 {
+                refunds.push(paid.refund(&part));
+                left -= part;
+            }
+        }
+        if left > 0 {
+            let most = Money::from(amount - left).to_plain_string();
+            return Err(BackOfficeError::Refused(format!("only {most} {} were paid, without tax", sale.currency)));
+        }
+        Ok(refunds)
+    }
+}
+
+impl PaidAmount {
+    /// The refund of a part of the amount, with the tax in proportion.
+    fn refund(&self, part: &BigDecimal) -> RefundRow {
+        let tax = match *part == self.amount {
+            true => self.tax.clone(),
+            false => (&self.tax * part / &self.amount).with_scale_round(15, RoundingMode::HalfUp),
+        };
+        let currency = self.currency.clone();
+        RefundRow { reverses: self.id, amount: (-part).into(), tax: (-tax).into(), currency }
+    }
+}
+
+/// Returns the sales and top-ups of the cards that have no refund: the sale first.
+async fn find_paid_amounts(connection: &mut PgConnection, cards: &[i64]) -> sqlx::Result<Vec<PaidAmount>> {
+    sqlx::query_as!(
+        PaidAmount,
+        r#"select id, coalesce(amount, 0) as "amount!", coalesce(tax, 0) as "tax!", currency
+           from payments p
+           where user_id = any ($1) and card = 1 and kind in ('sale', 'top_up')
+               and not exists (select from payments refund where refund.reverses = p.id)
+           order by kind, date_added, id"#,
+        cards
+    )
+    .fetch_all(connection)
+    .await
+}
+
+/// Whether one of the cards was used: by calls, top-ups, or transfers from or to it.
+async fn is_used(connection: &mut PgConnection, cards: &[i64]) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"select exists (
+                   select from cards where id = any ($1)
+                       and (first_use is not null or call_count > 0 or frozen_balance <> 0))
+               or exists (select from payments where user_id = any ($1) and card = 1 and kind = 'top_up')
+               or exists (
+                   select from actions
+                   where target_type = 'card' and target_id = any ($1) and action = 'Added to cards balance')
+               as "used!""#,
+        cards
+    )
+    .fetch_one(connection)
+    .await
+}
+
+/// Writes the refunds. The first one has the balance that is removed from the card.
+async fn write_refunds(
+    connection: &mut PgConnection,
+    refunds: &[RefundRow],
+    balance: &BigDecimal,
+    author: &Author,
+) -> sqlx::Result<()> {
+    let reversed: Vec<i64> = refunds.iter().map(|refund| refund.reverses).collect();
+    let amounts: Vec<BigDecimal> = refunds.iter().map(|refund| refund.amount.clone().into()).collect();
+    let taxes: Vec<BigDecimal> = refunds.iter().map(|refund| refund.tax.clone().into()).collect();
+    let ids = sqlx::query_scalar!(
+        r#"insert into payments (paymenttype, kind, amount, currency, tax, user_id, owner_id, card, completed, date_added,
+               shipped_at, description, caller_id, reverses, balance_change)
+           select 'Card', 'refund', refund.amount, p.currency, refund.tax, p.user_id, p.owner_id, 1, 1, now() at time zone 'utc',
+               now() at time zone 'utc', '', $4, p.id, case when position = 1 then -$5::numeric end
+           from unnest($1::bigint[], $2::numeric[], $3::numeric[]) with ordinality refund (reverses, amount, tax, position)
+           join payments p on p.id = refund.reverses
+           order by position
+           returning id"#,
+        &reversed,
+        &amounts,
+        &taxes,
+        author.user_id(),
+        balance
+    );
+    let ids = ids.fetch_all(&mut *connection).await?;
+    audit_payments(connection, &ids, author).await
+}

@@ -1,0 +1,77 @@
+//! `mortise card void`: undoes the sale of a card.
+
+use bigdecimal::BigDecimal;
+use clap::Args;
+use serde_json::json;
+
+use super::{CardArgument, parse_reason};
+use crate::back_office::void::{Refund, RefundRow, Void, VoidOutcome};
+use crate::cli::database::with_database;
+use crate::cli::{CommandError, Report, author};
+use crate::config::Config;
+use crate::money::AMOUNT_MAX_EXCLUSIVE;
+use crate::number;
+
+/// The card, and what is refunded.
+#[derive(Debug, Args)]
+pub struct Options {
+    #[command(flatten)]
+    card: CardArgument,
+    /// Why; the change log gets it
+    #[arg(long, value_name = "TEXT", value_parser = parse_reason)]
+    reason: String,
+    /// Also if the card was used: calls, top-ups, transfers. Needs --refund
+    #[arg(long, requires = "refund")]
+    used: bool,
+    /// full, none, or an amount in the currency of the sale, without tax [default: full, for an unused card]
+    #[arg(long, value_name = "AMOUNT", value_parser = parse_refund)]
+    refund: Option<Refund>,
+}
+
+fn parse_refund(text: &str) -> Result<Refund, String> {
+    match text {
+        "full" => Ok(Refund::Full),
+        "none" => Ok(Refund::None),
+        text => number::parse_whole_decimal(text)
+            .map(|amount: BigDecimal| amount.normalized())
+            .filter(|amount| *amount > 0 && *amount < AMOUNT_MAX_EXCLUSIVE && amount.fractional_digit_count() <= 15)
+            .map(Refund::Amount)
+            .ok_or_else(|| "expected full, none, or an amount above 0, such as 8.40".to_owned()),
+    }
+}
+
+/// Runs the command, in one transaction.
+pub(super) async fn run(options: &Options, config: &Config) -> Result<Report, CommandError> {
+    with_database(config, async |pool| {
+        let mut transaction = pool.begin().await?;
+        let card = options.card.find(&mut transaction).await?;
+        let Options { reason, used, refund, .. } = options;
+        let void = Void { card_id: card.id, reason, used: *used, refund: refund.clone() };
+        let outcome = void.run(&mut transaction, &author()).await?;
+        transaction.commit().await?;
+        let number = card.number.unwrap_or_default();
+        let text = match &outcome {
+            VoidOutcome::AlreadyVoided { voided_on } => format!("The card {number} was voided on {voided_on}."),
+            VoidOutcome::Voided { refunds, balance_removed, mails } => {
+                let balance = balance_removed.to_plain_string();
+                let mut lines = vec![format!("The card {number} is void. The balance {balance} was removed.")];
+                lines.extend(refunds.iter().map(describe_refund));
+                if refunds.is_empty() {
+                    lines.push("Nothing was refunded.".to_owned());
+                }
+                if !mails.is_empty() {
+                    lines.push(format!("Taken out of e-mails that were not sent: {}.", mails.len()));
+                }
+                lines.join("\n")
+            }
+        };
+        Ok(Report::new(text, json!({ "card": card.id, "number": number, "outcome": outcome })))
+    })
+    .await
+}
+
+fn describe_refund(refund: &RefundRow) -> String {
+    let RefundRow { reverses, amount, tax, currency } = refund;
+    let (amount, tax) = (amount.to_plain_string(), tax.to_plain_string());
+    format!("Refund of the payment {reverses}: {amount} {currency}, tax {tax}.")
+}

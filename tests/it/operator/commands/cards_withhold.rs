@@ -1,0 +1,146 @@
+//! `mortise card block`, `mortise cards block`, `assign` and `release`, and the opposite ones.
+
+use super::{Operator, command, run_command};
+
+const STOCK: &str = "select card_id from card_stock where cardgroup_id = 6 order by card_id";
+const WITHHELD: &str =
+    "select id, withheld, user_id from cards where withheld is not null or user_id <> -1 order by id";
+
+#[tokio::test]
+async fn card_is_blocked_and_unblocked() {
+    let operator = Operator::new().await;
+    assert_eq!(operator.run_ok(&["card", "block", "1111111001"]), "The card 1111111001 is blocked.\n");
+    operator.assert_changes(&["card 2 1111111001 {\"withheld\": null} -> {\"withheld\": \"blocked\"}"]).await;
+    operator.server.assert_rows(STOCK, &["1", "3", "6"]).await;
+    assert_eq!(operator.run_ok(&["card", "block", "1111111001"]), "The card 1111111001 was blocked before.\n");
+    assert_eq!(operator.run_ok(&["card", "unblock", "1111111001"]), "The card 1111111001 is unblocked.\n");
+    assert_eq!(operator.run_ok(&["card", "unblock", "1111111001"]), "The card 1111111001 was not blocked.\n");
+    operator.server.assert_rows(STOCK, &["1", "2", "3", "6"]).await;
+    operator.server.assert_rows("select count(*) from change_log", &["2"]).await;
+    operator.assert_error(&["card", "block", "1111110999"], 1, "the card is deleted, retired or quarantined");
+}
+
+/// A stolen batch: the operator sees the counts first.
+#[tokio::test]
+async fn batch_is_blocked_after_a_question() {
+    let operator = Operator::new().await;
+    operator
+        .server
+        .execute(
+            "update cards set batch_number = 'B1' where id in (1, 2, 4, 5, 7);
+             update cards set batch_number = 'B2' where id = 3;
+             update cards set withheld = 'assigned', user_id = 2 where id = 2",
+        )
+        .await;
+    let block = ["cards", "block", "--batch", "B1"];
+    let refused = operator.run_with_input("n\n", &block);
+    assert!(refused.code == 1 && refused.stderr.contains("nothing was changed"), "{refused:?}");
+    assert!(refused.stderr.starts_with("Block batch B1: 1 assigned, 2 free, 1 sold? [y/N] "), "{refused:?}");
+    assert_eq!(operator.run(&block).code, 1);
+    operator.server.assert_rows("select count(*) from cards where withheld = 'blocked'", &["0"]).await;
+
+    let blocked = operator.run_with_input("y\n", &block);
+    assert_eq!(
+        blocked.stdout,
+        "Cards blocked: 4.\n\
+         group 6 ten dollars: 3, from 1111111000 to 1111111003\n\
+         group 7 euro group: 1, from 700001 to 700001\n"
+    );
+    operator.server.assert_rows(STOCK, &["3", "6"]).await;
+    operator
+        .assert_changes(&[
+            "card 1111111000 - 1111111003 6 -> {\"cards\": 3, \"withheld\": \"blocked\", \"batch_number\": \"B1\"}",
+            "card 700001 - 700001 7 -> {\"cards\": 1, \"withheld\": \"blocked\", \"batch_number\": \"B1\"}",
+        ])
+        .await;
+    let again = operator.run_json(&[&block[..], &["--yes"]].concat());
+    assert_eq!(again["changed"].as_array().unwrap().len(), 0, "{again}");
+    operator.server.assert_rows("select count(*) from change_log", &["2"]).await;
+
+    // The assigned card stays out of stock.
+    operator.run_ok(&["cards", "unblock", "--group", "6", "--yes"]);
+    operator.server.assert_rows(WITHHELD, &["2|assigned|2", "7|blocked|-1"]).await;
+    operator.server.assert_rows(STOCK, &["1", "3", "6"]).await;
+    // The change is found for a card of the range.
+    let rows = operator.run_json(&["audit", "--card", "1111111002"]);
+    assert_eq!(rows.as_array().unwrap().len(), 2, "{rows}");
+}
+
+#[tokio::test]
+async fn wrong_selections_are_refused() {
+    let operator = Operator::new().await;
+    for (arguments, code, message) in [
+        (&["--batch", "unknown"][..], 3, "there is no card in batch unknown"),
+        (&["--batch", ""], 3, "there is no card in batch"),
+        (&["--from", "1", "--till", "22"], 2, "1 to 22 is no range of numbers"),
+        (&["--from", "22", "--till", "11"], 2, "no range of numbers"),
+        (&["--from", "1111111000"], 2, "--till"),
+        (&[], 2, "name a batch, a card group, or a range of numbers"),
+    ] {
+        operator.assert_error(&[&["cards", "block", "--yes"], arguments].concat(), code, message);
+    }
+    operator.server.assert_rows("select count(*) from cards where withheld is not null", &["0"]).await;
+}
+
+#[tokio::test]
+async fn distributor_gets_free_cards() {
+    let operator = Operator::new().await;
+    let numbers = ["--from", "1111111000", "--till", "1111111002"];
+    let assign = [&["cards", "assign", "--distributor", "user", "--yes"], &numbers[..]].concat();
+    let output = operator.run_ok(&assign);
+    assert_eq!(output, "Cards assigned to user: 2.\ngroup 6 ten dollars: 2, from 1111111001 to 1111111002\n");
+    operator.server.assert_rows(WITHHELD, &["2|assigned|2", "3|assigned|2"]).await;
+    operator.server.assert_rows(STOCK, &["1", "6"]).await;
+    operator
+        .assert_changes(&[
+            "card 1111111001 - 1111111002 6 -> {\"cards\": 2, \"withheld\": \"assigned\", \"distributor\": 2}",
+        ])
+        .await;
+    assert_eq!(operator.run_ok(&assign), "Cards assigned to user: 0.\n");
+    operator.server.assert_rows("select count(*) from change_log", &["1"]).await;
+
+    let keep = ["cards", "assign", "--group", "6", "--distributor", "user", "--keep-in-stock", "--yes"];
+    assert!(operator.run_ok(&keep).starts_with("Cards assigned to user: 2.\n"));
+    assert!(operator.run_ok(&keep).starts_with("Cards assigned to user: 0.\n"));
+    operator.server.assert_rows(STOCK, &["1", "6"]).await;
+    operator.server.assert_rows(WITHHELD, &["1|∅|2", "2|assigned|2", "3|assigned|2", "6|∅|2"]).await;
+    // A sold card keeps its distributor.
+    operator.sell("1111111003").await;
+    let release = ["cards", "release", "--group", "6", "--yes"];
+    let other = operator.run_ok(&[&release[..], &["--distributor", "customer"]].concat());
+    assert_eq!(other, "Cards released: 0.\n");
+    assert!(operator.run_ok(&release).starts_with("Cards released: 3.\n"));
+    operator.server.assert_rows(WITHHELD, &["1|∅|2"]).await;
+    operator.server.assert_rows(STOCK, &["2", "3", "6"]).await;
+}
+
+#[tokio::test]
+async fn distributor_must_be_a_simple_user_of_the_owner() {
+    let operator = Operator::new().await;
+    for distributor in ["reseller", "accountant", "customer", "admin"] {
+        let assign = ["cards", "assign", "--group", "6", "--yes", "--distributor", distributor];
+        operator.assert_error(&assign, 1, "the distributor must be a user of the type user, of the owner");
+    }
+    operator.assert_error(&["cards", "assign", "--group", "6", "--distributor", "x"], 3, "there is no user \"x\"");
+    operator.run_ok(&["cards", "assign", "--group", "12", "--yes", "--distributor", "customer"]);
+    operator.server.assert_rows(WITHHELD, &["12|assigned|11", "13|assigned|11"]).await;
+}
+
+/// The change waits for a sale that has locked a card, and leaves out the card that was sold meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn assignment_waits_for_a_running_sale() {
+    let operator = Operator::new().await;
+    let mut sale = operator.server.pool.begin().await.unwrap();
+    sqlx::raw_sql("update cards set sold = 1 where id = 2; insert into payments (kind, user_id) values ('sale', 2)")
+        .execute(&mut *sale)
+        .await
+        .unwrap();
+    let mut assign = command(&["cards", "assign", "--group", "6", "--distributor", "user", "--yes"]);
+    assign.env("DATABASE_URL", &operator.url);
+    let assign = tokio::task::spawn_blocking(|| run_command(assign, ""));
+    operator.server.wait_for_lock_waiter().await;
+    sale.commit().await.unwrap();
+    let output = assign.await.unwrap();
+    assert!(output.stdout.starts_with("Cards assigned to user: 3.\n"), "{output:?}");
+    operator.server.assert_rows("select withheld from cards where id = 2", &["∅"]).await;
+}

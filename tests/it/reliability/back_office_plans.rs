@@ -1,0 +1,120 @@
+//! Query plans of the look-ups of the back office, with fresh and missing statistics: each card and its rows are found
+//! by indexes.
+
+use crate::harness::{Server, server};
+
+const ROWS: &str = "
+    insert into cards (id, cardgroup_id, number, pin, balance, sold, callerid, serial, batch_number)
+    select 1000 + i, 6 + i % 2, (1000000 + i)::text, (5000000 + i)::text, 1, 1, (3700000 + i)::text, 'S' || i, 'B' || i % 50
+    from generate_series(1, 30000) i;
+    insert into cards (id, cardgroup_id, number, pin, balance, hidden)
+    select 100000 + i, 6, (9000000 + i)::text, (9000000 + i)::text, 1, 1 from generate_series(1, 3000) i;
+    insert into payments (paymenttype, kind, amount, user_id, card, date_added, reference)
+    select 'Card', 'sale', 1, 1000 + i, 1, '2026-01-01'::timestamp + make_interval(secs => i), 'ref' || i from generate_series(1, 30000) i;
+    insert into payments (paymenttype, kind, amount, user_id, card, reverses)
+    select 'Card', 'refund', -1, 1000 + i, 1, i from generate_series(1, 1000) i;
+    insert into actions (action, target_type, target_id, data)
+    select 'card_payment_created', 'Payment', i, (1000 + i)::text from generate_series(1, 30000) i;
+    insert into actions (action, target_type, target_id) select 'card_sell_over_api', 'Card', 1000 + i from generate_series(1, 30000) i;
+    insert into ccorders (id, email, date_added) select i, 'buyer' || i || '@example.com', now() from generate_series(1, 30000) i;
+    insert into cclineitems (ccorder_id, card_id) select i, 1000 + i from generate_series(1, 30000) i;
+    insert into change_log (who, what, target_id) select 'command', 'card', 1000 + i from generate_series(1, 30000) i;
+    insert into change_log (who, what, cardgroup_id, number_from, number_till)
+    select 'command', 'card', 6, (1000000 + i)::text, (1000009 + i)::text from generate_series(1, 2000) i;
+    insert into email_outbox (owner_id, user_id, address, message_id, card_ids, balances, currency, created_at, sent_at)
+    select 0, 0, 'a', 'm' || i, array[1000 + i]::bigint[], '{1}', 'USD', '2026-01-01'::timestamp + make_interval(secs => i), now()
+    from generate_series(1, 5000) i";
+
+const TABLES: [&str; 8] =
+    ["cards", "payments", "actions", "ccorders", "cclineitems", "change_log", "email_outbox", "vouchers"];
+
+/// Parts of a statement, its values, and the index conditions that its plan must have.
+const LOOKUPS: [(&[&str], &[&str], &[&str]); 13] = [
+    (
+        &["select id as \"id!\" from cards where number = $1", "limit $2"],
+        &["'1000042'", "100"],
+        &["using cards_number on cards", "using cards_excluded_number on cards"],
+    ),
+    (
+        &["select id as \"id!\" from cards", "pin <> '' and pin = $1", "limit $2"],
+        &["'5000042'", "100"],
+        &["using cards_pin on cards", "using cards_excluded_pin on cards"],
+    ),
+    (
+        &["select id from cards where callerid <> '' and callerid = $1"],
+        &["'3700042'"],
+        &["using cards_callerid on cards"],
+    ),
+    (
+        &["select distinct card_id as \"id!\""],
+        &["'Buyer42@example.com'", "100"],
+        &["using ccorders_email on ccorders", "using cclineitems_ccorder on cclineitems"],
+    ),
+    (
+        &["select distinct user_id as \"id!\" from payments"],
+        &["'ref42'", "100"],
+        &["using payments_reference on payments"],
+    ),
+    (&["select id from cards where serial = $1"], &["'S42'", "100"], &["using cards_serial on cards"]),
+    (&["-- Reads a card with its group, owner"], &["1042"], &["using cards_pkey on cards"]),
+    (&["as \"replaced_number?\""], &["1042"], &["using payments_user_date_added on payments"]),
+    (
+        &["as ordered_at"],
+        &["1042"],
+        &["using cclineitems_card on cclineitems", "using email_outbox_created_at on email_outbox"],
+    ),
+    (
+        &["-- Reads the latest rows of the audit trail about a card"],
+        &["1042", "6", "'1000042'", "array[42]", "100"],
+        &[
+            "using actions_target on actions",
+            "using change_log_target on change_log",
+            "using change_log_numbers on change_log",
+            "using vouchers_number on vouchers",
+        ],
+    ),
+    (
+        &["and not exists (select from payments refund"],
+        &["array[1042, 1043]"],
+        &["using payments_user_date_added on payments", "using payments_reverses on payments"],
+    ),
+    (&["with recursive chain (id)"], &["1042"], &["on payments p"]),
+    (
+        &["m.card_ids && array(select card_id from sale)"],
+        &["array[1042]"],
+        &["using email_outbox_created_at on email_outbox m", "using payments_"],
+    ),
+];
+
+async fn check(server: &Server) {
+    for (parts, values, conditions) in LOOKUPS {
+        let plan = server.query_plan(parts, "force_generic_plan", values).await;
+        for condition in conditions {
+            assert!(plan.contains(condition), "{parts:?}: {condition}\n{plan}");
+        }
+        for table in TABLES {
+            assert!(!plan.contains(&format!("Seq Scan on {table}")), "{parts:?}: {table}\n{plan}");
+        }
+        // Each index is read with a condition.
+        let mut lines = plan.lines().peekable();
+        while let Some(line) = lines.next() {
+            let is_scan = line.contains("Index Scan using") || line.contains("Index Only Scan using");
+            assert!(
+                !is_scan || lines.peek().is_some_and(|next| next.contains("Index Cond: ")),
+                "{parts:?}: {line}\n{plan}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn cards_and_their_rows_are_found_by_indexes() {
+    let server = server().await;
+    for table in TABLES {
+        server.execute(&format!("alter table {table} set (autovacuum_enabled = off)")).await;
+    }
+    server.execute(ROWS).await;
+    check(&server).await;
+    server.execute("analyze").await;
+    check(&server).await;
+}
