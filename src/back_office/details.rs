@@ -181,7 +181,7 @@ async fn load_mails(connection: &mut PgConnection, card_id: i64) -> sqlx::Result
            join ccorders o on o.id = l.ccorder_id
            left join email_outbox m on m.created_at = o.date_added and m.card_ids @> array[$1::bigint]
            where l.card_id = $1
-           order by o.id"#,
+           order by o.id + 0"#,
         card_id
     )
     .fetch_all(connection)
@@ -213,7 +213,7 @@ async fn load_fate(connection: &mut PgConnection, card_id: i64) -> sqlx::Result<
         Fate,
         r#"select
                (select to_char(at, 'FMDD Mon YYYY') || ' (' || (after ->> 'voided') || ')' from change_log
-                where what = 'card' and target_id = $1 and after ->> 'voided' is not null order by id limit 1) as voided,
+                where what = 'card' and target_id = $1 and after ->> 'voided' is not null order by id + 0 limit 1) as voided,
                (select coalesce(c.number, c.id::text) from payments p join cards c on c.id = p.user_id
                 where p.replaces_card = $1) as replaced_by"#,
         card_id

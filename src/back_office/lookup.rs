@@ -98,8 +98,9 @@ impl CardKey {
             Self::Email(email) => {
                 sqlx::query_scalar!(
                     r#"select distinct card_id as "id!"
-                       from ccorders join cclineitems on ccorder_id = ccorders.id
-                       where email <> '' and fold_case(email) = fold_case($1) and card_id is not null
+                       from (select id from ccorders where email <> '' and fold_case(email) = fold_case($1) offset 0) ccorder,
+                           lateral (select card_id from cclineitems where ccorder_id = ccorder.id offset 0) lineitem
+                       where card_id is not null
                        limit $2"#,
                     email.trim(),
                     limit

@@ -48,8 +48,11 @@ async fn replaced_cards(connection: &mut PgConnection, card_id: i64) -> sqlx::Re
         r#"with recursive chain (id) as (
                select $1::bigint
                union all
-               select p.replaces_card from chain join payments p on p.user_id = chain.id and p.kind = 'reissue'
-               where p.replaces_card is not null
+               select replaces_card
+               from chain, lateral (
+                   select replaces_card from payments where user_id = chain.id and kind in ('sale', 'reissue') offset 0
+               ) payment
+               where replaces_card is not null
            )
            select id as "id!" from chain"#,
         card_id

@@ -19,9 +19,9 @@ pub(super) async fn remove_cards_from_mails(connection: &mut PgConnection, card_
                        where card_id <> all ($1) order by position
                    ) as balances
                from email_outbox m
-               where m.created_at in (select sold_at from sale) and m.sent_at is null
+               where m.created_at = any (array(select sold_at from sale)) and m.sent_at is null
                    and m.card_ids && array(select card_id from sale)
-               order by m.id for no key update
+               order by m.id + 0 for no key update
            ), deleted as (
                delete from email_outbox where id = any (array(select id from mail where card_ids = '{}')) returning id
            ), changed as (

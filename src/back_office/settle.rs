@@ -170,7 +170,7 @@ fn taken(error: sqlx::Error) -> BackOfficeError {
 async fn find_decision(connection: &mut PgConnection, id: i64) -> sqlx::Result<Option<String>> {
     let decision = sqlx::query_scalar!(
         "select after ->> 'settled' from change_log
-         where what = 'card' and target_id = $1 and after ->> 'settled' is not null order by id desc limit 1",
+         where what = 'card' and target_id = $1 and after ->> 'settled' is not null order by id + 0 desc limit 1",
         id
     );
     Ok(decision.fetch_optional(connection).await?.flatten())

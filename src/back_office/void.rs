@@ -131,7 +131,7 @@ impl Void<'_> {
             r#"select coalesce(c.number, '') as "number!", c.sold = 1 or has_sale_payment(c) as "sold!",
                    c.quarantined_at is not null and c.retired_at is null as "quarantined!", coalesce(c.balance, 0) as "balance!",
                    (select to_char(at, 'FMDD Mon YYYY') || ' (' || (after ->> 'voided') || ')' from change_log
-                    where what = 'card' and target_id = $1 and after ->> 'voided' is not null order by id limit 1) as voided,
+                    where what = 'card' and target_id = $1 and after ->> 'voided' is not null order by id + 0 limit 1) as voided,
                    (select coalesce(replacing.number, replacing.id::text) from payments p join cards replacing on replacing.id = p.user_id
                     where p.replaces_card = $1) as replaced_by
                from cards c where c.id = $1"#,

@@ -39,8 +39,8 @@ impl<'a> Idempotency<'a> {
     ///
     /// # Errors
     ///
-    /// [`ApiError::BadRequest`] for a malformed key or reference, [`ApiError::RequestInProgress`] if the earlier request takes
-    /// longer.
+    /// [`ApiError::BadRequest`] for a malformed key or reference, [`ApiError::RequestInProgress`] if the earlier
+    /// request takes longer.
     pub async fn new(call: &'a CallContext, caller: &Caller) -> Result<Self, ApiError> {
         let reference = read_reference(&call.operation.spec, &call.params)?;
         let (key, is_reference) = match (read_key(&call.headers, &call.params)?, &reference) {

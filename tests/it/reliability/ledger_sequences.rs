@@ -1,4 +1,4 @@
-//! Random sequences of sales, top-ups, moves, voids, reissues and blocks keep the rules of the ledger, one request after
+//! Random sequences of sales, top-ups, moves, voids, reissues and blocks keep the rules of the ledger, one change after
 //! the other and at the same time.
 
 use std::fmt::Write;

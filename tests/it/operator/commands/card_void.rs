@@ -107,7 +107,10 @@ async fn amount_is_refunded_with_its_share_of_the_tax() {
         .server
         .assert_rows(
             "select reverses, amount, tax, balance_change from payments where kind = 'refund' order by id",
-            &["1|-10.084033613445400|-1.915966386554626|-20.084033613445400", "2|-2.000000000000000|-0.380000000000000|∅"],
+            &[
+                "1|-10.084033613445400|-1.915966386554626|-20.084033613445400",
+                "2|-2.000000000000000|-0.380000000000000|∅",
+            ],
         )
         .await;
     ledger::assert_holds(&operator.server, &before).await;
@@ -136,7 +139,10 @@ async fn card_sold_in_mor_is_voided_without_refund() {
     operator.assert_error(&void, 1, "was sold in MOR, its payment is not known here: use --refund none");
     operator.assert_error(&[&void[..], &["--refund", "5"]].concat(), 1, "use --refund none");
     operator.run_ok(&[&void[..], &["--refund", "none"]].concat());
-    operator.server.assert_rows("select balance, callerid, sold from cards where id = 4", &["0.000000000000000|∅|0"]).await;
+    operator
+        .server
+        .assert_rows("select balance, callerid, sold from cards where id = 4", &["0.000000000000000|∅|0"])
+        .await;
     ledger::assert_holds(&operator.server, &before).await;
 }
 

@@ -100,8 +100,8 @@ impl AuditBaseline {
         }
     }
 
-    /// The balances have grown by the top-ups and refills, net of 25 % tax, and by the new cards at 8 dollars each. Voids
-    /// and reissues have taken what their payments say.
+    /// The balances have grown by the top-ups and refills, net of 25 % tax, and by the new cards at 8 dollars each.
+    /// Voids and reissues have taken what their payments say.
     async fn assert_balances_match_payments(&self, connection: &mut PgConnection, request_log: &RequestLog) {
         let (mut paid, mut created) = (0, 0);
         for request in successful_requests(request_log) {

@@ -1,6 +1,7 @@
 //! The crash tests. Clients send requests and record the replies, an operator voids and replaces cards, a fault is
-//! injected meanwhile, and then an audit compares the database with the record. `scripts/chaos` runs the long form. All random values come from one seed,
-//! which is printed: `CHAOS_SEED` repeats the requests and faults of a run, as far as timing allows.
+//! injected meanwhile, and then an audit compares the database with the record. `scripts/chaos` runs the long form. All
+//! random values come from one seed, which is printed: `CHAOS_SEED` repeats the requests and faults of a run, as far as
+//! timing allows.
 
 mod audit;
 mod clients;

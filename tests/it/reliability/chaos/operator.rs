@@ -1,5 +1,5 @@
-//! An operator who voids and replaces cards while clients use them. A change whose outcome is unknown is repeated, as an
-//! operator runs a command again.
+//! An operator who voids and replaces cards while clients use them. A change whose outcome is unknown is repeated, as
+//! when a command is run again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
