@@ -126,14 +126,7 @@ struct NumberedCard {
 /// Returns the cards with the number, including deleted and quarantined ones.
 async fn find_cards(pool: &PgPool, number: &str) -> Result<Vec<NumberedCard>, CommandError> {
     let mut transaction = begin_read_only(pool).await?;
-    let cards = sqlx::query_as!(
-        NumberedCard,
-        r#"select id as "id!", cardgroup_id as "cardgroup_id!"
-           from cards where number = $1 and hidden = 0 and quarantined_at is null
-           union all
-           select id, cardgroup_id from cards where number = $1 and (hidden <> 0 or quarantined_at is not null)"#,
-        number
-    );
+    let cards = sqlx::query_as!(NumberedCard, "select id, cardgroup_id from cards where number = $1", number);
     let cards = cards.fetch_all(&mut *transaction).await?;
     if cards.is_empty() { Err(CommandError::NotFound(format!("there is no card {number}"))) } else { Ok(cards) }
 }

@@ -38,9 +38,9 @@ from relation join pg_constraint con on conrelid = relation.oid
 where contype in ('c', 'f', 'p', 'u', 'x')
 union all
 select 'index', relation.relname, index.relname,
-    -- Without storage parameters: the operator may change them.
-    regexp_replace(regexp_replace(pg_get_indexdef(index.oid), ' ON (ONLY )?("([^"]|"")+"\.)?\S+ USING ', ' ON ' || name || ' USING '),
-        ' WITH \([^)]*\)', ''),
+    -- Without storage parameters: the operator may change them. In one line.
+    regexp_replace(regexp_replace(regexp_replace(pg_get_indexdef(index.oid), '\s+', ' ', 'g'),
+        ' ON (ONLY )?("([^"]|"")+"\.)?\S+ USING ', ' ON ' || name || ' USING '), ' WITH \([^)]*\)', ''),
     case when indisvalid and indisready and indislive then '' else 'invalid' end
 from relation
 join pg_index on indrelid = relation.oid

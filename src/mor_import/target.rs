@@ -55,12 +55,13 @@ const SEEDED_ROWS: [(&str, i64); 7] = [
 ];
 
 /// Columns that Mortise added to MOR's tables.
-const OWN_COLUMNS: [(&str, &str); 11] = [
+const OWN_COLUMNS: [(&str, &str); 12] = [
     ("users", "password_argon2"),
     ("cards", "retired_at"),
     ("cards", "withheld"),
     ("cards", "quarantined_at"),
     ("cards", "serial"),
+    ("cards", "shares_number"),
     ("payments", "kind"),
     ("payments", "reverses"),
     ("payments", "replaces_card"),

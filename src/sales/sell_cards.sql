@@ -1,4 +1,5 @@
 -- Sells the cards with the ids $1, which the transaction has locked, if they are free. sell_one.sql explains the shape.
+-- A withheld card is sold too: by the first use of its PIN. A sale from the stock or by a number does not pick one.
 --
 -- $2 owner of the group (null: owner and visibility of the group are not checked), $3 caller, $4 group
 -- $5 currency of the payment (null: the group's), $6 rate to the currency of the balances in the reply: $5, or the

@@ -12,13 +12,8 @@ with card as materialized (
     from generate_series($1::numeric, $2::numeric) n, lateral (select lpad(n::text, $3, '0') as number) padded
     where number not in (
         select c.number from cards c
-        where c.hidden = 0 and c.quarantined_at is null
-            and c.number between lpad($1::text, $3, '0') and lpad($2::text, $3, '0')
-        union all
-        select c.number from cards c
-        where (c.hidden <> 0 or c.quarantined_at is not null)
+        where c.number between lpad($1::text, $3, '0') and lpad($2::text, $3, '0')
             and (c.hidden = 0 or c.cardgroup_id = (select cardgroup_id from card))
-            and c.number between lpad($1::text, $3, '0') and lpad($2::text, $3, '0')
     )
 ), made as (
     insert into cards (number, pin, cardgroup_id, balance, owner_id, min_balance, batch_number, language, user_id)
@@ -27,14 +22,7 @@ with card as materialized (
         unnest((select array_agg(number order by number) from free)),
         unnest(array(
             select pin from unnest($4::text[]) drawn (pin)
-            where (
-                select c.id from cards c
-                where c.pin <> '' and c.pin = drawn.pin and c.hidden = 0 and c.quarantined_at is null
-            ) is null and (
-                select c.id from cards c
-                where c.pin <> '' and c.pin = drawn.pin and (c.hidden <> 0 or c.quarantined_at is not null)
-                limit 1
-            ) is null
+            where (select c.id from cards c where c.pin <> '' and c.pin = drawn.pin limit 1) is null
         ))
     ) new_card (number, pin)
     where number is not null and pin is not null

@@ -65,15 +65,10 @@ async fn find_balance(call: &CallContext, caller: &Caller) -> sqlx::Result<Optio
     let owner = (caller.usertype() == UserType::Reseller).then(|| caller.id());
     let mut connection = call.state.pool.acquire().await?;
     let balance = sqlx::query_scalar!(
-        r#"select balance as "balance: Money" from (
-               select 1 as priority, id, balance, owner_id, withheld from cards
-               where number = $1 and hidden = 0 and quarantined_at is null
-               union all
-               select 2, id, balance, owner_id, withheld from cards
-               where number = $1 and hidden <> 0 and quarantined_at is null
-           ) card
-           where ($2::integer is null or owner_id = $2) and withheld is distinct from 'blocked'
-           order by priority, coalesce(owner_id, 0) <> 0, id limit 1"#,
+        r#"select balance as "balance: Money" from cards
+           where number = $1 and quarantined_at is null and ($2::integer is null or owner_id = $2)
+               and withheld is distinct from 'blocked'
+           order by hidden <> 0, coalesce(owner_id, 0) <> 0, id limit 1"#,
         number,
         owner
     )

@@ -1,6 +1,7 @@
 -- Writes the sent values $1 (`Input`) into the card $2. $3 owner of the distributors that the caller may name.
 update cards set
     number = coalesce(input.number, cards.number),
+    shares_number = cards.shares_number and coalesce(input.number = cards.number, true),
     name = coalesce(input.name, cards.name),
     batch_number = coalesce(input.batch_number, cards.batch_number),
     language = coalesce(input.language, cards.language),

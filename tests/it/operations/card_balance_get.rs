@@ -94,10 +94,8 @@ async fn card_that_is_not_deleted_wins_over_a_deleted_one() {
     assert_eq!(send(&server, "admin", "555555").await.element_texts("balance"), ["2.0"]);
     server.execute("delete from cards where id = 51").await;
     assert_eq!(send(&server, "admin", "555555").await.element_texts("balance"), ["1.0"]);
-    let plan =
-        server.query_plan(&["select 1 as priority, id, balance"], "force_generic_plan", &["'555555'", "null"]).await;
+    let plan = server.query_plan(&["select balance as"], "force_generic_plan", &["'555555'", "null"]).await;
     server.execute("insert into cards (cardgroup_id, number, pin) select 11, i::text, i::text from generate_series(1000000, 1050000) i; analyze").await;
-    let large =
-        server.query_plan(&["select 1 as priority, id, balance"], "force_generic_plan", &["'555555'", "null"]).await;
+    let large = server.query_plan(&["select balance as"], "force_generic_plan", &["'555555'", "null"]).await;
     assert!(!large.contains("Seq Scan"), "{plan}\n{large}");
 }

@@ -2,7 +2,7 @@
 //! (`ledger.md`, "Cards").
 
 use super::card_by_cli_update::{assert_card, assert_error, insert_fixtures, send};
-use crate::harness::{Reply, Server, hash, server};
+use crate::harness::{FIXTURE_SQL, Reply, Server, hash, postgres, server, server_on_database, with_timeout};
 
 async fn prepared_server() -> Server {
     let server = server().await;
@@ -85,8 +85,9 @@ async fn operator_sees_blocked_cards() {
     server.assert_rows("select name from cards where id = 2", &["Anna"]).await;
 }
 
+/// A customer who has the PIN of an assigned or reserved card can use it. The first use marks it as sold.
 #[tokio::test]
-async fn assigned_and_reserved_cards_are_usable_but_not_sold() {
+async fn assigned_and_reserved_cards_are_only_sold_by_their_pin() {
     for state in ["assigned", "reserved"] {
         let server = prepared_server().await;
         server.execute(&format!("update cards set withheld = '{state}' where id in (1, 2, 3, 4, 6)")).await;
@@ -104,7 +105,10 @@ async fn assigned_and_reserved_cards_are_usable_but_not_sold() {
         assert_eq!(send(&server, "callerid=3701111&pin=1001").await.element_texts("id"), ["4"]);
         assert_eq!(send(&server, "callerid=999&pin=1002").await.element_texts("id"), ["3"]);
         server
-            .assert_rows("select sold, callerid, withheld from cards where id = 3", &[&format!("1|999|{state}")])
+            .assert_rows(
+                "select sold, callerid, withheld, (select kind from payments where user_id = cards.id) from cards where id = 3",
+                &[&format!("1|999|{state}|sale")],
+            )
             .await;
     }
 }
@@ -114,8 +118,8 @@ async fn server_with_doubled_numbers() -> Server {
     let server = prepared_server().await;
     server
         .execute(
-            "update cards set number = '1111111000', balance = 5, sold = 1 where id = 12;
-             update cards set number = '900001', balance = 6, sold = 1 where id = 13;
+            "update cards set number = '1111111000', shares_number = true, balance = 5, sold = 1 where id = 12;
+             update cards set number = '900001', shares_number = true, balance = 6, sold = 1 where id = 13;
              update cards set owner_id = 77 where number = '900001' and id = 9",
         )
         .await;
@@ -178,4 +182,58 @@ async fn used_numbers_and_pins_are_refused_under_any_owner() {
         .await;
     assert_eq!(send(&server, "callerid=999&amount=1&cardgroup_id=11").await.element_texts("pin"), ["3"]);
     assert_error(&send(&server, "callerid=998&amount=1&cardgroup_id=11").await, "Failed to make transaction");
+}
+
+/// A card that shares its number gets another number: it does not share this one.
+#[tokio::test]
+async fn new_number_is_not_shared() {
+    let server = server_with_doubled_numbers().await;
+    server
+        .execute("update cards set sold = 0 where id = 13; update cardgroups set number_length = 6 where id = 12")
+        .await;
+    for (fields, shares_number) in [("name=Anna", "true"), ("number=900001", "true"), ("number=900009", "false")] {
+        update(&server, 13, fields).await.element_texts("success");
+        server.assert_rows("select shares_number from cards where id = 13", &[shares_number]).await;
+    }
+    update(&server, 7, "number=900009").await.assert_page_error("Number is already taken");
+}
+
+async fn create_as_reseller(server: &Server, number: &str) -> Reply {
+    let hash = hash(&format!("12{number}{number}"), "reskey");
+    let form = format!("u=reseller&card_group_id=12&cards_from={number}&cards_till={number}&hash={hash}");
+    server.post("calling_cards_create", &form).await
+}
+
+/// Two servers give one number to cards of two owners at the same time. Neither sees the other's card when it checks
+/// the number: the database decides.
+#[tokio::test]
+async fn concurrent_requests_give_a_number_to_one_owner() {
+    let database = postgres::create_database(FIXTURE_SQL).await;
+    let first_server = server_on_database(&database, &[]).await;
+    let second_server = server_on_database(&database, &[]).await;
+    let owners = "select number, owner_id from cards where number in ('120008', '120009') order by number";
+
+    // The update waits for its card. Meanwhile the reseller creates a card.
+    let mut card_lock = first_server.pool.begin().await.unwrap();
+    sqlx::query("select from cards where id = 7 for update").execute(&mut *card_lock).await.unwrap();
+    let create = async {
+        with_timeout("the update to wait for the card", first_server.wait_for_lock_waiter()).await;
+        let reply = create_as_reseller(&second_server, "120008").await;
+        card_lock.rollback().await.unwrap();
+        reply
+    };
+    let (updated, created) = tokio::join!(update(&first_server, 7, "number=120008"), create);
+    updated.assert_page_error("Number is already taken");
+    assert_eq!(created.element_texts("status").concat().trim(), "Cards created: 1/1", "{}", created.body);
+
+    // A change of a number is not yet committed. The reseller waits for it.
+    let mut change = first_server.pool.begin().await.unwrap();
+    sqlx::query("update cards set number = '120009' where id = 7").execute(&mut *change).await.unwrap();
+    let commit = async {
+        with_timeout("the creation to wait for the number", second_server.wait_for_lock_waiter()).await;
+        change.commit().await.unwrap();
+    };
+    let (created, ()) = tokio::join!(create_as_reseller(&second_server, "120009"), commit);
+    created.assert_page_error("Cards already exist");
+    first_server.assert_rows(owners, &["120008|3", "120009|0"]).await;
 }

@@ -103,6 +103,8 @@ async fn numbers_and_pins_are_looked_up_by_their_index() {
         for (part, values, conditions) in [
             ("select min(found.id)", ["6", "'42'"].as_slice(), ["(number = lpad(", "using cards_pkey on cards c"]),
             ("c.number as \"number!\"", &["'42'", "0"], ["using cards_number on cards c", "(number = "]),
+            ("select balance as \"balance: Money\"", &["'42'", "null"], ["using cards_number on cards", "(number = "]),
+            ("select id, cardgroup_id from cards", &["'42'"], ["using cards_number on cards", "(number = "]),
             ("as \"group_visible!\"", &["'42'", "'43'"], ["using cards_pin on cards", "using cards_callerid on cards"]),
             (
                 "-- Creates the cards whose numbers are not in use",

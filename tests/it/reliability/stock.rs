@@ -206,6 +206,9 @@ async fn constraints_reject_invalid_rows() {
         ("update cards set pin = '1001' where id = 1", "cards_pin"),
         ("update cards set number = '1111111001' where id = 1", "cards_group_number"),
         ("update cards set number = '700001' where id = 1", "cards_number"),
+        // The number of another owner's card, and of two cards of one owner that share their numbers with others.
+        ("update cards set number = '700001', owner_id = 3 where id = 1", "cards_number"),
+        ("update cards set number = '700001', owner_id = 3, shares_number = true where id in (1, 8)", "cards_number"),
         ("update cards set withheld = 'lost' where id = 1", "cards_withheld"),
         ("update cards set callerid = '3701111' where id = 1", "cards_callerid"),
         ("update cards set cardgroup_id = 999 where id = 1", "cards_cardgroup_id_fkey"),
@@ -227,7 +230,7 @@ async fn constraints_reject_invalid_rows() {
         assert_eq!(error.as_database_error().and_then(|error| error.constraint()), Some(constraint), "{statement}");
     }
     // Several cards may have an empty PIN or caller id. A hidden card may have the number of another group's card.
-    // Quarantined cards may have any number and PIN, and another owner's card any number.
+    // Quarantined cards may have any number and PIN, and cards of other owners that share their number any number.
     server
         .execute(
             "update cards set pin = '', callerid = '' where id in (1, 2);
@@ -238,7 +241,8 @@ async fn constraints_reject_invalid_rows() {
         "update cards set number = '700001' where id = 5",
         "update cards set number = '1111111001', pin = '1001', quarantined_at = now() where id = 1",
         "update cards set cardgroup_id = 6, number = '1111111003', pin = '1003', hidden = 1 where id = 5",
-        "update cards set number = '700001', owner_id = 123 where id = 3",
+        "update cards set number = '700001', owner_id = 123, shares_number = true where id = 3",
+        "update cards set number = '700001', owner_id = 124, shares_number = true where id = 8",
     ] {
         server.execute(statement).await;
     }
