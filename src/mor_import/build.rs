@@ -42,6 +42,9 @@ pub async fn build(
             insert_orphan_groups(target).await?;
         }
         insert_rows(target, table, history).await?;
+        if table.name == "cards" {
+            mark_shared_numbers(target).await?;
+        }
         reset_sequence(target, table).await?;
     }
     // In reverse: a foreign key needs the key that it refers to.
@@ -174,6 +177,23 @@ async fn insert_rows(target: &mut PgConnection, table: &Table, history: Option<&
     );
     let result = sqlx::raw_sql(AssertSqlSafe(sql)).execute(target).await;
     result.map(|_| ()).map_err(|error| ImportError::refused(format!("the rows of {} are refused: {error}", table.name)))
+}
+
+/// Marks the cards with a number of another owner's card: all but those of the owner whose card has the lowest id.
+async fn mark_shared_numbers(target: &mut PgConnection) -> Result<(), ImportError> {
+    execute(
+        target,
+        r#"with card as (
+               select cards.id, coalesce(owner_id, 0) as owner_id,
+                   first_value(coalesce(owner_id, 0)) over (partition by number order by cards.id) as first_owner_id
+               from cards join mor_import.findings finding on finding.id = cards.id
+               where finding.rule = 'number_other_owner' and finding."table" = 'cards'
+           )
+           update cards set shares_number = true from card
+           where cards.id = card.id and card.owner_id <> card.first_owner_id"#,
+    )
+    .await?;
+    Ok(())
 }
 
 /// The SQL expression of the value to store.

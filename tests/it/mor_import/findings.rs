@@ -175,6 +175,7 @@ async fn invalid_data_is_imported_as_decided() {
             &["201 202 204 205 206 207 208 209 210 211 213 403 406 408"],
         ),
         ("select string_agg(id::text, ' ' order by id) from cards where retired_at is not null", &["212"]),
+        ("select string_agg(id::text, ' ' order by id) from cards where shares_number", &["402"]),
         (
             "select string_agg(id::text, ' ' order by id) from cards where withheld = 'reserved'",
             &["302 303 304 305 411"],
