@@ -285,10 +285,15 @@ const FILLED_TABLES_SUMMARY: &str = "select concat_ws(' ',
     (select concat_ws(' ', count(*), sum(target_id)) from actions), (select count(*) from ccorders),
     (select concat_ws(' ', count(*), sum(card_id)) from card_stock))";
 
-/// The program is killed when migration 21 has changed cards and payments: it waits for the lock of another table.
+/// The program is killed when a migration has changed cards and payments: it waits for the lock of another table.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn upgrade_of_filled_tables_survives_a_kill() {
-    for version in [1, 20] {
+    // The first version, the migration that is killed, its first line, and what it has created before it waits.
+    for (version, killed_migration, first_line, created) in [
+        (1, 21, "-- Card states%", "information_schema.columns where column_name = 'withheld'"),
+        (20, 21, "-- Card states%", "information_schema.columns where column_name = 'withheld'"),
+        (23, 25, "-- What 0021 added%", "pg_proc where proname = 'is_payment_kind'"),
+    ] {
         let mut database = OldDatabase::create(version).await;
         let cards = card_count();
         execute(&mut database.connection, &filled_tables_sql(cards)).await;
@@ -302,13 +307,13 @@ async fn upgrade_of_filled_tables_survives_a_kill() {
         execute(&mut writer, "begin; lock table actions in row exclusive mode").await;
         let settings = [("database_acquire_timeout_ms", "600000")];
         let mut killed = Program::command(&database.name, &settings).await.spawn().unwrap();
-        wait_until(&options, "bool_or(wait_event_type = 'Lock' and query like '-- Card states%')").await;
+        wait_until(&options, &format!("bool_or(wait_event_type = 'Lock' and query like '{first_line}')")).await;
         killed.kill().unwrap();
         killed.wait().unwrap();
         wait_until(&options, "count(*) = 0").await;
-        assert_eq!(database.query("select max(version)::text from _sqlx_migrations").await, ["20"]);
-        let has_columns = "select count(*)::text from information_schema.columns where column_name = 'withheld'";
-        assert_eq!(database.query(has_columns).await, ["0"]);
+        let applied = "select max(version)::text from _sqlx_migrations";
+        assert_eq!(database.query(applied).await, [(killed_migration - 1).to_string()]);
+        assert_eq!(database.query(&format!("select count(*)::text from {created}")).await, ["0"]);
         execute(&mut writer, "rollback").await;
 
         let started_at = std::time::Instant::now();
@@ -342,5 +347,22 @@ async fn doubled_pins_stop_the_upgrade() {
     .await;
     let program = Program::start_on_database(&database.name, &[]).await;
     assert_eq!(buy(&program, 1).await, "0000000042");
+    program.stop();
+}
+
+/// Until migration 24, concurrent requests and imports could give one number to cards of several owners.
+#[tokio::test]
+async fn numbers_of_several_owners_are_shared_after_the_upgrade() {
+    let mut database = OldDatabase::create(23).await;
+    execute(
+        &mut database.connection,
+        "insert into cards (id, cardgroup_id, number, pin, owner_id, hidden, quarantined_at) values
+             (30, 12, '700001', '3030', 3, 0, null), (31, 11, '700001', '3131', null, 0, now()),
+             (32, 9, '700001', '3232', 4, 0, null), (33, 12, '800001', '3333', 3, 1, null)",
+    )
+    .await;
+    let program = Program::start_on_database(&database.name, &[]).await;
+    let shared = "select id::text from cards where shares_number order by id";
+    assert_eq!(database.query(shared).await, ["30", "32"]);
     program.stop();
 }
