@@ -19,7 +19,6 @@ use crate::http::document::Document;
 use crate::http::params::Params;
 use crate::locks::{ListPermit, StreamPermit};
 use crate::operations::spec::OperationSpec;
-use crate::sales::order::SaleOrder;
 use crate::state::AppState;
 use crate::store::change_log::Author;
 use crate::xml::XmlReply;
@@ -161,11 +160,11 @@ impl CallContext {
         permit.flatten().ok_or(ApiError::Unavailable)
     }
 
-    /// Waits for a permit to make a sale outside batches, up to `database_acquire_timeout`. Errors as for
+    /// Waits for a permit to sell this many cards outside batches, up to `database_acquire_timeout`. Errors as for
     /// [`lock_callerid`](Self::lock_callerid).
-    pub async fn acquire_unbatched_sale(&self, order: &SaleOrder) -> Result<OwnedSemaphorePermit, ApiError> {
+    pub async fn acquire_unbatched_sale(&self, user_id: i32, quantity: u32) -> Result<OwnedSemaphorePermit, ApiError> {
         let max_wait = self.state.config.database_acquire_timeout;
-        let permit = self.wait(max_wait, self.state.batcher.acquire_unbatched(order)).await?;
+        let permit = self.wait(max_wait, self.state.batcher.acquire_unbatched(user_id, quantity)).await?;
         permit.flatten().ok_or(ApiError::Unavailable)
     }
 

@@ -175,10 +175,10 @@ impl SaleBatcher {
         isolated.insert(cause, now + ISOLATION);
     }
 
-    /// Waits for a permit to make a sale outside batches. Each caller has as many as it may run statements at once, so
-    /// that such sales leave connections and processors to the others. Large sales have permits of their own.
-    pub async fn acquire_unbatched(&self, order: &SaleOrder) -> Option<OwnedSemaphorePermit> {
-        let key = (order.terms.user_id, order.quantity > ORDER_CARDS_MAX);
+    /// Waits for a permit to sell this many cards outside batches. Each caller has as many as it may run statements at
+    /// once, so that such sales leave connections and processors to the others. Large sales have permits of their own.
+    pub async fn acquire_unbatched(&self, user_id: i32, quantity: u32) -> Option<OwnedSemaphorePermit> {
+        let key = (user_id, quantity > ORDER_CARDS_MAX);
         let permits = {
             let mut by_user = self.0.unbatched_permits.lock().unwrap_or_else(PoisonError::into_inner);
             by_user.entry(key).or_insert_with(|| Arc::new(Semaphore::new(self.0.sale_concurrency))).clone()

@@ -6,15 +6,17 @@ use std::pin::pin;
 use crate::harness::log::LogCapture;
 use crate::harness::{Reply, Server, server_with_settings, with_timeout};
 
-/// A server that runs one sale statement of a caller at once, with long timeouts. Group 11 has three cards.
+/// One sale statement of a caller runs at once, with long timeouts.
+const ONE_PERMIT: [(&str, &str); 4] = [
+    ("sale_concurrency", "1"),
+    ("database_connections", "8"),
+    ("database_acquire_timeout_ms", "6000000"),
+    ("idempotency_wait_ms", "600000"),
+];
+
+/// A server with the settings [`ONE_PERMIT`]. Group 11 has three cards.
 pub(super) async fn server_with_one_permit() -> Server {
-    let server = server_with_settings(&[
-        ("sale_concurrency", "1"),
-        ("database_connections", "8"),
-        ("database_acquire_timeout_ms", "6000000"),
-        ("idempotency_wait_ms", "600000"),
-    ])
-    .await;
+    let server = server_with_settings(&ONE_PERMIT).await;
     server
         .execute(
             "insert into cards (id, cardgroup_id, number, pin, balance) values
@@ -266,26 +268,40 @@ async fn sales_of_a_failed_batch_wait_for_a_permit() {
     }
 }
 
+/// Sales of more than eight cards, with an e-mail, of a card number, and all sales in the dialect x7 are not batched.
 #[tokio::test]
 async fn unbatched_sales_of_a_caller_wait_for_a_permit() {
-    let server = server_with_one_permit().await;
-    server
-        .execute(
-            "insert into cards (id, cardgroup_id, number, pin, balance)
-             select 100 + i, 11, (110100 + i)::text, (6000 + i)::text, 2 from generate_series(1, 40) i",
-        )
-        .await;
-    let mut transaction = server.pool.begin().await.unwrap();
-    sqlx::query("lock table payments in access exclusive mode").execute(&mut *transaction).await.unwrap();
-    let waiting = "mortise_requests_waiting{queue=\"locks\"} 2\n";
-    let release = async {
-        with_timeout("two sales to wait", async { while !server.metrics().await.contains(waiting) {} }).await;
-        transaction.rollback().await.unwrap();
-    };
-    let (first, second, third, ()) =
-        tokio::join!(buy(&server, 11, 9, ""), buy(&server, 11, 9, ""), buy(&server, 11, 9, ""), release);
-    for reply in [first, second, third] {
-        assert_eq!(reply.element_texts("number").len(), 9);
+    let email = "&email=a%40b.c";
+    for (dialect, quantity, params) in [
+        ("documented", 9, ["", "", ""]),
+        ("documented", 1, [email, email, "&number=110139"]),
+        ("documented", 1, ["&number=110139", "&number=110140", email]),
+        ("x7", 1, ["", "", ""]),
+    ] {
+        let server = server_with_settings(&[&ONE_PERMIT[..], &[("dialect", dialect)]].concat()).await;
+        server
+            .execute(
+                "insert into cards (id, cardgroup_id, number, pin, balance)
+                 select 100 + i, 11, (110100 + i)::text, (6000 + i)::text, 2 from generate_series(1, 40) i",
+            )
+            .await;
+        let mut transaction = server.pool.begin().await.unwrap();
+        sqlx::query("lock table payments in access exclusive mode").execute(&mut *transaction).await.unwrap();
+        let waiting = "mortise_requests_waiting{queue=\"locks\"} 2\n";
+        let release = async {
+            with_timeout("two sales to wait", async { while !server.metrics().await.contains(waiting) {} }).await;
+            transaction.rollback().await.unwrap();
+        };
+        let sell = |position: usize| {
+            let email = if params[position] == email { "a@b.c" } else { "" };
+            let form = format!("u=admin&id=11&quantity={quantity}{}", params[position]);
+            let server = &server;
+            async move { server.post_signed("card_from_group_sell", &form, &format!("{email}11{quantity}")).await }
+        };
+        let (first, second, third, ()) = tokio::join!(sell(0), sell(1), sell(2), release);
+        for reply in [first, second, third] {
+            assert_eq!(reply.element_texts("number").len(), quantity, "{dialect} {params:?}: {}", reply.body);
+        }
     }
 }
 

@@ -89,10 +89,9 @@ async fn handle(call: &CallContext, caller: &Caller) -> Result<XmlReply, ApiErro
         return Ok(render_reply(Reply { currency, cards: cards.into_iter().map(Some).collect() }));
     }
     // Boxed: the future is large, and few sales take this path.
-    let outcome =
-        Box::pin(idempotency.change(context.acquire_permit(), async |connection, _permit| {
-            context.sell_in_transaction(connection).await
-        }));
+    let outcome = Box::pin(idempotency.change(context.acquire_transaction_permit(), async |connection, _permit| {
+        context.sell_in_transaction(connection).await
+    }));
     let outcome = outcome.await?;
     if let ChangeOutcome::Done(reply) = &outcome {
         context.after_commit(reply.cards.iter().flatten().count());
@@ -173,20 +172,21 @@ impl SaleContext<'_> {
         if idempotency.is_keyed_by_reference() {
             return Ok(Vec::new());
         }
-        let is_batchable = call.state.batcher.is_batchable(&order);
-        let _unbatched_permit = match is_batchable {
-            true => None,
-            false => Some(call.acquire_unbatched_sale(&order).await?),
-        };
         // A batch writes no order rows.
+        let is_batched =
+            payment.order_rows.is_none() && order.terms.is_plain() && call.state.batcher.is_batchable(&order);
+        let _unbatched_permit = match is_batched {
+            true => None,
+            false => Some(call.acquire_unbatched_sale(order.terms.user_id, order.quantity).await?),
+        };
         let sold = match &payment.order_rows {
             Some(order_rows) => self.sell_with_order_rows(&order, order_rows).await,
-            None if is_batchable && order.terms.is_plain() => match call.state.batcher.submit(&order) {
+            None if is_batched => match call.state.batcher.submit(&order) {
                 Dispatch::Immediate(_permit) => self.sell_alone(&order).await,
                 Dispatch::Queued(queued_sale) => match queued_sale.wait_for_outcome().await {
                     BatchOutcome::Sold(cards) => return Ok(cards),
                     BatchOutcome::RetryAlone => {
-                        let _permit = call.acquire_unbatched_sale(&order).await?;
+                        let _permit = call.acquire_unbatched_sale(order.terms.user_id, order.quantity).await?;
                         self.sell_alone(&order).await
                     }
                     BatchOutcome::Failed(error) => return Err(idempotency.with_retry_hint(error)),
@@ -233,10 +233,16 @@ impl SaleContext<'_> {
         Ok(cards.into_iter().map(SoldCard::from).collect())
     }
 
-    /// Waits for a permit of a sale that is not batched although it could be: its payment reference is its key.
-    async fn acquire_permit(&self) -> Result<Option<OwnedSemaphorePermit>, ApiError> {
-        match self.order().filter(|_| self.idempotency.is_keyed_by_reference()) {
-            Some(order) => self.call.acquire_unbatched_sale(&order).await.map(Some),
+    /// Waits for a permit if the sale was not on the fast path: it names a card number, or its payment reference is its
+    /// key. The other sales have had one before, and here they may wait for cards that concurrent sales have locked.
+    async fn acquire_transaction_permit(&self) -> Result<Option<OwnedSemaphorePermit>, ApiError> {
+        let quantity = match self.input.selector {
+            CardSelector::Number(_) => Some(1),
+            CardSelector::Next(quantity) if self.idempotency.is_keyed_by_reference() => Some(quantity),
+            _ => None,
+        };
+        match quantity {
+            Some(quantity) => self.call.acquire_unbatched_sale(self.caller.id(), quantity).await.map(Some),
             None => Ok(None),
         }
     }
