@@ -64,7 +64,7 @@ impl Caller {
         match self.0.usertype {
             UserType::Admin => true,
             UserType::Accountant => self.0.right(rights::CALLINGCARD_MANAGE) >= required,
-            UserType::Reseller => self.0.right(rights::CALLING_CARDS) == 2,
+            UserType::Reseller => self.0.right(rights::CALLING_CARDS) == RIGHT_EDIT,
             UserType::User | UserType::Partner => false,
         }
     }

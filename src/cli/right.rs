@@ -234,9 +234,20 @@ fn group_not_found(name: &str) -> CommandError {
 }
 
 async fn create_group(connection: &mut PgConnection, name: &str, kind: GroupType) -> sqlx::Result<i32> {
-    sqlx::query_scalar!("insert into acc_groups (name, group_type) values ($1, $2) returning id", name, kind.name())
-        .fetch_one(connection)
-        .await
+    let insert = sqlx::query_scalar!(
+        "insert into acc_groups (name, group_type) values ($1, $2) returning id",
+        name,
+        kind.name()
+    );
+    let id = insert.fetch_one(&mut *connection).await?;
+    let change = Change {
+        what: What::Right,
+        target: Target::Row { id: id.into(), name },
+        before: None,
+        after: Some(json!({ "permission_group": name, "type": kind.name() }).to_string()),
+    };
+    change.record(connection, &author()).await?;
+    Ok(id)
 }
 
 /// Returns the id, name and type of the right with this name; letter case is ignored.

@@ -2,6 +2,8 @@
 
 use sqlx::PgConnection;
 
+use crate::store::change_log::{Author, RowChange, What};
+
 /// The length of MOR's column `cards.callerid`, in characters.
 pub const CALLERID_LEN_MAX: usize = 30;
 
@@ -28,10 +30,15 @@ pub async fn lock_cards(connection: &mut PgConnection, callerid: &str, card_id: 
     Ok(())
 }
 
-/// Removes the caller id from deleted cards that still have it.
-pub async fn clear_deleted(connection: &mut PgConnection, callerid: &str) -> sqlx::Result<()> {
-    sqlx::query!("update cards set callerid = null where callerid <> '' and callerid = $1 and hidden <> 0", callerid)
-        .execute(connection)
-        .await?;
-    Ok(())
+/// Removes the caller id from a deleted card that still has it, and writes the change to the change log.
+pub async fn clear_deleted(connection: &mut PgConnection, callerid: &str, author: &Author) -> sqlx::Result<()> {
+    let deleted = sqlx::query_scalar!(
+        "select id from cards where callerid <> '' and callerid = $1 and hidden <> 0 for no key update",
+        callerid
+    );
+    // Caller ids are unique, also among deleted cards.
+    let Some(id) = deleted.fetch_optional(&mut *connection).await? else { return Ok(()) };
+    let change = RowChange::begin(connection, What::Card, id).await?;
+    sqlx::query!("update cards set callerid = null where id = $1", id).execute(&mut *connection).await?;
+    change.record(connection, author).await
 }

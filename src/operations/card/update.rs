@@ -18,7 +18,7 @@ use crate::idempotency::Idempotency;
 use crate::number;
 use crate::operations::spec::{OperationSpec, ParamType, Parameter, ReplyType};
 use crate::store;
-use crate::store::change_log::{RowChange, What};
+use crate::store::change_log::{Author, RowChange, What};
 use crate::xml::XmlReply;
 
 /// The operation's description and handler.
@@ -89,8 +89,9 @@ async fn handle(call: &CallContext, caller: &Caller) -> Result<XmlReply, ApiErro
         let card = Card::find(connection, call, caller, *id, callerid.value()).await?;
         let input = Input::read(call, caller, &card, callerid)?;
         let change = RowChange::begin(connection, What::Card, *id).await?;
-        write(connection, caller, *id, &input).await?;
-        Ok(change.record(connection, &call.author(caller)).await?)
+        let author = call.author(caller);
+        write(connection, caller, &author, *id, &input).await?;
+        Ok(change.record(connection, &author).await?)
     });
     Ok(updated.await?.render(|()| XmlReply::status("success", "Calling Card successfully updated")))
 }
@@ -292,9 +293,15 @@ fn read_distributor(params: &Params) -> Result<Option<i64>, ApiError> {
 
 /// Writes the changes. Unique indexes detect a number, PIN or caller id that a concurrent request has taken since the
 /// check.
-async fn write(connection: &mut PgConnection, caller: &Caller, id: i64, input: &Input) -> Result<(), ApiError> {
+async fn write(
+    connection: &mut PgConnection,
+    caller: &Caller,
+    author: &Author,
+    id: i64,
+    input: &Input,
+) -> Result<(), ApiError> {
     if let Some(callerid) = &input.callerid {
-        store::caller_id::clear_deleted(connection, callerid).await?;
+        store::caller_id::clear_deleted(connection, callerid, author).await?;
     }
     sqlx::query_file!("src/operations/card/update.sql", Json(input) as _, id, caller.owner_id())
         .execute(connection)

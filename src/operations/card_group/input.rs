@@ -8,7 +8,7 @@ use super::lookups::{ExistingGroup, Lookups};
 use super::taxes::Taxes;
 use crate::accounts::{Currencies, UserType};
 use crate::auth::admission;
-use crate::auth::caller::{Caller, rights};
+use crate::auth::caller::{Caller, RIGHT_EDIT, rights};
 use crate::dialect::Dialect;
 use crate::error::ApiError;
 use crate::http::context::CallContext;
@@ -30,7 +30,7 @@ pub(super) fn authorize(call: &CallContext, caller: Option<Caller>) -> Result<Ca
         }
         UserType::Accountant if caller.right(rights::SEE_FINANCIAL_DATA) > 0 => return Ok(caller),
         UserType::Accountant => rights::SEE_FINANCIAL_DATA,
-        UserType::Reseller if caller.right(rights::CALLING_CARDS) == 2 => return Ok(caller),
+        UserType::Reseller if caller.right(rights::CALLING_CARDS) == RIGHT_EDIT => return Ok(caller),
         UserType::Reseller => rights::CALLING_CARDS,
         UserType::User | UserType::Partner => rights::USER_TYPE,
     };

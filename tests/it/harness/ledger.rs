@@ -11,8 +11,8 @@ pub const VIOLATION_QUERIES: [(&str, &str); 4] = [
     (
         "the refunds of a payment do not sum to between 0 and minus its amount and tax",
         "select p.id from payments p join payments r on r.reverses = p.id group by p.id
-         having sum(r.amount) not between least(-p.amount, 0) and greatest(-p.amount, 0)
-             or sum(r.tax) not between least(-p.tax, 0) and greatest(-p.tax, 0)",
+         having coalesce(sum(r.amount), 0) not between least(-coalesce(p.amount, 0), 0) and greatest(-coalesce(p.amount, 0), 0)
+             or coalesce(sum(r.tax), 0) not between least(-coalesce(p.tax, 0), 0) and greatest(-coalesce(p.tax, 0), 0)",
     ),
     (
         "a refund without its payment, or another payment that reverses one",

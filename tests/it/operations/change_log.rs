@@ -1,7 +1,7 @@
 //! The rows of the change log, and the columns of payments that the ledger adds (`ledger.md`).
 
 use super::card_by_cli_update::{insert_fixtures, send};
-use crate::harness::{Server, hash, server, x7_server};
+use crate::harness::{Server, hash, server, server_with_settings, with_timeout, x7_server};
 
 /// The latest row of the change log, without times.
 async fn last_change(server: &Server) -> String {
@@ -35,6 +35,46 @@ async fn card_changes_are_logged_without_pin() {
     server.post_signed("calling_card_update", form, "1").await;
     server.post_signed("calling_card_update", "u=admin&card_id=1&name=Bea&number=1111111001", "1").await;
     server.assert_rows("select count(*) from change_log", &["1"]).await;
+}
+
+/// A deleted card loses its caller id to the card that gets it: by `calling_card_update`, with the PIN of a card, and
+/// for a new card.
+#[tokio::test]
+async fn caller_ids_of_deleted_cards_are_logged() {
+    const CHANGES: &str = "select who, what, target_id, before, after from change_log order by id";
+    const CLEARED: &str = r#"admin|card|5|{"callerid": "999"}|{"callerid": null}"#;
+    for operation in ["update", "pin", "new"] {
+        let server = server().await;
+        insert_fixtures(&server).await;
+        server.execute("update cards set callerid = '999' where id = 5").await;
+        let mut changes = vec![CLEARED];
+        match operation {
+            "update" => {
+                server.post_signed("calling_card_update", "u=admin&card_id=1&callerid=999", "1").await;
+                changes.push(r#"admin|card|1|{"callerid": null}|{"callerid": "999"}"#);
+            }
+            "pin" => assert_eq!(send(&server, "callerid=999&pin=1001").await.element_texts("id"), ["2"]),
+            _ => assert_eq!(send(&server, "callerid=999&amount=1&cardgroup_id=11").await.element_texts("id"), ["101"]),
+        }
+        server.assert_rows(CHANGES, &changes).await;
+    }
+}
+
+/// The user of a request can be deleted before the request writes its change.
+#[tokio::test]
+async fn change_by_a_deleted_user_names_the_id() {
+    let server = server_with_settings(&[("cache", "on")]).await;
+    let mut transaction = server.pool.begin().await.unwrap();
+    sqlx::query("select from cards where id = 1 for update").execute(&mut *transaction).await.unwrap();
+    let delete_user = async {
+        with_timeout("the update to wait for the card", server.wait_for_lock_waiter()).await;
+        server.execute("delete from users where id = 6").await;
+        transaction.rollback().await.unwrap();
+    };
+    let update = server.post_signed("calling_card_update", "u=accountant&card_id=1&name=Anna", "1");
+    let (reply, ()) = tokio::join!(update, delete_user);
+    assert_eq!(reply.element_texts("success").len(), 1, "{}", reply.body);
+    server.assert_rows("select who, user_id from change_log", &["user 6|6"]).await;
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ mod idempotency_concurrency;
 mod ids;
 mod import_plans;
 mod keyed_semaphores;
+mod ledger;
 mod ledger_sequences;
 mod long_lists;
 mod managed_postgres;

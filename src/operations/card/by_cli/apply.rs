@@ -74,7 +74,7 @@ impl Action {
                 sell_if_unsold(connection, context, &pin_card).await?;
                 store::card::retire(connection, card.id).await?;
                 store::card::audit_balance_change(connection, card.id, &-&card.balance, conversion).await?;
-                assign_callerid(connection, pin_card.id, &input.callerid).await?;
+                assign_callerid(connection, context, pin_card.id, &input.callerid).await?;
                 store::card::change_balance(connection, pin_card.id, &card.balance).await?;
                 store::card::audit_balance_change(connection, pin_card.id, &card.balance, conversion).await?;
                 Ok(ActionResult::Card(pin_card.id))
@@ -82,7 +82,7 @@ impl Action {
             Self::SellPinCard { pin_card } => {
                 context.ensure_taxes(connection, pin_card.cardgroup_id).await?;
                 sell_if_unsold(connection, context, &pin_card).await?;
-                assign_callerid(connection, pin_card.id, &input.callerid).await?;
+                assign_callerid(connection, context, pin_card.id, &input.callerid).await?;
                 Ok(ActionResult::Card(pin_card.id))
             }
         }
@@ -109,8 +109,13 @@ async fn top_up_card(
     Ok(())
 }
 
-async fn assign_callerid(connection: &mut PgConnection, card_id: i64, callerid: &str) -> Result<(), ApiError> {
-    store::caller_id::clear_deleted(connection, callerid).await?;
+async fn assign_callerid(
+    connection: &mut PgConnection,
+    context: &Context<'_>,
+    card_id: i64,
+    callerid: &str,
+) -> Result<(), ApiError> {
+    store::caller_id::clear_deleted(connection, callerid, &context.call.author(context.caller)).await?;
     sqlx::query!("update cards set callerid = $2 where id = $1", card_id, callerid).execute(connection).await?;
     Ok(())
 }
@@ -124,7 +129,7 @@ async fn create_card(
     transferred: &BigDecimal,
 ) -> Result<i64, ApiError> {
     context.ensure_taxes(connection, group.id).await?;
-    store::caller_id::clear_deleted(connection, &input.callerid).await?;
+    store::caller_id::clear_deleted(connection, &input.callerid, &context.call.author(context.caller)).await?;
     let includes_top_up = context.call.dialect().records_single_payment_for_new_card();
     let (number_length, pin_length) = (group.number_length, group.pin_length);
     if ![number_length, pin_length].iter().all(|length| (1..=NUMBER_LEN_MAX).contains(length)) {

@@ -10,6 +10,7 @@ mod cards_export;
 mod cards_import;
 mod cards_settle;
 mod cards_withhold;
+mod changes;
 mod currencies;
 mod doctor;
 mod hashes;

@@ -13,6 +13,8 @@ async fn permission_changes_take_effect_at_once() {
     );
     let output = operator.run_ok(&["right", "set", "Shop", "callingcard_MANAGE", "edit", "--create", "accountant"]);
     assert_eq!(output, "Callingcard_manage of the permission group Shop is edit now.\n");
+    // The fixtures have a row with this value for the group's id.
+    operator.assert_changes(&["right 1 Shop -> {\"type\": \"accountant\", \"permission_group\": \"Shop\"}"]).await;
     assert_eq!(
         operator.run_ok(&["right", "give", "shop", "accountant_none"]),
         "accountant_none has the rights of shop now.\n"

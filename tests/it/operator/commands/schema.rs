@@ -29,7 +29,7 @@ const DAMAGES: [(&str, Severity, &str, &str); 22] = [
         "drop index cards_pin; create unique index cards_pin on cards (pin) where pin <> 'x'",
         Severity::Critical,
         "index cards_pin differs from the migrations: `CREATE UNIQUE INDEX cards_pin ON cards",
-        "WHERE ((pin <> ''::text) AND (hidden = 0) AND (quarantined_at IS NULL))`",
+        "THEN id ELSE (0)::bigint END)) WHERE (pin <> ''::text)`",
     ),
     (
         "update pg_index set indisvalid = false where indexrelid = 'cards_callerid'::regclass",
