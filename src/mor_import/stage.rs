@@ -23,6 +23,9 @@ const AGE_MAX: Duration = Duration::from_hours(4);
 /// In bytes. A larger part of a `copy` is sent.
 const BUFFER_LEN: usize = 256 * 1024;
 
+/// PostgreSQL's code of an error.
+const INSUFFICIENT_PRIVILEGE: &str = "42501";
+
 /// A cell that cannot be stored as it is.
 struct AlteredCell {
     id: i64,
@@ -37,7 +40,17 @@ pub async fn create_schema(
     inspection: &Inspection,
     zone: &TimeZone,
 ) -> Result<(), ImportError> {
-    execute(target, "drop schema if exists mor_import cascade; create schema mor_import").await?;
+    let created = execute(target, "drop schema if exists mor_import cascade; create schema mor_import").await;
+    created.map_err(|error| {
+        let code = error.as_database_error().and_then(|error| error.code());
+        if code.is_none_or(|code| code != INSUFFICIENT_PRIVILEGE) {
+            return ImportError::from(error);
+        }
+        ImportError::refused(format!(
+            "the role may not create the schema mor_import: run `grant create on database` for it, or use the owner of \
+             the database ({error})"
+        ))
+    })?;
     execute(target, zone.functions()).await?;
     execute(target, include_str!("staging.sql")).await?;
     for name in target::TABLES {

@@ -163,6 +163,7 @@ async fn run_transaction_checks(
     checks.push(migrations);
     if is_current {
         checks.extend(run_checks("objects", connection, schema::check_objects).await);
+        checks.extend(run_checks("import", connection, schema::check_staged_rows).await);
         checks.push(run_check("ids", connection, ids::check_sequences).await);
         let days = config.audit_retention_days;
         checks

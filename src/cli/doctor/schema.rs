@@ -22,6 +22,20 @@ pub async fn check_migrations(pool: &PgPool) -> Check {
     }
 }
 
+/// Checks whether an interrupted import has left its copy of MOR's data.
+pub async fn check_staged_rows(connection: &mut PgConnection) -> sqlx::Result<Vec<Check>> {
+    let exists: bool =
+        sqlx::query_scalar("select to_regnamespace('mor_import') is not null").fetch_one(connection).await?;
+    Ok(exists
+        .then(|| {
+            let message = "the schema mor_import of an unfinished import has a copy of MOR's data, with all PINs";
+            let advice = "start `mortise import` again, or run `drop schema mor_import cascade`";
+            Check::warning("import", message, advice)
+        })
+        .into_iter()
+        .collect())
+}
+
 /// Compares tables, columns, constraints, indexes, triggers, functions, views and sequences with the migrations. One
 /// check for each difference, or one that everything is as it must be.
 pub async fn check_objects(connection: &mut PgConnection) -> sqlx::Result<Vec<Check>> {

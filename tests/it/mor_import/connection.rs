@@ -85,3 +85,20 @@ async fn the_time_zone_is_required_unless_mysql_has_a_name_for_it() {
     let output = import.run(&["import", &import.mor.url(), "--time-zone", "CEST"]);
     assert!(output.code == 1 && output.stderr.contains("\"CEST\" is no time zone"), "{output:?}");
 }
+
+#[tokio::test]
+async fn a_role_that_may_not_create_a_schema_is_told_what_to_do() {
+    let import = Import::new("").await;
+    let (database, role) = (&import.database, format!("limited_{}", import.database));
+    import
+        .execute(&format!(
+            "revoke create on database {database} from public; create role {role} login;
+             grant select on all tables in schema public to {role}"
+        ))
+        .await;
+    let url = import.url.replace("postgres://postgres@", &format!("postgres://{role}@"));
+    let mut command = command(&["import", &import.mor.url(), "--time-zone", "UTC", "--dry-run"]);
+    command.env("DATABASE_URL", &url);
+    let output = run_command(command, &format!("{}\n", mariadb::PASSWORD));
+    assert!(output.code == 1 && output.stderr.contains("run `grant create on database` for it"), "{output:?}");
+}

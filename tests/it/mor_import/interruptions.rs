@@ -117,6 +117,8 @@ async fn staged_rows_are_used_again_while_mor_has_the_same_rows() {
         child.wait().unwrap();
     };
     kill().await;
+    let output = import.run(&["doctor"]);
+    assert!(output.stdout.contains("the schema mor_import of an unfinished import has a copy"), "{output:?}");
     let output = import.import(&["--dry-run", "--time-zone", "UTC"]);
     assert!(output.stderr.contains("are used again: MOR has the same rows"), "{output:?}");
     assert!(output.stdout.contains("nul_byte in cards: 1"), "{output:?}");
