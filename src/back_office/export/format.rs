@@ -79,7 +79,7 @@ impl Format {
 
 /// Writes cards in a format.
 pub(super) enum Writer<'a, Output: Write> {
-    Csv(csv::Writer<BufWriter<Output>>),
+    Csv(Box<csv::Writer<BufWriter<Output>>>),
     Json { output: BufWriter<Output>, is_empty: bool },
     Html { template: &'a SheetTemplate, output: BufWriter<Output>, page: Vec<Value>, pages: usize },
 }
@@ -91,7 +91,7 @@ impl<'a, Output: Write> Writer<'a, Output> {
             Format::Csv => {
                 let mut csv = csv::WriterBuilder::new().has_headers(false).from_writer(output);
                 csv.write_record(HEADINGS).map_err(to_io_error)?;
-                Self::Csv(csv)
+                Self::Csv(Box::new(csv))
             }
             Format::Json => {
                 output.write_all(b"[")?;
