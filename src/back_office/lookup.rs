@@ -58,8 +58,7 @@ impl CardKey {
         }
     }
 
-    /// Returns the ids of up to [`FOUND_CARDS_MAX`] cards. Each statement reads one index, and two for numbers and
-    /// PINs: `cards_excluded_number` and `cards_excluded_pin` have the deleted and quarantined cards.
+    /// Returns the ids of up to [`FOUND_CARDS_MAX`] cards. Each statement reads one index.
     async fn find_ids(&self, connection: &mut PgConnection) -> sqlx::Result<Vec<i64>> {
         let limit = i64::try_from(FOUND_CARDS_MAX).unwrap_or(i64::MAX);
         match self {

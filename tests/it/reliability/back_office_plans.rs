@@ -33,12 +33,12 @@ const LOOKUPS: [(&[&str], &[&str], &[&str]); 15] = [
     (
         &["select id as \"id!\" from cards where number = $1", "limit $2"],
         &["'1000042'", "100"],
-        &["using cards_number on cards", "using cards_excluded_number on cards"],
+        &["using cards_number on cards"],
     ),
     (
         &["select id as \"id!\" from cards", "pin <> '' and pin = $1", "limit $2"],
         &["'5000042'", "100"],
-        &["using cards_pin on cards", "using cards_excluded_pin on cards"],
+        &["using cards_pin on cards"],
     ),
     (
         &["select id from cards where callerid <> '' and callerid = $1"],

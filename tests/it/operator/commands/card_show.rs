@@ -98,7 +98,10 @@ async fn several_cards_are_listed() {
     );
     // The same number under two owners, and of a deleted card.
     operator.server.execute("update cards set number = '900001', hidden = 1 where id = 10").await;
-    operator.server.execute("update cards set number = '900001', owner_id = 3 where id = 12").await;
+    operator
+        .server
+        .execute("update cards set number = '900001', owner_id = 3, shares_number = true where id = 12")
+        .await;
     assert_eq!(operator.run_json(&["card", "show", "900001"]).as_array().unwrap().len(), 3);
     operator.assert_error(
         &["card", "block", "900001"],
