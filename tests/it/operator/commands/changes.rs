@@ -133,7 +133,7 @@ async fn every_command_that_changes_data_writes_to_the_change_log() {
              insert into tariffs (id, name, purpose, currency) values (8, 'Wholesale', 'user_wholesale', 'USD');
              insert into destinations (prefix, name) values ('370', 'Lithuania');
              insert into conflines (name, value, value2) values ('API_Secret_Key_Previous', 'old', '2999-01-01 00:00:00');
-             select setval('currencies_id_seq', 100);
+             select setval('currencies_id_seq', 100), setval('acc_groups_id_seq', 100);
              update users set password_argon2 = 'kept' where id = 2;
              insert into email_outbox (id, owner_id, user_id, address, message_id, card_ids, balances, currency, failed_at, last_error)
              values (1, 0, 0, 'anna@example', 'm@shop.test', '{4}', '{1}', 'USD', now(), 'unknown host');
