@@ -1,5 +1,6 @@
 //! The installed PostgreSQL: its programs, and the creation of a cluster.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -66,24 +67,23 @@ pub fn choose_binaries(mut installed: Vec<(u32, PathBuf)>, cluster: &Path) -> Re
     }
 }
 
-/// Returns the program `name` of a client, such as `pg_dump`, of the lowest version from `version_min` on. The
-/// directories are those of [`find_binaries`], and those in `PATH`.
+/// Returns the program `name` of a client, such as `pg_dump`, of this major version. The directories are those of
+/// [`find_binaries`], and those in `PATH`.
 ///
 /// # Errors
 ///
-/// The newest installed version, if it is lower.
-pub async fn find_client_program(name: &str, version_min: u32) -> Result<PathBuf, Option<u32>> {
+/// The installed versions, if this one is not installed.
+pub async fn find_client_program(name: &str, wanted: u32) -> Result<PathBuf, BTreeSet<u32>> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let directories = list_candidate_directories(name).await.into_iter().chain(std::env::split_paths(&path));
-    let mut found: Vec<(u32, PathBuf)> = Vec::new();
+    let mut installed = BTreeSet::new();
     for program in directories.map(|directory| directory.join(name)) {
-        if let Some(version) = program_version(&program).await {
-            found.push((version, program));
+        match program_version(&program).await {
+            Some(version) if version == wanted => return Ok(program),
+            version => installed.extend(version),
         }
     }
-    let newest = found.iter().map(|(version, _)| *version).max();
-    let suitable = found.into_iter().filter(|(version, _)| *version >= version_min).min_by_key(|(version, _)| *version);
-    suitable.map(|(_, program)| program).ok_or(newest)
+    Err(installed)
 }
 
 /// Returns the directories of installed versions that have the program `name`.

@@ -2,6 +2,7 @@
 //! its end.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::File;
 
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader};
@@ -13,11 +14,24 @@ use crate::db;
 /// The table of the applied migrations.
 const MIGRATIONS: &str = "_sqlx_migrations";
 
+/// The name of a table.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Table {
+    pub schema: String,
+    pub name: String,
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}.{}", self.schema, self.name)
+    }
+}
+
 /// The tables of a dump.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Contents {
     /// The number of rows of each table.
-    pub tables: BTreeMap<String, u64>,
+    pub tables: BTreeMap<Table, u64>,
     /// The applied migrations.
     pub migrations: Vec<i64>,
 }
@@ -45,7 +59,7 @@ impl Contents {
 
     /// Counts the lines of each `COPY` of a script.
     async fn read_script(&mut self, mut script: impl AsyncBufRead + Unpin) -> std::io::Result<()> {
-        let mut table: Option<String> = None;
+        let mut table: Option<Table> = None;
         let mut line = Vec::new();
         loop {
             line.clear();
@@ -55,14 +69,16 @@ impl Contents {
             match &table {
                 None => {
                     table = parse_copy(&line);
-                    if let Some(name) = &table {
-                        self.tables.entry(name.clone()).or_insert(0);
+                    if let Some(table) = &table {
+                        self.tables.entry(table.clone()).or_insert(0);
                     }
                 }
                 Some(_) if line == b"\\.\n" => table = None,
-                Some(name) => {
-                    *self.tables.entry(name.clone()).or_insert(0) += 1;
-                    if name == MIGRATIONS {
+                Some(table) => {
+                    if let Some(count) = self.tables.get_mut(table) {
+                        *count += 1;
+                    }
+                    if table.name == MIGRATIONS {
                         self.migrations.extend(parse_first_column(&line));
                     }
                 }
@@ -83,21 +99,52 @@ impl Contents {
         }
     }
 
+    /// Returns the number of rows of a table of Mortise. 0: the file has no such table.
+    pub fn rows_of(&self, name: &str) -> u64 {
+        let migrations = self.tables.keys().find(|table| table.name == MIGRATIONS);
+        let rows = migrations.and_then(|migrations| {
+            self.tables.get(&Table { schema: migrations.schema.clone(), name: name.to_owned() })
+        });
+        rows.copied().unwrap_or(0)
+    }
+
     /// Returns the first table whose number of rows differs from those of the database, in words.
-    pub fn find_difference(&self, rows: &BTreeMap<String, u64>) -> Option<String> {
-        rows.iter().find_map(|(table, count)| {
-            let in_file = self.tables.get(table).copied().unwrap_or(0);
-            (in_file != *count).then(|| format!("{table} has {in_file} rows in the file and {count}"))
+    pub fn find_difference(&self, rows: &BTreeMap<Table, Option<u64>>) -> Option<String> {
+        let in_both = rows.iter().find_map(|(table, count)| {
+            let (in_file, count) = (self.tables.get(table).copied().unwrap_or(0), (*count)?);
+            (in_file != count).then(|| format!("{table} has {in_file} rows in the file and {count} in the database"))
+        });
+        in_both.or_else(|| {
+            let missing = self.tables.keys().find(|table| !rows.contains_key(table));
+            missing.map(|table| format!("{table} is in the file and not in the database"))
         })
     }
 }
 
-/// Returns the table of a line `COPY schema.table (columns) FROM stdin;`, without the schema.
-fn parse_copy(line: &[u8]) -> Option<String> {
+/// Returns the table of a line `COPY schema.table (columns) FROM stdin;`.
+fn parse_copy(line: &[u8]) -> Option<Table> {
     let line = str::from_utf8(line).ok()?;
     let target = line.strip_prefix("COPY ")?.strip_suffix(" FROM stdin;\n")?;
-    let name = target.split(" (").next()?;
-    Some(name.rsplit('.').next()?.trim_matches('"').to_owned())
+    let (schema, rest) = parse_identifier(target)?;
+    let (name, _) = parse_identifier(rest.strip_prefix('.')?)?;
+    Some(Table { schema, name })
+}
+
+/// Returns the identifier at the start of the text, without quotation marks, and the text after it.
+fn parse_identifier(text: &str) -> Option<(String, &str)> {
+    let Some(mut rest) = text.strip_prefix('"') else {
+        let (name, rest) = text.split_at(text.find(['.', ' ']).unwrap_or(text.len()));
+        return Some((name.to_owned(), rest));
+    };
+    let mut name = String::new();
+    loop {
+        let (part, after) = rest.split_once('"')?;
+        name.push_str(part);
+        // Two quotation marks are one in the name.
+        let Some(more) = after.strip_prefix('"') else { return Some((name, after)) };
+        name.push('"');
+        rest = more;
+    }
 }
 
 fn parse_first_column(line: &[u8]) -> Option<i64> {

@@ -48,13 +48,12 @@ pub struct Outcome {
 
 impl Outcome {
     fn new(contents: &Contents, findings: Findings) -> Self {
-        let rows_of = |table: &str| contents.tables.get(table).copied().unwrap_or(0);
         Self {
             tables: contents.tables.len(),
             rows: contents.tables.values().sum(),
-            cards: rows_of("cards"),
-            payments: rows_of("payments"),
-            users: rows_of("users"),
+            cards: contents.rows_of("cards"),
+            payments: contents.rows_of("payments"),
+            users: contents.rows_of("users"),
             waiting_mails: findings.waiting_mails,
             missing_migrations: findings.missing_migrations,
             problems: findings.problems,
@@ -67,21 +66,26 @@ impl Outcome {
 ///
 /// # Errors
 ///
-/// [`BackOfficeError::Refused`] if PostgreSQL's programs are missing, too old, or fail, or if the file is incomplete.
+/// [`BackOfficeError::Refused`] if the database is not one of Mortise, if PostgreSQL's programs are missing, of
+/// another version, or fail, or if the file is incomplete.
 pub async fn back_up(pool: &PgPool, environment: &ClientEnvironment, file: &File) -> Result<Outcome, BackOfficeError> {
+    let missing_migrations = count_missing_migrations(pool).await?.ok_or_else(|| {
+        BackOfficeError::refused("this is not a database of Mortise: the session sees no rows of _sqlx_migrations")
+    })?;
     let programs = Programs::find(server_version(pool).await?).await?;
     let mut transaction = pool.begin_with(BEGIN_SNAPSHOT).await?;
     let snapshot = sqlx::query_scalar!(r#"select pg_export_snapshot() as "snapshot!""#);
     let snapshot = snapshot.fetch_one(&mut *transaction).await?;
     let check = async {
         let rows = count_rows(&mut transaction).await?;
-        Ok::<_, BackOfficeError>((rows, check_database(pool, &mut transaction).await?))
+        Ok::<_, BackOfficeError>((rows, check_database(missing_migrations, &mut transaction).await))
     };
     let ((), (rows, findings)) = tokio::try_join!(programs.dump(environment, &snapshot, file), check)?;
     transaction.rollback().await?;
     let contents = read_contents(&programs, file).await?;
+    contents.require_known_migrations()?;
     if let Some(difference) = contents.find_difference(&rows) {
-        return Err(BackOfficeError::refused(format!("the file is incomplete: {difference} in the database")));
+        return Err(BackOfficeError::refused(format!("the file is incomplete: {difference}")));
     }
     Ok(Outcome::new(&contents, findings))
 }
@@ -108,7 +112,8 @@ pub async fn record(pool: &PgPool, path: &Path, bytes: u64) -> sqlx::Result<()> 
 /// # Errors
 ///
 /// [`BackOfficeError::Refused`] if the database is not empty, if the file is not a dump of Mortise, is damaged or of a
-/// newer version, or if PostgreSQL's programs are missing, too old, or fail. Nothing is restored then.
+/// newer version, or if PostgreSQL's programs are missing, of another version, or fail: nothing is restored then. Also
+/// if the result differs from the file, or if the session does not see its tables.
 pub async fn restore(pool: &PgPool, environment: &ClientEnvironment, file: &File) -> Result<Outcome, BackOfficeError> {
     let programs = Programs::find(server_version(pool).await?).await?;
     let mut connection = pool.acquire().await?;
@@ -124,13 +129,20 @@ pub async fn restore(pool: &PgPool, environment: &ClientEnvironment, file: &File
     rewind(file)?;
     programs.restore(environment, file).await?;
     sqlx::raw_sql("set statement_timeout = 0; analyze").execute(&mut *connection).await?;
-    connection.close().await?;
+    let missing_migrations = count_missing_migrations(pool).await?.ok_or_else(|| {
+        BackOfficeError::refused(
+            "the file was restored, but its tables are in a schema that is not in the search_path of the role: set it \
+             with `alter role … set search_path`, or drop the schema",
+        )
+    })?;
     let mut transaction = pool.begin_with(BEGIN_SNAPSHOT).await?;
     let rows = count_rows(&mut transaction).await?;
+    // Frees the lock: a server that waits starts now, and its changes are not in the snapshot.
+    connection.close().await?;
     if let Some(difference) = contents.find_difference(&rows) {
-        return Err(BackOfficeError::refused(format!("the restore is incomplete: {difference} in the database")));
+        return Err(BackOfficeError::refused(format!("the restore is incomplete: {difference}")));
     }
-    let findings = check_database(pool, &mut transaction).await?;
+    let findings = check_database(missing_migrations, &mut transaction).await;
     Ok(Outcome::new(&contents, findings))
 }
 
@@ -166,8 +178,8 @@ async fn require_empty(connection: &mut PgConnection) -> Result<(), BackOfficeEr
     }
 }
 
-/// Returns the number of migrations that the database lacks.
-async fn count_missing_migrations(pool: &PgPool) -> Result<usize, BackOfficeError> {
-    let missing = db::missing_migrations(pool).await;
-    Ok(missing.map_err(|error| BackOfficeError::Refused(error.to_string()))?.len())
+/// Returns the number of migrations that the database lacks. `None`: it lacks all of them.
+async fn count_missing_migrations(pool: &PgPool) -> Result<Option<usize>, BackOfficeError> {
+    let missing = db::missing_migrations(pool).await.map_err(|error| BackOfficeError::Refused(error.to_string()))?;
+    Ok(Some(missing.len()).filter(|count| *count < db::migration_count()))
 }

@@ -17,6 +17,10 @@ use crate::managed_postgres::installation::{build_command, find_client_program};
 
 /// In bytes of the messages of a program. The rest is dropped.
 const MESSAGES_LEN_MAX: u64 = 64 * 1024;
+/// The variables that name files. The programs run in another directory.
+const FILES: [&str; 4] = ["PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY", "PGPASSFILE"];
+/// The value of `PGSSLROOTCERT` for the certificates that the system trusts. libpq knows it from version 16 on.
+const SYSTEM_ROOTS: &str = "system";
 /// Maximum number of messages in an error.
 const MESSAGES_MAX: usize = 5;
 
@@ -33,7 +37,8 @@ impl ClientEnvironment {
     pub fn new(options: &PgConnectOptions, password: Option<SecretString>) -> Self {
         let host = match options.get_socket() {
             Some(socket) => socket.into(),
-            None => options.get_host().into(),
+            // sqlx keeps the brackets of an IPv6 address, which libpq takes for a part of the name.
+            None => options.get_host().trim_start_matches('[').trim_end_matches(']').into(),
         };
         let ssl_mode = match options.get_ssl_mode() {
             PgSslMode::Disable => "disable",
@@ -80,6 +85,19 @@ impl ClientEnvironment {
             ("HOME", &[]),
         ] {
             let value = parameter(names).map(OsString::from).or_else(|| std::env::var_os(variable));
+            let value = match value {
+                Some(value) if FILES.contains(&variable) && !value.is_empty() && value != *SYSTEM_ROOTS => {
+                    let path = std::path::absolute(&value).map_err(|error| {
+                        BackOfficeError::refused(format!("cannot find the file of {variable}: {error}"))
+                    })?;
+                    Some(path.into_os_string())
+                }
+                // sqlx trusts the system's certificates then, libpq those of a file that usually does not exist.
+                None if variable == "PGSSLROOTCERT" && matches!(options.get_ssl_mode(), PgSslMode::VerifyFull) => {
+                    Some(SYSTEM_ROOTS.into())
+                }
+                value => value,
+            };
             environment.variables.extend(value.map(|value| (variable, value)));
         }
         Ok(environment)
@@ -91,7 +109,8 @@ impl ClientEnvironment {
     }
 }
 
-/// The programs, of the server's version or a newer one.
+/// The programs, of the server's major version: a newer `pg_restore` sets parameters that an older server does not
+/// know.
 #[derive(Debug)]
 pub(super) struct Programs {
     pg_dump: PathBuf,
@@ -102,14 +121,16 @@ impl Programs {
     /// Finds the programs for a server of this major version.
     pub async fn find(server_version: u32) -> Result<Self, BackOfficeError> {
         let find = async |name: &str| {
-            find_client_program(name, server_version).await.map_err(|newest| {
-                let found = match newest {
-                    Some(version) => format!("the newest installed one is {version}, which refuses a newer server"),
-                    None => "none is installed".to_owned(),
+            find_client_program(name, server_version).await.map_err(|installed| {
+                let found = if installed.is_empty() {
+                    "none is installed".to_owned()
+                } else {
+                    let versions: Vec<String> = installed.iter().map(u32::to_string).collect();
+                    format!("installed: {}", versions.join(", "))
                 };
                 BackOfficeError::refused(format!(
-                    "the server is PostgreSQL {server_version} and needs {name} of this version or a newer one; {found}: \
-                     install it, for example with `apt-get install postgresql-client-{server_version}`"
+                    "the server is PostgreSQL {server_version} and needs {name} of the same major version; {found}. \
+                     Install it, for example with `apt-get install postgresql-client-{server_version}`"
                 ))
             })
         };
@@ -135,6 +156,8 @@ impl Programs {
     pub async fn restore(&self, environment: &ClientEnvironment, file: &File) -> Result<(), BackOfficeError> {
         let mut command = build_command(&self.pg_restore, None);
         command.args(["--no-owner", "--no-privileges", "--exit-on-error", "--single-transaction", "--no-password"]);
+        // Those of the other database: a second subscriber would take the changes of the first one.
+        command.args(["--no-publications", "--no-subscriptions"]);
         // An empty name: that of the variable PGDATABASE.
         command.arg("--dbname=");
         environment.apply(&mut command);

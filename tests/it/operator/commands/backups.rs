@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use mortise::back_office::backup::ClientEnvironment;
 use mortise::managed_postgres::installation::find_binaries;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -184,26 +185,98 @@ async fn programs() -> PathBuf {
     find_binaries(Path::new("no cluster")).await.unwrap()
 }
 
-/// The newest installed program is older than the server: a sentence says what to install.
+/// An empty database, or one of another program, has nothing that a restore could use.
 #[tokio::test]
-async fn older_programs_are_refused() {
+async fn database_of_another_program_is_not_backed_up() {
+    let office = Office::new().await;
+    let database = postgres::create_empty_database("encoding 'UTF8'").await;
+    let back_up = async || run_on(&url(&database).await, &["backup", office.path("a.dump").to_str().unwrap()]);
+    let refused = back_up().await;
+    assert!(refused.code == 1 && refused.stderr.contains("this is not a database of Mortise"), "{refused:?}");
+    let pool = sqlx::PgPool::connect_with(postgres::connect_options(&database).await).await.unwrap();
+    sqlx::raw_sql("create table cards (id integer)").execute(&pool).await.unwrap();
+    let refused = back_up().await;
+    assert!(refused.code == 1 && refused.stderr.contains("this is not a database of Mortise"), "{refused:?}");
+    assert!(!office.path("a.dump").exists());
+}
+
+/// A check that cannot run does not cost the backup.
+#[tokio::test]
+async fn backup_is_kept_if_a_check_fails() {
+    let office = Office::new().await;
+    office.operator.server.execute("alter view card_stock_differences rename to other").await;
+    let backup = office.back_up("a.dump");
+    assert_eq!(backup.code, 1, "{backup:?}");
+    let problem = "PROBLEM a check failed, and those after it were left out: ";
+    assert!(backup.stdout.contains(problem), "{backup:?}");
+    assert!(office.path("a.dump").exists());
+    let database = postgres::create_empty_database("encoding 'UTF8'").await;
+    let restored = office.restore("a.dump", &database).await;
+    assert!(restored.code == 1 && restored.stdout.contains(problem), "{restored:?}");
+}
+
+#[tokio::test]
+async fn tables_of_other_schemas_and_of_extensions_are_told_apart() {
+    let office = Office::new().await;
+    let statements = r#"create schema "a ""b"".c"; create table "a ""b"".c".cards (id integer);
+        insert into "a ""b"".c".cards values (1);
+        create table notes (id integer); insert into notes values (1); alter extension plpgsql add table notes"#;
+    office.operator.server.execute(statements).await;
+    let backup = office.back_up("a.dump");
+    assert!(backup.stdout.contains("with 13 cards, 0 payments and 11 users"), "{backup:?}");
+    let database = postgres::create_empty_database("encoding 'UTF8'").await;
+    let restored = office.restore("a.dump", &database).await;
+    assert!(restored.stdout.contains("with 13 cards, 0 payments and 11 users"), "{restored:?}");
+    let pool = sqlx::PgPool::connect_with(postgres::connect_options(&database).await).await.unwrap();
+    let count: i64 = sqlx::query_scalar(r#"select count(*) from "a ""b"".c".cards"#).fetch_one(&pool).await.unwrap();
+    assert_eq!(count, 1);
+}
+
+/// A server would find no tables, and create new ones.
+#[tokio::test]
+async fn restore_into_an_invisible_schema_fails() {
+    let office = Office::new().await;
+    office.operator.server.execute(r#"alter schema public rename to "My Shop""#).await;
+    let mut dump = std::process::Command::new(programs().await.join("pg_dump"));
+    dump.args(["--format=custom", "--file"]).arg(office.path("a.dump")).arg(&office.operator.url);
+    assert!(dump.status().unwrap().success());
+    let database = postgres::create_empty_database("encoding 'UTF8'").await;
+    let failed = office.restore("a.dump", &database).await;
+    assert!(failed.code == 1 && failed.stderr.contains("in a schema that is not in the search_path"), "{failed:?}");
+}
+
+/// libpq gets the address and the files in its own form.
+#[test]
+fn programs_connect_as_the_commands_do() {
+    let environment = |url: &str| format!("{:?}", ClientEnvironment::from_url(url, &url.parse().unwrap()).unwrap());
+    let system = environment("postgres://a@[::1]:6432/b?sslmode=verify-full");
+    assert!(system.contains(r#"("PGHOST", "::1")"#) && system.contains(r#"("PGPORT", "6432")"#), "{system}");
+    assert!(system.contains(r#"("PGSSLROOTCERT", "system")"#), "{system}");
+    let file = environment("postgres://a@db.example/b?sslmode=verify-full&sslrootcert=certificates/root.pem");
+    let path = std::env::current_dir().unwrap().join("certificates/root.pem");
+    assert!(file.contains(&format!(r#"("PGSSLROOTCERT", "{}")"#, path.display())), "{file}");
+    assert!(!environment("postgres://a@db.example/b?sslmode=require").contains("PGSSLROOTCERT"));
+}
+
+/// Only programs of the server's version are used: a sentence says what to install.
+#[tokio::test]
+async fn programs_of_another_version_are_refused() {
     let office = Office::new().await;
     let binaries = office.path("bin");
     std::fs::create_dir(&binaries).unwrap();
-    for name in ["pg_dump", "pg_restore"] {
-        let path = binaries.join(name);
-        std::fs::write(&path, format!("#!/bin/sh\necho '{name} (PostgreSQL) 9.6.24'\n")).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    for (version, major) in [("9.6.24", 9), ("99.1", 99)] {
+        for name in ["pg_dump", "pg_restore"] {
+            let path = binaries.join(name);
+            std::fs::write(&path, format!("#!/bin/sh\necho '{name} (PostgreSQL) {version}'\n")).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let mut command = command(&["backup", office.path("a.dump").to_str().unwrap()]);
+        command.env("DATABASE_URL", &office.operator.url).env("POSTGRES_BIN", &binaries).env("PATH", "/nowhere");
+        let refused = run_command(command, "");
+        let message = format!("needs pg_dump of the same major version; installed: {major}. Install it");
+        assert!(refused.code == 1 && refused.stderr.contains(&message), "{refused:?}");
+        assert!(!office.path("a.dump").exists());
     }
-    let mut command = command(&["backup", office.path("a.dump").to_str().unwrap()]);
-    command.env("DATABASE_URL", &office.operator.url).env("POSTGRES_BIN", &binaries).env("PATH", "/nowhere");
-    let refused = run_command(command, "");
-    assert!(
-        refused.code == 1
-            && refused.stderr.contains("needs pg_dump of this version or a newer one; the newest installed one is 9, which refuses a newer server: install it"),
-        "{refused:?}"
-    );
-    assert!(!office.path("a.dump").exists());
 }
 
 /// The programs get the password in their environment, which other users cannot read.
