@@ -8,6 +8,9 @@ use super::BackOfficeError;
 use crate::mail;
 use crate::store::change_log::{Author, Change, Target, What};
 
+/// The reason that operators give to an e-mail that they cancel (`email.md`).
+const CANCELLED: &str = "given up";
+
 /// The state of an e-mail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MailState {
@@ -83,8 +86,10 @@ pub async fn list(pool: &PgPool, states: &[MailState], limit: u32) -> sqlx::Resu
 /// Which e-mails are sent again.
 #[derive(Debug)]
 pub enum Retry<'a> {
-    /// All that have failed or wait.
-    All,
+    /// All that wait.
+    Waiting,
+    /// All that have failed, except those that an operator has cancelled.
+    Failed,
     /// Those with these ids. `sent_too`: also if they were sent.
     Ids {
         /// The ids.
@@ -102,8 +107,8 @@ pub enum Retry<'a> {
 /// changed then.
 pub async fn retry(pool: &PgPool, retry: &Retry<'_>, author: &Author) -> Result<u64, BackOfficeError> {
     let mut transaction = pool.begin().await?;
-    let (ids, sent_too) = match retry {
-        Retry::All => (None, false),
+    let ids = match retry {
+        Retry::Waiting | Retry::Failed => None,
         Retry::Ids { ids, sent_too } => {
             for id in *ids {
                 let mail = lock(&mut transaction, *id).await?;
@@ -111,15 +116,20 @@ pub async fn retry(pool: &PgPool, retry: &Retry<'_>, author: &Author) -> Result<
                     return Err(BackOfficeError::refused(format!("the e-mail {id} was sent: --again sends it again")));
                 }
             }
-            (Some(*ids), *sent_too)
+            Some(*ids)
         }
     };
     let retried = sqlx::query_scalar!(
         "update email_outbox
          set sent_at = null, failed_at = null, next_attempt_at = now() at time zone 'utc'
-         where ($1::bigint[] is null or id = any ($1)) and (sent_at is null or $2) returning id",
+         where case
+             when $1::bigint[] is not null then id = any ($1)
+             when $2 then sent_at is null and failed_at is not null and last_error is distinct from $3
+             else sent_at is null and failed_at is null end
+         returning id",
         ids,
-        sent_too
+        matches!(retry, Retry::Failed),
+        CANCELLED
     );
     let retried = retried.fetch_all(&mut *transaction).await?;
     if !retried.is_empty() {
@@ -135,8 +145,8 @@ pub async fn retry(pool: &PgPool, retry: &Retry<'_>, author: &Author) -> Result<
 ///
 /// # Errors
 ///
-/// [`BackOfficeError::NotFound`] if the id does not exist; [`BackOfficeError::Refused`] if the e-mail was sent, or if
-/// the text is not one address.
+/// [`BackOfficeError::NotFound`] if the id does not exist; [`BackOfficeError::Refused`] if the e-mail was sent or
+/// is being sent, or if the text is not one address.
 pub async fn correct(pool: &PgPool, id: i64, address: &str, author: &Author) -> Result<String, BackOfficeError> {
     if !mail::is_address(address) {
         return Err(BackOfficeError::refused(format!("{address:?} is not an e-mail address")));
@@ -147,6 +157,12 @@ pub async fn correct(pool: &PgPool, id: i64, address: &str, author: &Author) -> 
         return Err(BackOfficeError::refused(format!(
             "the e-mail {id} was sent to {}: it stays as it is",
             mail.address
+        )));
+    }
+    if mail.claimed_for_s > 0 {
+        return Err(BackOfficeError::refused(format!(
+            "the e-mail {id} is being sent to {} now: try again in {} s",
+            mail.address, mail.claimed_for_s
         )));
     }
     sqlx::query!(
@@ -172,12 +188,16 @@ pub async fn correct(pool: &PgPool, id: i64, address: &str, author: &Author) -> 
 struct LockedMail {
     address: String,
     is_sent: bool,
+    /// The time for which a server that sends the e-mail may still need, in seconds.
+    claimed_for_s: i64,
 }
 
 async fn lock(connection: &mut PgConnection, id: i64) -> Result<LockedMail, BackOfficeError> {
     let mail = sqlx::query_as!(
         LockedMail,
-        r#"select address, sent_at is not null as "is_sent!" from email_outbox where id = $1 for no key update"#,
+        r#"select address, sent_at is not null as "is_sent!",
+               coalesce(ceil(extract(epoch from claimed_until - now() at time zone 'utc')), 0)::bigint as "claimed_for_s!"
+           from email_outbox where id = $1 for no key update"#,
         id
     );
     let mail = mail.fetch_optional(connection).await?;

@@ -25,16 +25,19 @@ pub enum Command {
         #[arg(long, value_name = "N", default_value_t = 100)]
         limit: u32,
     },
-    /// Send e-mails again at once that have failed or wait
+    /// Send e-mails at once that wait or have failed
     Retry {
         /// The ids, as in `mortise mail list`
-        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        #[arg(required_unless_present_any = ["all", "failed"], conflicts_with_all = ["all", "failed"])]
         ids: Vec<i64>,
-        /// All e-mails that have failed or wait
-        #[arg(long)]
+        /// All e-mails that wait
+        #[arg(long, conflicts_with = "failed")]
         all: bool,
+        /// All e-mails that have failed, except cancelled ones
+        #[arg(long)]
+        failed: bool,
         /// Also those of the named e-mails that were sent: the buyer gets them twice
-        #[arg(long, conflicts_with = "all")]
+        #[arg(long, conflicts_with_all = ["all", "failed"])]
         again: bool,
     },
     /// Correct the address of an e-mail that was not sent, and send it at once
@@ -58,7 +61,9 @@ pub enum Command {
 pub async fn run(command: &Command, config: &Config) -> Result<Report, CommandError> {
     match command {
         Command::List { failed, sent, limit } => list(*failed, *sent, *limit, config).await,
-        Command::Retry { ids, again, .. } => retry(ids, *again, config).await,
+        Command::Retry { all: true, .. } => retry(&Retry::Waiting, config).await,
+        Command::Retry { failed: true, .. } => retry(&Retry::Failed, config).await,
+        Command::Retry { ids, again, .. } => retry(&Retry::Ids { ids, sent_too: *again }, config).await,
         Command::Correct { id, address } => correct(*id, address, config).await,
         Command::Test { address, user } => test(address, user.as_deref(), config).await,
     }
@@ -87,10 +92,8 @@ async fn list(failed: bool, sent: bool, limit: u32, config: &Config) -> Result<R
     }))
 }
 
-async fn retry(ids: &[i64], again: bool, config: &Config) -> Result<Report, CommandError> {
-    // clap requires ids or --all.
-    let retry = if ids.is_empty() { Retry::All } else { Retry::Ids { ids, sent_too: again } };
-    let count = with_database(config, async |pool| Ok(mails::retry(pool, &retry, &author()).await?)).await?;
+async fn retry(retry: &Retry<'_>, config: &Config) -> Result<Report, CommandError> {
+    let count = with_database(config, async |pool| Ok(mails::retry(pool, retry, &author()).await?)).await?;
     let text = format!("E-mails to send now: {count}. A running server sends them within a second.");
     Ok(Report::new(text, json!({ "retried": count })))
 }

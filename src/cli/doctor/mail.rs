@@ -19,7 +19,7 @@ pub async fn check_outbox(connection: &mut PgConnection) -> sqlx::Result<Check> 
     );
     let row = row.fetch_one(connection).await?;
     let waiting = format!("e-mails waiting: {}, the oldest for {} min", row.waiting, row.oldest_age_s / 60);
-    let advice = "run `mortise mail list`, which shows the reasons; then `mortise mail retry --all`";
+    let advice = "run `mortise mail list`, which shows the reasons; then `mortise mail retry ID`";
     Ok(if row.failed > 0 {
         let message = format!("{waiting}; failed permanently within a day: {}", row.failed);
         Check::warning("mail", message, advice)

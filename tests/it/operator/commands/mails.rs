@@ -135,6 +135,40 @@ async fn corrected_address_gets_the_mail() {
     assert_eq!(office.run(&["correct", "99", "other@x.test"]).code, 3);
 }
 
+#[tokio::test]
+async fn cancelled_mails_are_sent_only_by_their_ids() {
+    let office = Office::new().await;
+    office.mail.script_action("RCPT TO", ScriptedAction::Respond("550 unknown user"));
+    office.sell_to("a@x.test", "failed_at is not null").await;
+    office.sell_to("b@x.test", "failed_at is not null").await;
+    office.operator.server.execute("update email_outbox set last_error = 'given up' where id = 2").await;
+    office.mail.clear_script();
+    assert!(office.run_ok(&["retry", "--all"]).starts_with("E-mails to send now: 0."));
+    assert!(office.run_ok(&["retry", "--failed"]).starts_with("E-mails to send now: 1."));
+    let mails = with_timeout("the failed e-mail", office.mail.wait_for_mails(1)).await;
+    assert_eq!(mails[0].to, "a@x.test");
+    assert!(office.run_ok(&["retry", "2"]).starts_with("E-mails to send now: 1."));
+    let mails = with_timeout("the cancelled e-mail", office.mail.wait_for_mails(2)).await;
+    assert_eq!(mails[1].to, "b@x.test");
+}
+
+/// Else the e-mail would go to the old address, and would count as sent to the new one.
+#[tokio::test]
+async fn address_is_not_corrected_while_the_mail_is_being_sent() {
+    let office = Office::new().await;
+    office.mail.script_action("RCPT TO", ScriptedAction::Stall);
+    office.sell_to("a@x.test", "claimed_until is not null").await;
+    with_timeout("the attempt", office.mail.wait_for_lines("RCPT TO", 1)).await;
+    let refused = office.run(&["correct", "1", "b@x.test"]);
+    let message = "the e-mail 1 is being sent to a@x.test now: try again in ";
+    assert!(refused.code == 1 && refused.stderr.contains(message), "{refused:?}");
+    office.mail.clear_script();
+    let mails = with_timeout("the e-mail", office.mail.wait_for_mails(1)).await;
+    assert_eq!(mails[0].to, "a@x.test");
+    let sent = "select address from email_outbox where sent_at is not null";
+    office.operator.server.wait_for_rows(sent, |rows| rows == ["a@x.test"]).await;
+}
+
 /// The mail server answers while the test waits for the command.
 #[tokio::test(flavor = "multi_thread")]
 async fn test_mail_shows_whether_the_settings_work() {
