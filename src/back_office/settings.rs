@@ -3,6 +3,9 @@
 use crate::mail;
 use crate::number;
 
+/// The limit of a tax rate in percent.
+const PERCENTAGE_MAX_EXCLUSIVE: i32 = 1000;
+
 /// What the value of a setting is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SettingType {
@@ -12,7 +15,7 @@ pub enum SettingType {
     Integer(i64),
     /// A port of TCP.
     Port,
-    /// A decimal number from 0 on.
+    /// A decimal number from 0 to less than 1000.
     Percentage,
     /// A name. A number is refused: it is a value in the wrong place.
     Name,
@@ -57,20 +60,28 @@ impl SettingType {
                     _ => Err("is a switch: its value is on or off".to_owned()),
                 };
             }
+            Self::Percentage if !value.is_empty() => {
+                let rate = number::parse_whole_decimal(value);
+                let rate = rate.filter(|rate| *rate >= 0 && *rate < PERCENTAGE_MAX_EXCLUSIVE);
+                return rate.map(|rate| rate.to_plain_string()).ok_or_else(|| {
+                    format!(
+                        "is a percentage: its value is a number such as 19 or 7.5, less than {PERCENTAGE_MAX_EXCLUSIVE}"
+                    )
+                });
+            }
             _ if value.is_empty() => true,
             Self::Integer(max) => number::is_digits(value) && value.parse::<i64>().is_ok_and(|number| number <= max),
             Self::Port => value.parse::<u16>().is_ok_and(|port| port > 0),
-            Self::Percentage => number::parse_whole_decimal(value).is_some_and(|number| number >= 0),
-            Self::Name => !number::is_decimal(value),
+            // "19 %" and "7,5" are numbers too.
+            Self::Name => !number::is_decimal(&value.replace('%', "").replace(',', ".")),
             Self::Host => !value.contains(char::is_whitespace),
             Self::Email => mail::is_sender(value),
-            Self::Text | Self::Secret => true,
+            Self::Text | Self::Secret | Self::Percentage => true,
         };
         let expected = match self {
             _ if is_valid => return Ok(value.to_owned()),
             Self::Integer(max) => format!("is an integer: its value is 0 to {max}"),
             Self::Port => "is a port: its value is 1 to 65535".to_owned(),
-            Self::Percentage => "is a percentage: its value is a number such as 19 or 7.5".to_owned(),
             Self::Name => "is a name, not a number".to_owned(),
             Self::Host => "is a host: its value has no spaces".to_owned(),
             _ => "is an e-mail address, such as shop@example.com or Card Shop <shop@example.com>".to_owned(),

@@ -228,7 +228,10 @@ async fn run(
     let audit_writer = tokio::spawn(audit_writer);
     let listener = TcpListener::bind(listen).await.map_err(|error| ServerError::Listen(listen, error))?;
     if let Some(managed) = managed {
-        managed.publish_address(listener.local_addr()?)?;
+        // Without the file, commands use the address in the settings.
+        if let Err(error) = managed.publish_address(listener.local_addr()?) {
+            tracing::warn!(%error, "cannot publish the address of the server");
+        }
     }
     let metrics_listener = match state.config.metrics_listen {
         None => None,
