@@ -6,3 +6,9 @@ create table backups (
     bytes bigint not null
 );
 comment on table backups is 'The backups that mortise backup has made.';
+
+-- What the transfer of a card's balance added to a user's balance. The sum of all balances is the same after it, so it is no
+-- balance_change; the amount is in the user's currency, at the rates of that time.
+alter table payments add column transferred numeric(30, 15);
+comment on column payments.transferred is
+    'For a transfer, what it added to the balance of the user, in the system''s currency. NULL: a transfer from before migration 0028.';

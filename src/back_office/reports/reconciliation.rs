@@ -77,6 +77,8 @@ impl Reconciliation {
     /// `days`: the payments of these days must be in the list. `None`: those between the first and the last payment
     /// that the list names. A reference of the list may belong to a payment of any time.
     ///
+    /// `user_id`: only the payments by this API user must be in the list. `None`: those of all.
+    ///
     /// # Errors
     ///
     /// As [`Period::resolve`]; [`BackOfficeError::Refused`] with the bad lines of the list.
@@ -85,6 +87,7 @@ impl Reconciliation {
         list: impl Read,
         days: Option<&Days>,
         time_zone: &str,
+        user_id: Option<i32>,
     ) -> Result<Self, BackOfficeError> {
         let period = match days {
             Some(days) => Some(Period::resolve(&mut *pool.acquire().await?, days, time_zone).await?),
@@ -97,6 +100,7 @@ impl Reconciliation {
         sqlx::query(include_str!("reconciliation.sql"))
             .bind(starts_at)
             .bind(ends_at)
+            .bind(user_id)
             .execute(&mut *transaction)
             .await?;
         Ok(Self { transaction })

@@ -1,6 +1,8 @@
 -- Compares the list (`listed`) with the payments that have a reference, into `compared`. The payments of the times $1 to
 -- $2 (UTC, exclusive end; null: between the first and the last payment that the list names) must be in the list.
+-- $3: only those of this API user (null: of all).
 --
+-- A refund can be outside of these times: the sum of all payments of a reference agrees, or the sum of those within.
 -- The amounts are equal if they are after rounding to the decimals of the list, at least two: providers round. A top-up
 -- by card_payment_add has its tax in the amount, others on top of it: for top-ups both agree.
 insert into compared
@@ -13,34 +15,38 @@ with theirs as materialized (
     select
         coalesce($1::text::timestamp, min(p.date_added)) as starts_at,
         coalesce($2::text::timestamp, max(p.date_added) + interval '1 microsecond') as ends_at
-    from named n join payments p on p.reference = n.reference and p.kind is not null
+    from named n join payments p on p.reference = n.reference and p.kind in ('sale', 'top_up', 'refill')
 ), wanted as materialized (
     select reference from named
     union
     select p.reference
     from bounds join payments p on p.date_added >= bounds.starts_at and p.date_added < bounds.ends_at
-    where p.reference is not null and p.kind in ('sale', 'top_up', 'refill')
+    where p.reference is not null and p.kind in ('sale', 'top_up', 'refill') and ($3::integer is null or p.caller_id = $3)
 ), paid as (
-    select p.reference, p.currency, p.kind, p.amount, p.tax
+    select p.reference, p.currency, p.kind, p.amount, p.tax, p.date_added
     from wanted w join payments p on p.reference = w.reference
     where p.kind in ('sale', 'top_up', 'refill', 'refund')
     union all
-    select p.reference, r.currency, r.kind, r.amount, r.tax
+    select p.reference, r.currency, r.kind, r.amount, r.tax, r.date_added
     from wanted w
         join payments p on p.reference = w.reference
         join payments r on r.reverses = p.id
     where p.kind in ('sale', 'top_up', 'refill') and r.kind = 'refund' and r.reference is null
 ), ours as (
     select reference, upper(currency) as currency, sum(coalesce(amount, 0)) as amount,
-        sum(coalesce(amount, 0) + coalesce(tax, 0)) as gross, bool_and(kind = 'top_up') as are_top_ups
-    from paid group by reference, upper(currency)
+        sum(coalesce(amount, 0) + coalesce(tax, 0)) as gross,
+        sum(coalesce(amount, 0)) filter (where is_within) as amount_within,
+        sum(coalesce(amount, 0) + coalesce(tax, 0)) filter (where is_within) as gross_within,
+        bool_and(kind in ('top_up', 'refund')) as are_top_ups
+    from paid, bounds, lateral (select date_added >= starts_at and date_added < ends_at as is_within) period
+    group by reference, upper(currency)
 )
 select
     case
         when ours.reference is null then 'missing_here'
         when theirs.reference is null then 'missing_in_list'
-        when theirs.amount = round(ours.gross, decimals) then 'matched'
-        when are_top_ups and theirs.amount = round(ours.amount, decimals) then 'matched'
+        when theirs.amount in (round(ours.gross, decimals), round(gross_within, decimals)) then 'matched'
+        when are_top_ups and theirs.amount in (round(ours.amount, decimals), round(amount_within, decimals)) then 'matched'
         else 'different'
     end,
     reference, currency, theirs.amount, ours.gross, theirs.line

@@ -71,6 +71,8 @@ pub async fn report(pool: &PgPool, name: &str, days: &Days, time_zone: &str) -> 
     let period = Period::resolve(&mut connection, days, time_zone).await?;
     drop(connection);
     let mut transaction = period.begin(pool).await?;
+    // Both queries read one snapshot.
+    sqlx::raw_sql("set transaction isolation level repeatable read").execute(&mut *transaction).await?;
     let payments = sqlx::query_as!(
         StatementRow,
         r#"select kind as "kind!", currency, count(*) as "count!", sum(coalesce(amount, 0)) as "amount!: Money",
@@ -85,7 +87,8 @@ pub async fn report(pool: &PgPool, name: &str, days: &Days, time_zone: &str) -> 
         owner.id
     );
     let payments = payments.fetch_all(&mut *transaction).await?;
-    // A refill adds balance_change, a transfer from a card has none: there the amount is in the user's currency.
+    // A refill adds balance_change. A transfer from a card has none: of an old one, only the amount in the user's
+    // currency is known.
     let balance = sqlx::query_as!(
         OwnBalance,
         r#"with added as (
@@ -93,7 +96,8 @@ pub async fn report(pool: &PgPool, name: &str, days: &Days, time_zone: &str) -> 
                    coalesce(sum(change), 0) as since
                from (
                    select date_added, case when kind = 'transfer'
-                       then divide_rounded(amount, exchange_rate_to(currency)) else coalesce(balance_change, 0) end as change
+                       then coalesce(transferred, divide_rounded(amount, exchange_rate_to(currency)))
+                       else coalesce(balance_change, 0) end as change
                    from payments
                    where user_id = $3 and card = 0 and kind is not null
                        -- Not a range of the index of dates: the payments of one user are fewer.

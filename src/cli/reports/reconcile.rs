@@ -13,7 +13,7 @@ use crate::back_office::reports::reconciliation::{Difference, Reconciliation, Su
 use crate::cli::database::with_database;
 use crate::cli::output_file::{OutputFile, csv_to_io_error};
 use crate::cli::report::format_table;
-use crate::cli::{CommandError, Report};
+use crate::cli::{CommandError, Report, find_user};
 use crate::config::Config;
 
 /// Maximum number of differences that are printed. The output file has all of them.
@@ -21,12 +21,20 @@ const PRINTED_MAX: usize = 100;
 
 /// The list and the days.
 #[derive(Debug, Args)]
+#[command(
+    mut_arg("from", |from| from.help(
+        "The first day whose payments must be in the list [default: that of the first payment that the list names]"
+    )),
+    mut_arg("to", |to| to.help("The last day, included [default: today with --from, else the list's last payment]"))
+)]
 pub struct Options {
     /// CSV with a header line and the columns reference, amount and currency
     file: PathBuf,
-    /// The days whose payments must be in the list [default: from its first to its last payment]
     #[command(flatten)]
     period: PeriodOptions,
+    /// Only the payments by this API user must be in the list: the list is of one shop [default: those of all]
+    #[arg(long, value_name = "USER")]
+    user: Option<String>,
     /// The file to create with all differences as CSV, readable only by you
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -39,7 +47,11 @@ pub(super) async fn run(options: &Options, config: &Config) -> Result<Report, Co
     let output = options.output.as_deref().map(OutputFile::create).transpose()?;
     let (summary, printed) = with_database(config, async |pool| {
         let (days, time_zone) = (options.period.named_days(), &options.period.time_zone);
-        let mut reconciliation = Reconciliation::run(pool, list, days.as_ref(), time_zone).await?;
+        let user_id = match &options.user {
+            Some(name) => Some(find_user(pool, name).await?.id),
+            None => None,
+        };
+        let mut reconciliation = Reconciliation::run(pool, list, days.as_ref(), time_zone, user_id).await?;
         let summary = reconciliation.summarize().await?;
         Ok((summary, collect_differences(&mut reconciliation, output.as_ref()).await?))
     })

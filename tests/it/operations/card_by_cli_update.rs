@@ -183,6 +183,7 @@ async fn pin_for_a_device_pays_its_user() {
         .await;
     // The card's funds move to the user: a transfer, no refill.
     server.assert_rows(PAYMENTS, &["card_refill|transfer|7.503529411764722|EUR|0.000000000|2|0|0|1|∅|"]).await;
+    server.assert_rows("select balance_change, transferred from payments", &["∅|10.084033613445400"]).await;
     server.assert_rows(ACTIONS, &["0|Added to cards balance|card|6|-10.08|∅|∅"]).await;
     assert_error(&send(&server, "callerid=555&pin=0042").await, "Card was not found");
 }

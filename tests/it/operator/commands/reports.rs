@@ -318,6 +318,21 @@ async fn statement_has_payments_and_balances_at_both_ends() {
     operator.assert_error(&["report", "statement", "unknown"], 3, "there is no user \"unknown\"");
 }
 
+/// The rates of today do not change what a transfer added.
+#[tokio::test]
+async fn statement_counts_what_a_transfer_added() {
+    let operator = operator().await;
+    operator
+        .server
+        .execute("update payments set transferred = 12 where id = 8; update currencies set exchange_rate = 3 where name = 'EUR'")
+        .await;
+    let report = operator.run_json(&["report", "statement", "reseller", "--month", "2026-11"]);
+    assert_eq!(
+        report["balance"],
+        json!({ "currency": "USD", "opening": "59.621892218787797", "added": "38.878107781212203", "closing": "98.5" })
+    );
+}
+
 #[tokio::test]
 async fn stock_lasts_as_long_as_at_the_last_pace() {
     let operator = Operator::new().await;
@@ -459,6 +474,37 @@ async fn each_line_of_a_long_list_is_compared() {
     );
     let output = lists.reconcile(format!("reference,amount,currency\n{lines}").replace(",USD", ",EUR"), &[]);
     assert!(output.stdout.contains("\nand 39900 more: --output FILE writes all of them\n"), "{}", output.stdout);
+}
+
+/// A2 was sold on October 31 and refunded on November 2.
+#[tokio::test]
+async fn refund_outside_the_days_of_the_list_agrees() {
+    let lists = Lists::new().await;
+    let october = "reference,amount,currency\nA1,11.90,USD\nA2,11.90,USD\n";
+    let matched = "matched: 2, missing here: 0, missing in the list: 0, different amounts: 0\n";
+    for days in [&["--from", "2026-10-31", "--to", "2026-10-31"][..], &[]] {
+        let output = lists.reconcile(october, days);
+        assert_eq!((output.code, output.stdout.as_str()), (0, matched), "{output:?}");
+    }
+    let november = lists.reconcile(
+        "reference,amount,currency\nA2,-11.90,USD\nR1,5,EUR\n",
+        &["--from", "2026-11-02", "--to", "2026-11-02"],
+    );
+    assert_eq!((november.code, november.stdout.as_str()), (0, matched), "{november:?}");
+}
+
+#[tokio::test]
+async fn list_of_one_shop_is_compared_with_its_payments() {
+    let lists = Lists::new().await;
+    let list = "reference,amount,currency\nA3,10,USD\n";
+    let month = ["--from", "2026-10-01", "--to", "2026-11-30"];
+    assert_eq!(lists.reconcile(list, &month).code, 1);
+    let output = lists.reconcile(list, &[&month[..], &["--user", "accountant"]].concat());
+    let matched = "matched: 1, missing here: 0, missing in the list: 0, different amounts: 0\n";
+    assert_eq!((output.code, output.stdout.as_str()), (0, matched), "{output:?}");
+    assert_eq!(lists.reconcile(list, &["--user", "unknown"]).code, 3);
+    let help = lists.operator.run_ok(&["report", "reconcile", "--help"]);
+    assert!(help.contains("that of the first payment that the list names") && !help.contains("this month"), "{help}");
 }
 
 #[tokio::test]
