@@ -4,6 +4,7 @@
 //! memory that an import needs depends only on the number of refused lines.
 
 mod line;
+mod line_breaks;
 
 use std::io::Read;
 
@@ -14,6 +15,7 @@ use serde_json::json;
 use sqlx::{PgConnection, Row};
 
 use self::line::{CardLine, Header};
+use self::line_breaks::LineBreaks;
 use super::BackOfficeError;
 use super::selection::group_not_found;
 use crate::error::ApiError;
@@ -148,7 +150,8 @@ impl<Source: Read> CardImport<Source> {
         progress: &mut impl FnMut(Progress),
     ) -> Result<ImportOutcome, BackOfficeError> {
         let mut outcome = ImportOutcome::default();
-        let mut csv = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(self.source);
+        let mut csv =
+            csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(LineBreaks::new(self.source));
         let mut record = StringRecord::new();
         let header = match csv.read_record(&mut record) {
             Ok(true) => Header::read(&record).map_err(BackOfficeError::Refused)?,
@@ -160,12 +163,13 @@ impl<Source: Read> CardImport<Source> {
         };
         let mut batch = Vec::new();
         loop {
-            let next_line = csv.position().line();
-            let line_of = |position: Option<&csv::Position>| position.map_or(next_line, csv::Position::line);
-            match csv.read_record(&mut record) {
+            let result = csv.read_record(&mut record);
+            // The position after the record. That before it can be of a blank line, which the reader passes over.
+            let broken: u64 = record.iter().flat_map(str::bytes).map(|byte| u64::from(byte == b'\n')).sum();
+            let line = csv.position().line().saturating_sub(1 + broken);
+            match result {
                 Ok(true) => {
                     outcome.lines += 1;
-                    let line = line_of(record.position());
                     match CardLine::read(&record, &header, group) {
                         Ok(card) => batch.push((line, card)),
                         Err(reason) => outcome.refuse(line, reason),
@@ -174,7 +178,7 @@ impl<Source: Read> CardImport<Source> {
                 Ok(false) => break,
                 Err(error) if matches!(error.kind(), csv::ErrorKind::Utf8 { .. }) => {
                     outcome.lines += 1;
-                    outcome.refuse(line_of(error.position()), "the line is not UTF-8");
+                    outcome.refuse(line, "the line is not UTF-8");
                 }
                 Err(error) => return Err(unreadable(&error)),
             }

@@ -215,3 +215,21 @@ async fn import_is_all_or_nothing() {
     import.env("DATABASE_URL", &operator.url);
     assert_eq!(run_command(import, "").code, 0);
 }
+
+/// The files of Windows and of old Macs have other line breaks. Blank lines count.
+#[tokio::test]
+async fn line_numbers_are_right_for_all_line_breaks() {
+    let operator = Operator::new().await;
+    for line_break in ["\n", "\r\n", "\r"] {
+        let lines =
+            ["number,pin,balance", "0000000007,0007,1", "", "", "0000000008,x,1", "\"00\n1\",0009,1", "42,0010,1"];
+        operator.assert_refused(
+            lines.join(line_break),
+            &[
+                "line 5: pin: not only digits",
+                "line 6: number: not only digits: \"00\\n1\"",
+                "line 8: number: 2 digits, but those of the card group have 10: \"42\"",
+            ],
+        );
+    }
+}
