@@ -3,6 +3,9 @@
 -- Without a check: each check costs every sale some time.
 alter table cards add column unblocked_as text;
 
+-- Null: false, or a payment of before.
+alter table payments add column tax_included boolean;
+
 -- An e-mail is written in the transaction of its sale, at the same time.
 create index email_outbox_created_at on email_outbox (created_at);
 
@@ -19,5 +22,7 @@ create function card_state(card cards) returns text
     end;
 
 comment on column cards.unblocked_as is 'The value of withheld that a blocked card gets back when it is unblocked.';
+comment on column payments.tax_included is
+    'Whether amount includes tax: a top-up by card_payment_add, and its refund. Null: no.';
 comment on function card_state(cards) is
     'The state of a card: retired, quarantined, deleted, blocked, sold, assigned, reserved or free. The first that applies.';

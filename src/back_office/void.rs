@@ -33,7 +33,7 @@ pub enum Refund {
     Full,
     /// Nothing.
     None,
-    /// An amount in the currency of the sale, without tax; the tax in proportion.
+    /// An amount in the currency of the sale, without tax; the tax is added in proportion.
     Amount(BigDecimal),
 }
 
@@ -62,12 +62,14 @@ pub enum VoidOutcome {
 pub struct RefundRow {
     /// The payment that it undoes.
     pub reverses: i64,
-    /// Without tax.
+    /// Without tax, unless `tax_included`.
     pub amount: Money,
     /// The tax.
     pub tax: Money,
     /// The currency of both.
     pub currency: String,
+    /// Whether the amount includes tax, as that of a top-up by `card_payment_add`.
+    pub tax_included: bool,
 }
 
 /// The locked card.
@@ -75,6 +77,7 @@ struct Card {
     number: String,
     sold: bool,
     quarantined: bool,
+    retired: bool,
     balance: BigDecimal,
     /// The day and the reason of an earlier void.
     voided: Option<String>,
@@ -88,6 +91,7 @@ struct PaidAmount {
     amount: BigDecimal,
     tax: BigDecimal,
     currency: String,
+    tax_included: bool,
 }
 
 impl Void<'_> {
@@ -129,7 +133,8 @@ impl Void<'_> {
         let card = sqlx::query_as!(
             Card,
             r#"select coalesce(c.number, '') as "number!", c.sold = 1 or has_sale_payment(c) as "sold!",
-                   c.quarantined_at is not null and c.retired_at is null as "quarantined!", coalesce(c.balance, 0) as "balance!",
+                   c.quarantined_at is not null and c.retired_at is null as "quarantined!",
+                   c.retired_at is not null and c.quarantined_at is null as "retired!", coalesce(c.balance, 0) as "balance!",
                    (select to_char(at, 'FMDD Mon YYYY') || ' (' || (after ->> 'voided') || ')' from change_log
                     where what = 'card' and target_id = $1 and after ->> 'voided' is not null order by id + 0 limit 1) as voided,
                    (select coalesce(replacing.number, replacing.id::text) from payments p join cards replacing on replacing.id = p.user_id
@@ -148,6 +153,11 @@ impl Void<'_> {
             format!("the card {number} was replaced by the card {replacing}: void that one")
         } else if !card.sold && !has_payments {
             format!("the card {number} was never sold")
+        } else if card.retired && !(self.used && self.refund.is_some()) {
+            format!(
+                "the card {number} was used, its balance was moved to another card or user: say --used and what to \
+                 refund, --refund full, none or an amount"
+            )
         } else if is_used && !(self.used && self.refund.is_some()) {
             format!("the card {number} was used: say --used and what to refund, --refund full, none or an amount")
         } else if !has_payments && self.refund != Some(Refund::None) {
@@ -162,14 +172,14 @@ impl Void<'_> {
     fn refunds(&self, paid: &[PaidAmount]) -> Result<Vec<RefundRow>, BackOfficeError> {
         let amount = match &self.refund {
             Some(Refund::None) => return Ok(Vec::new()),
-            None | Some(Refund::Full) => return Ok(paid.iter().map(|paid| paid.refund(&paid.amount)).collect()),
+            None | Some(Refund::Full) => return Ok(paid.iter().map(|paid| paid.refund(&paid.without_tax())).collect()),
             Some(Refund::Amount(amount)) => amount,
         };
         let Some(sale) = paid.first() else { return Ok(Vec::new()) };
         let mut left = amount.clone();
         let mut refunds = Vec::new();
         for paid in paid.iter().filter(|paid| paid.currency == sale.currency && paid.amount > 0) {
-            let part = left.clone().min(paid.amount.clone());
+            let part = left.clone().min(paid.without_tax());
             if part > 0 {
                 refunds.push(paid.refund(&part));
                 left -= part;
@@ -184,14 +194,30 @@ impl Void<'_> {
 }
 
 impl PaidAmount {
-    /// The refund of a part of the amount, with the tax in proportion.
+    /// The amount without tax. If the amount includes tax, the tax is the amount times the rate, as in MOR: at 19 %,
+    /// 2.261 of 11.9.
+    fn without_tax(&self) -> BigDecimal {
+        let divisor = &self.amount + &self.tax;
+        match self.tax_included && divisor > 0 {
+            true => (&self.amount * &self.amount / divisor).with_scale_round(15, RoundingMode::HalfUp),
+            false => self.amount.clone(),
+        }
+    }
+
+    /// The refund of a part of the amount without tax. The columns of the payment are refunded in proportion.
     fn refund(&self, part: &BigDecimal) -> RefundRow {
-        let tax = match *part == self.amount {
-            true => self.tax.clone(),
-            false => (&self.tax * part / &self.amount).with_scale_round(15, RoundingMode::HalfUp),
+        let whole = self.without_tax();
+        let share = |value: &BigDecimal| match *part == whole {
+            true => -value,
+            false => -(value * part / &whole).with_scale_round(15, RoundingMode::HalfUp),
         };
-        let currency = self.currency.clone();
-        RefundRow { reverses: self.id, amount: (-part).into(), tax: (-tax).into(), currency }
+        RefundRow {
+            reverses: self.id,
+            amount: share(&self.amount).into(),
+            tax: share(&self.tax).into(),
+            currency: self.currency.clone(),
+            tax_included: self.tax_included,
+        }
     }
 }
 
@@ -199,7 +225,8 @@ impl PaidAmount {
 async fn find_paid_amounts(connection: &mut PgConnection, cards: &[i64]) -> sqlx::Result<Vec<PaidAmount>> {
     sqlx::query_as!(
         PaidAmount,
-        r#"select id, coalesce(amount, 0) as "amount!", coalesce(tax, 0) as "tax!", currency
+        r#"select id, coalesce(amount, 0) as "amount!", coalesce(tax, 0) as "tax!", currency,
+               coalesce(tax_included, false) as "tax_included!"
            from payments p
            where user_id = any ($1) and card = 1 and kind in ('sale', 'top_up')
                and not exists (select from payments refund where refund.reverses = p.id)
@@ -210,7 +237,8 @@ async fn find_paid_amounts(connection: &mut PgConnection, cards: &[i64]) -> sqlx
     .await
 }
 
-/// Whether one of the cards was used: by calls, top-ups, or transfers from or to it.
+/// Whether one of the cards was used: by calls, top-ups, or transfers from or to it. A sale by `card_by_cli_update`
+/// counts: it can move the balance of another card to the new one. Only that operation writes no audit row of the sale.
 async fn is_used(connection: &mut PgConnection, cards: &[i64]) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         r#"select exists (
@@ -220,6 +248,11 @@ async fn is_used(connection: &mut PgConnection, cards: &[i64]) -> sqlx::Result<b
                or exists (
                    select from actions
                    where target_type = 'card' and target_id = any ($1) and action = 'Added to cards balance')
+               or exists (
+                   select from payments p
+                   where p.user_id = any ($1) and p.kind = 'sale' and not exists (
+                       select from actions
+                       where target_type = 'Card' and target_id = p.user_id and action = 'card_sell_over_api'))
                as "used!""#,
         cards
     )
@@ -239,9 +272,9 @@ async fn write_refunds(
     let taxes: Vec<BigDecimal> = refunds.iter().map(|refund| refund.tax.clone().into()).collect();
     let ids = sqlx::query_scalar!(
         r#"insert into payments (paymenttype, kind, amount, currency, tax, user_id, owner_id, card, completed, date_added,
-               shipped_at, description, caller_id, reverses, balance_change)
+               shipped_at, description, caller_id, reverses, tax_included, balance_change)
            select 'Card', 'refund', refund.amount, p.currency, refund.tax, p.user_id, p.owner_id, 1, 1, now() at time zone 'utc',
-               now() at time zone 'utc', '', $4, p.id, case when position = 1 then -$5::numeric end
+               now() at time zone 'utc', '', $4, p.id, p.tax_included, case when position = 1 then -$5::numeric end
            from unnest($1::bigint[], $2::numeric[], $3::numeric[]) with ordinality refund (reverses, amount, tax, position)
            join payments p on p.id = refund.reverses
            order by position

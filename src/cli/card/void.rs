@@ -71,7 +71,8 @@ pub(super) async fn run(options: &Options, config: &Config) -> Result<Report, Co
 }
 
 fn describe_refund(refund: &RefundRow) -> String {
-    let RefundRow { reverses, amount, tax, currency } = refund;
-    let (amount, tax) = (amount.to_plain_string(), tax.to_plain_string());
-    format!("Refund of the payment {reverses}: {amount} {currency}, tax {tax}.")
+    let RefundRow { reverses, amount, tax, currency, tax_included } = refund;
+    let amount = amount.to_plain_string();
+    let tax = if *tax_included { "tax included".to_owned() } else { format!("tax {}", tax.to_plain_string()) };
+    format!("Refund of the payment {reverses}: {amount} {currency}, {tax}.")
 }

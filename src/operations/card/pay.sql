@@ -20,11 +20,11 @@ with input as materialized (
 ), payment as (
     insert into payments (
         paymenttype, kind, amount, currency, tax, user_id, owner_id, card, completed, date_added, shipped_at, description,
-        caller_id, balance_change, reference
+        caller_id, balance_change, reference, tax_included
     )
     select
         'Card', 'top_up', amount, currency, amount * tax_rate, $2, owner_id, 1, 1, now() at time zone 'utc',
-        now() at time zone 'utc', description, user_id, credited, reference
+        now() at time zone 'utc', description, user_id, credited, reference, true
     from input, cardgroup, added
     where $4 or tax_rate > -1
     returning id, amount

@@ -97,19 +97,20 @@ async fn amount_is_refunded_with_its_share_of_the_tax() {
         operator.server.post_signed("card_payment_add", "u=admin&number=1111111001&amount=11.90", "111111100111.90");
     assert_eq!(paid.await.element_texts("number"), ["1111111001"]);
     let void = |amount| ["card", "void", "1111111001", "--reason", "half", "--used", "--refund", amount];
-    operator.assert_error(&void("30"), 1, "only 21.9840336134454 USD were paid, without tax");
+    operator.assert_error(&void("30"), 1, "only 20.0840336134454 USD were paid, without tax");
     operator.assert_error(&void("0"), 2, "an amount above 0");
     operator.assert_error(&void("1.1234567890123456"), 2, "an amount above 0");
     operator.server.assert_rows("select count(*) from payments", &["2"]).await;
-    operator.run_ok(&void("12.0840336134454"));
-    // 2 of 11.9 without tax, which has the tax 2.261.
+    let output = operator.run_ok(&void("12.0840336134454"));
+    assert!(output.ends_with("Refund of the payment 2: -2.38 USD, tax included.\n"), "{output}");
+    // 2 of the 10 without tax of a top-up of 11.9, which has the tax 2.261.
     operator
         .server
         .assert_rows(
             "select reverses, amount, tax, balance_change from payments where kind = 'refund' order by id",
             &[
                 "1|-10.084033613445400|-1.915966386554626|-20.084033613445400",
-                "2|-2.000000000000000|-0.380000000000000|∅",
+                "2|-2.380000000000000|-0.452200000000000|∅",
             ],
         )
         .await;
@@ -209,4 +210,45 @@ async fn unsent_emails_lose_the_card() {
             &["both|{1,3}|{1,3}", "sent|{2,3}|{2,3}", "failed|{3}|{3}"],
         )
         .await;
+}
+
+/// A top-up is refunded to its last digit.
+#[tokio::test]
+async fn whole_top_up_is_refunded_with_its_tax() {
+    let operator = Operator::new().await;
+    operator.server.execute("insert into conflines (name, value) values ('API_Allow_payments_ower_API', '1')").await;
+    operator.sell("1111111001").await;
+    operator.server.post_signed("card_payment_add", "u=admin&number=1111111001&amount=7", "11111110017").await;
+    operator.server.assert_rows("select kind, tax_included from payments", &["sale|∅", "top_up|true"]).await;
+    // 7 / 1.19 without tax.
+    let amount = ["--used", "--refund", "15.966386554621871"];
+    let output = operator.run_ok(&[&["card", "void", "1111111001", "--reason", "x"][..], &amount].concat());
+    assert!(output.ends_with("Refund of the payment 2: -7.0 USD, tax included.\n"), "{output}");
+    operator
+        .server
+        .assert_rows(
+            "select kind, amount, tax, tax_included from payments where user_id = 2 and currency = 'USD' and id in (2, 4) order by id",
+            &["top_up|7.000000000000000|1.330000000000000|true", "refund|-7.000000000000000|-1.330000000000000|true"],
+        )
+        .await;
+}
+
+/// `card_by_cli_update` replaces the card of a caller id by one of another group, with the balance.
+#[tokio::test]
+async fn moved_balance_is_not_refunded_twice() {
+    let operator = Operator::new().await;
+    operator.sell("1111111001").await;
+    operator.server.execute("update cards set callerid = '999' where id = 2").await;
+    let form = "u=admin&callerid=999&cardgroup_id=7";
+    let reply = operator.server.post_signed("card_by_cli_update", form, "9997").await;
+    assert_eq!(reply.element_texts("status"), ["ok"], "{}", reply.body);
+    let new_number = reply.element_texts("number")[0].to_owned();
+    let void = |number| ["card", "void", number, "--reason", "x"];
+    operator.assert_error(
+        &void("1111111001"),
+        1,
+        "the card 1111111001 was used, its balance was moved to another card or user: say --used",
+    );
+    operator.assert_error(&void(&new_number), 1, "was used: say --used and what to refund");
+    operator.server.assert_rows("select count(*) from payments where kind = 'refund'", &["0"]).await;
 }
