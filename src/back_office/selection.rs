@@ -24,7 +24,7 @@ pub struct CardSelection {
     pub numbers: Option<(String, String)>,
 }
 
-/// The selected cards of one group.
+/// The selected cards of one group; the changed cards of one group whose numbers have the same length.
 #[derive(Debug, Clone, Serialize)]
 pub struct SelectedCards {
     /// The id of the card group.
@@ -167,7 +167,8 @@ pub(super) async fn allow_many_cards(connection: &mut PgConnection) -> sqlx::Res
     sqlx::raw_sql(SETTINGS).execute(connection).await.map(drop)
 }
 
-/// Writes a row of the change log for the changed cards of each group.
+/// Writes a row of the change log for the changed cards of each group and length of numbers: a row has a range of
+/// numbers of one length.
 pub(super) async fn record_changes(
     connection: &mut PgConnection,
     changed: &[SelectedCards],

@@ -111,8 +111,12 @@ impl Settle<'_> {
 
     async fn settle_as_free(&self, connection: &mut PgConnection) -> Result<(), BackOfficeError> {
         let looks_used = sqlx::query_scalar!(
-            r#"select c.sold = 1 or c.first_use is not null or c.call_count > 0 or c.frozen_balance <> 0
-                   or c.balance is distinct from g.price
+            r#"select c.sold = 1 or c.first_use is not null or coalesce(c.call_count, 0) > 0
+                   or coalesce(c.frozen_balance, 0) <> 0 or coalesce(c.callerid, '') <> ''
+                   or c.balance is distinct from coalesce(g.price, 0)
+                   or exists (
+                       select from import_findings
+                       where "table" = 'cards' and import_findings.id = c.id and rule = 'used_unsold')
                    or exists (select from payments where user_id = c.id and card = 1)
                    or exists (select from cclineitems where card_id = c.id)
                    or exists (select from vouchers v where v.number = c.number and v.use_date is not null)
@@ -127,7 +131,7 @@ impl Settle<'_> {
             return Err(BackOfficeError::Refused(message));
         }
         let settled = sqlx::query_scalar!(
-            r#"update cards c set sold = 0, quarantined_at = null where id = $1 returning has_sale_payment(c) as "paid!""#,
+            r#"update cards c set sold = 0, callerid = null, quarantined_at = null where id = $1 returning has_sale_payment(c) as "paid!""#,
             self.card_id
         );
         let paid = settled.fetch_one(connection).await.map_err(taken)?;

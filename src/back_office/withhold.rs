@@ -1,6 +1,7 @@
 //! Blocks and unblocks cards, and gives them to distributors: a withheld card is not in stock, and a blocked one cannot
 //! be used either.
 
+use serde::Serialize;
 use serde_json::json;
 use sqlx::PgConnection;
 
@@ -77,7 +78,7 @@ pub async fn block_cards(
            )
            select g.id as "group!", g.name as "name!", count(*) as "cards!", min(number collate "C") as first, max(number collate "C") as last
            from changed join cardgroups g on g.id = changed.cardgroup_id
-           group by g.id order by g.id"#,
+           group by g.id, length(number) order by g.id, length(number)"#,
         selection.group,
         selection.batch_number,
         selection.first_number(),
@@ -147,7 +148,7 @@ impl Assignment<'_> {
                )
                select g.id as "group!", g.name as "name!", count(*) as "cards!", min(number collate "C") as first, max(number collate "C") as last
                from changed join cardgroups g on g.id = changed.cardgroup_id
-               group by g.id order by g.id"#,
+               group by g.id, length(number) order by g.id, length(number)"#,
             selection.group,
             selection.batch_number,
             selection.first_number(),
@@ -166,8 +167,17 @@ impl Assignment<'_> {
     }
 }
 
-/// Takes the selected unsold cards back from their distributors, or from one of them: they are in stock again. Returns
-/// the changed ones.
+/// The outcome of a release.
+#[derive(Debug, Serialize)]
+pub struct Released {
+    /// The cards that are in stock again.
+    pub changed: Vec<SelectedCards>,
+    /// How many cards stay withheld because they were used: each has calls, a caller id, a payment or a transfer.
+    pub used: i64,
+}
+
+/// Takes the selected unsold cards back from their distributors, or from one of them: they are in stock again. Used
+/// cards are left out, because an assigned card can be used.
 ///
 /// # Errors
 ///
@@ -177,34 +187,51 @@ pub async fn release_cards(
     selection: &CardSelection,
     distributor_id: Option<i32>,
     author: &Author,
-) -> Result<Vec<SelectedCards>, BackOfficeError> {
+) -> Result<Released, BackOfficeError> {
     allow_many_cards(&mut *connection).await?;
-    let changed = sqlx::query_as!(
-        SelectedCards,
+    let rows = sqlx::query!(
         r#"with selected as materialized (
-               select id from cards c
+               select id, cardgroup_id, number,
+                   first_use is not null or coalesce(call_count, 0) <> 0 or coalesce(frozen_balance, 0) <> 0
+                       or coalesce(callerid, '') <> ''
+                       or exists (select from payments where user_id = c.id and card = 1)
+                       or exists (
+                           select from actions
+                           where target_type = 'card' and target_id = c.id and action = 'Added to cards balance') as used
+               from cards c
                where hidden = 0 and quarantined_at is null and ($1::integer is null or cardgroup_id = $1)
                    and ($2::text is null or batch_number = $2 and batch_number <> '')
                    and ($3::text is null or number between $3 and $4 and length(number) = length($3))
-                   and sold = 0 and retired_at is null and user_id <> -1 and ($5::integer is null or user_id = $5)
+                   and sold = 0 and retired_at is null and ($5::integer is null or user_id = $5)
+                   and (user_id <> -1 or withheld = 'assigned' or unblocked_as = 'assigned')
                order by number collate "C", id
                for no key update
            ), changed as (
                update cards set user_id = -1, withheld = nullif(withheld, 'assigned'), unblocked_as = nullif(unblocked_as, 'assigned')
-               where id = any (array(select id from selected))
-               returning cardgroup_id, number
+               where id = any (array(select id from selected where not used))
+               returning id, number
            )
-           select g.id as "group!", g.name as "name!", count(*) as "cards!", min(number collate "C") as first, max(number collate "C") as last
-           from changed join cardgroups g on g.id = changed.cardgroup_id
-           group by g.id order by g.id"#,
+           select g.id as "group!", g.name as "name!", count(changed.id) as "cards!", min(changed.number collate "C") as first,
+               max(changed.number collate "C") as last, count(*) filter (where used) as "used!"
+           from selected join cardgroups g on g.id = selected.cardgroup_id left join changed on changed.id = selected.id
+           group by g.id, length(selected.number) order by g.id, length(selected.number)"#,
         selection.group,
         selection.batch_number,
         selection.first_number(),
         selection.last_number(),
         distributor_id
     );
-    let changed = changed.fetch_all(&mut *connection).await?;
+    let rows = rows.fetch_all(&mut *connection).await?;
+    let used = rows.iter().map(|row| row.used).sum();
+    let changed = rows.into_iter().filter(|row| row.cards > 0).map(|row| SelectedCards {
+        group: row.group,
+        name: row.name,
+        cards: row.cards,
+        first: row.first,
+        last: row.last,
+    });
+    let changed: Vec<SelectedCards> = changed.collect();
     let change = json!({ "distributor": "released", "batch_number": selection.batch_number });
     record_changes(connection, &changed, &change, author).await?;
-    Ok(changed)
+    Ok(Released { changed, used })
 }

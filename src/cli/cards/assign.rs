@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::select::{SelectionOptions, describe_changed, describe_counts};
-use crate::back_office::withhold::{Assignment, release_cards};
+use crate::back_office::withhold::{Assignment, Released, release_cards};
 use crate::cli::confirm::confirm;
 use crate::cli::database::with_database;
 use crate::cli::{CommandError, Report, author, find_user};
@@ -62,7 +62,7 @@ pub(super) async fn assign(options: &AssignOptions, config: &Config) -> Result<R
     .await
 }
 
-/// Takes the selected unsold cards back, in one transaction after the question.
+/// Takes the selected unsold, unused cards back, in one transaction after the question.
 pub(super) async fn release(options: &ReleaseOptions, config: &Config) -> Result<Report, CommandError> {
     let selection = options.selection.read()?;
     with_database(config, async |pool| {
@@ -74,12 +74,16 @@ pub(super) async fn release(options: &ReleaseOptions, config: &Config) -> Result
         let counts = selection.count(&mut transaction).await?;
         transaction.rollback().await?;
         let selected = describe_counts(&counts);
-        let question = format!("Take the unsold cards of {} back: {selected}?", selection.describe());
+        let question = format!("Take the unsold, unused cards of {} back: {selected}?", selection.describe());
         confirm(&question, options.yes)?;
         let mut transaction = pool.begin().await?;
-        let changed = release_cards(&mut transaction, &selection, distributor, &author()).await?;
+        let Released { changed, used } = release_cards(&mut transaction, &selection, distributor, &author()).await?;
         transaction.commit().await?;
-        Ok(Report::new(describe_changed("released", &changed), json!({ "selected": counts, "changed": changed })))
+        let mut text = describe_changed("released", &changed);
+        if used > 0 {
+            text += &format!("\n{used} used, not released.");
+        }
+        Ok(Report::new(text, json!({ "selected": counts, "changed": changed, "used": used })))
     })
     .await
 }

@@ -93,3 +93,35 @@ async fn duplicate_is_refused_or_retired() {
     operator.run_ok(&settle("2", "retired"));
     operator.server.assert_rows("select pin, number from cards where id = 2", &["1001|1111111003"]).await;
 }
+
+/// A card of before the import has null in MOR's counters. A caller id and the import's finding show a use.
+#[tokio::test]
+async fn every_sign_of_use_keeps_a_card_out_of_stock() {
+    let operator = Operator::new().await;
+    operator.server.execute(QUARANTINE).await;
+    operator
+        .server
+        .execute("update cards set first_use = null, call_count = null, frozen_balance = null where id in (2, 3)")
+        .await;
+    let refusal = |id: &str| format!("the card {id} looks used: settle it as sold or retired, or say --used");
+    // Only the finding used_unsold is left.
+    operator.assert_error(&settle("3", "free"), 1, &refusal("3"));
+    operator.server.execute("update cards set callerid = '999' where id = 2").await;
+    operator.assert_error(&settle("2", "free"), 1, &refusal("2"));
+    operator.run_ok(&[&settle("2", "free")[..], &["--used"]].concat());
+    operator.server.assert_rows("select callerid from cards where id = 2", &["∅"]).await;
+}
+
+#[tokio::test]
+async fn unused_card_without_counters_or_price_is_free() {
+    let operator = Operator::new().await;
+    operator.server.execute(QUARANTINE).await;
+    operator
+        .server
+        .execute(
+            "update cardgroups set price = null where id = 6;
+             update cards set call_count = null, frozen_balance = null, balance = 0 where id = 2",
+        )
+        .await;
+    assert_eq!(operator.run_ok(&settle("2", "free")), "The card 2 is settled as free.\n");
+}

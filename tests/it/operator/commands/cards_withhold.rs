@@ -66,6 +66,19 @@ async fn batch_is_blocked_after_a_question() {
     assert_eq!(rows.as_array().unwrap().len(), 2, "{rows}");
 }
 
+/// A range of the change log has numbers of one length: so each card is found in it.
+#[tokio::test]
+async fn numbers_of_each_length_get_a_row_of_the_change_log() {
+    let operator = Operator::new().await;
+    operator.server.execute("update cards set number = '111' where id = 3").await;
+    let output = operator.run_ok(&["cards", "block", "--group", "6", "--yes"]);
+    assert!(output.contains("\ngroup 6 ten dollars: 1, from 111 to 111\n"), "{output}");
+    let rows = operator.run_json(&["audit", "--card", "111"]);
+    assert_eq!(rows.as_array().unwrap().len(), 1, "{rows}");
+    let rows = operator.run_json(&["audit", "--card", "1111111001"]);
+    assert_eq!(rows.as_array().unwrap().len(), 1, "{rows}");
+}
+
 #[tokio::test]
 async fn wrong_selections_are_refused() {
     let operator = Operator::new().await;
@@ -143,4 +156,55 @@ async fn assignment_waits_for_a_running_sale() {
     let output = assign.await.unwrap();
     assert!(output.stdout.starts_with("Cards assigned to user: 3.\n"), "{output:?}");
     operator.server.assert_rows("select withheld from cards where id = 2", &["∅"]).await;
+}
+
+/// An assigned card can be used. A used one never comes into stock again.
+#[tokio::test]
+async fn used_cards_are_not_released() {
+    let operator = Operator::new().await;
+    let release = ["cards", "release", "--group", "6", "--yes"];
+    for change in [
+        "update cards set first_use = now() where id = 2",
+        "update cards set call_count = 1 where id = 2",
+        "update cards set frozen_balance = 1 where id = 2",
+        "update cards set callerid = '999' where id = 2",
+        "insert into payments (kind, user_id, card) values ('top_up', 2, 1)",
+        "insert into actions (action, target_type, target_id) values ('Added to cards balance', 'card', 2)",
+    ] {
+        operator.run_ok(&["cards", "assign", "--group", "6", "--distributor", "user", "--yes"]);
+        operator.server.execute(change).await;
+        let output = operator.run_ok(&release);
+        assert!(output.starts_with("Cards released: 3.\n"), "{change}: {output}");
+        assert!(output.ends_with("\n1 used, not released.\n"), "{change}: {output}");
+        operator.server.assert_rows(WITHHELD, &["2|assigned|2"]).await;
+        operator.server.assert_rows(STOCK, &["1", "3", "6"]).await;
+        operator
+            .server
+            .execute(
+                "update cards set first_use = null, call_count = null, frozen_balance = 0, callerid = null where id = 2;
+                 truncate payments, actions",
+            )
+            .await;
+    }
+    let output = operator.run_json(&release);
+    assert_eq!((&output["used"], &output["changed"][0]["cards"]), (&0.into(), &1.into()));
+    operator.server.assert_rows(STOCK, &["1", "2", "3", "6"]).await;
+}
+
+/// `calling_card_update` can take the distributor away, and the card stays withheld.
+#[tokio::test]
+async fn assigned_card_without_a_distributor_is_released() {
+    let operator = Operator::new().await;
+    operator
+        .server
+        .execute(
+            "update cards set withheld = 'assigned' where id = 2;
+             update cards set withheld = 'blocked', unblocked_as = 'assigned' where id = 3",
+        )
+        .await;
+    let output = operator.run_ok(&["cards", "release", "--group", "6", "--yes"]);
+    assert!(output.starts_with("Cards released: 2.\n"), "{output}");
+    operator.server.assert_rows(WITHHELD, &["3|blocked|-1"]).await;
+    operator.run_ok(&["cards", "unblock", "--group", "6", "--yes"]);
+    operator.server.assert_rows(STOCK, &["1", "2", "3", "6"]).await;
 }
