@@ -11,6 +11,11 @@ select c.id, c.number, c.pin, c.serial, c.batch_number, c.cardgroup_id, g.name a
     to_char(g.valid_from, 'YYYY-MM-DD HH24:MI:SS') as valid_from, to_char(g.valid_till, 'YYYY-MM-DD HH24:MI:SS') as valid_till,
     to_char(case when g.valid_from > now() at time zone 'utc' then g.valid_from end, 'FMDD Mon YYYY') as begins_on,
     to_char(case when g.valid_till < now() at time zone 'utc' then g.valid_till end, 'FMDD Mon YYYY') as expired_on,
+    -- Days after a hundred years are not reached, and would be out of range.
+    to_char(
+        case when g.valid_after_first_use > 0 and c.first_use + make_interval(days => least(g.valid_after_first_use, 36500))
+            < now() at time zone 'utc' then c.first_use + make_interval(days => g.valid_after_first_use) end, 'FMDD Mon YYYY'
+    ) as expired_after_use_on,
     coalesce(g.valid_after_first_use, 0) as "valid_after_first_use!",
     (select min(rule) from import_findings where "table" = 'cards' and import_findings.id = c.id) as import_rule
 from cards c

@@ -67,6 +67,8 @@ pub struct CardRow {
     pub begins_on: Option<String>,
     /// The day on which the validity ended, if it has ended.
     pub expired_on: Option<String>,
+    /// The day on which the days after the first use ended, if they have ended.
+    pub expired_after_use_on: Option<String>,
     /// Days.
     pub valid_after_first_use: i32,
     /// The rule of the import about the card.
@@ -257,7 +259,10 @@ fn describe(card: &CardRow, payments: &[CardPayment], fate: &Fate) -> String {
         parts.push(format!("the card group expired on {on}"));
     }
     if card.sold && card.valid_after_first_use > 0 {
-        parts.push(format!("valid for {} days after the first use", card.valid_after_first_use));
+        parts.push(match &card.expired_after_use_on {
+            Some(on) => format!("expired on {on}, {} days after the first use", card.valid_after_first_use),
+            None => format!("valid for {} days after the first use", card.valid_after_first_use),
+        });
     }
     if card.sold && card.balance == Money::zero() {
         parts.push("its balance is 0".to_owned());
@@ -288,7 +293,7 @@ fn describe_sale(card: &CardRow, payments: &[CardPayment]) -> String {
     }
     let by = sale.user.as_ref().map(|user| format!(" by {user}")).unwrap_or_default();
     let refunded = if payments.iter().any(|payment| payment.reverses == Some(sale.id)) { ", refunded" } else { "" };
-    let unsold = if card.sold || card.retired { "" } else { ", but not marked as sold" };
+    let unsold = if card.sold || card.retired { "" } else { ", but it is not marked as sold" };
     format!("sold on {on}{by} for {} {}{refunded}{unsold}", sale.amount.to_plain_string(), sale.currency)
 }
 

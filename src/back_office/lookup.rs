@@ -42,6 +42,10 @@ pub struct FoundCard {
     pub owner: Option<String>,
     /// As the SQL function `card_state` returns it.
     pub state: String,
+    /// Whether the card counts among those of its number: it is neither deleted nor quarantined, also not retired in
+    /// quarantine.
+    #[serde(skip)]
+    pub in_use: bool,
 }
 
 impl CardKey {
@@ -135,7 +139,8 @@ pub async fn find_cards(connection: &mut PgConnection, key: &CardKey) -> Result<
     let ids = key.find_ids(&mut *connection).await?;
     let cards = sqlx::query_as!(
         FoundCard,
-        r#"select c.id, c.number, c.cardgroup_id, g.name as cardgroup, u.username as "owner?", card_state(c) as "state!"
+        r#"select c.id, c.number, c.cardgroup_id, g.name as cardgroup, u.username as "owner?", card_state(c) as "state!",
+               c.hidden = 0 and c.quarantined_at is null as "in_use!"
            from cards c join cardgroups g on g.id = c.cardgroup_id left join users u on u.id = coalesce(c.owner_id, 0)
            where c.id = any ($1)
            order by c.number collate "C", c.id"#,
@@ -157,9 +162,8 @@ pub async fn find_cards(connection: &mut PgConnection, key: &CardKey) -> Result<
 pub async fn find_card(connection: &mut PgConnection, key: &CardKey) -> Result<FoundCard, BackOfficeError> {
     let mut cards = find_cards(connection, key).await?;
     if cards.len() > 1 {
-        let is_in_use = |card: &FoundCard| !["deleted", "quarantined"].contains(&card.state.as_str());
-        if cards.iter().filter(|card| is_in_use(card)).count() == 1 {
-            cards.retain(is_in_use);
+        if cards.iter().filter(|card| card.in_use).count() == 1 {
+            cards.retain(|card| card.in_use);
         }
     }
     match cards.pop() {

@@ -9,6 +9,7 @@ use super::BackOfficeError;
 use super::card_payment::audit_payments;
 use super::lookup::{CardKey, find_card};
 use crate::money::Money;
+use crate::store::caller_id;
 use crate::store::card::retire;
 use crate::store::change_log::{Author, RowChange, What};
 
@@ -62,9 +63,10 @@ impl Reissue<'_> {
     /// sold or the new one is not free.
     pub async fn run(&self, connection: &mut PgConnection, author: &Author) -> Result<NewCard, BackOfficeError> {
         let to = match self.to {
-            Some(number) => Some(find_card(&mut *connection, &CardKey::Number(number.to_owned())).await?.id),
+            Some(number) => Some(self.find_new(&mut *connection, number).await?),
             None => None,
         };
+        let callerid = self.lock_callerid(&mut *connection).await?;
         let old = self.lock(&mut *connection, to).await?;
         if let Some(new) = self.find_replacing(&mut *connection).await? {
             return match to.filter(|to| *to != new.id) {
@@ -77,6 +79,10 @@ impl Reissue<'_> {
         }
         if !old.sold || !["sold", "blocked"].contains(&old.state.as_str()) {
             let message = format!("the card {} is {}: only a sold card can be replaced", old.number, old.state);
+            return Err(BackOfficeError::Refused(message));
+        }
+        if old.callerid != callerid && old.callerid.is_some() {
+            let message = format!("the caller id of the card {} was changed at the same time: try again", old.number);
             return Err(BackOfficeError::Refused(message));
         }
         let new = match to {
@@ -93,6 +99,31 @@ impl Reissue<'_> {
         old_change.record_with(&mut *connection, author, details("replaced_by", &new.number)).await?;
         new_change.record_with(&mut *connection, author, details("replaces", &old.number)).await?;
         Ok(NewCard { id: new.id, number: new.number, balance: old.balance.into(), already_replaced: false })
+    }
+
+    /// Finds the named new card: in the group of the old one, or among all cards, to say why it cannot be used.
+    async fn find_new(&self, connection: &mut PgConnection, number: &str) -> Result<i64, BackOfficeError> {
+        let in_group = sqlx::query_scalar!(
+            "select c.id from cards old join cards c on c.cardgroup_id = old.cardgroup_id
+             where old.id = $1 and c.number = $2 and c.hidden = 0 and c.quarantined_at is null",
+            self.card_id,
+            number.trim()
+        );
+        match in_group.fetch_optional(&mut *connection).await? {
+            Some(id) => Ok(id),
+            None => Ok(find_card(connection, &CardKey::Number(number.to_owned())).await?.id),
+        }
+    }
+
+    /// Locks the caller id of the old card before the cards, as `card_by_cli_update` does. Without the lock, that
+    /// operation would find neither card while the caller id moves, and would create a third one.
+    async fn lock_callerid(&self, connection: &mut PgConnection) -> sqlx::Result<Option<String>> {
+        let callerid = sqlx::query_scalar!("select callerid from cards where id = $1", self.card_id);
+        let callerid = callerid.fetch_optional(&mut *connection).await?.flatten();
+        if let Some(callerid) = callerid.as_deref().filter(|callerid| !callerid.is_empty()) {
+            caller_id::advisory_lock(connection, callerid).await?;
+        }
+        Ok(callerid)
     }
 
     /// Locks the old card, and the named new one, in the order in which all cards are locked.
@@ -150,7 +181,7 @@ impl Reissue<'_> {
         .await?;
         retire(&mut *connection, self.card_id).await?;
         // The old card has given the caller id back: a caller id belongs to one card.
-        sqlx::query!("update cards set callerid = $2 where id = $1 and $2 <> ''", new.id, old.callerid)
+        sqlx::query!("update cards set callerid = nullif($2::text, '') where id = $1", new.id, old.callerid)
             .execute(&mut *connection)
             .await?;
         let payment_id = sqlx::query_scalar!(

@@ -248,6 +248,28 @@ async fn void_and_top_up_come_one_after_the_other() {
     assert_eq!(find_violations(&server, &unpaid_balances).await, Vec::<String>::new());
 }
 
+/// A top-up over a caller id that moves to another card finds the new card. It creates no third one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn top_up_over_a_caller_id_waits_for_a_reissue() {
+    let server = sold_server().await;
+    let mut transaction = server.pool.begin().await.unwrap();
+    let reissue = Reissue { card_id: FIRST_ID, reason: "test", to: None };
+    let new = reissue.run(&mut transaction, &author()).await.unwrap();
+    let waiting = tokio::spawn({
+        let server = server.clone();
+        async move {
+            server
+                .post_signed("card_by_cli_update", "u=admin&callerid=900&cardgroup_id=6&amount=11.9", "11.99006")
+                .await
+        }
+    });
+    server.wait_for_lock_waiter().await;
+    transaction.commit().await.unwrap();
+    let reply = waiting.await.unwrap();
+    assert_eq!(reply.element_texts("id"), [new.id.to_string()], "{}", reply.body);
+    server.assert_rows("select count(*) from cards where callerid = '900'", &["1"]).await;
+}
+
 /// Reissues beside sales of the same stock: each card is sold or issued once, and a retry gets the same new card.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reissues_and_sales_take_different_cards() {

@@ -140,3 +140,26 @@ async fn void_of_a_replacing_card_refunds_the_first_sale() {
     operator.server.assert_rows("select balance from cards where id = 1", &["0.000000000000000"]).await;
     ledger::assert_holds(&operator.server, &before).await;
 }
+
+/// The new card may have a caller id from MOR.
+#[tokio::test]
+async fn new_card_loses_its_own_caller_id() {
+    let operator = Operator::new().await;
+    operator.sell("1111111001").await;
+    operator.server.execute("update cards set callerid = '888' where id = 6").await;
+    operator.run_ok(&["card", "reissue", "1111111001", "--reason", "x"]);
+    operator.server.assert_rows("select sold, callerid from cards where id = 6", &["1|∅"]).await;
+}
+
+/// Cards of two owners can have the same number. That of the group is meant.
+#[tokio::test]
+async fn given_number_is_looked_up_in_the_group() {
+    let operator = Operator::new().await;
+    operator.sell("1111111001").await;
+    operator
+        .server
+        .execute("update cards set number = '1111111002', owner_id = 3, shares_number = true where id = 12")
+        .await;
+    operator.run_ok(&["card", "reissue", "1111111001", "--reason", "x", "--to", "1111111002"]);
+    operator.server.assert_rows("select user_id from payments where kind = 'reissue'", &["3"]).await;
+}

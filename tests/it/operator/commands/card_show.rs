@@ -109,6 +109,11 @@ async fn several_cards_are_listed() {
         "several cards have the number 900001, choose one with --id: 9 (free, group 9, owner admin), 10 (deleted",
     );
     operator.server.execute("update cards set number = '120001' where id = 12").await;
+    // A duplicate that was settled as retired stays in quarantine.
+    operator
+        .server
+        .execute("update cards set hidden = 0, quarantined_at = now(), retired_at = now(), balance = 0 where id = 10")
+        .await;
     assert_eq!(operator.run_ok(&["card", "block", "900001"]), "The card 900001 is blocked.\n");
     operator.server.assert_rows("select id from cards where withheld = 'blocked'", &["9"]).await;
 }
@@ -155,4 +160,21 @@ async fn hostile_text_does_not_reach_the_terminal() {
     operator.server.execute("update cards set name = E'a\\n\\033[31mb' where id = 2").await;
     let text = operator.run_ok(&["card", "show", "1111111001"]);
     assert!(text.contains("name          a\u{fffd}\u{fffd}[31mb\n"), "{text}");
+}
+
+#[tokio::test]
+async fn end_of_the_days_after_the_first_use_is_shown() {
+    let operator = Operator::new().await;
+    operator.sell("1111111001").await;
+    operator
+        .server
+        .execute(
+            "update cardgroups set valid_after_first_use = 30 where id = 6;
+             update cards set first_use = '2026-01-02 03:04:05' where id = 2",
+        )
+        .await;
+    let verdict = async || operator.run_json(&["card", "show", "1111111001"])["verdict"].as_str().unwrap().to_owned();
+    assert!(verdict().await.contains("; expired on 1 Feb 2026, 30 days after the first use"), "{}", verdict().await);
+    operator.server.execute("update cardgroups set valid_after_first_use = 2147483647 where id = 6").await;
+    assert!(verdict().await.contains("; valid for 2147483647 days after the first use"), "{}", verdict().await);
 }
