@@ -232,7 +232,15 @@ async fn record_refusal(call: &CallContext, message: &'static str) -> Result<boo
         message,
         url: call.masked_url(),
         client_addr: call.client.to_string(),
-        parameter_names: call.params.names().collect::<Vec<_>>().join(", ").chars().take(255).collect(),
+        // The names, joined by commas. The first 255 characters of names that may be long.
+        parameter_names: call
+            .params
+            .names()
+            .flat_map(|name| [", ", name])
+            .flat_map(str::chars)
+            .skip(2)
+            .take(255)
+            .collect(),
     };
     if call.state.accounts.is_enabled() {
         return Ok(call.state.audit.enqueue(row));

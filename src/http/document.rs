@@ -20,8 +20,8 @@ pub struct Document {
     pub len: u64,
     /// The SHA-256 of the bytes.
     pub sha256: [u8; 32],
-    /// The permit of the import, held as long as the document.
-    pub permit: Option<OwnedSemaphorePermit>,
+    /// The permit of the import, held as long as the document, its readers and the reply.
+    pub permit: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 /// Writes a document while it arrives.
@@ -69,6 +69,8 @@ pub struct FormSplitter {
     /// The other pairs, and the beginning of the current one.
     pub others: Vec<u8>,
     pair_start: usize,
+    /// Whether the current pair has its `=`.
+    has_value: bool,
     /// The last document of this name.
     pub document: Option<DocumentWriter>,
     is_in_document: bool,
@@ -85,6 +87,7 @@ impl FormSplitter {
             directory,
             others: Vec::new(),
             pair_start: 0,
+            has_value: false,
             document: None,
             is_in_document: false,
             escape: Vec::new(),
@@ -116,10 +119,14 @@ impl FormSplitter {
     }
 
     fn push_outside(&mut self, part: &[u8]) -> Result<(), ApiError> {
-        let has_value = self.others[self.pair_start..].contains(&b'=');
-        match part.iter().position(|byte| *byte == b'=').filter(|_| !has_value) {
+        if self.has_value {
+            self.others.extend_from_slice(part);
+            return Ok(());
+        }
+        match part.iter().position(|byte| *byte == b'=') {
             None => self.others.extend_from_slice(part),
             Some(equals) => {
+                self.has_value = true;
                 self.others.extend_from_slice(&part[..equals]);
                 if self.is_document_name() {
                     self.start_document();
@@ -143,10 +150,11 @@ impl FormSplitter {
 
     fn end_pair(&mut self) -> Result<(), ApiError> {
         // A name without a value.
-        if !self.is_in_document && self.is_document_name() {
+        if !self.is_in_document && !self.has_value && self.is_document_name() {
             self.start_document();
         }
         self.is_in_document = false;
+        self.has_value = false;
         if self.escape.is_empty() { Ok(()) } else { Err(MALFORMED_ESCAPE) }
     }
 

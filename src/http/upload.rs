@@ -30,7 +30,10 @@ use crate::state::AppState;
 const TIMED_BYTES: usize = 1024 * 1024;
 /// The bytes of a multipart form in which a field or a part of its value must be found. What comes before the first
 /// field, and the header of a field, stay in memory.
-const UNPARSED_BYTES_MAX: usize = 1024 * 1024;
+const UNPARSED_BYTES_MAX: usize = 64 * 1024;
+/// Bytes that are parsed at once, if the body does not end before. Each search for the end of a field starts again at
+/// the beginning of what is in memory.
+const PARSED_BYTES_MIN: usize = 16 * 1024;
 
 /// Reads the body of the request, adds its parameters and its document to `call`, and admits the request. The permits
 /// of the request are released while the body arrives: a client that sends slowly must not occupy them. Others are
@@ -38,8 +41,8 @@ const UNPARSED_BYTES_MAX: usize = 1024 * 1024;
 ///
 /// # Errors
 ///
-/// Those of the body and of the admission, and [`ApiError::Overloaded`] if `import_concurrency` is reached, or
-/// `max_requests` when the body is complete.
+/// Those of the body and of the admission, and [`ApiError::Overloaded`] if `import_concurrency` is reached by imports
+/// or by bodies that are received before the admission, or `max_requests` when the body is complete.
 pub async fn admit(
     call: &mut CallContext,
     body: Body,
@@ -49,27 +52,27 @@ pub async fn admit(
         drop(permits);
         let received = receive(call, body, None).await?;
         let permits = (call.state.load.acquire_request()?, received.body_permit);
+        call.system_settings = call.state.accounts.settings(0).await?;
         // The user may have been in the body.
         call.check_attempt_limit(AttemptKind::Login)?;
         let caller = admission::admit(call).await?;
-        add_permit(call, received.import_permit)?;
+        add_import_permit(call, received.upload_permit)?;
         return Ok((caller, permits));
     }
     let admitted = match admission::admit(call).await {
-        Ok(caller) => call.state.load.acquire_import().map(|permit| (caller, permit)),
+        Ok(_) => call.state.load.acquire_import(),
         Err(error) => Err(error),
     };
     drop(permits);
     match admitted {
-        Ok((mut caller, import_permit)) => {
-            let has_password = call.params.get("p").is_some();
-            let received = receive(call, body, Some(import_permit)).await?;
+        Ok(import_permit) => {
+            let received = receive(call, body, Some(UploadPermit::Import(import_permit))).await?;
             let permits = (call.state.load.acquire_request()?, received.body_permit);
-            // A password in the body has not been compared yet.
-            if !has_password && call.params.get("p").is_some() {
-                caller = admission::admit(call).await?;
-            }
-            add_permit(call, received.import_permit)?;
+            // Again: a password in the body has not been compared yet, and since the start of a long upload the user's
+            // rights, keys or password may have changed.
+            call.system_settings = call.state.accounts.settings(0).await?;
+            let caller = admission::admit(call).await?;
+            add_import_permit(call, received.upload_permit)?;
             Ok((caller, permits))
         }
         Err(error) => {
@@ -88,29 +91,55 @@ fn has_credentials(call: &CallContext) -> bool {
     is_sent("u") && is_sent("hash") && (is_sent("p") || !call.state.config.require_password)
 }
 
-fn add_permit(call: &mut CallContext, permit: Option<OwnedSemaphorePermit>) -> Result<(), ApiError> {
+/// The permit for a body of which a part is in a file.
+enum UploadPermit {
+    /// Of an admitted request: the permit of its import.
+    Import(OwnedSemaphorePermit),
+    /// Of a request whose user may be in the body: it takes no permit from the imports of admitted users.
+    BeforeAdmission { _permit: OwnedSemaphorePermit },
+}
+
+/// Gives the document the permit of its import.
+fn add_import_permit(call: &mut CallContext, permit: Option<UploadPermit>) -> Result<(), ApiError> {
     if let Some(document) = &mut call.document {
-        document.permit = Some(permit.map_or_else(|| call.state.load.acquire_import(), Ok)?);
+        document.permit = Some(match permit {
+            Some(UploadPermit::Import(permit)) => Arc::new(permit),
+            Some(UploadPermit::BeforeAdmission { .. }) | None => Arc::new(call.state.load.acquire_import()?),
+        });
     }
     Ok(())
 }
 
 /// The permits that a received body holds.
 struct Received {
-    /// The permit of the import, if there was one before or the document needed one.
-    import_permit: Option<OwnedSemaphorePermit>,
+    /// The permit of the upload, if there was one before or the document needed one.
+    upload_permit: Option<UploadPermit>,
     /// The permit for the memory of the body.
     body_permit: Option<OwnedSemaphorePermit>,
 }
 
-/// Reads the body.
+/// Reads the body. After an error, a part of the remainder is read too: a client that is still sending when the
+/// connection closes may not receive the reply with the reason.
 async fn receive(
     call: &mut CallContext,
-    body: Body,
-    import_permit: Option<OwnedSemaphorePermit>,
+    mut body: Body,
+    upload_permit: Option<UploadPermit>,
+) -> Result<Received, ApiError> {
+    let received = receive_parts(call, &mut body, upload_permit).await;
+    if received.is_err() && !body.is_end_stream() {
+        drain_oversized(body, call.state.config.max_body.get()).await;
+    }
+    received
+}
+
+/// Reads the body up to an error.
+async fn receive_parts(
+    call: &mut CallContext,
+    body: &mut Body,
+    upload_permit: Option<UploadPermit>,
 ) -> Result<Received, ApiError> {
     let Some(name) = call.operation.spec.document_parameter() else {
-        return Ok(Received { import_permit, body_permit: None });
+        return Ok(Received { upload_permit, body_permit: None });
     };
     if !body.is_end_stream() && is_encoded(&call.headers) {
         return Err(ApiError::UnsupportedEncoding);
@@ -118,8 +147,8 @@ async fn receive(
     // A document in the query string takes precedence.
     let in_query = call.params.take(name);
     let max_parameters = call.state.config.max_parameters.get();
-    let mut chunks = Chunks::new(call, body).await?;
-    let mut memory = Memory { state: call.state.clone(), import_permit, reserved: 0, body_permit: None };
+    let mut chunks = Chunks::new(call, body)?;
+    let mut memory = Memory { state: call.state.clone(), upload_permit, reserved: 0, body_permit: None };
     let headers = call.headers.clone();
     let mut document = match BodyFormat::from_headers(&headers) {
         Some(BodyFormat::Form) => {
@@ -128,7 +157,7 @@ async fn receive(
             form.document
         }
         Some(BodyFormat::Multipart(content_type)) => {
-            let (fields, document) = memory.read_multipart(name, content_type, chunks).await?;
+            let (fields, document) = memory.read_multipart(name, content_type, &mut chunks).await?;
             call.params.add_fields(fields, max_parameters)?;
             document
         }
@@ -147,30 +176,28 @@ async fn receive(
     if let Some(document) = document {
         call.document = Some(blocking(move || document.finish()).await?);
     }
-    Ok(Received { import_permit: memory.import_permit, body_permit: memory.body_permit })
+    Ok(Received { upload_permit: memory.upload_permit, body_permit: memory.body_permit })
 }
 
 /// The body, as it arrives within `max_import_body` and `body_timeout_ms`.
-struct Chunks {
-    body: Body,
+struct Chunks<'a> {
+    body: &'a mut Body,
     bytes_max: usize,
-    drained_max: usize,
     timeout: Duration,
     received: usize,
     /// When the next [`TIMED_BYTES`] must be complete.
     deadline: Option<Instant>,
 }
 
-impl Chunks {
-    async fn new(call: &CallContext, body: Body) -> Result<Self, ApiError> {
+impl<'a> Chunks<'a> {
+    fn new(call: &CallContext, body: &'a mut Body) -> Result<Self, ApiError> {
         let config = &call.state.config;
-        let (bytes_max, drained_max, timeout) =
-            (config.max_import_body.get(), config.max_body.get(), config.body_timeout);
+        let (bytes_max, timeout) = (config.max_import_body.get(), config.body_timeout);
         let announced_len = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
         if announced_len > bytes_max {
-            return Err(drain_oversized(body, drained_max).await);
+            return Err(ApiError::BodyTooLarge);
         }
-        Ok(Self { body, bytes_max, drained_max, timeout, received: 0, deadline: None })
+        Ok(Self { body, bytes_max, timeout, received: 0, deadline: None })
     }
 
     /// Returns the next bytes.
@@ -180,13 +207,28 @@ impl Chunks {
         let Some(chunk) = frame.map(frame_data).transpose()? else { return Ok(None) };
         let received = self.received + chunk.len();
         if received > self.bytes_max {
-            return Err(drain_oversized(std::mem::take(&mut self.body), self.drained_max).await);
+            return Err(ApiError::BodyTooLarge);
         }
         if received / TIMED_BYTES > self.received / TIMED_BYTES {
             self.deadline = None;
         }
         self.received = received;
         Ok(Some(chunk))
+    }
+
+    /// Returns the next bytes: at least [`PARSED_BYTES_MIN`], except at the end.
+    async fn next_gathered(&mut self) -> Result<Option<Bytes>, ApiError> {
+        let Some(first) = self.next().await? else { return Ok(None) };
+        if first.len() >= PARSED_BYTES_MIN {
+            return Ok(Some(first));
+        }
+        let mut gathered = first.to_vec();
+        while gathered.len() < PARSED_BYTES_MIN
+            && let Some(chunk) = self.next().await?
+        {
+            gathered.extend_from_slice(&chunk);
+        }
+        Ok(Some(gathered.into()))
     }
 }
 
@@ -198,7 +240,7 @@ struct BodyError(ApiError);
 /// The memory that a body uses.
 struct Memory {
     state: Arc<AppState>,
-    import_permit: Option<OwnedSemaphorePermit>,
+    upload_permit: Option<UploadPermit>,
     /// Bytes that are reserved by `body_permit`.
     reserved: usize,
     body_permit: Option<OwnedSemaphorePermit>,
@@ -216,14 +258,15 @@ impl Memory {
             self.reserved = used;
         }
         let Some(mut writer) = document.take_if(|document| document.spool.is_full()) else { return Ok(()) };
-        if self.import_permit.is_none() {
-            self.import_permit = Some(self.state.load.acquire_import()?);
+        if self.upload_permit.is_none() {
+            let permit = self.state.load.acquire_unadmitted_upload()?;
+            self.upload_permit = Some(UploadPermit::BeforeAdmission { _permit: permit });
         }
         *document = Some(blocking(move || writer.spool.spill().map(|()| writer)).await?);
         Ok(())
     }
 
-    async fn read_form(&mut self, name: &'static str, chunks: &mut Chunks) -> Result<FormSplitter, ApiError> {
+    async fn read_form(&mut self, name: &'static str, chunks: &mut Chunks<'_>) -> Result<FormSplitter, ApiError> {
         let mut form = FormSplitter::new(name, self.state.temp_dir.clone());
         while let Some(chunk) = chunks.next().await? {
             // A chunk can be larger than the part of the document that stays in memory.
@@ -241,19 +284,22 @@ impl Memory {
         &mut self,
         name: &'static str,
         content_type: &str,
-        chunks: Chunks,
+        chunks: &mut Chunks<'_>,
     ) -> Result<(Vec<(String, String)>, Option<DocumentWriter>), ApiError> {
         let boundary = multer::parse_boundary(content_type).map_err(|_| MALFORMED_MULTIPART)?;
         let unparsed_bytes = Arc::new(AtomicUsize::new(0));
-        let stream = stream::try_unfold((chunks, unparsed_bytes.clone()), async |(mut chunks, unparsed_bytes)| {
-            // multer takes all chunks that are ready into memory: each is ready only after a pause.
-            tokio::task::yield_now().await;
-            let Some(chunk) = chunks.next().await.map_err(BodyError)? else { return Ok(None) };
-            if unparsed_bytes.fetch_add(chunk.len(), Ordering::Relaxed) > UNPARSED_BYTES_MAX {
-                return Err(BodyError(MALFORMED_MULTIPART));
-            }
-            Ok(Some((chunk, (chunks, unparsed_bytes))))
-        });
+        let stream = stream::try_unfold(
+            (chunks, unparsed_bytes.clone()),
+            async |(chunks, unparsed_bytes): (&mut Chunks<'_>, Arc<AtomicUsize>)| {
+                // multer takes all chunks that are ready into memory: each is ready only after a pause.
+                tokio::task::yield_now().await;
+                let Some(chunk) = chunks.next_gathered().await.map_err(BodyError)? else { return Ok(None) };
+                if unparsed_bytes.fetch_add(chunk.len(), Ordering::Relaxed) > UNPARSED_BYTES_MAX {
+                    return Err(BodyError(MALFORMED_MULTIPART));
+                }
+                Ok(Some((chunk, (chunks, unparsed_bytes))))
+            },
+        );
         let mut form = multer::Multipart::new(stream, boundary);
         let (mut document, mut fields, mut fields_len) = (None, Vec::new(), 0);
         while let Some(mut field) = form.next_field().await.map_err(multipart_error)? {
@@ -279,6 +325,7 @@ impl Memory {
                 fields_len += field_name.len() + value.len();
                 let value = String::from_utf8(value);
                 fields.push((field_name, value.map_err(|_| ApiError::BadRequest("Parameters are not valid UTF-8"))?));
+                self.make_room(fields_len, &mut document).await?;
             }
             if fields.len() > self.state.config.max_parameters.get() {
                 break;
@@ -288,7 +335,7 @@ impl Memory {
     }
 
     /// Reads a body of up to `max_body`.
-    async fn read_small(&mut self, chunks: &mut Chunks) -> Result<Vec<u8>, ApiError> {
+    async fn read_small(&mut self, chunks: &mut Chunks<'_>) -> Result<Vec<u8>, ApiError> {
         let mut body = Vec::new();
         while let Some(chunk) = chunks.next().await? {
             body.extend_from_slice(&chunk);

@@ -31,11 +31,13 @@ pub struct LoadLimiter {
     /// One permit is one byte.
     body_budget: Arc<Semaphore>,
     imports: Arc<Semaphore>,
+    unadmitted_uploads: Arc<Semaphore>,
     log_throttle: LogThrottle,
 }
 
 impl LoadLimiter {
-    /// Allows `requests_max` requests, whose bodies use at most `body_bytes_max` in total, and `imports_max` imports.
+    /// Allows `requests_max` requests, whose bodies use at most `body_bytes_max` in total, `imports_max` imports, and
+    /// as many large bodies of requests that are not admitted yet.
     pub fn new(requests_max: usize, body_bytes_max: usize, imports_max: usize) -> Self {
         Self {
             requests_max,
@@ -43,6 +45,7 @@ impl LoadLimiter {
             in_flight: Arc::default(),
             body_budget: Arc::new(Semaphore::new(body_bytes_max)),
             imports: Arc::new(Semaphore::new(imports_max)),
+            unadmitted_uploads: Arc::new(Semaphore::new(imports_max)),
             log_throttle: LogThrottle::default(),
         }
     }
@@ -102,6 +105,16 @@ impl LoadLimiter {
     /// [`ApiError::Overloaded`] if `import_concurrency` imports run already.
     pub fn acquire_import(&self) -> Result<OwnedSemaphorePermit, ApiError> {
         self.imports.clone().try_acquire_owned().map_err(|_| self.refuse("import_concurrency"))
+    }
+
+    /// Returns a permit to receive a large body whose user is not known yet. There are as many as for imports, apart
+    /// from them: clients without credentials that send slowly do not occupy the permits of imports.
+    ///
+    /// # Errors
+    ///
+    /// [`ApiError::Overloaded`] if `import_concurrency` such bodies are being received.
+    pub fn acquire_unadmitted_upload(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        self.unadmitted_uploads.clone().try_acquire_owned().map_err(|_| self.refuse("import_concurrency"))
     }
 
     fn refuse(&self, setting: &'static str) -> ApiError {

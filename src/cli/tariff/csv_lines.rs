@@ -34,7 +34,11 @@ impl<R: Read> CsvLines<R> {
     pub(super) fn next_line(&mut self) -> io::Result<Option<(u64, Result<&StringRecord, &'static str>)>> {
         let line = self.csv.position().line();
         match self.csv.read_record(&mut self.record) {
-            Ok(true) => Ok(Some((self.record.position().map_or(line, Position::line), Ok(&self.record)))),
+            Ok(true) => {
+                let has_control = self.record.iter().any(|field| field.contains(char::is_control));
+                let record = if has_control { Err("a field has a control character") } else { Ok(&self.record) };
+                Ok(Some((self.record.position().map_or(line, Position::line), record)))
+            }
             Ok(false) => Ok(None),
             Err(error) if matches!(error.kind(), ErrorKind::Utf8 { .. }) => {
                 Ok(Some((error.position().map_or(line, Position::line), Err("the line is not UTF-8"))))

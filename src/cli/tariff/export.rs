@@ -41,9 +41,10 @@ enum Format {
 /// Runs the command. Prices are streamed: the memory used does not depend on their number.
 pub(super) async fn run(options: &Options, config: &Config) -> Result<Report, CommandError> {
     let output = OutputFile::create(&options.file)?;
-    let prices = with_database(config, async |pool| {
+    let exported = with_database(config, async |pool| {
         if matches!(options.format, Format::Xml) {
-            return export_xml(pool, options.tariff, config, output.file()).await;
+            let prices = export_xml(pool, options.tariff, config, output.file()).await?;
+            return Ok(Exported { prices, rates_left_out: 0 });
         }
         let mut transaction = begin_read_only(pool).await?;
         // The prices that are written are those that were counted and checked.
@@ -54,10 +55,25 @@ pub(super) async fn run(options: &Options, config: &Config) -> Result<Report, Co
             false => export_wholesale(&mut transaction, &tariff, output.file()).await,
         }
     });
-    let prices = prices.await?;
+    let Exported { prices, rates_left_out } = exported.await?;
     output.finish()?;
-    let text = format!("{prices} prices of the tariff {} were written to {}.", options.tariff, options.file.display());
-    Ok(Report::new(text, json!({ "tariff": options.tariff, "prices": prices, "output": options.file })))
+    let file = options.file.display();
+    let mut text = format!("{prices} prices of the tariff {} were written to {file}.", options.tariff);
+    if rates_left_out > 0 {
+        text += &format!(
+            "\nRates left out because their destination or destination group does not exist: {rates_left_out}."
+        );
+    }
+    let json = json!({ "tariff": options.tariff, "prices": prices, "rates_left_out": rates_left_out,
+        "output": options.file });
+    Ok(Report::new(text, json))
+}
+
+/// What was written.
+struct Exported {
+    prices: u64,
+    /// Rates whose destination or destination group does not exist.
+    rates_left_out: i64,
 }
 
 /// A wholesale price as a CSV record.
@@ -76,7 +92,7 @@ async fn export_wholesale(
     connection: &mut PgConnection,
     tariff: &Tariff,
     output: impl Write,
-) -> Result<u64, CommandError> {
+) -> Result<Exported, CommandError> {
     let counted = sqlx::query!(
         r#"with listed as (
                select r.id, row_number() over (partition by r.destination_id, r.effective_from order by r.id) > 1 as is_repeated
@@ -87,7 +103,10 @@ async fn export_wholesale(
                    or bool_or(p.start_time <> '00:00:00' or p.end_time <> '23:59:59' or p.daytype <> '') as does_not_fit
                from listed left join ratedetails p on p.rate_id = listed.id group by listed.id, is_repeated
            )
-           select count(*) as "rates!", count(*) filter (where does_not_fit) as "unfit!" from priced"#,
+           select count(*) as "rates!", count(*) filter (where does_not_fit) as "unfit!",
+               (select count(*) from rates r where r.tariff_id = $1
+                   and not exists (select from destinations d where d.id = r.destination_id)) as "left_out!"
+           from priced"#,
         tariff.id
     );
     let counted = counted.fetch_one(&mut *connection).await?;
@@ -107,7 +126,8 @@ async fn export_wholesale(
            order by d.prefix, r.effective_from nulls first, r.id"#,
         tariff.id
     );
-    write_csv(WHOLESALE_HEADINGS, prices.fetch(connection), &price_bar(counted.rates), output).await
+    let prices = write_csv(WHOLESALE_HEADINGS, prices.fetch(connection), &price_bar(counted.rates), output).await?;
+    Ok(Exported { prices, rates_left_out: counted.left_out })
 }
 
 /// A retail price as a CSV record.
@@ -129,11 +149,11 @@ async fn export_retail(
     connection: &mut PgConnection,
     tariff: &Tariff,
     output: impl Write,
-) -> Result<u64, CommandError> {
+) -> Result<Exported, CommandError> {
     // The CSV file has no second from which a price applies: an import continues the prices of the same times and days.
     let counted = sqlx::query!(
         r#"with priced as (
-               select p.*, g.name,
+               select p.*, g.name, r.effective_from,
                    g.id = (select min(id) from destinationgroups where fold_case(rtrim(name)) = fold_case(rtrim(g.name)))
                        as is_found_by_name,
                    max(p."from" + greatest(p.duration, 0)) over (
@@ -144,15 +164,18 @@ async fn export_retail(
            )
            select count(*) as "prices!",
                count(*) filter (where num_nulls(name, "from", duration, artype, round, price, start_time, end_time) > 0
-                   or not is_found_by_name or greatest("from", 1) <> greatest(next_from, 1)) as "unfit!"
+                   or effective_from is not null or not is_found_by_name
+                   or greatest("from", 1) <> greatest(next_from, 1)) as "unfit!",
+               (select count(*) from rates r where r.tariff_id = $1
+                   and not exists (select from destinationgroups g where g.id = r.destinationgroup_id)) as "left_out!"
            from priced"#,
         tariff.id
     );
     let counted = counted.fetch_one(&mut *connection).await?;
     if counted.unfit > 0 {
         return Err(CommandError::Failed(format!(
-            "a CSV file cannot hold {} of the {} prices of the tariff {}: a field is missing, a destination group of the \
-             same name is found first, or the price does not follow that of the seconds before",
+            "a CSV file cannot hold {} of the {} prices of the tariff {}: a field is missing, the rate has a \
+             start (effective_from), a destination group of the same name is found first, or the price does not follow that of the seconds before",
             counted.unfit, counted.prices, tariff.id
         )));
     }
@@ -168,7 +191,8 @@ async fn export_retail(
                p."from", p.id"#,
         tariff.id
     );
-    write_csv(RETAIL_HEADINGS, prices.fetch(connection), &price_bar(counted.prices), output).await
+    let prices = write_csv(RETAIL_HEADINGS, prices.fetch(connection), &price_bar(counted.prices), output).await?;
+    Ok(Exported { prices, rates_left_out: counted.left_out })
 }
 
 /// Writes the records as they come. Returns their number.

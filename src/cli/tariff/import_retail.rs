@@ -4,9 +4,9 @@ use std::io;
 
 use indicatif::ProgressBar;
 use serde_json::json;
-use sqlx::PgConnection;
+use sqlx::{PgConnection, PgPool};
 
-use super::{RefusedLine, Tariff, retail_csv};
+use super::{IMPORT_LOCK_TIMEOUT, RefusedLine, Tariff, begin_long_import, retail_csv};
 use crate::cli::database::with_database;
 use crate::cli::{ADMIN_ID, CommandError, Report, author, progress_bar};
 use crate::config::Config;
@@ -32,17 +32,22 @@ pub(super) async fn run(
     // The file is read twice.
     let bar = progress_bar(bytes * 2, "reading bytes");
     let imported = with_database(config, async |pool| {
-        let mut transaction = pool.begin().await?;
-        // A million rates take longer than the timeout for requests.
-        sqlx::query!("select set_config('statement_timeout', '1h', true)").fetch_one(&mut *transaction).await?;
+        // The file is read and checked before the transaction begins.
         let (source, head, lines) = match tariff {
-            Some(id) => check_csv(&mut transaction, id, file, &bar).await?,
+            Some(id) => check_csv(pool, id, file, &bar).await?,
             None => {
                 let source = RetailFile { file, is_xml: true, bar: bar.clone() };
                 let head = import::check(&source).await?;
                 (source, head, Vec::new())
             }
         };
+        let (rates, rates_max) = (head.rates.max(head.destinations), config.max_import_rates.get());
+        if rates > rates_max {
+            let message = format!("the file has {rates} prices; the setting max_import_rates allows {rates_max}");
+            return Err(CommandError::Failed(message));
+        }
+        let mut transaction = pool.begin().await?;
+        begin_long_import(&mut transaction).await?;
         let order = order(&mut transaction, &head, config).await?;
         let refusals = RefusedLines { is_xml: source.is_xml, lines };
         let mut imported = import::import(&mut transaction, &order, &head, &source, refusals).await?;
@@ -59,12 +64,12 @@ pub(super) async fn run(
 
 /// Reads a CSV file once. Returns it, what it contains for the tariff, and the lines that are no prices.
 async fn check_csv(
-    connection: &mut PgConnection,
+    pool: &PgPool,
     tariff_id: i64,
     file: Spooled,
     bar: &ProgressBar,
 ) -> Result<(RetailFile, Head, Vec<RefusedLine>), CommandError> {
-    let tariff = Tariff::find(connection, tariff_id).await?;
+    let tariff = Tariff::find(pool, tariff_id).await?;
     if !tariff.is_retail() {
         return Err(CommandError::Failed(format!("the tariff {tariff_id} is no retail tariff")));
     }
@@ -95,6 +100,7 @@ async fn order(connection: &mut PgConnection, head: &Head, config: &Config) -> R
         owner_id,
         currency: currency.fetch_optional(connection).await?,
         rates_max: config.max_import_rates.get(),
+        lock_timeout: IMPORT_LOCK_TIMEOUT,
     })
 }
 

@@ -10,7 +10,7 @@ use sqlx::PgConnection;
 
 use super::csv_lines::CsvLines;
 use super::wholesale_csv::WholesaleLine;
-use super::{RefusedLine, Tariff};
+use super::{RefusedLine, Tariff, begin_long_import};
 use crate::cli::database::with_database;
 use crate::cli::{CommandError, Report, author, progress_bar};
 use crate::config::Config;
@@ -39,8 +39,7 @@ pub(super) async fn run(
 ) -> Result<Report, CommandError> {
     let outcome = with_database(config, async |pool| {
         let mut transaction = pool.begin().await?;
-        // A million rates take longer than the timeout for requests.
-        sqlx::query!("select set_config('statement_timeout', '1h', true)").fetch_one(&mut *transaction).await?;
+        begin_long_import(&mut transaction).await?;
         let tariff = Tariff::find(&mut *transaction, tariff_id).await?;
         if tariff.is_retail() {
             return Err(CommandError::Failed(format!("the tariff {tariff_id} is a retail tariff")));

@@ -22,7 +22,9 @@ matched as materialized (
         select id from rates
         where tariff_id = $1 and destination_id = destination.id
             and effective_from is not distinct from line.effective_from
-        order by id desc limit 1
+        -- Not by the bare id: the planner could then read the primary key from its end to the last rate of the
+        -- destination.
+        order by id + 0 desc limit 1
     ) existing on true
     left join lateral (
         select count(*) as count, min(p.id) as id,

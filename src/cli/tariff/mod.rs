@@ -13,7 +13,7 @@ mod wholesale_csv;
 use clap::Subcommand;
 use indicatif::ProgressBar;
 use serde::Serialize;
-use sqlx::PgExecutor;
+use sqlx::{PgConnection, PgExecutor};
 
 use super::{CommandError, Report, progress_bar};
 use crate::config::Config;
@@ -66,6 +66,20 @@ impl Tariff {
     fn is_retail(&self) -> bool {
         self.purpose == "user"
     }
+}
+
+/// How long an import waits for another one into the same tariff.
+const IMPORT_LOCK_TIMEOUT: &str = "1h";
+
+/// Gives the transaction more time than requests have: a million rates, or another import before this one, take long.
+async fn begin_long_import(connection: &mut PgConnection) -> sqlx::Result<()> {
+    sqlx::query!(
+        "select set_config('statement_timeout', '1h', true) as statement, set_config('lock_timeout', $1, true) as lock",
+        IMPORT_LOCK_TIMEOUT
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(())
 }
 
 /// A line of a file that cannot be imported.

@@ -64,6 +64,6 @@ fn read_line(line: u64, record: &StringRecord) -> Result<(String, Rate), String>
     let [price, round_by, duration, rate_type, start_time, end_time, day_type] =
         [price, round_by, duration, rate_type, start_time, end_time, day_type].map(str::to_owned);
     // A name can begin with spaces; those at its end do not count.
-    let group_name = record.get(0).unwrap_or_default().trim_end().to_owned();
+    let group_name = record.get(0).unwrap_or_default().trim_end_matches(' ').to_owned();
     Ok((group_name, Rate { price, round_by, duration, rate_type, start_time, end_time, day_type, line }))
 }

@@ -1,5 +1,6 @@
 //! `rate_get` (`rate`): the price of a user for a number or prefix. Contract: `endpoints/rate_get.md`.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use bigdecimal::BigDecimal;
@@ -51,6 +52,8 @@ pub const OPERATION: Operation = Operation {
 
 /// How many digits of the number count. No prefix of a rate is longer.
 const DIGITS_MAX: usize = 20;
+/// The prices of one destination that are read. Rates have a few prices, by day type, time and duration.
+const PRICES_MAX: usize = 1_000;
 
 const USER_NOT_FOUND: ApiError = ApiError::RefusedWithoutStatus("User was not found");
 
@@ -176,6 +179,11 @@ async fn read_matches(call: &CallContext, user_id: i32, number: &str, scope: Sco
         .fetch_all(&mut *connection)
         .await?;
     connection.release_clean();
+    // The statement reads one price more than are shown, so that no price is left out silently.
+    if matches.iter().any(|found| found.prices.len().max(found.custom_prices.as_ref().map_or(0, Vec::len)) > PRICES_MAX)
+    {
+        return Err(ApiError::RefusedWithoutStatus("Too many rates"));
+    }
     Ok(matches)
 }
 
@@ -197,12 +205,8 @@ fn lines_of_every_prefix(matches: &[Match]) -> Vec<String> {
 }
 
 /// Removes lines that are equal to an earlier one.
-fn distinct(lines: Vec<String>) -> Vec<String> {
-    let mut distinct: Vec<String> = Vec::with_capacity(lines.len());
-    for line in lines {
-        if !distinct.contains(&line) {
-            distinct.push(line);
-        }
-    }
-    distinct
+fn distinct(mut lines: Vec<String>) -> Vec<String> {
+    let mut seen = HashSet::new();
+    lines.retain(|line| seen.insert(line.clone()));
+    lines
 }

@@ -1,6 +1,6 @@
 -- The prices of a user for the prefixes of a number: a row for each destination, the longest prefix first.
 -- $1: the user. $2: the number's prefixes. $3: only the longest prefix, and the first price of its destination; otherwise
--- all prefixes, and all prices of a retail tariff, in the order of day and time.
+-- all prefixes, and all prices of a retail tariff, in the order of day and time (up to one more than can be shown).
 select d.prefix, coalesce(d.name, '') as "name!", g.id is not null as "has_group!", t.purpose = 'user' as "is_retail",
     -- The user's own prices, instead of those of the retail tariff.
     case when t.purpose = 'user' then array(
@@ -10,7 +10,7 @@ select d.prefix, coalesce(d.name, '') as "name!", g.id is not null as "has_group
             select c.id from customrates c where c.user_id = u.id and c.destinationgroup_id = g.id))
         order by case when not $3 then coalesce(a.daytype, '') collate "C" end,
             case when not $3 then a.start_time end nulls first, case when not $3 then a."from" end nulls first, a.id
-        limit case when $3 then 1 end
+        limit case when $3 then 1 else 1001 end
     ) end as "custom_prices",
     case when t.purpose = 'user' then array(
         select coalesce(a.price, 0)
@@ -22,7 +22,7 @@ select d.prefix, coalesce(d.name, '') as "name!", g.id is not null as "has_group
             order by r.effective_from desc nulls last, r.id desc limit 1)
         order by case when not $3 then coalesce(a.daytype, '') collate "C" end,
             case when not $3 then a.start_time end nulls first, case when not $3 then a."from" end nulls first, a.id
-        limit case when $3 then 1 end
+        limit case when $3 then 1 else 1001 end
     ) else array(
         select coalesce(a.rate, 0)
         from ratedetails a

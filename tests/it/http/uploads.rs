@@ -64,6 +64,11 @@ async fn a_large_document_is_received_in_any_chunks() {
     );
     let request = Request::post(valid_uri()).header("content-type", "multipart/form-data; boundary=b");
     assert_imported(&server.send(request.body(chunked(multipart, 10_000))).await);
+    let small = "--b\r\ncontent-disposition: form-data; name=\"xml\"\r\n\r\n<tariff><id>1</id><name>Large</name>\
+                 <destinations><destination><destination_group_name>no group</destination_group_name></destination>\
+                 </destinations></tariff>\r\n--b--\r\n";
+    let request = Request::post(valid_uri()).header("content-type", "multipart/form-data; boundary=b");
+    assert_imported(&server.send(request.body(chunked(small.to_owned(), 1))).await);
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
 }
 
@@ -95,11 +100,47 @@ async fn limits_of_the_body() {
 async fn a_multipart_form_without_fields_is_refused_early() {
     let server = server_with_settings(&[("body_timeout_ms", "3000")]).await;
     let endless_field = format!("--b\r\ncontent-disposition: form-data; name=\"{}", "x".repeat(3 * 1024 * 1024));
-    for text in ["x".repeat(3 * 1024 * 1024), endless_field] {
+    for text in ["x".repeat(3 * 1024 * 1024), endless_field, "x".repeat(200_000)] {
         let request = Request::post(valid_uri()).header("content-type", "multipart/form-data; boundary=b");
         let reply = server.send(request.body(chunked_without_end(text, 100_000))).await;
         reply.assert_status_error("Multipart body is malformed");
         assert_eq!(reply.status, 400);
+    }
+}
+
+/// The names of fields stay in memory, also of fields without a value.
+#[tokio::test]
+async fn the_names_of_multipart_fields_have_a_limit() {
+    let server = server_with_settings(&[("max_body", "100000")]).await;
+    let field = |name: &str| format!("--b\r\ncontent-disposition: form-data; name=\"{name}\"\r\n\r\n\r\n");
+    for (fields, status) in [(3, 413), (2, 200)] {
+        let text: String = ["x", "y", "z"][..fields].iter().map(|name| field(&name.repeat(40_000))).collect();
+        let body = chunked(text + "--b--\r\n", 20_000);
+        let request = Request::post(valid_uri()).header("content-type", "multipart/form-data; boundary=b").body(body);
+        assert_eq!(server.send(request).await.status, status, "{fields}");
+    }
+}
+
+/// A client that is still sending may not receive a reply: what follows an error is read before it is sent.
+#[tokio::test]
+async fn the_body_is_read_behind_an_error() {
+    let server = server_with_settings(&[]).await;
+    let multipart = "--b\r\ncontent-disposition: form-data; name=\"xml\"\r\n\r\n\0".repeat(2);
+    for (content_type, first) in
+        [("application/x-www-form-urlencoded", "xml=%00&x=".to_owned()), ("multipart/form-data; boundary=b", multipart)]
+    {
+        let (read_end, is_read) = tokio::sync::oneshot::channel();
+        let filler = Bytes::from_static(&[b'a'; 20_000]);
+        let chunks =
+            stream::iter([Ok::<_, std::io::Error>(Bytes::from(first)), Ok(filler.clone()), Ok(filler.clone())]);
+        let end = stream::once(async move {
+            _ = read_end.send(());
+            Ok(filler)
+        });
+        let request = Request::post(valid_uri()).header("content-type", content_type);
+        let reply = server.send(request.body(Body::from_stream(chunks.chain(end)))).await;
+        assert_eq!(reply.status, 400, "{reply:?}");
+        is_read.await.unwrap();
     }
 }
 
@@ -147,31 +188,76 @@ async fn slow_uploads_hold_no_request_permit() {
     let in_body = format!("u=admin&hash={}&{form}", hash("", "secret"));
     let mut uploads = Vec::new();
     for (uri, form) in [(valid_uri(), &form), ("/api/tariff_retail_import".to_owned(), &in_body)] {
-        let (first, rest) = form.split_at(30);
-        let remaining = Bytes::copy_from_slice(rest.as_bytes());
-        let (polled, is_polled) = tokio::sync::oneshot::channel();
-        let (send_rest, rest_sent) = tokio::sync::oneshot::channel();
-        let rest = stream::once(async move {
-            polled.send(()).unwrap();
-            rest_sent.await.map_err(std::io::Error::other)
-        });
-        let body = Body::from_stream(stream::iter([Ok(Bytes::copy_from_slice(first.as_bytes()))]).chain(rest));
-        let upload = tokio::spawn({
-            let server = server.clone();
-            async move { post(&server, &uri, body).await }
-        });
-        is_polled.await.unwrap();
-        uploads.push((upload, send_rest, remaining));
+        uploads.push(PausedUpload::start(&server, &uri, form, 30).await);
     }
     let reply = server.post_signed("card_group_get", "u=admin&id=6", "6").await;
     assert_eq!(reply.status, 200, "{reply:?}");
-    for (upload, send_rest, rest) in uploads {
-        send_rest.send(rest).unwrap();
-        let reply = upload.await.unwrap();
+    for upload in uploads {
+        let reply = upload.finish().await;
         assert_eq!(reply.status, 200, "{reply:?}");
     }
     let page = server.metrics().await;
     assert!(page.contains("mortise_requests_in_flight 0\n"), "{page}");
+}
+
+/// Large bodies of clients whose user is not known yet take no permit from the imports of admitted users.
+#[tokio::test(flavor = "multi_thread")]
+async fn uploads_before_the_admission_take_no_import_permit() {
+    let settings = [("import_concurrency", "1"), ("body_timeout_ms", "3600000")];
+    let server = server_with_settings(&settings).await;
+    let in_body = format!("u=admin&hash={}&xml={}", hash("", "secret"), large_document(2_500_000));
+    let upload = PausedUpload::start(&server, "/api/tariff_retail_import", &in_body, 2_200_000).await;
+    assert_imported(&post(&server, &valid_uri(), format!("xml={}", large_document(3_000_000)).into()).await);
+    // Another one of the same kind.
+    post(&server, "/api/tariff_retail_import", in_body.clone().into())
+        .await
+        .assert_status_error("Too many requests at once");
+    let reply = upload.finish().await;
+    assert_eq!(reply.status, 200, "{reply:?}");
+}
+
+/// An upload can last for hours. What counts is who may import at its end.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_admission_is_repeated_behind_the_body() {
+    let server = server_with_settings(&[("body_timeout_ms", "3600000")]).await;
+    let form = format!("xml={}", large_document(100));
+    let upload = PausedUpload::start(&server, &valid_uri(), &form, 30).await;
+    server.execute("update conflines set value = 'new' where name = 'API_Secret_Key' and owner_id = 0").await;
+    upload.finish().await.assert_status_error("Incorrect hash");
+    let page = server.metrics().await;
+    assert!(page.contains("mortise_requests_in_flight 0\n"), "{page}");
+    server.assert_rows("select count(*) from tariffs", &["0"]).await;
+}
+
+/// A request whose body stops until the test sends its rest.
+struct PausedUpload {
+    reply: tokio::task::JoinHandle<Reply>,
+    send_rest: tokio::sync::oneshot::Sender<Bytes>,
+    rest: Bytes,
+}
+
+impl PausedUpload {
+    /// Sends the first bytes of a form, and returns when the server waits for more.
+    async fn start(server: &Server, uri: &str, form: &str, first_bytes: usize) -> Self {
+        let form = Bytes::copy_from_slice(form.as_bytes());
+        let (first, rest) = (form.slice(..first_bytes), form.slice(first_bytes..));
+        let (polled, is_polled) = tokio::sync::oneshot::channel();
+        let (send_rest, rest_sent) = tokio::sync::oneshot::channel();
+        let remainder = stream::once(async move {
+            polled.send(()).unwrap();
+            rest_sent.await.map_err(std::io::Error::other)
+        });
+        let body = Body::from_stream(stream::iter([Ok(first)]).chain(remainder));
+        let (server, uri) = (server.clone(), uri.to_owned());
+        let reply = tokio::spawn(async move { post(&server, &uri, body).await });
+        is_polled.await.unwrap();
+        Self { reply, send_rest, rest }
+    }
+
+    async fn finish(self) -> Reply {
+        self.send_rest.send(self.rest).unwrap();
+        self.reply.await.unwrap()
+    }
 }
 
 /// A client that goes away in the middle of its upload leaves nothing, and its permit is free again.
@@ -209,6 +295,24 @@ async fn more_imports_than_allowed_are_refused() {
     lock.commit().await.unwrap();
     assert_imported(&waiting.await.unwrap());
     assert_imported(&post(&server, &valid_uri(), form.into()).await);
+}
+
+/// A reply that is not read yet holds its lists: it counts as an import.
+#[tokio::test]
+async fn a_large_reply_holds_the_permit_of_its_import() {
+    let server = server_with_settings(&[("import_concurrency", "1")]).await;
+    let unknown = "<destination><destination_group_name>no+group</destination_group_name></destination>".repeat(5_000);
+    let form = format!("xml=<tariff><id>0</id><name>Large</name><destinations>{unknown}</destinations></tariff>");
+    let mut request = Request::post(valid_uri()).body(Body::from(form)).unwrap();
+    request.headers_mut().insert("host", "shop.test".parse().unwrap());
+    let client = std::net::SocketAddr::from(([192, 0, 2, 7], 4711));
+    request.extensions_mut().insert(axum::extract::ConnectInfo(client));
+    let unread = tower::ServiceExt::oneshot(server.router.clone(), request).await.unwrap();
+    assert_eq!(unread.status(), 200);
+    let other = || async { post(&server, &valid_uri(), format!("xml={}", large_document(100)).into()).await };
+    other().await.assert_status_error("Too many requests at once");
+    drop(unread);
+    assert_eq!(other().await.status, 200);
 }
 
 #[test]

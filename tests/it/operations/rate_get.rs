@@ -183,6 +183,28 @@ async fn by_full_dst_looks_at_shorter_prefixes() {
     );
 }
 
+/// The number of prices of a destination is bounded: nothing is left out silently.
+#[tokio::test]
+async fn too_many_prices_are_an_error() {
+    let server = rates_server("documented").await;
+    let insert = |rows: i32| {
+        format!(
+            "delete from aratedetails where rate_id = 10;
+             insert into aratedetails (id, rate_id, duration, artype, price)
+             select 1000 + i, 10, -1, 'minute', i / 100.0 from generate_series(1, {rows}) i"
+        )
+    };
+    let form = "username=reseller&prefix=355&by_full_dst=1";
+    server.execute(&insert(1_000)).await;
+    let reply = rate(&server, "admin", form).await;
+    assert_eq!(reply.element_texts("rate").len(), 1_000);
+    server.execute(&insert(1_001)).await;
+    assert_eq!(outcome(&rate(&server, "admin", form).await), "Too many rates");
+    // One price needs no others.
+    let first = rate(&server, "admin", "username=reseller&prefix=355").await;
+    assert_eq!(first.element_texts("rate").len(), 1);
+}
+
 #[tokio::test]
 async fn own_price_of_a_simple_user() {
     let (documented, x7) = (rates_server("documented").await, rates_server("x7").await);

@@ -396,6 +396,8 @@ async fn refusals() {
     assert_error(&import(&server, &tariff("2", "Wholesale", &one)).await, "Tariff is not a retail tariff");
     import(&x7, &tariff("2", "Wholesale", &one)).await.assert_body(&reply_of("2", "Wholesale"));
     assert_error(&import(&server, &tariff("0", "New", &four)).await, "Too many rates");
+    let without_rates = [(); 4].map(|()| destination("Lithuania - Fixed", &[]));
+    assert_error(&import(&server, &tariff("0", "New", &without_rates)).await, "Too many rates");
     // One destination with more rates than are compared with each other.
     let many = format!("<destination>{}</destination>", "<rates/>".repeat(10_001));
     assert_error(&import(&x7, &tariff("0", "Large", &[many])).await, "Too many rates");
@@ -604,6 +606,35 @@ async fn of_two_imports_that_create_a_name_the_second_is_refused() {
     server.assert_rows("select count(*) from rates", &["0"]).await;
 }
 
+/// Rows that a tariff has for a group are read as chains: there can be many rows, but not many chains.
+#[tokio::test]
+async fn rates_follow_many_rows_of_one_group() {
+    let server = server().await;
+    insert_fixtures(&server).await;
+    server
+        .execute(
+            "insert into rates (id, tariff_id, destinationgroup_id) values (1, 1, 1);
+             insert into aratedetails (rate_id, \"from\", duration, artype, start_time, end_time, daytype)
+             select 1, i, 1, 'minute', '00:00', '23:59:59', null from generate_series(1, 19999) i;
+             insert into aratedetails (rate_id, \"from\", duration, artype, start_time, end_time, daytype) values
+                 (1, 20000, 0, 'event', '00:00', '23:59:59', ''), (1, 2147483647, 2147483647, 'minute', null, null, ''),
+                 (1, null, null, null, null, null, '')",
+        )
+        .await;
+    let document = tariff("1", "Retail", &[destination("Lithuania - Fixed", &[ALL_DAY])]);
+    let reply = import(&server, &document).await;
+    assert_eq!(reply.status, 200, "{reply:?}");
+    server.assert_rows("select \"from\" from aratedetails where duration = -1 and artype = 'minute'", &["20000"]).await;
+    // Each rate would be compared with each of these chains.
+    server
+        .execute(
+            "insert into aratedetails (rate_id, \"from\", duration, artype, start_time, end_time)
+             select 1, 1, -1, 'minute', '00:00'::time + i * interval '1 second', '00:00' from generate_series(1, 10001) i",
+        )
+        .await;
+    assert_error(&import(&server, &document).await, "Too many rates");
+}
+
 /// A failure in the middle of the import leaves nothing.
 #[tokio::test]
 async fn nothing_is_written_if_a_statement_fails() {
@@ -631,6 +662,7 @@ fn order_of(document: &str) -> (Import, Spooled) {
         owner_id: 0,
         currency: None,
         rates_max: 10,
+        lock_timeout: "110s",
     };
     (order, spool.finish().unwrap())
 }
@@ -663,7 +695,7 @@ async fn a_large_reply_has_a_time_limit() {
     }
     let counts = Counts { destinations: 10_000, ..Counts::default() };
     let imported = Imported { tariff_id: 1, tariff_name: "Retail".to_owned(), counts, refusals: report };
-    let XmlReply::Streamed(mut chunks) = Outcome::new(imported).unwrap().into_reply() else { panic!() };
+    let XmlReply::Streamed(mut chunks) = Outcome::new(imported).unwrap().into_reply(None) else { panic!() };
     for _ in 0..2 {
         assert!(!chunks.next().await.unwrap().unwrap().is_empty());
     }

@@ -9,6 +9,43 @@ const RATES: &str = "with new_rates as (
          insert into rates (tariff_id, destinationgroup_id) select 1, id from destinationgroups returning id)
      insert into aratedetails (rate_id, \"from\", duration, artype) select id, 1, -1, 'minute' from new_rates";
 
+/// The existing rate of each line of `mortise tariff import` is found by tariff and destination.
+async fn check_wholesale(server: &Server) {
+    let values = ["1", "array[2]", "array['1']", "array[1]", "array[1]", "array[1]", "array[1]", "array['']"];
+    let plan =
+        server.query_plan(&["Writes a batch of lines into the wholesale tariff"], "force_generic_plan", &values).await;
+    assert!(plan.contains("using rates_tariff_destination on rates"), "{plan}");
+    assert!(!plan.contains("rates_pkey") && !plan.contains("Seq Scan on rates"), "{plan}");
+}
+
+#[tokio::test]
+async fn wholesale_import_reads_only_what_it_needs() {
+    let server = server().await;
+    for table in ["destinations", "rates", "ratedetails"] {
+        server.execute(&format!("alter table {table} set (autovacuum_enabled = off)")).await;
+    }
+    const DESTINATIONS: &str = "insert into destinations (prefix) select i::text from generate_series(1, 20000) i";
+    const WHOLESALE: &str = "insert into rates (tariff_id, destination_id) select 1, id from destinations";
+    // Missing.
+    check_wholesale(&server).await;
+    server.execute(DESTINATIONS).await;
+    server.execute(WHOLESALE).await;
+    check_wholesale(&server).await;
+    // Fresh.
+    server.execute("analyze").await;
+    check_wholesale(&server).await;
+    // All rates have one destination.
+    server.execute("truncate rates").await;
+    server.execute("insert into rates (tariff_id, destination_id) select 1, 5 from destinations; analyze").await;
+    check_wholesale(&server).await;
+    // Stale: there were few rows at the last analyze.
+    server.execute("truncate destinations, rates").await;
+    server.execute("insert into rates (tariff_id) values (2); analyze").await;
+    server.execute(DESTINATIONS).await;
+    server.execute(WHOLESALE).await;
+    check_wholesale(&server).await;
+}
+
 async fn check(server: &Server) {
     for (parts, values, index) in [
         (&["unnest($1::text[]) with ordinality as sent"][..], "array['group 1', 'group 2']", "destinationgroups_name"),

@@ -1,8 +1,8 @@
 //! Carries out an import in a transaction: reads the document in batches, decides, writes.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::io;
 
 use sqlx::PgConnection;
@@ -15,7 +15,7 @@ use crate::operations::tariff::retail_import::fields::{DayType, TimeRange};
 use crate::operations::tariff::retail_import::order::Import;
 use crate::operations::tariff::retail_import::refusals::{Counts, Imported, Refusals};
 use crate::operations::tariff::retail_import::rows;
-use crate::operations::tariff::retail_import::rules::{Group, NewRow};
+use crate::operations::tariff::retail_import::rules::{Group, NewRow, RowChain};
 use crate::spool;
 use crate::store::change_log::{Change, Target, What};
 
@@ -59,7 +59,7 @@ pub async fn import<R: Refusals>(
 ) -> Result<Imported<R>, ApiError> {
     let TargetTariff { id: tariff_id, name: tariff_name, is_new } =
         lock_or_create_tariff(connection, import, head).await?;
-    if head.rates > import.rates_max || head.destination_rates > DESTINATION_RATES_MAX {
+    if head.rates.max(head.destinations) > import.rates_max || head.destination_rates > DESTINATION_RATES_MAX {
         return Err(refused("Too many rates"));
     }
     let counts = Counts { destinations: head.destinations, rates: head.rates, ..Counts::default() };
@@ -127,7 +127,8 @@ async fn lock_or_create_tariff(
     head: &Head,
 ) -> Result<TargetTariff, ApiError> {
     let name = import.dialect.fit_to_column(&head.name, NAME_LEN_MAX).ok_or(refused("Tariff name is too long"))?;
-    match rows::lock_tariff(connection, parse_integer(&head.id)).await?.filter(|tariff| tariff.id >= 1) {
+    let tariff = rows::lock_tariff(connection, parse_integer(&head.id), import.lock_timeout).await?;
+    match tariff.filter(|tariff| tariff.id >= 1) {
         None => {
             let currency = import.currency.as_deref();
             let id = rows::create_tariff(connection, &name, import.owner_id, currency).await?;
@@ -174,7 +175,23 @@ fn read_batches(source: &impl Source) -> mpsc::Receiver<Result<Vec<Destination>,
 struct Loaded {
     /// The group of each destination.
     group_ids: Vec<Option<i32>>,
-    groups: HashMap<i32, Group>,
+    /// The chains of rows, each with its group.
+    chains: Vec<(i32, RowChain)>,
+    /// The chains that the document has broken, each with its group.
+    broken: Vec<(i32, (DayType, TimeRange))>,
+}
+
+impl Loaded {
+    fn groups(&self) -> HashMap<i32, Group> {
+        let mut groups: HashMap<i32, Group> = HashMap::new();
+        for (group_id, chain) in &self.chains {
+            groups.entry(*group_id).or_default().add_chain(*chain);
+        }
+        for (group_id, chain) in &self.broken {
+            groups.entry(*group_id).or_default().mark_broken(*chain);
+        }
+        groups
+    }
 }
 
 /// What was decided about the destinations of a batch.
@@ -194,9 +211,8 @@ struct Decisions<R> {
 impl<R: Refusals> Decisions<R> {
     /// Decides about the destinations of a batch. Blocks the thread.
     fn decide(mut self, batch: &[Destination], loaded: Loaded) -> io::Result<(Self, Decided)> {
-        let Loaded { group_ids, mut groups } = loaded;
-        let mut new_rows = Vec::new();
-        for (destination, group_id) in batch.iter().zip(group_ids) {
+        let (mut groups, mut new_rows) = (loaded.groups(), Vec::new());
+        for (destination, group_id) in batch.iter().zip(loaded.group_ids) {
             let Some(group_id) = group_id else {
                 self.counts.unknown_destinations += 1;
                 self.refusals.add_unknown(destination)?;
@@ -226,27 +242,20 @@ impl TariffRows<'_> {
     async fn load(&mut self, batch: &[Destination]) -> Result<Loaded, ApiError> {
         let names: Vec<String> = batch.iter().map(|destination| destination.group_name.clone()).collect();
         let group_ids = rows::find_groups(self.connection, &names).await?;
-        let mut group_of_rate = HashMap::new();
-        let mut groups: HashMap<i32, Group> = HashMap::new();
-        for group_id in group_ids.iter().flatten() {
-            if let Some(rate_id) = self.rates.get(group_id) {
-                group_of_rate.insert(*rate_id, *group_id);
-            }
-        }
+        let distinct_ids: HashSet<i32> = group_ids.iter().flatten().copied().collect();
+        let rate_and_group = |group_id: &i32| Some((*self.rates.get(group_id)?, *group_id));
+        let group_of_rate: HashMap<i64, i32> = distinct_ids.iter().filter_map(rate_and_group).collect();
         let rate_ids: Vec<i64> = group_of_rate.keys().copied().collect();
-        if !rate_ids.is_empty() {
-            for (rate_id, row) in rows::load_rows(self.connection, &rate_ids).await? {
-                if let Some(group_id) = group_of_rate.get(&rate_id) {
-                    groups.entry(*group_id).or_default().add(row);
-                }
-            }
-        }
-        for group_id in group_ids.iter().flatten() {
-            for chain in self.broken.get(group_id).into_iter().flatten() {
-                groups.entry(*group_id).or_default().mark_broken(*chain);
-            }
-        }
-        Ok(Loaded { group_ids, groups })
+        let chains = match rate_ids.is_empty() {
+            true => Vec::new(),
+            false => rows::load_chains(self.connection, &rate_ids).await?,
+        };
+        let chains = chains.into_iter().filter_map(|(rate_id, chain)| Some((*group_of_rate.get(&rate_id)?, chain)));
+        let chains = chains.collect();
+        let broken_of = |group_id: &i32| Some((*group_id, self.broken.get(group_id)?));
+        let broken = distinct_ids.iter().filter_map(broken_of);
+        let broken = broken.flat_map(|(group_id, chains)| chains.iter().map(move |chain| (group_id, *chain))).collect();
+        Ok(Loaded { group_ids, chains, broken })
     }
 
     /// Writes the new rows of a batch, and the rates that they need.

@@ -7,6 +7,9 @@
 //! `http::upload` receives the document.
 
 use std::borrow::Cow;
+use std::sync::Arc;
+
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::accounts::UserType;
 use crate::auth::admission;
@@ -16,9 +19,10 @@ use crate::error::ApiError;
 use crate::http::context::{Access, CallContext, Operation};
 use crate::idempotency::Idempotency;
 use crate::operations::spec::{OperationSpec, ParamType, Parameter, ReplyType};
+use crate::operations::tariff::retail_import::document::{Destination, Head, ReadError, Source};
 use crate::operations::tariff::retail_import::order::Import;
 use crate::operations::tariff::retail_import::report::{Outcome, Report};
-use crate::spool;
+use crate::spool::{self, Spooled};
 use crate::xml::XmlReply;
 
 pub mod document;
@@ -75,6 +79,10 @@ pub const OPERATION: Operation = Operation {
     handler: |call, caller| Box::pin(handle(call, caller)),
 };
 
+/// How long an import waits for another one into the same tariff, or of the same name. Less than the time limit of a
+/// statement.
+const LOCK_TIMEOUT: &str = "110s";
+
 fn authorize(call: &CallContext, caller: Option<Caller>) -> Result<Caller, ApiError> {
     let caller = caller.ok_or(ApiError::ImportRefused(Cow::Borrowed("Bad login")))?;
     let right = match caller.usertype() {
@@ -92,7 +100,8 @@ async fn handle(call: &CallContext, caller: &Caller) -> Result<XmlReply, ApiErro
     let idempotency = Idempotency::new(call, caller).await?;
     let prepare = async {
         let document = call.document.as_ref().filter(|document| document.len > 0);
-        let content = document.map(|document| document.content.clone()).ok_or(ApiError::ImportDocumentMissing)?;
+        let document = document.ok_or(ApiError::ImportDocumentMissing)?;
+        let content = SentDocument { content: document.content.clone(), _permit: document.permit.clone() };
         let head = import::check(&content).await?;
         let currencies = call.state.accounts.currencies().await?;
         let owns_tariffs = call.dialect().lets_every_user_import_tariffs();
@@ -102,6 +111,7 @@ async fn handle(call: &CallContext, caller: &Caller) -> Result<XmlReply, ApiErro
             owner_id: if owns_tariffs { caller.id() } else { caller.owner_id() },
             currency: currencies.user_currency(caller.currency_id()).map(|currency| currency.name.clone()),
             rates_max: call.state.config.max_import_rates.get(),
+            lock_timeout: LOCK_TIMEOUT,
         };
         Ok::<_, ApiError>((order, head, content))
     };
@@ -114,5 +124,19 @@ async fn handle(call: &CallContext, caller: &Caller) -> Result<XmlReply, ApiErro
         }
         Ok(outcome)
     });
-    Ok(outcome.await?.render(Outcome::into_reply))
+    let permit = call.document.as_ref().and_then(|document| document.permit.clone());
+    Ok(outcome.await?.render(|outcome| outcome.into_reply(permit)))
+}
+
+/// The document of a request. A thread that reads it holds the permit of the import, also after the request has ended.
+#[derive(Clone)]
+struct SentDocument {
+    content: Spooled,
+    _permit: Option<Arc<OwnedSemaphorePermit>>,
+}
+
+impl Source for SentDocument {
+    fn read(&self, receive: impl FnMut(Destination) -> bool) -> Result<Head, ReadError> {
+        self.content.read(receive)
+    }
 }

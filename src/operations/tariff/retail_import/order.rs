@@ -14,6 +14,9 @@ pub struct Import {
     pub owner_id: i32,
     /// The name of the currency of a new tariff.
     pub currency: Option<String>,
-    /// The maximum number of rates.
+    /// The maximum number of rates, and of destinations.
     pub rates_max: usize,
+    /// How long the import waits for another one into the same tariff, or of the same name, as PostgreSQL's
+    /// `lock_timeout`.
+    pub lock_timeout: &'static str,
 }

@@ -11,6 +11,7 @@ use flate2::read::DeflateDecoder;
 use flate2::write::DeflateEncoder;
 use futures_util::stream::{self, StreamExt};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use crate::dialect::Dialect;
@@ -148,8 +149,9 @@ impl Outcome {
         Ok(lengths.sum::<io::Result<u64>>()? <= STORED_BYTES_MAX)
     }
 
-    /// Renders the reply. A large one is streamed.
-    pub fn into_reply(self) -> XmlReply {
+    /// Renders the reply. A large one is streamed, and holds the permit of the import: clients that read slowly use the
+    /// memory and files of as many replies as there are permits.
+    pub fn into_reply(self, permit: Option<Arc<OwnedSemaphorePermit>>) -> XmlReply {
         let Some(lists) = self.lists else {
             return XmlReply::new("response", |response| {
                 response.text("error", "No destinations!");
@@ -164,8 +166,12 @@ impl Outcome {
             self.tariff_id,
             escaped(&self.tariff_name)
         );
-        let mut text =
-            ReplyText { current: Box::new(Cursor::new(head)), lists: LISTS.into_iter().zip(lists), is_closed: false };
+        let mut text = ReplyText {
+            current: Box::new(Cursor::new(head)),
+            lists: LISTS.into_iter().zip(lists),
+            is_closed: false,
+            _permit: permit,
+        };
         let mut first = Vec::new();
         // The data is in memory: reading it takes no time worth a thread.
         if in_memory
@@ -197,6 +203,7 @@ struct ReplyText {
     current: Box<dyn Read + Send>,
     lists: Zip<array::IntoIter<&'static str, 5>, array::IntoIter<Packed, 5>>,
     is_closed: bool,
+    _permit: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 impl Read for ReplyText {

@@ -7,12 +7,14 @@ use futures_util::TryStreamExt;
 use sqlx::PgConnection;
 
 use crate::error::ApiError;
+use crate::operations::tariff::retail_import::document::DESTINATION_RATES_MAX;
 use crate::operations::tariff::retail_import::fields::{DayType, Time, TimeRange};
-use crate::operations::tariff::retail_import::rules::{NewRow, Row};
+use crate::operations::tariff::retail_import::rules::{NewRow, RowChain};
 
-/// How long an import waits for another one into the same tariff, or of the same name. Less than the time limit of a
-/// statement.
-const LOCK_TIMEOUT: &str = "110s";
+/// Chains of one rate, as many as rates of one destination: each rate of the document is compared with each chain.
+const RATE_CHAINS_MAX: usize = DESTINATION_RATES_MAX;
+/// Chains of the rates of a batch. All are in memory.
+const CHAINS_MAX: usize = 500_000;
 
 /// A tariff, locked until the end of the transaction.
 #[derive(Debug)]
@@ -24,9 +26,13 @@ pub struct Tariff {
     pub purpose: String,
 }
 
-/// Locks the tariff with this id.
-pub async fn lock_tariff(connection: &mut PgConnection, id: i64) -> Result<Option<Tariff>, ApiError> {
-    sqlx::query!("select set_config('lock_timeout', $1, true)", LOCK_TIMEOUT).fetch_one(&mut *connection).await?;
+/// Locks the tariff with this id. Waits up to `lock_timeout` for it, and so do the statements that follow.
+pub async fn lock_tariff(
+    connection: &mut PgConnection,
+    id: i64,
+    lock_timeout: &str,
+) -> Result<Option<Tariff>, ApiError> {
+    sqlx::query!("select set_config('lock_timeout', $1, true)", lock_timeout).fetch_one(&mut *connection).await?;
     let tariff =
         sqlx::query_as!(Tariff, "select id, name, owner_id, purpose from tariffs where id = $1 for update", id)
             .fetch_optional(connection)
@@ -88,30 +94,30 @@ pub async fn find_groups(connection: &mut PgConnection, names: &[String]) -> sql
     sqlx::query_file_scalar!("src/operations/tariff/retail_import/find_groups.sql", names).fetch_all(connection).await
 }
 
-/// Returns the rows of rates, each with the id of its rate.
-pub async fn load_rows(connection: &mut PgConnection, rate_ids: &[i64]) -> sqlx::Result<Vec<(i64, Row)>> {
-    let mut rows = sqlx::query!(
-        r#"select rate_id as "rate_id!", coalesce("from", 0) as "from!", coalesce(duration, 0) as "duration!",
-               coalesce(artype = 'minute', false) as "is_minute!", coalesce(daytype, '') as "day_type!",
-               extract(epoch from start_time)::integer as start_s, extract(epoch from end_time)::integer as end_s
-           from aratedetails where rate_id = any ($1)"#,
-        rate_ids
-    )
-    .fetch(connection);
-    let mut loaded = Vec::new();
+/// Returns the chains of the rows of rates, each with the id of its rate.
+///
+/// # Errors
+///
+/// [`ApiError::ImportRefused`] if a rate has more than [`RATE_CHAINS_MAX`], or all together [`CHAINS_MAX`]; those of
+/// the database.
+pub async fn load_chains(connection: &mut PgConnection, rate_ids: &[i64]) -> Result<Vec<(i64, RowChain)>, ApiError> {
+    let mut rows = sqlx::query_file!("src/operations/tariff/retail_import/load_chains.sql", rate_ids).fetch(connection);
+    let (mut loaded, mut of_rate) = (Vec::new(), HashMap::new());
     while let Some(row) = rows.try_next().await? {
+        let count = of_rate.entry(row.rate_id).or_insert(0);
+        *count += 1;
+        if *count > RATE_CHAINS_MAX || loaded.len() == CHAINS_MAX {
+            return Err(ApiError::ImportRefused(Cow::Borrowed("Too many rates")));
+        }
         let times = row.start_s.and_then(Time::from_seconds).zip(row.end_s.and_then(Time::from_seconds));
-        loaded.push((
-            row.rate_id,
-            Row {
-                // A check of the table allows no other texts.
-                day_type: DayType::parse(&row.day_type).unwrap_or(DayType::EveryDay),
-                range: times.map(|(start, end)| TimeRange { start, end }),
-                from: row.from,
-                duration: row.duration,
-                is_minute: row.is_minute,
-            },
-        ));
+        let chain = RowChain {
+            // A check of the table allows no other texts.
+            day_type: DayType::parse(&row.day_type).unwrap_or(DayType::EveryDay),
+            range: times.map(|(start, end)| TimeRange { start, end }),
+            next_from: row.next_from,
+            is_endless: row.is_endless,
+        };
+        loaded.push((row.rate_id, chain));
     }
     Ok(loaded)
 }

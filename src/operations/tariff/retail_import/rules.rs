@@ -10,14 +10,12 @@ use crate::operations::tariff::retail_import::fields::{DayType, ENDLESS, Fault, 
 pub struct Group {
     has_every_day: bool,
     has_day_type: bool,
-    chains: Vec<Chain>,
+    chains: HashMap<(DayType, TimeRange), Chain>,
 }
 
 /// The rows of one day type and one time range.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct Chain {
-    day_type: DayType,
-    range: TimeRange,
     /// The `from` of the next row: the seconds of a call after those of all rows; `None` if the chain has no row.
     next_from: Option<i64>,
     /// A row lasts to the end of the call.
@@ -36,6 +34,19 @@ pub struct Row {
     pub from: i32,
     pub duration: i32,
     pub is_minute: bool,
+}
+
+/// All rows of one day type and one time range that a tariff has for a destination group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RowChain {
+    /// `aratedetails.daytype`
+    pub day_type: DayType,
+    /// `None`: the rows have no times.
+    pub range: Option<TimeRange>,
+    /// The seconds of a call after those of all rows, from 1.
+    pub next_from: i64,
+    /// A row lasts to the end of the call.
+    pub is_endless: bool,
 }
 
 /// A row to write.
@@ -83,19 +94,28 @@ pub enum Reason {
 }
 
 impl Group {
-    /// Adds a row of the database, or a new one.
+    /// Adds a row.
     pub fn add(&mut self, row: Row) {
-        match row.day_type {
+        // An event takes no time of the call.
+        let duration = if row.duration == ENDLESS { 0 } else { row.duration };
+        self.add_chain(RowChain {
+            day_type: row.day_type,
+            range: row.range,
+            next_from: (i64::from(row.from) + i64::from(duration)).max(1),
+            is_endless: row.is_minute && row.duration == ENDLESS,
+        });
+    }
+
+    /// Adds the rows of a chain.
+    pub fn add_chain(&mut self, rows: RowChain) {
+        match rows.day_type {
             DayType::EveryDay => self.has_every_day = true,
             DayType::WorkingDays | DayType::FreeDays => self.has_day_type = true,
         }
-        let Some(range) = row.range else { return };
-        let chain = self.chain(row.day_type, range);
-        chain.is_endless |= row.is_minute && row.duration == ENDLESS;
-        // An event takes no time of the call.
-        let duration = if row.duration == ENDLESS { 0 } else { row.duration };
-        let next = (i64::from(row.from) + i64::from(duration)).max(1);
-        chain.next_from = Some(chain.next_from.map_or(next, |earlier| earlier.max(next)));
+        let Some(range) = rows.range else { return };
+        let chain = self.chain(rows.day_type, range);
+        chain.is_endless |= rows.is_endless;
+        chain.next_from = chain.next_from.max(Some(rows.next_from));
     }
 
     /// Marks a chain to which no more rates can be added.
@@ -105,16 +125,11 @@ impl Group {
 
     /// Iterates over the chains that the document has broken.
     pub fn broken_chains(&self) -> impl Iterator<Item = (DayType, TimeRange)> {
-        self.chains.iter().filter(|chain| chain.is_broken).map(|chain| (chain.day_type, chain.range))
+        self.chains.iter().filter(|(_, chain)| chain.is_broken).map(|(key, _)| *key)
     }
 
     fn chain(&mut self, day_type: DayType, range: TimeRange) -> &mut Chain {
-        let is_same = |chain: &Chain| (chain.day_type, chain.range) == (day_type, range);
-        let index = self.chains.iter().position(is_same).unwrap_or_else(|| {
-            self.chains.push(Chain { day_type, range, next_from: None, is_endless: false, is_broken: false });
-            self.chains.len() - 1
-        });
-        &mut self.chains[index]
+        self.chains.entry((day_type, range)).or_default()
     }
 
     /// Whether a row has a day type that excludes this one: step 1.
@@ -125,14 +140,13 @@ impl Group {
     /// Returns the range of a rate and of the rows that it collides with, if there are any: step 3.
     fn collision(&self, rate: &Rate) -> Option<TimeRange> {
         let range = TimeRange::of_rate(rate)?;
-        let collides = |chain: &&Chain| {
-            chain.next_from.is_some()
-                && have_days_in_common(chain.day_type.as_text(), &rate.day_type)
-                && chain.range.collides_with(range)
-        };
-        self.chains.iter().filter(collides).fold(None, |total, chain| {
+        let with_rows = self.chains.iter().filter(|(_, chain)| chain.next_from.is_some()).map(|(key, _)| key);
+        let colliding = with_rows.filter(|(day_type, chain_range)| {
+            have_days_in_common(day_type.as_text(), &rate.day_type) && chain_range.collides_with(range)
+        });
+        colliding.fold(None, |total, (_, chain_range)| {
             let mut total = total.unwrap_or(range);
-            total.extend_to(chain.range);
+            total.extend_to(*chain_range);
             Some(total)
         })
     }

@@ -155,7 +155,8 @@ async fn every_refused_line_is_reported_and_nothing_is_written() {
         998,0.1,0,1,0,\n\
         49,0.2,0,1,0,\n\
         49,0.2,0,1,0,2028-02-29\n\
-        49,0.3,0,1,0,2028-02-29 00:00:00\n";
+        49,0.3,0,1,0,2028-02-29 00:00:00\n\
+        49,0.3\x0b,0,1,0,\n";
     let expected = "\
 line 3: the line has 5 fields, not 6
 line 4: prefix: missing
@@ -172,7 +173,8 @@ line 14: the line is not UTF-8
 line 15: no destination has the prefix \"998\"
 line 16: line 2 has the same prefix and effective_from
 line 18: line 17 has the same prefix and effective_from
-Nothing was written: lines refused: 15. The others would have: added 2, changed 0, unchanged 0.
+line 19: a field has a control character
+Nothing was written: lines refused: 16. The others would have: added 2, changed 0, unchanged 0.
 ";
     for options in [&[][..], &["--dry-run"]] {
         let output = files.import(lines, options);
@@ -236,6 +238,10 @@ async fn prices_by_time_are_neither_lost_nor_replaced() {
     let output = files.import("370,1,0,1,0,\n", &[]);
     assert!(output.stdout.contains("added 0, changed 1"), "{output:?}");
     assert!(files.export("complete.csv").contains("370,1.0,0.0,1,0,\n"));
+    // A rate without a destination is not in the file.
+    files.operator.server.execute("insert into rates (tariff_id, destination_id) values (8, 999)").await;
+    let output = files.operator.run_ok(&["tariff", "export", "8", files.path("partly.csv").to_str().unwrap()]);
+    assert!(output.ends_with("does not exist: 1.\n"), "{output}");
 }
 
 #[tokio::test]
@@ -269,9 +275,13 @@ async fn retail_prices_are_exported_in_order() {
              \"Lithuania, fixed\",0.02,1,-1,minute,08:00:00,17:59:59,WD\n"
         )
     );
+    let note = "Rates left out because their destination or destination group does not exist: 1.\n";
+    std::fs::remove_file(&path).unwrap();
+    assert!(files.operator.run_ok(&export).ends_with(note));
     // What an import would read otherwise is not exported.
     for (change, restore) in [
         ("update aratedetails set \"from\" = 62 where id = 41", "update aratedetails set \"from\" = 61 where id = 41"),
+        ("update rates set effective_from = '2026-01-01' where id = 32", "update rates set effective_from = null"),
         ("update aratedetails set round = null where id = 41", "update aratedetails set round = 1 where id = 41"),
         (
             "insert into destinationgroups (id, name) values (0, 'LITHUANIA, fixed ')",

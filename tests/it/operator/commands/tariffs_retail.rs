@@ -147,7 +147,9 @@ async fn every_refused_line_is_reported_and_nothing_is_written() {
         \"Albania, mobile\",1,1,-1,minute,00:00:00,23:59:59,WD\n\
         Latvia,1,1,-1,minute,08:00:00,12:00:00,\n\
         \"Albania, mobile\",1,1,-1,minute,08:00:00,12:00:00,\n\
-        \"Albania, mobile\",1,1,-1,minute,12:00:00,13:00:00,\n",
+        \"Albania, mobile\",1,1,-1,minute,12:00:00,13:00:00,\n\
+        \"Lat\nvia\",1,1,-1,minute,00:00:00,23:59:59,\n\
+        \"Latvia\t\",1,1,-1,minute,00:00:00,23:59:59,\n",
     ]
     .concat();
     let expected = "\
@@ -169,7 +171,9 @@ line 18: day_type: a group has prices for every day, or for working days and fre
 line 19: the time overlaps another price of the tariff, between 00:00:00 and 23:59:59
 line 20: the time overlaps another price of the file, between 08:00:00 and 13:00:00
 line 21: the time overlaps another price of the file, between 08:00:00 and 13:00:00
-Nothing was written: lines refused: 18. The others would have: added 2.
+line 22: a field has a control character
+line 24: a field has a control character
+Nothing was written: lines refused: 20. The others would have: added 2.
 ";
     for options in [&["--tariff", "7"][..], &["--tariff", "7", "--dry-run"]] {
         assert_output(&files.import(&content, options), 1, expected);
