@@ -161,10 +161,8 @@ pub async fn find_cards(connection: &mut PgConnection, key: &CardKey) -> Result<
 /// [`BackOfficeError::NotFound`] if there is none, [`BackOfficeError::Refused`] if there are several.
 pub async fn find_card(connection: &mut PgConnection, key: &CardKey) -> Result<FoundCard, BackOfficeError> {
     let mut cards = find_cards(connection, key).await?;
-    if cards.len() > 1 {
-        if cards.iter().filter(|card| card.in_use).count() == 1 {
-            cards.retain(|card| card.in_use);
-        }
+    if cards.iter().filter(|card| card.in_use).count() == 1 {
+        cards.retain(|card| card.in_use);
     }
     match cards.pop() {
         Some(card) if cards.is_empty() => Ok(card),
