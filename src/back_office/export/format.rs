@@ -33,7 +33,7 @@ pub enum Format {
     /// An array of objects.
     Json,
     /// Sheets to print, by a template.
-    Html(SheetTemplate),
+    Html(Box<SheetTemplate>),
 }
 
 /// Why an export fails.
@@ -73,7 +73,7 @@ impl Format {
             ),
             None => None,
         };
-        Ok(Self::Html(SheetTemplate::new(text)?))
+        Ok(Self::Html(Box::new(SheetTemplate::new(text)?)))
     }
 }
 
