@@ -166,9 +166,19 @@ pub async fn try_exclude_others(import: &mut PgConnection) -> sqlx::Result<bool>
     sqlx::query_scalar("select pg_try_advisory_lock(hashtextextended('mortise session', 0))").fetch_one(import).await
 }
 
-/// Compares the settings of a new session with those that were sent. One round trip.
+/// Compares the settings of a new session with those that were sent. One round trip, unless an import has just ended.
 async fn check(connection: &mut PgConnection, options: &PgConnectOptions) -> sqlx::Result<()> {
-    let actual = read_settings(connection).await?;
+    /// PostgreSQL ends the session of a killed import within a second. A new session waits 5 seconds for it.
+    const POLLS_MAX: u32 = 50;
+    const POLL_INTERVAL: Duration = Duration::from_millis(100);
+    let mut actual = read_settings(connection).await?;
+    for _ in 0..POLLS_MAX {
+        if actual.get(IMPORT_RUNS).is_none_or(|runs| runs != "true") {
+            break;
+        }
+        tokio::time::sleep(POLL_INTERVAL).await;
+        actual = read_settings(connection).await?;
+    }
     let actual = |name: &str| actual.get(name).map_or("unknown", String::as_str);
     if actual(IMPORT_RUNS) == "true" {
         return Err(SessionError::ImportRuns.into());
