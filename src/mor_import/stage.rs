@@ -91,7 +91,7 @@ pub async fn create_schema(
 pub struct StageOptions {
     /// Rows of MOR that are read in a second at most.
     pub rows_per_second_max: Option<u32>,
-    /// Whether a snapshot may get older than [`AGE_MAX`].
+    /// Whether a snapshot may get older than four hours.
     pub accepts_old_snapshot: bool,
     /// Tables whose texts are UTF-8 in latin1.
     pub charset_repair: Vec<String>,

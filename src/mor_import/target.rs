@@ -55,19 +55,22 @@ const SEEDED_ROWS: [(&str, i64); 7] = [
 ];
 
 /// Columns that Mortise added to MOR's tables.
-const OWN_COLUMNS: [(&str, &str); 12] = [
+const OWN_COLUMNS: [(&str, &str); 15] = [
     ("users", "password_argon2"),
     ("cards", "retired_at"),
     ("cards", "withheld"),
     ("cards", "quarantined_at"),
     ("cards", "serial"),
     ("cards", "shares_number"),
+    ("cards", "unblocked_as"),
     ("payments", "kind"),
     ("payments", "reverses"),
     ("payments", "replaces_card"),
     ("payments", "caller_id"),
     ("payments", "reference"),
     ("payments", "balance_change"),
+    ("payments", "tax_included"),
+    ("payments", "transferred"),
 ];
 
 /// The settings of the session: no limit of time, and plans that read whole tables.

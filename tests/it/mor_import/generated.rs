@@ -9,7 +9,7 @@ use super::Import;
 use super::generator::{AGES, Age, Generated};
 
 /// Columns that MOR does not have.
-const OWN_COLUMNS: [&str; 11] = [
+const OWN_COLUMNS: [&str; 14] = [
     "password_argon2",
     "retired_at",
     "withheld",
@@ -21,6 +21,9 @@ const OWN_COLUMNS: [&str; 11] = [
     "caller_id",
     "reference",
     "balance_change",
+    "unblocked_as",
+    "tax_included",
+    "transferred",
 ];
 
 /// A table: rows by id, of columns with values.

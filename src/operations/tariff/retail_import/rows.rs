@@ -98,7 +98,7 @@ pub async fn find_groups(connection: &mut PgConnection, names: &[String]) -> sql
 ///
 /// # Errors
 ///
-/// [`ApiError::ImportRefused`] if a rate has more than [`RATE_CHAINS_MAX`], or all together [`CHAINS_MAX`]; those of
+/// [`ApiError::ImportRefused`] if a rate has more than `RATE_CHAINS_MAX`, or all together `CHAINS_MAX`; those of
 /// the database.
 pub async fn load_chains(connection: &mut PgConnection, rate_ids: &[i64]) -> Result<Vec<(i64, RowChain)>, ApiError> {
     let mut rows = sqlx::query_file!("src/operations/tariff/retail_import/load_chains.sql", rate_ids).fetch(connection);

@@ -35,6 +35,8 @@ const ROUND_REQUESTS_MAX: u64 = 20_000;
 const CLIENT_COUNT: u64 = 6;
 /// The group of the first client. Only this client buys from it, and no random request names it.
 const FIRST_OWN_GROUP: u64 = 900_000;
+/// No random card id is as high: no other request changes or locks a card of a client's own group.
+const FIRST_OWN_CARD: u64 = 1_000_000_000;
 /// Each client sends a sale from its own group after so many random requests.
 const OWN_SALE_INTERVAL: u64 = 8;
 /// The log is searched completely, hence the level `trace`. The acquire timeout is long, so that no request is refused
@@ -96,8 +98,9 @@ impl Soak {
                 "insert into cardgroups (id, name, owner_id, tax_id, tell_balance_in_currency, number_length, pin_length)
                  select {FIRST_OWN_GROUP} + client, 'client ' || client, owner_id, tax_id, 'USD', 12, 12
                  from cardgroups, generate_series(0, {CLIENT_COUNT} - 1) client where id = 11;
-                 insert into cards (cardgroup_id, number, pin, balance)
-                 select {FIRST_OWN_GROUP} + client, (900000000000 + client * 1000000 + i)::text,
+                 insert into cards (id, cardgroup_id, number, pin, balance)
+                 select {FIRST_OWN_CARD} + client * 1000000 + i, {FIRST_OWN_GROUP} + client,
+                     (900000000000 + client * 1000000 + i)::text,
                      (800000000000 + client * 1000000 + i)::text, 5
                  from generate_series(0, {CLIENT_COUNT} - 1) client, generate_series(1, {requests} / {OWN_SALE_INTERVAL} + 1) i"
             ))
