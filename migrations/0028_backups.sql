@@ -9,6 +9,17 @@ comment on table backups is 'The backups that mortise backup has made.';
 
 -- What the transfer of a card's balance added to a user's balance. The sum of all balances is the same after it, so it is no
 -- balance_change; the amount is in the user's currency, at the rates of that time.
-alter table payments add column transferred numeric(30, 15);
+alter table payments
+    add column transferred numeric(30, 15),
+    drop constraint payments_amounts_finite,
+    add constraint payments_amounts_finite
+        check (greatest(amount, fee, gross, tax, vat_percent, balance_change, transferred) < 'Infinity') not valid;
+-- As in 0017: a row that violates a check does not stop the upgrade.
+do $$
+begin
+    alter table payments validate constraint payments_amounts_finite;
+exception when check_violation then
+    raise warning 'table payments has rows that violate the check payments_amounts_finite: run mortise doctor';
+end $$;
 comment on column payments.transferred is
     'For a transfer, what it added to the balance of the user, in the system''s currency. NULL: a transfer from before migration 0028.';
