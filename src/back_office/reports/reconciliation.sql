@@ -4,7 +4,7 @@
 --
 -- A refund can be outside of these times: the sum of all payments of a reference agrees, or the sum of those within.
 -- The amounts are equal if they are after rounding to the decimals of the list, at least two: providers round. A top-up
--- by card_payment_add has its tax in the amount, others on top of it: for top-ups both agree.
+-- by card_payment_add has its tax in the amount (tax_included); all other payments have it on top.
 insert into compared
 with theirs as materialized (
     select reference, currency, sum(amount) as amount, greatest(max(scale(amount)), 2) as decimals, min(line) as line
@@ -23,22 +23,21 @@ with theirs as materialized (
     from bounds join payments p on p.date_added >= bounds.starts_at and p.date_added < bounds.ends_at
     where p.reference is not null and p.kind in ('sale', 'top_up', 'refill') and ($3::integer is null or p.caller_id = $3)
 ), paid as (
-    select p.reference, p.currency, p.kind, p.amount, p.tax, p.date_added
+    select p.reference, p.currency, p.amount, p.tax, p.tax_included, p.date_added
     from wanted w join payments p on p.reference = w.reference
     where p.kind in ('sale', 'top_up', 'refill', 'refund')
     union all
-    select p.reference, r.currency, r.kind, r.amount, r.tax, r.date_added
+    select p.reference, r.currency, r.amount, r.tax, r.tax_included, r.date_added
     from wanted w
         join payments p on p.reference = w.reference
         join payments r on r.reverses = p.id
     where p.kind in ('sale', 'top_up', 'refill') and r.kind = 'refund' and r.reference is null
 ), ours as (
-    select reference, upper(currency) as currency, sum(coalesce(amount, 0)) as amount,
-        sum(coalesce(amount, 0) + coalesce(tax, 0)) as gross,
-        sum(coalesce(amount, 0)) filter (where is_within) as amount_within,
-        sum(coalesce(amount, 0) + coalesce(tax, 0)) filter (where is_within) as gross_within,
-        bool_and(kind in ('top_up', 'refund')) as are_top_ups
-    from paid, bounds, lateral (select date_added >= starts_at and date_added < ends_at as is_within) period
+    select reference, upper(currency) as currency, sum(gross) as gross, sum(gross) filter (where is_within) as gross_within
+    from paid, bounds, lateral (
+        select coalesce(amount, 0) + case when tax_included then 0 else coalesce(tax, 0) end as gross,
+            date_added >= starts_at and date_added < ends_at as is_within
+    ) payment
     group by reference, upper(currency)
 )
 select
@@ -46,7 +45,6 @@ select
         when ours.reference is null then 'missing_here'
         when theirs.reference is null then 'missing_in_list'
         when theirs.amount in (round(ours.gross, decimals), round(gross_within, decimals)) then 'matched'
-        when are_top_ups and theirs.amount in (round(ours.amount, decimals), round(amount_within, decimals)) then 'matched'
         else 'different'
     end,
     reference, currency, theirs.amount, ours.gross, theirs.line

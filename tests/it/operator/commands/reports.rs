@@ -508,20 +508,24 @@ async fn list_of_one_shop_is_compared_with_its_payments() {
 }
 
 #[tokio::test]
-async fn top_up_with_the_tax_in_its_amount_is_matched() {
+async fn what_the_buyer_paid_is_compared_wherever_the_tax_is() {
     let lists = Lists::new().await;
     lists
         .operator
         .server
         .execute(
-            "insert into payments (kind, date_added, amount, tax, currency, reference) values
-                 ('top_up', '2026-11-05', 10, 1.9, 'USD', 'T1'), ('top_up', '2026-11-05', 10, 1.9, 'USD', 'T2'),
-                 ('sale', '2026-11-05', 10, 1.9, 'USD', 'S1')",
+            "insert into payments (id, kind, date_added, amount, tax, tax_included, currency, reference, reverses) values
+                 (801, 'top_up', '2026-11-05', 11.9, 2.261, true, 'USD', 'T1', null),
+                 (802, 'top_up', '2026-11-05', 10, 1.9, null, 'USD', 'T2', null),
+                 (803, 'top_up', '2026-11-05', 10, 1.9, null, 'USD', 'T3', null),
+                 (804, 'top_up', '2026-11-05', 11.9, 2.261, true, 'USD', 'T4', null),
+                 (805, 'refund', '2026-11-06', -2.38, -0.4522, true, 'USD', null, 804)",
         )
         .await;
-    let output = lists.reconcile("reference,amount,currency\nT1,10,USD\nT2,11.90,USD\nS1,10,USD\n", &["--json"]);
+    let list = "reference,amount,currency\nT1,11.90,USD\nT2,11.90,USD\nT3,10,USD\nT4,9.52,USD\n";
+    let output = lists.reconcile(list, &["--json"]);
     let json: Value = serde_json::from_str(&output.stdout).unwrap();
-    assert_eq!(lines(&json["differences"], &["result", "reference", "paid"]), ["different S1 11.9"]);
+    assert_eq!(lines(&json["differences"], &["result", "reference", "paid"]), ["different T3 11.9"]);
 }
 
 #[tokio::test]
