@@ -21,8 +21,18 @@ create function card_state(card cards) returns text
         else 'free'
     end;
 
+-- PostgreSQL inlines this function, so that a statement that is planned for its values reads an index.
+create function is_selected(card cards, wanted_cardgroup_id integer, wanted_batch_number text, first_number text, last_number text)
+    returns boolean language sql immutable parallel safe
+    return card.hidden = 0 and card.quarantined_at is null
+        and (wanted_cardgroup_id is null or card.cardgroup_id = wanted_cardgroup_id)
+        and (wanted_batch_number is null or card.batch_number = wanted_batch_number and card.batch_number <> '')
+        and (first_number is null or card.number between first_number and last_number and length(card.number) = length(first_number));
+
 comment on column cards.unblocked_as is 'The value of withheld that a blocked card gets back when it is unblocked.';
 comment on column payments.tax_included is
     'Whether amount includes tax: a top-up by card_payment_add, and its refund. Null: no.';
 comment on function card_state(cards) is
     'The state of a card: retired, quarantined, deleted, blocked, sold, assigned, reserved or free. The first that applies.';
+comment on function is_selected(cards, integer, text, text, text) is
+    'Whether a command on many cards selects the card: by its group, its batch, a range of numbers of one length. Null: any.';

@@ -59,11 +59,11 @@ impl CardSelection {
         batch_number: Option<String>,
         numbers: Option<(String, String)>,
     ) -> Result<Self, BackOfficeError> {
-        if let Some((from, till)) = &numbers {
+        if let Some((first, last)) = &numbers {
             let is_range =
-                number::is_digits(from) && number::is_digits(till) && from.len() == till.len() && from <= till;
+                number::is_digits(first) && number::is_digits(last) && first.len() == last.len() && first <= last;
             if !is_range {
-                let message = format!("{from} to {till} is no range of numbers: both have the same number of digits");
+                let message = format!("{first} to {last} is no range of numbers: both have the same number of digits");
                 return Err(BackOfficeError::Refused(message));
             }
         }
@@ -78,17 +78,17 @@ impl CardSelection {
         let parts = [
             self.batch_number.as_ref().map(|batch| format!("batch {batch}")),
             self.group.map(|group| format!("group {group}")),
-            self.numbers.as_ref().map(|(from, till)| format!("numbers {from} to {till}")),
+            self.numbers.as_ref().map(|(first, last)| format!("numbers {first} to {last}")),
         ];
         parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
     }
 
     pub(super) fn first_number(&self) -> Option<&str> {
-        self.numbers.as_ref().map(|(from, _)| from.as_str())
+        self.numbers.as_ref().map(|(first, _)| first.as_str())
     }
 
     pub(super) fn last_number(&self) -> Option<&str> {
-        self.numbers.as_ref().map(|(_, till)| till.as_str())
+        self.numbers.as_ref().map(|(_, last)| last.as_str())
     }
 
     /// Counts the cards by their state.
@@ -102,9 +102,7 @@ impl CardSelection {
             StateCount,
             r#"select card_state(c) as "state!", count(*) as "cards!"
                from cards c
-               where hidden = 0 and quarantined_at is null and ($1::integer is null or cardgroup_id = $1)
-                   and ($2::text is null or batch_number = $2 and batch_number <> '')
-                   and ($3::text is null or number between $3 and $4 and length(number) = length($3))
+               where is_selected(c, $1, $2, $3, $4)
                group by 1 order by 1"#,
             self.group,
             self.batch_number,
@@ -128,10 +126,8 @@ impl CardSelection {
             r#"select c.cardgroup_id as "group!", g.name, c.cards as "cards!", c.first, c.last
                from (
                    select cardgroup_id, count(*) as cards, min(number) as first, max(number) as last
-                   from cards
-                   where hidden = 0 and quarantined_at is null and ($1::integer is null or cardgroup_id = $1)
-                       and ($2::text is null or batch_number = $2 and batch_number <> '')
-                       and ($3::text is null or number between $3 and $4 and length(number) = length($3))
+                   from cards c
+                   where is_selected(c, $1, $2, $3, $4)
                    group by cardgroup_id
                ) c join cardgroups g on g.id = c.cardgroup_id
                order by c.cardgroup_id"#,

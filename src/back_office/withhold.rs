@@ -63,10 +63,8 @@ pub async fn block_cards(
     let changed = sqlx::query_as!(
         SelectedCards,
         r#"with selected as materialized (
-               select id from cards
-               where hidden = 0 and quarantined_at is null and ($1::integer is null or cardgroup_id = $1)
-                   and ($2::text is null or batch_number = $2 and batch_number <> '')
-                   and ($3::text is null or number between $3 and $4 and length(number) = length($3))
+               select id from cards c
+               where is_selected(c, $1, $2, $3, $4)
                    and retired_at is null and coalesce(withheld = 'blocked', false) <> $5
                order by number collate "C", id
                for no key update
@@ -135,9 +133,7 @@ impl Assignment<'_> {
             SelectedCards,
             r#"with selected as materialized (
                    select id from cards c
-                   where hidden = 0 and quarantined_at is null and ($1::integer is null or cardgroup_id = $1)
-                       and ($2::text is null or batch_number = $2 and batch_number <> '')
-                       and ($3::text is null or number between $3 and $4 and length(number) = length($3))
+                   where is_selected(c, $1, $2, $3, $4)
                        and is_in_stock(c) and not has_sale_payment(c) and (not $6 or user_id is distinct from $5)
                    order by number collate "C", id
                    for no key update
@@ -199,9 +195,7 @@ pub async fn release_cards(
                            select from actions
                            where target_type = 'card' and target_id = c.id and action = 'Added to cards balance') as used
                from cards c
-               where hidden = 0 and quarantined_at is null and ($1::integer is null or cardgroup_id = $1)
-                   and ($2::text is null or batch_number = $2 and batch_number <> '')
-                   and ($3::text is null or number between $3 and $4 and length(number) = length($3))
+               where is_selected(c, $1, $2, $3, $4)
                    and sold = 0 and retired_at is null and ($5::integer is null or user_id = $5)
                    and (user_id <> -1 or withheld = 'assigned' or unblocked_as = 'assigned')
                order by number collate "C", id
