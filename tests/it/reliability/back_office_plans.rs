@@ -126,3 +126,18 @@ async fn cards_and_their_rows_are_found_by_indexes() {
     server.execute("analyze").await;
     check(&server).await;
 }
+
+/// The function that says which cards a command selects must be inlined: otherwise it is called for each card.
+#[tokio::test]
+async fn batches_and_ranges_of_numbers_are_selected_by_indexes() {
+    let server = server().await;
+    server.execute(ROWS).await;
+    server.execute("analyze").await;
+    for (values, index) in [
+        (["null", "'B7'", "null", "null"], "using cards_batch"),
+        (["null", "null", "'1000042'", "'1000051'"], "using cards_number on cards"),
+    ] {
+        let plan = server.query_plan(&["card_state(c) as \"state!\""], "force_custom_plan", &values).await;
+        assert!(plan.contains(index) && plan.contains("Index Cond: "), "{values:?}\n{plan}");
+    }
+}
