@@ -3,18 +3,18 @@
 //! If user and hash are in the query string, the request is admitted before its body is read, else before the document
 //! is parsed.
 
+mod chunks;
+
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
-use axum::body::{Body, Bytes, HttpBody};
+use axum::body::{Body, HttpBody};
 use axum::http::header;
 use futures_util::stream;
-use http_body_util::BodyExt;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, timeout_at};
 
+use self::chunks::{Chunks, TIMED_BYTES};
 use crate::auth::admission;
 use crate::auth::attempt_limiter::AttemptKind;
 use crate::auth::caller::Caller;
@@ -22,18 +22,13 @@ use crate::error::ApiError;
 use crate::http::context::CallContext;
 use crate::http::document::{DocumentWriter, FormSplitter};
 use crate::http::params::BodyFormat;
-use crate::http::request::{RequestPermits, drain_oversized, frame_data, is_encoded, log_ignored_body};
+use crate::http::request::{RequestPermits, drain_oversized, is_encoded, log_ignored_body};
 use crate::spool;
 use crate::state::AppState;
 
-/// The part of a body that must arrive within `body_timeout_ms`, in bytes.
-const TIMED_BYTES: usize = 1024 * 1024;
 /// The bytes of a multipart form in which a field or a part of its value must be found. What comes before the first
 /// field, and the header of a field, stay in memory.
 const UNPARSED_BYTES_MAX: usize = 64 * 1024;
-/// Bytes that are parsed at once, if the body does not end before. Each search for the end of a field starts again at
-/// the beginning of what is in memory.
-const PARSED_BYTES_MIN: usize = 16 * 1024;
 
 /// Reads the body of the request, adds its parameters and its document to `call`, and admits the request. The permits
 /// of the request are released while the body arrives: a client that sends slowly must not occupy them. Others are
@@ -177,59 +172,6 @@ async fn receive_parts(
         call.document = Some(blocking(move || document.finish()).await?);
     }
     Ok(Received { upload_permit: memory.upload_permit, body_permit: memory.body_permit })
-}
-
-/// The body, as it arrives within `max_import_body` and `body_timeout_ms`.
-struct Chunks<'a> {
-    body: &'a mut Body,
-    bytes_max: usize,
-    timeout: Duration,
-    received: usize,
-    /// When the next [`TIMED_BYTES`] must be complete.
-    deadline: Option<Instant>,
-}
-
-impl<'a> Chunks<'a> {
-    fn new(call: &CallContext, body: &'a mut Body) -> Result<Self, ApiError> {
-        let config = &call.state.config;
-        let (bytes_max, timeout) = (config.max_import_body.get(), config.body_timeout);
-        let announced_len = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
-        if announced_len > bytes_max {
-            return Err(ApiError::BodyTooLarge);
-        }
-        Ok(Self { body, bytes_max, timeout, received: 0, deadline: None })
-    }
-
-    /// Returns the next bytes.
-    async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
-        let deadline = *self.deadline.get_or_insert_with(|| Instant::now() + self.timeout);
-        let frame = timeout_at(deadline, self.body.frame()).await.map_err(|_| ApiError::BodyTimeout)?;
-        let Some(chunk) = frame.map(frame_data).transpose()? else { return Ok(None) };
-        let received = self.received + chunk.len();
-        if received > self.bytes_max {
-            return Err(ApiError::BodyTooLarge);
-        }
-        if received / TIMED_BYTES > self.received / TIMED_BYTES {
-            self.deadline = None;
-        }
-        self.received = received;
-        Ok(Some(chunk))
-    }
-
-    /// Returns the next bytes: at least [`PARSED_BYTES_MIN`], except at the end.
-    async fn next_gathered(&mut self) -> Result<Option<Bytes>, ApiError> {
-        let Some(first) = self.next().await? else { return Ok(None) };
-        if first.len() >= PARSED_BYTES_MIN {
-            return Ok(Some(first));
-        }
-        let mut gathered = first.to_vec();
-        while gathered.len() < PARSED_BYTES_MIN
-            && let Some(chunk) = self.next().await?
-        {
-            gathered.extend_from_slice(&chunk);
-        }
-        Ok(Some(gathered.into()))
-    }
 }
 
 /// An error of the body, as it passes the reader of multipart forms.
