@@ -11,6 +11,7 @@ pub mod auth;
 pub mod back_office;
 pub mod cli;
 pub mod config;
+pub mod console;
 pub mod db;
 pub mod dialect;
 pub mod error;

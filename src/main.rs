@@ -48,9 +48,9 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the API server; without database_url, start and stop a local PostgreSQL with it
+    /// Run the API server, and the console if console_listen is set; without database_url, start and stop a local PostgreSQL with it
     Serve {
-        /// Fill an empty database with demo data for the examples on MOR's published pages
+        /// Fill an empty database with demo data for the examples on MOR's published pages, and start the console
         #[arg(long)]
         demo: bool,
     },
@@ -106,6 +106,9 @@ enum Command {
     Sign(cli::sign::Options),
     /// Explain why the hash of a request is refused
     ExplainHash(cli::explain::Options),
+    /// Manage the accounts of the console
+    #[command(subcommand)]
+    Console(cli::console::Command),
     /// Search the audit trail
     Audit(cli::audit::Options),
     /// Import the database of a MOR system into an empty Mortise, and verify it
@@ -243,6 +246,7 @@ async fn run_on_database(command: &Command, config: &Config, as_json: bool) -> R
         Command::Report(command) => cli::reports::run(command, config).await,
         Command::Sign(options) => cli::sign::run(options, config).await,
         Command::ExplainHash(options) => cli::explain::run(options, config).await,
+        Command::Console(command) => cli::console::run(command, config).await,
         Command::Audit(options) => cli::audit::run(options, config).await,
         Command::Import(options) => cli::import::run(options, config, as_json).await,
         Command::Reconcile(options) => cli::reconcile::run(options, config, as_json).await,

@@ -24,6 +24,8 @@ pub enum AttemptKind {
     Login,
     /// A card's PIN.
     Pin,
+    /// The password or the second factor of a console account.
+    Console,
 }
 
 impl AttemptKind {
@@ -32,6 +34,7 @@ impl AttemptKind {
         match self {
             Self::Login => "password or hash",
             Self::Pin => "PIN",
+            Self::Console => "console password or code",
         }
     }
 }

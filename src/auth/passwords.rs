@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use argon2::Argon2;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use hmac::{Hmac, KeyInit, Mac};
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use sha1::{Digest, Sha1};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
@@ -19,6 +19,7 @@ use tokio::task::JoinError;
 use crate::accounts::User;
 use crate::db::pool::Pool;
 use crate::error::ApiError;
+use crate::input::find_invisible;
 use crate::locks::KeyedSemaphores;
 use crate::server::limits::{LoadLimiter, WaitQueue};
 
@@ -26,6 +27,8 @@ use crate::server::limits::{LoadLimiter, WaitQueue};
 const CACHE_TTL: Duration = Duration::from_secs(300);
 /// Maximum number of wrong passwords in the cache. At the limit all of them are removed.
 const CACHED_WRONG_MAX: usize = 10_000;
+/// Minimum length of a new password. With an API password and a key, cards can be bought.
+const PASSWORD_CHARS_MIN: usize = 12;
 /// Maximum number of concurrent checks. Each takes 19 MiB and most of a core for some hundredths of a second.
 const CONCURRENT_CHECKS_MAX: usize = 2;
 /// Maximum number of requests that wait for a check, in total and for one client.
@@ -211,6 +214,26 @@ pub fn hash_sha1(password: &str) -> String {
 /// Returns a password's argon2id hash with a random salt; `None` if hashing fails. Hashing is slow by design.
 pub fn hash_argon2(password: &str) -> Option<String> {
     Argon2::default().hash_password(password.as_bytes()).map(|hash| hash.to_string()).ok()
+}
+
+/// Whether the argon2id hash is the password's. Slow by design: it blocks the thread.
+pub fn is_argon2(hash: &SecretString, password: &str) -> bool {
+    Argon2::default().verify_password(password.as_bytes(), hash.expose_secret()).is_ok()
+}
+
+/// Checks a password that is to be stored: it must not be easy to guess, and clients must send it correctly.
+///
+/// # Errors
+///
+/// What is wrong with it.
+pub fn check_new(password: &str) -> Result<(), String> {
+    if let Some(invisible) = find_invisible(password) {
+        return Err(format!("the password has {invisible}: clients could send it incorrectly"));
+    }
+    if password.chars().count() < PASSWORD_CHARS_MIN {
+        return Err(format!("the password has fewer than {PASSWORD_CHARS_MIN} characters"));
+    }
+    Ok(())
 }
 
 fn matches_sha1(stored: &str, password: &str) -> bool {

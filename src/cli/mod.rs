@@ -7,6 +7,7 @@ pub mod card;
 pub mod cards;
 pub mod config;
 mod confirm;
+pub mod console;
 pub mod currency;
 mod database;
 pub mod doctor;

@@ -4,10 +4,8 @@
 use std::io::{self, IsTerminal};
 
 use super::CommandError;
+use crate::auth::passwords;
 use crate::input;
-
-/// Minimum length of a password, in characters. With an API password and a key, cards can be bought.
-const PASSWORD_LEN_MIN: usize = 12;
 
 /// Reads a new password of a user: typed twice on a terminal, else the first line of standard input.
 pub fn read_password() -> Result<String, CommandError> {
@@ -19,10 +17,7 @@ pub fn read_password() -> Result<String, CommandError> {
 /// Refuses a password that can be guessed, or that clients could send incorrectly.
 pub fn check_password(password: &str) -> Result<(), CommandError> {
     check("password", password)?;
-    if password.chars().count() < PASSWORD_LEN_MIN {
-        return Err(CommandError::Usage(format!("the password has fewer than {PASSWORD_LEN_MIN} characters")));
-    }
-    Ok(())
+    passwords::check_new(password).map_err(CommandError::Usage)
 }
 
 /// Reads the password or key that `label` names: typed twice on a terminal, else the first line of standard input.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use axum::http::Uri;
 use axum::http::uri::Scheme;
+use bigdecimal::BigDecimal;
 use ipnet::IpNet;
 use secrecy::SecretString;
 use serde::Deserialize;
@@ -16,6 +17,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 
 pub use self::layers::{EffectiveSetting, Layers, Override};
 use crate::dialect::Dialect;
+use crate::number;
 
 /// The commented file of defaults, which is shipped with the program. Defaults are defined only there.
 pub const DEFAULTS: &str = include_str!("../../config/mortise.toml");
@@ -34,6 +36,13 @@ pub struct Config {
     pub listen: SocketAddr,
     #[serde(deserialize_with = "optional_addr")]
     pub metrics_listen: Option<SocketAddr>,
+    #[serde(deserialize_with = "optional_addr")]
+    pub console_listen: Option<SocketAddr>,
+    #[serde(deserialize_with = "console_url")]
+    pub console_url: Option<Uri>,
+    #[serde(deserialize_with = "amount")]
+    pub console_support_max: BigDecimal,
+    pub console_templates: PathBuf,
     #[serde(deserialize_with = "otlp_endpoint")]
     pub otlp_endpoint: Option<Uri>,
     #[serde(deserialize_with = "prefix")]
@@ -163,6 +172,30 @@ fn optional_addr<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<So
     let text = String::deserialize(value)?;
     let address = |text: &str| text.parse().map_err(|_| serde::de::Error::custom("it must look like 127.0.0.1:9464"));
     Some(text.trim()).filter(|text| !text.is_empty()).map(address).transpose()
+}
+
+/// Reads the origin of the console, without a path; an empty text means none.
+fn console_url<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<Uri>, D::Error> {
+    let text = String::deserialize(value)?;
+    let is_origin = |uri: &Uri| {
+        let has_host = uri.authority().is_some_and(|authority| !authority.as_str().contains('@'));
+        uri.scheme() == Some(&Scheme::HTTPS) && has_host && uri.path() == "/" && uri.query().is_none()
+    };
+    match text.trim() {
+        "" => Ok(None),
+        url => {
+            url.parse().ok().filter(is_origin).map(Some).ok_or_else(|| {
+                serde::de::Error::custom("it must look like https://console.example.com, without a path")
+            })
+        }
+    }
+}
+
+/// Reads an amount of money of 0 or more.
+fn amount<'de, D: serde::Deserializer<'de>>(value: D) -> Result<BigDecimal, D::Error> {
+    let text = String::deserialize(value)?;
+    let amount = number::parse_whole_decimal(text.trim()).filter(|amount| *amount >= 0);
+    amount.ok_or_else(|| serde::de::Error::custom("it must be a number, such as \"50\" or \"12.50\""))
 }
 
 /// Reads a URL; an empty text means none. A program without the feature `otlp` refuses a URL, as it would send no

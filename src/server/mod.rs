@@ -1,6 +1,7 @@
 //! The server process: start, run, graceful shutdown.
 
 pub mod connection;
+mod console;
 pub mod init;
 pub mod limits;
 pub mod listener;
@@ -62,6 +63,8 @@ pub enum ServerError {
     Database(#[from] DatabaseError),
     #[error(transparent)]
     Mail(#[from] MailError),
+    #[error(transparent)]
+    Console(#[from] console::ConsoleStartError),
     #[error("cannot listen on {0}: {1}")]
     Listen(SocketAddr, std::io::Error),
     #[cfg(feature = "otlp")]
@@ -137,7 +140,7 @@ async fn serve_with_database(
     };
     let pool = Pool::from(start_pool.clone());
     start_pool.close().await;
-    let result = run(pool.clone(), config, managed, stop).await;
+    let result = run(pool.clone(), config, demo, managed, stop).await;
     // Limited: a database that does not answer must not block the shutdown.
     let _ = tokio::time::timeout(SHUTDOWN_FLUSH_TIMEOUT, pool.close()).await;
     result
@@ -220,6 +223,7 @@ pub fn build_app_state(
 async fn run(
     pool: Pool,
     config: Config,
+    demo: bool,
     managed: Option<&ManagedPostgres>,
     stop: CancellationToken,
 ) -> Result<(), ServerError> {
@@ -237,21 +241,28 @@ async fn run(
         None => None,
         Some(address) => Some(TcpListener::bind(address).await.map_err(|error| ServerError::Listen(address, error))?),
     };
+    let console = console::start(&state, demo).await?;
     let background_tasks = tokio::spawn({
         let state = state.clone();
         async move { jobs::run_background_tasks(&state).await }
     });
+    if let Some(listener) = &metrics_listener {
+        tracing::info!("listening on http://{}/metrics", listener.local_addr()?);
+    }
     tracing::info!("listening on http://{}{}/api/", listener.local_addr()?, state.config.prefix);
     notify_service_manager(NotifyState::Ready);
     let requests = listener::serve(listener, router::build_service(state.clone()), &state.config, stop.clone());
-    match metrics_listener {
-        None => requests.await,
-        Some(metrics_listener) => {
-            tracing::info!("listening on http://{}/metrics", metrics_listener.local_addr()?);
-            let scrapes = listener::serve(metrics_listener, monitoring::router(state.clone()), &state.config, stop);
-            tokio::join!(requests, scrapes);
+    let scrapes = async {
+        if let Some(listener) = metrics_listener {
+            listener::serve(listener, monitoring::router(state.clone()), &state.config, stop.clone()).await;
         }
-    }
+    };
+    let pages = async {
+        if let Some((listener, router)) = console {
+            listener::serve(listener, router, &state.config, stop.clone()).await;
+        }
+    };
+    tokio::join!(requests, scrapes, pages);
     state.mail.stop(state.config.shutdown_timeout).await;
     #[cfg(feature = "otlp")]
     state.tracer.stop(SHUTDOWN_FLUSH_TIMEOUT).await;

@@ -20,6 +20,11 @@ pub enum Author {
         /// The user's name.
         operator: String,
     },
+    /// An account of the console.
+    Console {
+        /// The account's name.
+        account: String,
+    },
 }
 
 impl Author {
@@ -27,7 +32,7 @@ impl Author {
     pub fn user_id(&self) -> Option<i32> {
         match self {
             Self::User { id, .. } => Some(*id),
-            Self::Command { .. } => None,
+            Self::Command { .. } | Self::Console { .. } => None,
         }
     }
 }
@@ -47,6 +52,7 @@ pub enum What {
     Tariff,
     Mail,
     Import,
+    ConsoleAccount,
 }
 
 /// What a change is about.
@@ -93,9 +99,10 @@ impl Change<'_> {
     ///
     /// Database errors.
     pub async fn record(&self, connection: &mut PgConnection, author: &Author) -> sqlx::Result<()> {
-        let (user_id, operator, request_id) = match author {
-            Author::User { id, request_id } => (Some(*id), None, request_id.as_deref()),
-            Author::Command { operator } => (None, Some(operator), None),
+        let (user_id, operator, account, request_id) = match author {
+            Author::User { id, request_id } => (Some(*id), None, None, request_id.as_deref()),
+            Author::Command { operator } => (None, Some(operator.as_str()), None, None),
+            Author::Console { account } => (None, None, Some(account.as_str()), None),
         };
         let (target_id, name, range) = match self.target {
             Target::Row { id, name } => (Some(id), name.to_owned(), None),
@@ -105,11 +112,12 @@ impl Change<'_> {
         let what: &str = self.what.into();
         let texts = [
             Some(what),
-            operator.map(String::as_str),
+            operator,
             request_id,
             Some(&name),
             range.map(|(_, first, _)| first),
             range.map(|(_, _, last)| last),
+            account,
         ];
         sqlx::query_file!(
             "src/store/change_log.sql",
@@ -237,6 +245,6 @@ async fn load_row(connection: &mut PgConnection, what: What, id: i64) -> sqlx::R
             );
             tariff.fetch_optional(connection).await
         }
-        What::Right | What::Setting | What::Key | What::Mail | What::Import => Ok(None),
+        What::Right | What::Setting | What::Key | What::Mail | What::Import | What::ConsoleAccount => Ok(None),
     }
 }

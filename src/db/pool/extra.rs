@@ -12,6 +12,10 @@ use super::{Pool, session};
 const BACKGROUND_CONNECTIONS_MAX: u32 = 3;
 /// Maximum number of connections for e-mails.
 const MAIL_CONNECTIONS_MAX: u32 = 2;
+/// Maximum number of connections for the console.
+const CONSOLE_CONNECTIONS_MAX: u32 = 4;
+/// Maximum time of a statement of the console, in milliseconds: a report over years takes some seconds.
+const CONSOLE_STATEMENT_TIMEOUT_MS: &str = "30000";
 /// Maximum time of a statement on the connection of the change listener, in milliseconds: less than the listener waits.
 const LISTENER_STATEMENT_TIMEOUT_MS: &str = "700";
 const IDLE_MAX: Duration = Duration::from_secs(60);
@@ -25,6 +29,12 @@ impl Pool {
     /// Returns a pool for e-mails: while one e-mail waits for a lock on the outbox, all e-mails do.
     pub fn mail_pool(&self) -> PgPool {
         self.extra_pool("mortise mail", MAIL_CONNECTIONS_MAX, &[])
+    }
+
+    /// Returns a pool for the console, whose pages must not take connections from requests.
+    pub fn console_pool(&self) -> PgPool {
+        let timeout = ("statement_timeout", CONSOLE_STATEMENT_TIMEOUT_MS);
+        self.extra_pool("mortise console", CONSOLE_CONNECTIONS_MAX, &[timeout])
     }
 
     /// Returns a pool with the single connection of a change listener. Each listener needs a new pool: the connection
