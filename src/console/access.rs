@@ -42,7 +42,13 @@ impl Access {
     pub const ADMIN_RESELLER: Self = Self::Roles(&[Role::Admin, Role::Reseller]);
     /// Admins and support.
     pub const ADMIN_SUPPORT: Self = Self::Roles(&[Role::Admin, Role::Support]);
-    /// Admins, resellers and support.
+    /// Who sees card groups and batches.
+    pub const GROUPS: Self = Self::Roles(&[Role::Admin, Role::Reseller, Role::ReadOnly]);
+    /// Who sees e-mails.
+    pub const MAIL: Self = Self::Roles(&[Role::Admin, Role::Support, Role::ReadOnly]);
+    /// Who sees the change log.
+    pub const CHANGES: Self = Self::Roles(&[Role::Admin, Role::ReadOnly]);
+    /// Admins, resellers and support: who changes cards.
     pub const WRITERS: Self = Self::Roles(&[Role::Admin, Role::Reseller, Role::Support]);
 
     /// Whether accounts of the role may request the route.

@@ -91,13 +91,13 @@ struct NavigationEntry {
 /// The pages in the navigation, in order.
 const NAVIGATION: [(&str, &str, Access); 10] = [
     ("/dashboard", "Dashboard", Access::ALL),
-    ("/search", "Search", super::pages::SEARCH),
-    ("/groups", "Groups", Access::ADMIN_RESELLER),
-    ("/batches", "Batches", Access::ADMIN_RESELLER),
+    ("/search", "Search", Access::ALL),
+    ("/groups", "Groups", Access::GROUPS),
+    ("/batches", "Batches", Access::GROUPS),
     ("/sales", "Sales", Access::ALL),
-    ("/mail", "Mail", super::pages::MAIL),
+    ("/mail", "Mail", Access::MAIL),
     ("/users", "API users", Access::ADMIN),
-    ("/changes", "Change log", super::pages::CHANGES),
+    ("/changes", "Change log", Access::CHANGES),
     ("/settings", "Settings", Access::ADMIN),
     ("/account", "Account", Access::ALL),
 ];

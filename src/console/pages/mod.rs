@@ -3,15 +3,7 @@
 mod account;
 mod login;
 
-use super::access::Access;
 use super::router::Route;
-
-/// Who may search cards and see them.
-pub(super) const SEARCH: Access = Access::ALL;
-/// Who may see e-mails.
-pub(super) const MAIL: Access = Access::ALL;
-/// Who may see the change log.
-pub(super) const CHANGES: Access = Access::ALL;
 
 /// Returns the routes of all pages.
 pub(super) fn routes() -> impl Iterator<Item = Route> {
