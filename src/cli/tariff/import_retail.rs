@@ -37,7 +37,8 @@ pub(super) async fn run(
             Some(id) => check_csv(pool, id, file, &bar).await?,
             None => {
                 let source = RetailFile { file, is_xml: true, bar: bar.clone() };
-                let head = import::check(&source).await?;
+                let head = import::read_head(&source).await.map_err(invalid_document)?;
+                let head = import::check_head(head)?;
                 (source, head, Vec::new())
             }
         };
@@ -83,6 +84,14 @@ async fn check_csv(
     .await?;
     let head = Head { id: tariff_id.to_string(), name: tariff.name, ..head.map_err(ApiError::from)? };
     Ok((source, head, lines))
+}
+
+/// The error of a document, with the place of the fault.
+fn invalid_document(error: ReadError) -> CommandError {
+    match error.position {
+        Some(_) => CommandError::Failed(error.to_string()),
+        None => ApiError::from(error).into(),
+    }
 }
 
 /// The import by this command. An existing tariff keeps its owner, a new one belongs to the admin.

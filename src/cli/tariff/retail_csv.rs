@@ -6,14 +6,16 @@ use csv::StringRecord;
 
 use super::csv_lines::CsvLines;
 use super::{RETAIL_HEADINGS, RefusedLine};
-use crate::operations::tariff::retail_import::document::{DESTINATION_RATES_MAX, Destination, Head, Rate, ReadError};
+use crate::operations::tariff::retail_import::document::{
+    DESTINATION_RATES_MAX, Destination, ReadFault, Head, Rate, ReadError,
+};
 
 /// Reads a file. Lines of one group that follow each other are a destination. Passes each destination to `receive`, in
 /// order, until it returns `false`, and each line that is no price to `refuse`.
 ///
 /// # Errors
 ///
-/// Those of the file, and [`ReadError::Stopped`].
+/// Those of the file, and [`ReadFault::Stopped`].
 pub(super) fn read(
     file: impl Read,
     mut receive: impl FnMut(Destination) -> bool,
@@ -24,7 +26,7 @@ pub(super) fn read(
         head.destinations += 1;
         head.rates += destination.rates.len();
         head.destination_rates = head.destination_rates.max(destination.rates.len());
-        if receive(destination) { Ok(()) } else { Err(ReadError::Stopped) }
+        if receive(destination) { Ok(()) } else { Err(ReadError::from(ReadFault::Stopped)) }
     };
     let mut open: Option<Destination> = None;
     let (mut lines, _) = CsvLines::begin(file)?;

@@ -2,7 +2,9 @@
 
 use std::io::Cursor;
 
-use mortise::operations::tariff::retail_import::document::{self, Destination, Head, Rate, ReadError};
+use mortise::operations::tariff::retail_import::document::{
+    self, Destination, Head, Position, Rate, ReadError, ReadFault,
+};
 use proptest::prelude::*;
 
 fn read(document: &[u8]) -> Result<(Head, Vec<Destination>), ReadError> {
@@ -15,7 +17,7 @@ fn read(document: &[u8]) -> Result<(Head, Vec<Destination>), ReadError> {
 }
 
 fn is_malformed(document: &str) -> bool {
-    matches!(read(document.as_bytes()), Err(ReadError::Malformed))
+    matches!(read(document.as_bytes()), Err(ReadError { fault: ReadFault::Malformed, position: Some(_) }))
 }
 
 /// A document with this text inside the root element.
@@ -151,9 +153,31 @@ fn malformed_documents() {
     }
 }
 
+/// The place where the piece starts that cannot be read: markup, or text without the space before it.
+#[test]
+fn faults_have_a_place() {
+    for (document, line, column) in [
+        (b"<tariff>\n  <id>2</id>\n  <name>x</nam>\n</tariff>".as_slice(), 3, 10),
+        (b"\xef\xbb\xbf<tariff>\r\n<id>2</name>", 2, 6),
+        ("<tariff>\n<name>\u{17c}\u{1f0a1}</nam>".as_bytes(), 2, 9),
+        (b"<tariff>\n<id>2</id>\n", 3, 1),
+        (b"<tariff>\n <id\n a='1'\n", 2, 2),
+        (b"<tariff>\n<id>2</id>\n <id>2</id></tariff>", 3, 2),
+        (b"<tariff/>\n\n  text", 3, 3),
+        (b"<tariff>\n<name>a &undefined; b</name></tariff>", 2, 9),
+        (b"<tariff>\n<name>\n  \xe9</name></tariff>", 2, 7),
+        (b"\n\n", 3, 1),
+    ] {
+        let error = read(document).unwrap_err();
+        let expected = Some(Position { line, column });
+        assert_eq!(error.position, expected, "{}", String::from_utf8_lossy(document));
+        assert!(error.to_string().starts_with(&format!("line {line}, column {column}: the XML document is ")));
+    }
+}
+
 #[test]
 fn other_encodings_are_not_read() {
-    assert!(matches!(read(b"<tariff><name>\xe9</name></tariff>"), Err(ReadError::NotUtf8)));
+    assert!(matches!(read(b"<tariff><name>\xe9</name></tariff>"), Err(ReadError { fault: ReadFault::NotUtf8, .. })));
     let text = tariff("");
     let utf16: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
     assert!(read(&utf16).is_err());
@@ -196,7 +220,7 @@ fn the_receiver_can_stop() {
         count += 1;
         false
     });
-    assert!(matches!(result, Err(ReadError::Stopped)));
+    assert!(matches!(result, Err(ReadError { fault: ReadFault::Stopped, .. })));
     assert_eq!(count, 1);
 }
 

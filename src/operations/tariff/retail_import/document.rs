@@ -12,7 +12,7 @@ use crate::operations::tariff::retail_import::syntax::{
 };
 use crate::spool::Spooled;
 
-pub use crate::operations::tariff::retail_import::syntax::ReadError;
+pub use crate::operations::tariff::retail_import::syntax::{ReadFault, Position, ReadError};
 
 /// Levels of elements.
 const DEPTH_MAX: usize = 16;
@@ -109,8 +109,11 @@ impl Source for Spooled {
 ///
 /// [`ReadError`]. `receive` may have got destinations before.
 pub fn read(source: impl BufRead, receive: impl FnMut(Destination) -> bool) -> Result<Head, ReadError> {
-    let mut reader = Reader::from_reader(LimitedReader { source, remaining: PIECE_BYTES_MAX, line_ends: 0 });
-    skip_byte_order_mark_and_space(reader.get_mut())?;
+    let source = LimitedReader { source, remaining: PIECE_BYTES_MAX, position: Position::START };
+    let mut reader = Reader::from_reader(source);
+    if let Err(error) = skip_byte_order_mark_and_space(reader.get_mut()) {
+        return Err(ReadError { fault: error.into(), position: Some(reader.get_ref().position) });
+    }
     let config = reader.config_mut();
     config.check_comments = true;
     config.expand_empty_elements = true;
@@ -120,22 +123,19 @@ pub fn read(source: impl BufRead, receive: impl FnMut(Destination) -> bool) -> R
     loop {
         reader.get_mut().remaining = PIECE_BYTES_MAX;
         buffer.clear();
-        match reader.read_event_into(&mut buffer)? {
-            Event::Start(element) => parser.start(&element, 1 + reader.get_ref().line_ends)?,
-            Event::End(_) => parser.end()?,
-            Event::Text(text) if text.contains("]]>") => return Err(ReadError::Malformed),
-            Event::Text(text) => parser.text(&text, false)?,
-            Event::CData(text) => parser.text(&text, true)?,
-            Event::GeneralRef(name) => parser.reference(&name)?,
-            Event::Decl(_) if is_first => {}
-            Event::DocType(_) if parser.is_before_root() && !parser.has_doctype => parser.has_doctype = true,
-            Event::Decl(_) | Event::DocType(_) | Event::Empty(_) => return Err(ReadError::Malformed),
-            Event::PI(instruction) if is_xml_text(&instruction) && !is_reserved_target(instruction.target()) => {}
-            Event::PI(_) => return Err(ReadError::Malformed),
-            Event::Comment(text) if is_xml_text(&text) => {}
-            Event::Comment(_) => return Err(ReadError::Malformed),
-            Event::Eof => return parser.finish(),
-        }
+        let mut position = reader.get_ref().position;
+        let read = match reader.read_event_into(&mut buffer) {
+            Ok(Event::Eof) => return parser.finish().map_err(|fault| ReadError { fault, position: Some(position) }),
+            Ok(event) => {
+                if let Event::Text(text) = &event {
+                    // The fault is not in the space before it, which can be of other lines.
+                    position.advance(&text.as_bytes()[..text.len() - text.trim_ascii_start().len()]);
+                }
+                parser.event(&event, is_first, reader.get_ref().position.line)
+            }
+            Err(error) => Err(error.into()),
+        };
+        read.map_err(|fault| ReadError { fault, position: Some(position) })?;
         is_first = false;
     }
 }
@@ -206,24 +206,43 @@ impl<Receive: FnMut(Destination) -> bool> Parser<Receive> {
         }
     }
 
-    fn is_before_root(&self) -> bool {
-        !self.has_root
+    /// Adds the next piece of the document, which ends in this line.
+    fn event(&mut self, event: &Event<'_>, is_first: bool, line: u64) -> Result<(), ReadFault> {
+        match event {
+            Event::Start(element) => self.start(element, line),
+            Event::End(_) => self.end(),
+            Event::Text(text) if text.contains("]]>") => Err(ReadFault::Malformed),
+            Event::Text(text) => self.text(text, false),
+            Event::CData(text) => self.text(text, true),
+            Event::GeneralRef(name) => self.reference(name),
+            Event::Decl(_) if is_first => Ok(()),
+            Event::DocType(_) if !self.has_root && !self.has_doctype => {
+                self.has_doctype = true;
+                Ok(())
+            }
+            Event::PI(instruction) if is_xml_text(instruction) && !is_reserved_target(instruction.target()) => Ok(()),
+            Event::Comment(text) if is_xml_text(text) => Ok(()),
+            // The end of the document does not come here.
+            Event::Decl(_) | Event::DocType(_) | Event::Empty(_) | Event::PI(_) | Event::Comment(_) | Event::Eof => {
+                Err(ReadFault::Malformed)
+            }
+        }
     }
 
-    fn start(&mut self, element: &BytesStart<'_>, line: u64) -> Result<(), ReadError> {
+    fn start(&mut self, element: &BytesStart<'_>, line: u64) -> Result<(), ReadFault> {
         check_tag(element)?;
         if self.open.len() == DEPTH_MAX {
-            return Err(ReadError::Malformed);
+            return Err(ReadFault::Malformed);
         }
         let name = element.name();
         let name = name.as_ref();
         let node = match self.open.last() {
-            None if self.has_root || name != "tariff" => return Err(ReadError::Malformed),
+            None if self.has_root || name != "tariff" => return Err(ReadFault::Malformed),
             None => Node::Tariff,
             Some(Node::Tariff) => match name {
                 "id" => Node::Text(Field::Id),
                 "name" => Node::Text(Field::Name),
-                "destinations" if self.has_destinations => return Err(ReadError::Malformed),
+                "destinations" if self.has_destinations => return Err(ReadFault::Malformed),
                 "destinations" => Node::Destinations,
                 _ => Node::Ignored,
             },
@@ -251,13 +270,13 @@ impl<Receive: FnMut(Destination) -> bool> Parser<Receive> {
         if let Node::Text(field) = node
             && self.slot(field).replace(String::new()).is_some()
         {
-            return Err(ReadError::Malformed);
+            return Err(ReadFault::Malformed);
         }
         self.open.push(node);
         Ok(())
     }
 
-    fn end(&mut self) -> Result<(), ReadError> {
+    fn end(&mut self) -> Result<(), ReadFault> {
         match self.open.pop() {
             Some(Node::Rates) => {
                 let [price, round_by, duration, rate_type, start_time, end_time, day_type] =
@@ -282,10 +301,10 @@ impl<Receive: FnMut(Destination) -> bool> Parser<Receive> {
                 };
                 let repeated_len = destination.group_name.len() + destination.group_type.len();
                 if repeated_len * destination.rates.len() > DESTINATION_BYTES_MAX {
-                    return Err(ReadError::Malformed);
+                    return Err(ReadFault::Malformed);
                 }
                 if !(self.receive)(destination) {
-                    return Err(ReadError::Stopped);
+                    return Err(ReadFault::Stopped);
                 }
             }
             _ => {}
@@ -293,40 +312,40 @@ impl<Receive: FnMut(Destination) -> bool> Parser<Receive> {
         Ok(())
     }
 
-    fn text(&mut self, text: &str, is_cdata: bool) -> Result<(), ReadError> {
+    fn text(&mut self, text: &str, is_cdata: bool) -> Result<(), ReadFault> {
         if !is_xml_text(text) {
-            return Err(ReadError::Malformed);
+            return Err(ReadFault::Malformed);
         }
         match self.open.last() {
-            None if is_cdata || !text.bytes().all(is_space) => Err(ReadError::Malformed),
+            None if is_cdata || !text.bytes().all(is_space) => Err(ReadFault::Malformed),
             Some(Node::Text(field)) => self.append(*field, text),
             _ => Ok(()),
         }
     }
 
     /// A character reference or one of the five entities of XML.
-    fn reference(&mut self, name: &str) -> Result<(), ReadError> {
+    fn reference(&mut self, name: &str) -> Result<(), ReadFault> {
         let mut character = [0; 4];
         let text = match name.strip_prefix('#') {
             None => escape::resolve_predefined_entity(name),
             Some(number) => referenced_char(number).map(|char| &*char.encode_utf8(&mut character)),
         };
         match (text, self.open.last()) {
-            (None, _) | (_, None) => Err(ReadError::Malformed),
+            (None, _) | (_, None) => Err(ReadFault::Malformed),
             (Some(text), Some(Node::Text(field))) => self.append(*field, text),
             (Some(_), Some(_)) => Ok(()),
         }
     }
 
-    fn append(&mut self, field: Field, text: &str) -> Result<(), ReadError> {
+    fn append(&mut self, field: Field, text: &str) -> Result<(), ReadFault> {
         self.text_bytes += text.len();
         let is_of_destination = !matches!(field, Field::Id | Field::Name);
         if is_of_destination && self.text_bytes > DESTINATION_BYTES_MAX {
-            return Err(ReadError::Malformed);
+            return Err(ReadFault::Malformed);
         }
         let value = self.slot(field).get_or_insert_default();
         if value.len() + text.len() > PIECE_BYTES_MAX {
-            return Err(ReadError::Malformed);
+            return Err(ReadFault::Malformed);
         }
         value.push_str(text);
         Ok(())
@@ -342,9 +361,9 @@ impl<Receive: FnMut(Destination) -> bool> Parser<Receive> {
         }
     }
 
-    fn finish(self) -> Result<Head, ReadError> {
+    fn finish(self) -> Result<Head, ReadFault> {
         if !self.has_root || !self.open.is_empty() {
-            return Err(ReadError::Malformed);
+            return Err(ReadFault::Malformed);
         }
         Ok(Head { id: finished_text(self.id), name: finished_text(self.name), ..self.head })
     }

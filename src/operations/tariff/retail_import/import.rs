@@ -10,7 +10,9 @@ use tokio::sync::mpsc;
 
 use crate::error::ApiError;
 use crate::number::parse_integer;
-use crate::operations::tariff::retail_import::document::{DESTINATION_RATES_MAX, Destination, Head, ReadError, Source};
+use crate::operations::tariff::retail_import::document::{
+    DESTINATION_RATES_MAX, Destination, ReadFault, Head, ReadError, Source,
+};
 use crate::operations::tariff::retail_import::fields::{DayType, TimeRange};
 use crate::operations::tariff::retail_import::order::Import;
 use crate::operations::tariff::retail_import::refusals::{Counts, Imported, Refusals};
@@ -33,9 +35,25 @@ const NAME_LEN_MAX: usize = 255;
 ///
 /// [`ApiError::ImportRefused`] with the reason; [`ApiError::BadRequest`] if the document is not UTF-8.
 pub async fn check(source: &impl Source) -> Result<Head, ApiError> {
+    check_head(read_head(source).await?)
+}
+
+/// Reads the whole document.
+///
+/// # Errors
+///
+/// [`ReadError`], with the place of the fault.
+pub async fn read_head(source: &impl Source) -> Result<Head, ReadError> {
     let source = source.clone();
-    let read = move || Ok(source.read(|_| true));
-    let head = spool::blocking(read).await.map_err(ApiError::from_file_error)??;
+    spool::blocking(move || Ok(source.read(|_| true))).await?
+}
+
+/// Checks what a document says of its tariff.
+///
+/// # Errors
+///
+/// [`ApiError::ImportRefused`] with the reason.
+pub fn check_head(head: Head) -> Result<Head, ApiError> {
     for (text, message) in [(&head.id, "No tariff id"), (&head.name, "No tariff name")] {
         if text.trim().is_empty() {
             return Err(refused(message));
@@ -103,11 +121,11 @@ fn refused(message: &'static str) -> ApiError {
 
 impl From<ReadError> for ApiError {
     fn from(error: ReadError) -> Self {
-        match error {
-            ReadError::Malformed => refused("Bad XML data"),
-            ReadError::NotUtf8 => Self::BadRequest("Parameters are not valid UTF-8"),
-            ReadError::Io(error) => Self::from_file_error(error),
-            ReadError::Stopped => Self::TransactionFailed,
+        match error.fault {
+            ReadFault::Malformed => refused("Bad XML data"),
+            ReadFault::NotUtf8 => Self::BadRequest("Parameters are not valid UTF-8"),
+            ReadFault::Io(error) => Self::from_file_error(error),
+            ReadFault::Stopped => Self::TransactionFailed,
         }
     }
 }

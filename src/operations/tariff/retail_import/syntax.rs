@@ -10,9 +10,67 @@ use crate::xml::is_xml_char;
 /// Attributes of an element. They are ignored, but compared with each other.
 const ATTRIBUTES_MAX: usize = 256;
 
+/// A place in a document: line and column, both from 1. A column is a character.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// The line.
+    pub line: u64,
+    /// The column.
+    pub column: u64,
+}
+
+impl Position {
+    /// The beginning of a document.
+    pub(super) const START: Self = Self { line: 1, column: 1 };
+
+    /// Moves behind these bytes of UTF-8.
+    pub(super) fn advance(&mut self, bytes: &[u8]) {
+        let is_char_start = |byte: &&u8| **byte & 0xc0 != 0x80;
+        let last_line = match bytes.iter().rposition(|byte| *byte == b'\n') {
+            Some(end) => {
+                self.line += bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
+                self.column = 1;
+                &bytes[end + 1..]
+            }
+            None => bytes,
+        };
+        self.column += last_line.iter().filter(is_char_start).count() as u64;
+    }
+}
+
+/// The reason why a document was not read to its end, and where.
+#[derive(Debug)]
+pub struct ReadError {
+    /// The reason.
+    pub fault: ReadFault,
+    /// Where the piece of the document starts that cannot be read. `None`: the reason is not in an XML document.
+    pub position: Option<Position>,
+}
+
+impl From<ReadFault> for ReadError {
+    fn from(fault: ReadFault) -> Self {
+        Self { fault, position: None }
+    }
+}
+
+impl From<io::Error> for ReadError {
+    fn from(error: io::Error) -> Self {
+        ReadFault::from(error).into()
+    }
+}
+
+impl std::fmt::Display for ReadError {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(Position { line, column }) = self.position {
+            write!(formatter, "line {line}, column {column}: ")?;
+        }
+        write!(formatter, "{}", self.fault)
+    }
+}
+
 /// The reason why a document was not read to its end.
 #[derive(Debug, thiserror::Error)]
-pub enum ReadError {
+pub enum ReadFault {
     /// Not a document as the contract describes it.
     #[error("the XML document is malformed")]
     Malformed,
@@ -27,14 +85,14 @@ pub enum ReadError {
     Stopped,
 }
 
-impl From<io::Error> for ReadError {
+impl From<io::Error> for ReadFault {
     fn from(error: io::Error) -> Self {
         // From `LimitedReader`.
         if error.kind() == io::ErrorKind::FileTooLarge { Self::Malformed } else { Self::Io(error) }
     }
 }
 
-impl From<Error> for ReadError {
+impl From<Error> for ReadFault {
     fn from(error: Error) -> Self {
         match error {
             Error::Io(error) => io::Error::from(error.kind()).into(),
@@ -45,16 +103,16 @@ impl From<Error> for ReadError {
 }
 
 /// Checks what quick-xml leaves to its caller: the name and the attributes.
-pub(super) fn check_tag(element: &BytesStart<'_>) -> Result<(), ReadError> {
+pub(super) fn check_tag(element: &BytesStart<'_>) -> Result<(), ReadFault> {
     if !is_name(element.name().as_ref()) {
-        return Err(ReadError::Malformed);
+        return Err(ReadFault::Malformed);
     }
     for (index, attribute) in element.attributes().enumerate() {
-        let attribute = attribute.map_err(|_| ReadError::Malformed)?;
-        let value = attribute.normalized_value(XmlVersion::Implicit1_0).map_err(|_| ReadError::Malformed)?;
+        let attribute = attribute.map_err(|_| ReadFault::Malformed)?;
+        let value = attribute.normalized_value(XmlVersion::Implicit1_0).map_err(|_| ReadFault::Malformed)?;
         let is_valid = is_name(attribute.key.as_ref()) && !attribute.value.contains('<') && is_xml_text(&value);
         if index >= ATTRIBUTES_MAX || !is_valid {
-            return Err(ReadError::Malformed);
+            return Err(ReadFault::Malformed);
         }
     }
     Ok(())
@@ -92,7 +150,7 @@ pub(super) fn referenced_char(number: &str) -> Option<char> {
     char::from_u32(code).filter(|char| is_xml_char(*char))
 }
 
-pub(super) fn skip_byte_order_mark_and_space(source: &mut impl BufRead) -> io::Result<()> {
+pub(super) fn skip_byte_order_mark_and_space(source: &mut LimitedReader<impl BufRead>) -> io::Result<()> {
     const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
     for expected in BYTE_ORDER_MARK {
         match source.fill_buf()?.first() {
@@ -100,18 +158,19 @@ pub(super) fn skip_byte_order_mark_and_space(source: &mut impl BufRead) -> io::R
             _ => break,
         }
     }
+    source.position = Position::START;
     while source.fill_buf()?.first().is_some_and(|byte| is_space(*byte)) {
         source.consume(1);
     }
     Ok(())
 }
 
-/// Fails when more than `remaining` bytes are read: quick-xml keeps a whole piece of markup or text in memory. Counts
-/// the ends of lines.
+/// Fails when more than `remaining` bytes are read: quick-xml keeps a whole piece of markup or text in memory.
 pub(super) struct LimitedReader<Source> {
     pub(super) source: Source,
     pub(super) remaining: usize,
-    pub(super) line_ends: u64,
+    /// Of the next byte.
+    pub(super) position: Position,
 }
 
 impl<Source: BufRead> Read for LimitedReader<Source> {
@@ -138,8 +197,7 @@ impl<Source: BufRead> BufRead for LimitedReader<Source> {
         self.remaining = self.remaining.saturating_sub(length);
         // The bytes are in the buffer, from which they are consumed.
         let consumed = self.source.fill_buf().unwrap_or_default();
-        let consumed = &consumed[..consumed.len().min(length)];
-        self.line_ends += consumed.iter().filter(|byte| **byte == b'\n').count() as u64;
+        self.position.advance(&consumed[..consumed.len().min(length)]);
         self.source.consume(length);
     }
 }
