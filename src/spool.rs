@@ -97,6 +97,18 @@ impl Spooled {
         }
     }
 
+    /// Moves data from memory to a file in the directory, if it is more than should be in memory. Blocks the thread.
+    pub fn into_spooled(self, directory: &Path) -> io::Result<Self> {
+        match &self {
+            Self::Memory(data) if data.len() > MEMORY_MAX => {
+                let mut file = tempfile::tempfile_in(directory)?;
+                file.write_all(data)?;
+                Ok(file.into())
+            }
+            _ => Ok(self),
+        }
+    }
+
     /// Returns the length in bytes.
     pub fn byte_count(&self) -> io::Result<u64> {
         match self {

@@ -5,8 +5,8 @@
 
 use std::sync::Arc;
 
+use serde::Serialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
-use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, PgPool};
 
 use crate::auth::caller::Caller;
@@ -15,8 +15,10 @@ use crate::http::context::CallContext;
 use crate::xml::XmlReply;
 
 pub mod key;
+mod stored_reply;
 
 use self::key::{IdempotencyKey, fingerprint, read_key, read_reference, reference_key};
+use self::stored_reply::StoredReply;
 
 /// A request that changes data, with its idempotency key if it has one.
 #[derive(Debug)]
@@ -24,13 +26,6 @@ pub struct Idempotency<'a> {
     call: &'a CallContext,
     key: Option<Arc<IdempotencyKey>>,
     reference: Option<String>,
-}
-
-/// The content of a stored reply. It is rendered again for each replay.
-#[derive(Debug, Serialize, Deserialize)]
-enum StoredReply<T> {
-    Done(T),
-    Refused(ErrorBody),
 }
 
 impl<'a> Idempotency<'a> {
@@ -102,7 +97,7 @@ impl<'a> Idempotency<'a> {
     /// # Errors
     ///
     /// Those of `prepare` and `execute`, and those of the key and the commit.
-    pub async fn change<Input, Error: Into<ApiError>, Output: Serialize + DeserializeOwned>(
+    pub async fn change<Input, Error: Into<ApiError>, Output: Serialize + DeserializeOwned + Send + 'static>(
         &self,
         prepare: impl Future<Output = Result<Input, Error>>,
         execute: impl AsyncFnOnce(&mut PgConnection, &Input) -> Result<Output, ApiError>,
@@ -114,11 +109,11 @@ impl<'a> Idempotency<'a> {
                 self.claim(key, &mut transaction).await?;
                 self.check_reference_unused(key, &mut transaction).await?;
             }
-            let output = execute(&mut transaction, &input).await?;
+            let mut output = execute(&mut transaction, &input).await?;
             if let Some(key) = &self.key {
                 match key.is_reference && !self.is_reference_used(key, &mut transaction).await? {
                     true => release_claim(&mut transaction, key).await?,
-                    false => store_reply(&mut transaction, key, &StoredReply::Done(&output)).await?,
+                    false => output = store_output(&mut transaction, key, output).await?,
                 }
             }
             transaction.commit().await.map_err(ApiError::from_commit_error)?;
@@ -215,7 +210,10 @@ impl<'a> Idempotency<'a> {
     /// # Errors
     ///
     /// [`ApiError::KeyReused`] if the reply belongs to another request.
-    async fn load_reply<T: DeserializeOwned>(&self, key: &IdempotencyKey) -> Result<Option<StoredReply<T>>, ApiError> {
+    async fn load_reply<T: DeserializeOwned + Send + 'static>(
+        &self,
+        key: &IdempotencyKey,
+    ) -> Result<Option<StoredReply<T>>, ApiError> {
         let mut connection = self.call.state.pool.acquire().await?;
         let row = sqlx::query!(
             r#"select fingerprint, reply::text as "reply!" from idempotency_keys
@@ -233,7 +231,7 @@ impl<'a> Idempotency<'a> {
         if row.fingerprint != key.fingerprint {
             return Err(ApiError::KeyReused);
         }
-        serde_json::from_str(&row.reply).map(Some).map_err(|error| {
+        stored_reply::from_text(row.reply).await.map(Some).map_err(|error| {
             tracing::error!(%error, operation = key.operation, "stored idempotent reply is corrupt");
             ApiError::TransactionFailed
         })
@@ -246,7 +244,8 @@ impl<'a> Idempotency<'a> {
             Err(ApiError::RequestInProgress) => return Ok(false),
             result => result?,
         }
-        store_reply(&mut transaction, key, &StoredReply::<()>::Refused(body.clone())).await?;
+        let (text, _) = stored_reply::to_text(StoredReply::<()>::Refused(body.clone())).await?;
+        store_reply(&mut transaction, key, text).await?;
         transaction.commit().await?;
         Ok(true)
     }
@@ -288,22 +287,27 @@ async fn release_claim(connection: &mut PgConnection, key: &IdempotencyKey) -> R
     Ok(())
 }
 
-/// Stores the reply of a claimed key.
-async fn store_reply<T: Serialize>(
+/// Stores the output of a change as the reply of a claimed key. Returns the output.
+async fn store_output<T: Serialize + Send + 'static>(
     connection: &mut PgConnection,
     key: &IdempotencyKey,
-    reply: &StoredReply<T>,
-) -> Result<(), ApiError> {
-    let reply = serde_json::to_string(reply).map_err(|error| {
-        tracing::error!(%error, "idempotent reply serialization failed");
-        ApiError::TransactionFailed
-    })?;
+    output: T,
+) -> Result<T, ApiError> {
+    let (text, StoredReply::Done(output)) = stored_reply::to_text(StoredReply::Done(output)).await? else {
+        return Err(ApiError::TransactionFailed);
+    };
+    store_reply(connection, key, text).await?;
+    Ok(output)
+}
+
+/// Stores the text of a reply with its claimed key.
+async fn store_reply(connection: &mut PgConnection, key: &IdempotencyKey, text: String) -> Result<(), ApiError> {
     sqlx::query!(
         "update idempotency_keys set reply = $4::text::json where user_id = $1 and operation = $2 and key = $3",
         key.user_id,
         key.operation,
         key.key,
-        reply
+        text
     )
     .execute(connection)
     .await?;

@@ -315,6 +315,43 @@ async fn a_large_reply_holds_the_permit_of_its_import() {
     assert_eq!(other().await.status, 200);
 }
 
+/// The files in this directory that the test process has open. They have no names.
+fn open_files(directory: &Path) -> usize {
+    let descriptors = std::fs::read_dir("/proc/self/fd").unwrap();
+    let targets = descriptors.filter_map(|descriptor| std::fs::read_link(descriptor.ok()?.path()).ok());
+    targets.filter(|target| target.starts_with(directory)).count()
+}
+
+/// A reply that is replayed from the database is in memory only while it is read from there.
+#[tokio::test]
+async fn a_large_replayed_reply_is_in_a_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = server_with_settings(&[("temp_dir", directory.path().to_str().unwrap())]).await;
+    // Letters that cannot be compressed much.
+    let mut random = fastrand::Rng::with_seed(1);
+    let unknown: String = (0..4)
+        .map(|_| (0..500_000).map(|_| random.alphanumeric()).collect::<String>())
+        .map(|name| format!("<destination><destination_group_name>{name}</destination_group_name></destination>"))
+        .collect();
+    let form = format!("xml=<tariff><id>0</id><name>Large</name><destinations>{unknown}</destinations></tariff>");
+    let uri = valid_uri() + "&request_id=a";
+    let first = post(&server, &uri, form.clone().into()).await;
+    assert_eq!(first.element_texts("destination_group_name").len(), 4, "{}", first.status);
+    assert_eq!(open_files(directory.path()), 0);
+
+    let mut request = Request::post(&uri).body(Body::from(form)).unwrap();
+    request.headers_mut().insert("host", "shop.test".parse().unwrap());
+    let client = std::net::SocketAddr::from(([192, 0, 2, 7], 4711));
+    request.extensions_mut().insert(axum::extract::ConnectInfo(client));
+    let replayed = tower::ServiceExt::oneshot(server.router.clone(), request).await.unwrap();
+    assert_eq!(replayed.headers().get("idempotency-replayed").unwrap(), "true");
+    // The document's own file is closed when the reply is known.
+    assert_eq!(open_files(directory.path()), 1);
+    let body = axum::body::to_bytes(replayed.into_body(), usize::MAX).await.unwrap();
+    assert!(body == first.bytes, "{} bytes, first {}", body.len(), first.bytes.len());
+    assert_eq!(open_files(directory.path()), 0);
+}
+
 #[test]
 fn a_directory_that_cannot_be_written_is_found_out() {
     assert!(mortise::spool::check_directory(Path::new("/nonexistent")).is_err());

@@ -17,7 +17,7 @@ use crate::auth::caller::{Caller, RIGHT_EDIT, rights};
 use crate::auth::signature::HashRule;
 use crate::error::ApiError;
 use crate::http::context::{Access, CallContext, Operation};
-use crate::idempotency::Idempotency;
+use crate::idempotency::{ChangeOutcome, Idempotency};
 use crate::operations::spec::{OperationSpec, ParamType, Parameter, ReplyType};
 use crate::operations::tariff::retail_import::document::{Destination, Head, ReadError, Source};
 use crate::operations::tariff::retail_import::order::Import;
@@ -125,7 +125,16 @@ async fn handle(call: &CallContext, caller: &Caller) -> Result<XmlReply, ApiErro
         Ok(outcome)
     });
     let permit = call.document.as_ref().and_then(|document| document.permit.clone());
-    Ok(outcome.await?.render(|outcome| outcome.into_reply(permit)))
+    let outcome = match outcome.await? {
+        // The client may read slowly.
+        ChangeOutcome::Replayed(outcome) => {
+            let directory = call.state.temp_dir.clone();
+            let outcome = spool::blocking(move || outcome.into_spooled(&directory)).await;
+            ChangeOutcome::Replayed(outcome.map_err(ApiError::from_file_error)?)
+        }
+        outcome => outcome,
+    };
+    Ok(outcome.render(|outcome| outcome.into_reply(permit)))
 }
 
 /// The document of a request. A thread that reads it holds the permit of the import, also after the request has ended.

@@ -1,7 +1,9 @@
 //! The reply to an import: five lists, collected in compressed form while the import runs.
 
 use std::array;
-use std::io::{self, Cursor, Read, Write};
+use std::cell::Cell;
+use std::fmt;
+use std::io::{self, BufRead, Cursor, Read, Write};
 use std::iter::Zip;
 use std::path::Path;
 use std::sync::Arc;
@@ -149,6 +151,18 @@ impl Outcome {
         Ok(lengths.sum::<io::Result<u64>>()? <= STORED_BYTES_MAX)
     }
 
+    /// Moves the large lists of a stored reply from memory to files in the directory. Blocks the thread.
+    ///
+    /// # Errors
+    ///
+    /// Those of a file.
+    pub fn into_spooled(mut self, directory: &Path) -> io::Result<Self> {
+        for list in self.lists.iter_mut().flatten() {
+            list.0 = list.0.clone().into_spooled(directory)?;
+        }
+        Ok(self)
+    }
+
     /// Renders the reply. A large one is streamed, and holds the permit of the import: clients that read slowly use the
     /// memory and files of as many replies as there are permits.
     pub fn into_reply(self, permit: Option<Arc<OwnedSemaphorePermit>>) -> XmlReply {
@@ -234,9 +248,38 @@ pub struct Packed(Spooled);
 /// In hexadecimal: the stored reply is JSON text.
 impl Serialize for Packed {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut bytes = Vec::new();
-        self.0.reader().read_to_end(&mut bytes).map_err(ser::Error::custom)?;
-        serializer.serialize_str(&hex::encode(bytes))
+        let text = HexText { list: &self.0, error: Cell::default() };
+        let written = serializer.collect_str(&text)?;
+        text.error.take().map_or(Ok(written), |error| Err(ser::Error::custom(error)))
+    }
+}
+
+/// The bytes of a list in hexadecimal, written in parts. It ends early at an error of the file: a serializer expects
+/// that a text has no errors of its own.
+struct HexText<'a> {
+    list: &'a Spooled,
+    error: Cell<Option<io::Error>>,
+}
+
+impl fmt::Display for HexText<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const PART_BYTES: usize = 16 * 1024;
+        let mut reader = self.list.reader();
+        loop {
+            let part = match reader.fill_buf() {
+                Ok(part) => &part[..part.len().min(PART_BYTES)],
+                Err(error) => {
+                    self.error.set(Some(error));
+                    return Ok(());
+                }
+            };
+            if part.is_empty() {
+                return Ok(());
+            }
+            formatter.write_str(&hex::encode(part))?;
+            let length = part.len();
+            reader.consume(length);
+        }
     }
 }
 
