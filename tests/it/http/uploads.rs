@@ -316,6 +316,7 @@ async fn a_large_reply_holds_the_permit_of_its_import() {
 }
 
 /// The files in this directory that the test process has open. They have no names.
+#[cfg(target_os = "linux")]
 fn open_files(directory: &Path) -> usize {
     let descriptors = std::fs::read_dir("/proc/self/fd").unwrap();
     let targets = descriptors.filter_map(|descriptor| std::fs::read_link(descriptor.ok()?.path()).ok());
@@ -323,6 +324,7 @@ fn open_files(directory: &Path) -> usize {
 }
 
 /// A reply that is replayed from the database is in memory only while it is read from there.
+#[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_large_replayed_reply_is_in_a_file() {
     let directory = tempfile::tempdir().unwrap();

@@ -10,6 +10,8 @@ mod data_directory;
 mod encoding;
 #[cfg(target_os = "linux")]
 mod environment;
+#[cfg(target_os = "linux")]
+mod full_disk;
 mod idempotency;
 mod idempotency_concurrency;
 mod ids;
