@@ -6,6 +6,7 @@
 //! decisions, [`build`] fills the tables in one transaction, [`verify`] compares both sides before it commits.
 
 pub mod build;
+mod card_states;
 pub mod charset;
 pub mod checksum;
 pub mod encode;

@@ -1,11 +1,13 @@
 //! Numbers of rows and sums of money on both sides: cards by group, payments by type, currency and year, balances of
-//! users, vouchers. The checksums cover the same cells; these are the figures that an operator knows.
+//! users, vouchers. The checksums cover the same cells; these are the figures that an operator knows. The states of
+//! cards are compared only here: MOR has no column for most of them.
 
 use std::collections::BTreeMap;
 
 use bigdecimal::BigDecimal;
 use sqlx::{AssertSqlSafe, PgConnection};
 
+use crate::mor_import::card_states;
 use crate::mor_import::checksum::{ComparedTable, Difference};
 use crate::mor_import::error::ImportError;
 use crate::mor_import::source::{self, Source};
@@ -54,13 +56,15 @@ pub async fn compare(
 ) -> Result<Vec<Difference>, ImportError> {
     let Some(sums) = SUMS.iter().find(|sums| sums.table == table.name) else { return Ok(Vec::new()) };
     let columns: Vec<_> = table.columns.iter().filter(|column| sums.uses(&column.target.name)).collect();
-    let has = |name: &&&str| columns.iter().any(|column| column.target.name == **name);
-    let (keys, money): (Vec<&str>, Vec<&str>) =
-        (sums.key.iter().filter(has).copied().collect(), sums.money.iter().filter(has).copied().collect());
+    let has = |name: &str| columns.iter().any(|column| column.target.name == name);
+    let present = |names: &[&'static str]| names.iter().copied().filter(|&name| has(name)).collect::<Vec<_>>();
+    let (keys, money) = (present(sums.key), present(sums.money));
     let counted: Vec<_> =
-        sums.counted.iter().filter(|(_, condition)| has(&&condition.split(' ').next().unwrap_or_default())).collect();
+        sums.counted.iter().filter(|(_, condition)| has(condition.split(' ').next().unwrap_or_default())).collect();
 
-    let there = {
+    let states: &[&str] = if table.name == "cards" { &card_states::STATES } else { &[] };
+
+    let mut there = {
         let cells: Vec<String> = columns
             .iter()
             .map(|column| {
@@ -77,6 +81,10 @@ pub async fn compare(
                 .map(|name| format!("cast(coalesce(sum(cast({name} as decimal(30, 15))), 0) as decimal(60, 15))")),
         );
         values.extend(counted.iter().map(|(_, condition)| format!("coalesce(sum({}), 0)", coalesced(condition))));
+        values.extend(states.iter().map(|state| match *state {
+            card_states::FREE => format!("coalesce(sum({}), 0)", card_states::is_free(&has)),
+            _ => "0".to_owned(),
+        }));
         let key = format!("concat_ws(' ', 'sum'{})", key.iter().map(|key| format!(", {key}")).collect::<String>());
         let mut there = BTreeMap::new();
         for condition in table.source_conditions() {
@@ -93,10 +101,13 @@ pub async fn compare(
         there
     };
     let here = {
-        let cells: Vec<String> = columns
+        let mut cells: Vec<String> = columns
             .iter()
             .map(|column| format!("nullif({}, chr(30)) as \"{}\"", table.target_cell(column, zone), column.target.name))
             .collect();
+        if !states.is_empty() {
+            cells.push(format!("live.id, {} as state", card_states::STATE));
+        }
         let key: Vec<String> = keys
             .iter()
             .map(|name| format!("upper(encode(convert_to(coalesce({}, chr(30)), 'UTF8'), 'hex'))", prefix(name)))
@@ -106,20 +117,31 @@ pub async fn compare(
         values.extend(
             counted.iter().map(|(_, condition)| format!("coalesce(sum(({})::integer), 0)::text", coalesced(condition))),
         );
-        let key = format!("concat_ws(' ', 'sum'{})", key.iter().map(|key| format!(", {key}")).collect::<String>());
-        let sql = format!(
-            "select array[{key}, {}] from (select {} from {}) row group by {key}",
-            values.join(", "),
-            cells.join(", "),
-            table.target_rows(run_id)
+        values.extend(
+            states.iter().map(|state| format!("coalesce(sum((state = '{state}')::integer), 0)::text")),
         );
+        let key = format!("concat_ws(' ', 'sum'{})", key.iter().map(|key| format!(", {key}")).collect::<String>());
+        let rows = format!("(select {} from {}) row", cells.join(", "), table.target_rows(run_id));
+        if !states.is_empty() {
+            let first = 1 + money.len() + counted.len();
+            for moved in card_states::moved_by_findings(target, &key, &card_states::is_free(&has), &rows, run_id).await? {
+                for (state, cards) in [(card_states::FREE, -moved.from_free), (moved.state.as_str(), moved.cards)] {
+                    let index = states.iter().position(|name| *name == state).map(|position| first + position);
+                    if let Some(sum) = there.get_mut(&moved.key).zip(index).and_then(|(sums, index)| sums.get_mut(index)) {
+                        *sum += BigDecimal::from(cards);
+                    }
+                }
+            }
+        }
+        let sql = format!("select array[{key}, {}] from {rows} group by {key}", values.join(", "));
         let rows: Vec<Vec<String>> = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(target).await?;
         let mut here = BTreeMap::new();
         rows.into_iter().for_each(|row| add(&mut here, row.into_iter()));
         here
     };
-    let names: Vec<&str> =
-        std::iter::once("rows").chain(money.iter().copied()).chain(counted.iter().map(|(name, _)| *name)).collect();
+    let sums = std::iter::once("rows").chain(money.iter().copied()).chain(counted.iter().map(|(name, _)| *name));
+    let names: Vec<(&str, &str)> =
+        sums.map(|name| (name, "in MOR")).chain(states.iter().map(|state| (*state, "expected"))).collect();
     Ok(differences(table.name, &names, there, here))
 }
 
@@ -155,7 +177,8 @@ fn add(sums: &mut SumsByKey, mut row: impl Iterator<Item = String>) {
     }
 }
 
-fn differences(table: &str, names: &[&str], there: SumsByKey, mut here: SumsByKey) -> Vec<Difference> {
+/// `names`: what each sum is, and what MOR's value is.
+fn differences(table: &str, names: &[(&str, &str)], there: SumsByKey, mut here: SumsByKey) -> Vec<Difference> {
     let mut differences = Vec::new();
     let mut add = |key: &str, text: String| {
         let text = format!("{}{text}", describe_key(key));
@@ -163,12 +186,12 @@ fn differences(table: &str, names: &[&str], there: SumsByKey, mut here: SumsByKe
     };
     for (key, there) in there {
         let here = here.remove(&key).unwrap_or_default();
-        for (index, name) in names.iter().enumerate() {
+        for (index, (name, origin)) in names.iter().enumerate() {
             let value = |row: &[BigDecimal]| row.get(index).cloned().unwrap_or_default();
             let (there, here) = (value(&there), value(&here));
             if there != here {
                 let [there, here] = [there, here].map(|value| value.to_plain_string());
-                add(&key, format!("{name}: {there} in MOR, {here} in Mortise"));
+                add(&key, format!("{name}: {there} {origin}, {here} in Mortise"));
             }
         }
     }

@@ -11,6 +11,7 @@ mod replace;
 mod replay;
 mod rows;
 mod secrets;
+mod states;
 mod stock;
 mod testbed;
 mod used_databases;
