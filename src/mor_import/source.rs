@@ -36,7 +36,8 @@ pub enum SourceError {
     )]
     PasswordInUrl,
     #[error(
-        "MySQL refuses the user {user:?} with this password: check both, and that the account may connect from here ({error})"
+        "MySQL refuses the user {user:?} with this password: check both, and that the account may connect from here; if the \
+         account requires TLS, use --tls required ({error})"
     )]
     AccessDenied { user: String, error: String },
     #[error("MySQL does not let this machine connect: create the account for this host ({0})")]
@@ -50,7 +51,8 @@ pub enum SourceError {
     #[error("MySQL requires TLS for this account: use --tls required")]
     TlsRequired,
     #[error(
-        "MySQL does not offer TLS: enable it there, or use --tls preferred or --tls off on a network that you trust"
+        "MySQL does not offer TLS: enable it there; or, on a network that you trust, use --tls preferred or --tls off, and an \
+         account that does not require TLS"
     )]
     NoTls,
     #[error(
@@ -289,6 +291,10 @@ fn map_error(error: sqlx::Error, address: &SourceAddress, is_connecting: bool) -
         },
         sqlx::Error::Tls(error) if error.to_string().contains("does not support TLS") => SourceError::NoTls,
         sqlx::Error::Tls(error) => SourceError::Tls(error.to_string()),
+        // A refused certificate, or another failure of the handshake.
+        sqlx::Error::Io(error) if is_connecting && error.kind() == std::io::ErrorKind::InvalidData => {
+            SourceError::Tls(error.to_string())
+        }
         sqlx::Error::Io(error) if is_connecting => {
             SourceError::Unreachable { address: format!("{}:{}", address.host, address.port), error }
         }

@@ -1,13 +1,13 @@
-//! One MariaDB server for all tests that import MOR's data, on a private port with its files in a temporary directory.
-//! It is the child of a shell script, like [`postgres`](crate::harness::postgres).
+//! One MariaDB server for all tests that import MOR's data, on a private port with its files in a temporary directory;
+//! another one that offers TLS. Each is the child of a shell script, like [`postgres`](crate::harness::postgres).
 
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use sqlx::mysql::MySqlConnectOptions;
+use sqlx::mysql::{MySqlConnectOptions, MySqlSslMode};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Decode, MySql, MySqlConnection, Row, ValueRef};
 use tokio::sync::OnceCell;
 
@@ -27,6 +27,7 @@ pub struct MariaDb {
 }
 
 static MARIADB: OnceCell<MariaDb> = OnceCell::const_new();
+static MARIADB_WITH_TLS: OnceCell<MariaDb> = OnceCell::const_new();
 static DATABASE_COUNT: AtomicUsize = AtomicUsize::new(0);
 
 /// A database of MOR.
@@ -40,7 +41,16 @@ impl Mor {
     /// Creates a database and executes these statements in it.
     pub async fn new(sql: &str) -> Self {
         watchdog::watch_test();
-        let server = MARIADB.get_or_init(MariaDb::start).await;
+        Self::on(MARIADB.get_or_init(|| MariaDb::start(false)).await, sql).await
+    }
+
+    /// The same on a server that offers TLS, with a [certificate](Self::certificate) for 127.0.0.1.
+    pub async fn with_tls(sql: &str) -> Self {
+        watchdog::watch_test();
+        Self::on(MARIADB_WITH_TLS.get_or_init(|| MariaDb::start(true)).await, sql).await
+    }
+
+    async fn on(server: &MariaDb, sql: &str) -> Self {
         let database = format!("mor_{}", DATABASE_COUNT.fetch_add(1, Ordering::Relaxed));
         let mor = Self { database, port: server.port, directory: server.directory.clone() };
         let create = format!(
@@ -97,6 +107,23 @@ impl Mor {
         connection.close().await.unwrap();
     }
 
+    /// Creates an account with the same password that must use TLS; returns its name.
+    pub async fn create_tls_account(&self) -> String {
+        let user = format!("tls_{}", self.database);
+        let create = format!(
+            "create user {user}@localhost identified by '{}' require ssl; grant select on {}.* to {user}@localhost",
+            quoted_password(),
+            self.database
+        );
+        execute(&mut self.connect("mysql").await, &create).await;
+        user
+    }
+
+    /// The file with the certificate of a server that offers TLS.
+    pub fn certificate(&self) -> PathBuf {
+        self.directory.join("certificate.pem")
+    }
+
     /// The URL for `mortise import`.
     pub fn url(&self) -> String {
         self.url_of(USER)
@@ -108,8 +135,7 @@ impl Mor {
     }
 
     async fn connect(&self, database: &str) -> MySqlConnection {
-        let options = MySqlConnectOptions::new().socket(self.directory.join("socket")).username("root");
-        options.database(database).disable_statement_logging().connect().await.unwrap()
+        root_options(&self.directory).database(database).disable_statement_logging().connect().await.unwrap()
     }
 }
 
@@ -117,9 +143,37 @@ async fn execute(connection: &mut MySqlConnection, sql: &str) {
     sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(connection).await.unwrap();
 }
 
+/// The options for connecting as the administrator.
+fn root_options(directory: &Path) -> MySqlConnectOptions {
+    let options = MySqlConnectOptions::new().socket(directory.join("socket")).username("root");
+    options.ssl_mode(MySqlSslMode::Disabled)
+}
+
+/// The password as it is within quotes.
+fn quoted_password() -> String {
+    PASSWORD.replace('\\', "\\\\").replace('\'', "''")
+}
+
+/// Returns the options with which the server offers TLS, or does not. Writes the certificate and its key.
+fn tls_arguments(directory: &Path, has_tls: bool) -> Vec<String> {
+    if !has_tls {
+        // Newer versions make a certificate of their own.
+        return vec!["--skip-ssl".to_owned()];
+    }
+    let certified = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let files = [("cert", "certificate.pem", certified.cert.pem()), ("key", "key.pem", certified.signing_key.serialize_pem())];
+    let arguments = files.into_iter().map(|(option, name, text)| {
+        let path = directory.join(name);
+        std::fs::write(&path, text).unwrap();
+        format!("--ssl-{option}={}", path.display())
+    });
+    arguments.collect()
+}
+
 impl MariaDb {
-    async fn start() -> Self {
-        let directory = std::env::temp_dir().join(format!("mortise-mariadb-{}", std::process::id()));
+    async fn start(has_tls: bool) -> Self {
+        let suffix = if has_tls { "-tls" } else { "" };
+        let directory = std::env::temp_dir().join(format!("mortise-mariadb-{}{suffix}", std::process::id()));
         std::fs::create_dir(&directory).unwrap();
         let is_root = rustix::process::geteuid().is_root();
         let data = format!("--datadir={}", directory.join("data").display());
@@ -141,9 +195,8 @@ impl MariaDb {
             .arg(format!("--port={port}"))
             .arg(format!("--socket={}", directory.join("socket").display()))
             .arg(format!("--pid-file={}", directory.join("pid").display()))
+            .args(tls_arguments(&directory, has_tls))
             // The data is not needed after the tests.
-            // Newer versions make a certificate of their own.
-            .arg("--skip-ssl")
             .args(["--innodb-flush-log-at-trx-commit=0", "--innodb-doublewrite=0", "--innodb-buffer-pool-size=64M"])
             .args(user)
             .env("PATH", path)
@@ -155,7 +208,7 @@ impl MariaDb {
             .unwrap();
         let server = Self { directory, port, _shell: shell };
         let started = Instant::now();
-        let options = MySqlConnectOptions::new().socket(server.directory.join("socket")).username("root");
+        let options = root_options(&server.directory);
         let mut connection = loop {
             match options.connect().await {
                 Ok(connection) => break connection,
@@ -165,8 +218,8 @@ impl MariaDb {
                 }
             }
         };
-        let password = PASSWORD.replace('\\', "\\\\").replace('\'', "''");
-        execute(&mut connection, &format!("create user {USER}@localhost identified by '{password}'")).await;
+        let create = format!("create user {USER}@localhost identified by '{}'", quoted_password());
+        execute(&mut connection, &create).await;
         connection.close().await.unwrap();
         server
     }

@@ -1,7 +1,7 @@
 //! What the command says when MOR's database cannot be read.
 
 use super::{BASICS, Import, X7_SCHEMA};
-use crate::harness::mariadb::{self, USER};
+use crate::harness::mariadb::{self, Mor, USER};
 use crate::operator::commands::{command, run_command};
 
 #[tokio::test]
@@ -48,6 +48,43 @@ async fn each_failure_says_what_to_do() {
     ] {
         assert!(error.contains(expected), "{expected}: {error}");
         assert!(!error.contains(mariadb::PASSWORD), "{error}");
+    }
+}
+
+/// An account that must use TLS is refused without it as if its password were wrong.
+#[tokio::test]
+async fn an_account_that_requires_tls() {
+    let schema = [X7_SCHEMA, BASICS].concat();
+    let import = Import::of(Mor::with_tls(&schema).await).await;
+    let url = import.mor.url_of(&import.mor.create_tls_account().await);
+    let run = |options: &[&str]| import.run(&[&["import", &url, "--time-zone", "UTC"], options].concat());
+    let certificate = import.mor.certificate();
+    let (certificate, other) = (certificate.to_str().unwrap(), import.file("other.pem"));
+    std::fs::write(&other, rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap().cert.pem()).unwrap();
+    for (options, expected) in [
+        (&["--tls", "off"][..], "if the account requires TLS, use --tls required"),
+        (&["--tls-ca", other.to_str().unwrap()], "the TLS connection to MySQL failed: check --tls-ca"),
+    ] {
+        let output = run(options);
+        assert!(output.code == 1 && output.stderr.contains(expected), "{options:?}: {output:?}");
+    }
+    for options in [&["--dry-run"][..], &["--dry-run", "--tls", "required"], &["--tls", "required", "--tls-ca", certificate]] {
+        let output = run(options);
+        assert_eq!(output.code, 0, "{options:?}: {output:?}");
+    }
+    let server = import.server().await;
+    server.assert_rows("select count(*) from cards", &["5"]).await;
+    server.close().await;
+
+    // A server that does not offer TLS.
+    let import = Import::with(&schema).await;
+    let url = import.mor.url_of(&import.mor.create_tls_account().await);
+    for (options, expected) in [
+        (&[][..], "if the account requires TLS, use --tls required"),
+        (&["--tls", "required"], "MySQL does not offer TLS: enable it there"),
+    ] {
+        let output = import.run(&[&["import", &url, "--time-zone", "UTC"], options].concat());
+        assert!(output.code == 1 && output.stderr.contains(expected), "{options:?}: {output:?}");
     }
 }
 

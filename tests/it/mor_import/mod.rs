@@ -60,9 +60,13 @@ impl Import {
 
     /// With what `sql` creates.
     async fn with(sql: &str) -> Self {
+        Self::of(Mor::new(sql).await).await
+    }
+
+    async fn of(mor: Mor) -> Self {
         let database = postgres::create_database("").await;
         let url = url(&database).await;
-        Self { mor: Mor::new(sql).await, database, url, files: tempfile::tempdir().unwrap() }
+        Self { mor, database, url, files: tempfile::tempdir().unwrap() }
     }
 
     /// Runs a command on the database of Mortise, with the password as its standard input.
