@@ -21,6 +21,9 @@ const BEGIN: &str = "begin; set local plan_cache_mode = force_custom_plan; set l
 const BUFFER_LEN: usize = 256 * 1024;
 /// Maximum number of refused lines in an error.
 const BAD_LINES_MAX: usize = 100;
+/// Maximum length of a line of the list, in bytes. With a quotation mark that is not closed, all of the list could be
+/// one line.
+const LINE_LEN_MAX: usize = 64 * 1024;
 /// Maximum length of a reference, in characters, as in `payments.reference`.
 const REFERENCE_LEN_MAX: usize = 255;
 /// Maximum number of decimals of a listed amount.
@@ -63,10 +66,26 @@ pub struct Difference {
     pub line: Option<i64>,
 }
 
+/// The payments that must be in the list.
+#[derive(Debug, Serialize)]
+pub struct Span {
+    /// The first day; or the time of the first payment that the list names. `None`: it names no payment.
+    pub from: Option<String>,
+    /// The last day; or the time of the last payment that the list names.
+    pub to: Option<String>,
+    /// The IANA name of the time zone of both.
+    pub time_zone: String,
+    /// Whether both are days that the operator names.
+    #[serde(skip)]
+    pub has_days: bool,
+}
+
 /// A list that is being compared. Dropping it leaves nothing in the database.
 #[derive(Debug)]
 pub struct Reconciliation {
     transaction: Transaction<'static, Postgres>,
+    /// The payments that must be in the list.
+    pub span: Span,
 }
 
 impl Reconciliation {
@@ -81,7 +100,7 @@ impl Reconciliation {
     ///
     /// # Errors
     ///
-    /// As [`Period::resolve`]; [`BackOfficeError::Refused`] with the bad lines of the list.
+    /// As [`Period::resolve`]; [`BackOfficeError::Refused`] with the bad lines of the list, or a line that is too long.
     pub async fn run(
         pool: &PgPool,
         list: impl Read,
@@ -89,21 +108,28 @@ impl Reconciliation {
         time_zone: &str,
         user_id: Option<i32>,
     ) -> Result<Self, BackOfficeError> {
-        let period = match days {
-            Some(days) => Some(Period::resolve(&mut *pool.acquire().await?, days, time_zone).await?),
-            None => None,
-        };
+        // Without days, only the time zone counts.
+        let this_month = Days::ThisMonth;
+        let period = Period::resolve(&mut *pool.acquire().await?, days.unwrap_or(&this_month), time_zone).await?;
         let mut transaction = pool.begin_with(BEGIN).await?;
         load(&mut transaction, list).await?;
-        let (starts_at, ends_at) = period.map(|period| (period.starts_at, period.ends_at)).unzip();
         sqlx::raw_sql(include_str!("reconciliation_tables.sql")).execute(&mut *transaction).await?;
+        let Period { from, to, time_zone, starts_at, ends_at, .. } = period;
+        let (starts_at, ends_at, from, to) = match days {
+            Some(_) => (Some(starts_at), Some(ends_at), Some(from), Some(to)),
+            None => {
+                let times = sqlx::query_as(include_str!("reconciliation_times.sql")).bind(&time_zone);
+                times.fetch_one(&mut *transaction).await?
+            }
+        };
         sqlx::query(include_str!("reconciliation.sql"))
             .bind(starts_at)
             .bind(ends_at)
             .bind(user_id)
             .execute(&mut *transaction)
             .await?;
-        Ok(Self { transaction })
+        let span = Span { from, to, time_zone, has_days: days.is_some() };
+        Ok(Self { transaction, span })
     }
 
     /// Counts the results.
@@ -200,26 +226,28 @@ async fn load(connection: &mut PgConnection, list: impl Read) -> Result<(), Back
     .execute(&mut *connection)
     .await?;
     let mut list = BufReader::new(list);
-    let delimiter = find_delimiter(&mut list).map_err(|error| read_error(error.into()))?;
+    let delimiter = find_delimiter(&mut list).map_err(|error| read_error(error.into(), 1))?;
+    let list = LineLimit { list, left: LINE_LEN_MAX };
     let mut csv = csv::ReaderBuilder::new().flexible(true).delimiter(delimiter).from_reader(list);
-    let columns = Columns::find(csv.headers().map_err(read_error)?)?;
+    let columns = Columns::find(csv.headers().map_err(|error| read_error(error, 1))?)?;
     let mut copy = connection.copy_in_raw("copy listed from stdin with (format csv)").await?;
     let mut buffer = csv::Writer::from_writer(Vec::with_capacity(BUFFER_LEN));
     let (mut bad_lines, mut bad_count) = (Vec::new(), 0_u64);
     let mut record = csv::StringRecord::new();
     loop {
         let line = csv.position().line();
+        csv.get_mut().left = LINE_LEN_MAX;
         let result = match csv.read_record(&mut record) {
             Ok(false) => break,
             Ok(true) => columns.read(&record),
             Err(error) if matches!(error.kind(), csv::ErrorKind::Utf8 { .. }) => Err("it is not UTF-8"),
-            Err(error) => return Err(read_error(error)),
+            Err(error) => return Err(read_error(error, line)),
         };
         let line = record.position().map_or(line, csv::Position::line);
         match result {
             Ok((reference, amount, currency)) => buffer
                 .write_record([line.to_string().as_str(), reference, &amount.to_plain_string(), &currency])
-                .map_err(read_error)?,
+                .map_err(|error| read_error(error, line))?,
             Err(reason) => {
                 bad_count += 1;
                 if bad_lines.len() < BAD_LINES_MAX {
@@ -228,7 +256,7 @@ async fn load(connection: &mut PgConnection, list: impl Read) -> Result<(), Back
             }
         }
         if buffer.get_ref().len() > BUFFER_LEN {
-            buffer.flush().map_err(|error| read_error(error.into()))?;
+            buffer.flush().map_err(|error| read_error(error.into(), line))?;
             copy.send(buffer.get_ref().as_slice()).await?;
             buffer = csv::Writer::from_writer(Vec::with_capacity(BUFFER_LEN));
         }
@@ -251,6 +279,31 @@ fn find_delimiter(list: &mut impl BufRead) -> io::Result<u8> {
     Ok(if header.contains(&b';') && !header.contains(&b',') { b';' } else { b',' })
 }
 
-fn read_error(error: csv::Error) -> BackOfficeError {
-    BackOfficeError::refused(format!("cannot read the list: {error}"))
+/// The list. Reading fails when a line is longer than [`LINE_LEN_MAX`], with what the reader has in memory.
+struct LineLimit<List> {
+    list: List,
+    /// How many bytes may be read until the end of the line.
+    left: usize,
+}
+
+impl<List: Read> Read for LineLimit<List> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.left == 0 {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        let length = self.list.read(buffer)?;
+        self.left = self.left.saturating_sub(length);
+        Ok(length)
+    }
+}
+
+/// `line`: the line that was read.
+fn read_error(error: csv::Error, line: u64) -> BackOfficeError {
+    match error.kind() {
+        csv::ErrorKind::Io(io) if io.kind() == io::ErrorKind::FileTooLarge => {
+            let limit = LINE_LEN_MAX / 1024;
+            BackOfficeError::refused(format!("line {line} of the list is longer than {limit} KiB: is a quotation mark missing?"))
+        }
+        _ => BackOfficeError::refused(format!("cannot read the list: {error}")),
+    }
 }

@@ -1,6 +1,5 @@
 -- Compares the list (`listed`) with the payments that have a reference, into `compared`. The payments of the times $1 to
--- $2 (UTC, exclusive end; null: between the first and the last payment that the list names) must be in the list.
--- $3: only those of this API user (null: of all).
+-- $2 (UTC, exclusive end; null: none) must be in the list. $3: only those of this API user (null: of all).
 --
 -- A refund can be outside of these times: the sum of all payments of a reference agrees, or the sum of those within.
 -- The amounts are equal if they are after rounding to the decimals of the list, at least two: providers round. A top-up
@@ -11,17 +10,13 @@ with theirs as materialized (
     from listed group by reference, currency
 ), named as materialized (
     select distinct reference from listed
-), bounds as materialized (
-    select
-        coalesce($1::text::timestamp, min(p.date_added)) as starts_at,
-        coalesce($2::text::timestamp, max(p.date_added) + interval '1 microsecond') as ends_at
-    from named n join payments p on p.reference = n.reference and p.kind in ('sale', 'top_up', 'refill')
 ), wanted as materialized (
     select reference from named
     union
     select p.reference
-    from bounds join payments p on p.date_added >= bounds.starts_at and p.date_added < bounds.ends_at
-    where p.reference is not null and p.kind in ('sale', 'top_up', 'refill') and ($3::integer is null or p.caller_id = $3)
+    from payments p
+    where p.date_added >= $1::text::timestamp and p.date_added < $2::text::timestamp
+        and p.reference is not null and p.kind in ('sale', 'top_up', 'refill') and ($3::integer is null or p.caller_id = $3)
 ), paid as (
     select p.reference, p.currency, p.amount, p.tax, p.tax_included, p.date_added
     from wanted w join payments p on p.reference = w.reference
@@ -34,9 +29,9 @@ with theirs as materialized (
     where p.kind in ('sale', 'top_up', 'refill') and r.kind = 'refund' and r.reference is null
 ), ours as (
     select reference, upper(currency) as currency, sum(gross) as gross, sum(gross) filter (where is_within) as gross_within
-    from paid, bounds, lateral (
+    from paid, lateral (
         select coalesce(amount, 0) + case when tax_included then 0 else coalesce(tax, 0) end as gross,
-            date_added >= starts_at and date_added < ends_at as is_within
+            date_added >= $1::text::timestamp and date_added < $2::text::timestamp as is_within
     ) payment
     group by reference, upper(currency)
 )

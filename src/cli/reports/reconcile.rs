@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::PeriodOptions;
-use crate::back_office::reports::reconciliation::{Difference, Reconciliation, Summary};
+use crate::back_office::reports::reconciliation::{Difference, Reconciliation, Span, Summary};
 use crate::cli::database::with_database;
 use crate::cli::output_file::{OutputFile, csv_to_io_error};
 use crate::cli::report::format_table;
@@ -45,7 +45,7 @@ pub(super) async fn run(options: &Options, config: &Config) -> Result<Report, Co
     let open_error = |error| CommandError::failed(format!("cannot open {}: {error}", options.file.display()));
     let list = File::open(&options.file).map_err(open_error)?;
     let output = options.output.as_deref().map(OutputFile::create).transpose()?;
-    let (summary, printed) = with_database(config, async |pool| {
+    let (span, summary, printed) = with_database(config, async |pool| {
         let (days, time_zone) = (options.period.named_days(), &options.period.time_zone);
         let user_id = match &options.user {
             Some(name) => Some(find_user(pool, name).await?.id),
@@ -53,13 +53,16 @@ pub(super) async fn run(options: &Options, config: &Config) -> Result<Report, Co
         };
         let mut reconciliation = Reconciliation::run(pool, list, days.as_ref(), time_zone, user_id).await?;
         let summary = reconciliation.summarize().await?;
-        Ok((summary, collect_differences(&mut reconciliation, output.as_ref()).await?))
+        let printed = collect_differences(&mut reconciliation, output.as_ref()).await?;
+        Ok((reconciliation.span, summary, printed))
     })
     .await?;
     output.map(OutputFile::finish).transpose()?;
     let is_equal = summary.is_equal();
-    let text = format_text(&summary, &printed, options);
-    let json = json!({ "summary": summary, "differences": printed, "output": options.output });
+    let text = format!("{}\n{}", format_span(&span), format_text(&summary, &printed, options));
+    let Span { from, to, time_zone, .. } = span;
+    let json = json!({ "from": from, "to": to, "time_zone": time_zone, "summary": summary, "differences": printed,
+        "output": options.output });
     Ok(Report::new(text, json).fail_unless(is_equal))
 }
 
@@ -108,6 +111,16 @@ impl<'a> Line<'a> {
             paid: difference.paid.as_ref().map(|amount| amount.to_plain_string()),
             line: difference.line,
         }
+    }
+}
+
+fn format_span(span: &Span) -> String {
+    match (&span.from, &span.to) {
+        (Some(from), Some(to)) => {
+            let origin = if span.has_days { "" } else { ", from the first to the last payment that the list names" };
+            format!("{from} to {to} ({}){origin}", span.time_zone)
+        }
+        _ => "The list names no payment.".to_owned(),
     }
 }
 

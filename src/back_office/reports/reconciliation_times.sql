@@ -1,0 +1,7 @@
+-- The first and the last payment that the list (`listed`) names: the times of both (UTC, exclusive end), and the same in the
+-- time zone $1 for the operator. Null: the list names no payment.
+select min(p.date_added)::text, (max(p.date_added) + interval '1 microsecond')::text,
+    to_char(min(p.date_added) at time zone 'utc' at time zone $1, 'YYYY-MM-DD HH24:MI:SS'),
+    to_char(max(p.date_added) at time zone 'utc' at time zone $1, 'YYYY-MM-DD HH24:MI:SS')
+from (select distinct reference from listed) named
+    join payments p on p.reference = named.reference and p.kind in ('sale', 'top_up', 'refill')
