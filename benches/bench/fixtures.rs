@@ -113,7 +113,10 @@ impl BenchEnvironment {
     pub fn start_server(&self, settings: &[(&str, &str)]) -> ServerProcess {
         let socket = self.connect_options.get_socket().unwrap().display().to_string();
         let url = format!("postgres://mortise:{}@localhost/mortise?host={socket}", self.password);
-        ServerProcess::start(Command::new(env!("CARGO_BIN_EXE_mortise")).env("DATABASE_URL", url), settings)
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mortise"));
+        // For the file with the address of the server.
+        command.env("DATABASE_URL", url).env("MORTISE_DATA_DIR", self.scratch_dir().join("data"));
+        ServerProcess::start(&mut command, settings)
     }
 
     /// A directory for temporary files.

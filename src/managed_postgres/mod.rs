@@ -9,9 +9,10 @@
 //! | `postgres/` | the cluster |
 //! | `run/` | the socket; in `/tmp` instead if this path is too long or has special characters |
 //! | `postgres.log` | the log of PostgreSQL |
-//! | `address` | the address that the running server listens on |
+//! | `address` | the address that the running server listens on ([`address`]) |
 //! | `superuser_password`, `password` | of the roles `postgres` and `mortise` |
 
+pub mod address;
 pub mod data_directory;
 pub mod error;
 mod files;
@@ -20,7 +21,6 @@ pub mod os_user;
 mod postmaster;
 
 use std::fs::{self, File, OpenOptions};
-use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -43,7 +43,6 @@ use crate::managed_postgres::installation::{SUPERUSER, build_command, find_binar
 use crate::managed_postgres::os_user::OsUser;
 
 const ROLE: &str = "mortise";
-const ADDRESS_FILE: &str = "address";
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// How long the start waits for the exit of processes of a killed PostgreSQL.
 const STALE_PROCESS_TIMEOUT: Duration = Duration::from_secs(4);
@@ -152,17 +151,6 @@ impl ManagedPostgres {
         Ok(password.trim().to_owned().into())
     }
 
-    /// Writes the address that the server listens on to the data directory, for commands that run beside it.
-    pub fn publish_address(&self, address: SocketAddr) -> Result<(), ManagedPostgresError> {
-        let path = self.data_dir.join(ADDRESS_FILE);
-        files::write_private(&path, &format!("{address}\n"), None).map_err(io_error_at(&path))
-    }
-
-    /// Returns the address that the server on the data directory listens on. `None`: no server has published one.
-    pub fn published_address(data_dir: &Path) -> Option<SocketAddr> {
-        files::read(&data_dir.join(ADDRESS_FILE)).ok()?.trim().parse().ok()
-    }
-
     /// Returns the options that the server connects with, as a role without superuser rights.
     pub fn connect_options(&self) -> PgConnectOptions {
         build_connect_options(&self.socket_dir, ROLE, self.password.expose_secret(), ROLE)
@@ -265,7 +253,6 @@ impl ManagedPostgres {
 
     /// Stops PostgreSQL, started or adopted. Open transactions are rolled back; committed data is on disk.
     pub async fn stop(self) {
-        let _ = fs::remove_file(self.data_dir.join(ADDRESS_FILE));
         // A PostgreSQL that was just started may not have written postmaster.pid yet.
         let child_pid = self.child.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(Pid::from_child);
         let running_child_pid = child_pid.filter(|_| !self.child_has_exited());

@@ -36,6 +36,7 @@ use crate::jobs;
 use crate::jobs::stock_vacuum::StockVacuum;
 use crate::locks::Locks;
 use crate::mail::{MailError, Mailer};
+use crate::managed_postgres::address::PublishedAddress;
 use crate::managed_postgres::error::ManagedPostgresError;
 use crate::managed_postgres::{ManagedPostgres, default_data_dir};
 use crate::sales::batcher::SaleBatcher;
@@ -84,12 +85,12 @@ pub async fn serve(config: Config, demo: bool) -> Result<(), ServerError> {
     let stop = cancelled_on_signal()?;
     let url = config.database_url.expose_secret();
     if !url.is_empty() {
-        return serve_with_database(db::parse_url(url)?, config, demo, None, stop).await;
+        return serve_with_database(db::parse_url(url)?, config, demo, stop).await;
     }
     let managed = ManagedPostgres::prepare(&data_dir(&config)).await?;
     let result = match stop.run_until_cancelled(managed.start()).await {
         Some(Ok(())) => tokio::select! {
-            result = serve_with_database(managed.connect_options(), config, demo, Some(&managed), stop) => result,
+            result = serve_with_database(managed.connect_options(), config, demo, stop) => result,
             () = managed.restart_on_exit() => Ok(()),
         },
         Some(Err(error)) => Err(error.into()),
@@ -132,7 +133,6 @@ async fn serve_with_database(
     options: sqlx::postgres::PgConnectOptions,
     config: Config,
     demo: bool,
-    managed: Option<&ManagedPostgres>,
     stop: CancellationToken,
 ) -> Result<(), ServerError> {
     let Some(start_pool) = stop.run_until_cancelled(prepare_database(options, &config, demo)).await.transpose()? else {
@@ -140,7 +140,7 @@ async fn serve_with_database(
     };
     let pool = Pool::from(start_pool.clone());
     start_pool.close().await;
-    let result = run(pool.clone(), config, demo, managed, stop).await;
+    let result = run(pool.clone(), config, demo, stop).await;
     // Limited: a database that does not answer must not block the shutdown.
     let _ = tokio::time::timeout(SHUTDOWN_FLUSH_TIMEOUT, pool.close()).await;
     result
@@ -224,19 +224,12 @@ async fn run(
     pool: Pool,
     config: Config,
     demo: bool,
-    managed: Option<&ManagedPostgres>,
     stop: CancellationToken,
 ) -> Result<(), ServerError> {
     let listen = config.listen;
     let (state, audit_writer) = build_app_state(config, pool)?;
     let audit_writer = tokio::spawn(audit_writer);
     let listener = TcpListener::bind(listen).await.map_err(|error| ServerError::Listen(listen, error))?;
-    if let Some(managed) = managed {
-        // Without the file, commands use the address in the settings.
-        if let Err(error) = managed.publish_address(listener.local_addr()?) {
-            tracing::warn!(%error, "cannot publish the address of the server");
-        }
-    }
     let metrics_listener = match state.config.metrics_listen {
         None => None,
         Some(address) => Some(TcpListener::bind(address).await.map_err(|error| ServerError::Listen(address, error))?),
@@ -249,6 +242,7 @@ async fn run(
     if let Some(listener) = &metrics_listener {
         tracing::info!("listening on http://{}/metrics", listener.local_addr()?);
     }
+    let _published_address = publish_address(&state.config, listener.local_addr()?);
     tracing::info!("listening on http://{}{}/api/", listener.local_addr()?, state.config.prefix);
     notify_service_manager(NotifyState::Ready);
     let requests = listener::serve(listener, router::build_service(state.clone()), &state.config, stop.clone());
@@ -275,6 +269,24 @@ async fn run(
         tracing::warn!(timeout = ?SHUTDOWN_FLUSH_TIMEOUT, "audit queue not written before shutdown, rows lost");
     }
     Ok(())
+}
+
+/// Publishes the address until the result is dropped. Without it, commands use the address in the settings.
+fn publish_address(config: &Config, address: SocketAddr) -> Option<PublishedAddress> {
+    let url = config.database_url.expose_secret();
+    let database = if url.is_empty() { None } else { db::parse_url(url).ok() };
+    match PublishedAddress::publish(&data_dir(config), database.as_ref(), address) {
+        Ok(published) => Some(published),
+        Err(error) if database.is_none() => {
+            tracing::warn!(%error, "cannot publish the address of the server");
+            None
+        }
+        // Without a local PostgreSQL, nothing else needs the data directory: often, it cannot be written.
+        Err(error) => {
+            tracing::debug!(%error, "cannot publish the address of the server");
+            None
+        }
+    }
 }
 
 /// Notifies systemd or another service manager; does nothing if `NOTIFY_SOCKET` is not set. Does not wait: the send

@@ -26,11 +26,14 @@ impl Program {
 
     /// Returns the command that starts the program with these settings.
     pub async fn command(database: &str, settings: &[(&str, &str)]) -> Command {
-        let url = format!("postgres://postgres@localhost/{database}?host={}", postgres::socket_dir().await.display());
+        let socket_dir = postgres::socket_dir().await;
+        let url = format!("postgres://postgres@localhost/{database}?host={}", socket_dir.display());
         let mut command = Command::new(env!("CARGO_BIN_EXE_mortise"));
         command
             .args(["serve", "--listen", "127.0.0.1:0"])
             .env("DATABASE_URL", url)
+            // For the file with the address of the server.
+            .env("MORTISE_DATA_DIR", socket_dir.join("data"))
             .envs(settings.iter().map(|(name, value)| (format!("MORTISE_{}", name.to_uppercase()), value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -2,8 +2,10 @@
 
 use std::path::Path;
 
-use super::{CommandOutput, run_command};
+use super::{CommandOutput, run_command, url};
 use crate::harness::process::{self, create_data_dir, postmaster_pid, start};
+use crate::harness::program::Program;
+use crate::harness::{FIXTURE_SQL, postgres};
 
 fn run(data: &Path, arguments: &[&str]) -> CommandOutput {
     let mut command = super::command(arguments);
@@ -65,6 +67,65 @@ async fn commands_work_with_and_without_a_running_server() {
     let server = start(process::serve_command(data.path()));
     assert!(server.buy_cards().await.contains("Incorrect hash"));
     server.stop();
+}
+
+/// A server on a given database publishes its address too. A server that was killed does not run any more.
+#[tokio::test]
+async fn address_of_a_server_on_a_given_database_is_found() {
+    let (database, other) = (postgres::create_database(FIXTURE_SQL).await, postgres::create_database("").await);
+    let data = tempfile::tempdir().unwrap();
+    let data_dir = data.path().join("new");
+    let start = async || {
+        let mut command = Program::command(&database, &[]).await;
+        command.env("MORTISE_DATA_DIR", &data_dir);
+        Program::start(command)
+    };
+    let run = async |database: &str, arguments: &[&str]| {
+        let mut command = super::command(arguments);
+        command.env("MORTISE_DATA_DIR", &data_dir).env("DATABASE_URL", url(database).await);
+        run_command(command, "")
+    };
+    let sign = ["sign", "card_from_group_sell", "id=6", "--key-of", "admin"];
+    let server = start().await;
+    let health = run(&database, &["healthcheck"]).await;
+    assert_eq!((health.code, health.stdout.as_str()), (0, "ready\n"), "{health:?}");
+    let signed = run(&database, &sign).await;
+    assert!(signed.stdout.contains(&format!(" http://{}/billing/api/", server.address)), "{signed:?}");
+    let doctor = run(&database, &["doctor"]).await;
+    assert!(doctor.stdout.contains(&format!("valid; the server listens on {}\n", server.address)), "{doctor:?}");
+    let named = run(&database, &[&sign[..], &["--listen", "[::]:99"]].concat()).await;
+    assert!(named.stdout.contains(" http://[::1]:99/billing/api/"), "{named:?}");
+    // The server of another database.
+    let doctor = run(&other, &["doctor"]).await;
+    assert!(doctor.stdout.contains("valid; the server listens on 127.0.0.1:3000\n"), "{doctor:?}");
+    // The address of the server that was started last, as long as it runs.
+    let second = start().await;
+    let signed = run(&database, &sign).await;
+    assert!(signed.stdout.contains(&format!(" http://{}/billing/api/", second.address)), "{signed:?}");
+    server.stop();
+    let signed = run(&database, &sign).await;
+    assert!(signed.stdout.contains(&format!(" http://{}/billing/api/", second.address)), "{signed:?}");
+    let from_settings = async || {
+        let signed = run(&database, &sign).await;
+        assert!(signed.stdout.contains(" http://127.0.0.1:3000/billing/api/"), "{signed:?}");
+    };
+    // Kills it.
+    drop(second);
+    assert_eq!(std::fs::read_dir(&data_dir).unwrap().count(), 1);
+    from_settings().await;
+    start().await.stop();
+    assert_eq!(std::fs::read_dir(&data_dir).unwrap().count(), 0);
+    from_settings().await;
+}
+
+/// Without a directory that can be written, the server works, and the address is that of the settings.
+#[tokio::test]
+async fn address_that_cannot_be_published_is_that_of_the_settings() {
+    let database = postgres::create_database(FIXTURE_SQL).await;
+    let mut command = Program::command(&database, &[]).await;
+    command.env("MORTISE_DATA_DIR", "/dev/null");
+    let log = Program::start(command).stop();
+    assert!(!log.contains("cannot publish"), "{log}");
 }
 
 /// The first start after `mortise migrate` finds an empty database and creates the admin.
