@@ -6,34 +6,17 @@ use std::path::{Path, PathBuf};
 use mortise::back_office::backup::ClientEnvironment;
 use mortise::managed_postgres::installation::find_binaries;
 use serde_json::Value;
-use tempfile::TempDir;
 
-use super::{CommandOutput, Operator, command, run_command, url};
+use super::{CommandOutput, Files, command, run_command, url};
 use crate::harness::process::{self, create_data_dir, start};
 use crate::harness::{postgres, server_on_database};
 
-/// An operator with a directory for backups.
-struct Office {
-    operator: Operator,
-    directory: TempDir,
+fn back_up(files: &Files, name: &str) -> CommandOutput {
+    files.operator.run(&["backup", files.path(name).to_str().unwrap()])
 }
 
-impl Office {
-    async fn new() -> Self {
-        Self { operator: Operator::new().await, directory: tempfile::tempdir().unwrap() }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    fn back_up(&self, name: &str) -> CommandOutput {
-        self.operator.run(&["backup", self.path(name).to_str().unwrap()])
-    }
-
-    async fn restore(&self, name: &str, database: &str) -> CommandOutput {
-        run_on(&url(database).await, &["restore", self.path(name).to_str().unwrap()])
-    }
+async fn restore(files: &Files, name: &str, database: &str) -> CommandOutput {
+    run_on(&url(database).await, &["restore", files.path(name).to_str().unwrap()])
 }
 
 fn run_on(url: &str, arguments: &[&str]) -> CommandOutput {
@@ -44,10 +27,10 @@ fn run_on(url: &str, arguments: &[&str]) -> CommandOutput {
 
 #[tokio::test]
 async fn restored_database_has_each_row_and_sells_on() {
-    let office = Office::new().await;
+    let office = Files::new("").await;
     let server = &office.operator.server;
     server.post_signed("card_from_group_sell", "u=admin&id=6", "6").await;
-    let backup = office.back_up("a.dump");
+    let backup = back_up(&office, "a.dump");
     assert_eq!((backup.code, backup.stderr.as_str()), (0, ""), "{backup:?}");
     assert!(
         backup.stdout.contains("with 13 cards, 1 payments and 11 users.\nChecked: each row is there; the schema, the stock and the ledger are correct.\n"),
@@ -61,7 +44,7 @@ async fn restored_database_has_each_row_and_sells_on() {
     let sold = server.post_signed("card_from_group_sell", "u=admin&id=6", "6").await.body;
 
     let database = postgres::create_empty_database("encoding 'UTF8'").await;
-    let restored = office.restore("a.dump", &database).await;
+    let restored = restore(&office, "a.dump", &database).await;
     assert_eq!((restored.code, restored.stderr.as_str()), (0, ""), "{restored:?}");
     assert!(
         restored.stdout.contains("with 13 cards, 1 payments and 11 users.\nChecked: each row is there; the schema"),
@@ -77,9 +60,9 @@ async fn restored_database_has_each_row_and_sells_on() {
 
 #[tokio::test]
 async fn backup_replaces_no_file() {
-    let office = Office::new().await;
+    let office = Files::new("").await;
     std::fs::write(office.path("a.dump"), "precious").unwrap();
-    let refused = office.back_up("a.dump");
+    let refused = back_up(&office, "a.dump");
     assert!(refused.code == 1 && refused.stderr.contains("File exists"), "{refused:?}");
     assert_eq!(std::fs::read_to_string(office.path("a.dump")).unwrap(), "precious");
 }
@@ -87,7 +70,7 @@ async fn backup_replaces_no_file() {
 /// Damaged data is backed up all the same, and named.
 #[tokio::test]
 async fn problems_of_the_data_are_reported() {
-    let office = Office::new().await;
+    let office = Files::new("").await;
     office
         .operator
         .server
@@ -98,7 +81,7 @@ async fn problems_of_the_data_are_reported() {
              alter table cards drop constraint cards_sold",
         )
         .await;
-    let backup = office.back_up("a.dump");
+    let backup = back_up(&office, "a.dump");
     assert_eq!(backup.code, 1, "{backup:?}");
     for problem in [
         "PROBLEM constraint cards.cards_sold is missing",
@@ -109,7 +92,7 @@ async fn problems_of_the_data_are_reported() {
         assert!(backup.stdout.contains(problem), "{problem}: {}", backup.stdout);
     }
     let database = postgres::create_empty_database("encoding 'UTF8'").await;
-    let restored = office.restore("a.dump", &database).await;
+    let restored = restore(&office, "a.dump", &database).await;
     assert!(
         restored.code == 1 && restored.stdout.contains("PROBLEM constraint cards.cards_sold is missing"),
         "{restored:?}"
@@ -118,8 +101,8 @@ async fn problems_of_the_data_are_reported() {
 
 #[tokio::test]
 async fn restore_replaces_nothing() {
-    let office = Office::new().await;
-    assert_eq!(office.back_up("a.dump").code, 0);
+    let office = Files::new("").await;
+    assert_eq!(back_up(&office, "a.dump").code, 0);
     let refused = run_on(&office.operator.url, &["restore", office.path("a.dump").to_str().unwrap()]);
     assert!(refused.code == 1 && refused.stderr.contains("mortise: the database is not empty (it has "), "{refused:?}");
     assert!(refused.stderr.contains("and a restore replaces nothing"), "{refused:?}");
@@ -128,28 +111,28 @@ async fn restore_replaces_nothing() {
     let options = postgres::connect_options(&database).await;
     let pool = sqlx::PgPool::connect_with(options).await.unwrap();
     sqlx::raw_sql("create schema other; create table other.notes (id integer)").execute(&pool).await.unwrap();
-    let refused = office.restore("a.dump", &database).await;
+    let refused = restore(&office, "a.dump", &database).await;
     assert!(refused.code == 1 && refused.stderr.contains("it has 1 tables"), "{refused:?}");
     // A server that starts holds this lock.
     sqlx::raw_sql("drop schema other cascade").execute(&pool).await.unwrap();
     let mut starting = pool.acquire().await.unwrap();
     sqlx::raw_sql("select pg_advisory_lock(hashtextextended('migrate', 0))").execute(&mut *starting).await.unwrap();
-    let refused = office.restore("a.dump", &database).await;
+    let refused = restore(&office, "a.dump", &database).await;
     assert!(refused.code == 1 && refused.stderr.contains("a server is starting on this database"), "{refused:?}");
     starting.close().await.unwrap();
-    assert_eq!(office.restore("a.dump", &database).await.code, 0);
+    assert_eq!(restore(&office, "a.dump", &database).await.code, 0);
 }
 
 #[tokio::test]
 async fn damaged_and_foreign_files_are_refused_before_anything_is_written() {
-    let office = Office::new().await;
-    assert_eq!(office.back_up("a.dump").code, 0);
+    let office = Files::new("").await;
+    assert_eq!(back_up(&office, "a.dump").code, 0);
     let dump = std::fs::read(office.path("a.dump")).unwrap();
     std::fs::write(office.path("short.dump"), &dump[..dump.len() - dump.len() / 4]).unwrap();
     std::fs::write(office.path("text.dump"), "this is no dump").unwrap();
     let database = postgres::create_empty_database("encoding 'UTF8'").await;
     for name in ["short.dump", "text.dump"] {
-        let refused = office.restore(name, &database).await;
+        let refused = restore(&office, name, &database).await;
         assert!(
             refused.code == 1 && refused.stderr.contains("the file is not a complete dump of pg_dump --format=custom"),
             "{name}: {refused:?}"
@@ -157,12 +140,12 @@ async fn damaged_and_foreign_files_are_refused_before_anything_is_written() {
     }
     // A newer version, and another program's database.
     office.operator.server.execute("insert into _sqlx_migrations (version, description, success, checksum, execution_time) values (99990001, '', true, '', 0)").await;
-    let refused = office.back_up("refused.dump");
+    let refused = back_up(&office, "refused.dump");
     assert!(refused.code == 1 && refused.stderr.contains("last used by a newer Mortise"), "{refused:?}");
     let mut dump = std::process::Command::new(programs().await.join("pg_dump"));
     dump.args(["--format=custom", "--file"]).arg(office.path("newer.dump")).arg(&office.operator.url);
     assert!(dump.status().unwrap().success());
-    let refused = office.restore("newer.dump", &database).await;
+    let refused = restore(&office, "newer.dump", &database).await;
     assert!(
         refused.code == 1 && refused.stderr.contains("of a newer Mortise (it has migration 99990001)"),
         "{refused:?}"
@@ -171,7 +154,7 @@ async fn damaged_and_foreign_files_are_refused_before_anything_is_written() {
     let mut dump = std::process::Command::new(programs().await.join("pg_dump"));
     dump.args(["--format=custom", "--file"]).arg(office.path("other.dump")).arg(url(&other).await);
     assert!(dump.status().unwrap().success());
-    let refused = office.restore("other.dump", &database).await;
+    let refused = restore(&office, "other.dump", &database).await;
     assert!(refused.code == 1 && refused.stderr.contains("is not a dump of a database of Mortise"), "{refused:?}");
     let tables = sqlx::PgPool::connect_with(postgres::connect_options(&database).await).await.unwrap();
     let count: i64 = sqlx::query_scalar("select count(*) from pg_tables where schemaname = 'public'")
@@ -188,7 +171,7 @@ async fn programs() -> PathBuf {
 /// An empty database, or one of another program, has nothing that a restore could use.
 #[tokio::test]
 async fn database_of_another_program_is_not_backed_up() {
-    let office = Office::new().await;
+    let office = Files::new("").await;
     let database = postgres::create_empty_database("encoding 'UTF8'").await;
     let back_up = async || run_on(&url(&database).await, &["backup", office.path("a.dump").to_str().unwrap()]);
     let refused = back_up().await;
@@ -203,29 +186,29 @@ async fn database_of_another_program_is_not_backed_up() {
 /// A check that cannot run does not cost the backup.
 #[tokio::test]
 async fn backup_is_kept_if_a_check_fails() {
-    let office = Office::new().await;
+    let office = Files::new("").await;
     office.operator.server.execute("alter view card_stock_differences rename to other").await;
-    let backup = office.back_up("a.dump");
+    let backup = back_up(&office, "a.dump");
     assert_eq!(backup.code, 1, "{backup:?}");
     let problem = "PROBLEM a check failed, and those after it were left out: ";
     assert!(backup.stdout.contains(problem), "{backup:?}");
     assert!(office.path("a.dump").exists());
     let database = postgres::create_empty_database("encoding 'UTF8'").await;
-    let restored = office.restore("a.dump", &database).await;
+    let restored = restore(&office, "a.dump", &database).await;
     assert!(restored.code == 1 && restored.stdout.contains(problem), "{restored:?}");
 }
 
 #[tokio::test]
 async fn tables_of_other_schemas_and_of_extensions_are_told_apart() {
-    let office = Office::new().await;
+    let office = Files::new("").await;
     let statements = r#"create schema "a ""b"".c"; create table "a ""b"".c".cards (id integer);
         insert into "a ""b"".c".cards values (1);
         create table notes (id integer); insert into notes values (1); alter extension plpgsql add table notes"#;
     office.operator.server.execute(statements).await;
-    let backup = office.back_up("a.dump");
+    let backup = back_up(&office, "a.dump");
     assert!(backup.stdout.contains("with 13 cards, 0 payments and 11 users"), "{backup:?}");
     let database = postgres::create_empty_database("encoding 'UTF8'").await;
-    let restored = office.restore("a.dump", &database).await;
+    let restored = restore(&office, "a.dump", &database).await;
     assert!(restored.stdout.contains("with 13 cards, 0 payments and 11 users"), "{restored:?}");
     let pool = sqlx::PgPool::connect_with(postgres::connect_options(&database).await).await.unwrap();
     let count: i64 = sqlx::query_scalar(r#"select count(*) from "a ""b"".c".cards"#).fetch_one(&pool).await.unwrap();
@@ -235,13 +218,13 @@ async fn tables_of_other_schemas_and_of_extensions_are_told_apart() {
 /// A server would find no tables, and create new ones.
 #[tokio::test]
 async fn restore_into_an_invisible_schema_fails() {
-    let office = Office::new().await;
+    let office = Files::new("").await;
     office.operator.server.execute(r#"alter schema public rename to "My Shop""#).await;
     let mut dump = std::process::Command::new(programs().await.join("pg_dump"));
     dump.args(["--format=custom", "--file"]).arg(office.path("a.dump")).arg(&office.operator.url);
     assert!(dump.status().unwrap().success());
     let database = postgres::create_empty_database("encoding 'UTF8'").await;
-    let failed = office.restore("a.dump", &database).await;
+    let failed = restore(&office, "a.dump", &database).await;
     assert!(failed.code == 1 && failed.stderr.contains("in a schema that is not in the search_path"), "{failed:?}");
 }
 
@@ -261,7 +244,7 @@ fn programs_connect_as_the_commands_do() {
 /// Only programs of the server's version are used: a sentence says what to install.
 #[tokio::test]
 async fn programs_of_another_version_are_refused() {
-    let office = Office::new().await;
+    let office = Files::new("").await;
     let binaries = office.path("bin");
     std::fs::create_dir(&binaries).unwrap();
     for (version, major) in [("9.6.24", 9), ("99.1", 99)] {
@@ -282,7 +265,7 @@ async fn programs_of_another_version_are_refused() {
 /// The programs get the password in their environment, which other users cannot read.
 #[tokio::test]
 async fn password_is_in_no_argument() {
-    let office = Office::new().await;
+    let office = Files::new("").await;
     let binaries = office.path("bin");
     std::fs::create_dir(&binaries).unwrap();
     let real = programs().await;

@@ -29,9 +29,11 @@ mod tariffs_retail;
 mod users;
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
+use tempfile::TempDir;
 
 use crate::harness::process::installation_env;
 use crate::harness::{FIXTURE_SQL, Reply, Server, hash, postgres, server_on_database};
@@ -114,6 +116,32 @@ impl Operator {
         let actions = "select action from actions
             where action not in ('error', 'card_sell_over_api', 'card_payment_created')";
         self.server.assert_rows(actions, &[]).await;
+    }
+}
+
+/// An operator with a directory for files.
+struct Files {
+    operator: Operator,
+    directory: TempDir,
+}
+
+impl Files {
+    /// With what these statements insert.
+    async fn new(sql: &str) -> Self {
+        let operator = Operator::new().await;
+        operator.server.execute(sql).await;
+        Self { operator, directory: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Writes a file; returns its path.
+    fn write(&self, name: &str, content: impl AsRef<[u8]>) -> String {
+        let path = self.path(name);
+        std::fs::write(&path, content).unwrap();
+        path.to_str().unwrap().to_owned()
     }
 }
 

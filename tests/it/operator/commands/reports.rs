@@ -1,14 +1,12 @@
 //! `mortise report`.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::str::FromStr;
 
 use bigdecimal::BigDecimal;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
-use super::{CommandOutput, Operator};
+use super::{CommandOutput, Files, Operator};
 
 /// Payments of two shops (users 2 and 6) and of a command, in two groups, with refunds, and payments that count as no
 /// sale. The ids of the cards: 1 to 3 are in group 6, 7 in group 7, 12 and 13 in the reseller's group 12.
@@ -381,34 +379,17 @@ async fn stock_lasts_as_long_as_at_the_last_pace() {
     );
 }
 
-/// An operator with a directory for lists.
-struct Lists {
-    operator: Operator,
-    directory: TempDir,
-}
-
-impl Lists {
-    async fn new() -> Self {
-        Self { operator: operator().await, directory: tempfile::tempdir().unwrap() }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    fn reconcile(&self, list: impl AsRef<[u8]>, options: &[&str]) -> CommandOutput {
-        let path = self.path("list.csv");
-        std::fs::write(&path, list).unwrap();
-        self.operator.run(&[&["report", "reconcile", path.to_str().unwrap()], options].concat())
-    }
+fn reconcile(files: &Files, list: impl AsRef<[u8]>, options: &[&str]) -> CommandOutput {
+    let path = files.write("list.csv", list);
+    files.operator.run(&[&["report", "reconcile", &path], options].concat())
 }
 
 #[tokio::test]
 async fn list_of_a_payment_provider_is_compared() {
-    let lists = Lists::new().await;
+    let lists = Files::new(PAYMENTS).await;
     // The payments with tax. A1 has 11.900000000000001: amounts are compared with the decimals of the list.
     let complete = "\u{feff}Reference,Date,Amount,Currency\r\nA1,x,11.90,USD\r\nA3,x,10,usd\r\nA2,x,11.9,USD\r\nA2,x,-11.90,USD\r\nR1,x,5.0,EUR\r\n";
-    let equal = lists.reconcile(complete, &[]);
+    let equal = reconcile(&lists, complete, &[]);
     assert_eq!(
         (equal.code, equal.stdout.as_str()),
         (
@@ -420,7 +401,7 @@ async fn list_of_a_payment_provider_is_compared() {
     );
     // A2 was refunded here, but not by the provider. A3 lies between A1 and R1, and is missing.
     let output = lists.path("differences.csv");
-    let different = lists.reconcile(
+    let different = reconcile(&lists, 
         "reference;amount;currency\nA1;11.90;USD\nA2;11.90;USD\n=X;3;EUR\nR1;5;USD\n",
         &["--output", output.to_str().unwrap()],
     );
@@ -450,7 +431,7 @@ async fn list_of_a_payment_provider_is_compared() {
          missing_in_list,A3,USD,,10.0,\nmissing_in_list,R1,EUR,,5.0,\nmissing_here,R1,USD,5.0,,5\n"
     );
     // The days limit what must be in the list, not what may be in it.
-    let json = lists.reconcile("reference,amount,currency\nA1,11.90,USD\n", &["--from", "2026-11-02", "--json"]);
+    let json = reconcile(&lists, "reference,amount,currency\nA1,11.90,USD\n", &["--from", "2026-11-02", "--json"]);
     let json: Value = serde_json::from_str(&json.stdout).unwrap();
     let today = lists.operator.server.rows("select (now() at time zone 'utc')::date").await;
     assert_eq!(
@@ -459,37 +440,37 @@ async fn list_of_a_payment_provider_is_compared() {
     );
     assert_eq!(json["summary"], json!({ "matched": 1, "missing_here": 0, "missing_in_list": 1, "different": 0 }));
     assert_eq!(json["differences"][0]["reference"], "R1");
-    assert_eq!(lists.reconcile("reference,amount,currency\nA1,11.91,USD\n", &[]).code, 1);
+    assert_eq!(reconcile(&lists, "reference,amount,currency\nA1,11.91,USD\n", &[]).code, 1);
 }
 
 /// The times are those of the payments that the list names, in the named time zone.
 #[tokio::test]
 async fn days_that_were_compared_are_printed() {
-    let lists = Lists::new().await;
+    let lists = Files::new(PAYMENTS).await;
     let list = "reference,amount,currency\nA3,10,USD\nR1,5,EUR\n";
     let first_line = |output: &CommandOutput| output.stdout.lines().next().unwrap_or_default().to_owned();
-    let output = lists.reconcile(list, &["--time-zone", "europe/vilnius"]);
+    let output = reconcile(&lists, list, &["--time-zone", "europe/vilnius"]);
     assert_eq!(
         first_line(&output),
         "2026-11-01 14:00:00 to 2026-11-02 12:00:00 (Europe/Vilnius), from the first to the last payment that the list names"
     );
-    let output = lists.reconcile(list, &["--month", "2026-11"]);
+    let output = reconcile(&lists, list, &["--month", "2026-11"]);
     assert_eq!(first_line(&output), "2026-11-01 to 2026-11-30 (UTC)");
-    let json = lists.reconcile(list, &["--json"]);
+    let json = reconcile(&lists, list, &["--json"]);
     let json: Value = serde_json::from_str(&json.stdout).unwrap();
     assert_eq!((&json["from"], &json["to"]), (&json!("2026-11-01 12:00:00"), &json!("2026-11-02 10:00:00")));
-    let output = lists.reconcile("reference,amount,currency\nunknown,1,USD\n", &[]);
+    let output = reconcile(&lists, "reference,amount,currency\nunknown,1,USD\n", &[]);
     assert_eq!((output.code, first_line(&output).as_str()), (1, "The list names no payment."));
-    let output = lists.reconcile(list, &["--time-zone", "+02"]);
+    let output = reconcile(&lists, list, &["--time-zone", "+02"]);
     assert!(output.code == 1 && output.stderr.contains("\"+02\" is no time zone"), "{output:?}");
 }
 
 /// A line without an end is not read into the memory.
 #[tokio::test]
 async fn line_that_is_too_long_is_refused() {
-    let lists = Lists::new().await;
+    let lists = Files::new(PAYMENTS).await;
     let refused = |list: String, line: u64| {
-        let output = lists.reconcile(list, &[]);
+        let output = reconcile(&lists, list, &[]);
         let message = format!("line {line} of the list is longer than 64 KiB: is a quotation mark missing?");
         assert!(output.code == 1 && output.stderr.contains(&message), "{output:?}");
     };
@@ -498,13 +479,13 @@ async fn line_that_is_too_long_is_refused() {
     refused(format!("reference,amount,currency\nA1,11.90,USD\n\"A2,1,USD\n{}", "A3,10,USD\n".repeat(10_000)), 3);
     // Each line has the same limit.
     let long = format!("reference,amount,currency,note\nA1,11.90,USD,{0}\nA2,1,USD,{0}\n", "x".repeat(50_000));
-    assert!(lists.reconcile(long, &[]).stdout.contains("matched: 1"));
+    assert!(reconcile(&lists, long, &[]).stdout.contains("matched: 1"));
 }
 
 /// The endless file of the operating system: the command ends all the same, in little memory.
 #[tokio::test]
 async fn endless_list_is_refused() {
-    Lists::new().await.operator.assert_error(
+    Files::new(PAYMENTS).await.operator.assert_error(
         &["report", "reconcile", "/dev/zero"],
         1,
         "line 1 of the list is longer than 64 KiB",
@@ -514,7 +495,7 @@ async fn endless_list_is_refused() {
 /// The list is sent to the database in parts.
 #[tokio::test]
 async fn each_line_of_a_long_list_is_compared() {
-    let lists = Lists::new().await;
+    let lists = Files::new(PAYMENTS).await;
     lists
         .operator
         .server
@@ -525,25 +506,25 @@ async fn each_line_of_a_long_list_is_compared() {
         )
         .await;
     let lines: String = (1..=20_000).map(|i| format!("reference of the payment {i},{i}.00,USD\n")).collect();
-    let output = lists.reconcile(format!("reference,amount,currency\n{lines}"), &[]);
+    let output = reconcile(&lists, format!("reference,amount,currency\n{lines}"), &[]);
     let matched = "2026-11-05 00:00:00 to 2026-11-05 00:00:00 (UTC), from the first to the last payment that the list names\n\
         matched: 20000, missing here: 0, missing in the list: 0, different amounts: 0\n";
     assert_eq!((output.code, output.stdout.as_str()), (0, matched), "{output:?}");
-    let output = lists.reconcile(format!("reference,amount,currency\n{lines}").replace(",USD", ",EUR"), &[]);
+    let output = reconcile(&lists, format!("reference,amount,currency\n{lines}").replace(",USD", ",EUR"), &[]);
     assert!(output.stdout.contains("\nand 39900 more: --output FILE writes all of them\n"), "{}", output.stdout);
 }
 
 /// A2 was sold on October 31 and refunded on November 2.
 #[tokio::test]
 async fn refund_outside_the_days_of_the_list_agrees() {
-    let lists = Lists::new().await;
+    let lists = Files::new(PAYMENTS).await;
     let october = "reference,amount,currency\nA1,11.90,USD\nA2,11.90,USD\n";
     let matched = "\nmatched: 2, missing here: 0, missing in the list: 0, different amounts: 0\n";
     for days in [&["--from", "2026-10-31", "--to", "2026-10-31"][..], &[]] {
-        let output = lists.reconcile(october, days);
+        let output = reconcile(&lists, october, days);
         assert!(output.code == 0 && output.stdout.ends_with(matched), "{output:?}");
     }
-    let november = lists.reconcile(
+    let november = reconcile(&lists, 
         "reference,amount,currency\nA2,-11.90,USD\nR1,5,EUR\n",
         &["--from", "2026-11-02", "--to", "2026-11-02"],
     );
@@ -552,21 +533,21 @@ async fn refund_outside_the_days_of_the_list_agrees() {
 
 #[tokio::test]
 async fn list_of_one_shop_is_compared_with_its_payments() {
-    let lists = Lists::new().await;
+    let lists = Files::new(PAYMENTS).await;
     let list = "reference,amount,currency\nA3,10,USD\n";
     let month = ["--from", "2026-10-01", "--to", "2026-11-30"];
-    assert_eq!(lists.reconcile(list, &month).code, 1);
-    let output = lists.reconcile(list, &[&month[..], &["--user", "accountant"]].concat());
+    assert_eq!(reconcile(&lists, list, &month).code, 1);
+    let output = reconcile(&lists, list, &[&month[..], &["--user", "accountant"]].concat());
     let matched = "\nmatched: 1, missing here: 0, missing in the list: 0, different amounts: 0\n";
     assert!(output.code == 0 && output.stdout.ends_with(matched), "{output:?}");
-    assert_eq!(lists.reconcile(list, &["--user", "unknown"]).code, 3);
+    assert_eq!(reconcile(&lists, list, &["--user", "unknown"]).code, 3);
     let help = lists.operator.run_ok(&["report", "reconcile", "--help"]);
     assert!(help.contains("that of the first payment that the list names") && !help.contains("this month"), "{help}");
 }
 
 #[tokio::test]
 async fn what_the_buyer_paid_is_compared_wherever_the_tax_is() {
-    let lists = Lists::new().await;
+    let lists = Files::new(PAYMENTS).await;
     lists
         .operator
         .server
@@ -580,21 +561,21 @@ async fn what_the_buyer_paid_is_compared_wherever_the_tax_is() {
         )
         .await;
     let list = "reference,amount,currency\nT1,11.90,USD\nT2,11.90,USD\nT3,10,USD\nT4,9.52,USD\n";
-    let output = lists.reconcile(list, &["--json"]);
+    let output = reconcile(&lists, list, &["--json"]);
     let json: Value = serde_json::from_str(&output.stdout).unwrap();
     assert_eq!(lines(&json["differences"], &["result", "reference", "paid"]), ["different T3 11.9"]);
 }
 
 #[tokio::test]
 async fn bad_lists_are_refused_with_every_line() {
-    let lists = Lists::new().await;
+    let lists = Files::new(PAYMENTS).await;
     let long = "x".repeat(256);
     let list = [
         b"reference,amount,currency\nA1,11.90,USD\n,1,USD\nA2,1.5x,USD\nA3,1,\nA4,NaN,USD\nA5,1e-16,USD\n\"A\n6\",1\n\xff,1,USD\n".as_slice(),
         format!("{long},1,USD\nA1\n").as_bytes(),
     ]
     .concat();
-    let refused = lists.reconcile(list, &[]);
+    let refused = reconcile(&lists, list, &[]);
     assert_eq!(
         (refused.code, refused.stderr.as_str()),
         (
@@ -612,8 +593,8 @@ async fn bad_lists_are_refused_with_every_line() {
         ),
         "{refused:?}"
     );
-    let refused = lists.reconcile("reference,sum\nA1,1\n", &[]);
+    let refused = reconcile(&lists, "reference,sum\nA1,1\n", &[]);
     assert!(refused.code == 1 && refused.stderr.contains("must name the column amount"), "{refused:?}");
-    assert!(lists.reconcile("", &[]).stderr.contains("must name the column reference"));
+    assert!(reconcile(&lists, "", &[]).stderr.contains("must name the column reference"));
     lists.operator.assert_error(&["report", "reconcile", "/nowhere.csv"], 1, "cannot open /nowhere.csv");
 }

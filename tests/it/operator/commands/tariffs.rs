@@ -1,12 +1,10 @@
 //! `mortise tariff`.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 
 use serde_json::json;
-use tempfile::TempDir;
 
-use super::{CommandOutput, Operator};
+use super::{CommandOutput, Files};
 
 const HEADER: &str = "prefix,rate,connection_fee,increment,min_time,effective_from\n";
 /// The wholesale tariff 8 with two rates, and an empty retail tariff.
@@ -26,44 +24,29 @@ const RATES: &str =
     "select r.prefix, destination_id, effective_from, rate, connection_fee, increment_s, min_time, daytype
     from rates r join ratedetails on rate_id = r.id where tariff_id = 8 order by r.prefix, effective_from nulls first";
 
-/// A directory with files, and an operator on a database with tariffs.
-struct Files {
-    operator: Operator,
-    directory: TempDir,
+async fn files() -> Files {
+    Files::new(TARIFFS_SQL).await
 }
 
-impl Files {
-    async fn new() -> Self {
-        let operator = Operator::new().await;
-        operator.server.execute(TARIFFS_SQL).await;
-        Self { operator, directory: tempfile::tempdir().unwrap() }
-    }
+/// Imports a file with the header and these lines into the tariff 8.
+fn import(files: &Files, lines: impl AsRef<[u8]>, options: &[&str]) -> CommandOutput {
+    import_file(files, [HEADER.as_bytes(), lines.as_ref()].concat(), options)
+}
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
+fn import_file(files: &Files, content: impl AsRef<[u8]>, options: &[&str]) -> CommandOutput {
+    let path = files.write("import.csv", content);
+    files.operator.run(&[&["tariff", "import", &path, "--tariff", "8"], options].concat())
+}
 
-    /// Imports a file with the header and these lines into the tariff 8.
-    fn import(&self, lines: impl AsRef<[u8]>, options: &[&str]) -> CommandOutput {
-        self.import_file([HEADER.as_bytes(), lines.as_ref()].concat(), options)
-    }
-
-    fn import_file(&self, content: impl AsRef<[u8]>, options: &[&str]) -> CommandOutput {
-        let path = self.path("import.csv");
-        std::fs::write(&path, content).unwrap();
-        self.operator.run(&[&["tariff", "import", path.to_str().unwrap(), "--tariff", "8"], options].concat())
-    }
-
-    fn export(&self, name: &str) -> String {
-        let path = self.path(name);
-        self.operator.run_ok(&["tariff", "export", "8", path.to_str().unwrap()]);
-        std::fs::read_to_string(path).unwrap()
-    }
+fn export(files: &Files, name: &str) -> String {
+    let path = files.path(name);
+    files.operator.run_ok(&["tariff", "export", "8", path.to_str().unwrap()]);
+    std::fs::read_to_string(path).unwrap()
 }
 
 #[tokio::test]
 async fn tariffs_are_listed_with_the_number_of_rates() {
-    let files = Files::new().await;
+    let files = files().await;
     assert_eq!(
         files.operator.run_ok(&["tariff", "list"]),
         "ID  NAME       OWNER     PURPOSE         CURRENCY  RATES\n\
@@ -79,7 +62,7 @@ async fn tariffs_are_listed_with_the_number_of_rates() {
 
 #[tokio::test]
 async fn exported_rates_are_imported_unchanged() {
-    let files = Files::new().await;
+    let files = files().await;
     let path = files.path("rates.csv");
     let path = path.to_str().unwrap();
     let output = files.operator.run_ok(&["tariff", "export", "8", path]);
@@ -102,16 +85,16 @@ async fn exported_rates_are_imported_unchanged() {
 
 #[tokio::test]
 async fn lines_add_rates_and_change_prices() {
-    let files = Files::new().await;
+    let files = files().await;
     let lines = "370,0.02,0,1,0,\n49, 0.0000000000000005 ,.5,6,3,2026-12-01\n3706,-1,0,1,0,\n#93,5,0,1,0,\n";
-    let output = files.import(lines, &["--dry-run", "--json"]);
+    let output = import(&files, lines, &["--dry-run", "--json"]);
     let json: serde_json::Value = serde_json::from_str(&output.stdout).unwrap();
     let expected = json!({ "tariff": 8, "dry_run": true, "added": 3, "changed": 1, "unchanged": 0, "refused": [] });
     assert_eq!((output.code, json), (0, expected));
-    assert_eq!(files.export("before.csv"), format!("{HEADER}{EXPORTED}"));
+    assert_eq!(export(&files, "before.csv"), format!("{HEADER}{EXPORTED}"));
     files.operator.server.assert_rows("select count(*) from change_log", &["0"]).await;
 
-    let output = files.import(lines, &[]);
+    let output = import(&files, lines, &[]);
     let expected = "The rates of the tariff 8 were imported: added 3, changed 1, unchanged 0.\n";
     assert_eq!((output.code, output.stdout.as_str()), (0, expected));
     files
@@ -131,14 +114,14 @@ async fn lines_add_rates_and_change_prices() {
     let change = r#"tariff 8 Wholesale -> {"rates_added": 3, "rates_changed": 1}"#;
     files.operator.assert_changes(&[change]).await;
     // The second time nothing changes.
-    let output = files.import(lines, &[]);
+    let output = import(&files, lines, &[]);
     assert!(output.stdout.contains("added 0, changed 0, unchanged 4"), "{output:?}");
     files.operator.server.assert_rows("select count(*) from change_log", &["1"]).await;
 }
 
 #[tokio::test]
 async fn every_refused_line_is_reported_and_nothing_is_written() {
-    let files = Files::new().await;
+    let files = files().await;
     let lines = b"49,0.1,0,1,0,\n\
         49,0.1,0,1,0\n\
         ,0.1,0,1,0,\n\
@@ -177,24 +160,27 @@ line 19: a field has a control character
 Nothing was written: lines refused: 16. The others would have: added 2, changed 0, unchanged 0.
 ";
     for options in [&[][..], &["--dry-run"]] {
-        let output = files.import(lines, options);
+        let output = import(&files, lines, options);
         assert_eq!((output.code, output.stdout.as_str(), output.stderr.as_str()), (1, expected, ""), "{options:?}");
     }
-    assert_eq!(files.export("after.csv"), format!("{HEADER}{EXPORTED}"));
+    assert_eq!(export(&files, "after.csv"), format!("{HEADER}{EXPORTED}"));
     files.operator.server.assert_rows("select count(*) from change_log", &["0"]).await;
 }
 
 #[tokio::test]
 async fn other_files_and_tariffs_are_refused() {
-    let files = Files::new().await;
+    let files = files().await;
     for content in ["", "prefix;rate\n", "370,0.1,0,1,0,\n"] {
-        let output = files.import_file(content, &[]);
+        let output = import_file(&files, content, &[]);
         let message = "the first line must be prefix,rate,connection_fee,increment,min_time,effective_from";
         assert!(output.code == 1 && output.stderr.contains(message), "{content}: {output:?}");
     }
     // Spreadsheets write a byte order mark and other line ends.
-    let output = files
-        .import_file("\u{feff}prefix,rate,connection_fee,increment,min_time,effective_from\r\n370,1,0,1,0,\r\n", &[]);
+    let output = import_file(
+        &files,
+        "\u{feff}prefix,rate,connection_fee,increment,min_time,effective_from\r\n370,1,0,1,0,\r\n",
+        &[],
+    );
     assert!(output.stdout.contains("changed 1"), "{output:?}");
     let (missing, export) = (files.path("missing.csv"), files.path("export.csv"));
     let (missing, export) = (missing.to_str().unwrap(), export.to_str().unwrap());
@@ -211,7 +197,7 @@ async fn other_files_and_tariffs_are_refused() {
 /// A line has one price for all times: the file must neither lose nor replace other prices.
 #[tokio::test]
 async fn prices_by_time_are_neither_lost_nor_replaced() {
-    let files = Files::new().await;
+    let files = files().await;
     let path = files.path("export.csv");
     for change in [
         "update ratedetails set daytype = 'WD' where id = 21",
@@ -224,7 +210,7 @@ async fn prices_by_time_are_neither_lost_nor_replaced() {
             1,
             "a CSV file cannot hold 1 of the 2 rates of the tariff 8",
         );
-        let output = files.import("370,1,0,1,0,\n", &[]);
+        let output = import(&files, "370,1,0,1,0,\n", &[]);
         let reason = "line 2: the tariff has several prices for this prefix, by time of day or day of week\n";
         assert!(output.code == 1 && output.stdout.starts_with(reason), "{change}: {output:?}");
     }
@@ -235,9 +221,9 @@ async fn prices_by_time_are_neither_lost_nor_replaced() {
         .await;
     // A rate without a price gets one.
     files.operator.server.execute("delete from ratedetails where rate_id = 11").await;
-    let output = files.import("370,1,0,1,0,\n", &[]);
+    let output = import(&files, "370,1,0,1,0,\n", &[]);
     assert!(output.stdout.contains("added 0, changed 1"), "{output:?}");
-    assert!(files.export("complete.csv").contains("370,1.0,0.0,1,0,\n"));
+    assert!(export(&files, "complete.csv").contains("370,1.0,0.0,1,0,\n"));
     // A rate without a destination is not in the file.
     files.operator.server.execute("insert into rates (tariff_id, destination_id) values (8, 999)").await;
     let output = files.operator.run_ok(&["tariff", "export", "8", files.path("partly.csv").to_str().unwrap()]);
@@ -246,7 +232,7 @@ async fn prices_by_time_are_neither_lost_nor_replaced() {
 
 #[tokio::test]
 async fn retail_prices_are_exported_in_order() {
-    let files = Files::new().await;
+    let files = files().await;
     let path = files.path("retail.csv");
     let export = ["tariff", "export", "7", path.to_str().unwrap()];
     let header = "destination_group,price,round_by,duration,type,start_time,end_time,day_type\n";
@@ -298,18 +284,18 @@ async fn retail_prices_are_exported_in_order() {
 
 #[tokio::test]
 async fn large_file_is_imported_in_batches() {
-    let files = Files::new().await;
+    let files = files().await;
     files
         .operator
         .server
         .execute("insert into destinations (prefix, name) select 10000 + n, 'x' from generate_series(1, 2500) n")
         .await;
     let mut lines: String = (1..=2500).map(|n| format!("{},0.{n},0,1,0,\n", 10_000 + n)).collect();
-    let output = files.import(&lines, &[]);
+    let output = import(&files, &lines, &[]);
     assert!(output.stdout.contains("added 2500, changed 0, unchanged 0"), "{output:?}");
     // A line in a later batch that repeats the first one.
     lines += "10001,7,0,1,0,\n10002,7,0,1,0,\n";
-    let output = files.import(&lines, &[]);
+    let output = import(&files, &lines, &[]);
     assert!(output.stdout.starts_with("line 2502: line 2 has the same"), "{output:?}");
     assert!(output.stdout.contains("line 2503: line 3 has the same"), "{output:?}");
 }

@@ -1,12 +1,10 @@
 //! `mortise tariff import` and `export` for retail prices and for XML.
 
-use std::path::PathBuf;
 use std::process::Stdio;
 
 use serde_json::json;
-use tempfile::TempDir;
 
-use super::{CommandOutput, Operator, command};
+use super::{CommandOutput, Files, command};
 use crate::harness::hash;
 
 const HEADER: &str = "destination_group,price,round_by,duration,type,start_time,end_time,day_type\n";
@@ -19,38 +17,23 @@ const TARIFFS_SQL: &str = "
 const PRICES: &str = "select tariff_id, g.name, a.\"from\", duration, artype, round, price, start_time, end_time, daytype
     from aratedetails a join rates r on r.id = rate_id join destinationgroups g on g.id = destinationgroup_id order by a.id";
 
-/// A directory with files, and an operator on a database with tariffs.
-struct Files {
-    operator: Operator,
-    directory: TempDir,
+async fn files() -> Files {
+    Files::new(TARIFFS_SQL).await
 }
 
-impl Files {
-    async fn new() -> Self {
-        let operator = Operator::new().await;
-        operator.server.execute(TARIFFS_SQL).await;
-        Self { operator, directory: tempfile::tempdir().unwrap() }
-    }
+fn import(files: &Files, content: impl AsRef<[u8]>, options: &[&str]) -> CommandOutput {
+    let path = files.write("import", content);
+    files.operator.run(&[&["tariff", "import", &path], options].concat())
+}
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
+/// Imports a CSV file with the header and these lines into the tariff 7.
+fn import_csv(files: &Files, lines: &str, options: &[&str]) -> CommandOutput {
+    import(files, format!("{HEADER}{lines}"), &[&["--tariff", "7"], options].concat())
+}
 
-    fn import(&self, content: impl AsRef<[u8]>, options: &[&str]) -> CommandOutput {
-        let path = self.path("import");
-        std::fs::write(&path, content).unwrap();
-        self.operator.run(&[&["tariff", "import", path.to_str().unwrap()], options].concat())
-    }
-
-    /// Imports a CSV file with the header and these lines into the tariff 7.
-    fn import_csv(&self, lines: &str, options: &[&str]) -> CommandOutput {
-        self.import(format!("{HEADER}{lines}"), &[&["--tariff", "7"], options].concat())
-    }
-
-    async fn assert_nothing_written(&self) {
-        for (table, rows) in [("rates", "0"), ("aratedetails", "0"), ("change_log", "0"), ("tariffs", "3")] {
-            self.operator.server.assert_rows(&format!("select count(*) from {table}"), &[rows]).await;
-        }
+async fn assert_nothing_written(files: &Files) {
+    for (table, rows) in [("rates", "0"), ("aratedetails", "0"), ("change_log", "0"), ("tariffs", "3")] {
+        files.operator.server.assert_rows(&format!("select count(*) from {table}"), &[rows]).await;
     }
 }
 
@@ -86,12 +69,12 @@ Lithuania - Fixed,999999999999999.999999999999999,1,-1,minute,08:00:00,17:59:59,
 
 #[tokio::test]
 async fn csv_prices_are_imported_and_exported_unchanged() {
-    let files = Files::new().await;
+    let files = files().await;
     let lines = LINES.replace("albania, mobile", "\"albania, mobile\"");
-    let output = files.import_csv(&lines, &["--dry-run"]);
+    let output = import_csv(&files, &lines, &["--dry-run"]);
     assert_output(&output, 0, "Nothing was written (--dry-run). The import would have: added 4.\n");
-    files.assert_nothing_written().await;
-    let output = files.import_csv(&lines, &["--json"]);
+    assert_nothing_written(&files).await;
+    let output = import_csv(&files, &lines, &["--json"]);
     let json: serde_json::Value = serde_json::from_str(&output.stdout).unwrap();
     let expected = json!({ "tariff": 7, "tariff_name": "Retail", "dry_run": false, "added": 4, "refused": [] });
     assert_eq!((output.code, json), (0, expected));
@@ -119,13 +102,13 @@ async fn csv_prices_are_imported_and_exported_unchanged() {
     let exported = std::fs::read_to_string(path).unwrap();
     assert_eq!(exported, format!("{HEADER}{}", lines.replace("albania", "Albania")));
     // Into another tariff, of a reseller.
-    let output = files.import(exported, &["--tariff", "9"]);
+    let output = import(&files, exported, &["--tariff", "9"]);
     assert_output(&output, 0, "The prices of the tariff 9 (Of the reseller) were imported: added 4.\n");
 }
 
 #[tokio::test]
 async fn every_refused_line_is_reported_and_nothing_is_written() {
-    let files = Files::new().await;
+    let files = files().await;
     let content = [
         HEADER.as_bytes(),
         b"Latvia,1,1,-1,minute,00:00:00,23:59:59,\n\
@@ -176,44 +159,44 @@ line 24: a field has a control character
 Nothing was written: lines refused: 20. The others would have: added 2.
 ";
     for options in [&["--tariff", "7"][..], &["--tariff", "7", "--dry-run"]] {
-        assert_output(&files.import(&content, options), 1, expected);
+        assert_output(&import(&files, &content, options), 1, expected);
     }
-    files.assert_nothing_written().await;
+    assert_nothing_written(&files).await;
 }
 
 #[tokio::test]
 async fn xml_documents_are_imported_as_by_the_api() {
-    let files = Files::new().await;
+    let files = files().await;
     let new = document(0, "New", "latvia", &[rate("0.5", "60", ""), rate("0.4", "-1", "")]);
-    let output = files.import(&new, &["--dry-run"]);
+    let output = import(&files, &new, &["--dry-run"]);
     assert_output(&output, 0, "Nothing was written (--dry-run). The import would have: added 2.\n");
-    files.assert_nothing_written().await;
-    let output = files.import(format!("\u{feff}\n {}", new.replace("<?xml version=\"1.0\"?>\n", "")), &[]);
+    assert_nothing_written(&files).await;
+    let output = import(&files, format!("\u{feff}\n {}", new.replace("<?xml version=\"1.0\"?>\n", "")), &[]);
     assert!(output.code == 0 && output.stdout.contains(" (New) were imported: added 2.\n"), "{output:?}");
     let tariffs = "select name, purpose, owner_id, currency from tariffs where id > 100";
     files.operator.server.assert_rows(tariffs, &["New|user|0|USD"]).await;
     // Into an existing tariff of any owner.
-    let output = files.import(document(9, "Of the reseller", "Latvia", &[rate("0.5", "-1", "")]), &[]);
+    let output = import(&files, document(9, "Of the reseller", "Latvia", &[rate("0.5", "-1", "")]), &[]);
     assert_output(&output, 0, "The prices of the tariff 9 (Of the reseller) were imported: added 1.\n");
     let wrong =
         document(9, "Of the reseller", "Latvia", &[rate("1", "-1", ""), rate("x", "-1", ""), rate("1", "-1", "WD")]);
     let before = files.operator.server.rows(PRICES).await;
     assert_output(
-        &files.import(&wrong, &[]),
+        &import(&files, &wrong, &[]),
         1,
         "line 5: it follows a price without an end, for the same days and times\n\
          line 6: rate_price: \"x\" is no price such as 0.02\n\
          line 7: day_type: a group has prices for every day, or for working days and free days, not both\n\
          Nothing was written: lines refused: 3. The others would have: added 0.\n",
     );
-    let output = files.import(document(9, "Of the reseller", "no", &[rate("1", "-1", "")]), &[]);
+    let output = import(&files, document(9, "Of the reseller", "no", &[rate("1", "-1", "")]), &[]);
     assert!(output.stdout.starts_with("line 3: no destination group has the name \"no\"\n"), "{output:?}");
     assert_eq!(files.operator.server.rows(PRICES).await, before);
 }
 
 #[tokio::test]
 async fn other_files_and_tariffs_are_refused() {
-    let files = Files::new().await;
+    let files = files().await;
     for (content, options, code, message) in [
         (HEADER.to_owned(), &[][..], 2, "a CSV file needs the option --tariff"),
         (HEADER.to_owned(), &["--tariff", "8"], 1, "the tariff 8 is no retail tariff"),
@@ -227,17 +210,17 @@ async fn other_files_and_tariffs_are_refused() {
         (document(0, "Retail", "Latvia", &[]), &[], 1, "TARIFF with same name exists, ID:7!!! CHANGE NAME OR ID"),
         (document(7, "Retail", "Latvia", &[]), &["--tariff", "7"], 2, "an XML document names its tariff itself"),
     ] {
-        let output = files.import(&content, options);
+        let output = import(&files, &content, options);
         assert!(output.code == code && output.stderr.contains(message), "{content}: {output:?}");
     }
-    files.assert_nothing_written().await;
+    assert_nothing_written(&files).await;
 }
 
 #[tokio::test]
 async fn exported_xml_is_the_reply_of_the_api() {
-    let files = Files::new().await;
+    let files = files().await;
     let lines = LINES.replace("albania, mobile", "\"albania, mobile\"");
-    files.import_csv(&lines, &[]);
+    import_csv(&files, &lines, &[]);
     files
         .operator
         .server
@@ -265,7 +248,7 @@ async fn exported_xml_is_the_reply_of_the_api() {
 /// Several batches, and lines of a group that do not follow each other.
 #[tokio::test]
 async fn large_file_is_imported_in_batches() {
-    let files = Files::new().await;
+    let files = files().await;
     files
         .operator
         .server
@@ -274,7 +257,7 @@ async fn large_file_is_imported_in_batches() {
     let line = |group: usize, duration: &str| format!("group {group},0.1,1,{duration},minute,00:00:00,23:59:59,\n");
     let first: String = (1..=2500).map(|group| line(group, "60")).collect();
     let second: String = (1..=2500).map(|group| line(group, "-1")).collect();
-    let output = files.import_csv(&format!("{first}{second}"), &[]);
+    let output = import_csv(&files, &format!("{first}{second}"), &[]);
     assert_output(&output, 0, "The prices of the tariff 7 (Retail) were imported: added 5000.\n");
     let rows = "select \"from\", count(*), count(distinct rate_id) from aratedetails group by 1 order by 1";
     files.operator.server.assert_rows(rows, &["1|2500|2500", "61|2500|2500"]).await;
@@ -283,7 +266,7 @@ async fn large_file_is_imported_in_batches() {
 /// A command that is killed leaves nothing. Imports into one tariff run one after the other, also beside the API.
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_and_concurrent_imports() {
-    let files = Files::new().await;
+    let files = files().await;
     let server = &files.operator.server;
     let path = files.path("prices.csv");
     std::fs::write(&path, format!("{HEADER}Latvia,1,1,60,minute,00:00:00,23:59:59,\n")).unwrap();
@@ -299,7 +282,7 @@ async fn killed_and_concurrent_imports() {
     killed.kill().unwrap();
     killed.wait().unwrap();
     lock.commit().await.unwrap();
-    files.assert_nothing_written().await;
+    assert_nothing_written(&files).await;
 
     let mut lock = server.pool.begin().await.unwrap();
     sqlx::query("select from tariffs where id = 7 for update").execute(&mut *lock).await.unwrap();
