@@ -63,6 +63,16 @@ impl CardArgument {
     }
 }
 
+/// The card to change, and the reason.
+#[derive(Debug, Args)]
+pub struct ChangeArguments {
+    #[command(flatten)]
+    card: CardArgument,
+    /// Why; the change log gets it
+    #[arg(long, value_name = "TEXT", value_parser = parse_reason)]
+    reason: String,
+}
+
 /// Reads the argument of an option that says why a change is made.
 fn parse_reason(text: &str) -> Result<String, String> {
     let text = crate::input::parse_name(text)?;

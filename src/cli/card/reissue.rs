@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::json;
 
-use super::{CardArgument, parse_reason};
+use super::ChangeArguments;
 use crate::back_office::details::reveal_pin;
 use crate::back_office::reissue::Reissue;
 use crate::cli::database::with_database;
@@ -14,10 +14,7 @@ use crate::config::Config;
 #[derive(Debug, Args)]
 pub struct Options {
     #[command(flatten)]
-    card: CardArgument,
-    /// Why; the change log gets it
-    #[arg(long, value_name = "TEXT", value_parser = parse_reason)]
-    reason: String,
+    change: ChangeArguments,
     /// The new card, a free one of the same group [default: the next free card]
     #[arg(long, value_name = "NUMBER")]
     to: Option<String>,
@@ -30,8 +27,9 @@ pub struct Options {
 pub(super) async fn run(options: &Options, config: &Config) -> Result<Report, CommandError> {
     with_database(config, async |pool| {
         let mut transaction = pool.begin().await?;
-        let old = options.card.find(&mut transaction).await?;
-        let reissue = Reissue { card_id: old.id, reason: &options.reason, to: options.to.as_deref() };
+        let ChangeArguments { card, reason } = &options.change;
+        let old = card.find(&mut transaction).await?;
+        let reissue = Reissue { card_id: old.id, reason, to: options.to.as_deref() };
         let new = reissue.run(&mut transaction, &author()).await?;
         let pin = match options.show_pin {
             true => reveal_pin(&mut transaction, new.id, &author()).await?,

@@ -4,7 +4,7 @@ use bigdecimal::BigDecimal;
 use clap::Args;
 use serde_json::json;
 
-use super::{CardArgument, parse_reason};
+use super::ChangeArguments;
 use crate::back_office::void::{Refund, RefundRow, Void, VoidOutcome};
 use crate::cli::database::with_database;
 use crate::cli::{CommandError, Report, author};
@@ -16,10 +16,7 @@ use crate::number;
 #[derive(Debug, Args)]
 pub struct Options {
     #[command(flatten)]
-    card: CardArgument,
-    /// Why; the change log gets it
-    #[arg(long, value_name = "TEXT", value_parser = parse_reason)]
-    reason: String,
+    change: ChangeArguments,
     /// Also if the card was used: calls, top-ups, transfers. Needs --refund
     #[arg(long, requires = "refund")]
     used: bool,
@@ -44,8 +41,8 @@ fn parse_refund(text: &str) -> Result<Refund, String> {
 pub(super) async fn run(options: &Options, config: &Config) -> Result<Report, CommandError> {
     with_database(config, async |pool| {
         let mut transaction = pool.begin().await?;
-        let card = options.card.find(&mut transaction).await?;
-        let Options { reason, used, refund, .. } = options;
+        let Options { change: ChangeArguments { card, reason }, used, refund } = options;
+        let card = card.find(&mut transaction).await?;
         let void = Void { card_id: card.id, reason, used: *used, refund: refund.clone() };
         let outcome = void.run(&mut transaction, &author()).await?;
         transaction.commit().await?;
