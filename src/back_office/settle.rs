@@ -111,8 +111,7 @@ impl Settle<'_> {
 
     async fn settle_as_free(&self, connection: &mut PgConnection) -> Result<(), BackOfficeError> {
         let looks_used = sqlx::query_scalar!(
-            r#"select c.sold = 1 or c.first_use is not null or coalesce(c.call_count, 0) > 0
-                   or coalesce(c.frozen_balance, 0) <> 0 or coalesce(c.callerid, '') <> ''
+            r#"select c.sold = 1 or has_calls(c) or coalesce(c.callerid, '') <> ''
                    or c.balance is distinct from coalesce(g.price, 0)
                    or exists (
                        select from import_findings

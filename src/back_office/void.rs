@@ -241,9 +241,7 @@ async fn find_paid_amounts(connection: &mut PgConnection, cards: &[i64]) -> sqlx
 /// counts: it can move the balance of another card to the new one. Only that operation writes no audit row of the sale.
 async fn is_used(connection: &mut PgConnection, cards: &[i64]) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
-        r#"select exists (
-                   select from cards where id = any ($1)
-                       and (first_use is not null or call_count > 0 or frozen_balance <> 0))
+        r#"select exists (select from cards c where id = any ($1) and has_calls(c))
                or exists (select from payments where user_id = any ($1) and card = 1 and kind = 'top_up')
                or exists (
                    select from actions

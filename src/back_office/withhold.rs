@@ -188,8 +188,7 @@ pub async fn release_cards(
     let rows = sqlx::query!(
         r#"with selected as materialized (
                select id, cardgroup_id, number,
-                   first_use is not null or coalesce(call_count, 0) <> 0 or coalesce(frozen_balance, 0) <> 0
-                       or coalesce(callerid, '') <> ''
+                   has_calls(c) or coalesce(callerid, '') <> ''
                        or exists (select from payments where user_id = c.id and card = 1)
                        or exists (
                            select from actions

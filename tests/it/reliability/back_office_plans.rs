@@ -85,7 +85,7 @@ const LOOKUPS: [(&[&str], &[&str], &[&str]); 15] = [
         &["using email_outbox_created_at on email_outbox m", "using payments_"],
     ),
     (
-        &["frozen_balance <> 0))", "as \"used!\""],
+        &["and has_calls(c))", "as \"used!\""],
         &["array[1042]"],
         &["using cards_pkey on cards", "using payments_user_date_added on payments", "using actions_target on actions"],
     ),
