@@ -4,13 +4,15 @@ use std::sync::LazyLock;
 
 use sqlx::migrate::Migrator;
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
 use tokio::task::JoinHandle;
 
 use crate::harness::program::Program;
 use crate::harness::{FIXTURE_SQL, hash, postgres, with_timeout};
 
 static MIGRATOR: Migrator = sqlx::migrate!();
+/// The query that describes a schema.
+const SCHEMA_SQL: &str = include_str!("../../../src/db/schema.sql");
 
 /// Data of a shop that has been in use for some time. It needs only the columns of the first version.
 const USAGE_SQL: &str = "
@@ -76,6 +78,36 @@ impl OldDatabase {
             execute(&mut connection, sql).await;
         }
         Self { name, connection }
+    }
+
+    /// Returns this database and a copy of it.
+    async fn into_twins(self) -> (Self, Self) {
+        let Self { name, connection } = self;
+        connection.close().await.unwrap();
+        let copy = postgres::copy_database(&name).await;
+        let connect = async |name: String| {
+            let connection = postgres::connect_options(&name).await.connect().await.unwrap();
+            Self { name, connection }
+        };
+        (connect(name).await, connect(copy).await)
+    }
+
+    /// The schema, and for each table the number of its rows and a sum of their digests.
+    async fn fingerprint(&mut self) -> Vec<String> {
+        let table_queries = "select format('select concat_ws('' '', %L, count(*),
+                    coalesce(sum(hashtextextended(jsonb_build_array(%s)::text, 0)::numeric), 0)) from %I',
+                table_name, string_agg(quote_ident(column_name), ', ' order by column_name), table_name)
+            from information_schema.columns join information_schema.tables using (table_schema, table_name)
+            where table_schema = 'public' and table_type = 'BASE TABLE' and table_name <> '_sqlx_migrations'
+            group by table_name order by table_name";
+        let mut lines = Vec::new();
+        for query in self.query(table_queries).await {
+            lines.extend(self.query(&query).await);
+        }
+        assert!(lines.len() > 20, "{lines:?}");
+        let schema = "select concat_ws(' | ', kind, parent, name, definition, state) from (SCHEMA) object order by 1";
+        lines.extend(self.query(&schema.replace("SCHEMA", SCHEMA_SQL.trim_end().trim_end_matches(';'))).await);
+        lines
     }
 
     async fn migrate_to(&mut self, version: i64) {
@@ -258,7 +290,7 @@ async fn killed_upgrade_is_completed_by_the_next_start() {
     assert_eq!([buy(&first, 1).await, buy(&second, 1).await], ["0000000042", "1111111001"]);
 }
 
-/// How many cards the tables have before the upgrade: `UPGRADE_CARDS`, or few.
+/// How many cards the tables have before the upgrade: the variable `UPGRADE_CARDS`, such as 1000000, or few.
 fn card_count() -> u32 {
     std::env::var("UPGRADE_CARDS").map_or(20_000, |count| count.parse().unwrap())
 }
@@ -285,26 +317,83 @@ const FILLED_TABLES_SUMMARY: &str = "select concat_ws(' ',
     (select concat_ws(' ', count(*), sum(target_id)) from actions), (select count(*) from ccorders),
     (select concat_ws(' ', count(*), sum(card_id)) from card_stock))";
 
-/// The program is killed when a migration has changed cards and payments: it waits for the lock of another table.
+/// A migration that is killed when it has changed something, and waits for a lock.
+struct KilledMigration {
+    /// The version before the upgrade.
+    from: i64,
+    version: i64,
+    first_line: &'static str,
+    /// A transaction that the migration waits for.
+    blocker: &'static str,
+    /// What the migration has created before it waits.
+    created: &'static str,
+}
+
+const KILLED_MIGRATIONS: [KilledMigration; 5] = [
+    KilledMigration {
+        from: 1,
+        version: 21,
+        first_line: "-- Card states%",
+        blocker: "lock table actions in row exclusive mode",
+        created: "information_schema.columns where column_name = 'withheld'",
+    },
+    KilledMigration {
+        from: 20,
+        version: 21,
+        first_line: "-- Card states%",
+        blocker: "lock table actions in row exclusive mode",
+        created: "information_schema.columns where column_name = 'withheld'",
+    },
+    KilledMigration {
+        from: 23,
+        version: 24,
+        first_line: "-- Two concurrent requests%",
+        // It replaces the function at its end, when all cards and indexes are changed.
+        blocker: "alter function is_number_used(text, integer, bigint) cost 101",
+        created: "information_schema.columns where column_name = 'shares_number'",
+    },
+    KilledMigration {
+        from: 24,
+        version: 25,
+        first_line: "-- What 0021 added%",
+        blocker: "lock table actions in row exclusive mode",
+        created: "pg_proc where proname = 'is_payment_kind'",
+    },
+    KilledMigration {
+        from: 27,
+        version: 28,
+        first_line: "-- The backups that%",
+        blocker: "lock table payments in row exclusive mode",
+        created: "information_schema.tables where table_name = 'backups'",
+    },
+];
+
+/// Numbers that cards of two owners have: migration 21 allows them, and migration 24 marks them.
+const SHARED_NUMBERS_SQL: &str = "
+    insert into cards (id, cardgroup_id, number, pin, owner_id)
+    select 2000000 + id, 12, number, 'P' || id, 3 from cards where id between 1001 and 1100 and owner_id <> 3";
+
+/// The program is killed in the midst of a migration, and started again: the result is that of an upgrade without
+/// interruption.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn upgrade_of_filled_tables_survives_a_kill() {
-    // The first version, the migration that is killed, its first line, and what it has created before it waits.
-    for (version, killed_migration, first_line, created) in [
-        (1, 21, "-- Card states%", "information_schema.columns where column_name = 'withheld'"),
-        (20, 21, "-- Card states%", "information_schema.columns where column_name = 'withheld'"),
-        (23, 25, "-- What 0021 added%", "pg_proc where proname = 'is_payment_kind'"),
-    ] {
-        let mut database = OldDatabase::create(version).await;
+    for migration in KILLED_MIGRATIONS {
+        let KilledMigration { from, version, first_line, blocker, created } = migration;
+        let mut database = OldDatabase::create(from).await;
         let cards = card_count();
         execute(&mut database.connection, &filled_tables_sql(cards)).await;
+        if from == 23 {
+            execute(&mut database.connection, SHARED_NUMBERS_SQL).await;
+        }
         // Version 1 has no stock.
-        let before = if version == 1 { None } else { Some(database.query(FILLED_TABLES_SUMMARY).await) };
+        let before = if from == 1 { None } else { Some(database.query(FILLED_TABLES_SUMMARY).await) };
+        let (mut database, mut twin) = database.into_twins().await;
         let options = postgres::connect_options(&database.name).await;
         let mut writer = options.connect().await.unwrap();
-        if version == 1 {
+        if from == 1 {
             database.migrate_to(20).await;
         }
-        execute(&mut writer, "begin; lock table actions in row exclusive mode").await;
+        execute(&mut writer, &format!("begin; {blocker}")).await;
         let settings = [("database_acquire_timeout_ms", "600000")];
         let mut killed = Program::command(&database.name, &settings).await.spawn().unwrap();
         wait_until(&options, &format!("bool_or(wait_event_type = 'Lock' and query like '{first_line}')")).await;
@@ -312,13 +401,16 @@ async fn upgrade_of_filled_tables_survives_a_kill() {
         killed.wait().unwrap();
         wait_until(&options, "count(*) = 0").await;
         let applied = "select max(version)::text from _sqlx_migrations";
-        assert_eq!(database.query(applied).await, [(killed_migration - 1).to_string()]);
+        assert_eq!(database.query(applied).await, [(version - 1).to_string()]);
         assert_eq!(database.query(&format!("select count(*)::text from {created}")).await, ["0"]);
         execute(&mut writer, "rollback").await;
 
         let started_at = std::time::Instant::now();
         let program = Program::start_on_database(&database.name, &settings).await;
-        println!("upgrade of {cards} cards from version {version}: {:?}", started_at.elapsed());
+        println!("upgrade of {cards} cards from version {from}: {:?}", started_at.elapsed());
+        Program::start_on_database(&twin.name, &settings).await.stop();
+        assert_eq!(database.fingerprint().await, twin.fingerprint().await, "from version {from}");
+        assert!(mortise::db::schema::find_differences(&mut database.connection).await.unwrap().is_empty());
         if let Some(before) = before {
             assert_eq!(database.query(FILLED_TABLES_SUMMARY).await, before);
         }
