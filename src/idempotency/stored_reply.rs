@@ -42,7 +42,9 @@ fn serialization_failed(error: impl std::fmt::Display) -> ApiError {
 }
 
 /// Returns the reply of a text.
-pub(super) async fn from_text<T: DeserializeOwned + Send + 'static>(text: String) -> serde_json::Result<StoredReply<T>> {
+pub(super) async fn from_text<T: DeserializeOwned + Send + 'static>(
+    text: String,
+) -> serde_json::Result<StoredReply<T>> {
     if text.len() <= SHORT_LEN_MAX {
         return serde_json::from_str(&text);
     }

@@ -82,7 +82,7 @@ pub async fn compare(
         );
         values.extend(counted.iter().map(|(_, condition)| format!("coalesce(sum({}), 0)", coalesced(condition))));
         values.extend(states.iter().map(|state| match *state {
-            card_states::FREE => format!("coalesce(sum({}), 0)", card_states::is_free(&has)),
+            card_states::FREE => format!("coalesce(sum({}), 0)", card_states::is_free(has)),
             _ => "0".to_owned(),
         }));
         let key = format!("concat_ws(' ', 'sum'{})", key.iter().map(|key| format!(", {key}")).collect::<String>());
@@ -117,17 +117,18 @@ pub async fn compare(
         values.extend(
             counted.iter().map(|(_, condition)| format!("coalesce(sum(({})::integer), 0)::text", coalesced(condition))),
         );
-        values.extend(
-            states.iter().map(|state| format!("coalesce(sum((state = '{state}')::integer), 0)::text")),
-        );
+        values.extend(states.iter().map(|state| format!("coalesce(sum((state = '{state}')::integer), 0)::text")));
         let key = format!("concat_ws(' ', 'sum'{})", key.iter().map(|key| format!(", {key}")).collect::<String>());
         let rows = format!("(select {} from {}) row", cells.join(", "), table.target_rows(run_id));
         if !states.is_empty() {
             let first = 1 + money.len() + counted.len();
-            for moved in card_states::moved_by_findings(target, &key, &card_states::is_free(&has), &rows, run_id).await? {
+            for moved in card_states::moved_by_findings(target, &key, &card_states::is_free(has), &rows, run_id).await?
+            {
                 for (state, cards) in [(card_states::FREE, -moved.from_free), (moved.state.as_str(), moved.cards)] {
                     let index = states.iter().position(|name| *name == state).map(|position| first + position);
-                    if let Some(sum) = there.get_mut(&moved.key).zip(index).and_then(|(sums, index)| sums.get_mut(index)) {
+                    if let Some(sum) =
+                        there.get_mut(&moved.key).zip(index).and_then(|(sums, index)| sums.get_mut(index))
+                    {
                         *sum += BigDecimal::from(cards);
                     }
                 }

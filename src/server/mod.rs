@@ -220,12 +220,7 @@ pub fn build_app_state(
     Ok((state, AuditQueue::run_writer(background_pool, audit_rows)))
 }
 
-async fn run(
-    pool: Pool,
-    config: Config,
-    demo: bool,
-    stop: CancellationToken,
-) -> Result<(), ServerError> {
+async fn run(pool: Pool, config: Config, demo: bool, stop: CancellationToken) -> Result<(), ServerError> {
     let listen = config.listen;
     let (state, audit_writer) = build_app_state(config, pool)?;
     let audit_writer = tokio::spawn(audit_writer);

@@ -13,10 +13,10 @@ use crate::back_office::BackOfficeError;
 use crate::money::{AMOUNT_MAX_EXCLUSIVE, Money};
 use crate::number;
 
-/// Temporary tables cannot be created in a read-only transaction.
-const BEGIN: &str = "begin; set local plan_cache_mode = force_custom_plan; set local enable_seqscan = on;
-    set local enable_bitmapscan = on; set local enable_hashjoin = on; set local enable_mergejoin = on;
-    set local enable_sort = on; set local work_mem = '64MB'; set local statement_timeout = '1h'";
+/// Payments are found by indexes, also if the statistics are missing or old. (Temporary tables cannot be created in a
+/// read-only transaction.)
+const BEGIN: &str = "begin; set local plan_cache_mode = force_custom_plan; set local enable_bitmapscan = on;
+    set local enable_hashjoin = on; set local enable_mergejoin = on; set local enable_sort = on; set local work_mem = '64MB'; set local statement_timeout = '1h'";
 /// In bytes. A larger part of the list is sent to the database.
 const BUFFER_LEN: usize = 256 * 1024;
 /// Maximum number of refused lines in an error.
@@ -302,7 +302,9 @@ fn read_error(error: csv::Error, line: u64) -> BackOfficeError {
     match error.kind() {
         csv::ErrorKind::Io(io) if io.kind() == io::ErrorKind::FileTooLarge => {
             let limit = LINE_LEN_MAX / 1024;
-            BackOfficeError::refused(format!("line {line} of the list is longer than {limit} KiB: is a quotation mark missing?"))
+            BackOfficeError::refused(format!(
+                "line {line} of the list is longer than {limit} KiB: is a quotation mark missing?"
+            ))
         }
         _ => BackOfficeError::refused(format!("cannot read the list: {error}")),
     }

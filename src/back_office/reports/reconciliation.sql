@@ -1,5 +1,6 @@
 -- Compares the list (`listed`) with the payments that have a reference, into `compared`. The payments of the times $1 to
 -- $2 (UTC, exclusive end; null: none) must be in the list. $3: only those of this API user (null: of all).
+-- "offset 0" makes the planner look up the payments of each reference; it could read all payments.
 --
 -- A refund can be outside of these times: the sum of all payments of a reference agrees, or the sum of those within.
 -- The amounts are equal if they are after rounding to the decimals of the list, at least two: providers round. A top-up
@@ -19,13 +20,13 @@ with theirs as materialized (
         and p.reference is not null and p.kind in ('sale', 'top_up', 'refill') and ($3::integer is null or p.caller_id = $3)
 ), paid as (
     select p.reference, p.currency, p.amount, p.tax, p.tax_included, p.date_added
-    from wanted w join payments p on p.reference = w.reference
+    from wanted w, lateral (select * from payments where reference = w.reference offset 0) p
     where p.kind in ('sale', 'top_up', 'refill', 'refund')
     union all
     select p.reference, r.currency, r.amount, r.tax, r.tax_included, r.date_added
-    from wanted w
-        join payments p on p.reference = w.reference
-        join payments r on r.reverses = p.id
+    from wanted w,
+        lateral (select * from payments where reference = w.reference offset 0) p,
+        lateral (select * from payments where reverses = p.id offset 0) r
     where p.kind in ('sale', 'top_up', 'refill') and r.kind = 'refund' and r.reference is null
 ), ours as (
     select reference, upper(currency) as currency, sum(gross) as gross, sum(gross) filter (where is_within) as gross_within

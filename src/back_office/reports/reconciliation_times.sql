@@ -3,5 +3,6 @@
 select min(p.date_added)::text, (max(p.date_added) + interval '1 microsecond')::text,
     to_char(min(p.date_added) at time zone 'utc' at time zone $1, 'YYYY-MM-DD HH24:MI:SS'),
     to_char(max(p.date_added) at time zone 'utc' at time zone $1, 'YYYY-MM-DD HH24:MI:SS')
-from (select distinct reference from listed) named
-    join payments p on p.reference = named.reference and p.kind in ('sale', 'top_up', 'refill')
+from (select distinct reference from listed) named,
+    lateral (select * from payments where reference = named.reference offset 0) p
+where p.kind in ('sale', 'top_up', 'refill')

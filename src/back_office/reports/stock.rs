@@ -3,10 +3,12 @@
 use serde::Serialize;
 use sqlx::PgPool;
 
-use crate::store::pages::BEGIN_READ_ONLY;
-
 /// The days whose sales predict the next ones: four weeks, with each day of the week four times.
 pub const PACE_DAYS: i32 = 28;
+
+/// The payments of the last weeks are found by the index of their dates, also if the statistics are missing or old.
+const BEGIN: &str = "begin read only; set local plan_cache_mode = force_custom_plan; set local enable_bitmapscan = on;
+    set local enable_hashjoin = on; set local enable_sort = on; set local work_mem = '64MB'; set local statement_timeout = '1h'";
 
 /// The stock of a card group.
 #[derive(Debug, Serialize)]
@@ -38,7 +40,7 @@ pub struct StockRow {
 ///
 /// Database errors.
 pub async fn report(pool: &PgPool, within_days: Option<i32>) -> sqlx::Result<Vec<StockRow>> {
-    let mut transaction = pool.begin_with(BEGIN_READ_ONLY).await?;
+    let mut transaction = pool.begin_with(BEGIN).await?;
     sqlx::query_file_as!(StockRow, "src/back_office/reports/stock.sql", PACE_DAYS, within_days)
         .fetch_all(&mut *transaction)
         .await

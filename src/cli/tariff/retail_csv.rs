@@ -7,7 +7,7 @@ use csv::StringRecord;
 use super::csv_lines::CsvLines;
 use super::{RETAIL_HEADINGS, RefusedLine};
 use crate::operations::tariff::retail_import::document::{
-    DESTINATION_RATES_MAX, Destination, ReadFault, Head, Rate, ReadError,
+    DESTINATION_RATES_MAX, Destination, Head, Rate, ReadError, ReadFault,
 };
 
 /// Reads a file. Lines of one group that follow each other are a destination. Passes each destination to `receive`, in

@@ -161,7 +161,8 @@ fn tls_arguments(directory: &Path, has_tls: bool) -> Vec<String> {
         return vec!["--skip-ssl".to_owned()];
     }
     let certified = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
-    let files = [("cert", "certificate.pem", certified.cert.pem()), ("key", "key.pem", certified.signing_key.serialize_pem())];
+    let files =
+        [("cert", "certificate.pem", certified.cert.pem()), ("key", "key.pem", certified.signing_key.serialize_pem())];
     let arguments = files.into_iter().map(|(option, name, text)| {
         let path = directory.join(name);
         std::fs::write(&path, text).unwrap();

@@ -68,7 +68,9 @@ async fn an_account_that_requires_tls() {
         let output = run(options);
         assert!(output.code == 1 && output.stderr.contains(expected), "{options:?}: {output:?}");
     }
-    for options in [&["--dry-run"][..], &["--dry-run", "--tls", "required"], &["--tls", "required", "--tls-ca", certificate]] {
+    for options in
+        [&["--dry-run"][..], &["--dry-run", "--tls", "required"], &["--tls", "required", "--tls-ca", certificate]]
+    {
         let output = run(options);
         assert_eq!(output.code, 0, "{options:?}: {output:?}");
     }

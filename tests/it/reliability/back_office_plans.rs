@@ -1,5 +1,5 @@
-//! Query plans of the look-ups of the back office, with fresh and missing statistics: each card and its rows are found
-//! by indexes.
+//! Query plans of the look-ups of the back office, with missing, fresh and stale statistics: each card and its rows are
+//! found by indexes.
 
 use crate::harness::{Server, server};
 
@@ -29,7 +29,7 @@ const TABLES: [&str; 8] =
     ["cards", "payments", "actions", "ccorders", "cclineitems", "change_log", "email_outbox", "vouchers"];
 
 /// Parts of a statement, its values, and the index conditions that its plan must have.
-const LOOKUPS: [(&[&str], &[&str], &[&str]); 15] = [
+const LOOKUPS: [(&[&str], &[&str], &[&str]); 16] = [
     (
         &["select id as \"id!\" from cards where number = $1", "limit $2"],
         &["'1000042'", "100"],
@@ -90,11 +90,30 @@ const LOOKUPS: [(&[&str], &[&str], &[&str]); 15] = [
         &["using cards_pkey on cards", "using payments_user_date_added on payments", "using actions_target on actions"],
     ),
     (
+        &["has_calls(c) or coalesce(c.callerid", "rule = 'used_unsold'"],
+        &["1042"],
+        &[
+            "using cards_pkey on cards c",
+            "using payments_user_date_added on payments",
+            "using cclineitems_card on cclineitems",
+            "using vouchers_number on vouchers",
+            "using actions_target on actions",
+        ],
+    ),
+    (
         &["coalesce(replacing.number"],
         &["1042"],
         &["using change_log_target on change_log", "using payments_replaces_card_unique on payments p"],
     ),
 ];
+
+/// Rows that are new since the last `analyze`.
+const MORE_ROWS: &str = "
+    insert into actions (action, target_type, target_id, data)
+    select 'card_payment_created', 'Payment', 30000 + i, (1000 + i)::text from generate_series(1, 30000) i;
+    insert into actions (action, target_type, target_id) select 'Added to cards balance', 'card', 1000 + i from generate_series(1, 30000) i;
+    insert into payments (paymenttype, kind, amount, user_id, card, date_added)
+    select 'Card', 'top_up', 1, 1000 + i, 1, '2026-06-01'::timestamp + make_interval(secs => i) from generate_series(1, 30000) i";
 
 async fn check(server: &Server) {
     for (parts, values, conditions) in LOOKUPS {
@@ -125,6 +144,38 @@ async fn cards_and_their_rows_are_found_by_indexes() {
     check(&server).await;
     server.execute("analyze").await;
     check(&server).await;
+    server.execute(MORE_ROWS).await;
+    check(&server).await;
+}
+
+/// The index of `actions` finds the rows of one card, payment or voucher: it has the id before the type, of which there
+/// are few.
+#[tokio::test]
+async fn history_of_a_card_reads_its_own_audit_rows() {
+    let server = server().await;
+    let check = async || {
+        let history = &["-- Reads the latest rows of the audit trail about a card"];
+        let values = ["1042", "6", "'1000042'", "array[42]", "100"];
+        let plan = server.query_plan(history, "force_generic_plan", &values).await;
+        let mut conditions = Vec::new();
+        let mut lines = plan.lines();
+        while let Some(line) = lines.next() {
+            if line.contains("using actions_target on actions") {
+                conditions.push(lines.next().unwrap_or_default().trim());
+            }
+        }
+        let by_id = |condition: &&&str| condition.starts_with("Index Cond: (") && condition.contains("target_id = ");
+        assert_eq!((conditions.len(), conditions.iter().filter(by_id).count()), (3, 3), "{plan}");
+        assert!(!plan.contains("Seq Scan on actions"), "{plan}");
+    };
+    server.execute("alter table actions set (autovacuum_enabled = off)").await;
+    check().await;
+    server.execute(ROWS).await;
+    check().await;
+    server.execute("analyze").await;
+    check().await;
+    server.execute(MORE_ROWS).await;
+    check().await;
 }
 
 /// The function that says which cards a command selects must be inlined: otherwise it is called for each card.

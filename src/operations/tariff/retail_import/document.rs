@@ -12,7 +12,7 @@ use crate::operations::tariff::retail_import::syntax::{
 };
 use crate::spool::Spooled;
 
-pub use crate::operations::tariff::retail_import::syntax::{ReadFault, Position, ReadError};
+pub use crate::operations::tariff::retail_import::syntax::{Position, ReadError, ReadFault};
 
 /// Levels of elements.
 const DEPTH_MAX: usize = 16;

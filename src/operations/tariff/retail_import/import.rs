@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use crate::error::ApiError;
 use crate::number::parse_integer;
 use crate::operations::tariff::retail_import::document::{
-    DESTINATION_RATES_MAX, Destination, ReadFault, Head, ReadError, Source,
+    DESTINATION_RATES_MAX, Destination, Head, ReadError, ReadFault, Source,
 };
 use crate::operations::tariff::retail_import::fields::{DayType, TimeRange};
 use crate::operations::tariff::retail_import::order::Import;

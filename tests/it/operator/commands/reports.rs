@@ -401,7 +401,8 @@ async fn list_of_a_payment_provider_is_compared() {
     );
     // A2 was refunded here, but not by the provider. A3 lies between A1 and R1, and is missing.
     let output = lists.path("differences.csv");
-    let different = reconcile(&lists, 
+    let different = reconcile(
+        &lists,
         "reference;amount;currency\nA1;11.90;USD\nA2;11.90;USD\n=X;3;EUR\nR1;5;USD\n",
         &["--output", output.to_str().unwrap()],
     );
@@ -524,7 +525,8 @@ async fn refund_outside_the_days_of_the_list_agrees() {
         let output = reconcile(&lists, october, days);
         assert!(output.code == 0 && output.stdout.ends_with(matched), "{output:?}");
     }
-    let november = reconcile(&lists, 
+    let november = reconcile(
+        &lists,
         "reference,amount,currency\nA2,-11.90,USD\nR1,5,EUR\n",
         &["--from", "2026-11-02", "--to", "2026-11-02"],
     );
