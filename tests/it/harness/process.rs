@@ -58,7 +58,10 @@ pub fn start(mut command: Command) -> ServerProcess {
     let address = loop {
         let line_start = output.len();
         assert!(lines.read_line(&mut output).unwrap() > 0, "the server exited: {output}");
-        if let Some((_, rest)) = output[line_start..].split_once("listening on http://") {
+        // The line of the API: that of the metrics and that of the console come before.
+        if let Some((_, rest)) = output[line_start..].split_once("listening on http://")
+            && rest.contains("/api/")
+        {
             break rest.split('/').next().unwrap().parse().unwrap();
         }
     };
