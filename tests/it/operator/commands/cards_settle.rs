@@ -106,8 +106,16 @@ async fn every_sign_of_use_keeps_a_card_out_of_stock() {
     let refusal = |id: &str| format!("the card {id} looks used: settle it as sold or retired, or say --used");
     // Only the finding used_unsold is left.
     operator.assert_error(&settle("3", "free"), 1, &refusal("3"));
-    operator.server.execute("update cards set callerid = '999' where id = 2").await;
-    operator.assert_error(&settle("2", "free"), 1, &refusal("2"));
+    for (used, unused) in [
+        ("first_use = '2014-05-01'", "first_use = null"),
+        ("call_count = 1", "call_count = null"),
+        ("frozen_balance = 0.000000000000001", "frozen_balance = 0"),
+        ("callerid = '999'", "callerid = '999'"),
+    ] {
+        operator.server.execute(&format!("update cards set {used} where id = 2")).await;
+        operator.assert_error(&settle("2", "free"), 1, &refusal("2"));
+        operator.server.execute(&format!("update cards set {unused} where id = 2")).await;
+    }
     operator.run_ok(&[&settle("2", "free")[..], &["--used"]].concat());
     operator.server.assert_rows("select callerid from cards where id = 2", &["∅"]).await;
 }
