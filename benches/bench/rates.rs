@@ -53,7 +53,8 @@ async fn add_rates(environment: &BenchEnvironment, first: u32, last: u32) {
              insert into rates (id, tariff_id, destination_id, prefix)
              select i, {TARIFF_ID}, i, ({FIRST_PREFIX} + i)::text from generate_series({first}, {last}) i;
              insert into ratedetails (rate_id, rate, increment_s, min_time)
-             select i, 0.01 + i / 1e7, 60, 30 from generate_series({first}, {last}) i;"
+             select i, 0.01 + i / 1e7, 60, 30 from generate_series({first}, {last}) i;
+             select setval('destinations_id_seq', {last}), setval('rates_id_seq', {last})"
         ))
         .await;
     for table in ["destinations", "rates", "ratedetails", "destinationgroups", "directions", "users", "tariffs"] {
