@@ -1,10 +1,13 @@
 //! An import fills a new database only, and nothing else uses it meanwhile.
 
+use std::process::Stdio;
+
 use mortise::db::seed;
 use sqlx::{Connection, Executor};
 
 use super::Import;
 use crate::harness::server_on_database;
+use crate::operator::commands::command;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_a_server_uses_is_not_filled() {
@@ -97,6 +100,27 @@ async fn no_server_or_command_starts_during_an_import() {
     assert_eq!(child.wait_with_output().unwrap().status.code(), Some(0));
     let server = import.server().await;
     server.assert_rows("select count(*) from cards", &["5"]).await;
+}
+
+/// PostgreSQL can end the session of an import some time after the program.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_waits_for_the_session_of_an_import_that_has_ended() {
+    let import = Import::new("").await;
+    import.import_ok(&[]);
+    let mut session = import.connect().await;
+    session.execute("select pg_advisory_lock(hashtextextended('mortise session', 0))").await.unwrap();
+    let mut command = command(&["group", "list"]);
+    let child = command.env("DATABASE_URL", &import.url).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // Its session has asked for the lock once.
+    import
+        .wait_for(
+            "select exists (select from pg_stat_activity where datname = current_database() and application_name = 'mortise'
+             and state = 'idle' and query like '%mortise session%')",
+        )
+        .await;
+    session.close().await.unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
 }
 
 #[tokio::test]
