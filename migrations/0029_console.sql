@@ -10,6 +10,9 @@ create table console_accounts (
     totp_secret bytea,
     totp_enrolled_at timestamp,
     totp_last_step bigint,
+    totp_pending bytea,
+    totp_pending_at timestamp,
+    totp_pending_session_id bigint,
     blocked_at timestamp,
     created_at timestamp not null default (now() at time zone 'utc'),
     constraint console_accounts_reseller check ((role = 'reseller') = (user_id is not null))
@@ -20,6 +23,12 @@ comment on column console_accounts.user_id is
     'For a reseller, the id of the user whose groups, cards and sales the account sees. The row of users can be deleted already.';
 comment on column console_accounts.totp_secret is
     'The secret of the second factor, 20 bytes. It counts from totp_enrolled_at on, when the first code was correct.';
+comment on column console_accounts.totp_pending is
+    'A new secret that waits for its first code. Until then totp_secret counts.';
+comment on column console_accounts.totp_pending_at is
+    'When totp_pending was created. It is valid for 15 minutes.';
+comment on column console_accounts.totp_pending_session_id is
+    'The id of the session that created totp_pending: only this session sees it. The row of the session can be deleted already.';
 comment on column console_accounts.totp_last_step is
     'The time step of the last code that was accepted: a code of this step or an earlier one is refused.';
 

@@ -6,6 +6,9 @@ use serde::Deserialize;
 
 use crate::number;
 
+/// Characters in MOR's text columns (`varchar(255)`).
+pub const TEXT_LEN_MAX: usize = 255;
+
 /// The API variant that the server implements (the spec's README).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -191,8 +194,8 @@ impl Dialect {
         self.is_x7()
     }
 
-    /// Whether the defaults of card groups are fixed: tariff 1, LCR 1, valid until now; a reseller's default location
-    /// comes from a setting. The X7 rules for a group's dates apply too.
+    /// Whether the defaults of card groups are fixed: tariff 1, LCR 1 (without these, a reseller's own), valid until
+    /// now; a reseller's default location comes from a setting. The X7 rules for a group's dates apply too.
     pub fn has_fixed_defaults(self) -> bool {
         self.is_x7()
     }

@@ -48,7 +48,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the API server, and the console if console_listen is set; without database_url, start and stop a local PostgreSQL with it
+    /// Run the API server and the console; without database_url, start and stop a local PostgreSQL with them
     Serve {
         /// Fill an empty database with demo data for the examples on MOR's published pages, and start the console
         #[arg(long)]
@@ -206,6 +206,7 @@ fn serve(global: &GlobalOptions, demo: bool) -> Result<(), CommandError> {
         ServerError::Database(error) => error.into(),
         ServerError::Io(error) => error.into(),
         ServerError::Mail(error) => CommandError::Usage(error.to_string()),
+        ServerError::Console(error) if error.is_setting() => CommandError::Usage(error.to_string()),
         error => CommandError::Failed(error.to_string()),
     })
 }

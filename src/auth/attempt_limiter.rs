@@ -26,6 +26,8 @@ pub enum AttemptKind {
     Pin,
     /// The password or the second factor of a console account.
     Console,
+    /// The second factor of a console account, for all clients.
+    ConsoleCode,
 }
 
 impl AttemptKind {
@@ -35,6 +37,7 @@ impl AttemptKind {
             Self::Login => "password or hash",
             Self::Pin => "PIN",
             Self::Console => "console password or code",
+            Self::ConsoleCode => "console code",
         }
     }
 }

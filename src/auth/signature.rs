@@ -10,6 +10,9 @@ use subtle::ConstantTimeEq;
 use crate::dialect::Dialect;
 use crate::http::params::Params;
 
+/// Replaces the secret key in hash inputs that people read.
+const KEY_PLACEHOLDER: &str = "<secret key>";
+
 /// A rule by which a request may be signed. Every operation has one or more.
 #[derive(Debug, Clone, Copy)]
 pub enum HashRule {
@@ -88,6 +91,11 @@ fn select_in_param_order<'a, T>(
 }
 
 impl SignedParams<'_> {
+    /// Returns the text that is hashed, with a placeholder for the key. PINs may be in it.
+    pub fn masked_input(&self) -> String {
+        self.values().map(|(_, value)| value).chain([KEY_PLACEHOLDER]).collect()
+    }
+
     /// Returns the SHA-1 of the values, joined without separators, followed by the secret key.
     pub fn digest(&self, key: &str) -> [u8; 20] {
         let mut sha1 = Sha1::new();

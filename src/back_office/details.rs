@@ -107,6 +107,8 @@ pub struct CardPayment {
 /// An order row of a sale, and its e-mail if one is stored.
 #[derive(Debug, Serialize)]
 pub struct CardMail {
+    /// The id of the e-mail, as in `mortise mail list`. `None`: no e-mail is stored.
+    pub mail_id: Option<i64>,
     /// The buyer's address.
     pub address: String,
     /// UTC.
@@ -132,6 +134,15 @@ pub struct HistoryRow {
     pub details: String,
 }
 
+/// The cards of which one has replaced the other.
+#[derive(Debug, Serialize)]
+pub struct Exchange {
+    /// The id of the card that replaces this one.
+    pub replaced_by: Option<i64>,
+    /// The id of the card that this one replaces.
+    pub replaces: Option<i64>,
+}
+
 /// What happened to a card that its row does not say.
 struct Fate {
     /// The day and the reason of its void.
@@ -146,24 +157,41 @@ struct Fate {
 ///
 /// [`BackOfficeError::NotFound`] if the card does not exist.
 pub async fn load(connection: &mut PgConnection, card_id: i64) -> Result<CardDetails, BackOfficeError> {
+    let mut details = load_without_history(&mut *connection, card_id).await?;
+    details.history = load_history(connection, &details.card, &details.payments).await?;
+    Ok(details)
+}
+
+/// Like [`load`], but without rows of the audit trail: see [`timeline`](super::timeline).
+///
+/// # Errors
+///
+/// As [`load`].
+pub async fn load_without_history(connection: &mut PgConnection, card_id: i64) -> Result<CardDetails, BackOfficeError> {
     let card = sqlx::query_file_as!(CardRow, "src/back_office/card_details.sql", card_id);
     let card = card.fetch_optional(&mut *connection).await?;
     let card = card.ok_or_else(|| BackOfficeError::NotFound(format!("there is no card with the id {card_id}")))?;
     let payments = load_payments(&mut *connection, card_id).await?;
     let mails = load_mails(&mut *connection, card_id).await?;
-    let history = load_history(&mut *connection, &card, &payments).await?;
     let fate = load_fate(&mut *connection, card_id).await?;
-    Ok(CardDetails { verdict: describe(&card, &payments, &fate), card, payments, mails, history })
+    Ok(CardDetails { verdict: describe(&card, &payments, &fate), card, payments, mails, history: Vec::new() })
 }
 
+/// Reads the sale of the card, and its latest 1000 payments.
 async fn load_payments(connection: &mut PgConnection, card_id: i64) -> sqlx::Result<Vec<CardPayment>> {
     sqlx::query_as!(
         CardPayment,
         r#"select p.id, to_char(p.date_added, 'YYYY-MM-DD HH24:MI:SS') as at, to_char(p.date_added, 'FMDD Mon YYYY') as on,
                p.kind, coalesce(p.amount, 0) as "amount!: Money", coalesce(p.tax, 0) as "tax!: Money", p.currency,
                u.username as "user?", p.reference, p.reverses, old.number as "replaced_number?", nullif(p.description, '') as description
-           from payments p left join users u on u.id = p.caller_id left join cards old on old.id = p.replaces_card
-           where p.user_id = $1 and p.card = 1
+           from (
+               select * from payments
+               where id = any (array(
+                   (select id from payments where user_id = $1 and card = 1 and kind in ('sale', 'reissue') limit 2)
+                   union all
+                   (select id from payments where user_id = $1 and card = 1 order by date_added desc limit 1000)))
+               offset 0
+           ) p left join users u on u.id = p.caller_id left join cards old on old.id = p.replaces_card
            order by p.date_added, p.id"#,
         card_id
     )
@@ -171,18 +199,17 @@ async fn load_payments(connection: &mut PgConnection, card_id: i64) -> sqlx::Res
     .await
 }
 
-/// The e-mail of a sale has the time of the sale's payment.
+/// Reads the latest 1000 orders. The e-mail of a sale has the time of the sale's payment.
 async fn load_mails(connection: &mut PgConnection, card_id: i64) -> sqlx::Result<Vec<CardMail>> {
     sqlx::query_as!(
         CardMail,
-        r#"select coalesce(m.address, o.email, '') as "address!", to_char(o.date_added, 'YYYY-MM-DD HH24:MI:SS') as ordered_at,
+        r#"select m.id as "mail_id?", coalesce(m.address, o.email, '') as "address!", to_char(o.date_added, 'YYYY-MM-DD HH24:MI:SS') as ordered_at,
                case when m.sent_at is not null then 'sent' when m.failed_at is not null then 'failed'
                    when m.id is not null then 'waiting' end as mail,
                to_char(coalesce(m.sent_at, m.failed_at), 'YYYY-MM-DD HH24:MI:SS') as mailed_at, m.last_error as "error?"
-           from cclineitems l
+           from (select * from cclineitems where card_id = $1 order by id + 0 desc limit 1000) l
            join ccorders o on o.id = l.ccorder_id
            left join email_outbox m on m.created_at = o.date_added and m.card_ids @> array[$1::bigint]
-           where l.card_id = $1
            order by o.id + 0"#,
         card_id
     )
@@ -224,6 +251,22 @@ async fn load_fate(connection: &mut PgConnection, card_id: i64) -> sqlx::Result<
     .await
 }
 
+/// Returns the cards for which the card was exchanged.
+///
+/// # Errors
+///
+/// Database errors.
+pub async fn load_exchange(connection: &mut PgConnection, card_id: i64) -> sqlx::Result<Exchange> {
+    sqlx::query_as!(
+        Exchange,
+        "select (select user_id from payments where replaces_card = $1) as replaced_by,
+             (select replaces_card from payments where user_id = $1 and kind in ('sale', 'reissue')) as replaces",
+        card_id
+    )
+    .fetch_one(connection)
+    .await
+}
+
 /// Describes the state of a card in words.
 fn describe(card: &CardRow, payments: &[CardPayment], fate: &Fate) -> String {
     let mut parts = vec![match card.state.as_str() {
@@ -231,7 +274,7 @@ fn describe(card: &CardRow, payments: &[CardPayment], fate: &Fate) -> String {
         "quarantined" => {
             let rule = card.import_rule.as_ref().map(|rule| format!(" ({rule})")).unwrap_or_default();
             let on = card.quarantined_on.as_deref().unwrap_or_default();
-            format!("set aside by the import on {on}{rule}: decide with `mortise card settle {}`", card.id)
+            format!("set aside by the import on {on}{rule}: an operator decides with `mortise card settle {}`", card.id)
         }
         "assigned" => format!("assigned to {}, not for sale", card.distributor.as_deref().unwrap_or("a distributor")),
         "reserved" => "reserved, not for sale".to_owned(),
@@ -250,7 +293,7 @@ fn describe(card: &CardRow, payments: &[CardPayment], fate: &Fate) -> String {
         });
     }
     if card.cardgroup_deleted {
-        parts.push("its card group is deleted".to_owned());
+        parts.push("its card group is hidden".to_owned());
     }
     if let Some(on) = &card.begins_on {
         parts.push(format!("the card group becomes valid on {on}"));
@@ -270,7 +313,17 @@ fn describe(card: &CardRow, payments: &[CardPayment], fate: &Fate) -> String {
     if card.pin.as_deref().unwrap_or_default().trim().is_empty() {
         parts.push("it has no PIN".to_owned());
     }
+    if is_usable(card) {
+        parts.push("nothing stops its use".to_owned());
+    }
     parts.join("; ")
+}
+
+/// Whether a caller can use the card: it is sold and valid, and has a balance and a PIN.
+fn is_usable(card: &CardRow) -> bool {
+    let is_valid = card.begins_on.is_none() && card.expired_on.is_none() && card.expired_after_use_on.is_none();
+    let has_pin = card.pin.as_deref().is_some_and(|pin| !pin.trim().is_empty());
+    card.state == "sold" && is_valid && has_pin && card.balance > Money::zero()
 }
 
 fn describe_retirement(card: &CardRow, fate: &Fate) -> String {
@@ -289,7 +342,7 @@ fn describe_sale(card: &CardRow, payments: &[CardPayment]) -> String {
     let Some(sale) = payments.iter().find(|payment| payment.is_sale()) else { return "sold in MOR".to_owned() };
     let on = sale.on.as_deref().unwrap_or_default();
     if let Some(number) = &sale.replaced_number {
-        return format!("issued on {on} in exchange for the card {number}");
+        return format!("issued on {on} to replace the card {number}");
     }
     let by = sale.user.as_ref().map(|user| format!(" by {user}")).unwrap_or_default();
     let refunded = if payments.iter().any(|payment| payment.reverses == Some(sale.id)) { ", refunded" } else { "" };

@@ -2,20 +2,33 @@
 //! console. Each change is one transaction, with a row of the change log.
 
 pub mod backup;
+pub mod batches;
 mod card_payment;
+pub mod changes;
 pub mod details;
+pub mod doctor;
 pub mod export;
+pub mod generate;
+pub mod hash_explanation;
 pub mod import;
+pub mod keys;
 pub mod ledger;
 pub mod lookup;
 pub mod mails;
+pub mod offers;
 mod outbox;
+pub mod overview;
+pub mod refusals;
 pub mod reissue;
 pub mod reports;
 pub mod resellers;
+pub mod rights;
 pub mod selection;
 pub mod settings;
 pub mod settle;
+pub mod timeline;
+pub mod top_up;
+pub mod users;
 pub mod void;
 pub mod withhold;
 
@@ -42,8 +55,18 @@ impl BackOfficeError {
     }
 }
 
+/// Reads the text that says why a change is made.
+///
+/// # Errors
+///
+/// If it is blank or has invisible characters.
+pub fn parse_reason(text: &str) -> Result<String, String> {
+    let text = crate::input::parse_name(text)?;
+    if text.trim().is_empty() { Err("say why".to_owned()) } else { Ok(text) }
+}
+
 /// Returns the ids of a card and of the cards that it replaces, the newest first.
-async fn replaced_cards(connection: &mut PgConnection, card_id: i64) -> sqlx::Result<Vec<i64>> {
+pub(crate) async fn replaced_cards(connection: &mut PgConnection, card_id: i64) -> sqlx::Result<Vec<i64>> {
     sqlx::query_scalar!(
         r#"with recursive chain (id) as (
                select $1::bigint

@@ -5,9 +5,10 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use sqlx::PgConnection;
 
-use super::BackOfficeError;
 use super::card_payment::audit_payments;
 use super::lookup::{CardKey, find_card};
+use super::outbox::remove_cards_from_mails;
+use super::{BackOfficeError, replaced_cards};
 use crate::money::Money;
 use crate::store::caller_id;
 use crate::store::card::retire;
@@ -24,7 +25,7 @@ pub struct Reissue<'a> {
     pub to: Option<&'a str>,
 }
 
-/// The card that replaces another one.
+/// The card that replaces another one, and what else happened.
 #[derive(Debug, Serialize)]
 pub struct NewCard {
     /// The id in the table `cards`.
@@ -35,6 +36,9 @@ pub struct NewCard {
     pub balance: Money,
     /// Whether the old card was replaced before. Nothing was written then.
     pub already_replaced: bool,
+    /// The e-mails that were not sent yet and lost the old card: they would have sent the PIN of a retired card.
+    #[serde(skip)]
+    pub mails: Vec<i64>,
 }
 
 /// The locked card to replace.
@@ -77,8 +81,7 @@ impl Reissue<'_> {
                 None => Ok(new),
             };
         }
-        if !old.sold || !["sold", "blocked"].contains(&old.state.as_str()) {
-            let message = format!("the card {} is {}: only a sold card can be replaced", old.number, old.state);
+        if let Some(message) = refusal(&old.number, &old.state, old.sold) {
             return Err(BackOfficeError::Refused(message));
         }
         if old.callerid != callerid && old.callerid.is_some() {
@@ -92,13 +95,19 @@ impl Reissue<'_> {
         let old_change = RowChange::begin(&mut *connection, What::Card, self.card_id).await?;
         let new_change = RowChange::begin(&mut *connection, What::Card, new.id).await?;
         self.write(&mut *connection, &old, &new, author).await?;
+        let cards = replaced_cards(&mut *connection, self.card_id).await?;
+        let mails = remove_cards_from_mails(&mut *connection, &cards).await?;
         let details = |name: &str, number: &str| {
             let fields = [(name, number), ("reason", self.reason)];
             fields.into_iter().map(|(name, text)| (name.to_owned(), Value::from(text))).collect::<Map<_, _>>()
         };
-        old_change.record_with(&mut *connection, author, details("replaced_by", &new.number)).await?;
+        let mut old_details = details("replaced_by", &new.number);
+        if !mails.is_empty() {
+            old_details.insert("mails".to_owned(), Value::from(mails.as_slice()));
+        }
+        old_change.record_with(&mut *connection, author, old_details).await?;
         new_change.record_with(&mut *connection, author, details("replaces", &old.number)).await?;
-        Ok(NewCard { id: new.id, number: new.number, balance: old.balance.into(), already_replaced: false })
+        Ok(NewCard { id: new.id, number: new.number, balance: old.balance.into(), already_replaced: false, mails })
     }
 
     /// Finds the named new card: in the group of the old one, or among all cards, to say why it cannot be used.
@@ -152,7 +161,8 @@ impl Reissue<'_> {
     async fn find_replacing(&self, connection: &mut PgConnection) -> sqlx::Result<Option<NewCard>> {
         sqlx::query_as!(
             NewCard,
-            r#"select c.id, coalesce(c.number, '') as "number!", coalesce(c.balance, 0) as "balance!: Money", true as "already_replaced!"
+            r#"select c.id, coalesce(c.number, '') as "number!", coalesce(c.balance, 0) as "balance!: Money", true as "already_replaced!",
+                   '{}'::bigint[] as "mails!"
                from payments p join cards c on c.id = p.user_id where p.replaces_card = $1"#,
             self.card_id
         )
@@ -212,6 +222,12 @@ impl Reissue<'_> {
         .await?;
         Ok(())
     }
+}
+
+/// Why a card in this state cannot be replaced. `None`: it can.
+pub(super) fn refusal(number: &str, state: &str, sold: bool) -> Option<String> {
+    let can_be_replaced = sold && ["sold", "blocked"].contains(&state);
+    (!can_be_replaced).then(|| format!("the card {number} is {state}: only a sold card can be replaced"))
 }
 
 /// Reads the named new card, which is locked.

@@ -1,10 +1,10 @@
 //! The creation of a reseller that can create a card group and sell at once.
 
 use secrecy::{ExposeSecret, SecretString};
-use serde_json::json;
-use sqlx::{PgConnection, PgPool};
+use serde_json::{Value, json};
+use sqlx::PgConnection;
 
-use super::BackOfficeError;
+use super::{BackOfficeError, users};
 use crate::store::change_log::{Author, Change, RowChange, Target, What};
 
 /// The permission group of new resellers, unless another one is named.
@@ -37,26 +37,21 @@ pub struct CreatedReseller {
     pub lcr_id: i64,
 }
 
-/// Creates the user, its rights, a tariff and an LCR of its own, and its API settings with the key, in one transaction.
-/// Taxes and currency are copied from the admin, who owns the reseller, as in MOR.
+/// Creates the user, its rights, a tariff and an LCR of its own, and its API settings with the key, in the caller's
+/// transaction. Taxes and currency are copied from the admin, who owns the reseller, as in MOR. The change log gets
+/// each row that is created: LCR and taxes are part of the user's row.
 ///
 /// # Errors
 ///
 /// [`BackOfficeError::Refused`] if a user with the name exists, or if the permission group does not permit to sell;
 /// [`BackOfficeError::NotFound`] if the named permission group does not exist. Nothing is created then.
-pub async fn create(pool: &PgPool, new: &NewReseller<'_>, author: &Author) -> Result<CreatedReseller, BackOfficeError> {
-    let mut transaction = pool.begin().await?;
-    // The lock prevents a concurrent insert of a name that compares equal: MOR ignores letter case and trailing spaces.
-    sqlx::query!("lock table users in share row exclusive mode").execute(&mut *transaction).await?;
-    let existing = sqlx::query!(
-        "select id, username from users where fold_case(rtrim(username)) = fold_case(rtrim($1)) order by id limit 1",
-        new.name
-    );
-    if let Some(existing) = existing.fetch_optional(&mut *transaction).await? {
-        let message = format!("the user {:?} already exists (id {})", existing.username, existing.id);
-        return Err(BackOfficeError::Refused(message));
-    }
-    let (group_id, permission_group) = ensure_permission_group(&mut transaction, new.permission_group, author).await?;
+pub async fn create(
+    connection: &mut PgConnection,
+    new: &NewReseller<'_>,
+    author: &Author,
+) -> Result<CreatedReseller, BackOfficeError> {
+    users::lock_name(&mut *connection, new.name).await?;
+    let (group_id, permission_group) = ensure_permission_group(&mut *connection, new.permission_group, author).await?;
     let user = sqlx::query!(
         r#"with reseller as (
                insert into users (username, password, password_argon2, usertype, owner_id, acc_group_id, tax_id, currency_id)
@@ -82,7 +77,7 @@ pub async fn create(pool: &PgPool, new: &NewReseller<'_>, author: &Author) -> Re
         group_id,
         new.key.expose_secret()
     );
-    let user = user.fetch_optional(&mut *transaction).await?.ok_or_else(|| {
+    let user = user.fetch_optional(&mut *connection).await?.ok_or_else(|| {
         BackOfficeError::refused("there is no admin (id 0): `mortise serve` creates it at the first start")
     })?;
     sqlx::query!(
@@ -91,14 +86,25 @@ pub async fn create(pool: &PgPool, new: &NewReseller<'_>, author: &Author) -> Re
         user.tariff_id,
         user.lcr_id
     )
-    .execute(&mut *transaction)
+    .execute(&mut *connection)
     .await?;
-    RowChange::created(What::User, user.id).record(&mut transaction, author).await?;
-    RowChange::created(What::Tariff, user.tariff_id).record(&mut transaction, author).await?;
+    let details = sqlx::query!(
+        r#"select to_jsonb(lcrs)::text as "lcr!", (select to_jsonb(t)::text from taxes t where t.id = u.tax_id) as "taxes!"
+           from users u join lcrs on lcrs.id = u.lcr_id where u.id = $1"#,
+        user.id
+    );
+    let details = details.fetch_one(&mut *connection).await?;
+    let parse = |json: &str| serde_json::from_str::<Value>(json).map_err(|error| sqlx::Error::Decode(error.into()));
+    let details = [("lcr", parse(&details.lcr)?), ("taxes", parse(&details.taxes)?)];
+    let details = details.into_iter().map(|(name, row)| (name.to_owned(), row)).collect();
+    RowChange::created(What::User, user.id).record_with(&mut *connection, author, details).await?;
+    RowChange::created(What::Tariff, user.tariff_id).record(&mut *connection, author).await?;
+    let target = Target::Row { id: user.id.into(), name: "Allow_API" };
+    let after = Some(json!({ "value": "1" }).to_string());
+    Change { what: What::Setting, target, before: None, after }.record(&mut *connection, author).await?;
     let target = Target::Row { id: user.id.into(), name: new.name };
     let after = Some(json!({ "key": "created" }).to_string());
-    Change { what: What::Key, target, before: None, after }.record(&mut transaction, author).await?;
-    transaction.commit().await?;
+    Change { what: What::Key, target, before: None, after }.record(connection, author).await?;
     Ok(CreatedReseller { id: user.id, permission_group, tariff_id: user.tariff_id, lcr_id: user.lcr_id })
 }
 
@@ -141,14 +147,15 @@ async fn ensure_permission_group(
 
 /// Creates the default permission group, and the right if the database does not have it.
 async fn create_permission_group(connection: &mut PgConnection, author: &Author) -> sqlx::Result<i32> {
-    sqlx::query!(
+    let new_rights = sqlx::query!(
         "insert into acc_rights (name, nice_name, permission_group, right_type)
          select $1, 'Calling_Cards', 'Plugins', 'reseller'
          where not exists (select from acc_rights where lower(name) = $1)",
         RIGHT
     )
     .execute(&mut *connection)
-    .await?;
+    .await?
+    .rows_affected();
     let id = sqlx::query_scalar!(
         "insert into acc_groups (name, group_type) values ($1, 'reseller') returning id",
         PERMISSION_GROUP_DEFAULT
@@ -164,7 +171,11 @@ async fn create_permission_group(connection: &mut PgConnection, author: &Author)
     .execute(&mut *connection)
     .await?;
     let target = Target::Row { id: id.into(), name: PERMISSION_GROUP_DEFAULT };
-    let after = Some(json!({ RIGHT: RIGHT_EDIT }).to_string());
+    let mut after = json!({ RIGHT: RIGHT_EDIT, "permission_group": PERMISSION_GROUP_DEFAULT, "type": "reseller" });
+    if new_rights > 0 {
+        after["new_right"] = json!(RIGHT);
+    }
+    let after = Some(after.to_string());
     Change { what: What::Right, target, before: None, after }.record(connection, author).await?;
     Ok(id)
 }

@@ -1,5 +1,7 @@
 //! Selects many cards: a batch, a card group, a range of numbers.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use sqlx::PgConnection;
 
@@ -12,6 +14,9 @@ use crate::store::change_log::{Author, Change, Target, What};
 const SETTINGS: &str = "set local plan_cache_mode = force_custom_plan; set local enable_seqscan = on;
     set local enable_bitmapscan = on; set local enable_hashjoin = on; set local enable_sort = on;
     set local work_mem = '64MB'; set local statement_timeout = '1h'";
+
+/// SQLSTATE `query_canceled`: also after `statement_timeout`.
+const QUERY_CANCELED: &str = "57014";
 
 /// Cards that have all given properties. Deleted and quarantined cards are never selected.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -46,6 +51,12 @@ pub struct StateCount {
     pub state: String,
     /// How many cards.
     pub cards: i64,
+    /// The lowest number. `None`: no card has a number.
+    #[serde(skip)]
+    pub first: Option<String>,
+    /// The highest number.
+    #[serde(skip)]
+    pub last: Option<String>,
 }
 
 impl CardSelection {
@@ -98,9 +109,34 @@ impl CardSelection {
     /// [`BackOfficeError::NotFound`] if the selection has no card.
     pub async fn count(&self, connection: &mut PgConnection) -> Result<Vec<StateCount>, BackOfficeError> {
         allow_many_cards(&mut *connection).await?;
+        self.count_states(connection).await
+    }
+
+    /// Counts the cards by their state, unless that takes longer than `timeout`: `None`. The transaction is of no use
+    /// then.
+    ///
+    /// # Errors
+    ///
+    /// As for [`count`](Self::count).
+    pub async fn count_within(
+        &self,
+        connection: &mut PgConnection,
+        timeout: Duration,
+    ) -> Result<Option<Vec<StateCount>>, BackOfficeError> {
+        allow_many_cards(&mut *connection).await?;
+        let timeout = format!("{}ms", timeout.as_millis());
+        sqlx::query!("select set_config('statement_timeout', $1, true)", timeout).fetch_one(&mut *connection).await?;
+        match self.count_states(connection).await {
+            Err(BackOfficeError::Database(error)) if is_canceled(&error) => Ok(None),
+            counts => counts.map(Some),
+        }
+    }
+
+    async fn count_states(&self, connection: &mut PgConnection) -> Result<Vec<StateCount>, BackOfficeError> {
         let counts = sqlx::query_as!(
             StateCount,
-            r#"select card_state(c) as "state!", count(*) as "cards!"
+            r#"select card_state(c) as "state!", count(*) as "cards!", min(number collate "C") as first,
+                   max(number collate "C") as last
                from cards c
                where is_selected(c, $1, $2, $3, $4)
                group by 1 order by 1"#,
@@ -156,6 +192,11 @@ impl CardSelection {
 /// The error of a card group that does not exist.
 pub fn group_not_found(id: i32) -> BackOfficeError {
     BackOfficeError::NotFound(format!("there is no card group {id}: `mortise group list` shows all"))
+}
+
+/// Whether a statement was canceled, for example because it has reached its time limit.
+pub(super) fn is_canceled(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == QUERY_CANCELED)
 }
 
 /// Changes the settings of the transaction for statements on many cards.

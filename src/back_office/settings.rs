@@ -1,7 +1,12 @@
 //! MOR's settings in the table `conflines` that Mortise reads: their types, defaults and meanings.
 
+use serde_json::json;
+use sqlx::{PgConnection, PgExecutor};
+
+use super::BackOfficeError;
 use crate::mail;
 use crate::number;
+use crate::store::change_log::{Author, Change, Target, What};
 
 /// The limit of a tax rate in percent.
 const PERCENTAGE_MAX_EXCLUSIVE: i32 = 1000;
@@ -161,4 +166,125 @@ pub const SETTINGS: [SettingInfo; 29] = [
 /// Finds a setting by its name, as MOR spells it.
 pub fn find(name: &str) -> Option<&'static SettingInfo> {
     SETTINGS.iter().find(|setting| setting.name == name)
+}
+
+/// Whether a setting is a key, or a password that MOR stores in its settings.
+pub fn is_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    ["key", "password", "passwd", "secret", "token"].iter().any(|part| name.contains(part))
+}
+
+/// Returns the value to store for a setting that Mortise reads; the value of another one as it is.
+///
+/// # Errors
+///
+/// Why the value is refused. The name of a tax and its rate are easily confused.
+pub fn normalize(name: &str, value: &str) -> Result<String, String> {
+    let Some(setting) = find(name) else { return Ok(value.to_owned()) };
+    setting.kind.normalize(value).map_err(|expected| {
+        let hint = match name {
+            "Tax_1" | "Tax_2" | "Tax_3" | "Tax_4" => format!(": the rate of this tax is {name}_Value"),
+            _ => String::new(),
+        };
+        format!("{name} {expected}{hint}")
+    })
+}
+
+/// The values of a setting before and after a change, for people: those of secrets are hidden.
+#[derive(Debug)]
+pub struct SettingChange {
+    /// The value before. Empty: it was not set.
+    pub before: String,
+    /// The value now.
+    pub after: String,
+}
+
+/// Stores a value of a setting, in the caller's transaction. [`normalize`] has checked it.
+///
+/// # Errors
+///
+/// [`BackOfficeError::NotFound`] if neither Mortise nor the database knows the name, unless it `is_new`.
+pub async fn set(
+    connection: &mut PgConnection,
+    owner: i32,
+    name: &str,
+    value: &str,
+    is_new: bool,
+    author: &Author,
+) -> Result<SettingChange, BackOfficeError> {
+    sqlx::query!("lock table conflines in share row exclusive mode").execute(&mut *connection).await?;
+    let names = sqlx::query_scalar!(r#"select distinct name as "name!" from conflines where name is not null"#)
+        .fetch_all(&mut *connection)
+        .await?;
+    if !is_new && find(name).is_none() && !names.iter().any(|known| known == name) {
+        let similar = names
+            .iter()
+            .map(String::as_str)
+            .chain(SETTINGS.iter().map(|setting| setting.name))
+            .find(|known| known.eq_ignore_ascii_case(name));
+        let hint = similar.map_or("--new adds it anyway".to_owned(), |similar| format!("did you mean {similar}?"));
+        return Err(BackOfficeError::NotFound(format!("there is no setting {name}: {hint}")));
+    }
+    let before = sqlx::query_scalar!(
+        "select value from conflines where owner_id = $1 and name = $2 order by id limit 1",
+        owner,
+        name
+    );
+    let before = before.fetch_optional(&mut *connection).await?;
+    sqlx::query!(
+        "with changed as (update conflines set value = $3 where owner_id = $1 and name = $2 returning id)
+         insert into conflines (owner_id, name, value) select $1, $2, $3 where not exists (select from changed)",
+        owner,
+        name,
+        value
+    )
+    .execute(&mut *connection)
+    .await?;
+    let masked = |value: &str| if is_secret(name) { "(hidden)".to_owned() } else { value.to_owned() };
+    let value_json = |value: &str| json!({ "value": masked(value) }).to_string();
+    let change = Change {
+        what: What::Setting,
+        target: Target::Row { id: owner.into(), name },
+        // Two hidden values would look the same.
+        before: before
+            .as_ref()
+            .filter(|_| !is_secret(name))
+            .map(|before| value_json(before.as_deref().unwrap_or_default())),
+        after: Some(value_json(value)),
+    };
+    change.record(connection, author).await?;
+    Ok(SettingChange { before: masked(&before.flatten().unwrap_or_default()), after: masked(value) })
+}
+
+/// A value in the database.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "MOR's column names")]
+pub struct StoredSetting {
+    pub name: String,
+    pub value: String,
+    pub value2: Option<String>,
+}
+
+/// Returns the values of an owner for the settings that Mortise reads, without those of secrets: `(hidden)`.
+///
+/// # Errors
+///
+/// Database errors.
+pub async fn load(executor: impl PgExecutor<'_>, owner: i32) -> sqlx::Result<Vec<StoredSetting>> {
+    let names: Vec<String> = SETTINGS.iter().map(|setting| setting.name.to_owned()).collect();
+    let mut stored = sqlx::query_as!(
+        StoredSetting,
+        r#"select distinct on (name) name as "name!", coalesce(value, '') as "value!", value2
+           from conflines where owner_id = $1 and name = any ($2) order by name, id"#,
+        owner,
+        &names
+    )
+    .fetch_all(executor)
+    .await?;
+    for setting in &mut stored {
+        if is_secret(&setting.name) && !setting.value.is_empty() {
+            setting.value = "(hidden)".to_owned();
+        }
+    }
+    Ok(stored)
 }

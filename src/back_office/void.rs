@@ -9,7 +9,8 @@ use sqlx::PgConnection;
 use super::card_payment::{audit_payments, write_off};
 use super::outbox::remove_cards_from_mails;
 use super::{BackOfficeError, replaced_cards};
-use crate::money::Money;
+use crate::money::{AMOUNT_MAX_EXCLUSIVE, Money};
+use crate::number;
 use crate::store::card::retire;
 use crate::store::change_log::{Author, RowChange, What};
 
@@ -35,6 +36,59 @@ pub enum Refund {
     None,
     /// An amount in the currency of the sale, without tax; the tax is added in proportion.
     Amount(BigDecimal),
+}
+
+impl Refund {
+    /// Reads `full`, `none` or an amount.
+    ///
+    /// # Errors
+    ///
+    /// Any other text.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "full" => Ok(Self::Full),
+            "none" => Ok(Self::None),
+            text => number::parse_whole_decimal(text)
+                .map(|amount: BigDecimal| amount.normalized())
+                .filter(|amount| *amount > 0 && *amount < AMOUNT_MAX_EXCLUSIVE && amount.fractional_digit_count() <= 15)
+                .map(Self::Amount)
+                .ok_or_else(|| "expected full, none, or an amount above 0, such as 8.40".to_owned()),
+        }
+    }
+}
+
+/// What is known about a void before it is carried out.
+#[derive(Debug, Serialize)]
+pub struct VoidTerms {
+    /// Why the card cannot be voided. `None`: it can.
+    pub refused: Option<String>,
+    /// Whether the card was used, or its balance was moved: [`Void::used`] and [`Void::refund`] must be set.
+    pub used: bool,
+    /// Whether no payment of ours is known: nothing can be refunded.
+    pub sold_in_mor: bool,
+    /// The refunds of everything that was paid.
+    pub refunds: Vec<RefundRow>,
+}
+
+impl VoidTerms {
+    /// Reads the terms. They can change until the card is locked.
+    ///
+    /// # Errors
+    ///
+    /// [`BackOfficeError::NotFound`] if the card does not exist.
+    pub async fn load(connection: &mut PgConnection, card_id: i64) -> Result<Self, BackOfficeError> {
+        let card = Card::load(&mut *connection, card_id).await?;
+        let card = card.ok_or_else(|| not_found(card_id))?;
+        let cards = replaced_cards(&mut *connection, card_id).await?;
+        let paid = find_paid_amounts(&mut *connection, &cards).await?;
+        let already = card.voided.as_ref().map(|on| format!("the card {} was voided on {on}", card.number));
+        Ok(Self {
+            refused: already.or_else(|| card.refusal(card_id, !paid.is_empty())),
+            used: card.retired || is_used(connection, &cards).await?,
+            sold_in_mor: paid.is_empty(),
+            refunds: paid.iter().map(|paid| paid.refund(&paid.without_tax())).collect(),
+        })
+    }
 }
 
 /// The outcome of a void.
@@ -129,30 +183,15 @@ impl Void<'_> {
         sqlx::query!("select id from cards where id = $1 for no key update", id)
             .fetch_optional(&mut *connection)
             .await?
-            .ok_or_else(|| BackOfficeError::NotFound(format!("there is no card with the id {id}")))?;
-        let card = sqlx::query_as!(
-            Card,
-            r#"select coalesce(c.number, '') as "number!", c.sold = 1 or has_sale_payment(c) as "sold!",
-                   c.quarantined_at is not null and c.retired_at is null as "quarantined!",
-                   c.retired_at is not null and c.quarantined_at is null as "retired!", coalesce(c.balance, 0) as "balance!",
-                   (select to_char(at, 'FMDD Mon YYYY') || ' (' || (after ->> 'voided') || ')' from change_log
-                    where what = 'card' and target_id = $1 and after ->> 'voided' is not null order by id + 0 limit 1) as voided,
-                   (select coalesce(replacing.number, replacing.id::text) from payments p join cards replacing on replacing.id = p.user_id
-                    where p.replaces_card = $1) as replaced_by
-               from cards c where c.id = $1"#,
-            id
-        );
-        Ok(card.fetch_one(connection).await?)
+            .ok_or_else(|| not_found(id))?;
+        let card = Card::load(connection, id).await?;
+        card.ok_or_else(|| not_found(id))
     }
 
     fn check(&self, card: &Card, has_payments: bool, is_used: bool) -> Result<(), BackOfficeError> {
         let number = &card.number;
-        let message = if card.quarantined {
-            format!("the card {number} is quarantined: decide with `mortise card settle {}`", self.card_id)
-        } else if let Some(replacing) = &card.replaced_by {
-            format!("the card {number} was replaced by the card {replacing}: void that one")
-        } else if !card.sold && !has_payments {
-            format!("the card {number} was never sold")
+        let message = if let Some(message) = card.refusal(self.card_id, has_payments) {
+            message
         } else if card.retired && !(self.used && self.refund.is_some()) {
             format!(
                 "the card {number} was used, its balance was moved to another card or user: say --used and what to \
@@ -193,15 +232,41 @@ impl Void<'_> {
     }
 }
 
-impl PaidAmount {
-    /// The amount without tax. If the amount includes tax, the tax is the amount times the rate, as in MOR: at 19 %,
-    /// 2.261 of 11.9.
-    fn without_tax(&self) -> BigDecimal {
-        let divisor = &self.amount + &self.tax;
-        match self.tax_included && divisor > 0 {
-            true => (&self.amount * &self.amount / divisor).with_scale_round(15, RoundingMode::HalfUp),
-            false => self.amount.clone(),
+impl Card {
+    async fn load(connection: &mut PgConnection, id: i64) -> sqlx::Result<Option<Self>> {
+        let card = sqlx::query_as!(
+            Card,
+            r#"select coalesce(c.number, '') as "number!", c.sold = 1 or has_sale_payment(c) as "sold!",
+                   c.quarantined_at is not null and c.retired_at is null as "quarantined!",
+                   c.retired_at is not null and c.quarantined_at is null as "retired!", coalesce(c.balance, 0) as "balance!",
+                   (select to_char(at, 'FMDD Mon YYYY') || ' (' || (after ->> 'voided') || ')' from change_log
+                    where what = 'card' and target_id = $1 and after ->> 'voided' is not null order by id + 0 limit 1) as voided,
+                   (select coalesce(replacing.number, replacing.id::text) from payments p join cards replacing on replacing.id = p.user_id
+                    where p.replaces_card = $1) as replaced_by
+               from cards c where c.id = $1"#,
+            id
+        );
+        card.fetch_optional(connection).await
+    }
+
+    /// Why the card cannot be voided, whatever is refunded.
+    fn refusal(&self, id: i64, has_payments: bool) -> Option<String> {
+        let number = &self.number;
+        if self.quarantined {
+            Some(format!("the card {number} is quarantined: decide with `mortise card settle {id}`"))
+        } else if let Some(replacing) = &self.replaced_by {
+            Some(format!("the card {number} was replaced by the card {replacing}: void that one"))
+        } else if !self.sold && !has_payments {
+            Some(format!("the card {number} was never sold"))
+        } else {
+            None
         }
+    }
+}
+
+impl PaidAmount {
+    fn without_tax(&self) -> BigDecimal {
+        without_tax(&self.amount, &self.tax, self.tax_included)
     }
 
     /// The refund of a part of the amount without tax. The columns of the payment are refunded in proportion.
@@ -219,6 +284,28 @@ impl PaidAmount {
             tax_included: self.tax_included,
         }
     }
+}
+
+impl RefundRow {
+    /// What is refunded without tax, above 0.
+    pub fn without_tax(&self) -> BigDecimal {
+        let [amount, tax] = [&self.amount, &self.tax].map(|money| -BigDecimal::from(money.clone()));
+        without_tax(&amount, &tax, self.tax_included)
+    }
+}
+
+/// Returns an amount without tax. If the amount includes tax, the tax is the amount times the rate, as in MOR: at 19 %,
+/// 2.261 of 11.9.
+fn without_tax(amount: &BigDecimal, tax: &BigDecimal, tax_included: bool) -> BigDecimal {
+    let divisor = amount + tax;
+    match tax_included && divisor > 0 {
+        true => (amount * amount / divisor).with_scale_round(15, RoundingMode::HalfUp),
+        false => amount.clone(),
+    }
+}
+
+fn not_found(card_id: i64) -> BackOfficeError {
+    BackOfficeError::NotFound(format!("there is no card with the id {card_id}"))
 }
 
 /// Returns the sales and top-ups of the cards that have no refund: the sale first.

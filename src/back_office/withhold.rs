@@ -9,8 +9,8 @@ use super::BackOfficeError;
 use super::selection::{CardSelection, SelectedCards, allow_many_cards, record_changes};
 use crate::store::change_log::{Author, RowChange, What};
 
-/// Blocks or unblocks one card. A card that is unblocked is withheld again for the reason that it had before. Returns
-/// whether something was changed.
+/// Blocks or unblocks one card. A card that is unblocked is withheld again for the reason that it had before. The
+/// change log gets the `reason`. Returns whether something was changed.
 ///
 /// # Errors
 ///
@@ -19,6 +19,7 @@ pub async fn block_card(
     connection: &mut PgConnection,
     card_id: i64,
     block: bool,
+    reason: Option<&str>,
     author: &Author,
 ) -> Result<bool, BackOfficeError> {
     let card = sqlx::query!(
@@ -28,8 +29,8 @@ pub async fn block_card(
     );
     let card = card.fetch_optional(&mut *connection).await?;
     let card = card.ok_or_else(|| BackOfficeError::NotFound(format!("there is no card with the id {card_id}")))?;
-    if !card.in_use {
-        return Err(BackOfficeError::refused("the card is deleted, retired or quarantined: it cannot be used"));
+    if let Some(message) = refusal(card.in_use) {
+        return Err(BackOfficeError::Refused(message));
     }
     if (card.withheld.as_deref() == Some("blocked")) == block {
         return Ok(false);
@@ -44,8 +45,14 @@ pub async fn block_card(
     )
     .execute(&mut *connection)
     .await?;
-    change.record(connection, author).await?;
+    let details = reason.map(|reason| ("reason".to_owned(), reason.into()));
+    change.record_with(connection, author, details.into_iter().collect()).await?;
     Ok(true)
+}
+
+/// Why a card cannot be blocked or unblocked. `None`: it can. `in_use`: it is not deleted, retired or quarantined.
+pub(super) fn refusal(in_use: bool) -> Option<String> {
+    (!in_use).then(|| "the card is deleted, retired or quarantined: it cannot be used".to_owned())
 }
 
 /// Blocks or unblocks the selected cards that are not retired. Returns the changed ones.
@@ -99,6 +106,8 @@ pub struct Assignment<'a> {
     pub distributor_id: i32,
     /// Whether the cards stay for sale by the API.
     pub keep_in_stock: bool,
+    /// How many cards are given: those with the lowest numbers. `None`: all.
+    pub count: Option<i64>,
 }
 
 impl Assignment<'_> {
@@ -106,13 +115,14 @@ impl Assignment<'_> {
     ///
     /// # Errors
     ///
-    /// [`BackOfficeError::Refused`] if the distributor is no simple user of the owner of the cards' groups.
+    /// [`BackOfficeError::Refused`] if the distributor is no simple user of the owner of the cards' groups, or fewer
+    /// cards than `count` are in stock.
     pub async fn run(
         &self,
         connection: &mut PgConnection,
         author: &Author,
     ) -> Result<Vec<SelectedCards>, BackOfficeError> {
-        let Self { selection, distributor_id, keep_in_stock } = self;
+        let Self { selection, distributor_id, keep_in_stock, count } = self;
         for cards in selection.groups(&mut *connection).await? {
             let is_allowed = sqlx::query_scalar!(
                 r#"select exists (
@@ -136,6 +146,7 @@ impl Assignment<'_> {
                    where is_selected(c, $1, $2, $3, $4)
                        and is_in_stock(c) and not has_sale_payment(c) and (not $6 or user_id is distinct from $5)
                    order by number collate "C", id
+                   limit $7
                    for no key update
                ), changed as (
                    update cards set user_id = $5, withheld = case when $6 then withheld else 'assigned' end
@@ -150,9 +161,14 @@ impl Assignment<'_> {
             selection.first_number(),
             selection.last_number(),
             distributor_id,
-            keep_in_stock
+            keep_in_stock,
+            *count
         );
         let changed = changed.fetch_all(&mut *connection).await?;
+        let given: i64 = changed.iter().map(|cards| cards.cards).sum();
+        if count.is_some_and(|count| given < count) {
+            return Err(BackOfficeError::Refused(format!("only {given} of the selected cards are in stock")));
+        }
         let change = json!({
             "distributor": distributor_id,
             "withheld": if *keep_in_stock { None } else { Some("assigned") },

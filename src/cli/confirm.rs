@@ -4,16 +4,18 @@ use std::io::{self, BufRead, Write};
 
 use super::CommandError;
 
-/// Prints what will be changed, and reads the answer from standard input. With `yes` it asks nothing.
+/// Prints what will be changed, and reads the answer from standard input. With `yes` it only prints.
 ///
 /// # Errors
 ///
 /// [`CommandError::Failed`] unless the answer is y or yes.
 pub fn confirm(question: &str, yes: bool) -> Result<(), CommandError> {
+    let mut stderr = io::stderr().lock();
     if yes {
+        // A closed standard error is no reason to change nothing.
+        _ = writeln!(stderr, "{question} yes");
         return Ok(());
     }
-    let mut stderr = io::stderr().lock();
     write!(stderr, "{question} [y/N] ").and_then(|()| stderr.flush())?;
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer)?;

@@ -88,6 +88,9 @@ async fn add(new: &New<'_>, config: &Config) -> Result<Report, CommandError> {
     if user.is_some() && role != Role::Reseller {
         return Err(CommandError::Usage("--user is for the role reseller only".to_owned()));
     }
+    if can_reveal_pins && role == Role::ReadOnly {
+        return Err(CommandError::Usage("--reveal-pins is not for the role read-only".to_owned()));
+    }
     let hash = hash_password(&secret::read_password()?)?;
     let second_factor = (role == Role::Admin).then(random_secret).transpose()?;
     with_database(config, async |pool| {
@@ -190,11 +193,8 @@ async fn set_password(name: &str, config: &Config) -> Result<Report, CommandErro
 
 async fn replace_second_factor(name: &str, config: &Config) -> Result<Report, CommandError> {
     let secret = random_secret()?;
-    change(name, config, async |connection, account| {
-        account.set_totp(&mut *connection, Some(&secret), true, &author()).await?;
-        accounts::end_sessions(connection, account.id, None).await
-    })
-    .await?;
+    change(name, config, async |connection, account| account.set_totp(connection, &secret, None, &author()).await)
+        .await?;
     report_second_factor(
         &format!("The account {name} has a new second factor. Its sessions have ended."),
         name,

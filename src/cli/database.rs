@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions, Connection, PgPool, Postgres, Transaction};
+use sqlx::{ConnectOptions, Connection, PgConnection, PgPool, Postgres, Transaction};
 
 use super::CommandError;
 use crate::back_office::backup::ClientEnvironment;
@@ -29,6 +29,20 @@ pub async fn with_database<T>(
     with_any_schema(config, async |pool| {
         db::require_current_schema(pool).await?;
         work(pool).await
+    })
+    .await
+}
+
+/// Runs `work` in one transaction on the database, whose schema must be up to date. An error rolls it back.
+pub async fn with_transaction<T>(
+    config: &Config,
+    work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, CommandError>,
+) -> Result<T, CommandError> {
+    with_database(config, async |pool| {
+        let mut transaction = pool.begin().await?;
+        let result = work(&mut transaction).await?;
+        transaction.commit().await?;
+        Ok(result)
     })
     .await
 }

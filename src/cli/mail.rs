@@ -3,9 +3,10 @@
 use clap::Subcommand;
 use serde_json::json;
 
-use super::database::with_database;
+use super::database::{with_database, with_transaction};
 use super::{CommandError, Report, author, find_settings_owner_id};
 use crate::accounts::AccountCache;
+use crate::back_office::BackOfficeError;
 use crate::back_office::mails::{self, MailState, Retry};
 use crate::config::{Config, OnOff};
 use crate::mail::{Mailer, TestError};
@@ -93,15 +94,36 @@ async fn list(failed: bool, sent: bool, limit: u32, config: &Config) -> Result<R
 }
 
 async fn retry(retry: &Retry<'_>, config: &Config) -> Result<Report, CommandError> {
-    let count = with_database(config, async |pool| Ok(mails::retry(pool, retry, &author()).await?)).await?;
+    let count = with_transaction(config, async |connection| {
+        mails::retry(connection, retry, &author()).await.map_err(|error| match error {
+            BackOfficeError::Refused(message) if message.ends_with("was sent") => {
+                CommandError::Failed(format!("{message}: --again sends it again"))
+            }
+            error => with_hint(error),
+        })
+    })
+    .await?;
     let text = format!("E-mails to send now: {count}. A running server sends them within a second.");
     Ok(Report::new(text, json!({ "retried": count })))
 }
 
 async fn correct(id: i64, address: &str, config: &Config) -> Result<Report, CommandError> {
-    let before = with_database(config, async |pool| Ok(mails::correct(pool, id, address, &author()).await?)).await?;
+    let before = with_transaction(config, async |connection| {
+        mails::correct(connection, id, address, &author()).await.map_err(with_hint)
+    })
+    .await?;
     let text = format!("The e-mail {id} is sent to {address} now (it was for {before}).");
     Ok(Report::new(text, json!({ "id": id, "address": address, "before": before })))
+}
+
+/// Adds how an operator finds the e-mails.
+fn with_hint(error: BackOfficeError) -> CommandError {
+    match error {
+        BackOfficeError::NotFound(message) => {
+            CommandError::NotFound(format!("{message}: `mortise mail list` shows all"))
+        }
+        error => error.into(),
+    }
 }
 
 async fn test(address: &str, user: Option<&str>, config: &Config) -> Result<Report, CommandError> {

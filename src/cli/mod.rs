@@ -39,6 +39,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use sqlx::PgExecutor;
 
 use crate::back_office::BackOfficeError;
+use crate::back_office::users::{self, ADMIN_ID, UserRow};
 use crate::config::ConfigError;
 use crate::db::DatabaseError;
 use crate::dialect::Dialect;
@@ -48,9 +49,6 @@ use crate::store::change_log::Author;
 
 pub use self::report::Report;
 pub use self::running_server::with_running_address;
-
-/// The admin, who owns what belongs to no reseller.
-const ADMIN_ID: i32 = 0;
 
 /// The error of a failed command.
 #[derive(Debug, thiserror::Error)]
@@ -131,43 +129,17 @@ impl From<BackOfficeError> for CommandError {
     }
 }
 
-/// The user that a command names.
-struct UserRow {
-    id: i32,
-    username: String,
-    usertype: String,
-    owner_id: i32,
-}
-
-/// Finds a user by name as the server does: ignores letter case and trailing spaces, takes the lowest id.
+/// Finds a user by name as the server does.
 async fn find_user(executor: impl PgExecutor<'_>, name: &str) -> Result<UserRow, CommandError> {
-    let user = sqlx::query_as!(
-        UserRow,
-        r#"select id, username, usertype, coalesce(owner_id, 0) as "owner_id!" from users
-           where fold_case(rtrim(username)) = fold_case(rtrim($1)) order by id limit 1"#,
-        name
-    );
-    user.fetch_optional(executor).await?.ok_or_else(|| CommandError::NotFound(format!("there is no user {name:?}")))
+    Ok(users::find(executor, name).await?)
 }
 
 /// Returns the owner of the settings that a command reads or changes: the reseller `name`, or the admin.
 async fn find_settings_owner_id(executor: impl PgExecutor<'_>, name: Option<&str>) -> Result<i32, CommandError> {
-    let Some(name) = name else { return Ok(ADMIN_ID) };
-    let user = find_user(executor, name).await?;
-    match user.usertype.as_str() {
-        "reseller" => Ok(user.id),
-        "admin" | "accountant" => Ok(ADMIN_ID),
-        _ => Err(CommandError::Failed(format!(
-            "{} has no settings: the settings of the owner (user id {}) apply",
-            user.username, user.owner_id
-        ))),
+    match name {
+        Some(name) => Ok(users::find(executor, name).await?.settings_owner()?),
+        None => Ok(ADMIN_ID),
     }
-}
-
-/// Returns the user name of an owner of settings.
-async fn owner_name(executor: impl PgExecutor<'_>, owner: i32) -> sqlx::Result<String> {
-    let name = sqlx::query_scalar!("select username from users where id = $1", owner).fetch_optional(executor).await?;
-    Ok(name.unwrap_or_else(|| format!("user {owner}")))
 }
 
 /// Returns the author of a command's changes, for the change log.

@@ -12,23 +12,25 @@ pub struct Report {
     text: String,
     json: Value,
     is_success: bool,
+    /// What the JSON, which is a list, cannot say.
+    note: Option<String>,
 }
 
 impl Report {
     /// Creates the report of a success that `text` describes.
     pub fn done(text: impl Into<String>) -> Self {
         let text = text.into();
-        Self { json: json!({ "done": text }), text, is_success: true }
+        Self { json: json!({ "done": text }), text, is_success: true, note: None }
     }
 
     /// Creates the report of a success, with a text and a JSON value of the same content.
     pub fn new(text: impl Into<String>, json: impl Serialize) -> Self {
-        Self { text: text.into(), json: serde_json::to_value(json).unwrap_or_default(), is_success: true }
+        Self { text: text.into(), json: serde_json::to_value(json).unwrap_or_default(), is_success: true, note: None }
     }
 
     /// Creates the report of a success without output.
     pub fn empty() -> Self {
-        Self { text: String::new(), json: Value::Null, is_success: true }
+        Self { text: String::new(), json: Value::Null, is_success: true, note: None }
     }
 
     /// Creates the report of a success with a table as text; the JSON is an array of complete rows.
@@ -40,6 +42,11 @@ impl Report {
         Self::new(format_table(&headings, rows.iter().map(|row| cells(row).into())), rows)
     }
 
+    /// Adds a line: after the text on standard output, or on standard error beside the JSON.
+    pub fn with_note(self, note: String) -> Self {
+        Self { note: Some(note), ..self }
+    }
+
     /// Makes the exit code 1 unless `is_success`: the result is negative, or a problem was found.
     pub fn fail_unless(self, is_success: bool) -> Self {
         Self { is_success, ..self }
@@ -47,11 +54,16 @@ impl Report {
 
     /// Prints the report and returns the exit code. A closed pipe (`| head`) is not an error.
     pub fn print(&self, as_json: bool) -> io::Result<ExitCode> {
-        let text = match (as_json, &self.json) {
-            (true, Value::Null) => String::new(),
-            (true, json) => format!("{json:#}"),
-            (false, _) => self.text.trim_end().to_owned(),
+        let text = match (as_json, &self.json, &self.note) {
+            (true, Value::Null, _) => String::new(),
+            (true, json, _) => format!("{json:#}"),
+            (false, _, None) => self.text.trim_end().to_owned(),
+            (false, _, Some(note)) => format!("{}\n{note}", self.text.trim_end()),
         };
+        if let (true, Some(note)) = (as_json, &self.note) {
+            // A closed standard error is not an error.
+            let _ = writeln!(io::stderr(), "note: {note}");
+        }
         if !text.is_empty() {
             let mut stdout = io::stdout().lock();
             match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {

@@ -6,7 +6,7 @@ use clap::Subcommand;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 
-use super::database::with_database;
+use super::database::with_transaction;
 use super::{CommandError, Report, author, secret};
 use crate::auth::passwords;
 use crate::back_office::resellers::{NewReseller, create};
@@ -45,7 +45,7 @@ pub async fn run(command: &Command, config: &Config) -> Result<Report, CommandEr
     let hash = passwords::hash_argon2(password.expose_secret());
     let hash = hash.ok_or_else(|| CommandError::failed("cannot hash the password"))?;
     let new = NewReseller { name, password_argon2: &hash, key: &key, permission_group: rights.as_deref() };
-    let created = with_database(config, async |pool| Ok(create(pool, &new, &author()).await?)).await?;
+    let created = with_transaction(config, async |connection| Ok(create(connection, &new, &author()).await?)).await?;
     let generated = password_file.is_none().then(|| password.expose_secret());
     let password_line = generated.map(|password| format!("Password:        {password}\n")).unwrap_or_default();
     let text = format!(

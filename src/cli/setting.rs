@@ -4,12 +4,12 @@ use clap::Subcommand;
 use serde::Serialize;
 use serde_json::json;
 
-use super::database::with_database;
-use super::{ADMIN_ID, CommandError, Report, author, find_settings_owner_id, owner_name, secret};
-use crate::back_office::settings::{self, SETTINGS};
+use super::database::{with_database, with_transaction};
+use super::{ADMIN_ID, CommandError, Report, author, find_settings_owner_id, secret};
+use crate::back_office::settings::{self, SETTINGS, SettingChange, is_secret};
+use crate::back_office::users::owner_name;
 use crate::config::Config;
 use crate::input;
-use crate::store::change_log::{Change, Target, What};
 
 /// Subcommands of `mortise setting`.
 #[derive(Debug, Subcommand)]
@@ -54,12 +54,6 @@ pub async fn run(command: &Command, config: &Config) -> Result<Report, CommandEr
     }
 }
 
-/// Whether a setting is a key, or a password that MOR stores in its settings.
-fn is_secret(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
-    ["key", "password", "passwd", "secret", "token"].iter().any(|part| name.contains(part))
-}
-
 fn secret_error(name: &str) -> CommandError {
     CommandError::Usage(format!("{name} is a secret and not available here: for API keys, use `mortise key`"))
 }
@@ -91,23 +85,9 @@ fn resolve_value(name: &str, value: Option<&str>) -> Result<String, CommandError
         Some(_) if is_secret(name) => Err(CommandError::Usage(format!(
             "{name} is a secret: omit its value, then type it or send it on standard input"
         ))),
-        Some(value) => match settings::find(name) {
-            Some(setting) => {
-                setting.kind.normalize(value).map_err(|expected| CommandError::Usage(describe(name, &expected)))
-            }
-            None => Ok(value.to_owned()),
-        },
+        Some(value) => settings::normalize(name, value).map_err(CommandError::Usage),
         None => Err(CommandError::Usage(format!("{name} needs a value"))),
     }
-}
-
-/// Describes why a value is refused. The name of a tax and its rate are easily confused.
-fn describe(name: &str, expected: &str) -> String {
-    let hint = match name {
-        "Tax_1" | "Tax_2" | "Tax_3" | "Tax_4" => format!(": the rate of this tax is {name}_Value"),
-        _ => String::new(),
-    };
-    format!("{name} {expected}{hint}")
 }
 
 async fn set(
@@ -118,54 +98,11 @@ async fn set(
     config: &Config,
 ) -> Result<Report, CommandError> {
     let value = resolve_value(name, value)?;
-    with_database(config, async |pool| {
-        let mut transaction = pool.begin().await?;
-        let owner = find_settings_owner_id(&mut *transaction, user).await?;
-        sqlx::query!("lock table conflines in share row exclusive mode").execute(&mut *transaction).await?;
-        let names = sqlx::query_scalar!(r#"select distinct name as "name!" from conflines where name is not null"#)
-            .fetch_all(&mut *transaction)
-            .await?;
-        if !new && settings::find(name).is_none() && !names.iter().any(|known| known == name) {
-            let similar = names
-                .iter()
-                .map(String::as_str)
-                .chain(SETTINGS.iter().map(|setting| setting.name))
-                .find(|known| known.eq_ignore_ascii_case(name));
-            let hint = similar.map_or("--new adds it anyway".to_owned(), |similar| format!("did you mean {similar}?"));
-            return Err(CommandError::NotFound(format!("there is no setting {name}: {hint}")));
-        }
-        let before = sqlx::query_scalar!(
-            "select value from conflines where owner_id = $1 and name = $2 order by id limit 1",
-            owner,
-            name
-        );
-        let before = before.fetch_optional(&mut *transaction).await?;
-        sqlx::query!(
-            "with changed as (update conflines set value = $3 where owner_id = $1 and name = $2 returning id)
-             insert into conflines (owner_id, name, value) select $1, $2, $3 where not exists (select from changed)",
-            owner,
-            name,
-            value
-        )
-        .execute(&mut *transaction)
-        .await?;
-        let masked = |value: String| if is_secret(name) { "(hidden)".to_owned() } else { value };
-        let value_json = |value: &str| json!({ "value": masked(value.to_owned()) }).to_string();
-        let change = Change {
-            what: What::Setting,
-            target: Target::Row { id: owner.into(), name },
-            // Two hidden values would look the same.
-            before: before
-                .as_ref()
-                .filter(|_| !is_secret(name))
-                .map(|before| value_json(before.as_deref().unwrap_or_default())),
-            after: Some(value_json(&value)),
-        };
-        change.record(&mut transaction, &author()).await?;
-        let (value, before) = (masked(value), masked(before.flatten().unwrap_or_default()));
-        transaction.commit().await?;
-        let text = format!("{name} of owner {owner} is {value:?} now (it was {before:?}).");
-        Ok(Report::new(text, json!({ "name": name, "owner_id": owner, "value": value, "before": before })))
+    with_transaction(config, async |connection| {
+        let owner = find_settings_owner_id(&mut *connection, user).await?;
+        let SettingChange { before, after } = settings::set(connection, owner, name, &value, new, &author()).await?;
+        let text = format!("{name} of owner {owner} is {after:?} now (it was {before:?}).");
+        Ok(Report::new(text, json!({ "name": name, "owner_id": owner, "value": after, "before": before })))
     })
     .await
 }

@@ -11,13 +11,12 @@ use super::{CommandError, Report};
 use crate::accounts::AccountCache;
 use crate::auth::admission;
 use crate::auth::signature::SignedParams;
+use crate::back_office::hash_explanation::operation_not_found;
 use crate::config::{Config, OnOff};
 use crate::http::context::Operation;
 use crate::http::params::Params;
-use crate::operations::{self, OPERATIONS};
+use crate::operations;
 
-/// Replaces the secret key in printed hash inputs.
-pub const KEY_PLACEHOLDER: &str = "<secret key>";
 /// The characters to escape in a form: all but letters, digits and `-._~`.
 const FORM_ENCODE_SET: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
@@ -52,7 +51,7 @@ pub async fn run(options: &Options, config: &Config) -> Result<Report, CommandEr
         None => format!("u={}&{form}&hash={hash}", percent_encode(user)).replace("&&", "&"),
     };
     let url = format!("http://{}{}/api/{}", loopback_if_unspecified(config.listen), config.prefix, options.operation);
-    let (names, hash_input) = (signed.joined_names(), masked_hash_input(signed));
+    let (names, hash_input) = (signed.joined_names(), signed.masked_input());
     let unsigned: Vec<&str> = params
         .names()
         .filter(|name| !matches!(*name, "u" | "p" | "hash") && signed.values().all(|(signed, _)| signed != *name))
@@ -68,14 +67,8 @@ pub async fn run(options: &Options, config: &Config) -> Result<Report, CommandEr
 }
 
 /// Finds an operation by its name or an alias.
-pub(super) fn find_operation(name: &str) -> Result<&'static Operation, CommandError> {
-    operations::find(name).map(|(operation, _)| operation).ok_or_else(|| operation_not_found(name))
-}
-
-/// Returns the error for an unknown operation, with the names of all operations.
-pub(super) fn operation_not_found(name: &str) -> CommandError {
-    let names: Vec<&str> = OPERATIONS.iter().map(|operation| operation.name).collect();
-    CommandError::NotFound(format!("there is no operation {name:?}; available: {}", names.join(", ")))
+fn find_operation(name: &str) -> Result<&'static Operation, CommandError> {
+    operations::find(name).map(|(operation, _)| operation).ok_or_else(|| operation_not_found(name).into())
 }
 
 /// Encodes the parameters as a form.
@@ -92,11 +85,6 @@ fn encode_form(options: &Options) -> Result<String, CommandError> {
 
 fn percent_encode(text: &str) -> String {
     utf8_percent_encode(text, FORM_ENCODE_SET).to_string()
-}
-
-/// Returns the text that is hashed, with a placeholder for the key.
-pub(super) fn masked_hash_input(signed: &SignedParams<'_>) -> String {
-    signed.values().map(|(_, value)| value).chain([KEY_PLACEHOLDER]).collect()
 }
 
 /// Returns the first valid key of a user.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use serde::Serialize;
 use toml::{Table, Value};
 
 use super::{Config, ConfigError, DEFAULTS, SECRET_SETTINGS};
@@ -44,6 +45,42 @@ pub struct EffectiveSetting<'a> {
     pub origin: &'a str,
 }
 
+/// A setting in effect, as text for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[expect(missing_docs, reason = "as in `EffectiveSetting`")]
+pub struct ShownSetting {
+    pub name: String,
+    /// As in a settings file. `None` for a secret that is set.
+    pub value: Option<String>,
+    pub origin: String,
+    /// The comment of the setting in `config/mortise.toml`.
+    pub description: String,
+}
+
+impl ShownSetting {
+    fn new(setting: EffectiveSetting<'_>) -> Self {
+        Self {
+            name: setting.name.to_owned(),
+            value: setting.value.map(Value::to_string),
+            origin: setting.origin.to_owned(),
+            description: find_description(setting.name),
+        }
+    }
+}
+
+/// Returns the comment before a setting in the file of defaults, as one paragraph.
+fn find_description(name: &str) -> String {
+    let mut comment = Vec::new();
+    for line in DEFAULTS.lines() {
+        match line.strip_prefix('#') {
+            Some(text) => comment.push(text.trim()),
+            None if line.split_once('=').is_some_and(|(setting, _)| setting.trim() == name) => break,
+            None => comment.clear(),
+        }
+    }
+    comment.join(" ")
+}
+
 impl Layers {
     /// Reads all layers. The settings file is `file`, else `config/mortise.toml` in the working directory if it exists.
     pub fn read(
@@ -69,10 +106,10 @@ impl Layers {
 
     /// Checks all settings and returns them as [`Config`].
     pub fn config(&self) -> Result<Config, ConfigError> {
-        Value::Table(self.table.clone()).try_into().map_err(|error: toml::de::Error| ConfigError::Malformed {
-            path: "settings".into(),
-            message: error.message().to_owned(),
-        })
+        let config: Result<Config, toml::de::Error> = Value::Table(self.table.clone()).try_into();
+        let config = config
+            .map_err(|error| ConfigError::Malformed { path: "settings".into(), message: error.message().to_owned() })?;
+        Ok(Config { in_effect: self.settings().map(ShownSetting::new).collect(), ..config })
     }
 
     /// Returns all settings in the order of their names, without the values of secrets.

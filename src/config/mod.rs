@@ -15,7 +15,7 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
-pub use self::layers::{EffectiveSetting, Layers, Override};
+pub use self::layers::{EffectiveSetting, Layers, Override, ShownSetting};
 use crate::dialect::Dialect;
 use crate::number;
 
@@ -111,6 +111,9 @@ pub struct Config {
     #[serde(deserialize_with = "log")]
     pub log: Targets,
     pub log_format: LogFormat,
+    /// All settings as `mortise config` prints them, in the order of their names. No setting itself.
+    #[serde(skip)]
+    pub in_effect: Vec<ShownSetting>,
 }
 
 /// A setting that is `on` or `off`.

@@ -1,20 +1,11 @@
 //! Accounts of the console: the table `console_accounts`. API users and their passwords do not open the console.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
-use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
 
 use super::access::Role;
-use super::totp;
 use crate::store::change_log::{Author, Change, Target, What};
-
-/// The number of recovery codes that an account gets.
-const RECOVERY_CODES: usize = 10;
-/// The number of random bytes of a recovery code: 80 bits, sixteen characters.
-const RECOVERY_CODE_BYTES: usize = 10;
 
 /// An account.
 #[derive(Debug, Clone)]
@@ -62,6 +53,10 @@ impl AccountRow {
 ///
 /// Database errors.
 pub async fn find(connection: &mut PgConnection, name: &str) -> sqlx::Result<Option<Account>> {
+    if name.contains('\0') {
+        // PostgreSQL has no text with this character.
+        return Ok(None);
+    }
     let row = sqlx::query_as!(
         AccountRow,
         r#"select id, name, role, user_id, can_reveal_pins, is_demo, password_argon2,
@@ -193,107 +188,6 @@ impl Account {
         let [before, after] = hashes.map(|hash| json!({ "password_argon2": hash }));
         self.record_change(connection, author, before, after).await
     }
-
-    /// Stores another secret of the second factor, and ends the sessions of the account except the one to keep. It
-    /// counts at once if `is_enrolled`, else when its first code is correct. Recovery codes of the old one are deleted.
-    ///
-    /// # Errors
-    ///
-    /// Database errors.
-    pub async fn set_totp(
-        &self,
-        connection: &mut PgConnection,
-        secret: Option<&[u8]>,
-        is_enrolled: bool,
-        author: &Author,
-    ) -> sqlx::Result<()> {
-        sqlx::query!(
-            "update console_accounts set totp_secret = $2, totp_last_step = null,
-                 totp_enrolled_at = case when $3 then now() at time zone 'utc' end
-             where id = $1",
-            self.id,
-            secret,
-            is_enrolled && secret.is_some()
-        )
-        .execute(&mut *connection)
-        .await?;
-        sqlx::query!("delete from console_recovery_codes where account_id = $1", self.id)
-            .execute(&mut *connection)
-            .await?;
-        let before = json!({ "second_factor": self.totp_secret.is_some(), "new_secret": false });
-        let after = json!({ "second_factor": is_enrolled && secret.is_some(), "new_secret": secret.is_some() });
-        self.record_change(connection, author, before, after).await
-    }
-
-    /// Replaces the recovery codes by new ones, which are returned in the form that users type.
-    ///
-    /// # Errors
-    ///
-    /// Database errors, or no random bytes.
-    pub async fn replace_recovery_codes(&self, connection: &mut PgConnection) -> sqlx::Result<Vec<String>> {
-        let codes: Vec<String> = (0..RECOVERY_CODES).map(|_| random_code()).collect::<Result<_, _>>()?;
-        let hashes: Vec<Vec<u8>> = codes.iter().map(|code| hash_code(code)).collect();
-        sqlx::query!("delete from console_recovery_codes where account_id = $1", self.id)
-            .execute(&mut *connection)
-            .await?;
-        sqlx::query!(
-            "insert into console_recovery_codes (code_sha256, account_id) select hash, $2 from unnest($1::bytea[]) hash",
-            &hashes,
-            self.id
-        )
-        .execute(connection)
-        .await?;
-        Ok(codes)
-    }
-
-    /// Whether the code is the current one of the second factor, or a recovery code. Each code is accepted once.
-    ///
-    /// # Errors
-    ///
-    /// Database errors.
-    pub async fn spend_code(&self, connection: &mut PgConnection, code: &str) -> sqlx::Result<bool> {
-        let Some(secret) = &self.totp_secret else { return Ok(false) };
-        if let Some(step) = totp::matching_step(secret, code, current_step()) {
-            return spend_step(connection, self.id, step).await;
-        }
-        let deleted = sqlx::query!(
-            "delete from console_recovery_codes where account_id = $1 and code_sha256 = $2",
-            self.id,
-            hash_code(code)
-        );
-        Ok(deleted.execute(connection).await?.rows_affected() == 1)
-    }
-}
-
-/// Whether the code is the first one of a secret that the account has got. From then on the secret counts.
-///
-/// # Errors
-///
-/// Database errors.
-pub async fn enroll(connection: &mut PgConnection, account: &Account, code: &str) -> sqlx::Result<bool> {
-    let secret = load_pending_secret(&mut *connection, account.id).await?;
-    let step = secret.and_then(|secret| totp::matching_step(&secret, code, current_step()));
-    let Some(step) = step else { return Ok(false) };
-    let enrolled = sqlx::query!(
-        "update console_accounts set totp_enrolled_at = now() at time zone 'utc', totp_last_step = $2
-         where id = $1 and totp_enrolled_at is null",
-        account.id,
-        i64::try_from(step).unwrap_or(i64::MAX)
-    );
-    Ok(enrolled.execute(connection).await?.rows_affected() == 1)
-}
-
-/// Returns the secret that waits for its first code.
-///
-/// # Errors
-///
-/// Database errors.
-pub async fn load_pending_secret(connection: &mut PgConnection, account_id: i64) -> sqlx::Result<Option<Vec<u8>>> {
-    let secret = sqlx::query_scalar!(
-        "select totp_secret from console_accounts where id = $1 and totp_enrolled_at is null",
-        account_id
-    );
-    Ok(secret.fetch_optional(connection).await?.flatten())
 }
 
 /// Ends the sessions of an account, except the one to keep.
@@ -310,32 +204,4 @@ pub async fn end_sessions(connection: &mut PgConnection, account_id: i64, kept: 
     .execute(connection)
     .await?;
     Ok(())
-}
-
-/// Marks the step as used. `false`: it or a later one was used before.
-async fn spend_step(connection: &mut PgConnection, account_id: i64, step: u64) -> sqlx::Result<bool> {
-    let spent = sqlx::query!(
-        "update console_accounts set totp_last_step = $2 where id = $1 and coalesce(totp_last_step, -1) < $2",
-        account_id,
-        i64::try_from(step).unwrap_or(i64::MAX)
-    );
-    Ok(spent.execute(connection).await?.rows_affected() == 1)
-}
-
-fn current_step() -> u64 {
-    totp::step_at(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
-}
-
-/// Returns the hash of a recovery code, as users type it: letter case, spaces and hyphens are ignored.
-fn hash_code(code: &str) -> Vec<u8> {
-    let code: String = code.chars().filter(char::is_ascii_alphanumeric).collect();
-    Sha256::digest(code.to_ascii_uppercase()).to_vec()
-}
-
-fn random_code() -> sqlx::Result<String> {
-    let mut bytes = [0; RECOVERY_CODE_BYTES];
-    getrandom::fill(&mut bytes).map_err(|error| sqlx::Error::Io(std::io::Error::other(error)))?;
-    let code = totp::base32(&bytes);
-    let (first, last) = code.split_at(code.len() / 2);
-    Ok(format!("{first}-{last}"))
 }

@@ -1,29 +1,22 @@
 //! Forms: every change is a POST with the token of the session and an id of its own.
 
-use std::net::IpAddr;
-use std::sync::{Arc, LazyLock};
-use std::time::Instant;
+use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::response::{IntoResponse, Redirect, Response};
 use bigdecimal::BigDecimal;
-use secrecy::SecretString;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use sqlx::{PgConnection, PgTransaction};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::Console;
-use super::accounts::Account;
+use super::attempts::Attempt;
 use super::error::ConsoleError;
 use super::session::Session;
-use crate::auth::attempt_limiter::AttemptKind;
 use crate::auth::passwords;
-use crate::error::ApiError;
 use crate::store::change_log::Author;
-
-/// A hash with which the password of an unknown account is compared.
-static OTHER_HASH: LazyLock<SecretString> = LazyLock::new(|| passwords::hash_argon2("").unwrap_or_default().into());
 
 /// The fields that every form has.
 #[derive(Debug, Clone, Deserialize)]
@@ -48,13 +41,29 @@ pub struct Form<T> {
     once: String,
     /// A code of the second factor, or the password.
     confirm: String,
-    must_confirm: bool,
+    demanded: Demanded,
+}
+
+/// What the sender must enter again before a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Demanded {
+    Nothing,
+    /// The password, also with a second factor.
+    Password,
+    /// A code of the second factor, or else the password.
+    Factor,
+    /// The first code of a new second factor.
+    NewFactor,
 }
 
 /// A form whose sender enters a code of the second factor again, or the password without one. The methods of [`Form`]
 /// check it.
 #[derive(Debug)]
 pub struct ConfirmedForm<T>(pub Form<T>);
+
+/// The fields of a form without any.
+#[derive(Debug, Deserialize)]
+pub struct NoFields {}
 
 /// The outcome of a change, which follows the form.
 #[derive(Debug)]
@@ -81,11 +90,27 @@ impl<T: DeserializeOwned> FromRequest<Arc<Console>> for Form<T> {
     async fn from_request(request: Request, console: &Arc<Console>) -> Result<Self, ConsoleError> {
         let (mut parts, body) = request.into_parts();
         let session = Session::from_request_parts(&mut parts, console).await?;
-        let body = Bytes::from_request(Request::from_parts(parts, body), console).await;
-        let body = body.map_err(|error| ConsoleError::Malformed(error.body_text()))?;
-        let envelope = parse(&body)?;
-        Self::new(session, envelope, parse(&body)?)
+        Self::read(session, &read_body(Request::from_parts(parts, body), console).await?)
     }
+}
+
+/// The fields of a form that is sent without a session, such as the login.
+#[derive(Debug)]
+pub struct PublicForm<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequest<Arc<Console>> for PublicForm<T> {
+    type Rejection = ConsoleError;
+
+    async fn from_request(request: Request, console: &Arc<Console>) -> Result<Self, ConsoleError> {
+        let fields = serde_urlencoded::from_bytes(&read_body(request, console).await?);
+        fields.map(Self).map_err(|error| ConsoleError::Malformed(error.to_string()))
+    }
+}
+
+/// Returns the body, which `router::receive_form` has received.
+async fn read_body(request: Request, console: &Arc<Console>) -> Result<Bytes, ConsoleError> {
+    let body = Bytes::from_request(request, console).await;
+    body.map_err(|error| ConsoleError::Malformed(error.body_text()))
 }
 
 impl<T: DeserializeOwned> FromRequest<Arc<Console>> for ConfirmedForm<T> {
@@ -93,13 +118,25 @@ impl<T: DeserializeOwned> FromRequest<Arc<Console>> for ConfirmedForm<T> {
 
     async fn from_request(request: Request, console: &Arc<Console>) -> Result<Self, ConsoleError> {
         let mut form = Form::<T>::from_request(request, console).await?;
-        form.must_confirm = true;
+        form.demanded = Demanded::Factor;
         Ok(Self(form))
     }
 }
 
+/// Reads fields in the form `name=value&…`.
 fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, ConsoleError> {
+    // PostgreSQL has no text with this character.
+    if body.contains(&0) || body.windows(3).any(|bytes| bytes == b"%00") {
+        return Err(ConsoleError::Malformed("a field has a null character".to_owned()));
+    }
     serde_urlencoded::from_bytes(body).map_err(|error| ConsoleError::Malformed(error.to_string()))
+}
+
+impl<T: DeserializeOwned> Form<T> {
+    /// Reads a form. The token is checked first: a form of another site or session learns nothing about the fields.
+    pub(super) fn read(session: Session, body: &Bytes) -> Result<Self, ConsoleError> {
+        Ok(Form::new(session, parse(body)?, ())?.with_fields(parse(body)?))
+    }
 }
 
 impl<T> Form<T> {
@@ -111,7 +148,26 @@ impl<T> Form<T> {
         if !is_own || !is_id {
             return Err(ConsoleError::ForeignForm);
         }
-        Ok(Self { fields, session, once, confirm, must_confirm: false })
+        Ok(Self { fields, session, once, confirm, demanded: Demanded::Nothing })
+    }
+
+    fn with_fields<U>(self, fields: U) -> Form<U> {
+        let Self { session, once, confirm, demanded, .. } = self;
+        Form { fields, session, once, confirm, demanded }
+    }
+
+    /// Demands that this is the account's password, also if the account has a second factor.
+    pub fn demand_password(mut self, password: String) -> Self {
+        self.confirm = password;
+        self.demanded = Demanded::Password;
+        self
+    }
+
+    /// Demands that this is the first code of the second factor that the session sets up.
+    pub fn demand_first_code(mut self, code: String) -> Self {
+        self.confirm = code;
+        self.demanded = Demanded::NewFactor;
+        self
     }
 
     /// Makes the change in one transaction, unless the form was carried out before, and shows the page that follows.
@@ -124,8 +180,8 @@ impl<T> Form<T> {
         console: &Console,
         change: impl AsyncFnOnce(&mut PgConnection, &Author, &Session, T) -> Result<Done, ConsoleError>,
     ) -> Result<Response, ConsoleError> {
-        let mut transaction = match self.begin(console).await? {
-            Begun::New(transaction) => transaction,
+        let (mut transaction, _permit) = match self.begin(console).await? {
+            Begun::New(transaction, permit) => (transaction, permit),
             Begun::CarriedOut(response) => return Ok(response),
         };
         let Self { fields, session, once, .. } = self;
@@ -146,8 +202,8 @@ impl<T> Form<T> {
         change: impl AsyncFnOnce(&mut PgConnection, &Author, &Session, T) -> Result<(Done, S), ConsoleError>,
         show: impl FnOnce(&Session, S) -> Result<Response, ConsoleError>,
     ) -> Result<Response, ConsoleError> {
-        let mut transaction = match self.begin(console).await? {
-            Begun::New(transaction) => transaction,
+        let (mut transaction, _permit) = match self.begin(console).await? {
+            Begun::New(transaction, permit) => (transaction, permit),
             Begun::CarriedOut(response) => return Ok(response),
         };
         let Self { fields, session, once, .. } = self;
@@ -162,52 +218,45 @@ impl<T> Form<T> {
     ///
     /// [`ConsoleError::Refused`] if it is wrong, [`ConsoleError::TooManyAttempts`], database errors.
     pub async fn confirm(&self, console: &Console) -> Result<(), ConsoleError> {
-        if !self.must_confirm {
-            return Ok(());
+        match self.begin_attempt(console).await? {
+            Some(attempt) => self.check_confirmation(console, attempt).await,
+            None => Ok(()),
         }
-        let (session, confirm, account) = (&self.session, &self.confirm, &self.session.account);
-        self.limit_attempts(console)?;
-        let is_correct = match account.totp_secret {
-            Some(_) => account.spend_code(&mut *console.pool.acquire().await?, confirm).await?,
-            None => is_password(console, Some(account), confirm).await?,
+    }
+
+    /// Waits until the password or the code may be checked. `None`: none is demanded.
+    async fn begin_attempt<'a>(&'a self, console: &'a Console) -> Result<Option<Attempt<'a>>, ConsoleError> {
+        match self.demanded {
+            Demanded::Nothing => Ok(None),
+            Demanded::Password | Demanded::Factor | Demanded::NewFactor => {
+                console.attempts.begin(self.session.client, &self.session.account.name).await.map(Some)
+            }
+        }
+    }
+
+    async fn check_confirmation(&self, console: &Console, mut attempt: Attempt<'_>) -> Result<(), ConsoleError> {
+        let account = &self.session.account;
+        let (is_correct, message) = match self.demanded {
+            Demanded::NewFactor => (
+                attempt.check_first_code(&console.pool, &self.session, &self.confirm).await?,
+                "The code is wrong, or the 15 minutes are over. Check the clock of your phone, or start again.",
+            ),
+            Demanded::Factor if account.totp_secret.is_some() => (
+                attempt.check_code(&console.pool, account, &self.confirm).await?,
+                "The code is wrong, or it was used already. Wait for the next one.",
+            ),
+            _ => (attempt.check_password(Some(account), &self.confirm).await?, "The password is wrong."),
         };
-        if is_correct {
-            return Ok(());
-        }
-        record_failure(console, session.client, &account.name);
-        Err(ConsoleError::Refused(match account.totp_secret {
-            Some(_) => "The code is wrong, or it was used already. Wait for the next one.".to_owned(),
-            None => "The password is wrong.".to_owned(),
-        }))
-    }
-
-    /// Checks the account's password, which a change of it demands.
-    ///
-    /// # Errors
-    ///
-    /// As [`confirm`](Self::confirm).
-    pub async fn confirm_password(&self, console: &Console, password: &str) -> Result<(), ConsoleError> {
-        self.limit_attempts(console)?;
-        if is_password(console, Some(&self.session.account), password).await? {
-            return Ok(());
-        }
-        record_failure(console, self.session.client, &self.session.account.name);
-        Err(ConsoleError::Refused("The password is wrong.".to_owned()))
-    }
-
-    /// Refuses if the client has sent too many wrong passwords or codes.
-    ///
-    /// # Errors
-    ///
-    /// [`ConsoleError::TooManyAttempts`].
-    pub fn limit_attempts(&self, console: &Console) -> Result<(), ConsoleError> {
-        limit_attempts(console, self.session.client, &self.session.account.name)
+        if is_correct { Ok(()) } else { Err(ConsoleError::Refused(message.to_owned())) }
     }
 
     /// Claims the id of the form, then checks what the sender has entered again: the second request of a double click
     /// waits for the end of the first one, and does not need a code of its own.
     async fn begin(&self, console: &Console) -> Result<Begun, ConsoleError> {
         let Self { session, once, .. } = self;
+        let permit = console.forms.acquire(once.clone()).await;
+        // Before the transaction: at most one form holds a connection while it waits for another one.
+        let attempt = self.begin_attempt(console).await?;
         let mut transaction = console.pool.begin().await?;
         let claimed = sqlx::query!(
             "insert into console_submissions (id, account_id) values ($1, $2) on conflict do nothing",
@@ -215,8 +264,10 @@ impl<T> Form<T> {
             session.account.id
         );
         if claimed.execute(&mut *transaction).await?.rows_affected() == 1 {
-            self.confirm(console).await?;
-            return Ok(Begun::New(transaction));
+            if let Some(attempt) = attempt {
+                self.check_confirmation(console, attempt).await?;
+            }
+            return Ok(Begun::New(transaction, permit));
         }
         let location = sqlx::query_scalar!(
             "select location from console_submissions where id = $1 and account_id = $2",
@@ -230,7 +281,8 @@ impl<T> Form<T> {
 
 /// The state of a form at the beginning of its transaction.
 enum Begun {
-    New(PgTransaction<'static>),
+    /// With the permit of the form's id.
+    New(PgTransaction<'static>, OwnedSemaphorePermit),
     /// With the page that follows.
     CarriedOut(Response),
 }
@@ -267,34 +319,6 @@ pub(super) async fn load_message(console: &Console, account_id: i64, once: &str)
     message.fetch_optional(&console.pool).await
 }
 
-/// Refuses if the client has sent too many wrong passwords or codes for the account.
-pub(super) fn limit_attempts(console: &Console, client: IpAddr, name: &str) -> Result<(), ConsoleError> {
-    match console.app.attempts.check(AttemptKind::Console, client, name, Instant::now()) {
-        Err(ApiError::TooManyAttempts(seconds)) => Err(ConsoleError::TooManyAttempts(seconds)),
-        _ => Ok(()),
-    }
-}
-
-/// Counts a wrong password or code.
-pub(super) fn record_failure(console: &Console, client: IpAddr, name: &str) {
-    if console.app.attempts.record_failure(AttemptKind::Console, client, name, Instant::now()) {
-        tracing::warn!(%client, account = name, "console locked for this client: too many wrong passwords or codes");
-    }
-}
-
-/// Whether the password is the account's. Without an account the check takes the same time.
-pub(super) async fn is_password(
-    console: &Console,
-    account: Option<&Account>,
-    password: &str,
-) -> Result<bool, ConsoleError> {
-    let _permit = console.password_checks.acquire().await;
-    let hash = account.map_or_else(|| OTHER_HASH.clone(), |account| account.password_argon2.clone());
-    let password = password.to_owned();
-    let check = tokio::task::spawn_blocking(move || passwords::is_argon2(&hash, &password));
-    check.await.map_err(|error| ConsoleError::Failed(error.to_string()))
-}
-
 impl Console {
     /// Hashes a new password of an account.
     ///
@@ -302,7 +326,6 @@ impl Console {
     ///
     /// [`ConsoleError::Failed`].
     pub async fn hash_password(&self, password: String) -> Result<String, ConsoleError> {
-        let _permit = self.password_checks.acquire().await;
         let hash = tokio::task::spawn_blocking(move || passwords::hash_argon2(&password)).await;
         hash.ok().flatten().ok_or_else(|| ConsoleError::Failed("cannot hash the password".to_owned()))
     }

@@ -14,7 +14,9 @@ impl Origin {
     /// Reads the setting `console_url`.
     pub fn new(url: Option<&Uri>) -> Self {
         let url = url.and_then(|url| {
-            let authority = url.authority()?.clone();
+            // As browsers write it: in lower case, without the port that the scheme implies.
+            let authority = url.authority()?.as_str().to_ascii_lowercase();
+            let authority: Authority = authority.strip_suffix(":443").unwrap_or(&authority).parse().ok()?;
             Some((format!("{}://{authority}", url.scheme_str()?), authority))
         });
         Self { url }
@@ -36,6 +38,7 @@ impl Origin {
         let mut hosts = headers.get_all(header::HOST).iter();
         let (host, None) = (hosts.next(), hosts.next()) else { return false };
         let host = host.and_then(|host| host.to_str().ok()).and_then(|host| host.parse::<Authority>().ok());
+        let host = host.filter(|host| !host.as_str().contains('@'));
         let Some(host) = host.filter(|host| uri.authority().is_none_or(|authority| authority == host)) else {
             return false;
         };

@@ -13,29 +13,38 @@
 pub mod access;
 pub mod accounts;
 mod assets;
+mod attempts;
+mod chart;
+pub mod counted;
 pub mod demo;
-mod error;
+pub mod error;
 mod form;
 mod host;
 pub mod pages;
 pub mod render;
+pub mod route;
 pub mod router;
+pub mod second_factor;
 pub mod session;
 pub mod totp;
+pub mod upload;
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use minijinja::Environment;
 use sqlx::PgPool;
 use tokio::sync::Semaphore;
 
-use self::demo::DemoLink;
+use self::attempts::Attempts;
+use self::counted::Counts;
+use self::demo::Demo;
 use self::host::Origin;
 use self::render::TemplateError;
+use crate::locks::KeyedSemaphores;
 use crate::state::AppState;
 
-/// Maximum number of concurrent password checks. Each takes 19 MiB and most of a core for some hundredths of a second.
-const CONCURRENT_CHECKS_MAX: usize = 1;
+/// Maximum number of uploads at the same time.
+const UPLOADS_MAX: usize = 2;
 
 /// What all pages share.
 #[derive(Debug)]
@@ -44,10 +53,18 @@ pub struct Console {
     pub app: Arc<AppState>,
     /// The console's own connections.
     pub pool: PgPool,
+    /// Results that take long.
+    pub counts: Counts,
+    /// Files that arrive, or are read: each can fill the disk.
+    pub uploads: Arc<Semaphore>,
+    /// Imports of cards: each holds a connection.
+    pub imports: Semaphore,
     templates: Environment<'static>,
     origin: Origin,
-    password_checks: Semaphore,
-    demo: Mutex<Option<DemoLink>>,
+    attempts: Attempts,
+    /// By the form's id: the second request of a double click waits for the first.
+    forms: KeyedSemaphores<String>,
+    demo: Demo,
 }
 
 impl Console {
@@ -59,11 +76,24 @@ impl Console {
     pub fn new(app: Arc<AppState>) -> Result<Self, TemplateError> {
         Ok(Self {
             pool: app.pool.console_pool(),
+            counts: Counts::new(),
+            uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
+            imports: Semaphore::new(1),
             templates: render::load_templates(&app.config.console_templates)?,
             origin: Origin::new(app.config.console_url.as_ref()),
-            password_checks: Semaphore::new(CONCURRENT_CHECKS_MAX),
-            demo: Mutex::default(),
+            attempts: Attempts::new(&app.config),
+            forms: KeyedSemaphores::new(1),
+            demo: Demo::default(),
             app,
         })
+    }
+    /// Returns the name of the system's currency, in which balances and prices are stored.
+    ///
+    /// # Errors
+    ///
+    /// Database errors.
+    pub async fn system_currency(&self) -> sqlx::Result<String> {
+        let currencies = self.app.accounts.currencies().await?;
+        Ok(currencies.system().map(|currency| currency.name.clone()).unwrap_or_default())
     }
 }

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::Console;
 use super::access::{Access, Role};
 use super::assets::asset_path;
-use super::error::ConsoleError;
+use super::error::{ConsoleError, sentence};
 use super::session::Session;
 use crate::input;
 use crate::managed_postgres::data_directory::random_hex;
@@ -28,7 +28,33 @@ pub const TEMPLATES: &[(&str, &str)] = &[
     ("demo.html", include_str!("../../templates/console/demo.html")),
     ("account.html", include_str!("../../templates/console/account.html")),
     ("enroll.html", include_str!("../../templates/console/enroll.html")),
+    ("card.html", include_str!("../../templates/console/card.html")),
+    ("card_pin.html", include_str!("../../templates/console/card_pin.html")),
     ("codes.html", include_str!("../../templates/console/codes.html")),
+    ("batch.html", include_str!("../../templates/console/batch.html")),
+    ("batches.html", include_str!("../../templates/console/batches.html")),
+    ("export.html", include_str!("../../templates/console/export.html")),
+    ("generate.html", include_str!("../../templates/console/generate.html")),
+    ("group.html", include_str!("../../templates/console/group.html")),
+    ("group_form.html", include_str!("../../templates/console/group_form.html")),
+    ("groups.html", include_str!("../../templates/console/groups.html")),
+    ("import.html", include_str!("../../templates/console/import.html")),
+    ("import_outcome.html", include_str!("../../templates/console/import_outcome.html")),
+    ("dashboard.html", include_str!("../../templates/console/dashboard.html")),
+    ("reports.html", include_str!("../../templates/console/reports.html")),
+    ("sales.html", include_str!("../../templates/console/sales.html")),
+    ("sales_reconciliation.html", include_str!("../../templates/console/sales_reconciliation.html")),
+    ("sales_statement.html", include_str!("../../templates/console/sales_statement.html")),
+    ("sales_tax.html", include_str!("../../templates/console/sales_tax.html")),
+    ("change_table.html", include_str!("../../templates/console/change_table.html")),
+    ("changes.html", include_str!("../../templates/console/changes.html")),
+    ("hash.html", include_str!("../../templates/console/hash.html")),
+    ("mail.html", include_str!("../../templates/console/mail.html")),
+    ("secrets.html", include_str!("../../templates/console/secrets.html")),
+    ("settings.html", include_str!("../../templates/console/settings.html")),
+    ("user.html", include_str!("../../templates/console/user.html")),
+    ("users.html", include_str!("../../templates/console/users.html")),
+    ("search.html", include_str!("../../templates/console/search.html")),
 ];
 
 /// The reason for which the operator's templates are unusable.
@@ -48,6 +74,7 @@ pub(super) fn load_templates(directory: &Path) -> Result<Environment<'static>, T
     environment.set_undefined_behavior(UndefinedBehavior::SemiStrict);
     environment.set_auto_escape_callback(|_| AutoEscape::Html);
     environment.add_filter("amount", format_amount);
+    environment.add_filter("sentence", |text: &str| sentence(text));
     environment.add_function("asset", |name: &str| asset_path(name));
     environment.add_function("once", || {
         let id = random_hex().map_err(|error| minijinja::Error::new(ErrorKind::InvalidOperation, error.to_string()))?;
@@ -119,7 +146,7 @@ impl Console {
             account => account.name.as_str(),
             role => account.role.name(),
             is_admin => account.role == Role::Admin,
-            can_reveal_pins => account.can_reveal_pins && account.role != Role::ReadOnly,
+            can_reveal_pins => session.may_reveal_pins(),
             is_read_only => account.role == Role::ReadOnly,
             has_second_factor => account.totp_secret.is_some(),
             form_token => session.form_token.as_str(),

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, header};
 use axum_extra::extract::cookie::{Cookie, CookieJar, SameSite};
+use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
 
@@ -50,6 +52,11 @@ impl Session {
         }
     }
 
+    /// Whether the account may see PINs of cards.
+    pub fn may_reveal_pins(&self) -> bool {
+        self.account.can_reveal_pins && self.account.role != Role::ReadOnly
+    }
+
     /// Whether the account must set up the second factor before it sees anything else.
     pub fn must_enroll(&self) -> bool {
         self.account.role == Role::Admin && self.account.totp_secret.is_none() && !self.account.is_demo
@@ -66,7 +73,8 @@ impl FromRequestParts<Arc<Console>> for Session {
     }
 }
 
-/// Creates a session, and returns its cookie.
+/// Creates a session with a cookie, which ends the session of the request's cookie. `None`: the account was blocked, or
+/// has got another password or second factor, after `account` was read.
 ///
 /// # Errors
 ///
@@ -74,24 +82,44 @@ impl FromRequestParts<Arc<Console>> for Session {
 pub async fn start(
     console: &Console,
     connection: &mut PgConnection,
-    account_id: i64,
+    account: &Account,
     client: IpAddr,
-    browser: &str,
-) -> sqlx::Result<Cookie<'static>> {
+    headers: &HeaderMap,
+) -> sqlx::Result<Option<CookieJar>> {
+    let cookies = CookieJar::from_headers(headers);
+    let browser = headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let mut secret = [0; 32];
     getrandom::fill(&mut secret).map_err(|error| sqlx::Error::Io(std::io::Error::other(error)))?;
     let secret = hex::encode(secret);
     let browser: String = browser.chars().filter(|char| !char.is_control()).take(BROWSER_CHARS_MAX).collect();
-    sqlx::query!(
-        "insert into console_sessions (secret_sha256, account_id, client, browser) values ($1, $2, $3, $4)",
+    // The lock waits for a change of the account that has not ended: that change cannot see the new session to end it.
+    let started = sqlx::query!(
+        "insert into console_sessions (secret_sha256, account_id, client, browser)
+         select $1, id, $3, $4 from console_accounts
+         where id = $2 and blocked_at is null and password_argon2 = $5
+             and (case when totp_enrolled_at is not null then totp_secret end) is not distinct from $6
+         for share",
         hash_secret(&secret),
-        account_id,
+        account.id,
         client.to_string(),
-        browser
-    )
-    .execute(connection)
-    .await?;
-    Ok(build_cookie(console, secret))
+        browser,
+        account.password_argon2.expose_secret(),
+        account.totp_secret.as_deref()
+    );
+    if started.execute(&mut *connection).await?.rows_affected() == 0 {
+        return Ok(None);
+    }
+    if let Some(cookie) = cookies.get(cookie_name(console)) {
+        sqlx::query!("delete from console_sessions where secret_sha256 = $1", hash_secret(cookie.value()))
+            .execute(connection)
+            .await?;
+    }
+    Ok(Some(cookies.add(build_cookie(console, secret))))
+}
+
+/// Whether the request has the cookie of a session, also of one that has ended.
+pub fn has_cookie(console: &Console, cookies: &CookieJar) -> bool {
+    cookies.get(cookie_name(console)).is_some()
 }
 
 /// Returns the cookie with the secret.
@@ -118,12 +146,17 @@ fn cookie_name(console: &Console) -> &'static str {
 }
 
 /// Finds the session of the cookie, unless it has ended: 30 minutes after the last request, 12 hours after the login,
-/// or when the account is blocked.
+/// or when the account is blocked. The 30 minutes begin again if `is_use`.
 ///
 /// # Errors
 ///
 /// Database errors.
-pub async fn load(console: &Console, cookies: &CookieJar, client: IpAddr) -> sqlx::Result<Option<Session>> {
+pub async fn load(
+    console: &Console,
+    cookies: &CookieJar,
+    client: IpAddr,
+    is_use: bool,
+) -> sqlx::Result<Option<Session>> {
     let Some(cookie) = cookies.get(cookie_name(console)) else { return Ok(None) };
     let secret = cookie.value();
     let mut connection = console.pool.acquire().await?;
@@ -136,12 +169,13 @@ pub async fn load(console: &Console, cookies: &CookieJar, client: IpAddr) -> sql
         hash_secret(secret)
     );
     let Some(found) = found.fetch_optional(&mut *connection).await? else { return Ok(None) };
-    if found.is_old {
+    if found.is_old && is_use {
         sqlx::query!("update console_sessions set last_seen_at = now() at time zone 'utc' where id = $1", found.id)
             .execute(&mut *connection)
             .await?;
     }
-    let Some(account) = accounts::load(&mut connection, found.account_id).await? else { return Ok(None) };
+    let account = accounts::load(&mut connection, found.account_id).await?;
+    let Some(account) = account.filter(|account| console.admits(account)) else { return Ok(None) };
     let form_token = hex::encode(Sha256::digest(format!("form {secret}")));
     Ok(Some(Session { id: found.id, account, client, form_token, path: String::new(), message: None }))
 }

@@ -81,7 +81,7 @@ mod tests {
     #[test]
     fn a_code_is_valid_for_one_step_around() {
         let secret = b"12345678901234567890";
-        let code = code_at(secret, 100).unwrap();
+        let code = code_at(secret, 100).unwrap_or_default();
         for (now, step) in [(98, None), (99, Some(100)), (100, Some(100)), (101, Some(100)), (102, None)] {
             assert_eq!(matching_step(secret, &code, now), step, "{now}");
         }

@@ -13,7 +13,7 @@ use crate::accounts::Settings;
 use crate::auth::attempt_limiter::AttemptKind;
 use crate::auth::caller::Caller;
 use crate::auth::signature::HashRule;
-use crate::dialect::Dialect;
+use crate::dialect::{Dialect, TEXT_LEN_MAX};
 use crate::error::ApiError;
 use crate::http::document::Document;
 use crate::http::params::Params;
@@ -22,9 +22,6 @@ use crate::operations::spec::OperationSpec;
 use crate::state::AppState;
 use crate::store::change_log::Author;
 use crate::xml::XmlReply;
-
-/// Characters in MOR's text columns (`varchar(255)`).
-const TEXT_LEN_MAX: usize = 255;
 
 /// An operation of the API.
 #[derive(Debug, Clone, Copy)]

@@ -14,7 +14,8 @@ pub fn route<S: Clone + Send + Sync + 'static>(prefix: &str) -> MethodRouter<S> 
 <head><meta charset="utf-8"/><title>Mortise</title></head>
 <body>
 <h1>Mortise</h1>
-<p>This server answers the calling-card API of MOR. It has no web pages besides this one.</p>
+<p>This server answers the calling-card API of MOR. The web page for operators, the
+console, has a port of its own: <code>console_listen</code>.</p>
 <ul>
 <li>The API: <code>{prefix}/api/NAME</code> and <code>/api/NAME</code>. <a href="{openapi}">{openapi}</a> describes its
 operations.</li>

@@ -8,6 +8,7 @@ pub mod index;
 pub mod monitoring;
 pub mod openapi;
 pub mod params;
+pub mod path;
 pub mod reply;
 pub mod request;
 pub mod router;

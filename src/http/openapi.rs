@@ -18,11 +18,12 @@ use crate::db::seed::DEMO_KEY;
 use crate::dialect::Dialect;
 use crate::error::ApiError;
 use crate::http::context::Operation;
+use crate::http::path;
 use crate::operations::spec::{ParamType, Parameter, Presence, ReplyType};
 use crate::xml::XmlReply;
 
 /// The path of the document, below the prefix and below the root.
-pub const PATH: &str = "/api/openapi.json";
+pub const PATH: &str = path::OPENAPI;
 /// The route of the document below `/api`.
 pub const ROUTE: &str = "/openapi.json";
 

@@ -39,6 +39,17 @@ impl std::fmt::Debug for Params {
 }
 
 impl Params {
+    /// Takes fields that are read already.
+    ///
+    /// # Errors
+    ///
+    /// [`ApiError::BadRequest`] if one has a NUL character.
+    pub fn from_fields(fields: Vec<(String, String)>) -> Result<Self, ApiError> {
+        let mut params = Self::default();
+        params.add_fields(fields, usize::MAX)?;
+        Ok(params)
+    }
+
     /// Reads the path's `id`, the query string, then the body according to its content type. An earlier source takes
     /// precedence: the body cannot replace a parameter of the query string. Within one source the last value of a name
     /// counts. More than `max_parameters` are refused.

@@ -18,8 +18,8 @@ use crate::dialect::Dialect;
 use crate::error::ApiError;
 use crate::http::client_addr;
 use crate::http::context::Operation;
-use crate::http::openapi;
 use crate::http::params::{self, BodyFormat, Params};
+use crate::http::path::routed_path;
 use crate::http::reply::{ContentFormat, Refusal, ReplyFormat};
 use crate::server::limits::RequestPermit;
 use crate::state::AppState;
@@ -39,22 +39,6 @@ pub struct ApiRoute {
 /// The format that the suffix of the path names, such as `/billing/api/card_group_get.xml`.
 #[derive(Debug, Clone, Copy)]
 pub struct PathFormat(ContentFormat);
-
-/// Returns the path for the router, without repeated slashes, the slash at the end and a suffix of the dialect, and the
-/// suffix.
-pub fn routed_path(sent: &str, dialect: Dialect) -> (String, Option<&str>) {
-    let segments: Vec<&str> = sent.split('/').filter(|segment| !segment.is_empty()).collect();
-    let path = format!("/{}", segments.join("/"));
-    let name_and_suffix = path.rsplit_once('.').zip(sent.trim_end_matches('/').rsplit_once('.'));
-    match name_and_suffix {
-        Some(((name, _), (_, suffix)))
-            if dialect.path_suffixes().contains(&suffix) && !path.ends_with(openapi::PATH) =>
-        {
-            (name.trim_end_matches('/').to_owned(), Some(suffix))
-        }
-        _ => (path, None),
-    }
-}
 
 /// Rewrites the path for the router. The extension [`OriginalUri`] keeps the URI as it was sent.
 pub fn rewrite_path(mut request: Request, dialect: Dialect) -> Request {

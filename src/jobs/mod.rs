@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 
+use crate::console::session;
 use crate::state::AppState;
 use crate::{audit, idempotency};
 
@@ -17,6 +18,7 @@ pub async fn run_background_tasks(state: &AppState) {
         restart_on_panic("stock vacuum", || state.stock_vacuum.run(&state.background_pool)),
         restart_on_panic("idempotency key expiry", || purge_idempotency_keys(state)),
         restart_on_panic("audit row expiry", || purge_audit_rows(state)),
+        restart_on_panic("console session expiry", || purge_console_sessions(state)),
         restart_on_panic("e-mail delivery", || state.mail.run(&state.mail_pool, &state.accounts))
     );
 }
@@ -39,6 +41,17 @@ async fn purge_audit_rows(state: &AppState) {
             tracing::debug!(%error, "audit row purge failed");
         }
         tokio::time::sleep(Duration::from_secs(60)).await;
+    }
+}
+
+/// Deletes ended sessions and old forms of the console, once an hour: also if no one logs in.
+async fn purge_console_sessions(state: &AppState) {
+    loop {
+        let purge = async { session::delete_ended(&mut *state.background_pool.acquire().await?).await };
+        if let Err(error) = purge.await {
+            tracing::debug!(%error, "console session purge failed");
+        }
+        tokio::time::sleep(Duration::from_hours(1)).await;
     }
 }
 

@@ -31,6 +31,13 @@ pub enum ConsoleStartError {
     Demo(String),
 }
 
+impl ConsoleStartError {
+    /// Whether a setting is wrong: another start does not help.
+    pub fn is_setting(&self) -> bool {
+        matches!(self, Self::NoUrl(_) | Self::Template(_))
+    }
+}
+
 /// Binds the listener of the console, if there is one. The demo has one, and prints a link that opens it.
 pub(super) async fn start(
     state: &Arc<AppState>,
@@ -40,10 +47,16 @@ pub(super) async fn start(
     let Some(listener) = bind(config, demo).await? else { return Ok(None) };
     let console = Arc::new(Console::new(state.clone())?);
     let address = listener.local_addr().map_err(|error| ConsoleStartError::Demo(error.to_string()))?;
-    tracing::info!("listening on http://{address}/ for the console");
+    tracing::info!("console at http://{address}/");
     if demo && address.ip().is_loopback() && config.listen.ip().is_loopback() {
         let path = console.create_demo_link().await.map_err(|error| ConsoleStartError::Demo(error.to_string()))?;
-        let line = format!("The console of the demo, for 10 minutes and one visit: http://{address}{path}\n");
+        let line = match path {
+            Some(path) => format!("The console of the demo, for 10 minutes and one visit: http://{address}{path}\n"),
+            None if config.console_url.is_some() => {
+                "With console_url, there is no link. An account of the console: mortise console add NAME\n".to_owned()
+            }
+            None => "The database is not the demo's. An account of the console: mortise console add NAME\n".to_owned(),
+        };
         // On standard output, so that no log contains the link. A pipe that its reader does not read blocks the thread.
         tokio::task::spawn_blocking(move || {
             // A reader that has closed the pipe does not want the link.

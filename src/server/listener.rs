@@ -33,6 +33,8 @@ const HYPER_HEADERS_DEFAULT: usize = 100;
 /// Number of open files that are neither client connections nor `database_connections`: listeners, log, other database
 /// connections, files of PostgreSQL.
 const RESERVED_FILES: u64 = 64;
+/// Maximum number of connections of the console: a flood there must not use up the open files of the API.
+pub(super) const CONSOLE_CLIENTS_MAX: usize = 256;
 /// How long `accept` pauses after an error, such as too many open files.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
@@ -177,7 +179,8 @@ fn connection_limit(config: &Config) -> usize {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
     let open_files_limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let available = open_files_limit.saturating_sub(RESERVED_FILES + u64::from(config.database_connections));
-    let available = usize::try_from(available).unwrap_or(usize::MAX).max(1);
+    let console = if config.console_listen.is_some() { CONSOLE_CLIENTS_MAX } else { 0 };
+    let available = usize::try_from(available).unwrap_or(usize::MAX).saturating_sub(console).max(1);
     if available < config.max_connections && config.max_connections != UNLIMITED {
         tracing::warn!(
             open_files_limit,

@@ -41,6 +41,7 @@ use crate::managed_postgres::error::ManagedPostgresError;
 use crate::managed_postgres::{ManagedPostgres, default_data_dir};
 use crate::sales::batcher::SaleBatcher;
 use crate::server::limits::{LoadLimiter, RefusalLog, WaitQueue};
+use crate::server::listener::CONSOLE_CLIENTS_MAX;
 use crate::spool;
 use crate::state::AppState;
 use crate::telemetry::metrics::Metrics;
@@ -234,11 +235,11 @@ async fn run(pool: Pool, config: Config, demo: bool, stop: CancellationToken) ->
         let state = state.clone();
         async move { jobs::run_background_tasks(&state).await }
     });
+    let _published_address = publish_address(&state.config, listener.local_addr()?);
+    tracing::info!("listening on http://{}{}/api/", listener.local_addr()?, state.config.prefix);
     if let Some(listener) = &metrics_listener {
         tracing::info!("listening on http://{}/metrics", listener.local_addr()?);
     }
-    let _published_address = publish_address(&state.config, listener.local_addr()?);
-    tracing::info!("listening on http://{}{}/api/", listener.local_addr()?, state.config.prefix);
     notify_service_manager(NotifyState::Ready);
     let requests = listener::serve(listener, router::build_service(state.clone()), &state.config, stop.clone());
     let scrapes = async {
@@ -248,7 +249,9 @@ async fn run(pool: Pool, config: Config, demo: bool, stop: CancellationToken) ->
     };
     let pages = async {
         if let Some((listener, router)) = console {
-            listener::serve(listener, router, &state.config, stop.clone()).await;
+            let connections_max = state.config.max_connections.min(CONSOLE_CLIENTS_MAX);
+            let config = Config { max_connections: connections_max, ..state.config.clone() };
+            listener::serve(listener, router, &config, stop.clone()).await;
         }
     };
     tokio::join!(requests, scrapes, pages);

@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value};
 use sqlx::PgConnection;
-use strum::IntoStaticStr;
+use strum::{IntoStaticStr, VariantNames};
 
 /// Who changes data.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +38,7 @@ impl Author {
 }
 
 /// The kind of data that is changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantNames)]
 #[strum(serialize_all = "snake_case")]
 #[expect(missing_docs, reason = "self-explanatory names")]
 pub enum What {
@@ -53,6 +53,11 @@ pub enum What {
     Mail,
     Import,
     ConsoleAccount,
+}
+
+impl What {
+    /// The names of all kinds, as in `change_log.what`.
+    pub const NAMES: &[&str] = Self::VARIANTS;
 }
 
 /// What a change is about.

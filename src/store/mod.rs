@@ -3,6 +3,8 @@
 pub mod bulk_create;
 pub mod caller_id;
 pub mod card;
+pub mod card_group;
+pub mod card_payment;
 pub mod change_log;
 pub mod pages;
 pub mod random;

@@ -52,6 +52,7 @@ const LAYERS: [(&str, &[&str]); 6] = [
             "http::client_addr",
             "http::document",
             "http::params",
+            "http::path",
             "input",
             "money",
             "number",
@@ -79,7 +80,7 @@ const LAYERS: [(&str, &[&str]); 6] = [
     ),
     ("request core", &["auth::admission", "http::context", "idempotency", "sales", "state"]),
     ("operations", &["back_office", "operations"]),
-    ("HTTP", &["http"]),
+    ("HTTP", &["console", "http"]),
     ("program", &["cli", "jobs", "server"]),
 ];
 

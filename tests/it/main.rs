@@ -5,6 +5,7 @@
 
 mod auth;
 mod conformance;
+mod console;
 mod harness;
 mod http;
 mod layering;

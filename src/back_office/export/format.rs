@@ -1,7 +1,9 @@
 //! The formats of an export.
 
-use std::io::{self, BufWriter, Write};
+use std::borrow::Cow;
+use std::io::{self, Write};
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use minijinja::Value;
 
@@ -77,16 +79,37 @@ impl Format {
     }
 }
 
-/// Writes cards in a format.
-pub(super) enum Writer<'a, Output: Write> {
-    Csv(Box<csv::Writer<BufWriter<Output>>>),
-    Json { output: BufWriter<Output>, is_empty: bool },
-    Html { template: &'a SheetTemplate, output: BufWriter<Output>, page: Vec<Value>, pages: usize },
+/// The text that is not sent yet.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Buffer(Arc<Mutex<Vec<u8>>>);
+
+impl Buffer {
+    /// Takes the text out of the buffer.
+    pub(super) fn take(&self) -> Vec<u8> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
-impl<'a, Output: Write> Writer<'a, Output> {
-    pub(super) fn start(format: &'a Format, output: Output) -> Result<Self, ExportError> {
-        let mut output = BufWriter::new(output);
+impl Write for Buffer {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(data);
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Writes cards in a format into a buffer.
+pub(super) enum Writer<'a> {
+    Csv(Box<csv::Writer<Buffer>>),
+    Json { output: Buffer, is_empty: bool },
+    Html { template: &'a SheetTemplate, output: Buffer, page: Vec<Value>, pages: usize },
+}
+
+impl<'a> Writer<'a> {
+    pub(super) fn start(format: &'a Format, mut output: Buffer) -> Result<Self, ExportError> {
         Ok(match format {
             Format::Csv => {
                 let mut csv = csv::WriterBuilder::new().has_headers(false).from_writer(output);
@@ -121,16 +144,20 @@ impl<'a, Output: Write> Writer<'a, Output> {
         Ok(())
     }
 
+    /// Writes everything into the buffer.
+    pub(super) fn flush(&mut self) -> Result<(), ExportError> {
+        if let Self::Csv(csv) = self {
+            csv.flush()?;
+        }
+        Ok(())
+    }
+
     pub(super) fn finish(self) -> Result<(), ExportError> {
         match self {
             Self::Csv(mut csv) => csv.flush()?,
-            Self::Json { mut output, is_empty } => {
-                output.write_all(if is_empty { b"]\n" } else { b"\n]\n" })?;
-                output.flush()?;
-            }
+            Self::Json { mut output, is_empty } => output.write_all(if is_empty { b"]\n" } else { b"\n]\n" })?,
             Self::Html { template, mut output, page, pages } => {
                 output.write_all(template.render(page, pages + 1, true)?.as_bytes())?;
-                output.flush()?;
             }
         }
         Ok(())
@@ -145,12 +172,20 @@ fn to_io_error(error: csv::Error) -> io::Error {
     }
 }
 
-/// Puts an apostrophe before each text that a spreadsheet would read as a formula.
+/// Puts an apostrophe before a text that a spreadsheet would read as a formula.
+pub fn guard_formula(text: &str) -> Cow<'_, str> {
+    // Some spreadsheets ignore what is invisible before the sign, and read full-width signs as plain ones.
+    let is_ignored = |char: char| char.is_whitespace() || char == '\u{feff}';
+    let is_formula = text.trim_start_matches(is_ignored).starts_with(['=', '+', '-', '@', '＝', '＋', '－', '＠']);
+    match is_formula || text.starts_with(['\t', '\r', '\n']) {
+        true => format!("'{text}").into(),
+        false => text.into(),
+    }
+}
+
+/// Guards each text of a card.
 fn without_formulas(card: ExportedCard) -> ExportedCard {
-    let guard = |text: Option<String>| match text {
-        Some(text) if text.starts_with(['=', '+', '-', '@', '\t', '\r']) => Some(format!("'{text}")),
-        text => text,
-    };
+    let guard = |text: Option<String>| text.map(|text| guard_formula(&text).into_owned());
     ExportedCard {
         number: guard(card.number),
         pin: guard(card.pin),

@@ -4,14 +4,14 @@
 mod format;
 mod sheet;
 
-use std::io::Write;
-
+use async_stream::try_stream;
+use futures_util::Stream;
 use serde::Serialize;
 use serde_json::json;
 use sqlx::PgPool;
 
-use self::format::Writer;
-pub use self::format::{ExportError, Format};
+use self::format::{Buffer, Writer};
+pub use self::format::{ExportError, Format, guard_formula};
 use super::BackOfficeError;
 use super::selection::{CardSelection, SelectedCards};
 use crate::money::Money;
@@ -46,42 +46,33 @@ pub struct CardExport {
     pub free_only: bool,
 }
 
+/// A part of the text of an export.
+#[derive(Debug)]
+pub struct Chunk {
+    /// UTF-8.
+    pub bytes: Vec<u8>,
+    /// The number of cards in it.
+    pub cards: u64,
+}
+
+/// An export whose row of the change log is committed.
+#[derive(Debug)]
+pub struct StartedExport {
+    export: CardExport,
+    pool: PgPool,
+    format: Format,
+    groups: Vec<SelectedCards>,
+}
+
 impl CardExport {
-    /// Writes the cards in the order of their groups and numbers. The row of the change log is committed before the
-    /// first PIN is written. Calls `progress` with the number of written cards and of all cards. Returns the number of
-    /// written cards.
+    /// Finds the cards, and commits the row of the change log, before the first PIN is read.
     ///
     /// # Errors
     ///
-    /// [`BackOfficeError::NotFound`] if the selection has no card; those of the template and of the output.
-    pub async fn write(
-        &self,
-        pool: &PgPool,
-        format: &Format,
-        output: impl Write,
-        author: &Author,
-        mut progress: impl FnMut(u64, u64),
-    ) -> Result<u64, ExportError> {
+    /// [`BackOfficeError::NotFound`] if the selection has no card.
+    pub async fn start(self, pool: &PgPool, format: Format, author: &Author) -> Result<StartedExport, BackOfficeError> {
         let groups = self.prepare(pool, author).await?;
-        let total = groups.iter().map(|cards| u64::try_from(cards.cards).unwrap_or(0)).sum();
-        let mut writer = Writer::start(format, output)?;
-        let mut written = 0;
-        for group in &groups {
-            let mut position = Some(Position::AfterNumber(None));
-            // No statement runs while the output blocks: an old snapshot would slow down sales.
-            while let Some(start) = position {
-                let mut cards = self.read_page(pool, group, &start).await?;
-                position = start.next(&cards);
-                cards.retain(|card| self.is_in_range(card));
-                for card in cards {
-                    writer.write(&group.name, card)?;
-                    written += 1;
-                }
-                progress(written, total);
-            }
-        }
-        writer.finish()?;
-        Ok(written)
+        Ok(StartedExport { export: self, pool: pool.clone(), format, groups })
     }
 
     /// Finds the groups of the cards, and writes a row of the change log for each.
@@ -148,6 +139,43 @@ impl CardExport {
         .await?;
         transaction.commit().await?;
         Ok(cards)
+    }
+}
+
+impl StartedExport {
+    /// Returns the number of selected cards. Fewer are exported if only those that can be sold are.
+    pub fn selected_cards(&self) -> u64 {
+        self.groups.iter().map(|cards| u64::try_from(cards.cards).unwrap_or(0)).sum()
+    }
+
+    /// Writes the cards in the order of their groups and numbers. No statement runs while the reader of the stream
+    /// does something else: an old snapshot would slow down sales.
+    ///
+    /// # Errors
+    ///
+    /// Those of the database and of the template.
+    pub fn stream(self) -> impl Stream<Item = Result<Chunk, ExportError>> + Send {
+        let Self { export, pool, format, groups } = self;
+        try_stream! {
+            let buffer = Buffer::default();
+            let mut writer = Writer::start(&format, buffer.clone())?;
+            for group in &groups {
+                let mut position = Some(Position::AfterNumber(None));
+                while let Some(start) = position {
+                    let mut cards = export.read_page(&pool, group, &start).await?;
+                    position = start.next(&cards);
+                    cards.retain(|card| export.is_in_range(card));
+                    let written = cards.len() as u64;
+                    for card in cards {
+                        writer.write(&group.name, card)?;
+                    }
+                    writer.flush()?;
+                    yield Chunk { bytes: buffer.take(), cards: written };
+                }
+            }
+            writer.finish()?;
+            yield Chunk { bytes: buffer.take(), cards: 0 };
+        }
     }
 }
 

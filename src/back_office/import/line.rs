@@ -67,12 +67,17 @@ pub(super) struct CardLine {
 }
 
 impl CardLine {
-    /// Reads a line.
+    /// Reads a line. `default_batch`: the batch number of a line without one.
     ///
     /// # Errors
     ///
     /// The reason why the line is refused, for the operator. It does not contain the PIN.
-    pub(super) fn read(record: &StringRecord, header: &Header, group: &Group) -> Result<Self, String> {
+    pub(super) fn read(
+        record: &StringRecord,
+        header: &Header,
+        group: &Group,
+        default_batch: &str,
+    ) -> Result<Self, String> {
         if record.len() != header.len() {
             return Err(format!("the line has {} fields, not {}", record.len(), header.len()));
         }
@@ -100,7 +105,7 @@ impl CardLine {
             number: number.to_owned(),
             pin: pin.to_owned(),
             balance: parse_balance(balance)?,
-            batch_number: batch_number.to_owned(),
+            batch_number: if batch_number.is_empty() { default_batch } else { batch_number }.to_owned(),
             serial: Some(serial.to_owned()).filter(|serial| !serial.is_empty()),
             language: if language.is_empty() { "en" } else { language }.to_owned(),
             name: name.to_owned(),

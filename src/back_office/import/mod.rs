@@ -1,12 +1,12 @@
 //! Imports the cards of a CSV file, for example from a printer, into a card group: all of them or none.
 //!
 //! The lines are copied into a temporary table, where PostgreSQL compares them with each other and with the cards. The
-//! memory that an import needs depends only on the number of refused lines.
+//! memory that an import needs does not depend on the number of lines, nor on how many of them are refused.
 
 mod line;
 mod line_breaks;
 
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 
 use bigdecimal::BigDecimal;
 use csv::StringRecord;
@@ -15,7 +15,7 @@ use serde_json::json;
 use sqlx::{PgConnection, Row};
 
 use self::line::{CardLine, Header};
-use self::line_breaks::LineBreaks;
+use self::line_breaks::{LINE_BYTES_MAX, LineBreaks, UnfinishedLine};
 use super::BackOfficeError;
 use super::selection::group_not_found;
 use crate::error::ApiError;
@@ -24,6 +24,10 @@ use crate::store::change_log::{Author, Change, Target, What};
 
 /// Lines in one statement.
 const BATCH_LINES: usize = 5_000;
+/// Lines that are read before other work of the thread runs.
+const LINES_AT_ONCE: u64 = 500;
+/// Refused lines that an outcome names. Further ones are only counted.
+pub const REFUSED_LINES_MAX: usize = 1_000;
 /// Cards that one statement creates.
 const BATCH_CARDS: i64 = 20_000;
 
@@ -36,17 +40,31 @@ const INSERT_LINES: &str = "
     insert into card_import_lines
     select * from unnest($1::bigint[], $2::text[], $3::text[], $4::numeric[], $5::text[], $6::text[], $7::text[], $8::text[])";
 
-/// Queries that return refused lines, with their reasons. $1 is the card group.
-const REFUSAL_QUERIES: [&str; 4] = [
-    "select line, 'number: line ' || first_line || ' has the same' as reason
+/// Queries that return the first refused lines, with their reasons, and how many there are. $1 is the card group, $2
+/// the number of lines to return. `true`: a card has the number or the PIN.
+const REFUSAL_QUERIES: [(&str, bool); 4] = [
+    (
+        "select line, 'number: line ' || first_line || ' has the same' as reason, count(*) over () as total
      from (select line, min(line) over (partition by number) as first_line from card_import_lines) numbered
-     where line > first_line and $1::integer is not null",
-    "select line, 'pin: line ' || first_line || ' has the same' as reason
+     where line > first_line and $1::integer is not null order by line limit $2",
+        false,
+    ),
+    (
+        "select line, 'pin: line ' || first_line || ' has the same' as reason, count(*) over () as total
      from (select line, min(line) over (partition by pin) as first_line from card_import_lines) numbered
-     where line > first_line and $1::integer is not null",
-    "select line, 'number: a card has it already' as reason from card_import_lines where is_number_used(number, $1::integer)",
-    "select line, 'pin: a card has it already' as reason from card_import_lines
-     where is_pin_used(pin) and $1::integer is not null",
+     where line > first_line and $1::integer is not null order by line limit $2",
+        false,
+    ),
+    (
+        "select line, 'number: a card has it already' as reason, count(*) over () as total
+     from card_import_lines where is_number_used(number, $1::integer) order by line limit $2",
+        true,
+    ),
+    (
+        "select line, 'pin: a card has it already' as reason, count(*) over () as total
+     from card_import_lines where is_pin_used(pin) and $1::integer is not null order by line limit $2",
+        true,
+    ),
 ];
 const INSERT_CARDS: &str = "
     insert into cards (number, pin, balance, batch_number, serial, language, name, cardgroup_id, owner_id)
@@ -63,6 +81,13 @@ pub struct CardImport<Source> {
     pub group: i32,
     /// Whether the lines are only checked.
     pub is_dry_run: bool,
+    /// The batch number of the lines that have none. It can be empty.
+    pub batch_number: String,
+    /// Maximum number of lines with cards. `None`: any number.
+    pub lines_max: Option<u32>,
+    /// Whether the author must not learn the numbers and PINs of cards: lines with used ones are not named, and a file
+    /// with such lines leaves a row of the change log.
+    pub hides_used: bool,
 }
 
 /// The outcome of an import.
@@ -78,8 +103,13 @@ pub struct ImportOutcome {
     pub last: Option<String>,
     /// Why the lines together cannot be imported.
     pub problem: Option<String>,
-    /// The refused lines, in the order of the file. A line can be refused for several reasons.
+    /// The first [`REFUSED_LINES_MAX`] refused lines, in the order of the file. A line can be refused for several
+    /// reasons.
     pub refused: Vec<RefusedLine>,
+    /// How many reasons there are to refuse lines. Without those that are hidden.
+    pub refused_count: u64,
+    /// Whether a card has a number or a PIN of the file already.
+    pub has_used: bool,
 }
 
 /// A line that cannot be imported.
@@ -105,11 +135,15 @@ pub enum Progress {
 impl ImportOutcome {
     /// Whether every line can be imported.
     pub fn is_accepted(&self) -> bool {
-        self.refused.is_empty() && self.problem.is_none()
+        self.refused_count == 0 && self.problem.is_none() && !self.has_used
     }
 
+    /// Refuses a line that follows all refused ones.
     fn refuse(&mut self, line: u64, reason: impl Into<String>) {
-        self.refused.push(RefusedLine { line: i64::try_from(line).unwrap_or(i64::MAX), reason: reason.into() });
+        self.refused_count += 1;
+        if self.refused.len() < REFUSED_LINES_MAX {
+            self.refused.push(RefusedLine { line: i64::try_from(line).unwrap_or(i64::MAX), reason: reason.into() });
+        }
     }
 }
 
@@ -128,13 +162,18 @@ impl<Source: Read> CardImport<Source> {
     ) -> Result<ImportOutcome, BackOfficeError> {
         // A million cards take longer than the timeout for requests.
         sqlx::raw_sql("set local statement_timeout = '1h'").execute(&mut *connection).await?;
-        let (group, is_dry_run) = (self.group, self.is_dry_run);
+        let (group, is_dry_run, hides_used) = (self.group, self.is_dry_run, self.hides_used);
         let group = Group::find(&mut *connection, group.into(), None).await?.ok_or_else(|| group_not_found(group))?;
         sqlx::raw_sql(CREATE_TABLE).execute(&mut *connection).await?;
         let mut outcome = self.read_lines(&mut *connection, &group, &mut progress).await?;
         progress(Progress::Checking);
-        bulk_create::lock_bulk_create(&mut *connection).await?;
-        check(&mut *connection, &group, &mut outcome).await?;
+        if !is_dry_run {
+            bulk_create::lock_bulk_create(&mut *connection).await?;
+        }
+        check(&mut *connection, &group, &mut outcome, hides_used).await?;
+        if outcome.has_used && hides_used {
+            record_used(&mut *connection, &group, &outcome, author).await?;
+        }
         if outcome.is_accepted() && !is_dry_run {
             create_cards(&mut *connection, &group, &mut outcome, progress).await?;
             record(connection, &group, &outcome, author).await?;
@@ -150,8 +189,9 @@ impl<Source: Read> CardImport<Source> {
         progress: &mut impl FnMut(Progress),
     ) -> Result<ImportOutcome, BackOfficeError> {
         let mut outcome = ImportOutcome::default();
-        let mut csv =
-            csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(LineBreaks::new(self.source));
+        let unfinished = UnfinishedLine::default();
+        let source = LineBreaks::new(self.source, unfinished.clone());
+        let mut csv = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(source);
         let mut record = StringRecord::new();
         let header = match csv.read_record(&mut record) {
             Ok(true) => Header::read(&record).map_err(BackOfficeError::Refused)?,
@@ -159,7 +199,7 @@ impl<Source: Read> CardImport<Source> {
             Err(error) if matches!(error.kind(), csv::ErrorKind::Utf8 { .. }) => {
                 return Err(BackOfficeError::refused("the file is not UTF-8 (a file in UTF-16?): save it as UTF-8"));
             }
-            Err(error) => return Err(unreadable(&error)),
+            Err(error) => return Err(unreadable(&error, 1)),
         };
         let mut batch = Vec::new();
         loop {
@@ -167,10 +207,16 @@ impl<Source: Read> CardImport<Source> {
             // The position after the record. That before it can be of a blank line, which the reader passes over.
             let broken: u64 = record.iter().flat_map(str::bytes).map(|byte| u64::from(byte == b'\n')).sum();
             let line = csv.position().line().saturating_sub(1 + broken);
+            unfinished.finish();
             match result {
                 Ok(true) => {
                     outcome.lines += 1;
-                    match CardLine::read(&record, &header, group) {
+                    if let Some(lines_max) = self.lines_max.filter(|max| outcome.lines > u64::from(*max)) {
+                        return Err(BackOfficeError::refused(format!(
+                            "The file has more than {lines_max} cards. Split it, or use mortise cards import on the server."
+                        )));
+                    }
+                    match CardLine::read(&record, &header, group, &self.batch_number) {
                         Ok(card) => batch.push((line, card)),
                         Err(reason) => outcome.refuse(line, reason),
                     }
@@ -180,7 +226,10 @@ impl<Source: Read> CardImport<Source> {
                     outcome.lines += 1;
                     outcome.refuse(line, "the line is not UTF-8");
                 }
-                Err(error) => return Err(unreadable(&error)),
+                Err(error) => return Err(unreadable(&error, csv.position().line())),
+            }
+            if outcome.lines % LINES_AT_ONCE == 0 {
+                tokio::task::yield_now().await;
             }
             if batch.len() == BATCH_LINES {
                 insert_lines(&mut *connection, std::mem::take(&mut batch)).await?;
@@ -192,8 +241,15 @@ impl<Source: Read> CardImport<Source> {
     }
 }
 
-fn unreadable(error: &csv::Error) -> BackOfficeError {
-    BackOfficeError::Refused(format!("cannot read the CSV file: {error}"))
+/// The error of a file that cannot be read from this line on.
+fn unreadable(error: &csv::Error, line: u64) -> BackOfficeError {
+    BackOfficeError::Refused(match error.kind() {
+        csv::ErrorKind::Io(error) if error.kind() == ErrorKind::FileTooLarge => format!(
+            "line {line} has more than {LINE_BYTES_MAX} bytes without an end: is a quotation mark missing, or is this \
+             no CSV file?"
+        ),
+        _ => format!("cannot read the CSV file: {error}"),
+    })
 }
 
 async fn insert_lines(connection: &mut PgConnection, batch: Vec<(u64, CardLine)>) -> sqlx::Result<()> {
@@ -220,6 +276,7 @@ async fn check(
     connection: &mut PgConnection,
     group: &Group,
     outcome: &mut ImportOutcome,
+    hides_used: bool,
 ) -> Result<(), BackOfficeError> {
     let length = group.pin_length;
     let count = u32::try_from(outcome.lines).unwrap_or(u32::MAX);
@@ -239,12 +296,22 @@ async fn check(
     }
     // Each number and PIN is looked up by its index.
     sqlx::raw_sql("set local enable_seqscan = off; analyze card_import_lines").execute(&mut *connection).await?;
-    for query in REFUSAL_QUERIES {
-        for row in sqlx::query(query).bind(group.id).fetch_all(&mut *connection).await? {
+    let kept_max = i64::try_from(REFUSED_LINES_MAX).unwrap_or(i64::MAX);
+    for (query, is_used) in REFUSAL_QUERIES {
+        let rows = sqlx::query(query).bind(group.id).bind(kept_max).fetch_all(&mut *connection).await?;
+        outcome.has_used |= is_used && !rows.is_empty();
+        if is_used && hides_used {
+            continue;
+        }
+        if let Some(row) = rows.first() {
+            outcome.refused_count += u64::try_from(row.try_get::<i64, _>("total")?).unwrap_or(0);
+        }
+        for row in rows {
             outcome.refused.push(RefusedLine { line: row.try_get("line")?, reason: row.try_get("reason")? });
         }
     }
     outcome.refused.sort_by_key(|refused| refused.line);
+    outcome.refused.truncate(REFUSED_LINES_MAX);
     let ends = sqlx::query("select min(number) as first, max(number) as last from card_import_lines");
     let ends = ends.fetch_one(connection).await?;
     (outcome.first, outcome.last) = (ends.try_get("first")?, ends.try_get("last")?);
@@ -288,6 +355,25 @@ async fn record(
     let change = Change {
         what: What::Card,
         target: Target::Cards { group: group.id, first, last },
+        before: None,
+        after: Some(after.to_string()),
+    };
+    change.record(connection, author).await
+}
+
+/// Records that the author may have learned that cards have some numbers or PINs of the file.
+async fn record_used(
+    connection: &mut PgConnection,
+    group: &Group,
+    outcome: &ImportOutcome,
+    author: &Author,
+) -> sqlx::Result<()> {
+    let name = sqlx::query_scalar!("select name from cardgroups where id = $1", group.id);
+    let name = name.fetch_optional(&mut *connection).await?.unwrap_or_default();
+    let after = json!({ "import_refused": "numbers or PINs are used already", "lines": outcome.lines });
+    let change = Change {
+        what: What::CardGroup,
+        target: Target::Row { id: group.id.into(), name: &name },
         before: None,
         after: Some(after.to_string()),
     };

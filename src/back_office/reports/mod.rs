@@ -3,9 +3,12 @@
 //!
 //! Payments from MOR have no kind and are in no report.
 
+pub mod filter;
+pub mod payments;
 pub mod period;
 pub mod reconciliation;
 pub mod sales;
 pub mod statement;
 pub mod stock;
 pub mod tax;
+pub mod today;

@@ -75,14 +75,18 @@ fn is_date(text: &str) -> bool {
 pub enum Days {
     /// The current month up to today.
     ThisMonth,
+    /// The whole month before the current one.
+    LastMonth,
     /// A whole month.
     Month(Month),
+    /// This number of days up to today.
+    Last(u16),
     /// From the first to the last day, both included.
     Range(Day, Day),
 }
 
 /// Whole days in a time zone.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct Period {
     /// The first day, `YYYY-MM-DD`.
     pub from: String,
@@ -109,21 +113,29 @@ impl Period {
     /// [`BackOfficeError::Refused`] if PostgreSQL does not know the time zone, or if the first day is after the last.
     pub async fn resolve(connection: &mut PgConnection, days: &Days, time_zone: &str) -> Result<Self, BackOfficeError> {
         let (first, last) = match days {
-            Days::ThisMonth => ("this month", "today"),
-            Days::Month(month) => (month.first_day.as_str(), "end of the month"),
-            Days::Range(first, last) => (first.as_text(), last.as_text()),
+            Days::ThisMonth => ("this month".to_owned(), "today"),
+            Days::LastMonth => ("previous month".to_owned(), "end of the month"),
+            Days::Month(month) => (month.first_day.clone(), "end of the month"),
+            Days::Last(count) => (format!("last {count}"), "today"),
+            Days::Range(first, last) => (first.as_text().to_owned(), last.as_text()),
         };
-        // The table of names, because an offset such as +02 would have the opposite sign.
+        // The table of names, because an offset such as +02 would have the opposite sign. It is not read for UTC:
+        // PostgreSQL reads a file for each name.
         let period = sqlx::query_as!(
             Period,
-            r#"with today as (
-                   select name, (now() at time zone name)::date as today from pg_timezone_names
-                   where lower(name) = lower($1) order by name limit 1),
+            r#"with zone as (
+                   select 'UTC' as name where lower($1) = 'utc'
+                   union all (
+                       select name from pg_timezone_names
+                       where lower($1) <> 'utc' and lower(name) = lower($1) order by name limit 1)),
+               today as (select name, (now() at time zone name)::date as today from zone),
                starting as (
-                   select name, today, case $2
-                       when 'this month' then date_trunc('month', today)::date
-                       when 'today' then today
-                       when 'yesterday' then today - 1
+                   select name, today, case
+                       when $2 = 'this month' then date_trunc('month', today)::date
+                       when $2 = 'previous month' then (date_trunc('month', today::timestamp) - interval '1 month')::date
+                       when $2 = 'today' then today
+                       when $2 = 'yesterday' then today - 1
+                       when $2 like 'last %' then today - substr($2, 6)::integer + 1
                        else $2::text::date end as first
                    from today),
                days as (
@@ -149,6 +161,30 @@ impl Period {
             return Err(BackOfficeError::Refused(message));
         }
         Ok(period)
+    }
+
+    /// Returns today, and the same hours up to now a week before: two periods in UTC.
+    ///
+    /// # Errors
+    ///
+    /// Database errors.
+    pub async fn today_and_week_before(connection: &mut PgConnection) -> sqlx::Result<[Self; 2]> {
+        let periods = sqlx::query_as!(
+            Period,
+            r#"select starts_at::date::text as "from!", starts_at::date::text as "to!", 'UTC' as "time_zone!", 1 as "days!",
+                   starts_at::text as "starts_at!", ends_at::text as "ends_at!"
+               from (
+                   select date_trunc('day', now() at time zone 'utc') as starts_at,
+                       date_trunc('day', now() at time zone 'utc') + interval '1 day' as ends_at
+                   union all
+                   select date_trunc('day', now() at time zone 'utc') - interval '7 days',
+                       now() at time zone 'utc' - interval '7 days'
+               ) periods
+               order by starts_at desc"#
+        );
+        let periods = periods.fetch_all(connection).await?;
+        // The statement returns two rows.
+        periods.try_into().map_err(|_| sqlx::Error::RowNotFound)
     }
 
     /// Begins the transaction of a report. A short period is always read by the index of the dates.

@@ -98,6 +98,8 @@ impl Reconciliation {
     ///
     /// `user_id`: only the payments by this API user must be in the list. `None`: those of all.
     ///
+    /// `owner_id`: payments for cards and users of other owners are ignored. `None`: none are.
+    ///
     /// # Errors
     ///
     /// As [`Period::resolve`]; [`BackOfficeError::Refused`] with the bad lines of the list, or a line that is too long.
@@ -107,6 +109,7 @@ impl Reconciliation {
         days: Option<&Days>,
         time_zone: &str,
         user_id: Option<i32>,
+        owner_id: Option<i32>,
     ) -> Result<Self, BackOfficeError> {
         // Without days, only the time zone counts.
         let this_month = Days::ThisMonth;
@@ -118,7 +121,7 @@ impl Reconciliation {
         let (starts_at, ends_at, from, to) = match days {
             Some(_) => (Some(starts_at), Some(ends_at), Some(from), Some(to)),
             None => {
-                let times = sqlx::query_as(include_str!("reconciliation_times.sql")).bind(&time_zone);
+                let times = sqlx::query_as(include_str!("reconciliation_times.sql")).bind(&time_zone).bind(owner_id);
                 times.fetch_one(&mut *transaction).await?
             }
         };
@@ -126,6 +129,7 @@ impl Reconciliation {
             .bind(starts_at)
             .bind(ends_at)
             .bind(user_id)
+            .bind(owner_id)
             .execute(&mut *transaction)
             .await?;
         let span = Span { from, to, time_zone, has_days: days.is_some() };

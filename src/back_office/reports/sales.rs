@@ -3,7 +3,9 @@
 use clap::ValueEnum;
 use serde::Serialize;
 use sqlx::PgPool;
+use sqlx::types::Json;
 
+use super::filter::PaymentFilter;
 use super::period::{Days, Period};
 use crate::back_office::BackOfficeError;
 use crate::money::Money;
@@ -94,8 +96,23 @@ pub async fn report(
     days: &Days,
     time_zone: &str,
     by: &[GroupBy],
+    filter: &PaymentFilter,
 ) -> Result<SalesReport, BackOfficeError> {
     let period = Period::resolve(&mut *pool.acquire().await?, days, time_zone).await?;
+    Ok(report_period(pool, period, by, filter).await?)
+}
+
+/// Sums the sales, top-ups and refunds of the period.
+///
+/// # Errors
+///
+/// Database errors.
+pub async fn report_period(
+    pool: &PgPool,
+    period: Period,
+    by: &[GroupBy],
+    filter: &PaymentFilter,
+) -> sqlx::Result<SalesReport> {
     let mut transaction = period.begin(pool).await?;
     let by: Vec<String> = by.iter().map(|by| by.name().to_owned()).collect();
     let rows = sqlx::query_file_as!(
@@ -104,7 +121,8 @@ pub async fn report(
         period.starts_at,
         period.ends_at,
         period.time_zone,
-        &by
+        &by,
+        Json(filter) as _
     );
     let rows = rows.fetch_all(&mut *transaction).await?;
     let (totals, rows) = rows.into_iter().partition(|row| row.is_total);

@@ -2,19 +2,27 @@
 -- currency. A refund belongs to the API user of the payment that it undoes.
 --
 -- $1 start, $2 end (exclusive) in UTC, $3 time zone of the days, $4 any of day, group, user
+-- $5 which payments, as the struct PaymentFilter
 with paid as (
     select
         case when 'day' = any ($4) then to_char(p.date_added at time zone 'utc' at time zone $3, 'YYYY-MM-DD') end as day,
-        c.cardgroup_id as group_id,
+        case when 'group' = any ($4) then c.cardgroup_id end as group_id,
         case when 'user' = any ($4) then
             case when p.kind = 'refund' then original.caller_id else p.caller_id end
         end as user_id,
         p.currency, p.kind = 'refund' as is_refund, coalesce(p.amount, 0) as amount, coalesce(p.tax, 0) as tax
     from payments p
-        left join payments original on 'user' = any ($4) and original.id = p.reverses
-        left join cards c on 'group' = any ($4) and p.card = 1 and c.id = p.user_id
+        left join payments original
+            on ('user' = any ($4) or $5::jsonb ->> 'user' is not null) and original.id = p.reverses
+        left join cards c
+            on ('group' = any ($4) or $5 ->> 'group' is not null) and p.card = 1 and c.id = p.user_id
     where p.date_added >= $1::text::timestamp and p.date_added < $2::text::timestamp
         and p.kind in ('sale', 'top_up', 'refill', 'refund')
+        and ($5 ->> 'owner' is null or p.owner_id = ($5 ->> 'owner')::integer)
+        and ($5 ->> 'group' is null or c.cardgroup_id = ($5 ->> 'group')::integer)
+        and ($5 ->> 'user' is null or case when p.kind = 'refund' then original.caller_id else p.caller_id end = ($5 ->> 'user')::integer)
+        and ($5 ->> 'currency' is null or p.currency = $5 ->> 'currency')
+        and ($5 ->> 'kind' is null or p.kind = $5 ->> 'kind')
 ), totals as (
     select grouping(day, group_id, user_id) <> 0 as is_total, day, group_id, user_id, currency,
         count(*) filter (where not is_refund) as count,

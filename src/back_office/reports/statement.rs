@@ -54,7 +54,8 @@ pub struct OwnBalance {
 }
 
 /// The reseller, or the admin.
-struct Owner {
+#[derive(Debug, Clone)]
+pub struct Owner {
     id: i32,
     username: String,
 }
@@ -63,13 +64,21 @@ struct Owner {
 ///
 /// # Errors
 ///
-/// As [`Period::resolve`]; [`BackOfficeError::NotFound`]: there is no such user; [`BackOfficeError::Refused`]: the user
-/// is of another type and owns no card groups.
+/// As [`Period::resolve`] and [`Owner::find`].
 pub async fn report(pool: &PgPool, name: &str, days: &Days, time_zone: &str) -> Result<Statement, BackOfficeError> {
     let mut connection = pool.acquire().await?;
-    let owner = find_owner(&mut connection, name).await?;
+    let owner = Owner::find(&mut connection, name).await?;
     let period = Period::resolve(&mut connection, days, time_zone).await?;
     drop(connection);
+    Ok(report_period(pool, owner, period).await?)
+}
+
+/// Returns the statement for a period.
+///
+/// # Errors
+///
+/// Database errors.
+pub async fn report_period(pool: &PgPool, owner: Owner, period: Period) -> sqlx::Result<Statement> {
     let mut transaction = period.begin(pool).await?;
     // Both queries read one snapshot.
     sqlx::raw_sql("set transaction isolation level repeatable read").execute(&mut *transaction).await?;
@@ -115,18 +124,50 @@ pub async fn report(pool: &PgPool, name: &str, days: &Days, time_zone: &str) -> 
     Ok(Statement { period, user_id: owner.id, user: owner.username, payments, balance })
 }
 
-async fn find_owner(connection: &mut PgConnection, name: &str) -> Result<Owner, BackOfficeError> {
-    let user = sqlx::query!(
-        "select id, username, usertype from users where fold_case(rtrim(username)) = fold_case(rtrim($1)) order by id limit 1",
-        name
-    );
-    let user = user.fetch_optional(connection).await?;
-    let user = user.ok_or_else(|| BackOfficeError::NotFound(format!("there is no user {name:?}")))?;
-    if !["admin", "reseller"].contains(&user.usertype.as_str()) {
-        return Err(BackOfficeError::refused(format!(
-            "{} has the type {} and owns no card groups: `mortise report sales --by user` shows what each user sold",
-            user.username, user.usertype
-        )));
+impl Owner {
+    /// Finds an owner by the name.
+    ///
+    /// # Errors
+    ///
+    /// [`BackOfficeError::NotFound`]: there is no such user; [`BackOfficeError::Refused`]: the user is of another type
+    /// and owns no card groups.
+    pub async fn find(connection: &mut PgConnection, name: &str) -> Result<Self, BackOfficeError> {
+        let user = sqlx::query!(
+            "select id, username, usertype from users where fold_case(rtrim(username)) = fold_case(rtrim($1)) order by id limit 1",
+            name
+        );
+        let user = user.fetch_optional(connection).await?;
+        let user = user.ok_or_else(|| BackOfficeError::NotFound(format!("there is no user {name:?}")))?;
+        if !["admin", "reseller"].contains(&user.usertype.as_str()) {
+            return Err(BackOfficeError::refused(format!(
+                "{} has the type {} and owns no card groups: `mortise report sales --by user` shows what each user sold",
+                user.username, user.usertype
+            )));
+        }
+        Ok(Self { id: user.id, username: user.username })
     }
-    Ok(Owner { id: user.id, username: user.username })
+
+    /// Returns the first 10,000 owners, by their ids.
+    ///
+    /// # Errors
+    ///
+    /// Database errors.
+    pub async fn all(connection: &mut PgConnection) -> sqlx::Result<Vec<Self>> {
+        sqlx::query_as!(
+            Owner,
+            "select id, username from users where usertype in ('admin', 'reseller') order by id limit 10000"
+        )
+        .fetch_all(connection)
+        .await
+    }
+
+    /// The id of the user.
+    pub fn id(&self) -> i32 {
+        self.id
+    }
+
+    /// The name of the user.
+    pub fn name(&self) -> &str {
+        &self.username
+    }
 }

@@ -17,6 +17,9 @@ pub struct StockRow {
     pub id: i32,
     /// The card group's name.
     pub name: String,
+    /// The owner's id.
+    #[serde(skip)]
+    pub owner_id: i32,
     /// The owner's name. `None`: the owner does not exist.
     pub owner: Option<String>,
     /// The cards that can be sold.

@@ -13,7 +13,7 @@ with free as materialized (
     where p.kind in ('sale', 'reissue')
     group by c.cardgroup_id
 ), stock as (
-    select g.id, g.name, u.username as owner, coalesce(free.count, 0) as free, coalesce(gone.count, 0) as sold,
+    select g.id, g.name, coalesce(g.owner_id, 0) as owner_id, u.username as owner, coalesce(free.count, 0) as free, coalesce(gone.count, 0) as sold,
         floor(coalesce(free.count, 0) * $1 / nullif(gone.count, 0)::numeric)::bigint as days_left, g.valid_till,
         g.valid_till < now() at time zone 'utc' as has_expired,
         floor(extract(epoch from g.valid_till - now() at time zone 'utc') / 86400)::bigint as days_valid
@@ -23,7 +23,7 @@ with free as materialized (
         left join gone on gone.cardgroup_id = g.id
     where g.hidden = 0
 )
-select id as "id!", name as "name!", owner as "owner?", free as "free!", sold as "sold!", days_left,
+select id as "id!", name as "name!", owner_id as "owner_id!", owner as "owner?", free as "free!", sold as "sold!", days_left,
     to_char(valid_till, 'YYYY-MM-DD') as valid_till,
     case
         when free > 0 and has_expired then 'expired'

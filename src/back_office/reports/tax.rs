@@ -35,11 +35,27 @@ pub struct TaxRow {
 /// Sums the sales, top-ups and refunds of the days by effective tax rate. Payments without amount and tax, such as
 /// those of reissues, are left out.
 ///
+/// `owner`: only the payments for cards and users of this owner. `None`: all.
+///
 /// # Errors
 ///
 /// As [`Period::resolve`].
-pub async fn report(pool: &PgPool, days: &Days, time_zone: &str) -> Result<TaxReport, BackOfficeError> {
+pub async fn report(
+    pool: &PgPool,
+    days: &Days,
+    time_zone: &str,
+    owner: Option<i32>,
+) -> Result<TaxReport, BackOfficeError> {
     let period = Period::resolve(&mut *pool.acquire().await?, days, time_zone).await?;
+    Ok(report_period(pool, period, owner).await?)
+}
+
+/// As [`report`], for a period.
+///
+/// # Errors
+///
+/// Database errors.
+pub async fn report_period(pool: &PgPool, period: Period, owner: Option<i32>) -> sqlx::Result<TaxReport> {
     let mut transaction = period.begin(pool).await?;
     let rows = sqlx::query_as!(
         TaxRow,
@@ -49,12 +65,13 @@ pub async fn report(pool: &PgPool, days: &Days, time_zone: &str) -> Result<TaxRe
                    round(100 * coalesce(tax, 0) / nullif(amount, 0), 4) as rate
                from payments
                where date_added >= $1::text::timestamp and date_added < $2::text::timestamp
-                   and kind in ('sale', 'top_up', 'refill', 'refund')
+                   and kind in ('sale', 'top_up', 'refill', 'refund') and ($3::integer is null or owner_id = $3)
            ) taxed
            where amount <> 0 or tax <> 0
            group by currency, rate order by currency, rate"#,
         period.starts_at,
-        period.ends_at
+        period.ends_at,
+        owner
     );
     let rows = rows.fetch_all(&mut *transaction).await?;
     Ok(TaxReport { period, rows })

@@ -13,7 +13,7 @@ pub(super) async fn run(card: &CardArgument, block: bool, config: &Config) -> Re
     with_database(config, async |pool| {
         let mut transaction = pool.begin().await?;
         let card = card.find(&mut transaction).await?;
-        let changed = block_card(&mut transaction, card.id, block, &author()).await?;
+        let changed = block_card(&mut transaction, card.id, block, None, &author()).await?;
         transaction.commit().await?;
         let number = card.number.unwrap_or_default();
         let text = match (block, changed) {

@@ -11,6 +11,7 @@ use sqlx::PgConnection;
 
 use super::{CommandError, Report};
 use crate::back_office::lookup::{CardKey, FoundCard, find_card};
+use crate::back_office::parse_reason;
 use crate::config::Config;
 
 /// Subcommands of `mortise card`.
@@ -71,10 +72,4 @@ pub struct ChangeArguments {
     /// Why; the change log gets it
     #[arg(long, value_name = "TEXT", value_parser = parse_reason)]
     reason: String,
-}
-
-/// Reads the argument of an option that says why a change is made.
-fn parse_reason(text: &str) -> Result<String, String> {
-    let text = crate::input::parse_name(text)?;
-    if text.trim().is_empty() { Err("say why".to_owned()) } else { Ok(text) }
 }

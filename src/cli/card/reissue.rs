@@ -40,7 +40,11 @@ pub(super) async fn run(options: &Options, config: &Config) -> Result<Report, Co
         let verb = if new.already_replaced { "was replaced before" } else { "is replaced" };
         let (number, balance) = (&new.number, new.balance.to_plain_string());
         let mut text = format!("The card {old_number} {verb} by the card {number}, with the balance {balance}.");
-        let mut json = json!({ "old_card": old.id, "old_number": old_number, "new_card": new });
+        let mut json = json!({ "old_card": old.id, "old_number": old_number, "new_card": new, "mails": new.mails });
+        if !new.mails.is_empty() {
+            let mails: Vec<String> = new.mails.iter().map(i64::to_string).collect();
+            text += &format!("\nThe old card was taken out of e-mails that were not sent: {}.", mails.join(", "));
+        }
         match pin {
             Some(pin) => {
                 text += &format!("\nIts PIN is {pin}.");

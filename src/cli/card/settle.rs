@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::json;
 use strum::VariantNames;
 
-use super::parse_reason;
+use crate::back_office::parse_reason;
 use crate::back_office::settle::{Settle, Settlement};
 use crate::cli::database::with_database;
 use crate::cli::{CommandError, Report, author};

@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::json;
 
 use crate::back_office::details::{self, CardDetails};
-use crate::back_office::lookup::{CardKey, FoundCard, find_cards};
+use crate::back_office::lookup::{CardKey, FoundCards, find_cards};
 use crate::cli::database::with_database;
 use crate::cli::{CommandError, Report, author, secret};
 use crate::config::Config;
@@ -69,8 +69,8 @@ pub(super) async fn run(options: &Options, config: &Config) -> Result<Report, Co
     let key = options.key.read()?;
     with_database(config, async |pool| {
         let mut transaction = pool.begin().await?;
-        let cards = find_cards(&mut transaction, &key).await?;
-        let [card] = cards.as_slice() else { return Ok(list(&cards)) };
+        let found = find_cards(&mut transaction, &key).await?;
+        let [card] = found.cards.as_slice() else { return Ok(list(&found)) };
         let details = details::load(&mut transaction, card.id).await?;
         let pin = match options.show_pin {
             true => details::reveal_pin(&mut transaction, card.id, &author()).await?,
@@ -86,8 +86,8 @@ pub(super) async fn run(options: &Options, config: &Config) -> Result<Report, Co
     .await
 }
 
-fn list(cards: &[FoundCard]) -> Report {
-    Report::table(["ID", "NUMBER", "STATE", "GROUP", "OWNER"], cards, |card| {
+fn list(found: &FoundCards) -> Report {
+    let report = Report::table(["ID", "NUMBER", "STATE", "GROUP", "OWNER"], &found.cards, |card| {
         [
             card.id.to_string(),
             card.number.clone().unwrap_or_default(),
@@ -95,7 +95,11 @@ fn list(cards: &[FoundCard]) -> Report {
             format!("{} {}", card.cardgroup_id, card.cardgroup),
             card.owner.clone().unwrap_or_default(),
         ]
-    })
+    });
+    match found.has_more {
+        true => report.with_note(format!("There are more cards: only {} are listed.", found.cards.len())),
+        false => report,
+    }
 }
 
 fn format_details(details: &CardDetails, shown_pin: Option<&str>) -> String {

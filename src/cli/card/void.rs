@@ -1,6 +1,5 @@
 //! `mortise card void`: undoes the sale of a card.
 
-use bigdecimal::BigDecimal;
 use clap::Args;
 use serde_json::json;
 
@@ -9,8 +8,6 @@ use crate::back_office::void::{Refund, RefundRow, Void, VoidOutcome};
 use crate::cli::database::with_database;
 use crate::cli::{CommandError, Report, author};
 use crate::config::Config;
-use crate::money::AMOUNT_MAX_EXCLUSIVE;
-use crate::number;
 
 /// The card, and what is refunded.
 #[derive(Debug, Args)]
@@ -21,20 +18,8 @@ pub struct Options {
     #[arg(long, requires = "refund")]
     used: bool,
     /// full, none, or an amount in the currency of the sale, without tax [default: full, for an unused card]
-    #[arg(long, value_name = "AMOUNT", value_parser = parse_refund)]
+    #[arg(long, value_name = "AMOUNT", value_parser = Refund::parse)]
     refund: Option<Refund>,
-}
-
-fn parse_refund(text: &str) -> Result<Refund, String> {
-    match text {
-        "full" => Ok(Refund::Full),
-        "none" => Ok(Refund::None),
-        text => number::parse_whole_decimal(text)
-            .map(|amount: BigDecimal| amount.normalized())
-            .filter(|amount| *amount > 0 && *amount < AMOUNT_MAX_EXCLUSIVE && amount.fractional_digit_count() <= 15)
-            .map(Refund::Amount)
-            .ok_or_else(|| "expected full, none, or an amount above 0, such as 8.40".to_owned()),
-    }
 }
 
 /// Runs the command, in one transaction.

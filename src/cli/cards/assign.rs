@@ -53,7 +53,8 @@ pub(super) async fn assign(options: &AssignOptions, config: &Config) -> Result<R
         confirm(&question, options.yes)?;
         let mut transaction = pool.begin().await?;
         let keep_in_stock = options.keep_in_stock;
-        let assignment = Assignment { selection: &selection, distributor_id: distributor.id, keep_in_stock };
+        let assignment =
+            Assignment { selection: &selection, distributor_id: distributor.id, keep_in_stock, count: None };
         let changed = assignment.run(&mut transaction, &author()).await?;
         transaction.commit().await?;
         let text = describe_changed(&format!("assigned to {}", distributor.username), &changed);

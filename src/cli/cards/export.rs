@@ -2,8 +2,10 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::pin::pin;
 
 use clap::{Args, ValueEnum};
+use futures_util::StreamExt;
 use serde_json::json;
 
 use super::select::SelectionOptions;
@@ -61,7 +63,7 @@ pub(super) async fn run(options: &Options, config: &Config) -> Result<Report, Co
         FormatName::Json => Format::Json,
     };
     let Some(path) = &options.output else {
-        let result = write(&export, &format, io::stdout().lock(), config).await;
+        let result = write(export, format, io::stdout().lock(), config).await;
         return match result {
             // The reader closed the pipe, like `head`: not an error.
             Err(CommandError::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Report::empty()),
@@ -69,25 +71,31 @@ pub(super) async fn run(options: &Options, config: &Config) -> Result<Report, Co
         };
     };
     let output = OutputFile::create(path)?;
-    let cards = write(&export, &format, output.file(), config).await?;
+    let group = export.selection.group;
+    let cards = write(export, format, output.file(), config).await?;
     output.finish()?;
     let text = format!("{cards} cards were written to {}.", path.display());
-    Ok(Report::new(text, json!({ "group": export.selection.group, "cards": cards, "output": path })))
+    Ok(Report::new(text, json!({ "group": group, "cards": cards, "output": path })))
 }
 
 async fn write(
-    export: &CardExport,
-    format: &Format,
-    output: impl io::Write,
+    export: CardExport,
+    format: Format,
+    mut output: impl io::Write,
     config: &Config,
 ) -> Result<u64, CommandError> {
     with_database(config, async |pool| {
-        let bar = progress_bar(0, "writing cards");
-        let show = |written, total| {
-            bar.set_length(total);
+        let started = export.start(pool, format, &author()).await?;
+        let bar = progress_bar(started.selected_cards(), "writing cards");
+        let mut chunks = pin!(started.stream());
+        let mut written = 0;
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk?;
+            output.write_all(&chunk.bytes)?;
+            written += chunk.cards;
             bar.set_position(written);
-        };
-        let written = export.write(pool, format, output, &author(), show).await?;
+        }
+        output.flush()?;
         bar.finish_and_clear();
         Ok(written)
     })

@@ -32,7 +32,14 @@ pub(super) async fn run(options: &Options, config: &Config) -> Result<Report, Co
     let bar = progress_bar(file.metadata()?.len(), "reading bytes");
     let outcome = with_database(config, async |pool| {
         let mut transaction = pool.begin().await?;
-        let import = CardImport { source: file, group: options.group, is_dry_run: options.dry_run };
+        let import = CardImport {
+            source: file,
+            group: options.group,
+            is_dry_run: options.dry_run,
+            batch_number: String::new(),
+            lines_max: None,
+            hides_used: false,
+        };
         let show = |progress| match progress {
             Progress::Read(bytes) => bar.set_position(bytes),
             Progress::Checking => bar.set_prefix("checking"),
@@ -53,9 +60,13 @@ pub(super) async fn run(options: &Options, config: &Config) -> Result<Report, Co
 }
 
 fn report(outcome: &ImportOutcome, options: &Options) -> Report {
-    let ImportOutcome { lines, created, first, last, problem, refused } = outcome;
+    let ImportOutcome { lines, created, first, last, problem, refused, refused_count, .. } = outcome;
     let mut text: String =
         refused.iter().map(|refused| format!("line {}: {}\n", refused.line, refused.reason)).collect();
+    let unnamed = refused_count - refused.len() as u64;
+    if unnamed > 0 {
+        text += &format!("… and {unnamed} more\n");
+    }
     text += &problem.iter().map(|problem| format!("{problem}\n")).collect::<String>();
     let (first, last) = (first.as_deref().unwrap_or("-"), last.as_deref().unwrap_or("-"));
     text += &match (outcome.is_accepted(), options.dry_run) {
@@ -63,7 +74,7 @@ fn report(outcome: &ImportOutcome, options: &Options) -> Report {
             format!("{created} cards were created in group {}, from {first} to {last}.", options.group)
         }
         (true, true) => format!("Nothing was written (--dry-run). The import would create {lines} cards."),
-        (false, _) => format!("Nothing was written. Lines: {lines}, reasons to refuse: {}.", refused.len()),
+        (false, _) => format!("Nothing was written. Lines: {lines}, reasons to refuse: {refused_count}."),
     };
     let mut json = json!(outcome);
     json["group"] = options.group.into();

@@ -1,6 +1,7 @@
 //! The checks of the disk with the local PostgreSQL, and of the directory for temporary files.
 
-use super::{Check, local_data_dir};
+use super::local_data_dir;
+use crate::back_office::doctor::Check;
 use crate::config::Config;
 use crate::{server, spool};
 

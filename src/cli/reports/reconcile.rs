@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::PeriodOptions;
+use crate::back_office::export::guard_formula;
 use crate::back_office::reports::reconciliation::{Difference, Reconciliation, Span, Summary};
 use crate::cli::database::with_database;
 use crate::cli::output_file::{OutputFile, csv_to_io_error};
@@ -51,7 +52,7 @@ pub(super) async fn run(options: &Options, config: &Config) -> Result<Report, Co
             Some(name) => Some(find_user(pool, name).await?.id),
             None => None,
         };
-        let mut reconciliation = Reconciliation::run(pool, list, days.as_ref(), time_zone, user_id).await?;
+        let mut reconciliation = Reconciliation::run(pool, list, days.as_ref(), time_zone, user_id, None).await?;
         let summary = reconciliation.summarize().await?;
         let printed = collect_differences(&mut reconciliation, output.as_ref()).await?;
         Ok((reconciliation.span, summary, printed))
@@ -101,11 +102,9 @@ struct Line<'a> {
 
 impl<'a> Line<'a> {
     fn new(difference: &'a Difference) -> Self {
-        // A spreadsheet would run the cell as a formula.
-        let is_formula = difference.reference.starts_with(['=', '+', '-', '@', '\t', '\r']);
         Self {
             result: &difference.result,
-            reference: format!("{}{}", if is_formula { "'" } else { "" }, difference.reference),
+            reference: guard_formula(&difference.reference).into_owned(),
             currency: &difference.currency,
             listed: difference.listed.as_ref().map(|amount| amount.to_plain_string()),
             paid: difference.paid.as_ref().map(|amount| amount.to_plain_string()),

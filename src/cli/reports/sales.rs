@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::{PeriodOptions, format_period};
+use crate::back_office::reports::filter::PaymentFilter;
 use crate::back_office::reports::sales::{GroupBy, SalesRow, report};
 use crate::cli::database::with_database;
 use crate::cli::report::format_table;
@@ -22,7 +23,8 @@ pub struct Options {
 /// Runs the command.
 pub(super) async fn run(options: &Options, config: &Config) -> Result<Report, CommandError> {
     let report = with_database(config, async |pool| {
-        Ok(report(pool, &options.period.days(), &options.period.time_zone, &options.by).await?)
+        Ok(report(pool, &options.period.days(), &options.period.time_zone, &options.by, &PaymentFilter::default())
+            .await?)
     })
     .await?;
     let keys: Vec<GroupBy> =

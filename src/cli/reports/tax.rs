@@ -18,9 +18,10 @@ pub struct Options {
 
 /// Runs the command.
 pub(super) async fn run(options: &Options, config: &Config) -> Result<Report, CommandError> {
-    let report =
-        with_database(config, async |pool| Ok(report(pool, &options.period.days(), &options.period.time_zone).await?))
-            .await?;
+    let report = with_database(config, async |pool| {
+        Ok(report(pool, &options.period.days(), &options.period.time_zone, None).await?)
+    })
+    .await?;
     let rows = report.rows.iter().map(|row| {
         vec![
             row.currency.clone(),

@@ -11,13 +11,12 @@ use serde_json::json;
 
 use crate::auth::passwords;
 use crate::console::access::Access;
-use crate::console::accounts;
 use crate::console::error::ConsoleError;
 use crate::console::form::{ConfirmedForm, Done, Form};
 use crate::console::render::{PageResult, to_value};
-use crate::console::router::Route;
+use crate::console::route::Route;
 use crate::console::session::Session;
-use crate::console::{Console, totp};
+use crate::console::{Console, second_factor, totp};
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
@@ -47,7 +46,7 @@ async fn show(State(console): State<Arc<Console>>, session: Session) -> PageResu
         SessionRow,
         r#"select id, to_char(created_at, 'YYYY-MM-DD HH24:MI') as "created_at!",
                to_char(last_seen_at, 'YYYY-MM-DD HH24:MI') as "last_seen_at!", client, browser, id = $2 as "is_own!"
-           from console_sessions where account_id = $1 order by last_seen_at desc, id desc"#,
+           from console_sessions where account_id = $1 order by last_seen_at desc, id desc limit 100"#,
         session.account.id,
         session.id
     );
@@ -70,30 +69,36 @@ struct PasswordFields {
 
 /// Stores the new password, and ends the other sessions of the account.
 async fn change_password(State(console): State<Arc<Console>>, form: Form<PasswordFields>) -> PageResult {
-    form.confirm_password(&console, &form.fields.old_password).await?;
-    form.carry_out(&console, async |connection, author, session, fields| {
-        if fields.password != fields.repeated {
-            return Err(ConsoleError::Refused("The two new passwords differ.".to_owned()));
-        }
-        passwords::check_new(&fields.password).map_err(|message| ConsoleError::Refused(format!("{message}.")))?;
-        let hash = console.hash_password(fields.password).await?;
-        session.account.set_password(connection, &hash, Some(session.id), author).await?;
-        Ok(Done::new("/account", "The password was changed. Your other sessions have ended."))
-    })
-    .await
+    let old_password = form.fields.old_password.clone();
+    form.demand_password(old_password)
+        .carry_out(&console, async |connection, author, session, fields| {
+            if fields.password != fields.repeated {
+                return Err(ConsoleError::Refused("The two new passwords differ.".to_owned()));
+            }
+            passwords::check_new(&fields.password).map_err(|message| ConsoleError::Refused(format!("{message}.")))?;
+            let hash = console.hash_password(fields.password).await?;
+            session.account.set_password(connection, &hash, Some(session.id), author).await?;
+            Ok(Done::new("/account", "The password was changed. Your other sessions have ended."))
+        })
+        .await
 }
 
 #[derive(Debug, Deserialize)]
 struct NoFields {}
 
 async fn end_session(State(console): State<Arc<Console>>, Path(id): Path<i64>, form: Form<NoFields>) -> PageResult {
-    form.carry_out(&console, async |connection, _, session, NoFields {}| {
-        let ended =
-            sqlx::query!("delete from console_sessions where id = $1 and account_id = $2", id, session.account.id);
-        match ended.execute(connection).await?.rows_affected() {
-            0 => Err(ConsoleError::NotFound("There is no such session of yours.".to_owned())),
-            _ => Ok(Done::new("/account", "The session has ended.")),
-        }
+    form.carry_out(&console, async |connection, author, session, NoFields {}| {
+        let account = &session.account;
+        let ended = sqlx::query_scalar!(
+            "delete from console_sessions where id = $1 and account_id = $2 returning client",
+            id,
+            account.id
+        );
+        let client = ended.fetch_optional(&mut *connection).await?;
+        let client = client.ok_or_else(|| ConsoleError::NotFound("There is no such session of yours.".to_owned()))?;
+        let (before, after) = (json!({ "session_from": client }), json!({ "session_from": null }));
+        account.record_change(connection, author, before, after).await?;
+        Ok(Done::new("/account", "The session has ended."))
     })
     .await
 }
@@ -101,7 +106,7 @@ async fn end_session(State(console): State<Arc<Console>>, Path(id): Path<i64>, f
 /// Shows the secret that waits for its first code, or how to get one.
 async fn show_second_factor(State(console): State<Arc<Console>>, session: Session) -> PageResult {
     let mut connection = console.pool.acquire().await?;
-    let pending = accounts::load_pending_secret(&mut connection, session.account.id).await?;
+    let pending = second_factor::load_pending_secret(&mut connection, session.account.id, session.id).await?;
     let (qr, secret) = match &pending {
         Some(secret) => (draw_qr(&totp::key_uri(&session.account.name, secret))?, totp::base32(secret)),
         None => (String::new(), String::new()),
@@ -118,7 +123,8 @@ fn draw_qr(text: &str) -> Result<String, ConsoleError> {
     Ok(svg.find("<svg").and_then(|start| svg.get(start..)).unwrap_or_default().to_owned())
 }
 
-/// Creates a new secret. An account that has a second factor confirms it with a code of the old one.
+/// Creates a new secret, which counts from its first code on. An account that has a second factor confirms it with a
+/// code of the old one.
 async fn start_enrollment(
     State(console): State<Arc<Console>>,
     ConfirmedForm(form): ConfirmedForm<NoFields>,
@@ -126,7 +132,7 @@ async fn start_enrollment(
     form.carry_out(&console, async |connection, author, session, NoFields {}| {
         let mut secret = [0; totp::SECRET_BYTES];
         getrandom::fill(&mut secret).map_err(|error| ConsoleError::Failed(error.to_string()))?;
-        session.account.set_totp(connection, Some(&secret), false, author).await?;
+        session.account.set_pending_totp(connection, &secret, session.id, author).await?;
         Ok(Done::new("/account/second-factor", "Scan the code, and enter the six digits that the program shows."))
     })
     .await
@@ -139,17 +145,16 @@ struct CodeFields {
 
 /// Accepts the first code, and shows the recovery codes once.
 async fn enroll(State(console): State<Arc<Console>>, form: Form<CodeFields>) -> PageResult {
-    form.limit_attempts(&console)?;
     let page_console = console.clone();
-    let result = form.carry_out_and_show(
+    let code = form.fields.code.clone();
+    let result = form.demand_first_code(code).carry_out_and_show(
         &console,
         async |connection, author, session, fields| {
-            if !accounts::enroll(&mut *connection, &session.account, &fields.code).await? {
-                return Err(ConsoleError::Refused("The code is wrong. Check the clock of your phone.".to_owned()));
+            if !second_factor::enroll(&mut *connection, &session.account, session.id, &fields.code, author).await? {
+                // Another request has enrolled it.
+                return Err(ConsoleError::Refused("The code is wrong, or it was used already.".to_owned()));
             }
             let codes = session.account.replace_recovery_codes(&mut *connection).await?;
-            let (before, after) = (json!({ "second_factor": false }), json!({ "second_factor": true }));
-            session.account.record_change(connection, author, before, after).await?;
             Ok((Done::new("/account", "The second factor is set up."), codes))
         },
         |session, codes| {

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Extension;
-use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::extract::{Query, State};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Redirect};
 use axum_extra::extract::cookie::CookieJar;
 use minijinja::context;
@@ -14,9 +14,9 @@ use serde::Deserialize;
 use crate::console::Console;
 use crate::console::access::Access;
 use crate::console::accounts;
-use crate::console::form::{self, Form};
+use crate::console::form::{Form, PublicForm};
 use crate::console::render::PageResult;
-use crate::console::router::Route;
+use crate::console::route::Route;
 use crate::console::session;
 
 pub(super) fn routes() -> Vec<Route> {
@@ -34,6 +34,16 @@ struct Fields {
     /// The code of the second factor, for accounts that have one.
     #[serde(default)]
     code: String,
+    /// The page to show then.
+    #[serde(default)]
+    next: String,
+}
+
+/// The parameters of the page.
+#[derive(Debug, Default, Deserialize)]
+struct Parameters {
+    #[serde(default)]
+    next: String,
 }
 
 /// The fields of a form without any.
@@ -44,40 +54,51 @@ async fn show(
     State(console): State<Arc<Console>>,
     Extension(client): Extension<IpAddr>,
     cookies: CookieJar,
+    Query(Parameters { next }): Query<Parameters>,
 ) -> PageResult {
-    match session::load(&console, &cookies, client).await? {
-        Some(_) => Ok(Redirect::to("/dashboard").into_response()),
-        None => console.render_public("login.html", context! { name => "", is_wrong => false }),
+    if session::load(&console, &cookies, client, true).await?.is_some() {
+        return Ok(Redirect::to(local_path(&next)).into_response());
     }
+    let has_ended = session::has_cookie(&console, &cookies);
+    console.render_public("login.html", context! { name => "", is_wrong => false, has_ended, next })
+}
+
+/// Returns the page to show after the login: a path of the console, as `router::login_path` writes it.
+fn local_path(next: &str) -> &str {
+    // Browsers read "//host" and "/\host" as addresses of another server.
+    let is_local = next.starts_with('/')
+        && !next.starts_with("//")
+        && !next.contains('\\')
+        && next.bytes().all(|byte| byte.is_ascii_graphic());
+    if is_local { next } else { "/dashboard" }
 }
 
 /// Checks name, password and code, and starts a session with a new secret. Which of them is wrong is not said.
 async fn log_in(
     State(console): State<Arc<Console>>,
     Extension(client): Extension<IpAddr>,
-    cookies: CookieJar,
     headers: HeaderMap,
-    axum::Form(Fields { name, password, code }): axum::Form<Fields>,
+    PublicForm(Fields { name, password, code, next }): PublicForm<Fields>,
 ) -> PageResult {
-    form::limit_attempts(&console, client, &name)?;
+    let mut attempt = console.attempts.begin(client, &name).await?;
     let account = accounts::find(&mut *console.pool.acquire().await?, &name).await?;
-    let is_password = form::is_password(&console, account.as_ref(), &password).await?;
-    let mut connection = console.pool.acquire().await?;
-    let account = account.filter(|account| is_password && !account.is_blocked);
+    let is_password = attempt.check_password(account.as_ref(), &password).await?;
+    let account = account.filter(|account| is_password && console.admits(account));
     let is_complete = match &account {
-        Some(account) if account.totp_secret.is_some() => account.spend_code(&mut connection, &code).await?,
+        Some(account) if account.totp_secret.is_some() => attempt.check_code(&console.pool, account, &code).await?,
         account => account.is_some(),
     };
-    let Some(account) = account.filter(|_| is_complete) else {
-        form::record_failure(&console, client, &name);
-        let page = console.render_public("login.html", context! { name, is_wrong => true })?;
-        return Ok((StatusCode::UNAUTHORIZED, page).into_response());
-    };
-    let browser = headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    session::delete_ended(&mut connection).await?;
-    let cookie = session::start(&console, &mut connection, account.id, client, browser).await?;
-    tracing::info!(%client, account = account.name, "console login");
-    Ok((cookies.add(cookie), Redirect::to("/dashboard")).into_response())
+    drop(attempt);
+    if let Some(account) = account.filter(|_| is_complete) {
+        let mut connection = console.pool.acquire().await?;
+        session::delete_ended(&mut connection).await?;
+        if let Some(cookies) = session::start(&console, &mut connection, &account, client, &headers).await? {
+            tracing::info!(%client, account = account.name, "console login");
+            return Ok((cookies, Redirect::to(local_path(&next))).into_response());
+        }
+    }
+    let page = console.render_public("login.html", context! { name, is_wrong => true, has_ended => false, next })?;
+    Ok((StatusCode::UNAUTHORIZED, page).into_response())
 }
 
 /// Deletes the session: its cookie is worth nothing from then on.

@@ -1,10 +1,9 @@
 //! `card_payment_add`: tops up a sold card, found by its number.
 //! Contract: `endpoints/card_payment_add.md`.
 
-use bigdecimal::{BigDecimal, RoundingMode};
+use bigdecimal::BigDecimal;
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
-use sqlx::types::Json;
 
 use crate::accounts::{Currencies, Setting, UserType};
 use crate::auth::admission;
@@ -13,10 +12,11 @@ use crate::auth::signature::HashRule;
 use crate::error::ApiError;
 use crate::http::context::{Access, CallContext, Operation};
 use crate::idempotency::Idempotency;
-use crate::money::{AMOUNT_MAX_EXCLUSIVE, Money};
+use crate::money::Money;
 use crate::number;
 use crate::operations::spec::{OperationSpec, PAYMENT_REFERENCE_PARAMETER, ParamType, Parameter, ReplyType};
 use crate::store;
+use crate::store::card_payment::{self, CardPayment, PaidAmounts};
 use crate::xml::XmlReply;
 
 /// The operation's description and handler. Hashed: `description`, `number`, `amount` and `currency`, and the other
@@ -97,8 +97,10 @@ async fn handle(call: &CallContext, caller: &Caller) -> Result<XmlReply, ApiErro
         if call.dialect().creates_missing_taxes() {
             store::tax::ensure_taxes(connection, card.cardgroup_id).await?;
         }
-        let result = apply_payment(connection, call, &card, &payment).await?;
-        Ok(Receipt::new(card, payment, result))
+        let accepts_any_tax = call.dialect().accepts_any_amount();
+        let result = payment.input.add(connection, card.id, card.cardgroup_id, accepts_any_tax).await?;
+        // No row: taxes of -100 % or less, which would change the sign of the amount.
+        Ok(Receipt::new(card, payment, result.ok_or(ApiError::TransactionFailed)?))
     });
     Ok(receipt.await?.render(render_reply))
 }
@@ -133,24 +135,12 @@ impl Card {
     }
 }
 
-/// The payment to make, from the checked parameters. `pay.sql` reads the serialized fields by name.
-#[derive(Debug, Serialize)]
+/// The payment to make, from the checked parameters.
+#[derive(Debug)]
 struct Payment {
-    /// The id of the caller, for the audit row.
-    user_id: i32,
-    /// Taxes included, in `currency`.
-    amount: BigDecimal,
-    currency: String,
-    /// The rate from the system's currency to `currency`.
-    rate: BigDecimal,
-    /// The name of the system's currency. `None` if `currency` is the system's.
-    #[serde(skip)]
+    input: CardPayment,
+    /// The name of the system's currency. `None` if the payment's currency is the system's.
     converted_to: Option<String>,
-    description: String,
-    /// The factor by which balances in the reply are multiplied.
-    display_rate: BigDecimal,
-    /// The client's reference.
-    reference: Option<String>,
 }
 
 impl Payment {
@@ -169,11 +159,11 @@ impl Payment {
             return Err(ApiError::Refused("Currency disabled"));
         }
         let text = params.get("amount").unwrap_or_default();
-        let amount = number::parse_decimal(text).with_scale_round(15, RoundingMode::HalfUp);
-        let is_valid = number::is_decimal(text) && amount > 0 && amount < AMOUNT_MAX_EXCLUSIVE;
-        if !is_valid && !dialect.accepts_any_amount() {
-            return Err(ApiError::Refused("Amount is incorrect"));
-        }
+        let amount = match card_payment::parse_amount(text) {
+            Some(amount) => amount,
+            None if dialect.accepts_any_amount() => card_payment::round_amount(&number::parse_decimal(text)),
+            None => return Err(ApiError::Refused("Amount is incorrect")),
+        };
         // With a rate of 0 or less the amount would be lost.
         let converts = currency.id != system.id;
         let rate = currencies.rate_to(currency);
@@ -181,48 +171,17 @@ impl Payment {
         if rate <= 0 || display_rate <= 0 {
             return Err(ApiError::TransactionFailed);
         }
-        Ok(Self {
-            user_id: caller.id(),
+        let input = CardPayment {
+            caller_id: Some(caller.id()),
             amount,
             currency: currency.name.clone(),
             rate: if converts { rate } else { BigDecimal::from(1) },
-            converted_to: converts.then(|| system.name.clone()),
             description: call.fit_text(params.get("description").unwrap_or_default(), "Description")?,
             display_rate,
             reference: reference.map(str::to_owned),
-        })
+        };
+        Ok(Self { input, converted_to: converts.then(|| system.name.clone()) })
     }
-}
-
-/// The amounts of a completed payment in the system's currency, and the balances multiplied by `display_rate`. (An X7
-/// server adds the amount to the balance as if it were in the caller's currency.)
-#[derive(Debug, Serialize, Deserialize)]
-struct PaymentResult {
-    current_balance: Money,
-    with_tax: Money,
-    without_tax: Money,
-    new_balance: Money,
-}
-
-/// Adds the amount without the group's taxes to the balance, and writes the payment and its audit row.
-async fn apply_payment(
-    connection: &mut PgConnection,
-    call: &CallContext,
-    card: &Card,
-    payment: &Payment,
-) -> Result<PaymentResult, ApiError> {
-    let result = sqlx::query_file_as!(
-        PaymentResult,
-        "src/operations/card/pay.sql",
-        Json(payment) as _,
-        card.id,
-        card.cardgroup_id,
-        call.dialect().accepts_any_amount()
-    )
-    .fetch_optional(connection)
-    .await?;
-    // No row: taxes of -100 % or less, which would change the sign of the amount.
-    result.ok_or(ApiError::TransactionFailed)
 }
 
 /// The content of the reply.
@@ -234,21 +193,21 @@ struct Receipt {
     amount: Money,
     /// The exchange rate, and the name of the system's currency.
     conversion: Option<(Money, String)>,
-    paid: PaymentResult,
+    paid: PaidAmounts,
     description: String,
 }
 
 impl Receipt {
-    fn new(card: Card, payment: Payment, result: PaymentResult) -> Self {
-        let to_money = |rate: BigDecimal| Money::from(rate.with_scale_round(15, RoundingMode::HalfUp));
+    fn new(card: Card, Payment { input, converted_to }: Payment, paid: PaidAmounts) -> Self {
+        let to_money = |rate: &BigDecimal| Money::from(card_payment::round_amount(rate));
         Self {
             cardgroup_name: card.cardgroup_name,
             number: card.number,
-            currency: payment.currency,
-            amount: payment.amount.into(),
-            conversion: payment.converted_to.map(|system| (to_money(payment.rate), system)),
-            paid: result,
-            description: payment.description,
+            currency: input.currency,
+            amount: input.amount.into(),
+            conversion: converted_to.map(|system| (to_money(&input.rate), system)),
+            paid,
+            description: input.description,
         }
     }
 }

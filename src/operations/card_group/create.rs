@@ -3,21 +3,16 @@
 
 use std::sync::Arc;
 
-use sqlx::PgConnection;
-use sqlx::types::Json;
-
-use super::input::{self, Input};
-use super::lookups::Lookups;
 use super::parameters::PARAMETERS;
+use super::request::{authorize, group_request};
 use crate::accounts::{Currencies, Setting, UserType};
 use crate::auth::caller::Caller;
 use crate::auth::signature::HashRule;
-use crate::error::{ApiError, map_constraint};
+use crate::error::ApiError;
 use crate::http::context::{Access, CallContext, Operation};
 use crate::idempotency::Idempotency;
 use crate::number;
 use crate::operations::spec::{OperationSpec, ParamType, Parameter, ReplyType};
-use crate::store::change_log::{RowChange, What};
 use crate::xml::XmlReply;
 
 /// The operation's description and handler.
@@ -58,19 +53,17 @@ pub const OPERATION: Operation = Operation {
   </status>
 </page>",
     },
-    access: Access::Own(input::authorize),
+    access: Access::Own(authorize),
     handler: |call, caller| Box::pin(handle(call, caller)),
 };
 
 async fn handle(call: &CallContext, caller: &Caller) -> Result<XmlReply, ApiError> {
     let idempotency = Idempotency::new(call, caller).await?;
     let created = idempotency.change(prepare(call, caller), async |connection, (currencies, default_location)| {
-        let lookups = Lookups::load(&mut *connection, call, caller, *default_location, None).await?;
-        let input = Input::read(call, caller, currencies, &lookups, None)?;
-        let tax_id = input.taxes.create_row(connection).await?;
-        create(connection, call, caller, tax_id, &input).await
+        let request = group_request(call, caller);
+        request.create(connection, currencies, *default_location, &call.author(caller)).await
     });
-    Ok(created.await?.render(|()| XmlReply::status("success", "Card Group was successfully created")))
+    Ok(created.await?.render(|_| XmlReply::status("success", "Card Group was successfully created")))
 }
 
 /// Returns the currencies and the default location of the group.
@@ -85,26 +78,4 @@ async fn find_default_location(call: &CallContext, caller: &Caller) -> Result<Op
     }
     let settings = call.state.accounts.settings(caller.id()).await?;
     Ok(settings.text(Setting::DefaultDeviceLocation).map(number::parse_integer))
-}
-
-async fn create(
-    connection: &mut PgConnection,
-    call: &CallContext,
-    caller: &Caller,
-    tax_id: i32,
-    input: &Input,
-) -> Result<(), ApiError> {
-    let id = sqlx::query_file_scalar!(
-        "src/operations/card_group/create.sql",
-        Json(input) as _,
-        caller.owner_id(),
-        tax_id,
-        call.dialect().stores_net_prices()
-    )
-    .fetch_optional(&mut *connection)
-    .await
-    .map_err(map_constraint([("cardgroups_name", ApiError::CardGroupNameTaken)], ApiError::from))?;
-    // No row: taxes of -100 % or less, which would change the sign of the price.
-    let id = id.ok_or(ApiError::TransactionFailed)?;
-    Ok(RowChange::created(What::CardGroup, id).record(connection, &call.author(caller)).await?)
 }

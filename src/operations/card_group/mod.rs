@@ -2,9 +2,7 @@
 
 pub mod create;
 pub mod get;
-mod input;
 pub mod list;
-mod lookups;
 mod parameters;
-mod taxes;
+mod request;
 pub mod update;

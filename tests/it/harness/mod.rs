@@ -51,6 +51,8 @@ pub struct Server {
     pub router: BoxCloneSyncService<Request<Body>, Response, Infallible>,
     /// Serves `/livez`, `/readyz` and `/metrics`.
     pub monitoring: Router,
+    /// What the server's routers share.
+    pub state: Arc<AppState>,
     pub config: Config,
 }
 
@@ -121,7 +123,7 @@ async fn build(
     tokio::spawn(audit_writer);
     let monitoring = monitoring::router(state.clone());
     let router = BoxCloneSyncService::new(api_router::build_service(state.clone()));
-    (Server { pool, app_pool, router, monitoring, config }, state)
+    (Server { pool, app_pool, router, monitoring, state: state.clone(), config }, state)
 }
 
 /// A reply as a client receives it.

@@ -49,6 +49,15 @@ pub fn serve_command(data: &Path) -> Command {
     command
 }
 
+/// Asserts that the program does not start with this collector; returns its error output.
+pub fn start_error(collector: &str) -> String {
+    let data = create_data_dir();
+    let mut command = serve_command(data.path());
+    let output = command.args(["--config", "/dev/null"]).env("MORTISE_OTLP_ENDPOINT", collector).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
 /// Starts a server and waits until it listens.
 pub fn start(mut command: Command) -> ServerProcess {
     watchdog::watch_test();
@@ -58,7 +67,7 @@ pub fn start(mut command: Command) -> ServerProcess {
     let address = loop {
         let line_start = output.len();
         assert!(lines.read_line(&mut output).unwrap() > 0, "the server exited: {output}");
-        // The line of the API: that of the metrics and that of the console come before.
+        // Only the line of the API has this path.
         if let Some((_, rest)) = output[line_start..].split_once("listening on http://")
             && rest.contains("/api/")
         {

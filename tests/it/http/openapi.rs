@@ -207,9 +207,12 @@ fn parameters_in_the_code_are_documented() {
                 documented.retain(|name| !names.contains(&name.as_str()) || read.contains(name));
             }
         }
-        // `cc_group_create` and `cc_group_update` share their validation, but these parameters are only for new groups.
+        // `cc_group_create` and `cc_group_update` share their code, but these parameters are only for one of them.
         if operation.name == "cc_group_update" {
             read.retain(|name| !["pin_length", "number_length"].contains(&name.as_str()));
+        }
+        if operation.name == "cc_group_create" {
+            read.remove("cc_group_id");
         }
         // `idempotency/key.rs` reads it for all operations that have it.
         if code.contains("idempotency.reference()") {
@@ -269,10 +272,14 @@ fn operation_code(operation: &str) -> String {
         let name = sibling.file_stem().unwrap().to_str().unwrap();
         // Names in SQL are columns.
         let is_rust = sibling.extension().is_some_and(|extension| extension == "rs");
-        if has_folder && is_rust
-            || ["lookups", "input"].contains(&name) && code.contains(&format!("use super::{name}::"))
-        {
+        if has_folder && is_rust || name == "request" && code.contains("use super::request::") {
             code += &source(sibling);
+        }
+    }
+    // The rules of card groups, which the console has too.
+    if code.contains("group_request(") {
+        for file in ["input", "lookups", "mod"] {
+            code += &source(Path::new(&format!("src/store/card_group/{file}.rs")));
         }
     }
     code

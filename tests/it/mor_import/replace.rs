@@ -24,7 +24,9 @@ async fn used_database() -> Import {
         .execute(
             r"insert into idempotency_keys (user_id, operation, key, fingerprint) values (0, 'a', 'b', 'c');
               update cards set name = E'tab\t, line\n, \\. and \\N' where id = 102;
-              insert into change_log (who, what) values ('command', 'setting')",
+              insert into change_log (who, what) values ('command', 'setting');
+              insert into console_accounts (name, role, password_argon2) values ('Ann', 'admin', 'hash');
+              insert into console_recovery_codes values ('code', 1)",
         )
         .await;
     server.close().await;
@@ -93,6 +95,11 @@ async fn the_rows_are_replaced_and_the_backup_restores_them() {
             &["import|ann|∅", "setting|∅|∅", "import|ann|1"],
         ),
         ("select count(*) from import_runs", &["2"]),
+        // The accounts of the console are kept.
+        (
+            "select name, password_argon2, (select count(*) from console_recovery_codes) from console_accounts",
+            &["Ann|hash|1"],
+        ),
     ] {
         server.assert_rows(query, rows).await;
     }

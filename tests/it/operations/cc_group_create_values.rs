@@ -158,3 +158,20 @@ async fn x7_stores_the_price_as_given() {
     assert_created(&send(&server, "admin", "a", "&price_with_vat=121&tax1_value=21").await);
     server.assert_rows("select price from cardgroups where id > 100", &["121.000000000000000"]).await;
 }
+
+/// A database that was imported may have no tariff and no LCR with the id 1.
+#[tokio::test]
+async fn x7_defaults_are_the_resellers_own_without_the_first_tariff_and_lcr() {
+    let x7 = x7_server().await;
+    insert_fixtures(&x7).await;
+    let groups = "select tariff_id, lcr_id from cardgroups where id > 100 order by id";
+    assert_created(&send(&x7, "reseller", "a", "").await);
+    x7.assert_rows(groups, &["1|1"]).await;
+    x7.execute("delete from tariffs where id = 1; delete from lcrs where id = 1").await;
+    assert_created(&send(&x7, "reseller", "b", "").await);
+    x7.assert_rows(groups, &["1|1", "2|2"]).await;
+    // As in MOR.
+    send(&x7, "admin", "c", "").await.assert_page_error("Card Group must have name");
+    x7.execute("delete from lcrs where user_id = 3").await;
+    send(&x7, "reseller", "d", "").await.assert_page_error("LCR was not found");
+}

@@ -152,6 +152,39 @@ fn invalid_settings_are_refused_with_their_source() {
     assert!(load(Some(Path::new("/nowhere.toml")), &[], &[]).unwrap_err().starts_with("cannot read /nowhere.toml"));
 }
 
+#[test]
+fn settings_of_the_console_are_checked() {
+    let config = load(None, &[], &[]).unwrap();
+    assert!(config.console_listen.is_none() && config.console_url.is_none());
+    assert_eq!(config.console_support_max.to_string(), "50");
+    assert!(config.console_templates.as_os_str().is_empty());
+    let set = |name: &str, value: &str| load(None, &[(&format!("MORTISE_CONSOLE_{name}"), value)], &[]);
+    assert_eq!(set("LISTEN", "[::1]:3001").unwrap().console_listen.unwrap().port(), 3001);
+    for url in ["https://console.example.com", " https://console.example.com:8443/ ", "https://[2001:db8::1]"] {
+        assert!(set("URL", url).unwrap().console_url.is_some(), "{url}");
+    }
+    assert!(set("URL", " ").unwrap().console_url.is_none());
+    for url in [
+        "http://console.example.com",
+        "console.example.com",
+        "https://console.example.com/mortise",
+        "https://console.example.com/?a=b",
+        "https://ann:secret@console.example.com",
+        "https://",
+    ] {
+        let error = set("URL", url).unwrap_err();
+        let message = "is invalid: it must look like https://console.example.com, without a path";
+        assert!(error.ends_with(message), "{url}: {error}");
+    }
+    assert_eq!(set("SUPPORT_MAX", "12.50").unwrap().console_support_max.to_string(), "12.50");
+    assert_eq!(set("SUPPORT_MAX", "0").unwrap().console_support_max.to_string(), "0");
+    for amount in ["-1", "fifty", "", "NaN"] {
+        let error = set("SUPPORT_MAX", amount).unwrap_err();
+        assert!(error.ends_with("it must be a number, such as \"50\" or \"12.50\""), "{amount}: {error}");
+    }
+    assert!(set("LISTEN", "3001").unwrap_err().ends_with("it must look like 127.0.0.1:9464"));
+}
+
 /// `mortise config` hides the settings in `SECRET_SETTINGS`.
 #[test]
 fn secret_settings_are_complete() {

@@ -3,6 +3,7 @@
 pub mod commands;
 mod config;
 mod contrib;
+mod demo;
 mod docs;
 mod input;
 mod log;

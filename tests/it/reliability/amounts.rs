@@ -11,6 +11,8 @@ const ROWS: &str = "
     insert into cclineitems (ccorder_id, price) values (1, 1);
     insert into email_outbox (owner_id, user_id, address, message_id, card_ids, balances, currency)
         values (0, 0, 'a@b.test', 'm', '{1}', '{1}', 'USD');
+    insert into console_accounts (name, role, password_argon2) values ('ann', 'support', '');
+    insert into console_submissions (id, account_id, card_id, amount) select 'a', id, 1, 1 from console_accounts;
     insert into rates default values;
     insert into ratedetails default values;
     insert into aratedetails default values;

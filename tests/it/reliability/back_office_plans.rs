@@ -29,33 +29,33 @@ const TABLES: [&str; 8] =
     ["cards", "payments", "actions", "ccorders", "cclineitems", "change_log", "email_outbox", "vouchers"];
 
 /// Parts of a statement, its values, and the index conditions that its plan must have.
-const LOOKUPS: [(&[&str], &[&str], &[&str]); 16] = [
+const LOOKUPS: [(&[&str], &[&str], &[&str]); 18] = [
     (
-        &["select id as \"id!\" from cards where number = $1", "limit $2"],
-        &["'1000042'", "100"],
+        &["select id as \"id!\" from cards", "where number = $1", "limit $2"],
+        &["'1000042'", "100", "null"],
         &["using cards_number on cards"],
     ),
     (
         &["select id as \"id!\" from cards", "pin <> '' and pin = $1", "limit $2"],
-        &["'5000042'", "100"],
+        &["'5000042'", "100", "null"],
         &["using cards_pin on cards"],
     ),
     (
-        &["select id from cards where callerid <> '' and callerid = $1"],
-        &["'4700042'"],
+        &["select id from cards", "where callerid <> '' and callerid = $1 and", "coalesce(owner_id, 0) = $2"],
+        &["'4700042'", "null"],
         &["using cards_callerid on cards"],
     ),
     (
-        &["select distinct card_id as \"id!\""],
-        &["'Buyer42@example.com'", "100"],
-        &["using ccorders_email on ccorders", "using cclineitems_ccorder on cclineitems"],
+        &["with ccorder as materialized"],
+        &["'Buyer42@example.com'", "100", "null"],
+        &["using ccorders_email on ccorders", "using cclineitems_ccorder on cclineitems", "using cards_pkey on cards"],
     ),
     (
-        &["select distinct user_id as \"id!\" from payments"],
-        &["'ref42'", "100"],
-        &["using payments_reference on payments"],
+        &["with payment as materialized"],
+        &["'ref42'", "100", "null"],
+        &["using payments_reference on payments", "using cards_pkey on cards"],
     ),
-    (&["select id from cards where serial = $1"], &["'S42'", "100"], &["using cards_serial on cards"]),
+    (&["select id from cards", "where serial = $1 and"], &["'S42'", "100", "null"], &["using cards_serial on cards"]),
     (&["-- Reads a card with its group, owner"], &["1042"], &["using cards_pkey on cards"]),
     (&["as \"replaced_number?\""], &["1042"], &["using payments_user_date_added on payments"]),
     (
@@ -74,9 +74,28 @@ const LOOKUPS: [(&[&str], &[&str], &[&str]); 16] = [
         ],
     ),
     (
+        &["-- Reads what has happened to a card, the latest first"],
+        &["1042", "6", "'1000042'", "51", "null", "null", "null", "false"],
+        &[
+            "using payments_user_date_added on payments",
+            "using actions_target on actions",
+            "using change_log_target on change_log",
+            "using change_log_numbers on change_log",
+            "using vouchers_number on vouchers",
+            "using cclineitems_card on cclineitems",
+            "using ccorders_pkey on ccorders",
+            "using email_outbox_created_at on email_outbox",
+        ],
+    ),
+    (
         &["and not exists (select from payments refund"],
         &["array[1042, 1043]"],
         &["using payments_user_date_added on payments", "using payments_reverses on payments"],
+    ),
+    (
+        &["as replaced_by,", "as replaces"],
+        &["1042"],
+        &["using payments_replaces_card_unique on payments", "using payments_sale_card_unique on payments"],
     ),
     (&["with recursive chain (id)"], &["1042"], &["using payments_sale_card_unique on payments"]),
     (

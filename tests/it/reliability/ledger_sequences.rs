@@ -116,7 +116,7 @@ async fn random_change(server: &Server, rng: &mut Rng) -> String {
         _ => {
             let mut transaction = server.pool.begin().await.unwrap();
             let block = rng.bool();
-            let _ = block_card(&mut transaction, card_id, block, &author()).await;
+            let _ = block_card(&mut transaction, card_id, block, None, &author()).await;
             transaction.commit().await.unwrap();
             format!("block {card_id}: {block}")
         }

@@ -69,9 +69,16 @@ async fn report_of_a_day_reads_the_payments_of_the_day() {
                 let mut conditions = vec!["payments_date_added"];
                 conditions.extend(by.contains("group").then_some("using cards_pkey on cards c"));
                 conditions.extend(by.contains("user").then_some("using payments_pkey on payments original"));
-                assert_reads_by_index(server, &sales, &[day[0], day[1], "'UTC'", by], &conditions).await;
+                assert_reads_by_index(server, &sales, &[day[0], day[1], "'UTC'", by, "'{}'"], &conditions).await;
             }
-            assert_reads_by_index(server, &["as \"rate: Money\""], &day, &["payments_date_added"]).await;
+            let taxes = ["as \"rate: Money\""];
+            assert_reads_by_index(server, &taxes, &[day[0], day[1], "null"], &["payments_date_added"]).await;
+            assert_reads_by_index(server, &taxes, &[day[0], day[1], "3"], &["payments_date_added"]).await;
+            // With the filter of the console.
+            let filter = "'{\"owner\": 3, \"group\": 12, \"user\": 2, \"currency\": \"USD\", \"kind\": \"refund\"}'";
+            let conditions =
+                ["payments_date_added", "using cards_pkey on cards c", "using payments_pkey on payments original"];
+            assert_reads_by_index(server, &sales, &[day[0], day[1], "'UTC'", "'{day}'", filter], &conditions).await;
             let statement = ["array_position(array['sale', 'top_up', 'refill', 'refund']"];
             assert_reads_by_index(server, &statement, &[day[0], day[1], "0"], &["payments_date_added"]).await;
             let balance = ["as \"opening!: Money\""];
@@ -104,13 +111,13 @@ async fn comparison_of_a_list_finds_payments_by_indexes() {
     const COMPARISON: &str = include_str!("../../../src/back_office/reports/reconciliation.sql");
     with_statistics_of_each_age(async |server| {
         for (statement, values, conditions) in [
-            (TIMES, "'UTC'", &["payments_reference"][..]),
+            (TIMES, "'UTC', null", &["payments_reference"][..]),
             (
                 COMPARISON,
-                "'2026-10-20 00:00:00', '2026-10-21 00:00:00', null",
+                "'2026-10-20 00:00:00', '2026-10-21 00:00:00', null, null",
                 &["payments_reference", "payments_reverses", "payments_date_added"],
             ),
-            (COMPARISON, "null, null, null", &["payments_reference", "payments_reverses"]),
+            (COMPARISON, "null, null, null, null", &["payments_reference", "payments_reverses"]),
         ] {
             let mut connection = server.pool.acquire().await.unwrap();
             // The temporary tables of the program end with its transaction.

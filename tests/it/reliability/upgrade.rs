@@ -30,7 +30,7 @@ const USAGE_SQL: &str = "
     update users set balance = 1234.567890123456789, password_argon2 = 'kept' where id = 6";
 
 /// Rows of tables that later versions added, with the first version that has the table.
-const LATER_USAGE_SQL: [(i64, &str); 3] = [
+const LATER_USAGE_SQL: [(i64, &str); 4] = [
     (
         8,
         "insert into idempotency_keys (user_id, operation, key, fingerprint, reply)
@@ -46,6 +46,11 @@ const LATER_USAGE_SQL: [(i64, &str); 3] = [
         "insert into change_log (who, operator, what, target_id, after) values ('command', 'ann', 'user', 6, '{\"a\":1}');
          insert into cards (id, cardgroup_id, number, pin, quarantined_at) values (23, 6, '1111111001', '1001', now());
          insert into cards (id, cardgroup_id, number, pin, withheld) values (24, 6, '1111111024', '2024', 'blocked')",
+    ),
+    (
+        29,
+        "insert into console_accounts (id, name, role, password_argon2, totp_secret) values (1, 'Ann', 'admin', 'hash', 'secret');
+         insert into console_sessions (secret_sha256, account_id, client, browser) values ('a', 1, '192.0.2.1', 'Test')",
     ),
 ];
 

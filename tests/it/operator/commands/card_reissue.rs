@@ -68,7 +68,7 @@ async fn new_card_gets_exactly_the_old_one_s_balance() {
         "{old}"
     );
     let new = operator.run_json(&["card", "show", "0000000042"]);
-    assert!(new["verdict"].as_str().unwrap().contains("in exchange for the card 1111111001; first used"), "{new}");
+    assert!(new["verdict"].as_str().unwrap().contains("to replace the card 1111111001; first used"), "{new}");
 }
 
 #[tokio::test]
@@ -162,4 +162,34 @@ async fn given_number_is_looked_up_in_the_group() {
         .await;
     operator.run_ok(&["card", "reissue", "1111111001", "--reason", "x", "--to", "1111111002"]);
     operator.server.assert_rows("select user_id from payments where kind = 'reissue'", &["3"]).await;
+}
+
+/// An e-mail that waits would have sent the PIN of a card that is retired.
+#[tokio::test]
+async fn old_card_is_taken_out_of_mails_that_wait() {
+    let operator = Operator::new().await;
+    operator.sell("1111111001").await;
+    operator.sell("1111111002").await;
+    operator
+        .server
+        .execute(
+            "update payments set date_added = '2026-11-03 10:00:00';
+             insert into email_outbox (owner_id, user_id, address, message_id, card_ids, balances, currency, created_at, sent_at) values
+                 (0, 0, 'a@x.test', 'm1', '{3,2}', '{3,2}', 'USD', '2026-11-03 10:00:00', null),
+                 (0, 0, 'a@x.test', 'm2', '{2}', '{2}', 'USD', '2026-11-03 10:00:00', null),
+                 (0, 0, 'a@x.test', 'm3', '{2}', '{2}', 'USD', '2026-11-03 10:00:00', now())",
+        )
+        .await;
+    // Without mail settings, the server sends none of them.
+    let output = operator.run_ok(&["card", "reissue", "1111111001", "--reason", "x"]);
+    assert!(output.contains("\nThe old card was taken out of e-mails that were not sent: 2, 1.\n"), "{output}");
+    operator
+        .server
+        .assert_rows("select id, card_ids, balances from email_outbox order by id", &["1|[3]|[3]", "3|[2]|[2]"])
+        .await;
+    let mails = "select after -> 'mails' as mails from change_log where after ->> 'replaced_by' is not null";
+    operator.server.assert_rows(mails, &["[2, 1]"]).await;
+    let again = operator.run_json(&["card", "reissue", "1111111002", "--reason", "x"]);
+    assert_eq!(again["mails"], serde_json::json!([1]));
+    assert_eq!(operator.run_json(&["card", "reissue", "1111111002", "--reason", "x"])["mails"], serde_json::json!([]));
 }

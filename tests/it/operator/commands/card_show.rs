@@ -36,15 +36,15 @@ async fn verdict_says_the_state_in_words() {
         )
         .await;
     for (number, verdict) in [
-        ("1111111001", "sold on 3 Nov 2026 by accountant for 10.0840336134454 USD; never used"),
+        ("1111111001", "sold on 3 Nov 2026 by accountant for 10.0840336134454 USD; never used; nothing stops its use"),
         ("1111111000", "sold in MOR; first used on 5 Nov 2026, calls: 3; its balance is 0"),
         ("1111111003", "blocked: it can neither be used nor sold"),
         ("1111111002", "reserved, not for sale"),
         ("0000000042", "assigned to user, not for sale; it has no PIN"),
         ("1111110999", "deleted"),
-        ("800001", "free; its card group is deleted"),
+        ("800001", "free; its card group is hidden"),
         ("900001", "free; the card group expired on 1 May 2021"),
-        ("700001", "set aside by the import on 4 Nov 2026: decide with `mortise card settle 7`"),
+        ("700001", "set aside by the import on 4 Nov 2026: an operator decides with `mortise card settle 7`"),
         ("100001", "retired because its balance was moved to another card or user on 6 Nov 2026"),
         ("120001", "free"),
     ] {
@@ -116,6 +116,28 @@ async fn several_cards_are_listed() {
         .await;
     assert_eq!(operator.run_ok(&["card", "block", "900001"]), "The card 900001 is blocked.\n");
     operator.server.assert_rows("select id from cards where withheld = 'blocked'", &["9"]).await;
+}
+
+/// The list is cut: it says so, also to a script.
+#[tokio::test]
+async fn list_says_that_there_are_more_cards() {
+    let operator = Operator::new().await;
+    operator
+        .server
+        .execute(
+            "insert into cards (cardgroup_id, number, pin, serial)
+             select 6, '2' || lpad(i::text, 9, '0'), 'x' || i, 'box 1' from generate_series(1, 101) i",
+        )
+        .await;
+    let text = operator.run_ok(&["card", "show", "--serial", "box 1"]);
+    assert!(text.ends_with("\nThere are more cards: only 100 are listed.\n"), "{text}");
+    let json = operator.run(&["card", "show", "--serial", "box 1", "--json"]);
+    assert_eq!((json.code, json.stderr.as_str()), (0, "note: There are more cards: only 100 are listed.\n"));
+    let cards: Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!(cards.as_array().unwrap().len(), 100);
+    operator.server.execute("update cards set serial = 'box 2' where number = '2000000101'").await;
+    let text = operator.run_ok(&["card", "show", "--serial", "box 1"]);
+    assert!(!text.contains("more cards"), "{text}");
 }
 
 #[tokio::test]

@@ -195,6 +195,58 @@ async fn messages_contain_no_pin() {
     assert_eq!((&json["created"], &json["refused"][0]["line"]), (&0.into(), &2.into()));
 }
 
+/// The first thousand refused lines are named, the others are counted.
+#[tokio::test]
+async fn refused_lines_are_named_up_to_a_limit() {
+    let operator = Operator::new().await;
+    let mut content = "number,pin,balance\n".to_owned();
+    for line in 0..1200 {
+        writeln!(content, "0000000007,{line:04},1").unwrap();
+    }
+    for line in 0..100 {
+        writeln!(content, "x,{line:04},1").unwrap();
+    }
+    let output = operator.import(&content, &[]);
+    let lines: Vec<&str> = output.stdout.lines().collect();
+    // 1,199 have the number of the first line; the PINs of 5 cards are in use, and 100 numbers are no digits.
+    assert_eq!((lines.len(), output.code), (1002, 1), "{}", lines.len());
+    assert_eq!(lines[0], "line 3: number: line 2 has the same");
+    let json: serde_json::Value = serde_json::from_str(&operator.import(&content, &["--json"]).stdout).unwrap();
+    let total = json["refused_count"].as_u64().unwrap();
+    assert!(total > 1299 && json["refused"].as_array().unwrap().len() == 1000, "{total}");
+    let numbers: Vec<i64> =
+        json["refused"].as_array().unwrap().iter().map(|line| line["line"].as_i64().unwrap()).collect();
+    assert!(numbers.is_sorted() && numbers[999] < 1002, "{numbers:?}");
+    assert_eq!(lines[1000], format!("… and {} more", total - 1000));
+    assert_eq!(lines[1001], format!("Nothing was written. Lines: 1300, reasons to refuse: {total}."));
+    operator.server.assert_rows("select count(*) from cards where id > 100", &["0"]).await;
+}
+
+/// A quotation mark that is missing makes the rest of the file one line. It must not fill the memory.
+#[tokio::test]
+async fn a_line_without_an_end_is_refused() {
+    let operator = Operator::new().await;
+    for content in ["x".repeat(200_000), format!("number,pin,balance\n0000000007,0007,1\n\"{}", "1,\n".repeat(100_000))]
+    {
+        let output = operator.import(&content, &[]);
+        assert!(output.stderr.contains("has more than 65536 bytes without an end"), "{output:?}");
+        assert_eq!(output.code, 1);
+    }
+    operator.server.assert_rows("select count(*) from cards where id > 100", &["0"]).await;
+    // Many short lines are no long line.
+    let mut content = "number,pin,balance\n".to_owned();
+    for card in 0..1900 {
+        writeln!(
+            content,
+            "{:010},{:04},1.000000000000000000000000000000000000000000",
+            5_000_000_000_u64 + card,
+            2000 + card
+        )
+        .unwrap();
+    }
+    assert_eq!(operator.import(&content, &["--dry-run"]).code, 0);
+}
+
 /// A killed import leaves nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn import_is_all_or_nothing() {

@@ -53,6 +53,9 @@ async fn batch_is_blocked_after_a_question() {
             "card 700001 - 700001 7 -> {\"cards\": 1, \"withheld\": \"blocked\", \"batch_number\": \"B1\"}",
         ])
         .await;
+    // A script gets the counts too.
+    let output = operator.run(&[&block[..], &["--yes"]].concat());
+    assert_eq!(output.stderr, "Block batch B1: 4 blocked? yes\n");
     let again = operator.run_json(&[&block[..], &["--yes"]].concat());
     assert_eq!(again["changed"].as_array().unwrap().len(), 0, "{again}");
     operator.server.assert_rows("select count(*) from change_log", &["2"]).await;

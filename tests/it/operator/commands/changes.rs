@@ -16,13 +16,19 @@ enum Effect {
 use Effect::{Changes, Discloses, Reads};
 
 /// Each command in the order of execution: name, arguments, standard input, effect.
-const COMMANDS: [(&str, &[&str], &str, Effect); 41] = [
+const COMMANDS: [(&str, &[&str], &str, Effect); 47] = [
     ("audit", &[], "", Reads),
     ("cards check", &["--repair"], "", Changes("card")),
     ("cards check", &[], "", Reads),
     ("cards export", &["--group", "6"], "", Discloses("card_group")),
     ("cards generate", &["--group", "11", "--quantity", "1"], "", Changes("card")),
     ("config", &[], "", Reads),
+    ("console add", &["ann"], "twelve letters and more", Changes("console_account")),
+    ("console block", &["ann"], "", Changes("console_account")),
+    ("console list", &[], "", Reads),
+    ("console password", &["ann"], "other letters and more", Changes("console_account")),
+    ("console second-factor", &["ann"], "", Changes("console_account")),
+    ("console unblock", &["ann"], "", Changes("console_account")),
     ("currency add", &["GBP", "0.8"], "", Changes("currency")),
     ("currency list", &[], "", Reads),
     ("currency set", &["EUR", "--rate", "0.9"], "", Changes("currency")),

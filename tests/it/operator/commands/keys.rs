@@ -85,7 +85,7 @@ async fn reseller_has_its_own_key() {
     operator.assert_error(
         &["key", "rotate", "--user", "customer"],
         1,
-        "customer has no settings: the settings of the owner (user id 3) apply",
+        "the user customer has no settings: the settings of the owner (user id 3) apply",
     );
     operator.assert_error(&["key", "rotate", "--user", "unknown"], 3, "there is no user \"unknown\"");
 }

@@ -91,6 +91,11 @@ async fn stuck_mails_are_listed_with_their_reason_and_sent_again() {
     assert!(sent.code == 1 && sent.stderr.contains("the e-mail 3 was sent: --again sends it again"), "{sent:?}");
     office.run_ok(&["retry", "3", "--again"]);
     with_timeout("the same e-mail", office.mail.wait_for_mails(4)).await;
+    // The card was replaced meanwhile.
+    office.operator.server.execute("update cards set retired_at = now() where id = any ((select card_ids from email_outbox where id = 1)::bigint[])").await;
+    let refused = office.run(&["retry", "1", "--again"]);
+    assert!(refused.code == 1 && refused.stderr.contains("the e-mail 1 has a retired card"), "{refused:?}");
+    assert!(!refused.stderr.contains("--again sends"), "{refused:?}");
     office
         .operator
         .assert_changes(&[

@@ -58,7 +58,15 @@ async fn creation_is_in_the_change_log_without_secrets() {
         .server
         .assert_rows(
             "select what, target_name from change_log order by id",
-            &["right|Resellers", "user|shop2", "tariff|shop2", "key|shop2"],
+            &["right|Resellers", "user|shop2", "tariff|shop2", "setting|Allow_API", "key|shop2"],
+        )
+        .await;
+    operator
+        .server
+        .assert_rows(
+            "select after -> 'lcr' = to_jsonb(l), after -> 'taxes' = to_jsonb(t) from change_log
+             join users u on u.id = target_id join lcrs l on l.id = u.lcr_id join taxes t on t.id = u.tax_id where what = 'user'",
+            &["true|true"],
         )
         .await;
     let log = operator.server.rows("select row_to_json(change_log)::text as line from change_log").await.join("");

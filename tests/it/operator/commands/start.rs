@@ -40,6 +40,7 @@ fn help_covers_all_commands() {
         "mail",
         "backup",
         "restore",
+        "console",
     ] {
         assert!(help.stdout.contains(&format!("\n  {command} ")), "{command}: {}", help.stdout);
         let page = run(&[command, "--help"], &[]);

@@ -1,0 +1,97 @@
+//! Exports cards with their PINs, as a file that the browser saves.
+
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Query, State};
+use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
+use axum::response::IntoResponse;
+use futures_util::TryStreamExt;
+use minijinja::context;
+use serde::Deserialize;
+
+use crate::back_office::export::{CardExport, ExportError, Format};
+use crate::console::Console;
+use crate::console::error::ConsoleError;
+use crate::console::form::ConfirmedForm;
+use crate::console::pages::groups::{NumberFields, OwnGroup};
+use crate::console::render::PageResult;
+use crate::console::session::Session;
+
+/// Characters of a batch number in the name of a file.
+const NAME_LEN_MAX: usize = 60;
+
+/// What a form proposes.
+#[derive(Debug, Deserialize)]
+pub(super) struct ExportQuery {
+    group: i32,
+    /// The batch number; empty: the whole group.
+    #[serde(default)]
+    number: String,
+}
+
+/// The cards to export, and the format.
+#[derive(Debug, Deserialize)]
+pub(super) struct ExportFields {
+    group: i32,
+    #[serde(default)]
+    number: String,
+    #[serde(flatten)]
+    numbers: NumberFields,
+    /// 1: only the cards that can be sold.
+    #[serde(default)]
+    free: String,
+    format: String,
+}
+
+pub(super) async fn show(
+    State(console): State<Arc<Console>>,
+    session: Session,
+    Query(query): Query<ExportQuery>,
+) -> PageResult {
+    let group = OwnGroup::find(&console.pool, &session, query.group).await?;
+    let values = context! { group => group.id(), group_name => group.name(), number => query.number };
+    console.render(&session, "export.html", values)
+}
+
+/// Sends the cards. The row of the change log is committed before the first PIN is read.
+pub(super) async fn export(
+    State(console): State<Arc<Console>>,
+    ConfirmedForm(form): ConfirmedForm<ExportFields>,
+) -> PageResult {
+    let (session, fields) = (&form.session, &form.fields);
+    if !session.account.can_reveal_pins {
+        let message = "An export has PINs. Your account may not show PINs: an admin can give it the right.";
+        return Err(ConsoleError::Forbidden(message.to_owned()));
+    }
+    let group = OwnGroup::find(&console.pool, session, fields.group).await?;
+    let (format, content_type, extension) = match fields.format.as_str() {
+        "csv" => (Format::Csv, "text/csv; charset=utf-8", "csv"),
+        "json" => (Format::Json, "application/json", "json"),
+        "html" => (Format::html(None).map_err(to_failure)?, "text/html; charset=utf-8", "html"),
+        _ => return Err(ConsoleError::Refused("Format: choose one of the list.".to_owned())),
+    };
+    let selection = group.select(&fields.number, &fields.numbers)?;
+    form.confirm(&console).await?;
+    let export = CardExport { selection, free_only: fields.free == "1" };
+    let started = export.start(&console.pool, format, &session.author()).await?;
+    let chunks = started.stream().map_ok(|chunk| Bytes::from(chunk.bytes));
+    // An export that breaks off must not look complete: the connection closes without the end of the body.
+    let chunks = chunks.inspect_err(|error| tracing::error!(%error, "export of the console aborted"));
+    let name = file_name(&group, &fields.number, extension);
+    let headers =
+        [(CONTENT_TYPE, content_type.to_owned()), (CONTENT_DISPOSITION, format!("attachment; filename={name}"))];
+    Ok((headers, Body::from_stream(chunks)).into_response())
+}
+
+fn to_failure(error: ExportError) -> ConsoleError {
+    ConsoleError::Failed(error.to_string())
+}
+
+/// Returns a name of characters that need no quotation marks.
+fn file_name(group: &OwnGroup, batch_number: &str, extension: &str) -> String {
+    let is_plain = |char: &char| char.is_ascii_alphanumeric() || matches!(char, '.' | '_' | '-');
+    let batch: String = batch_number.chars().filter(is_plain).take(NAME_LEN_MAX).collect();
+    let separator = if batch.is_empty() { "" } else { "-" };
+    format!("cards-{}{separator}{batch}.{extension}", group.id())
+}

@@ -1,0 +1,42 @@
+-- Reads the values of the card group $1 as a JSON object of texts, with the names of the parameters of cc_group_create. The price with
+-- taxes is rounded: a price that is not changed is not written.
+select jsonb_build_object(
+    'name', g.name,
+    'description', g.description,
+    'price_with_vat', trim_scale(round(coalesce(g.price, 0) * (1 + effective_tax_rate(g.tax_id, g.owner_id)), 6))::text,
+    'currency', coalesce(g.tell_balance_in_currency, ''),
+    'date_from', coalesce(to_char(g.valid_from, 'YYYY-MM-DD'), ''),
+    'date_till', coalesce(to_char(g.valid_till, 'YYYY-MM-DD'), ''),
+    'number_length', g.number_length::text,
+    'pin_length', g.pin_length::text,
+    'total_tax_name', coalesce(t.total_tax_name, ''),
+    'tax1_name', coalesce(t.tax1_name, ''),
+    'tax1_value', coalesce(trim_scale(t.tax1_value)::text, ''),
+    'tax2_enabled', coalesce(t.tax2_enabled, 0)::text,
+    'tax2_name', coalesce(t.tax2_name, ''),
+    'tax2_value', coalesce(trim_scale(t.tax2_value)::text, ''),
+    'tax3_enabled', coalesce(t.tax3_enabled, 0)::text,
+    'tax3_name', coalesce(t.tax3_name, ''),
+    'tax3_value', coalesce(trim_scale(t.tax3_value)::text, ''),
+    'tax4_enabled', coalesce(t.tax4_enabled, 0)::text,
+    'tax4_name', coalesce(t.tax4_name, ''),
+    'tax4_value', coalesce(trim_scale(t.tax4_value)::text, ''),
+    'compound_tax', coalesce(t.compound_tax, 1)::text,
+    'tariff_id', g.tariff_id::text,
+    'lcr_id', g.lcr_id::text,
+    'location_id', coalesce(g.location_id, 1)::text,
+    'valid_after_first_use', coalesce(g.valid_after_first_use, 0)::text,
+    'setup_fee', trim_scale(coalesce(g.setup_fee, 0))::text,
+    'daily_charge', trim_scale(coalesce(g.daily_charge, 0))::text,
+    'ghost_min_perc', trim_scale(coalesce(g.ghost_min_perc, 100))::text,
+    'ghost_balance_perc', trim_scale(coalesce(g.ghost_balance_perc, 100))::text,
+    'use_external_function', coalesce(g.use_external_function, 0)::text,
+    'allow_loss_calls', coalesce(g.allow_loss_calls, 0)::text,
+    'tell_cents', coalesce(g.tell_cents, 0)::text,
+    'solo_pinless', coalesce(g.solo_pinless, 0)::text,
+    'disable_voucher', coalesce(g.disable_voucher, 0)::text,
+    'callerid_leave', g.callerid_leave::text,
+    'disable_topup_from_cards_with_cid', coalesce(g.disable_topup_from_cards_with_cid, 0)::text
+)::text as "values!"
+from cardgroups g left join taxes t on t.id = g.tax_id
+where g.id = $1
