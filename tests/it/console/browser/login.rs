@@ -4,6 +4,7 @@ use mortise::console::access::Role;
 
 use super::Browser;
 use crate::console::{PASSWORD, code_of_step, console, current_code};
+use crate::harness::with_timeout;
 
 const TAB: &str = "\u{e004}";
 const ENTER: &str = "\u{e007}";
@@ -107,6 +108,12 @@ async fn scripts_add_copy_buttons() {
     browser.goto("/account/second-factor").await;
     browser.fill("confirm", PASSWORD).await;
     browser.click_text("Start").await;
-    assert_eq!(browser.run("return document.querySelectorAll('button.copy').length").await, 1);
+    // The script runs when the page is complete.
+    with_timeout("the copy button", async {
+        while browser.run("return document.querySelectorAll('button.copy').length").await != 1 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     browser.close().await;
 }
