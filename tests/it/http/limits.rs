@@ -158,7 +158,7 @@ async fn client_that_does_not_read_is_disconnected() {
 /// With four database connections only one list is read at a time, so the second list needs the permit of the first.
 #[tokio::test(flavor = "multi_thread")]
 async fn aborted_list_releases_its_database_connection() {
-    let settings = [("write_timeout_ms", "1000"), ("database_acquire_timeout_ms", "60000"), ("max_connections", "2")];
+    let settings = [("write_timeout_ms", "1000"), ("database_acquire_timeout_ms", "60000"), ("max_connections", "3")];
     let server = server_with_settings(&settings).await;
     insert_cards(&server, 40_000).await;
     let address = server.listen().await;
@@ -173,7 +173,7 @@ async fn aborted_list_releases_its_database_connection() {
     assert!(list.starts_with("HTTP/1.1 200 ") && list.trim_end().ends_with("</page>\n\r\n0"), "{}", list.len());
     // The server closes the connection of the first list, which leaves place for another one. Only then does the client
     // read on.
-    let _idle = connect(address).await;
+    let _idle = [connect(address).await, connect(address).await];
     while !read_until_closed(&mut connect_and_send(address, "GET /livez HTTP/1.0\r\n\r\n").await).await.contains("ok\n")
     {
     }
