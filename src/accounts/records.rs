@@ -4,8 +4,10 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant, SystemTime};
 
 use bigdecimal::{BigDecimal, RoundingMode};
+use clap::ValueEnum;
 use secrecy::{ExposeSecret, SecretString};
-use strum::{EnumCount, EnumString, IntoStaticStr, VariantNames};
+use serde::{Deserialize, Serialize};
+use strum::{EnumCount, EnumString, IntoStaticStr, VariantArray, VariantNames};
 
 use crate::dialect::Dialect;
 use crate::number;
@@ -105,7 +107,9 @@ impl User {
 }
 
 /// The type of a user. An unknown type counts as `User`, which has the fewest rights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize, IntoStaticStr, VariantArray)]
+#[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 #[expect(missing_docs, reason = "MOR's names")]
 pub enum UserType {
     Admin,
@@ -113,6 +117,13 @@ pub enum UserType {
     Reseller,
     User,
     Partner,
+}
+
+impl UserType {
+    /// Returns the name, as in `users.usertype`.
+    pub fn name(self) -> &'static str {
+        self.into()
+    }
 }
 
 impl From<&str> for UserType {

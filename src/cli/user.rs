@@ -6,7 +6,8 @@ use sqlx::PgConnection;
 
 use super::database::{with_database, with_transaction};
 use super::{CommandError, Report, author, find_user, secret};
-use crate::back_office::users::{self, PasswordHashes, UserFilter, UserRow, UserType};
+use crate::accounts::UserType;
+use crate::back_office::users::{self, PasswordHashes, UserFilter, UserRow};
 use crate::config::Config;
 use crate::input;
 

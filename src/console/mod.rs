@@ -59,6 +59,8 @@ pub struct Console {
     pub uploads: Arc<Semaphore>,
     /// Imports of cards: each holds a connection.
     pub imports: Semaphore,
+    /// Comparisons with lists of payment providers: each holds a connection.
+    pub comparisons: Semaphore,
     templates: Environment<'static>,
     origin: Origin,
     attempts: Attempts,
@@ -79,6 +81,7 @@ impl Console {
             counts: Counts::new(),
             uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
             imports: Semaphore::new(1),
+            comparisons: Semaphore::new(1),
             templates: render::load_templates(&app.config.console_templates)?,
             origin: Origin::new(app.config.console_url.as_ref()),
             attempts: Attempts::new(&app.config),

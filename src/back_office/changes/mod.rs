@@ -36,7 +36,7 @@ pub struct ChangeFilter {
     /// The first day (UTC): `2026-01-31`.
     pub from: String,
     /// The last day (UTC).
-    pub till: String,
+    pub to: String,
 }
 
 /// A changed field, with the texts of its values before and after the change.
@@ -111,7 +111,7 @@ impl Search {
         if let Some(kind) = kind.as_deref().filter(|kind| !What::NAMES.contains(kind)) {
             return Err(BackOfficeError::Refused(format!("There is no kind of data {kind:?}.")));
         }
-        for day in [&filter.from, &filter.till] {
+        for day in [&filter.from, &filter.to] {
             check_day(day)?;
         }
         let (author, words) = (text(&filter.who), text(&filter.text));
@@ -130,8 +130,8 @@ impl Search {
         }
         let (before_at, before_id) = match before {
             Some(id) => (load_time(&mut transaction, id).await?, id),
-            None if filter.till.is_empty() => ("infinity".to_owned(), 0),
-            None => (load_next_day(&mut transaction, &filter.till).await?, 0),
+            None if filter.to.is_empty() => ("infinity".to_owned(), 0),
+            None => (load_next_day(&mut transaction, &filter.to).await?, 0),
         };
         let kinds = kind.map(|kind| vec![kind]);
         let matching = Matching { from: text(&filter.from), before_at, before_id, kinds, author, field, words };

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use sqlx::PgExecutor;
 
-use super::UserType;
+use crate::accounts::UserType;
 
 /// Which users are listed.
 #[derive(Debug, Default)]

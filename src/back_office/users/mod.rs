@@ -3,42 +3,17 @@
 mod lists;
 pub mod lookup;
 
-use clap::ValueEnum;
 use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::PgConnection;
-use strum::IntoStaticStr;
 
 pub use self::lists::{ListedUser, UserDetails, UserFilter, list, load_details};
 pub use self::lookup::{ADMIN_ID, UserRow, find, lock, owner_name};
 use super::{BackOfficeError, rights};
+use crate::accounts::UserType;
 use crate::auth::passwords;
 use crate::dialect::Dialect;
 use crate::store::change_log::{Author, Change, RowChange, Target, What};
-
-/// MOR's types of users.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize, IntoStaticStr)]
-#[serde(rename_all = "lowercase")]
-#[strum(serialize_all = "lowercase")]
-#[expect(missing_docs, reason = "MOR's names")]
-pub enum UserType {
-    Admin,
-    Accountant,
-    Reseller,
-    User,
-    Partner,
-}
-
-impl UserType {
-    /// All types.
-    pub const ALL: [Self; 5] = [Self::Admin, Self::Accountant, Self::Reseller, Self::User, Self::Partner];
-
-    /// Returns the name, as in `users.usertype`.
-    pub fn name(self) -> &'static str {
-        self.into()
-    }
-}
 
 /// The stored hashes of a password. No password matches an empty SHA-1 hash.
 #[derive(Debug)]

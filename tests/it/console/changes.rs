@@ -94,10 +94,10 @@ async fn changes_are_found_by_target_author_text_and_day() {
         ("target=3&what=card&who=ann", &["balance (USD) – → 10.0840336134454"]),
         ("target=3&who=bob", &[]),
         ("target=3&from=2026-01-03", &["blocked 0 → 1"]),
-        ("target=3&till=2026-01-02", &["balance (USD) – → 10.0840336134454"]),
+        ("target=3&to=2026-01-02", &["balance (USD) – → 10.0840336134454"]),
         ("who=ANN&from=2026-01-01", &["balance (USD) – → 10.0840336134454", "blocked 0 → 1", "value 0 → (empty)"]),
         ("text=REQ-1&from=2026-01-01", &["37011"]),
-        ("text=37011&from=2026-01-01&till=2026-01-01", &["37011"]),
+        ("text=37011&from=2026-01-01&to=2026-01-01", &["37011"]),
         ("field=callerid&what=card&from=2026-01-01", &["37011"]),
         ("what=currency", &["exchange_rate"]),
         ("target=nothing", &[]),
@@ -184,7 +184,7 @@ async fn matching_changes_are_downloaded_without_formulas() {
         )
         .await;
     let admin = console.log_in(Role::Admin).await;
-    let page = admin.post_confirmed("/changes/export", &[("from", "2026-01-01"), ("till", "2026-01-02")]).await;
+    let page = admin.post_confirmed("/changes/export", &[("from", "2026-01-01"), ("to", "2026-01-02")]).await;
     assert_eq!(page.status, StatusCode::OK, "{}", page.text());
     assert_eq!(page.header("content-type"), Some("text/csv; charset=utf-8"));
     assert_eq!(page.header("content-disposition"), Some("attachment; filename=\"mortise-changes.csv\""));

@@ -7,7 +7,6 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use minijinja::context;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Semaphore;
 
 use super::selection::{DayFields, find_user, load_user_names};
 use crate::back_office::BackOfficeError;
@@ -20,9 +19,6 @@ use crate::console::upload::{UPLOAD_BYTES_MAX, Upload};
 
 /// The differences that the page shows.
 const DIFFERENCES_MAX: usize = 500;
-
-/// One list is compared at a time: each comparison holds a connection.
-static PERMITS: Semaphore = Semaphore::const_new(1);
 
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
@@ -58,7 +54,7 @@ pub(super) async fn compare(State(console): State<Arc<Console>>, upload: Upload<
         "" => None,
         name => Some(find_user(&mut *console.pool.acquire().await?, name, owner).await?),
     };
-    let _permit = PERMITS.acquire().await;
+    let _permit = console.comparisons.acquire().await;
     match Reconciliation::run(&console.pool, file.reader(), days.as_ref(), time_zone, user, owner).await {
         Ok(reconciliation) => {
             let compared = collect(reconciliation).await?;

@@ -9,11 +9,13 @@ use axum::extract::{Query, State};
 use minijinja::{Value, context};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
+use strum::VariantArray;
 
 use super::{next_of, rows_to_read};
+use crate::accounts::UserType;
 use crate::auth::passwords;
 use crate::back_office::resellers::{self, NewReseller};
-use crate::back_office::users::{self, ListedUser, NewUser, PasswordHashes, UserFilter, UserType};
+use crate::back_office::users::{self, ListedUser, NewUser, PasswordHashes, UserFilter};
 use crate::back_office::{keys, rights};
 use crate::console::Console;
 use crate::console::access::Access;
@@ -73,14 +75,14 @@ struct UserEntry {
 
 async fn show(State(console): State<Arc<Console>>, session: Session, Query(query): Query<ListQuery>) -> PageResult {
     let name = Some(query.name.trim()).filter(|name| !name.is_empty());
-    let kind = UserType::ALL.into_iter().find(|kind| kind.name() == query.kind);
+    let kind = UserType::VARIANTS.iter().copied().find(|kind| kind.name() == query.kind);
     let limit = Some(rows_to_read(ROWS));
     let mut users = users::list(&console.pool, &UserFilter { kind, name, after: query.after, limit }).await?;
     let next = next_of(&mut users, ROWS).map(|user| query.path(Some(user.id))).transpose()?;
     let first = query.after.map(|_| query.path(None)).transpose()?;
     let users: Vec<UserEntry> =
         users.into_iter().map(|user| UserEntry { is_hidden: user.is_hidden, has_key: user.has_key, user }).collect();
-    let kinds = UserType::ALL.map(UserType::name);
+    let kinds: Vec<&str> = UserType::VARIANTS.iter().map(|kind| kind.name()).collect();
     let values = context! {
         users => to_value(users),
         next,
