@@ -164,7 +164,7 @@ impl Payment {
             Some("reissue") => {
                 format!("Replaces the card {}", self.replaced.as_deref().unwrap_or_default())
             }
-            Some("write_off") => "Balance given up".to_owned(),
+            Some("write_off") => "Balance removed".to_owned(),
             Some(kind) => format!("{kind}: {money}"),
             None => format!("Payment in MOR: {money}"),
         };
@@ -229,7 +229,7 @@ fn describe_change(before: &Map<String, Value>, after: &Map<String, Value>) -> S
         return match (withheld.as_str(), before.get("withheld").and_then(Value::as_str)) {
             ("blocked", _) => format!("Blocked{reason}"),
             (_, Some("blocked")) | ("unblocked", _) => format!("Unblocked{reason}"),
-            ("assigned", _) => format!("Given to a distributor{reason}"),
+            ("assigned", _) => format!("Assigned to a distributor{reason}"),
             _ => format!("Withheld: {withheld}{reason}"),
         };
     }

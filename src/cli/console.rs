@@ -9,7 +9,7 @@ use serde_json::json;
 use super::database::with_database;
 use super::{CommandError, Report, author, find_user, secret};
 use crate::auth::passwords;
-use crate::config::Config;
+use crate::config::{Config, OnOff};
 use crate::console::access::Role;
 use crate::console::accounts::{self, Account, NewAccount};
 use crate::console::totp;
@@ -45,6 +45,14 @@ pub enum Command {
         /// The login name
         name: String,
     },
+    /// Give an account the right to PINs (it may show PINs and export cards), or take it away
+    Pins {
+        /// The login name
+        name: String,
+        /// on or off
+        #[arg(value_enum)]
+        state: OnOff,
+    },
     /// Set a new password, and end the sessions of the account; type it, or send it on standard input
     Password {
         /// The login name
@@ -67,6 +75,7 @@ pub async fn run(command: &Command, config: &Config) -> Result<Report, CommandEr
         Command::List => list(config).await,
         Command::Block { name } => set_blocked(name, true, config).await,
         Command::Unblock { name } => set_blocked(name, false, config).await,
+        Command::Pins { name, state } => set_right_to_pins(name, *state == OnOff::On, config).await,
         Command::Password { name } => set_password(name, config).await,
         Command::SecondFactor { name } => replace_second_factor(name, config).await,
     }
@@ -176,25 +185,45 @@ async fn list(config: &Config) -> Result<Report, CommandError> {
 }
 
 async fn set_blocked(name: &str, is_blocked: bool, config: &Config) -> Result<Report, CommandError> {
-    change(name, config, async |connection, account| account.set_blocked(connection, is_blocked, &author()).await)
-        .await?;
+    change(name, config, async |connection, account| {
+        Ok(account.set_blocked(connection, is_blocked, &author()).await?)
+    })
+    .await?;
     Ok(Report::done(match is_blocked {
         true => format!("The account {name} was blocked, and its sessions have ended."),
         false => format!("The account {name} was unblocked."),
     }))
 }
 
+async fn set_right_to_pins(name: &str, can_reveal: bool, config: &Config) -> Result<Report, CommandError> {
+    change(name, config, async |connection, account| {
+        if can_reveal && account.role == Role::ReadOnly {
+            return Err(CommandError::failed("accounts with the role read-only do not get the right to PINs"));
+        }
+        Ok(account.set_can_reveal_pins(connection, can_reveal, &author()).await?)
+    })
+    .await?;
+    Ok(Report::done(match can_reveal {
+        true => format!("The account {name} has the right to PINs."),
+        false => format!("The account {name} does not have the right to PINs."),
+    }))
+}
+
 async fn set_password(name: &str, config: &Config) -> Result<Report, CommandError> {
     let hash = hash_password(&secret::read_password()?)?;
-    change(name, config, async |connection, account| account.set_password(connection, &hash, None, &author()).await)
-        .await?;
+    change(name, config, async |connection, account| {
+        Ok(account.set_password(connection, &hash, None, &author()).await?)
+    })
+    .await?;
     Ok(Report::done(format!("The password of {name} was set, and the sessions of the account have ended.")))
 }
 
 async fn replace_second_factor(name: &str, config: &Config) -> Result<Report, CommandError> {
     let secret = random_secret()?;
-    change(name, config, async |connection, account| account.set_totp(connection, &secret, None, &author()).await)
-        .await?;
+    change(name, config, async |connection, account| {
+        Ok(account.set_totp(connection, &secret, None, &author()).await?)
+    })
+    .await?;
     report_second_factor(
         &format!("The account {name} has a new second factor. Its sessions have ended."),
         name,
@@ -206,7 +235,7 @@ async fn replace_second_factor(name: &str, config: &Config) -> Result<Report, Co
 async fn change(
     name: &str,
     config: &Config,
-    work: impl AsyncFnOnce(&mut sqlx::PgConnection, &Account) -> sqlx::Result<()>,
+    work: impl AsyncFnOnce(&mut sqlx::PgConnection, &Account) -> Result<(), CommandError>,
 ) -> Result<(), CommandError> {
     with_database(config, async |pool| {
         let mut transaction = pool.begin().await?;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use axum::http::Uri;
 use axum::http::uri::Scheme;
 use bigdecimal::BigDecimal;
+use clap::ValueEnum;
 use ipnet::IpNet;
 use secrecy::SecretString;
 use serde::Deserialize;
@@ -117,7 +118,7 @@ pub struct Config {
 }
 
 /// A setting that is `on` or `off`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 #[expect(missing_docs, reason = "self-explanatory names")]
 pub enum OnOff {

@@ -7,13 +7,13 @@ use strum::{EnumString, IntoStaticStr};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, EnumString, IntoStaticStr, ValueEnum)]
 #[strum(serialize_all = "snake_case")]
 pub enum Role {
-    /// Everything.
+    /// Everything; it needs a second factor.
     Admin,
     /// The groups, cards and sales of one user.
     Reseller,
     /// Helps customers: searches, tops up, voids, reissues, blocks and sends again, within limits.
     Support,
-    /// Sees what support sees and the reports, and changes nothing.
+    /// Sees all pages but API users and Settings, and changes nothing.
     ReadOnly,
 }
 

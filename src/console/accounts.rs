@@ -168,6 +168,24 @@ impl Account {
             .await
     }
 
+    /// Gives the account the right to PINs, or takes it away. It counts from the next request on.
+    ///
+    /// # Errors
+    ///
+    /// Database errors.
+    pub async fn set_can_reveal_pins(
+        &self,
+        connection: &mut PgConnection,
+        can_reveal: bool,
+        author: &Author,
+    ) -> sqlx::Result<()> {
+        sqlx::query!("update console_accounts set can_reveal_pins = $2 where id = $1", self.id, can_reveal)
+            .execute(&mut *connection)
+            .await?;
+        let [before, after] = [self.can_reveal_pins, can_reveal].map(|can| json!({ "can_reveal_pins": can }));
+        self.record_change(connection, author, before, after).await
+    }
+
     /// Stores another password, and ends the sessions of the account except the one to keep.
     ///
     /// # Errors

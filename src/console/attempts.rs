@@ -27,14 +27,15 @@ const FAILURES_MAX: u32 = 10;
 /// Duration of the lockout in seconds, if `lockout_s` is not higher.
 const LOCKOUT_S: NonZero<u32> = NonZero::<u32>::MIN.saturating_add(299);
 /// Maximum number of wrong passwords of one account within the lockout, from all addresses. It is higher: an attacker
-/// who sends so many locks out the account's owner.
+/// who sends so many locks out the account's user.
 const ACCOUNT_FAILURES_MAX: u32 = 100;
 /// Maximum number of attempts that wait, one for each client. Each takes up to a tenth of a second.
 const QUEUE_MAX: usize = 64;
-/// Wrong passwords and codes are also counted without the client's address: an attacker has many.
-/// Maximum number of guesses of PINs within [`GUESSES_S`].
+/// Maximum number of guesses of PINs of an account within [`GUESSES_S`].
 const GUESSES_MAX: u32 = 100;
+/// Time in which guesses are counted, and duration of their lockout, in seconds.
 const GUESSES_S: NonZero<u32> = NonZero::<u32>::MIN.saturating_add(599);
+/// The client under which the failures of all clients are counted: an attacker has many addresses.
 const ANY_CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// A hash with which the password of an unknown account is compared.
@@ -92,9 +93,10 @@ impl Attempts {
         // A client that is locked out does not wait in the queue.
         self.check_limit(client, name)?;
         let of_client = self.of_clients.acquire(client_network(client)).await;
-        let waiting = self.queue.try_acquire().map_err(|_| {
-            ConsoleError::Busy("Too many clients log in at the moment. Try again in a minute.".to_owned())
-        })?;
+        let waiting = self
+            .queue
+            .try_acquire()
+            .map_err(|_| ConsoleError::Busy("Too many people are logging in. Try again in a minute.".to_owned()))?;
         let running = self.running.clone().acquire_owned().await;
         drop(waiting);
         let running = running.map_err(|error| ConsoleError::Failed(error.to_string()))?;
@@ -211,7 +213,7 @@ impl Attempt<'_> {
             // Without an account, the field "name" may have a password.
             let account = account.map_or("an unknown account", |account| account.name.as_str());
             let client = self.client;
-            tracing::warn!(%client, account, "console locked: too many wrong passwords or codes");
+            tracing::warn!(%client, account, "console account locked: too many wrong passwords or codes");
         }
     }
 }

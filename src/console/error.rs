@@ -39,7 +39,9 @@ pub enum ConsoleError {
     #[error("The request cannot be read: {0}")]
     Malformed(String),
     /// A file is too large, with the limit in MiB.
-    #[error("The file is larger than {0} MiB. Split it, or use the command on the server.")]
+    #[error(
+        "The file is larger than {0} MiB. Split it, or use a command on the machine of the server: docs/commands.md."
+    )]
     TooLarge(usize),
     /// The database failed, or the outcome of a change is unknown. The log has the error.
     #[error("The database does not answer. Try again in a minute.")]

@@ -228,7 +228,7 @@ fn describe_refusal(response: &Response) -> Option<ErrorText> {
             "The browser says that another site sent this form. Open the console at its own address, and repeat the change."
         }
         StatusCode::NOT_FOUND => "There is no such page.",
-        StatusCode::METHOD_NOT_ALLOWED => "This page is for another kind of request.",
+        StatusCode::METHOD_NOT_ALLOWED => "This page cannot be opened in this way. Use its link or its form.",
         _ => "The address has a value that cannot be read.",
     };
     Some(ErrorText { message: message.to_owned(), is_outcome_unknown: false })

@@ -17,7 +17,8 @@ pub fn step_at(unix_time: u64) -> u64 {
     unix_time / STEP_S
 }
 
-/// Returns the code of a step, as a number of six digits.
+/// Returns the code of a step: six digits. `None`: HMAC does not take the secret, which does not happen with
+/// [`SECRET_BYTES`] bytes.
 pub fn code_at(secret: &[u8], step: u64) -> Option<String> {
     let mut mac = Hmac::<Sha1>::new_from_slice(secret).ok()?;
     mac.update(&step.to_be_bytes());
@@ -27,7 +28,8 @@ pub fn code_at(secret: &[u8], step: u64) -> Option<String> {
     Some(format!("{:06}", (u32::from_be_bytes(bytes) & 0x7fff_ffff) % 1_000_000))
 }
 
-/// Returns the step whose code this is, near the step of now. Spaces in the code are ignored.
+/// Returns the step whose code this is, at most [`STEPS_AROUND`] from `now_step`. `None`: the code is wrong.
+/// Spaces in the code are ignored.
 pub fn matching_step(secret: &[u8], code: &str, now_step: u64) -> Option<u64> {
     let code: String = code.chars().filter(|char| !char.is_whitespace()).collect();
     let steps = now_step.saturating_sub(STEPS_AROUND)..=now_step + STEPS_AROUND;

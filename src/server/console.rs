@@ -51,7 +51,9 @@ pub(super) async fn start(
     if demo && address.ip().is_loopback() && config.listen.ip().is_loopback() {
         let path = console.create_demo_link().await.map_err(|error| ConsoleStartError::Demo(error.to_string()))?;
         let line = match path {
-            Some(path) => format!("The console of the demo, for 10 minutes and one visit: http://{address}{path}\n"),
+            Some(path) => format!(
+                "The console of the demo (the link is valid for 10 minutes and one login): http://{address}{path}\n"
+            ),
             None if config.console_url.is_some() => {
                 "With console_url, there is no link. An account of the console: mortise console add NAME\n".to_owned()
             }

@@ -38,7 +38,7 @@ pub async fn check(config: &Config, connection: &mut PgConnection) -> sqlx::Resu
     };
     let demo = names(|account| account.is_demo);
     if !demo.is_empty() && !seed::has_demo_key(connection).await? {
-        let message = "this database is not the demo any more, and the password of its account demo is public";
+        let message = "this database is not the demo's any more, and the password of its account demo is public";
         return Ok(Check::warning(NAME, message, "run `mortise console block demo`"));
     }
     let wrong = names(|account| account.has_wrong_user);

@@ -100,7 +100,7 @@ fn may_correct(session: &Session) -> bool {
 
 async fn correct(State(console): State<Arc<Console>>, Path(id): Path<i64>, form: Form<CorrectFields>) -> PageResult {
     if !may_correct(&form.session) {
-        let message = "The e-mail has PINs, and your account may not see PINs. Ask an admin to correct the address.";
+        let message = "The e-mail has PINs, and your account may not show PINs. Ask an admin to correct the address.";
         return Err(ConsoleError::Forbidden(message.to_owned()));
     }
     form.carry_out(&console, async |connection, author, _, CorrectFields { address }| {

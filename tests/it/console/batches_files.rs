@@ -33,7 +33,7 @@ async fn a_file_is_checked_and_imported() {
     console.server.assert_rows(CHANGES, &[&row]).await;
     let page = upload("import").await;
     assert_eq!(page.status, StatusCode::UNPROCESSABLE_ENTITY);
-    page.assert_contains("Nothing was written. Reasons to refuse: 4.");
+    page.assert_contains("Nothing was written. Reasons for the refusal: 4.");
     page.assert_contains("2 number: a card has it already");
     page.assert_secret("0007,");
     console.server.assert_rows(CARDS, &cards).await;
@@ -53,7 +53,7 @@ async fn bad_lines_are_named_and_counted() {
         let page = admin.upload("/batches/import", &fields, "file", "cards.csv", &content).await;
         assert_eq!(page.status, StatusCode::UNPROCESSABLE_ENTITY, "{mode}");
         page.assert_contains("Lines with cards 1201");
-        page.assert_contains("Reasons to refuse: 1200.");
+        page.assert_contains("Reasons for the refusal: 1200.");
         page.assert_contains("3 number: not only digits: \"<b>0</b>\"");
         page.assert_contains("202 number: not only digits: \"<b>199</b>\"");
         page.assert_lacks("<b>200</b>");
@@ -198,9 +198,9 @@ async fn imports_of_resellers_do_not_name_used_pins() {
     for mode in ["check", "import"] {
         let page = upload(mode, used).await;
         assert_eq!(page.status, StatusCode::UNPROCESSABLE_ENTITY, "{mode}");
-        page.assert_contains("Nothing was written. Cards have some numbers or PINs of the file already.");
+        page.assert_contains("Nothing was written. Other cards have some numbers or PINs of the file.");
         page.assert_lacks("a card has it already");
-        page.assert_lacks("Reasons to refuse");
+        page.assert_lacks("Reasons for the refusal");
     }
     let who = &shop.login().name;
     let row = format!(

@@ -278,7 +278,7 @@ async fn the_log_has_no_secret() {
     }
     let text = log.text();
     assert!(text.contains("console login") && text.contains("account=\"admin 0\""), "{text}");
-    assert!(text.contains("console locked") && text.contains("an unknown account"), "{text}");
+    assert!(text.contains("console account locked") && text.contains("an unknown account"), "{text}");
     let cookie = admin.cookie.as_deref().unwrap().split_once('=').unwrap().1;
     let form_code = format!("\"{code}\"");
     for secret in [PASSWORD, new_password, "my secret passphrase", cookie, &admin.token, &form_code, recovery_code] {

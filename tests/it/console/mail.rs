@@ -223,7 +223,7 @@ async fn the_address_is_corrected_by_accounts_that_may_see_pins() {
     for id in [1, 2] {
         let page = support.post(&format!("/mail/{id}/correct"), &[("address", "own@x.test")]).await;
         assert_eq!(page.status, StatusCode::FORBIDDEN);
-        page.assert_contains("your account may not see PINs");
+        page.assert_contains("your account may not show PINs");
     }
     console.server.assert_rows(address, &rows).await;
     // An e-mail that a buyer has got keeps its address, also while it is to be sent again.

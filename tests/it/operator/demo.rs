@@ -196,7 +196,7 @@ async fn its_account_opens_the_console_of_the_demo_only() {
     let mut lines = BufReader::new(program.child.stdout.take().unwrap()).lines().map(Result::unwrap);
     assert!(lines.next().unwrap().starts_with("First start. User: username"));
     let line = lines.next().unwrap();
-    let prefix = format!("The console of the demo, for 10 minutes and one visit: {origin}");
+    let prefix = format!("The console of the demo (the link is valid for 10 minutes and one login): {origin}");
     let path = line.strip_prefix(&prefix).unwrap_or_else(|| panic!("{line}"));
     let form = path.strip_prefix("/demo?").unwrap();
     // A program that follows links does not spend it.

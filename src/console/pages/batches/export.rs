@@ -61,7 +61,7 @@ pub(super) async fn export(
 ) -> PageResult {
     let (session, fields) = (&form.session, &form.fields);
     if !session.account.can_reveal_pins {
-        let message = "An export has PINs. Your account may not show PINs: an admin can give it the right.";
+        let message = "An export has PINs. Your account may not show PINs. An operator can allow it: mortise console pins NAME on.";
         return Err(ConsoleError::Forbidden(message.to_owned()));
     }
     let group = OwnGroup::find(&console.pool, session, fields.group).await?;
@@ -69,7 +69,7 @@ pub(super) async fn export(
         "csv" => (Format::Csv, "text/csv; charset=utf-8", "csv"),
         "json" => (Format::Json, "application/json", "json"),
         "html" => (Format::html(None).map_err(to_failure)?, "text/html; charset=utf-8", "html"),
-        _ => return Err(ConsoleError::Refused("Format: choose one of the list.".to_owned())),
+        _ => return Err(ConsoleError::Refused("Format: choose one from the list.".to_owned())),
     };
     let selection = group.select(&fields.number, &fields.numbers)?;
     form.confirm(&console).await?;
@@ -77,7 +77,7 @@ pub(super) async fn export(
     let started = export.start(&console.pool, format, &session.author()).await?;
     let chunks = started.stream().map_ok(|chunk| Bytes::from(chunk.bytes));
     // An export that breaks off must not look complete: the connection closes without the end of the body.
-    let chunks = chunks.inspect_err(|error| tracing::error!(%error, "export of the console aborted"));
+    let chunks = chunks.inspect_err(|error| tracing::error!(%error, "export of cards aborted"));
     let name = file_name(&group, &fields.number, extension);
     let headers =
         [(CONTENT_TYPE, content_type.to_owned()), (CONTENT_DISPOSITION, format!("attachment; filename={name}"))];

@@ -278,7 +278,7 @@ pub(super) async fn reveal_pin(
     let account = &form.session.account;
     if !account.can_reveal_pins || account.role == Role::ReadOnly {
         return Err(ConsoleError::Forbidden(
-            "Your account may not see PINs. An admin can give it the right.".to_owned(),
+            "Your account may not show PINs. An operator can allow it: mortise console pins NAME on.".to_owned(),
         ));
     }
     let page_console = console.clone();

@@ -204,7 +204,7 @@ impl Choices {
                 continue;
             }
             if kind == Kind::Reference && !self.allows(name, value) {
-                return Err(ConsoleError::Refused(format!("{label}: choose one of the list.")));
+                return Err(ConsoleError::Refused(format!("{label}: choose one from the list.")));
             }
             let value = match kind {
                 Kind::Date => to_unix_time(name, value)
@@ -254,7 +254,7 @@ pub(super) fn explain(error: ApiError) -> ConsoleError {
         ApiError::InvalidDateTill => "Valid till: a day between 1970 and 2100.".to_owned(),
         ApiError::DateFromAfterTill => "Valid from is after Valid till.".to_owned(),
         ApiError::NoTariffAvailable => "Tariff: there is none. Create one first.".to_owned(),
-        ApiError::NotFound(what) => format!("{what}: there is no such one. Create it first."),
+        ApiError::NotFound(what) => format!("{what}: it does not exist. Create it first."),
         ApiError::CurrencyNotFound => "Currency of sales: it is unknown, or not active.".to_owned(),
         ApiError::Refused("Invalid Price with TAX") => amount_words("Price with taxes"),
         ApiError::Refused("Invalid setup fee") => amount_words("Setup fee"),

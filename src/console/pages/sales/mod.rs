@@ -54,7 +54,7 @@ impl Start {
     fn position(self) -> Result<Option<Position>, ConsoleError> {
         let Some(id) = self.before_id else { return Ok(None) };
         let position = Position::new(self.before, id);
-        position.map(Some).ok_or_else(|| ConsoleError::Malformed("before is no time".to_owned()))
+        position.map(Some).ok_or_else(|| ConsoleError::Malformed("the parameter before is not a time".to_owned()))
     }
 }
 

@@ -37,7 +37,7 @@ impl DayFields {
             "yesterday" => Ok(Some(Days::Range(Day::Yesterday, Day::Yesterday))),
             "this_month" => Ok(Some(Days::ThisMonth)),
             "last_month" => Ok(Some(Days::LastMonth)),
-            _ => Err(ConsoleError::Malformed("there are no such days".to_owned())),
+            _ => Err(ConsoleError::Malformed("the parameter days has an unknown value".to_owned())),
         }
     }
 
@@ -118,11 +118,7 @@ fn parse_days(from: &str, to: &str) -> Result<Option<Days>, ConsoleError> {
 
 /// Refuses a character that PostgreSQL does not accept.
 fn check_text(text: &str) -> Result<&str, ConsoleError> {
-    if text.contains('\0') {
-        Err(ConsoleError::Malformed("a field has the character NUL".to_owned()))
-    } else {
-        Ok(text)
-    }
+    if text.contains('\0') { Err(ConsoleError::Malformed("a field has a null character".to_owned())) } else { Ok(text) }
 }
 
 /// The payments that the fields select, among those that the session may see.

@@ -16,7 +16,7 @@ enum Effect {
 use Effect::{Changes, Discloses, Reads};
 
 /// Each command in the order of execution: name, arguments, standard input, effect.
-const COMMANDS: [(&str, &[&str], &str, Effect); 47] = [
+const COMMANDS: [(&str, &[&str], &str, Effect); 48] = [
     ("audit", &[], "", Reads),
     ("cards check", &["--repair"], "", Changes("card")),
     ("cards check", &[], "", Reads),
@@ -27,6 +27,7 @@ const COMMANDS: [(&str, &[&str], &str, Effect); 47] = [
     ("console block", &["ann"], "", Changes("console_account")),
     ("console list", &[], "", Reads),
     ("console password", &["ann"], "other letters and more", Changes("console_account")),
+    ("console pins", &["ann", "on"], "", Changes("console_account")),
     ("console second-factor", &["ann"], "", Changes("console_account")),
     ("console unblock", &["ann"], "", Changes("console_account")),
     ("currency add", &["GBP", "0.8"], "", Changes("currency")),

@@ -99,6 +99,25 @@ async fn accounts_of_other_roles_have_no_second_factor_yet() {
 }
 
 #[tokio::test]
+async fn the_right_to_pins_is_given_and_taken_away() {
+    let operator = Operator::new().await;
+    for (name, role) in [("help", "support"), ("auditor", "read-only")] {
+        assert_added(&add(&operator, &[name, "--role", role]), &format!("The account {name} was created"));
+    }
+    operator.server.execute("truncate change_log restart identity").await;
+    let rights = "select can_reveal_pins from console_accounts order by id";
+    let text = operator.run_ok(&["console", "pins", "help", "on"]);
+    assert_eq!(text, "The account help has the right to PINs.\n");
+    operator.server.assert_rows(rights, &["true", "false"]).await;
+    let change = "console_account 1 help {\"can_reveal_pins\": false} -> {\"can_reveal_pins\": true}";
+    operator.assert_changes(&[change]).await;
+    let refused = operator.run(&["console", "pins", "auditor", "on"]);
+    assert!(refused.code == 1 && refused.stderr.contains("do not get the right to PINs"), "{refused:?}");
+    operator.run_ok(&["console", "pins", "help", "off"]);
+    operator.server.assert_rows(rights, &["false", "false"]).await;
+}
+
+#[tokio::test]
 async fn invalid_accounts_are_refused() {
     let operator = Operator::new().await;
     assert_added(&add(&operator, &["Ann"]), "The account Ann");
