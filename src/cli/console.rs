@@ -161,7 +161,7 @@ async fn list(config: &Config) -> Result<Report, CommandError> {
         let accounts = sqlx::query_as!(
             AccountRow,
             r#"select name, role, coalesce(u.username, 'user ' || user_id) as user, can_reveal_pins,
-                   totp_enrolled_at is not null as "second_factor!", a.blocked_at is not null as "is_blocked!",
+                   totp_secret is not null as "second_factor!", a.blocked_at is not null as "is_blocked!",
                    (select to_char(max(last_seen_at), 'YYYY-MM-DD HH24:MI') from console_sessions s where s.account_id = a.id)
                        as last_seen
                from console_accounts a left join users u on u.id = a.user_id order by fold_case(name)"#

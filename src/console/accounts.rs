@@ -60,7 +60,7 @@ pub async fn find(connection: &mut PgConnection, name: &str) -> sqlx::Result<Opt
     let row = sqlx::query_as!(
         AccountRow,
         r#"select id, name, role, user_id, can_reveal_pins, is_demo, password_argon2,
-               case when totp_enrolled_at is not null then totp_secret end as totp_secret, blocked_at is not null as "is_blocked!"
+               totp_secret, blocked_at is not null as "is_blocked!"
            from console_accounts where fold_case(name) = fold_case($1)"#,
         name
     );
@@ -76,7 +76,7 @@ pub async fn load(connection: &mut PgConnection, id: i64) -> sqlx::Result<Option
     let row = sqlx::query_as!(
         AccountRow,
         r#"select id, name, role, user_id, can_reveal_pins, is_demo, password_argon2,
-               case when totp_enrolled_at is not null then totp_secret end as totp_secret, blocked_at is not null as "is_blocked!"
+               totp_secret, blocked_at is not null as "is_blocked!"
            from console_accounts where id = $1"#,
         id
     );
@@ -106,8 +106,8 @@ impl NewAccount<'_> {
     pub async fn insert(&self, connection: &mut PgConnection, author: &Author) -> sqlx::Result<Option<i64>> {
         let id = sqlx::query_scalar!(
             "insert into console_accounts
-                 (name, role, user_id, can_reveal_pins, is_demo, password_argon2, totp_secret, totp_enrolled_at)
-             values ($1, $2, $3, $4, $5, $6, $7, case when $7::bytea is not null then now() at time zone 'utc' end)
+                 (name, role, user_id, can_reveal_pins, is_demo, password_argon2, totp_secret)
+             values ($1, $2, $3, $4, $5, $6, $7)
              on conflict (fold_case(name)) do nothing returning id",
             self.name,
             self.role.name(),

@@ -96,7 +96,7 @@ impl Attempts {
         let waiting = self
             .queue
             .try_acquire()
-            .map_err(|_| ConsoleError::Busy("Too many people are logging in. Try again in a minute.".to_owned()))?;
+            .map_err(|_| ConsoleError::Busy("Too many logins at the moment. Try again in a minute.".to_owned()))?;
         let running = self.running.clone().acquire_owned().await;
         drop(waiting);
         let running = running.map_err(|error| ConsoleError::Failed(error.to_string()))?;

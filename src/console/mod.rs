@@ -17,6 +17,7 @@ mod attempts;
 mod chart;
 pub mod counted;
 pub mod demo;
+mod download;
 pub mod error;
 mod form;
 mod host;

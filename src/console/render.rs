@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use minijinja::value::Serde;
@@ -154,6 +155,19 @@ impl Console {
             navigation => to_value(navigation),
         };
         self.render_public(template, context! { page, ..values })
+    }
+
+    /// Renders the page of a form. If the form was refused, the page says why and has what was entered.
+    ///
+    /// # Errors
+    ///
+    /// [`ConsoleError::Template`].
+    pub fn render_form(&self, session: &Session, template: &str, values: Value, is_refused: bool) -> PageResult {
+        let mut page = self.render(session, template, values)?;
+        if is_refused {
+            *page.status_mut() = StatusCode::UNPROCESSABLE_ENTITY;
+        }
+        Ok(page)
     }
 
     /// Renders a page without a session.

@@ -97,7 +97,7 @@ pub async fn start(
         "insert into console_sessions (secret_sha256, account_id, client, browser)
          select $1, id, $3, $4 from console_accounts
          where id = $2 and blocked_at is null and password_argon2 = $5
-             and (case when totp_enrolled_at is not null then totp_secret end) is not distinct from $6
+             and totp_secret is not distinct from $6
          for share",
         hash_secret(&secret),
         account.id,

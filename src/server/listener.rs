@@ -33,18 +33,21 @@ const HYPER_HEADERS_DEFAULT: usize = 100;
 /// Number of open files that are neither client connections nor `database_connections`: listeners, log, other database
 /// connections, files of PostgreSQL.
 const RESERVED_FILES: u64 = 64;
-/// Maximum number of connections of the console: a flood there must not use up the open files of the API.
-pub(super) const CONSOLE_CLIENTS_MAX: usize = 256;
 /// How long `accept` pauses after an error, such as too many open files.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
 /// Serves connections until `stop` is cancelled. Then it accepts no more, closes idle connections, and finishes
-/// requests that have arrived, for at most `shutdown_timeout_ms`.
-pub async fn serve<S>(listener: TcpListener, service: S, config: &Config, stop: CancellationToken)
-where
+/// requests that have arrived, for at most `shutdown_timeout_ms`. At most `connections_max` are open.
+pub async fn serve<S>(
+    listener: TcpListener,
+    service: S,
+    config: &Config,
+    connections_max: usize,
+    stop: CancellationToken,
+) where
     S: HttpService<Future: Send>,
 {
-    let mut acceptor = Acceptor::new(service, config, stop.clone());
+    let mut acceptor = Acceptor::new(service, config, connections_max, stop.clone());
     let accept_errors = LogThrottle::default();
     loop {
         tokio::select! {
@@ -78,7 +81,7 @@ struct Acceptor<S> {
 }
 
 impl<S: HttpService<Future: Send>> Acceptor<S> {
-    fn new(service: S, config: &Config, stop: CancellationToken) -> Self {
+    fn new(service: S, config: &Config, connections_max: usize, stop: CancellationToken) -> Self {
         let max_header_bytes = config.max_header_bytes.get();
         let mut http = http1::Builder::new();
         http.max_header_size(max_header_bytes).max_buf_size(max_header_bytes.max(BUFFER_BYTES));
@@ -93,7 +96,7 @@ impl<S: HttpService<Future: Send>> Acceptor<S> {
                 keep_alive: config.keep_alive_timeout,
                 write: config.write_timeout,
             },
-            connections_max: connection_limit(config),
+            connections_max,
             overload_response: overload_response(config),
             connections: JoinSet::new(),
             stop,
@@ -172,15 +175,14 @@ async fn next_connection(listener: &TcpListener, accept_errors: &LogThrottle) ->
     }
 }
 
-/// Returns the number of connections to accept: `max_connections`, or fewer if the limit on open files is too low.
-/// Raises the soft limit on open files to the hard limit first.
-fn connection_limit(config: &Config) -> usize {
+/// Returns the number of connections to accept: `max_connections`, or fewer if the limit on open files is too low to
+/// leave `reserved` files for other connections. Raises the soft limit on open files to the hard limit first.
+pub fn connection_limit(config: &Config, reserved: usize) -> usize {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
     let open_files_limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let available = open_files_limit.saturating_sub(RESERVED_FILES + u64::from(config.database_connections));
-    let console = if config.console_listen.is_some() { CONSOLE_CLIENTS_MAX } else { 0 };
-    let available = usize::try_from(available).unwrap_or(usize::MAX).saturating_sub(console).max(1);
+    let available = usize::try_from(available).unwrap_or(usize::MAX).saturating_sub(reserved).max(1);
     if available < config.max_connections && config.max_connections != UNLIMITED {
         tracing::warn!(
             open_files_limit,

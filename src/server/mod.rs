@@ -41,7 +41,6 @@ use crate::managed_postgres::error::ManagedPostgresError;
 use crate::managed_postgres::{ManagedPostgres, default_data_dir};
 use crate::sales::batcher::SaleBatcher;
 use crate::server::limits::{LoadLimiter, RefusalLog, WaitQueue};
-use crate::server::listener::CONSOLE_CLIENTS_MAX;
 use crate::spool;
 use crate::state::AppState;
 use crate::telemetry::metrics::Metrics;
@@ -50,6 +49,9 @@ use crate::telemetry::tracer::OtlpTracer;
 
 /// Maximum time that the shutdown waits for each of: queued audit rows, queued spans, the close of the database pool.
 const SHUTDOWN_FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Maximum number of connections of the console: a flood there must not use up the open files of the API.
+const CONSOLE_CONNECTIONS_MAX: usize = 256;
 
 /// Maximum number of requests that wait for a lock or a list permit of this server, in total and for one client.
 const LOCK_WAITING_MAX: usize = 512;
@@ -241,17 +243,21 @@ async fn run(pool: Pool, config: Config, demo: bool, stop: CancellationToken) ->
         tracing::info!("listening on http://{}/metrics", listener.local_addr()?);
     }
     notify_service_manager(NotifyState::Ready);
-    let requests = listener::serve(listener, router::build_service(state.clone()), &state.config, stop.clone());
+    let config = &state.config;
+    let connections_max =
+        listener::connection_limit(config, if console.is_some() { CONSOLE_CONNECTIONS_MAX } else { 0 });
+    let api = router::build_service(state.clone());
+    let requests = listener::serve(listener, api, config, connections_max, stop.clone());
     let scrapes = async {
         if let Some(listener) = metrics_listener {
-            listener::serve(listener, monitoring::router(state.clone()), &state.config, stop.clone()).await;
+            let router = monitoring::router(state.clone());
+            listener::serve(listener, router, config, connections_max, stop.clone()).await;
         }
     };
     let pages = async {
         if let Some((listener, router)) = console {
-            let connections_max = state.config.max_connections.min(CONSOLE_CLIENTS_MAX);
-            let config = Config { max_connections: connections_max, ..state.config.clone() };
-            listener::serve(listener, router, &config, stop.clone()).await;
+            let connections_max = connections_max.min(CONSOLE_CONNECTIONS_MAX);
+            listener::serve(listener, router, config, connections_max, stop.clone()).await;
         }
     };
     tokio::join!(requests, scrapes, pages);

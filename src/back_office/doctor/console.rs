@@ -28,7 +28,7 @@ pub async fn check(config: &Config, connection: &mut PgConnection) -> sqlx::Resu
     }
     let accounts = sqlx::query_as!(
         AccountRow,
-        r#"select a.name, a.is_demo, a.role = 'admin' and a.totp_enrolled_at is null and not a.is_demo as "must_enroll!",
+        r#"select a.name, a.is_demo, a.role = 'admin' and a.totp_secret is null and not a.is_demo as "must_enroll!",
                a.role = 'reseller' and (u.usertype = 'reseller') is not true as "has_wrong_user!"
            from console_accounts a left join users u on u.id = a.user_id where a.blocked_at is null order by fold_case(a.name)"#
     );

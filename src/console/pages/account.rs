@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::auth::passwords;
 use crate::console::access::Access;
 use crate::console::error::ConsoleError;
-use crate::console::form::{ConfirmedForm, Done, Form};
+use crate::console::form::{ConfirmedForm, Done, Form, NoFields};
 use crate::console::render::{PageResult, to_value};
 use crate::console::route::Route;
 use crate::console::session::Session;
@@ -82,9 +82,6 @@ async fn change_password(State(console): State<Arc<Console>>, form: Form<Passwor
         })
         .await
 }
-
-#[derive(Debug, Deserialize)]
-struct NoFields {}
 
 async fn end_session(State(console): State<Arc<Console>>, Path(id): Path<i64>, form: Form<NoFields>) -> PageResult {
     form.carry_out(&console, async |connection, author, session, NoFields {}| {

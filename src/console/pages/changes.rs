@@ -2,11 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::body::Body;
 use axum::extract::{Query, State};
-use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
-use axum::response::IntoResponse;
-use futures_util::TryStreamExt;
 use minijinja::context;
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +10,7 @@ use super::{next_of, rows_to_read};
 use crate::back_office::changes::{ChangeFilter, DAYS_DEFAULT, Export, FoundChange, Search};
 use crate::console::Console;
 use crate::console::access::{Access, Role};
+use crate::console::download::send_file;
 use crate::console::error::ConsoleError;
 use crate::console::form::ConfirmedForm;
 use crate::console::render::{PageResult, to_value};
@@ -173,11 +170,6 @@ async fn export(State(console): State<Arc<Console>>, ConfirmedForm(form): Confir
     let mut filter = form.fields.clone();
     let search = Search::prepare(&console.pool, &mut filter, None).await?;
     form.confirm(&console).await?;
-    let stream = Export::new(console.pool.clone(), search).into_stream();
-    let stream = stream.inspect_err(|error| tracing::error!(%error, "export of the change log aborted"));
-    let headers = [
-        (CONTENT_TYPE, "text/csv; charset=utf-8"),
-        (CONTENT_DISPOSITION, "attachment; filename=\"mortise-changes.csv\""),
-    ];
-    Ok((headers, Body::from_stream(stream)).into_response())
+    let chunks = Export::new(console.pool.clone(), search).into_stream();
+    Ok(send_file("mortise-changes.csv", "text/csv; charset=utf-8", chunks))
 }

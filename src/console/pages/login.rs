@@ -14,7 +14,7 @@ use serde::Deserialize;
 use crate::console::Console;
 use crate::console::access::Access;
 use crate::console::accounts;
-use crate::console::form::{Form, PublicForm};
+use crate::console::form::{Form, NoFields, PublicForm};
 use crate::console::render::PageResult;
 use crate::console::route::Route;
 use crate::console::session;
@@ -45,10 +45,6 @@ struct Parameters {
     #[serde(default)]
     next: String,
 }
-
-/// The fields of a form without any.
-#[derive(Debug, Deserialize)]
-struct NoFields {}
 
 async fn show(
     State(console): State<Arc<Console>>,
@@ -91,7 +87,6 @@ async fn log_in(
     drop(attempt);
     if let Some(account) = account.filter(|_| is_complete) {
         let mut connection = console.pool.acquire().await?;
-        session::delete_ended(&mut connection).await?;
         if let Some(cookies) = session::start(&console, &mut connection, &account, client, &headers).await? {
             tracing::info!(%client, account = account.name, "console login");
             return Ok((cookies, Redirect::to(local_path(&next))).into_response());

@@ -7,12 +7,13 @@ use axum::extract::{Path, Query, State};
 use minijinja::context;
 use serde::Deserialize;
 
+use super::{next_of, rows_to_read};
 use crate::back_office::mails::{self, MailState, Retry};
 use crate::back_office::users::{self, ADMIN_ID};
 use crate::console::Console;
 use crate::console::access::{Access, Role};
 use crate::console::error::ConsoleError;
-use crate::console::form::{Done, Form};
+use crate::console::form::{Done, Form, NoFields};
 use crate::console::render::{PageResult, to_value};
 use crate::console::route::Route;
 use crate::console::session::Session;
@@ -45,11 +46,8 @@ async fn show(
     session: Session,
     Query(ListQuery { state, after }): Query<ListQuery>,
 ) -> PageResult {
-    let limit = i64::try_from(ROWS + 1).unwrap_or(i64::MAX);
-    let mut mails = mails::page(&console.pool, state, after, limit).await?;
-    let has_more = mails.len() > ROWS;
-    mails.truncate(ROWS);
-    let next = mails.last().filter(|_| has_more).map(|mail| mail.id);
+    let mut mails = mails::page(&console.pool, state, after, rows_to_read(ROWS)).await?;
+    let next = next_of(&mut mails, ROWS).map(|mail| mail.id);
     let may_change = session.account.role != Role::ReadOnly;
     let values = context! { state => state.name(), mails => to_value(mails), next, after, may_change, may_correct => may_correct(&session) };
     console.render(&session, "mail.html", values)
@@ -76,9 +74,6 @@ async fn retry_all(State(console): State<Arc<Console>>, form: Form<RetryFields>)
     })
     .await
 }
-
-#[derive(Debug, Deserialize)]
-struct NoFields {}
 
 async fn retry(State(console): State<Arc<Console>>, Path(id): Path<i64>, form: Form<NoFields>) -> PageResult {
     form.carry_out(&console, async |connection, author, _, NoFields {}| {

@@ -160,33 +160,17 @@ impl GroupRequest<'_> {
     }
 }
 
-/// Hides a group, which sells nothing then, or shows it again. Returns whether something was changed. `None`: there is
-/// no such group of the owner (`None`: of any owner).
+/// Hides a group, which sells nothing then, or shows it again.
 ///
 /// # Errors
 ///
 /// Database errors.
-pub async fn set_hidden(
-    connection: &mut PgConnection,
-    id: i32,
-    owner: Option<i32>,
-    is_hidden: bool,
-    author: &Author,
-) -> sqlx::Result<Option<bool>> {
-    let hidden = sqlx::query_scalar!(
-        r#"select hidden <> 0 as "hidden!" from cardgroups where id = $1 and ($2::integer is null or owner_id = $2)
-           for no key update"#,
-        id,
-        owner
-    );
-    let Some(was_hidden) = hidden.fetch_optional(&mut *connection).await? else { return Ok(None) };
-    if was_hidden == is_hidden {
-        return Ok(Some(false));
-    }
+pub async fn set_hidden(connection: &mut PgConnection, id: i32, is_hidden: bool, author: &Author) -> sqlx::Result<()> {
+    // A transaction that waits for the lock reads the row after the change of the other one.
+    sqlx::query!("select from cardgroups where id = $1 for no key update", id).fetch_optional(&mut *connection).await?;
     let change = RowChange::begin(&mut *connection, What::CardGroup, id).await?;
     sqlx::query!("update cardgroups set hidden = $2 where id = $1", id, i16::from(is_hidden))
         .execute(&mut *connection)
         .await?;
-    change.record(connection, author).await?;
-    Ok(Some(true))
+    change.record(connection, author).await
 }

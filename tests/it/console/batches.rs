@@ -149,7 +149,7 @@ async fn a_batch_is_blocked_assigned_and_released() {
             "accountant",
             "The distributor must be a user of the type user, of the owner of the card group 6.",
         ),
-        ("number", "", "Name a batch."),
+        ("number", "", "Enter a batch number."),
     ] {
         let mut fields = assign.clone();
         fields.retain(|(name, _)| *name != field);

@@ -98,7 +98,7 @@ async fn cards_are_exported_with_the_right_to_reveal_pins() {
     console.server.assert_rows(CHANGES, &[]).await;
     let page = clerk.post_confirmed("/batches/export", &fields).await;
     assert_eq!(page.header("content-type"), Some("text/csv; charset=utf-8"));
-    assert_eq!(page.header("content-disposition"), Some("attachment; filename=cards-6-B1.csv"));
+    assert_eq!(page.header("content-disposition"), Some("attachment; filename=\"cards-6-B1.csv\""));
     assert_eq!(page.header("cache-control"), Some("no-store"));
     let lines: Vec<&str> = page.body.lines().collect();
     assert_eq!(lines.len(), 4, "{}", page.body);
@@ -116,7 +116,7 @@ async fn cards_are_exported_with_the_right_to_reveal_pins() {
     assert_eq!((cards.as_array().unwrap().len(), &cards[0]["pin"]), (1, &"1003".into()), "{cards}");
     let sheets = [&fields[..2], &[("format", "html")]].concat();
     let page = clerk.post_confirmed("/batches/export", &sheets).await;
-    assert_eq!(page.header("content-disposition"), Some("attachment; filename=cards-6-B1.html"));
+    assert_eq!(page.header("content-disposition"), Some("attachment; filename=\"cards-6-B1.html\""));
     page.assert_contains("1003");
     for (field, value, status) in [
         ("number", "unknown", StatusCode::NOT_FOUND),

@@ -287,7 +287,7 @@ async fn pin_is_shown_once_to_accounts_with_the_right() {
         let page = client.post_confirmed("/cards/2/pin", &[]).await;
         assert_eq!(page.status, StatusCode::FORBIDDEN);
         page.assert_secret("58976808");
-        page.assert_contains("Your account may not see PINs.");
+        page.assert_contains("Your account may not show PINs.");
     }
     let read_only = console.log_in_with_pins(Role::ReadOnly).await;
     assert_eq!(read_only.post_confirmed("/cards/2/pin", &[]).await.status, StatusCode::FORBIDDEN);

@@ -168,7 +168,7 @@ async fn wrong_values_are_named_in_words() {
         ("tax1_value", "x", "The percent of a tax: a number"),
         ("tax2_enabled", "2", "Use tax 2: choose yes or no."),
         ("tell_cents", "2", "Tell cents: choose yes or no."),
-        ("tariff_id", "99", "Tariff: choose one of the list."),
+        ("tariff_id", "99", "Tariff: choose one from the list."),
         ("valid_after_first_use", "12345", "Days valid after the first use: a number of at most 4 digits."),
     ] {
         let mut fields = vec![
@@ -214,7 +214,7 @@ async fn resellers_see_and_change_only_their_groups() {
     }
     for field in ["tariff_id", "lcr_id", "location_id"] {
         let page = shop.post("/groups/12/edit", &[("cc_group_id", "6"), (field, "1")]).await;
-        page.assert_contains("choose one of the list");
+        page.assert_contains("choose one from the list");
     }
     assert_eq!(console.server.rows(rows).await, before);
     console.server.assert_rows(CHANGES, &[]).await;

@@ -227,7 +227,7 @@ async fn a_flood_of_logins_is_refused() {
     let count = |wanted: u16| pages.iter().filter(|page| page.status == wanted).count();
     assert!(count(503) > 0 && count(401) >= 64 && count(401) + count(503) == 90, "{} {}", count(401), count(503));
     let refused = pages.iter().find(|page| page.status == 503).unwrap();
-    refused.assert_contains("Too many clients log in at the moment. Try again in a minute.");
+    refused.assert_contains("Too many logins at the moment. Try again in a minute.");
     refused.assert_contains("Nothing was changed.");
     assert_eq!(try_login(&clients[0], &login.name, PASSWORD, "").await.status, 303);
 }

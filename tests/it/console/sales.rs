@@ -101,12 +101,12 @@ async fn filters_select_payments_and_totals() {
         ("to=2026-11-30", 422, "Enter the first day too."),
         ("from=2026-11-30&to=2026-11-01", 422, "The first day (2026-11-30) is after the last day (2026-11-01)."),
         ("time_zone=Mars", 422, "\"Mars\" is no time zone"),
-        ("group=99", 404, "There is no such card group."),
-        ("group=x", 404, "There is no such card group."),
+        ("group=99", 404, "There is no card group 99."),
+        ("group=x", 404, "There is no card group x."),
         ("user=nix", 404, "There is no user \"nix\"."),
         ("kind=transfer", 400, "there is no such kind"),
-        ("user=%00", 400, "the character NUL"),
-        ("before_id=1&before=x", 400, "before is no time"),
+        ("user=%00", 400, "a field has a null character"),
+        ("before_id=1&before=x", 400, "the parameter before is not a time"),
     ];
     for (filter, status, text) in refused {
         let page = admin.get(&format!("/sales?{filter}")).await;

@@ -223,7 +223,8 @@ impl Server {
 
     /// Serves until `stop` is cancelled.
     pub async fn serve(self, listener: TcpListener, stop: CancellationToken) {
-        listener::serve(listener, self.router, &self.config, stop).await;
+        let connections_max = listener::connection_limit(&self.config, 0);
+        listener::serve(listener, self.router, &self.config, connections_max, stop).await;
     }
 
     /// Sends a POST with a form.

@@ -26,7 +26,7 @@ async fn used_database() -> Import {
               update cards set name = E'tab\t, line\n, \\. and \\N' where id = 102;
               insert into change_log (who, what) values ('command', 'setting');
               insert into console_accounts (name, role, password_argon2) values ('Ann', 'admin', 'hash');
-              insert into console_recovery_codes values ('code', 1)",
+              insert into console_recovery_codes (code_sha256, account_id) values ('code', 1)",
         )
         .await;
     server.close().await;

@@ -3,18 +3,17 @@
 use std::sync::Arc;
 
 use axum::extract::{Query, State};
-use axum::http::StatusCode;
 use bigdecimal::BigDecimal;
 use minijinja::context;
 use serde::{Deserialize, Serialize};
 
 use super::change::forget_counts;
-use super::{GroupQuery, batch_path, load_groups, refuse_hidden};
+use super::{GroupQuery, batch_path, refuse_hidden};
 use crate::back_office::generate::{CardGeneration, GenerationError, parse_amount};
 use crate::console::Console;
 use crate::console::error::ConsoleError;
 use crate::console::form::{Done, Form};
-use crate::console::pages::groups::OwnGroup;
+use crate::console::pages::groups::{GroupChoice, OwnGroup};
 use crate::console::render::{PageResult, to_value};
 use crate::console::session::Session;
 use crate::dialect::TEXT_LEN_MAX;
@@ -54,16 +53,12 @@ async fn show_form(
     fields: GenerateFields,
     message: Option<String>,
 ) -> PageResult {
-    let groups = to_value(load_groups(console, session).await?);
+    let groups = to_value(GroupChoice::load(&console.pool, session, false).await?);
     let currency = console.system_currency().await?;
     let quantity_max = console.app.config.max_new_cards.get();
     let is_refused = message.is_some();
     let values = context! { groups, currency, quantity_max, message, fields => to_value(fields) };
-    let mut page = console.render(session, "generate.html", values)?;
-    if is_refused {
-        *page.status_mut() = StatusCode::UNPROCESSABLE_ENTITY;
-    }
-    Ok(page)
+    console.render_form(session, "generate.html", values, is_refused)
 }
 
 pub(super) async fn generate(State(console): State<Arc<Console>>, form: Form<GenerateFields>) -> PageResult {

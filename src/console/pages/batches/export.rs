@@ -2,16 +2,15 @@
 
 use std::sync::Arc;
 
-use axum::body::{Body, Bytes};
+use axum::body::Bytes;
 use axum::extract::{Query, State};
-use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
-use axum::response::IntoResponse;
 use futures_util::TryStreamExt;
 use minijinja::context;
 use serde::Deserialize;
 
 use crate::back_office::export::{CardExport, ExportError, Format};
 use crate::console::Console;
+use crate::console::download::send_file;
 use crate::console::error::ConsoleError;
 use crate::console::form::ConfirmedForm;
 use crate::console::pages::groups::{NumberFields, OwnGroup};
@@ -60,7 +59,7 @@ pub(super) async fn export(
     ConfirmedForm(form): ConfirmedForm<ExportFields>,
 ) -> PageResult {
     let (session, fields) = (&form.session, &form.fields);
-    if !session.account.can_reveal_pins {
+    if !session.may_reveal_pins() {
         let message = "An export has PINs. Your account may not show PINs. An operator can allow it: mortise console pins NAME on.";
         return Err(ConsoleError::Forbidden(message.to_owned()));
     }
@@ -76,12 +75,7 @@ pub(super) async fn export(
     let export = CardExport { selection, free_only: fields.free == "1" };
     let started = export.start(&console.pool, format, &session.author()).await?;
     let chunks = started.stream().map_ok(|chunk| Bytes::from(chunk.bytes));
-    // An export that breaks off must not look complete: the connection closes without the end of the body.
-    let chunks = chunks.inspect_err(|error| tracing::error!(%error, "export of cards aborted"));
-    let name = file_name(&group, &fields.number, extension);
-    let headers =
-        [(CONTENT_TYPE, content_type.to_owned()), (CONTENT_DISPOSITION, format!("attachment; filename={name}"))];
-    Ok((headers, Body::from_stream(chunks)).into_response())
+    Ok(send_file(&file_name(&group, &fields.number, extension), content_type, chunks))
 }
 
 fn to_failure(error: ExportError) -> ConsoleError {

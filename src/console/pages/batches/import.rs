@@ -3,18 +3,17 @@
 use std::sync::Arc;
 
 use axum::extract::{Query, State};
-use axum::http::StatusCode;
 use minijinja::context;
 use serde::Deserialize;
 
 use super::change::forget_counts;
 use super::create::read_text;
-use super::{GroupQuery, load_groups, refuse_hidden};
+use super::{GroupQuery, refuse_hidden};
 use crate::back_office::import::{CardImport, ImportOutcome};
 use crate::console::Console;
 use crate::console::error::ConsoleError;
 use crate::console::form::Done;
-use crate::console::pages::groups::OwnGroup;
+use crate::console::pages::groups::{GroupChoice, OwnGroup};
 use crate::console::render::{PageResult, to_value};
 use crate::console::session::Session;
 use crate::console::upload::{UPLOAD_BYTES_MAX, Upload};
@@ -45,7 +44,7 @@ pub(super) async fn show(
         Some(id) => Some(OwnGroup::find(&console.pool, &session, id).await?.id()),
         None => None,
     };
-    let groups = to_value(load_groups(&console, &session).await?);
+    let groups = to_value(GroupChoice::load(&console.pool, &session, false).await?);
     let values = context! { groups, group, upload_mib_max => UPLOAD_BYTES_MAX >> 20 };
     console.render(&session, "import.html", values)
 }
@@ -127,9 +126,5 @@ fn show_outcome(
         more => outcome.refused_count.saturating_sub(shown.len() as u64),
         upload_mib_max => UPLOAD_BYTES_MAX >> 20,
     };
-    let mut page = console.render(session, "import_outcome.html", values)?;
-    if !outcome.is_accepted() {
-        *page.status_mut() = StatusCode::UNPROCESSABLE_ENTITY;
-    }
-    Ok(page)
+    console.render_form(session, "import_outcome.html", values, !outcome.is_accepted())
 }

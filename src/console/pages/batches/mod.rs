@@ -28,8 +28,6 @@ use crate::console::session::Session;
 const BATCHES_MAX: usize = 20;
 /// How long the cards of a batch are counted, in the background.
 const COUNT_TIMEOUT: Duration = Duration::from_secs(20);
-/// Entries of the list of groups to choose from.
-const GROUPS_MAX: i64 = 500;
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
@@ -154,25 +152,6 @@ async fn show(State(console): State<Arc<Console>>, session: Session, Query(query
 fn batch_path(page: &str, group: &OwnGroup, number: &str) -> String {
     let query = serde_urlencoded::to_string([("group", group.id().to_string().as_str()), ("number", number)]);
     format!("{page}?{}", query.unwrap_or_default())
-}
-
-/// A group to choose.
-#[derive(Debug, Serialize)]
-struct GroupChoice {
-    id: i32,
-    name: String,
-}
-
-/// Returns the groups that can get cards, the newest first.
-async fn load_groups(console: &Console, session: &Session) -> sqlx::Result<Vec<GroupChoice>> {
-    let groups = sqlx::query_as!(
-        GroupChoice,
-        "select id, name from cardgroups where hidden = 0 and ($1::integer is null or owner_id = $1)
-         order by id desc limit $2",
-        session.owner_id(),
-        GROUPS_MAX
-    );
-    groups.fetch_all(&console.pool).await
 }
 
 /// Refuses a hidden group, which gets no cards.

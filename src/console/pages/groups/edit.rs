@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
 use minijinja::context;
 use sqlx::PgConnection;
 
@@ -116,9 +115,5 @@ async fn show_form(console: &Console, session: &Session, id: Option<i32>, proble
         id, name => group.as_ref().map(OwnGroup::name),
         is_hidden => group.as_ref().is_some_and(OwnGroup::is_hidden),
     };
-    let mut page = console.render(session, "group_form.html", values)?;
-    if is_refused {
-        *page.status_mut() = StatusCode::UNPROCESSABLE_ENTITY;
-    }
-    Ok(page)
+    console.render_form(session, "group_form.html", values, is_refused)
 }

@@ -11,7 +11,7 @@ use minijinja::context;
 use serde::{Deserialize, Serialize};
 
 use self::fields::{Choices, load_values};
-pub(super) use self::own::{NumberFields, OwnGroup};
+pub(super) use self::own::{GroupChoice, NumberFields, OwnGroup};
 use super::changes::ChangePage;
 use super::{next_of, rows_to_read};
 use crate::back_office::changes::Search;
@@ -146,7 +146,7 @@ async fn restore(State(console): State<Arc<Console>>, Path(id): Path<i32>, form:
 async fn set_hidden(console: &Console, id: i32, is_hidden: bool, form: Form<NoFields>) -> PageResult {
     form.carry_out(console, async |connection, author, session, NoFields {}| {
         let group = OwnGroup::find(&mut *connection, session, id).await?;
-        card_group::set_hidden(connection, group.id(), session.owner_id(), is_hidden, author).await?;
+        card_group::set_hidden(connection, group.id(), is_hidden, author).await?;
         let message = match is_hidden {
             true => "The group is hidden. It sells nothing.",
             false => "The group is restored. It sells again.",

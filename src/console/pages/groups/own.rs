@@ -1,11 +1,14 @@
 //! The card group that a request names, if the account sees it.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use sqlx::PgExecutor;
 
 use crate::back_office::selection::CardSelection;
 use crate::console::error::ConsoleError;
 use crate::console::session::Session;
+
+/// Maximum number of groups in a list of choices.
+const CHOICES_MAX: i64 = 1000;
 
 /// The first and the last number of cards. Both empty: all.
 #[derive(Debug, Default, Deserialize)]
@@ -13,6 +16,32 @@ use crate::console::session::Session;
 pub(in crate::console::pages) struct NumberFields {
     from: String,
     till: String,
+}
+
+/// A card group in a list of choices.
+#[derive(Debug, Serialize)]
+pub(in crate::console::pages) struct GroupChoice {
+    id: i32,
+    name: String,
+}
+
+impl GroupChoice {
+    /// Loads the groups that the account sees, by name.
+    pub(in crate::console::pages) async fn load(
+        database: impl PgExecutor<'_>,
+        session: &Session,
+        with_hidden: bool,
+    ) -> sqlx::Result<Vec<Self>> {
+        let groups = sqlx::query_as!(
+            Self,
+            "select id, name from cardgroups
+             where (hidden = 0 or $2) and ($1::integer is null or owner_id = $1) order by name, id limit $3",
+            session.owner_id(),
+            with_hidden,
+            CHOICES_MAX
+        );
+        groups.fetch_all(database).await
+    }
 }
 
 /// A card group that the account sees. Only [`find`](Self::find) creates one, so it proves the check of the owner.
@@ -65,7 +94,7 @@ impl OwnGroup {
         numbers: &NumberFields,
     ) -> Result<CardSelection, ConsoleError> {
         match batch_number {
-            "" => Err(ConsoleError::Refused("Name a batch.".to_owned())),
+            "" => Err(ConsoleError::Refused("Enter a batch number.".to_owned())),
             batch_number => self.select(batch_number, numbers),
         }
     }

@@ -3,16 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
-use axum::response::IntoResponse;
 use sqlx::PgPool;
 
 use super::selection::{Fields, Selection};
 use crate::back_office::export::guard_formula;
 use crate::back_office::reports::payments::{PaymentList, PaymentRow, Position};
 use crate::console::Console;
+use crate::console::download::send_file;
 use crate::console::form::ConfirmedForm;
 use crate::console::render::PageResult;
 use crate::store::pages::{LIST_DURATION_MAX, PageReader, stream_pages};
@@ -43,12 +42,10 @@ pub(super) async fn export(
 ) -> PageResult {
     let Selection { period, filter } = Selection::find(&console, &form.session, &mut form.fields).await?;
     form.confirm(&console).await?;
-    let disposition = format!("attachment; filename=\"sales-{}-{}.csv\"", period.from, period.to);
+    let name = format!("sales-{}-{}.csv", period.from, period.to);
     let list = PaymentList { period, filter };
     let reader = CsvReader { pool: console.pool.clone(), list, next: Next::Headings };
-    let body = Body::from_stream(stream_pages(reader, LIST_DURATION_MAX));
-    let headers = [(CONTENT_TYPE, "text/csv; charset=utf-8".to_owned()), (CONTENT_DISPOSITION, disposition)];
-    Ok((headers, body).into_response())
+    Ok(send_file(&name, "text/csv; charset=utf-8", stream_pages(reader, LIST_DURATION_MAX)))
 }
 
 /// Reads the payments as CSV, in pages.

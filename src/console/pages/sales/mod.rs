@@ -74,7 +74,7 @@ async fn show(
         count_days(&console, selection.clone()),
         count_groups_and_shops(&console, selection.clone()),
         list.read_page(&console.pool, start, ROWS_MAX, SEARCH_TIME_MAX),
-        Choices::load(&console.pool, session.owner_id()),
+        Choices::load(&console.pool, &session),
     );
     let page = page?;
     // A page that is not full and has a next one: the search for payments took too long.

@@ -3,8 +3,6 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::StatusCode;
-use axum::response::IntoResponse;
 use minijinja::context;
 use serde::{Deserialize, Serialize};
 
@@ -61,10 +59,7 @@ pub(super) async fn compare(State(console): State<Arc<Console>>, upload: Upload<
             render(&console, session, fields, Some(&compared), None).await
         }
         // The lines of the list that cannot be read.
-        Err(BackOfficeError::Refused(message)) => {
-            let page = render(&console, session, fields, None, Some(&message)).await?;
-            Ok((StatusCode::UNPROCESSABLE_ENTITY, page).into_response())
-        }
+        Err(BackOfficeError::Refused(message)) => render(&console, session, fields, None, Some(&message)).await,
         Err(error) => Err(error.into()),
     }
 }
@@ -99,5 +94,5 @@ async fn render(
         problem_lines => problem.map(|problem| problem.lines().map(str::to_owned).collect::<Vec<_>>()),
         size_max_mib => UPLOAD_BYTES_MAX >> 20,
     };
-    console.render(session, "sales_reconciliation.html", values)
+    console.render_form(session, "sales_reconciliation.html", values, problem.is_some())
 }

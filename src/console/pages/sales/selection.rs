@@ -9,6 +9,7 @@ use crate::back_office::reports::payments::Position;
 use crate::back_office::reports::period::{Day, Days, Period, TIME_ZONE_DEFAULT};
 use crate::console::Console;
 use crate::console::error::ConsoleError;
+use crate::console::pages::groups::{GroupChoice, OwnGroup};
 use crate::console::session::Session;
 
 /// The days of the list, unless others are named.
@@ -136,7 +137,11 @@ impl Selection {
         let period = fields.days.resolve(&mut connection, DAYS_DEFAULT).await?;
         let group = match fields.group.trim() {
             "" => None,
-            id => Some(find_group(&mut connection, id, owner).await?),
+            text => {
+                let id = text.parse();
+                let id = id.map_err(|_| ConsoleError::NotFound(format!("There is no card group {text}.")))?;
+                Some(OwnGroup::find(&mut *connection, session, id).await?.id())
+            }
         };
         let user = match fields.user.trim() {
             "" => None,
@@ -152,19 +157,6 @@ impl Selection {
         };
         Ok(Self { period, filter: PaymentFilter { owner, group, user, currency, kind } })
     }
-}
-
-async fn find_group(connection: &mut PgConnection, id: &str, owner: Option<i32>) -> Result<i32, ConsoleError> {
-    let Ok(id) = id.parse::<i32>() else {
-        return Err(ConsoleError::NotFound("There is no such card group.".to_owned()));
-    };
-    let group = sqlx::query_scalar!(
-        "select id from cardgroups where id = $1 and ($2::integer is null or owner_id = $2)",
-        id,
-        owner
-    );
-    let group = group.fetch_optional(connection).await?;
-    group.ok_or_else(|| ConsoleError::NotFound("There is no such card group.".to_owned()))
 }
 
 /// Finds a user by the name: for a reseller the reseller and the reseller's users.
@@ -193,23 +185,11 @@ pub(super) struct Choices {
     kinds: Vec<&'static str>,
 }
 
-#[derive(Debug, Serialize)]
-struct GroupChoice {
-    id: i32,
-    name: String,
-}
-
 impl Choices {
-    /// Loads the names that the owner may see. `None`: all.
-    pub(super) async fn load(pool: &PgPool, owner: Option<i32>) -> sqlx::Result<Self> {
-        let mut connection = pool.acquire().await?;
-        let groups = sqlx::query_as!(
-            GroupChoice,
-            "select id, name from cardgroups where $1::integer is null or owner_id = $1 order by name limit $2",
-            owner,
-            CHOICES_MAX
-        );
-        let groups = groups.fetch_all(&mut *connection).await?;
+    /// Loads the names that the account sees.
+    pub(super) async fn load(pool: &PgPool, session: &Session) -> sqlx::Result<Self> {
+        let (mut connection, owner) = (pool.acquire().await?, session.owner_id());
+        let groups = GroupChoice::load(&mut *connection, session, true).await?;
         let users = load_user_names(&mut connection, owner).await?;
         let currencies = sqlx::query_scalar!(
             "select name from currencies where name is not null order by name limit $1",

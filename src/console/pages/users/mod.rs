@@ -15,6 +15,7 @@ use super::{next_of, rows_to_read};
 use crate::accounts::UserType;
 use crate::auth::passwords;
 use crate::back_office::resellers::{self, NewReseller};
+use crate::back_office::rights::RightRow;
 use crate::back_office::users::{self, ListedUser, NewUser, PasswordHashes, UserFilter};
 use crate::back_office::{keys, rights};
 use crate::console::Console;
@@ -89,22 +90,18 @@ async fn show(State(console): State<Arc<Console>>, session: Session, Query(query
         first,
         query => to_value(&query),
         kinds => to_value(kinds),
-        groups => group_names(&console, None).await?,
+        groups => group_names(&rights::list(&console.pool).await?, None),
         must_send_password => console.app.config.require_password,
     };
     console.render(&session, "users.html", values)
 }
 
 /// Returns the names of the permission groups, with their types; only those for a type of users, if one is given.
-async fn group_names(console: &Console, kind: Option<&str>) -> Result<Value, ConsoleError> {
-    let mut groups: Vec<(String, String)> = rights::list(&console.pool)
-        .await?
-        .into_iter()
-        .filter(|row| kind.is_none_or(|kind| kind == row.r#type))
-        .map(|row| (row.group, row.r#type))
-        .collect();
+fn group_names(rights: &[RightRow], kind: Option<&str>) -> Value {
+    let rows = rights.iter().filter(|row| kind.is_none_or(|kind| kind == row.r#type));
+    let mut groups: Vec<(&str, &str)> = rows.map(|row| (row.group.as_str(), row.r#type.as_str())).collect();
     groups.dedup();
-    Ok(to_value(groups))
+    to_value(groups)
 }
 
 #[derive(Debug, Deserialize)]

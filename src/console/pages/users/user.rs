@@ -18,15 +18,15 @@ use crate::console::session::Session;
 pub(super) async fn show(State(console): State<Arc<Console>>, session: Session, Path(id): Path<i32>) -> PageResult {
     let user = users::load_details(&console.pool, id).await?;
     let user = user.ok_or_else(|| ConsoleError::NotFound(format!("There is no user with the id {id}.")))?;
-    let group_rights: Vec<(String, &str)> = rights::list(&console.pool)
-        .await?
-        .into_iter()
+    let rights = rights::list(&console.pool).await?;
+    let group_rights: Vec<(&str, &str)> = rights
+        .iter()
         .filter(|row| user.permission_group.as_ref() == Some(&row.group))
-        .filter_map(|row| Some((row.right?, rights::describe_value(row.value))))
+        .filter_map(|row| Some((row.right.as_deref()?, rights::describe_value(row.value))))
         .collect();
     let refusals = refusals::find(&console.pool, &user.username).await?;
     let values = context! {
-        groups => group_names(&console, Some(&user.usertype)).await?,
+        groups => group_names(&rights, Some(&user.usertype)),
         group_rights => to_value(group_rights),
         refusals => to_value(refusals),
         days => refusals::DAYS,

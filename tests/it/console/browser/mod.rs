@@ -68,7 +68,7 @@ impl Browser {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (router, config) = (console.router.clone(), console.server.config.clone());
-        tokio::spawn(async move { listener::serve(listener, router, &config, CancellationToken::new()).await });
+        tokio::spawn(async move { listener::serve(listener, router, &config, 100, CancellationToken::new()).await });
         let browser = Self { console, session: start_browser().await, address };
         browser.set_view(VIEWS[2]).await;
         browser

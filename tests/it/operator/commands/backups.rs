@@ -33,7 +33,7 @@ async fn restored_database_has_each_row_and_sells_on() {
     server
         .execute(
             "insert into console_accounts (name, role, password_argon2, totp_secret) values ('Ann', 'admin', 'hash', 'secret');
-             insert into console_recovery_codes values ('code', 1);
+             insert into console_recovery_codes (code_sha256, account_id) values ('code', 1);
              insert into console_sessions (secret_sha256, account_id, client, browser) values ('a', 1, '', '');
              insert into console_submissions (id, account_id) values ('a', 1)",
         )

@@ -203,7 +203,10 @@ async fn block_password_and_second_factor_end_the_sessions() {
     assert!(short.code == 2 && short.stderr.contains("fewer than 12 characters"), "{short:?}");
 
     insert_sessions(&operator).await;
-    operator.server.execute("insert into console_recovery_codes values ('a', 1), ('b', 2)").await;
+    operator
+        .server
+        .execute("insert into console_recovery_codes (code_sha256, account_id) values ('a', 1), ('b', 2)")
+        .await;
     let text = operator.run_ok(&["console", "second-factor", "Ann"]);
     assert!(text.starts_with("The account Ann has a new second factor. Its sessions have ended.\n"), "{text}");
     operator.server.assert_rows(SESSIONS, &["Bob"]).await;
@@ -278,7 +281,7 @@ async fn doctor_checks_the_console() {
     add(&operator, &["Ann"]);
     assert_check(local, "ok", "listens on 127.0.0.1:3001; accounts: 1");
     assert_check(("0.0.0.0:3001", "https://console.example.com"), "ok", "listens on 0.0.0.0:3001");
-    operator.server.execute("update console_accounts set totp_enrolled_at = null").await;
+    operator.server.execute("update console_accounts set totp_secret = null").await;
     assert_check(local, "warning", "admins without a second factor: Ann");
     // A blocked account does not count.
     operator.run_ok(&["console", "block", "Ann"]);
