@@ -134,6 +134,8 @@ impl BenchEnvironment {
 pub struct ServerProcess {
     child: Child,
     pub address: SocketAddr,
+    /// The address of the console, with `console_listen`.
+    pub console_address: Option<SocketAddr>,
     /// From the start of the process until it listens.
     pub startup_time: Duration,
 }
@@ -153,14 +155,18 @@ impl ServerProcess {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut console_address = None;
         let address = lines
             .find_map(|line| {
-                Some(line.unwrap().split_once("listening on http://")?.1.split('/').next()?.parse().unwrap())
+                let line = line.unwrap();
+                let address_after = |text| line.split_once(text)?.1.split('/').next()?.parse().ok();
+                console_address = console_address.or_else(|| address_after("console at http://"));
+                address_after("listening on http://")
             })
             .unwrap();
         let startup_time = start.elapsed();
         std::thread::spawn(move || lines.count());
-        Self { child, address, startup_time }
+        Self { child, address, console_address, startup_time }
     }
 
     /// Memory of the process in megabytes, by the field of `/proc/PID/status`: current (`VmRSS`) or peak (`VmHWM`).

@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a benchmark stops at the first error")]
 #![expect(clippy::float_arithmetic, reason = "rates and ratios, not money")]
 
+mod console;
 mod fixtures;
 mod imports;
 mod load;
@@ -41,6 +42,8 @@ pub struct BenchSize {
     pub listed_groups: u32,
     /// Rates of the largest tariff.
     pub rates: u32,
+    /// Cards for the pages of the console.
+    pub console_cards: u32,
     /// Cards of an imported database of MOR.
     pub mor_cards: u32,
     /// Whether the measurements that take long are made too.
@@ -56,6 +59,7 @@ const QUICK: BenchSize = BenchSize {
     imported_rates: 20_000,
     listed_groups: 10_000,
     rates: 100_000,
+    console_cards: 200_000,
     mor_cards: 0,
     is_full: false,
 };
@@ -68,6 +72,7 @@ const FULL: BenchSize = BenchSize {
     imported_rates: 172_000,
     listed_groups: 10_000,
     rates: 1_000_000,
+    console_cards: 10_000_000,
     mor_cards: 1_000_000,
     is_full: true,
 };

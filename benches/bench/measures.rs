@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use strum::IntoEnumIterator;
 
 use crate::BenchSize;
+use crate::console;
 use crate::fixtures::{
     BenchEnvironment, CREATED_CARDS_GROUP_ID, FIRST_GROUP_ID, SOLD_OUT_GROUP_ID, ServerProcess, UNSOLD_GROUP_ID,
 };
@@ -17,7 +18,8 @@ use crate::rates;
 use crate::report::{Goal, Measurement, Report};
 use crate::rounds::{self, Candidate};
 
-const CLIENT_COUNT: usize = 16;
+/// The number of connections that sell.
+pub const CLIENT_COUNT: usize = 16;
 
 /// Runs the measurements, or those of one section.
 pub async fn run_all(size: BenchSize, only: Option<Section>) -> Report {
@@ -61,6 +63,7 @@ pub enum Section {
     Lists,
     Rates,
     Imports,
+    Console,
     MorImport,
 }
 
@@ -81,6 +84,7 @@ async fn measure(section: Section, environment: &BenchEnvironment, size: BenchSi
         Section::Lists => measure_lists(environment, size, report).await,
         Section::Rates => rates::measure_rates(environment, size, report).await,
         Section::Imports => imports::measure(environment, size, report).await,
+        Section::Console => console::measure(environment, size, report).await,
         // On databases of its own.
         Section::MorImport => {}
     }
@@ -113,7 +117,8 @@ fn measure_managed_start(report: &mut Report) {
     report.add(Measurement::new(name, best, "s").with_goal(Goal::AtMost(0.6)));
 }
 
-fn sale_request(number: usize) -> Vec<u8> {
+/// A sale of one card, of the groups in turn.
+pub fn sale_request(number: usize) -> Vec<u8> {
     load::sale_request(group_id(number), 1)
 }
 
