@@ -19,6 +19,8 @@ const FILE_TIMEOUT: Duration = Duration::from_secs(10);
 const LINE_LEN_MAX: u64 = 4096;
 /// The bytes that are kept of the output of a program, for each of its two streams.
 const PROGRAM_OUTPUT_LEN_MAX: u64 = 64 * 1024;
+/// Characters of a user name in MOR. No user has a longer name.
+pub const USER_NAME_LEN_MAX: usize = 255;
 
 /// Reads a text file that the operator names.
 ///
@@ -119,6 +121,18 @@ fn is_invisible(char: char) -> bool {
             '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}' | '\u{2800}'
             | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{ffa0}' | '\u{e0100}'..='\u{e01ef}'),
     }
+}
+
+/// Reads the name of a new API user, or of a new account of the console.
+///
+/// # Errors
+///
+/// If it is empty, too long, or has invisible characters.
+pub fn parse_user_name(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.chars().count() > USER_NAME_LEN_MAX {
+        return Err("a name has 1 to 255 characters".to_owned());
+    }
+    parse_name(text)
 }
 
 /// Reads an argument of a command: a name without invisible characters.

@@ -18,9 +18,10 @@ use sqlx::postgres::PgListener;
 use tokio::time::timeout;
 
 use self::records::Confline;
-pub use self::records::{Currencies, Currency, SecretKey, Setting, Settings, User, UserType};
+pub use self::records::{Currencies, Currency, SYSTEM_CURRENCY_ID, SecretKey, Setting, Settings, User, UserType};
 use crate::config::OnOff;
 use crate::db::pool::Pool;
+use crate::input::USER_NAME_LEN_MAX;
 
 const CHANNEL: &str = "mortise_changes";
 /// How long the cache stays valid after the last heartbeat. A change takes effect on all servers within this time, even
@@ -33,8 +34,6 @@ const SNAPSHOT_AGE_MAX: Duration = Duration::from_secs(30);
 const CACHED_USERS_MAX: usize = 10_000;
 /// Maximum number of cached names that no user has. At the limit all of them are removed.
 const CACHED_UNKNOWN_NAMES_MAX: usize = 10_000;
-/// Characters of a user name in MOR. No user has a longer name.
-pub const USERNAME_LEN_MAX: usize = 255;
 /// Buckets of the histogram of the heartbeat's round-trip time.
 const ROUND_TRIP_BUCKETS_S: [f64; 10] = [0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.2, 0.8];
 
@@ -117,7 +116,7 @@ impl AccountCache {
     /// [`NotCached`] if only the database knows.
     pub fn cached_user(&self, name: &str) -> Result<Option<Arc<User>>, NotCached> {
         let name = name.trim_end_matches(' ');
-        if name.chars().nth(USERNAME_LEN_MAX).is_some() {
+        if name.chars().nth(USER_NAME_LEN_MAX).is_some() {
             return Ok(None);
         }
         // The key is the name as sent: only the database decides which letters are equal.

@@ -230,7 +230,10 @@ pub struct Currency {
     pub active: bool,
 }
 
-/// All currencies, including the system's currency, which has id 1 (`data.md`, "Currencies").
+/// The id of the system's currency (`data.md`, "Currencies").
+pub const SYSTEM_CURRENCY_ID: i32 = 1;
+
+/// All currencies, including the system's currency.
 #[derive(Debug)]
 pub struct Currencies(Vec<Currency>);
 
@@ -243,7 +246,7 @@ impl From<Vec<Currency>> for Currencies {
 impl Currencies {
     /// Returns the system's currency. `None` only if its row was deleted.
     pub fn system(&self) -> Option<&Currency> {
-        self.by_id(1)
+        self.by_id(SYSTEM_CURRENCY_ID)
     }
 
     /// Returns the currency with this id.

@@ -7,9 +7,9 @@ use std::num::NonZero;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::accounts::USERNAME_LEN_MAX;
 use crate::error::ApiError;
 use crate::http::client_addr::client_network;
+use crate::input::USER_NAME_LEN_MAX;
 
 /// The counters have a fixed size, however many user names an attacker invents. Each pair belongs to one set. In a full
 /// set a new pair replaces an expired one, or else the one with the fewest failures.
@@ -122,7 +122,7 @@ impl AttemptLimiter {
     fn key_hash(&self, kind: AttemptKind, client: IpAddr, user: &str) -> u64 {
         // Lower case character by character, as in the database: all spellings of a name must share a counter.
         // Names longer than a user's can be share the counter of their beginning.
-        let user = user.trim_end_matches(' ').chars().take(USERNAME_LEN_MAX + 1);
+        let user = user.trim_end_matches(' ').chars().take(USER_NAME_LEN_MAX + 1);
         let user: String = user.filter_map(|char| char.to_lowercase().next()).collect();
         self.hasher.hash_one((kind, client_network(client), user))
     }

@@ -4,12 +4,12 @@ use bigdecimal::{BigDecimal, ToPrimitive};
 use serde_json::json;
 use sqlx::PgConnection;
 
-use super::BackOfficeError;
 use super::selection::group_not_found;
+use super::{BackOfficeError, pin_capacity};
 use crate::error::ApiError;
 use crate::money::AMOUNT_MAX_EXCLUSIVE;
 use crate::number;
-use crate::store::bulk_create::{self, CardRange, Group, NUMBER_LEN_MAX, PIN_LEN_MAX};
+use crate::store::bulk_create::{self, CardRange, Group, NUMBER_LEN_MAX};
 use crate::store::change_log::{Author, Change, Target, What};
 
 /// Cards to create.
@@ -96,7 +96,9 @@ impl CardGeneration {
         bulk_create::lock_bulk_create(&mut *connection).await?;
         let group = Group::find(&mut *connection, self.group.into(), None).await?;
         let group = group.ok_or_else(|| group_not_found(self.group))?;
-        self.check_pin_capacity(&mut *connection, group.pin_length).await?;
+        if let Some(message) = pin_capacity::refusal(&mut *connection, group.pin_length, self.quantity).await? {
+            return Err(BackOfficeError::Refused(message).into());
+        }
         let end = BigDecimal::new(1.into(), -i64::from(group.number_length));
         let mut from = self.find_first_number(&mut *connection, &group).await?;
         let last_id = max_card_id(&mut *connection).await?;
@@ -122,23 +124,6 @@ impl CardGeneration {
         let created = created.fetch_one(&mut *connection).await?;
         self.record(connection, &created, author).await?;
         Ok(created)
-    }
-
-    async fn check_pin_capacity(&self, connection: &mut PgConnection, length: i32) -> Result<(), GenerationError> {
-        let quantity = self.quantity;
-        let fits = length <= PIN_LEN_MAX && bulk_create::pin_capacity(length) >= quantity;
-        let result = match fits {
-            true => bulk_create::check_pin_capacity(connection, length, quantity).await,
-            false => Err(ApiError::PinTooShort),
-        };
-        result.map_err(|error| match error {
-            ApiError::PinTooShort => BackOfficeError::Refused(format!(
-                "{quantity} more cards would use more than a fifth of all PINs of {length} digits, \
-                 and PINs could be guessed: create a card group with longer PINs"
-            ))
-            .into(),
-            error => error.into(),
-        })
     }
 
     /// Returns the given first number, else the one after the group's highest. The first number of a group has no

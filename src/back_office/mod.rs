@@ -3,7 +3,6 @@
 
 pub mod backup;
 pub mod batches;
-mod card_payment;
 pub mod changes;
 pub mod details;
 pub mod doctor;
@@ -18,6 +17,8 @@ pub mod mails;
 pub mod offers;
 mod outbox;
 pub mod overview;
+mod payments;
+mod pin_capacity;
 pub mod refusals;
 pub mod reissue;
 pub mod reports;
@@ -30,6 +31,7 @@ pub mod timeline;
 pub mod top_up;
 pub mod users;
 pub mod void;
+pub mod void_and_exchange;
 pub mod withhold;
 
 use sqlx::PgConnection;
@@ -52,6 +54,11 @@ impl BackOfficeError {
     /// Creates the error of a change that a rule does not allow.
     pub fn refused(message: impl Into<String>) -> Self {
         Self::Refused(message.into())
+    }
+
+    /// Creates the error of a card that does not exist.
+    pub(crate) fn no_card(id: i64) -> Self {
+        Self::NotFound(format!("there is no card with the id {id}"))
     }
 }
 

@@ -5,9 +5,9 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use sqlx::PgConnection;
 
-use super::card_payment::audit_payments;
 use super::lookup::{CardKey, find_card};
 use super::outbox::remove_cards_from_mails;
+use super::payments::audit_payments;
 use super::{BackOfficeError, replaced_cards};
 use crate::money::Money;
 use crate::store::caller_id;
@@ -155,7 +155,7 @@ impl Reissue<'_> {
         );
         let id = self.card_id;
         let card = card.fetch_optional(connection).await?;
-        card.ok_or_else(|| BackOfficeError::NotFound(format!("there is no card with the id {id}")))
+        card.ok_or_else(|| BackOfficeError::no_card(id))
     }
 
     async fn find_replacing(&self, connection: &mut PgConnection) -> sqlx::Result<Option<NewCard>> {

@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 use strum::{EnumString, IntoStaticStr, VariantNames};
 
 use super::BackOfficeError;
-use super::card_payment::write_off;
+use super::payments::write_off;
 use crate::money::Money;
 use crate::store::card::retire;
 use crate::store::change_log::{Author, RowChange, What};
@@ -88,7 +88,7 @@ impl Settle<'_> {
             id
         );
         let card = card.fetch_optional(&mut *connection).await?;
-        let card = card.ok_or_else(|| BackOfficeError::NotFound(format!("there is no card with the id {id}")))?;
+        let card = card.ok_or_else(|| BackOfficeError::no_card(id))?;
         let decision: &'static str = self.settlement.into();
         if !card.quarantined {
             return match find_decision(&mut *connection, id).await? {

@@ -86,7 +86,8 @@ struct Payment {
     balance_change: Option<String>,
 }
 
-/// Reads a page of the list: the entries before a position, or the latest. `for_reseller`: it does not name operators.
+/// Reads a page of the list: the entries before a position, or the latest. A reseller, whose account is `reseller`,
+/// sees neither the names of operators nor those of other accounts.
 ///
 /// # Errors
 ///
@@ -95,7 +96,7 @@ pub async fn load(
     connection: &mut PgConnection,
     card: &CardRow,
     before: Option<Position>,
-    for_reseller: bool,
+    reseller: Option<&str>,
 ) -> sqlx::Result<Timeline> {
     let rows = sqlx::query_file_as!(
         Row,
@@ -107,7 +108,7 @@ pub async fn load(
         before.map(|position| position.microseconds),
         before.map(|position| position.part),
         before.map(|position| position.id),
-        for_reseller
+        reseller
     );
     let mut rows = rows.fetch_all(connection).await?;
     let has_earlier = rows.len() > ENTRIES_MAX;
@@ -193,7 +194,8 @@ fn describe_action(action: &str, details: &str) -> String {
         "card_sell_over_api" => "Sold over the API",
         "Added to cards balance" => "Balance changed by a transfer from or to another card or user",
         "Disable_Voucher_when_Card_is_used" => "Its voucher was redeemed",
-        other => other,
+        // MOR's documentation does not list all actions.
+        other => &format!("\"{}\" in MOR", other.replace('_', " ")),
     };
     if details.is_empty() { text.to_owned() } else { format!("{text}: {details}") }
 }

@@ -55,7 +55,7 @@ impl TopUp<'_> {
         sqlx::query!("select id from cards where id = $1 for no key update", id)
             .fetch_optional(&mut *connection)
             .await?
-            .ok_or_else(|| BackOfficeError::NotFound(format!("there is no card with the id {id}")))?;
+            .ok_or_else(|| BackOfficeError::no_card(id))?;
         // In a statement of its own: it sees what a transaction has committed for whose lock the first one waited.
         let card = sqlx::query!(
             r#"select coalesce(number, '') as "number!", cardgroup_id, sold = 1 as "sold!", card_state(cards) as "state!"

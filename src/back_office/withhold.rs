@@ -28,7 +28,7 @@ pub async fn block_card(
         card_id
     );
     let card = card.fetch_optional(&mut *connection).await?;
-    let card = card.ok_or_else(|| BackOfficeError::NotFound(format!("there is no card with the id {card_id}")))?;
+    let card = card.ok_or_else(|| BackOfficeError::no_card(card_id))?;
     if let Some(message) = refusal(card.in_use) {
         return Err(BackOfficeError::Refused(message));
     }

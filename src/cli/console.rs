@@ -21,7 +21,7 @@ pub enum Command {
     /// Create an account; type its password, or send it on standard input. An admin gets the QR code of a second factor
     Add {
         /// The login name
-        #[arg(value_parser = input::parse_name)]
+        #[arg(value_parser = input::parse_user_name)]
         name: String,
         /// What the account may do
         #[arg(long, value_enum, default_value = "admin")]
@@ -91,9 +91,6 @@ struct New<'a> {
 
 async fn add(new: &New<'_>, config: &Config) -> Result<Report, CommandError> {
     let New { name, role, user, can_reveal_pins } = *new;
-    if name.is_empty() || name.chars().count() > 255 {
-        return Err(CommandError::Usage("a name has 1 to 255 characters".to_owned()));
-    }
     if user.is_some() && role != Role::Reseller {
         return Err(CommandError::Usage("--user is for the role reseller only".to_owned()));
     }
@@ -252,7 +249,5 @@ fn hash_password(password: &str) -> Result<String, CommandError> {
 }
 
 fn random_secret() -> Result<[u8; totp::SECRET_BYTES], CommandError> {
-    let mut secret = [0; totp::SECRET_BYTES];
-    getrandom::fill(&mut secret).map_err(|error| CommandError::failed(format!("cannot get random bytes: {error}")))?;
-    Ok(secret)
+    totp::new_secret().map_err(|error| CommandError::failed(format!("cannot get random bytes: {error}")))
 }

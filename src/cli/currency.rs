@@ -6,14 +6,12 @@ use serde::Serialize;
 
 use super::database::with_database;
 use super::{CommandError, Report, author};
+use crate::accounts::SYSTEM_CURRENCY_ID;
 use crate::config::Config;
 use crate::input;
 use crate::money::Money;
 use crate::number;
 use crate::store::change_log::{RowChange, What};
-
-/// The currency of the system, in which rates and prices are stored.
-const SYSTEM_CURRENCY_ID: i32 = 1;
 
 /// Subcommands of `mortise currency`.
 #[derive(Debug, Subcommand)]

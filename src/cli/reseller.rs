@@ -20,7 +20,7 @@ pub enum Command {
     /// Create a reseller that can create a card group and sell at once; print its password and secret key once
     Create {
         /// The login name: the parameter u of requests
-        #[arg(value_parser = input::parse_name)]
+        #[arg(value_parser = input::parse_user_name)]
         name: String,
         /// Read the password from the first line of this file, instead of generating one
         #[arg(long, value_name = "FILE")]
@@ -34,9 +34,6 @@ pub enum Command {
 /// Runs the command.
 pub async fn run(command: &Command, config: &Config) -> Result<Report, CommandError> {
     let Command::Create { name, password_file, rights } = command;
-    if name.is_empty() || name.len() > 255 {
-        return Err(CommandError::Usage("a name has 1 to 255 characters".to_owned()));
-    }
     let password = match password_file {
         Some(path) => read_password(path)?,
         None => generate()?,

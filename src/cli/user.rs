@@ -48,7 +48,7 @@ pub enum Command {
 #[derive(Debug, clap::Args)]
 pub struct NewUser {
     /// The login name: the parameter u of requests
-    #[arg(value_parser = input::parse_name)]
+    #[arg(value_parser = input::parse_user_name)]
     name: String,
     /// The type of the user
     #[arg(long, value_name = "TYPE")]
@@ -84,9 +84,6 @@ fn read_password(with_sha1: bool) -> Result<PasswordHashes, CommandError> {
 
 async fn add(new: &NewUser, config: &Config) -> Result<Report, CommandError> {
     let name = new.name.as_str();
-    if name.is_empty() || name.len() > 255 {
-        return Err(CommandError::Usage("a name has 1 to 255 characters".to_owned()));
-    }
     let hashes = read_password(new.sha1)?;
     let kind = new.r#type;
     let user = users::NewUser {

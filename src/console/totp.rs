@@ -12,6 +12,17 @@ const STEP_S: u64 = 30;
 const STEPS_AROUND: u64 = 1;
 const BASE32: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
 
+/// Returns a new secret.
+///
+/// # Errors
+///
+/// If the operating system has no random bytes.
+pub fn new_secret() -> Result<[u8; SECRET_BYTES], getrandom::Error> {
+    let mut secret = [0; SECRET_BYTES];
+    getrandom::fill(&mut secret)?;
+    Ok(secret)
+}
+
 /// Returns the step of a time, in seconds since 1970.
 pub fn step_at(unix_time: u64) -> u64 {
     unix_time / STEP_S

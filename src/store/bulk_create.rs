@@ -90,30 +90,32 @@ pub async fn lock_bulk_create(connection: &mut PgConnection) -> sqlx::Result<()>
     advisory_lock(connection).await
 }
 
-/// Checks that `count` more PINs of a length may be in use.
+/// Whether `count` more PINs of a length may be in use.
 ///
 /// PINs are unique across all groups. There are never more of them than card ids, so they are only counted if the
 /// highest card id exceeds the limit.
 ///
 /// # Errors
 ///
-/// [`ApiError::PinTooShort`] if the limit would be exceeded.
-pub async fn check_pin_capacity(connection: &mut PgConnection, length: i32, count: u32) -> Result<(), ApiError> {
+/// Database errors.
+pub async fn has_pin_capacity(connection: &mut PgConnection, length: i32, count: u32) -> sqlx::Result<bool> {
     let used_max = pin_capacity(length) - count;
-    let enough = sqlx::query_scalar!(
+    if length > PIN_LEN_MAX || used_max < 0 {
+        return Ok(false);
+    }
+    sqlx::query_scalar!(
         r#"select coalesce((select max(id) from cards), 0) <= $2::numeric
                or (select count(*) from cards where length(pin) = $1) <= $2::numeric as "enough!""#,
         length,
         used_max
     )
     .fetch_one(connection)
-    .await?;
-    if enough { Ok(()) } else { Err(ApiError::PinTooShort) }
+    .await
 }
 
 impl CardRange<'_> {
     /// Creates the cards whose numbers are not in use, and returns how many it created. Calls `progress` after each
-    /// batch with the count of numbers that are finished. Call [`lock_bulk_create`] and [`check_pin_capacity`] before.
+    /// batch with the count of numbers that are finished. Call [`lock_bulk_create`] and [`has_pin_capacity`] before.
     pub async fn create(&self, connection: &mut PgConnection, mut progress: impl FnMut(u32)) -> Result<u64, ApiError> {
         // Each PIN is looked up by its index from here on.
         sqlx::query!("select set_config('enable_seqscan', 'off', true)").fetch_one(&mut *connection).await?;

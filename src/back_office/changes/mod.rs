@@ -164,13 +164,15 @@ impl Search {
         self
     }
 
-    /// Reads the next rows, the latest first.
+    /// Reads the next rows, the latest first. That can take minutes: the log can be long, and few rows match.
     ///
     /// # Errors
     ///
     /// Database errors.
     pub async fn read(&self, pool: &PgPool, limit: i64) -> sqlx::Result<Vec<FoundChange>> {
-        self.read_in(&mut *pool.begin_with(BEGIN_SEARCH).await?, limit).await
+        let mut transaction = pool.begin_with(BEGIN_SEARCH).await?;
+        sqlx::raw_sql("set local statement_timeout = '10min'").execute(&mut *transaction).await?;
+        self.read_in(&mut transaction, limit).await
     }
 
     /// As [`read`](Self::read), with a limit of time.

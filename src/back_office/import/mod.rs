@@ -5,21 +5,20 @@
 
 mod line;
 mod line_breaks;
+mod table;
 
 use std::io::{ErrorKind, Read};
 
-use bigdecimal::BigDecimal;
 use csv::StringRecord;
 use serde::Serialize;
 use serde_json::json;
-use sqlx::{PgConnection, Row};
+use sqlx::PgConnection;
 
 use self::line::{CardLine, Header};
 use self::line_breaks::{LINE_BYTES_MAX, LineBreaks, UnfinishedLine};
 use super::BackOfficeError;
 use super::selection::group_not_found;
-use crate::error::ApiError;
-use crate::store::bulk_create::{self, Group, PIN_LEN_MAX};
+use crate::store::bulk_create::{self, Group};
 use crate::store::change_log::{Author, Change, Target, What};
 
 /// Lines in one statement.
@@ -28,49 +27,6 @@ const BATCH_LINES: usize = 5_000;
 const LINES_AT_ONCE: u64 = 500;
 /// Refused lines that an outcome names. Further ones are only counted.
 pub const REFUSED_LINES_MAX: usize = 1_000;
-/// Cards that one statement creates.
-const BATCH_CARDS: i64 = 20_000;
-
-const CREATE_TABLE: &str = "
-    create temporary table card_import_lines (
-        line bigint primary key, number text collate \"C\" not null, pin text collate \"C\" not null, balance numeric not null,
-        batch_number text not null, serial text, language text not null, name text not null
-    ) on commit drop";
-const INSERT_LINES: &str = "
-    insert into card_import_lines
-    select * from unnest($1::bigint[], $2::text[], $3::text[], $4::numeric[], $5::text[], $6::text[], $7::text[], $8::text[])";
-
-/// Queries that return the first refused lines, with their reasons, and how many there are. $1 is the card group, $2
-/// the number of lines to return. `true`: a card has the number or the PIN.
-const REFUSAL_QUERIES: [(&str, bool); 4] = [
-    (
-        "select line, 'number: line ' || first_line || ' has the same' as reason, count(*) over () as total
-     from (select line, min(line) over (partition by number) as first_line from card_import_lines) numbered
-     where line > first_line and $1::integer is not null order by line limit $2",
-        false,
-    ),
-    (
-        "select line, 'pin: line ' || first_line || ' has the same' as reason, count(*) over () as total
-     from (select line, min(line) over (partition by pin) as first_line from card_import_lines) numbered
-     where line > first_line and $1::integer is not null order by line limit $2",
-        false,
-    ),
-    (
-        "select line, 'number: a card has it already' as reason, count(*) over () as total
-     from card_import_lines where is_number_used(number, $1::integer) order by line limit $2",
-        true,
-    ),
-    (
-        "select line, 'pin: a card has it already' as reason, count(*) over () as total
-     from card_import_lines where is_pin_used(pin) and $1::integer is not null order by line limit $2",
-        true,
-    ),
-];
-const INSERT_CARDS: &str = "
-    insert into cards (number, pin, balance, batch_number, serial, language, name, cardgroup_id, owner_id)
-    select number, pin, balance, batch_number, serial, language, name, $3, $4
-    from card_import_lines where line > $1 and line <= $2
-    order by line";
 
 /// A file to import.
 #[derive(Debug)]
@@ -164,18 +120,18 @@ impl<Source: Read> CardImport<Source> {
         sqlx::raw_sql("set local statement_timeout = '1h'").execute(&mut *connection).await?;
         let (group, is_dry_run, hides_used) = (self.group, self.is_dry_run, self.hides_used);
         let group = Group::find(&mut *connection, group.into(), None).await?.ok_or_else(|| group_not_found(group))?;
-        sqlx::raw_sql(CREATE_TABLE).execute(&mut *connection).await?;
+        table::create(&mut *connection).await?;
         let mut outcome = self.read_lines(&mut *connection, &group, &mut progress).await?;
         progress(Progress::Checking);
         if !is_dry_run {
             bulk_create::lock_bulk_create(&mut *connection).await?;
         }
-        check(&mut *connection, &group, &mut outcome, hides_used).await?;
+        table::check(&mut *connection, &group, &mut outcome, hides_used).await?;
         if outcome.has_used && hides_used {
             record_used(&mut *connection, &group, &outcome, author).await?;
         }
         if outcome.is_accepted() && !is_dry_run {
-            create_cards(&mut *connection, &group, &mut outcome, progress).await?;
+            table::create_cards(&mut *connection, &group, &mut outcome, progress).await?;
             record(connection, &group, &outcome, author).await?;
         }
         Ok(outcome)
@@ -232,11 +188,11 @@ impl<Source: Read> CardImport<Source> {
                 tokio::task::yield_now().await;
             }
             if batch.len() == BATCH_LINES {
-                insert_lines(&mut *connection, std::mem::take(&mut batch)).await?;
+                table::insert_lines(&mut *connection, std::mem::take(&mut batch)).await?;
                 progress(Progress::Read(csv.position().byte()));
             }
         }
-        insert_lines(connection, batch).await?;
+        table::insert_lines(connection, batch).await?;
         Ok(outcome)
     }
 }
@@ -250,98 +206,6 @@ fn unreadable(error: &csv::Error, line: u64) -> BackOfficeError {
         ),
         _ => format!("cannot read the CSV file: {error}"),
     })
-}
-
-async fn insert_lines(connection: &mut PgConnection, batch: Vec<(u64, CardLine)>) -> sqlx::Result<()> {
-    let lines: Vec<i64> = batch.iter().map(|(line, _)| i64::try_from(*line).unwrap_or(i64::MAX)).collect();
-    let balances: Vec<BigDecimal> = batch.iter().map(|(_, card)| card.balance.clone()).collect();
-    let column = |field: fn(&CardLine) -> &str| batch.iter().map(|(_, card)| field(card)).collect::<Vec<_>>();
-    let serials: Vec<Option<&str>> = batch.iter().map(|(_, card)| card.serial.as_deref()).collect();
-    sqlx::query(INSERT_LINES)
-        .bind(lines)
-        .bind(column(|card| &card.number))
-        .bind(column(|card| &card.pin))
-        .bind(balances)
-        .bind(column(|card| &card.batch_number))
-        .bind(serials)
-        .bind(column(|card| &card.language))
-        .bind(column(|card| &card.name))
-        .execute(connection)
-        .await?;
-    Ok(())
-}
-
-/// Compares the lines with each other and with the cards, and counts the PINs.
-async fn check(
-    connection: &mut PgConnection,
-    group: &Group,
-    outcome: &mut ImportOutcome,
-    hides_used: bool,
-) -> Result<(), BackOfficeError> {
-    let length = group.pin_length;
-    let count = u32::try_from(outcome.lines).unwrap_or(u32::MAX);
-    let fits = match length <= PIN_LEN_MAX && bulk_create::pin_capacity(length) >= count {
-        true => bulk_create::check_pin_capacity(&mut *connection, length, count).await,
-        false => Err(ApiError::PinTooShort),
-    };
-    match fits {
-        Ok(()) => {}
-        Err(ApiError::PinTooShort) => {
-            outcome.problem = Some(format!(
-                "{count} more cards would use more than a fifth of all PINs of {length} digits, and PINs could be \
-                 guessed: use a card group with longer PINs"
-            ));
-        }
-        Err(error) => return Err(sqlx::Error::Protocol(format!("the PINs cannot be counted: {error:?}")).into()),
-    }
-    // Each number and PIN is looked up by its index.
-    sqlx::raw_sql("set local enable_seqscan = off; analyze card_import_lines").execute(&mut *connection).await?;
-    let kept_max = i64::try_from(REFUSED_LINES_MAX).unwrap_or(i64::MAX);
-    for (query, is_used) in REFUSAL_QUERIES {
-        let rows = sqlx::query(query).bind(group.id).bind(kept_max).fetch_all(&mut *connection).await?;
-        outcome.has_used |= is_used && !rows.is_empty();
-        if is_used && hides_used {
-            continue;
-        }
-        if let Some(row) = rows.first() {
-            outcome.refused_count += u64::try_from(row.try_get::<i64, _>("total")?).unwrap_or(0);
-        }
-        for row in rows {
-            outcome.refused.push(RefusedLine { line: row.try_get("line")?, reason: row.try_get("reason")? });
-        }
-    }
-    outcome.refused.sort_by_key(|refused| refused.line);
-    outcome.refused.truncate(REFUSED_LINES_MAX);
-    let ends = sqlx::query("select min(number) as first, max(number) as last from card_import_lines");
-    let ends = ends.fetch_one(connection).await?;
-    (outcome.first, outcome.last) = (ends.try_get("first")?, ends.try_get("last")?);
-    Ok(())
-}
-
-async fn create_cards(
-    connection: &mut PgConnection,
-    group: &Group,
-    outcome: &mut ImportOutcome,
-    mut progress: impl FnMut(Progress),
-) -> Result<(), BackOfficeError> {
-    let last_line = sqlx::query("select coalesce(max(line), 0) as line from card_import_lines");
-    let last_line: i64 = last_line.fetch_one(&mut *connection).await?.try_get("line")?;
-    for after in (0..last_line).step_by(usize::try_from(BATCH_CARDS).unwrap_or(usize::MAX)) {
-        let created = sqlx::query(INSERT_CARDS)
-            .bind(after)
-            .bind(after + BATCH_CARDS)
-            .bind(group.id)
-            .bind(group.owner_id)
-            .execute(&mut *connection)
-            .await
-            .map_err(|error| match error.as_database_error().is_some_and(|error| error.is_unique_violation()) {
-                true => BackOfficeError::refused("a card took one of the numbers or PINs at the same time: try again"),
-                false => error.into(),
-            })?;
-        outcome.created += created.rows_affected();
-        progress(Progress::Created(outcome.created, outcome.lines));
-    }
-    Ok(())
 }
 
 async fn record(

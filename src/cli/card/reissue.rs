@@ -32,7 +32,7 @@ pub(super) async fn run(options: &Options, config: &Config) -> Result<Report, Co
         let reissue = Reissue { card_id: old.id, reason, to: options.to.as_deref() };
         let new = reissue.run(&mut transaction, &author()).await?;
         let pin = match options.show_pin {
-            true => reveal_pin(&mut transaction, new.id, &author()).await?,
+            true => reveal_pin(&mut transaction, new.id, &author()).await?.pin,
             false => None,
         };
         transaction.commit().await?;

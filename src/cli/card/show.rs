@@ -73,7 +73,7 @@ pub(super) async fn run(options: &Options, config: &Config) -> Result<Report, Co
         let [card] = found.cards.as_slice() else { return Ok(list(&found)) };
         let details = details::load(&mut transaction, card.id).await?;
         let pin = match options.show_pin {
-            true => details::reveal_pin(&mut transaction, card.id, &author()).await?,
+            true => details::reveal_pin(&mut transaction, card.id, &author()).await?.pin,
             false => None,
         };
         transaction.commit().await?;
@@ -103,7 +103,7 @@ fn list(found: &FoundCards) -> Report {
 }
 
 fn format_details(details: &CardDetails, shown_pin: Option<&str>) -> String {
-    let CardDetails { verdict, card, payments, mails, history } = details;
+    let CardDetails { verdict, card, payments, mails, history, void_and_exchange: _ } = details;
     let masked_pin = card.pin.as_deref().map(|pin| "*".repeat(pin.chars().count()));
     let group = format!("{} {}", card.cardgroup_id, card.cardgroup);
     let validity = match (&card.valid_from, &card.valid_till) {
@@ -166,7 +166,7 @@ fn sanitize(text: &str) -> String {
     text.replace(char::is_control, "\u{fffd}")
 }
 
-fn format_payment(payment: &details::CardPayment) -> String {
+fn format_payment(payment: &details::PaymentOfCard) -> String {
     let mut text = format!(
         "{}  {} {}: {} {}, tax {}",
         payment.at.as_deref().unwrap_or("-"),

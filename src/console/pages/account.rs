@@ -127,8 +127,7 @@ async fn start_enrollment(
     ConfirmedForm(form): ConfirmedForm<NoFields>,
 ) -> PageResult {
     form.carry_out(&console, async |connection, author, session, NoFields {}| {
-        let mut secret = [0; totp::SECRET_BYTES];
-        getrandom::fill(&mut secret).map_err(|error| ConsoleError::Failed(error.to_string()))?;
+        let secret = totp::new_secret().map_err(|error| ConsoleError::Failed(error.to_string()))?;
         session.account.set_pending_totp(connection, &secret, session.id, author).await?;
         Ok(Done::new("/account/second-factor", "Scan the code, and enter the six digits that the program shows."))
     })

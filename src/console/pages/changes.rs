@@ -116,18 +116,21 @@ impl ChangePage {
         let next = next_of(&mut changes, rows_max).map(|last| last.id);
         let currency = console.system_currency().await?;
         let is_net = console.app.config.dialect.stores_net_prices();
-        let role = session.account.role;
-        let changes = changes.into_iter().map(|change| ShownChange::new(change, &currency, is_net, role));
+        let changes = changes.into_iter().map(|change| ShownChange::new(change, &currency, is_net, session));
         Ok(Self { changes: changes.collect(), next })
     }
 }
 
 impl ShownChange {
-    fn new(mut change: FoundChange, currency: &str, is_net: bool, role: Role) -> Self {
+    fn new(mut change: FoundChange, currency: &str, is_net: bool, session: &Session) -> Self {
+        let role = session.account.role;
         let is_admin = role == Role::Admin;
         if role == Role::Reseller {
-            // Users of the server's operating system.
+            // A reseller sees neither users of the operating system nor other accounts.
             change.operator = None;
+            if change.user_id.is_none() && change.who != session.account.name {
+                change.who = "operator".to_owned();
+            }
         }
         let what = change.what.as_str();
         let unit = |name: &str| {

@@ -179,7 +179,9 @@ async fn create(connection: &mut PgConnection, call: &CallContext, caller: &Call
     // The group may have changed while this request waited.
     let group = &find_group(&mut *connection, call, caller).await?;
     let input = Input::read(call, group)?;
-    bulk_create::check_pin_capacity(connection, group.pin_length, input.count).await?;
+    if !bulk_create::has_pin_capacity(connection, group.pin_length, input.count).await? {
+        return Err(ApiError::PinTooShort);
+    }
     let owner = if call.dialect().assigns_new_cards_to_caller() { caller.owner_id() } else { group.owner_id };
     let distributor = find_distributor_id(connection, group, &input).await?;
     let created = input.range(group, owner, distributor).create(connection, |_| {}).await?;

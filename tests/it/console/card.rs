@@ -110,6 +110,8 @@ async fn payments_changes_and_mails_are_in_one_list() {
             "update payments set date_added = '2026-11-03 10:00:00';
              update ccorders set date_added = '2026-11-03 10:00:00';
              update actions set date = '2026-11-03 10:00:00';
+             insert into actions (user_id, date, action, target_type, target_id, data)
+             values (0, '2026-11-02', 'card_renamed', 'Card', 2, 'Bob');
              insert into email_outbox (owner_id, user_id, address, message_id, card_ids, balances, currency, created_at, sent_at)
              values (0, 0, 'anna@example.com', 'm', '{2}', '{1}', 'USD', '2026-11-03 10:00:00', '2026-11-03 10:05:00');
              insert into change_log (at, who, operator, what, target_id, before, after)
@@ -126,7 +128,8 @@ async fn payments_changes_and_mails_are_in_one_list() {
          2026-11-03 10:05:00 e-mail E-mail 1 to anna@example.com was sent – \
          2026-11-03 10:00:00 action Sold over the API accountant \
          2026-11-03 10:00:00 payment Sold for 10.0840336134454 USD, tax 1.915966386554626, reference invoice-1, payment 1 \
-         accountant",
+         accountant \
+         2026-11-02 00:00:00 action \"card renamed\" in MOR: Bob",
     );
     page.assert_contains("anna@example.com 2026-11-03 10:00:00 sent 2026-11-03 10:05:00");
     // It changes nothing.

@@ -220,6 +220,14 @@ async fn resellers_see_and_change_only_their_groups() {
     console.server.assert_rows(CHANGES, &[]).await;
 
     shop.submit("/groups/12/edit", &[("description", "own"), ("cc_group_id", "6"), ("tariff_id", "8")]).await;
+    // The list of changes names no account of others.
+    let admin = console.log_in(Role::Admin).await;
+    admin.submit("/groups/12/edit", &[("description", "changed by another account")]).await;
+    let page = shop.get("/groups/12").await;
+    page.assert_contains(&format!("{} Changed fields", shop.login().name));
+    page.assert_contains("operator Changed fields");
+    page.assert_lacks(&format!("{} Changed fields", admin.login().name));
+    shop.submit("/groups/12/edit", &[("description", "own")]).await;
     console.server.assert_rows("select id, tariff_id from cardgroups where description = 'own'", &["12|8"]).await;
     shop.submit("/groups/new", &[("name", "mine")]).await.assert_contains("The group was created.");
     console

@@ -78,7 +78,7 @@ async fn added_user_can_sell() {
         ]
     };
     for (form, text) in [
-        (fields("", PASSWORD, PASSWORD), "A name has 1 to 255 characters."),
+        (fields("", PASSWORD, PASSWORD), "The name cannot be used: a name has 1 to 255 characters."),
         (fields("x ", PASSWORD, PASSWORD), "The name cannot be used: it has the invisible character"),
         (fields("ADMIN", PASSWORD, PASSWORD), "The user \"admin\" already exists (id 0)"),
         (fields("clerk", "too short", "too short"), "The password has fewer than 12 characters."),

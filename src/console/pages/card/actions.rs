@@ -9,12 +9,12 @@ use sqlx::PgConnection;
 
 use super::limit;
 use super::own_card::OwnCard;
-use crate::back_office::details;
+use crate::back_office::details::{self, RevealedPin};
 use crate::back_office::lookup::{self, CardKey, FoundCard};
 use crate::back_office::mails::{self, Retry};
 use crate::back_office::reissue::Reissue;
 use crate::back_office::top_up::TopUp;
-use crate::back_office::void::{Refund, RefundRow, Void, VoidOutcome, VoidTerms};
+use crate::back_office::void::{MissingChoice, Refund, RefundRow, Void, VoidOutcome, VoidTerms};
 use crate::back_office::{parse_reason, withhold};
 use crate::console::Console;
 use crate::console::access::Role;
@@ -111,17 +111,14 @@ pub(super) async fn void(
     .await
 }
 
-/// What a form must say that `Void` would demand in the words of the command.
+/// Refuses, in the words of the page, what [`Void`] would refuse in those of the command.
 fn check_choices(terms: &VoidTerms, used: bool, refund: &Refund) -> Result<(), ConsoleError> {
-    if terms.refused.is_some() {
-        return Ok(());
-    }
-    let message = if terms.used && !used {
-        "The card was used. Tick the box that says so, and choose what is refunded."
-    } else if terms.sold_in_mor && *refund != Refund::None {
-        "The card was sold in MOR. Mortise does not know the payment, and cannot refund it."
-    } else {
-        return Ok(());
+    let message = match terms.missing_choice(used, Some(refund)).filter(|_| terms.refused.is_none()) {
+        None => return Ok(()),
+        Some(MissingChoice::Used) => "The card was used. Tick the box that says so, and choose what is refunded.",
+        Some(MissingChoice::NoRefund) => {
+            "The card was sold in MOR. Mortise does not know the payment, and cannot refund it."
+        }
     };
     Err(ConsoleError::Refused(message.to_owned()))
 }
@@ -253,8 +250,8 @@ pub(super) async fn send_again(
     form: Form<SendFields>,
 ) -> PageResult {
     form.carry_out(&console, async |connection, author, _, fields| {
-        let details = details::load_without_history(&mut *connection, id).await?;
-        let mail = details.mails.into_iter().find(|mail| mail.mail_id == Some(fields.mail));
+        let mails = details::load_mails(&mut *connection, id).await?;
+        let mail = mails.into_iter().find(|mail| mail.mail_id == Some(fields.mail));
         let mail = mail.ok_or_else(|| ConsoleError::NotFound("The card has no such e-mail.".to_owned()))?;
         let sent_too = fields.again.is_some();
         if mail.mail.as_deref() == Some("sent") && !sent_too {
@@ -275,8 +272,7 @@ pub(super) async fn reveal_pin(
     OwnCard { id }: OwnCard,
     ConfirmedForm(form): ConfirmedForm<NoFields>,
 ) -> PageResult {
-    let account = &form.session.account;
-    if !account.can_reveal_pins || account.role == Role::ReadOnly {
+    if !form.session.may_reveal_pins() {
         return Err(ConsoleError::Forbidden(
             "Your account may not show PINs. An operator can allow it: mortise console pins NAME on.".to_owned(),
         ));
@@ -285,12 +281,13 @@ pub(super) async fn reveal_pin(
     let result = form.carry_out_and_show(
         &console,
         async |connection, author, _, NoFields {}| {
-            let pin = details::reveal_pin(&mut *connection, id, author).await?;
-            let card = details::load_without_history(connection, id).await?.card;
+            let revealed = details::reveal_pin(connection, id, author).await?;
             let message = "The PIN was shown once. To see it again, send the form again.";
-            Ok((Done::new(card_path(id), message), (card.number, pin)))
+            Ok((Done::new(card_path(id), message), revealed))
         },
-        |session, (number, pin)| page_console.render(session, "card_pin.html", context! { id, number, pin }),
+        |session, RevealedPin { number, pin }| {
+            page_console.render(session, "card_pin.html", context! { id, number, pin })
+        },
     );
     result.await
 }

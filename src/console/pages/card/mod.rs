@@ -56,9 +56,9 @@ async fn show(
     let currency = console.system_currency().await?;
     let mut connection = console.pool.acquire().await?;
     let details = details::load_without_history(&mut connection, id).await?;
-    let exchange = details::load_exchange(&mut connection, id).await?;
     let offers = offers::load(&mut connection, &details.card).await?;
-    let timeline = timeline::load(&mut connection, &details.card, before, session.owner_id().is_some()).await?;
+    let reseller = session.owner_id().map(|_| session.account.name.as_str());
+    let timeline = timeline::load(&mut connection, &details.card, before, reseller).await?;
     let tax_percent = load_tax_percent(&mut connection, details.card.cardgroup_id).await?;
     let left_today = match session.account.role {
         Role::Support => Some(limit::load_left(&console, &mut connection, id).await?),
@@ -71,8 +71,8 @@ async fn show(
         left_today => left_today.map(|left| Money::from(left.max(BigDecimal::from(0))).to_plain_string()),
         is_first_page => before.is_none(),
         description_chars_max => top_up::DESCRIPTION_CHARS_MAX,
+        exchange => to_value(&details.void_and_exchange),
         details => to_value(details),
-        exchange => to_value(exchange),
         offers => to_value(offers),
         timeline => to_value(timeline),
     };

@@ -8,6 +8,7 @@ use sqlx::PgConnection;
 
 use super::OwnGroup;
 use super::fields::{Choices, Values, explain, load_values};
+use crate::accounts::SYSTEM_CURRENCY_ID;
 use crate::console::Console;
 use crate::console::error::ConsoleError;
 use crate::console::form::{Done, Form};
@@ -16,9 +17,6 @@ use crate::console::session::Session;
 use crate::dialect::Dialect;
 use crate::http::params::Params;
 use crate::store::card_group::GroupRequest;
-
-/// The id of the system's currency: amounts of the console are in it.
-const SYSTEM_CURRENCY_ID: i32 = 1;
 
 /// Values that cannot be saved, and the reason.
 struct Problem {

@@ -123,7 +123,7 @@ async fn add(State(console): State<Arc<Console>>, form: Form<NewUserFields>) -> 
         let optional = |text: &'_ str| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
         let (owner, group) = (optional(&fields.owner), optional(&fields.group));
         let new = NewUser {
-            name,
+            name: &name,
             kind: fields.kind,
             owner: owner.as_deref(),
             permission_group: group.as_deref(),
@@ -155,7 +155,7 @@ async fn create_reseller(
             let (password, key) = (keys::generate()?, keys::generate()?);
             let hash = console.hash_password(password.expose_secret().to_owned()).await?;
             let group = Some(fields.group.trim()).filter(|group| !group.is_empty());
-            let new = NewReseller { name, password_argon2: &hash, key: &key, permission_group: group };
+            let new = NewReseller { name: &name, password_argon2: &hash, key: &key, permission_group: group };
             let created = resellers::create(connection, &new, author).await?;
             let message = format!(
                 "The reseller {name} was created, with id {}, the rights of {}, the tariff {} and the LCR {}.",
@@ -188,12 +188,9 @@ fn show_secrets(console: &Console, session: &Session, secrets: &Secrets) -> Page
 }
 
 /// Checks the name of a new user, as the command does.
-fn check_name(name: &str) -> Result<&str, ConsoleError> {
-    if name.is_empty() || name.len() > 255 {
-        return Err(ConsoleError::Refused("A name has 1 to 255 characters.".to_owned()));
-    }
-    input::parse_name(name).map_err(|error| ConsoleError::Refused(format!("The name cannot be used: {error}.")))?;
-    Ok(name)
+fn check_name(name: &str) -> Result<String, ConsoleError> {
+    input::parse_user_name(name)
+        .map_err(|message| ConsoleError::Refused(format!("The name cannot be used: {message}.")))
 }
 
 /// Checks a new password, and hashes it. No SHA-1 hash is stored.

@@ -3,12 +3,11 @@
 use bigdecimal::BigDecimal;
 use sqlx::PgConnection;
 
+use super::users::ADMIN_ID;
 use crate::store::change_log::Author;
 
-/// The user of an audit row of a command: the admin, as in MOR.
-const ADMIN_ID: i32 = 0;
-
-/// Writes the row of `actions` that every payment of a card has. The row names the payment's card.
+/// Writes the row of `actions` that every payment of a card has. The row names the payment's card. Its user is that of
+/// the author, or else the admin, as in MOR.
 pub(super) async fn audit_payments(
     connection: &mut PgConnection,
     payment_ids: &[i64],

@@ -1,10 +1,13 @@
 //! All that is known about one card: its state in words, its payments, its history and its e-mails.
 
+mod verdict;
+
 use serde::Serialize;
 use serde_json::json;
 use sqlx::PgConnection;
 
 use super::BackOfficeError;
+use super::void_and_exchange::VoidAndExchange;
 use crate::money::Money;
 use crate::store::change_log::{Author, Change, Target, What};
 
@@ -19,11 +22,14 @@ pub struct CardDetails {
     /// The card.
     pub card: CardRow,
     /// Its payments, oldest first.
-    pub payments: Vec<CardPayment>,
+    pub payments: Vec<PaymentOfCard>,
     /// The order rows and e-mails of its sale.
     pub mails: Vec<CardMail>,
     /// The latest rows of the audit trail about it, oldest first.
     pub history: Vec<HistoryRow>,
+    /// Its void and its exchange. Not part of the JSON, whose `verdict` says it.
+    #[serde(skip)]
+    pub void_and_exchange: VoidAndExchange,
 }
 
 /// A card and its group. Times are in UTC.
@@ -77,7 +83,7 @@ pub struct CardRow {
 
 /// A payment of a card.
 #[derive(Debug, Serialize)]
-pub struct CardPayment {
+pub struct PaymentOfCard {
     /// The id in the table `payments`.
     pub id: i64,
     /// UTC.
@@ -134,23 +140,6 @@ pub struct HistoryRow {
     pub details: String,
 }
 
-/// The cards of which one has replaced the other.
-#[derive(Debug, Serialize)]
-pub struct Exchange {
-    /// The id of the card that replaces this one.
-    pub replaced_by: Option<i64>,
-    /// The id of the card that this one replaces.
-    pub replaces: Option<i64>,
-}
-
-/// What happened to a card that its row does not say.
-struct Fate {
-    /// The day and the reason of its void.
-    voided: Option<String>,
-    /// The number of the card that replaces it.
-    replaced_by: Option<String>,
-}
-
 /// Reads a card with everything that belongs to it.
 ///
 /// # Errors
@@ -170,17 +159,18 @@ pub async fn load(connection: &mut PgConnection, card_id: i64) -> Result<CardDet
 pub async fn load_without_history(connection: &mut PgConnection, card_id: i64) -> Result<CardDetails, BackOfficeError> {
     let card = sqlx::query_file_as!(CardRow, "src/back_office/card_details.sql", card_id);
     let card = card.fetch_optional(&mut *connection).await?;
-    let card = card.ok_or_else(|| BackOfficeError::NotFound(format!("there is no card with the id {card_id}")))?;
+    let card = card.ok_or_else(|| BackOfficeError::no_card(card_id))?;
     let payments = load_payments(&mut *connection, card_id).await?;
     let mails = load_mails(&mut *connection, card_id).await?;
-    let fate = load_fate(&mut *connection, card_id).await?;
-    Ok(CardDetails { verdict: describe(&card, &payments, &fate), card, payments, mails, history: Vec::new() })
+    let void_and_exchange = VoidAndExchange::load(&mut *connection, card_id).await?;
+    let verdict = verdict::describe(&card, &payments, &void_and_exchange);
+    Ok(CardDetails { verdict, card, payments, mails, history: Vec::new(), void_and_exchange })
 }
 
 /// Reads the sale of the card, and its latest 1000 payments.
-async fn load_payments(connection: &mut PgConnection, card_id: i64) -> sqlx::Result<Vec<CardPayment>> {
+async fn load_payments(connection: &mut PgConnection, card_id: i64) -> sqlx::Result<Vec<PaymentOfCard>> {
     sqlx::query_as!(
-        CardPayment,
+        PaymentOfCard,
         r#"select p.id, to_char(p.date_added, 'YYYY-MM-DD HH24:MI:SS') as at, to_char(p.date_added, 'FMDD Mon YYYY') as on,
                p.kind, coalesce(p.amount, 0) as "amount!: Money", coalesce(p.tax, 0) as "tax!: Money", p.currency,
                u.username as "user?", p.reference, p.reverses, old.number as "replaced_number?", nullif(p.description, '') as description
@@ -200,7 +190,11 @@ async fn load_payments(connection: &mut PgConnection, card_id: i64) -> sqlx::Res
 }
 
 /// Reads the latest 1000 orders. The e-mail of a sale has the time of the sale's payment.
-async fn load_mails(connection: &mut PgConnection, card_id: i64) -> sqlx::Result<Vec<CardMail>> {
+///
+/// # Errors
+///
+/// Database errors.
+pub async fn load_mails(connection: &mut PgConnection, card_id: i64) -> sqlx::Result<Vec<CardMail>> {
     sqlx::query_as!(
         CardMail,
         r#"select m.id as "mail_id?", coalesce(m.address, o.email, '') as "address!", to_char(o.date_added, 'YYYY-MM-DD HH24:MI:SS') as ordered_at,
@@ -220,7 +214,7 @@ async fn load_mails(connection: &mut PgConnection, card_id: i64) -> sqlx::Result
 async fn load_history(
     connection: &mut PgConnection,
     card: &CardRow,
-    payments: &[CardPayment],
+    payments: &[PaymentOfCard],
 ) -> sqlx::Result<Vec<HistoryRow>> {
     let payment_ids: Vec<i64> = payments.iter().map(|payment| payment.id).collect();
     let rows = sqlx::query_file_as!(
@@ -237,127 +231,23 @@ async fn load_history(
     Ok(rows)
 }
 
-async fn load_fate(connection: &mut PgConnection, card_id: i64) -> sqlx::Result<Fate> {
-    sqlx::query_as!(
-        Fate,
-        r#"select
-               (select to_char(at, 'FMDD Mon YYYY') || ' (' || (after ->> 'voided') || ')' from change_log
-                where what = 'card' and target_id = $1 and after ->> 'voided' is not null order by id + 0 limit 1) as voided,
-               (select coalesce(c.number, c.id::text) from payments p join cards c on c.id = p.user_id
-                where p.replaces_card = $1) as replaced_by"#,
-        card_id
-    )
-    .fetch_one(connection)
-    .await
-}
-
-/// Returns the cards for which the card was exchanged.
-///
-/// # Errors
-///
-/// Database errors.
-pub async fn load_exchange(connection: &mut PgConnection, card_id: i64) -> sqlx::Result<Exchange> {
-    sqlx::query_as!(
-        Exchange,
-        "select (select user_id from payments where replaces_card = $1) as replaced_by,
-             (select replaces_card from payments where user_id = $1 and kind in ('sale', 'reissue')) as replaces",
-        card_id
-    )
-    .fetch_one(connection)
-    .await
-}
-
-/// Describes the state of a card in words.
-fn describe(card: &CardRow, payments: &[CardPayment], fate: &Fate) -> String {
-    let mut parts = vec![match card.state.as_str() {
-        "retired" => describe_retirement(card, fate),
-        "quarantined" => {
-            let rule = card.import_rule.as_ref().map(|rule| format!(" ({rule})")).unwrap_or_default();
-            let on = card.quarantined_on.as_deref().unwrap_or_default();
-            format!("set aside by the import on {on}{rule}: an operator decides with `mortise card settle {}`", card.id)
-        }
-        "assigned" => format!("assigned to {}, not for sale", card.distributor.as_deref().unwrap_or("a distributor")),
-        "reserved" => "reserved, not for sale".to_owned(),
-        "blocked" => "blocked: it can neither be used nor sold".to_owned(),
-        "sold" => describe_sale(card, payments),
-        state => state.to_owned(),
-    }];
-    if card.state != "sold" && (card.sold || payments.iter().any(CardPayment::is_sale)) {
-        parts.push(describe_sale(card, payments));
-    }
-    if card.sold {
-        parts.push(match (&card.first_used_on, card.call_count) {
-            (Some(on), calls) => format!("first used on {on}, calls: {calls}"),
-            (None, 0) => "never used".to_owned(),
-            (None, calls) => format!("calls: {calls}"),
-        });
-    }
-    if card.cardgroup_deleted {
-        parts.push("its card group is hidden".to_owned());
-    }
-    if let Some(on) = &card.begins_on {
-        parts.push(format!("the card group becomes valid on {on}"));
-    }
-    if let Some(on) = &card.expired_on {
-        parts.push(format!("the card group expired on {on}"));
-    }
-    if card.sold && card.valid_after_first_use > 0 {
-        parts.push(match &card.expired_after_use_on {
-            Some(on) => format!("expired on {on}, {} days after the first use", card.valid_after_first_use),
-            None => format!("valid for {} days after the first use", card.valid_after_first_use),
-        });
-    }
-    if card.sold && card.balance == Money::zero() {
-        parts.push("its balance is 0".to_owned());
-    }
-    if card.pin.as_deref().unwrap_or_default().trim().is_empty() {
-        parts.push("it has no PIN".to_owned());
-    }
-    if is_usable(card) {
-        parts.push("nothing stops its use".to_owned());
-    }
-    parts.join("; ")
-}
-
-/// Whether a caller can use the card: it is sold and valid, and has a balance and a PIN.
-fn is_usable(card: &CardRow) -> bool {
-    let is_valid = card.begins_on.is_none() && card.expired_on.is_none() && card.expired_after_use_on.is_none();
-    let has_pin = card.pin.as_deref().is_some_and(|pin| !pin.trim().is_empty());
-    card.state == "sold" && is_valid && has_pin && card.balance > Money::zero()
-}
-
-fn describe_retirement(card: &CardRow, fate: &Fate) -> String {
-    let on = card.retired_on.as_deref().unwrap_or_default();
-    match (&fate.voided, &fate.replaced_by) {
-        (Some(voided), _) => format!("retired because it was voided on {voided}"),
-        (None, Some(number)) => format!("retired because it was replaced by the card {number} on {on}"),
-        (None, None) if card.quarantined_on.is_some() => {
-            format!("retired on {on} by a decision about the import's quarantine")
-        }
-        (None, None) => format!("retired because its balance was moved to another card or user on {on}"),
-    }
-}
-
-fn describe_sale(card: &CardRow, payments: &[CardPayment]) -> String {
-    let Some(sale) = payments.iter().find(|payment| payment.is_sale()) else { return "sold in MOR".to_owned() };
-    let on = sale.on.as_deref().unwrap_or_default();
-    if let Some(number) = &sale.replaced_number {
-        return format!("issued on {on} to replace the card {number}");
-    }
-    let by = sale.user.as_ref().map(|user| format!(" by {user}")).unwrap_or_default();
-    let refunded = if payments.iter().any(|payment| payment.reverses == Some(sale.id)) { ", refunded" } else { "" };
-    let unsold = if card.sold || card.retired { "" } else { ", but it is not marked as sold" };
-    format!("sold on {on}{by} for {} {}{refunded}{unsold}", sale.amount.to_plain_string(), sale.currency)
-}
-
-impl CardPayment {
+impl PaymentOfCard {
     /// Whether the payment has sold the card, or has issued it in exchange for another one.
     pub fn is_sale(&self) -> bool {
         matches!(self.kind.as_deref(), Some("sale" | "reissue"))
     }
 }
 
-/// Returns the PIN of a card, and writes a row of the change log. `None`: the card has no PIN.
+/// A PIN that was shown.
+#[derive(Debug)]
+pub struct RevealedPin {
+    /// The card number.
+    pub number: String,
+    /// `None`: the card has no PIN.
+    pub pin: Option<String>,
+}
+
+/// Returns the PIN of a card, and writes a row of the change log.
 ///
 /// # Errors
 ///
@@ -366,12 +256,15 @@ pub async fn reveal_pin(
     connection: &mut PgConnection,
     card_id: i64,
     author: &Author,
-) -> Result<Option<String>, BackOfficeError> {
-    let card = sqlx::query!("select coalesce(number, '') as \"number!\", pin from cards where id = $1", card_id);
-    let card = card.fetch_optional(&mut *connection).await?;
-    let card = card.ok_or_else(|| BackOfficeError::NotFound(format!("there is no card with the id {card_id}")))?;
+) -> Result<RevealedPin, BackOfficeError> {
+    let card = sqlx::query_as!(
+        RevealedPin,
+        r#"select coalesce(number, '') as "number!", pin from cards where id = $1"#,
+        card_id
+    );
+    let card = card.fetch_optional(&mut *connection).await?.ok_or_else(|| BackOfficeError::no_card(card_id))?;
     let target = Target::Row { id: card_id, name: &card.number };
     let after = Some(json!({ "pin_shown": true }).to_string());
     Change { what: What::Card, target, before: None, after }.record(connection, author).await?;
-    Ok(card.pin.filter(|pin| !pin.trim().is_empty()))
+    Ok(RevealedPin { pin: card.pin.filter(|pin| !pin.trim().is_empty()), ..card })
 }
