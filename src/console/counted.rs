@@ -25,7 +25,7 @@ use crate::back_office::reports::today::Today;
 use crate::back_office::selection::StateCount;
 
 /// How long a page waits.
-const WAIT: Duration = Duration::from_millis(100);
+const WAIT: Duration = Duration::from_millis(50);
 /// A result is used again for this multiple of the time that it took: counting again costs at most two percent of a
 /// core, and what is counted at once is always current.
 const REUSE_FACTOR: u32 = 50;

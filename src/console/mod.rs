@@ -34,11 +34,12 @@ use std::sync::Arc;
 
 use minijinja::Environment;
 use sqlx::PgPool;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use self::attempts::Attempts;
 use self::counted::Counts;
 use self::demo::Demo;
+use self::error::ConsoleError;
 use self::host::Origin;
 use self::render::TemplateError;
 use crate::locks::KeyedSemaphores;
@@ -58,8 +59,8 @@ pub struct Console {
     pub counts: Counts,
     /// Files that arrive, or are read: each can fill the disk.
     pub uploads: Arc<Semaphore>,
-    /// Imports of cards: each holds a connection.
-    pub imports: Semaphore,
+    /// Cards that are created or imported: each of these changes holds a connection.
+    pub bulk_creates: Semaphore,
     /// Comparisons with lists of payment providers: each holds a connection.
     pub comparisons: Semaphore,
     templates: Environment<'static>,
@@ -81,7 +82,7 @@ impl Console {
             pool: app.pool.console_pool(),
             counts: Counts::new(),
             uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
-            imports: Semaphore::new(1),
+            bulk_creates: Semaphore::new(1),
             comparisons: Semaphore::new(1),
             templates: render::load_templates(&app.config.console_templates)?,
             origin: Origin::new(app.config.console_url.as_ref()),
@@ -91,6 +92,18 @@ impl Console {
             app,
         })
     }
+
+    /// Returns the permit for creating or importing cards.
+    ///
+    /// # Errors
+    ///
+    /// [`ConsoleError::Busy`] if another form has it.
+    fn begin_bulk_create(&self) -> Result<SemaphorePermit<'_>, ConsoleError> {
+        self.bulk_creates.try_acquire().map_err(|_| {
+            ConsoleError::Busy("Other cards are being created or imported. Try again when that is done.".to_owned())
+        })
+    }
+
     /// Returns the name of the system's currency, in which balances and prices are stored.
     ///
     /// # Errors

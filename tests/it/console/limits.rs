@@ -30,17 +30,21 @@ async fn few_files_are_received_at_once() {
 }
 
 #[tokio::test]
-async fn one_file_with_cards_is_read_at_once() {
+async fn cards_are_created_or_imported_by_one_form_at_once() {
     let console = console_with_settings(&[("max_new_cards", "2")]).await;
     let admin = console.log_in(Role::Admin).await;
     let upload = async |content: &str| {
         admin.upload("/batches/import", &[("group", "6"), ("mode", "check")], "file", "cards.csv", content).await
     };
-    let permit = console.console.imports.acquire().await.unwrap();
-    let page = upload(CARDS).await;
-    assert_eq!(page.status, StatusCode::SERVICE_UNAVAILABLE);
-    page.assert_contains("Another file with cards is being imported. Try again when it is done.");
+    let generate =
+        [("group", "6"), ("quantity", "2"), ("batch_number", "B1"), ("language", "en"), ("from", ""), ("balance", "")];
+    let permit = console.console.bulk_creates.acquire().await.unwrap();
+    for page in [upload(CARDS).await, admin.post("/batches/generate", &generate).await] {
+        assert_eq!(page.status, StatusCode::SERVICE_UNAVAILABLE, "{}", page.text());
+        page.assert_contains("Other cards are being created or imported. Try again when that is done.");
+    }
     drop(permit);
+    admin.submit("/batches/generate", &generate).await.assert_contains("2 cards were created");
     // A check does not wait for cards that are being created, and does not delay them.
     let mut creation = console.server.pool.begin().await.unwrap();
     lock_bulk_create(&mut creation).await.unwrap();

@@ -69,6 +69,7 @@ pub(super) async fn generate(State(console): State<Arc<Console>>, form: Form<Gen
         let group = OwnGroup::find(&mut *connection, session, id).await?;
         refuse_hidden(&group)?;
         let generation = fields.read(&group, quantity_max).map_err(ConsoleError::Refused)?;
+        let _permit = console.begin_bulk_create()?;
         let created = generation.run(connection, author, |_| {}).await.map_err(explain)?;
         let message = format!(
             "{} cards were created, with the numbers {} to {}.",

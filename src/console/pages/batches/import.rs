@@ -70,9 +70,7 @@ pub(super) async fn import(State(console): State<Arc<Console>>, upload: Upload<I
                 "" => String::new(),
                 text => read_text("Batch number", text, TEXT_LEN_MAX).map_err(ConsoleError::Refused)?,
             };
-            let _permit = console.imports.try_acquire().map_err(|_| {
-                ConsoleError::Busy("Another file with cards is being imported. Try again when it is done.".to_owned())
-            })?;
+            let _permit = console.begin_bulk_create()?;
             let (source, is_dry_run) = (file.reader(), mode != "import");
             let import = CardImport {
                 source,

@@ -29,7 +29,7 @@ use crate::console::session::Session;
 /// The payments of a page.
 const ROWS_MAX: usize = 50;
 /// How long a page searches for payments that the filter selects.
-const SEARCH_TIME_MAX: Duration = Duration::from_millis(80);
+const SEARCH_TIME_MAX: Duration = Duration::from_millis(50);
 
 pub(super) fn routes() -> Vec<Route> {
     vec![

@@ -52,7 +52,10 @@ pub(super) async fn compare(State(console): State<Arc<Console>>, upload: Upload<
         "" => None,
         name => Some(find_user(&mut *console.pool.acquire().await?, name, owner).await?),
     };
-    let _permit = console.comparisons.acquire().await;
+    let _permit = console
+        .comparisons
+        .try_acquire()
+        .map_err(|_| ConsoleError::Busy("Another list is being compared. Try again when it is done.".to_owned()))?;
     match Reconciliation::run(&console.pool, file.reader(), days.as_ref(), time_zone, user, owner).await {
         Ok(reconciliation) => {
             let compared = collect(reconciliation).await?;
