@@ -3,16 +3,23 @@
 //! All queries use MySQL's text protocol, in which every value is its text: a zero date, a `bit` or an unsigned number
 //! cannot fail in the driver. The session has the character set utf8mb4 and the time zone +00:00.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use futures_util::stream::BoxStream;
+use futures_util::stream::{self, BoxStream};
 use futures_util::{StreamExt, TryStreamExt};
 use percent_encoding::percent_decode_str;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::mysql::{MySqlConnectOptions, MySqlDatabaseError, MySqlRow, MySqlSslMode};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Decode, MySql, MySqlConnection, Row, ValueRef};
+use tokio::time::timeout;
 
 const PORT: u16 = 3306;
+/// How long a connection may take, with TLS and the login.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long MySQL may be silent: before it sends the first row of a large table it can compute for minutes.
+const SILENCE_MAX: Duration = Duration::from_hours(1);
 /// Access denied, for this user and password.
 const ER_ACCESS_DENIED: u16 = 1045;
 const ER_ACCESS_DENIED_NO_PASSWORD: u16 = 1698;
@@ -174,7 +181,9 @@ impl Source {
         if let Some(file) = tls_ca {
             connect_options = connect_options.ssl_ca(file);
         }
-        let connection = connect_options.connect().await.map_err(|error| map_error(error, address, true))?;
+        let connection = timeout(CONNECT_TIMEOUT, connect_options.connect()).await;
+        let connection = connection.unwrap_or_else(|_| Err(std::io::Error::from(ErrorKind::TimedOut).into()));
+        let connection = connection.map_err(|error| map_error(error, address, true))?;
         let mut source = Self { connection, address: address.clone() };
         source.execute("set session wait_timeout = 604800, net_write_timeout = 3600, net_read_timeout = 3600").await?;
         // Each server knows only some of these.
@@ -197,8 +206,7 @@ impl Source {
 
     /// Executes a statement without a result.
     pub async fn execute(&mut self, sql: &str) -> Result<(), SourceError> {
-        let result = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut self.connection).await;
-        result.map(|_| ()).map_err(|error| map_error(error, &self.address, false))
+        self.rows(sql).await.map(|_| ())
     }
 
     /// Returns all rows of a small result as text.
@@ -221,6 +229,11 @@ impl Source {
     pub fn stream(&mut self, sql: &str) -> BoxStream<'_, Result<SourceRow, SourceError>> {
         let address = &self.address;
         let rows = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).fetch(&mut self.connection);
+        let rows = stream::unfold(rows, async |mut rows| {
+            let row = timeout(SILENCE_MAX, rows.next()).await;
+            let row = row.unwrap_or_else(|_| Some(Err(std::io::Error::from(ErrorKind::TimedOut).into())))?;
+            Some((row, rows))
+        });
         rows.map(move |row| row.map(SourceRow).map_err(|error| map_error(error, address, false))).boxed()
     }
 }
@@ -292,7 +305,7 @@ fn map_error(error: sqlx::Error, address: &SourceAddress, is_connecting: bool) -
         sqlx::Error::Tls(error) if error.to_string().contains("does not support TLS") => SourceError::NoTls,
         sqlx::Error::Tls(error) => SourceError::Tls(error.to_string()),
         // A refused certificate, or another failure of the handshake.
-        sqlx::Error::Io(error) if is_connecting && error.kind() == std::io::ErrorKind::InvalidData => {
+        sqlx::Error::Io(error) if is_connecting && error.kind() == ErrorKind::InvalidData => {
             SourceError::Tls(error.to_string())
         }
         sqlx::Error::Io(error) if is_connecting => {

@@ -1,5 +1,8 @@
 //! What the command says when MOR's database cannot be read.
 
+use mortise::mor_import::source::{Source, SourceAddress, SourceError, SourceOptions, Tls};
+use tokio::net::TcpListener;
+
 use super::{BASICS, Import, X7_SCHEMA};
 use crate::harness::mariadb::{self, Mor, USER};
 use crate::operator::commands::{command, run_command};
@@ -140,4 +143,29 @@ async fn a_role_that_may_not_create_a_schema_is_told_what_to_do() {
     command.env("DATABASE_URL", &url);
     let output = run_command(command, &format!("{}\n", mariadb::PASSWORD));
     assert!(output.code == 1 && output.stderr.contains("run `grant create on database` for it"), "{output:?}");
+}
+
+/// A server that accepts the connection and stays silent, and one that stops to answer.
+#[tokio::test]
+async fn a_silent_server_does_not_hold_an_import() {
+    let mor = Mor::new("").await;
+    let options = |port| SourceOptions {
+        address: SourceAddress {
+            user: USER.to_owned(),
+            host: "127.0.0.1".to_owned(),
+            port,
+            database: mor.database.clone(),
+        },
+        password: mariadb::PASSWORD.trim().into(),
+        tls: Tls::Off,
+        tls_ca: None,
+    };
+    let mut source = Source::connect(&options(mor.port)).await.unwrap();
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    // From here on, the time passes when nothing else happens.
+    tokio::time::pause();
+    let error = Source::connect(&options(silent.local_addr().unwrap().port())).await.unwrap_err();
+    assert!(matches!(error, SourceError::Unreachable { .. }), "{error}");
+    let error = source.rows("select sleep(600)").await.unwrap_err();
+    assert!(matches!(error, SourceError::Lost(_)), "{error}");
 }
