@@ -122,9 +122,13 @@ pub async fn apply_decisions(target: &mut PgConnection, path: &Path) -> Result<u
     check(target, path).await?;
     execute(
         target,
+        // A rule that only counts has a line for each column: one that was edited counts.
         r#"update mor_import.findings finding set decision = line.decision
-           from (select distinct on (rule, "table", id) * from mor_import.decisions order by rule, "table", id, line desc) line
-           where line.id = '*' and line.rule = finding.rule and line."table" = finding."table" and not finding.is_counted;
+           from (
+               select distinct on (rule, "table") * from mor_import.decisions where id = '*'
+               order by rule, "table", decision = 'default', line desc
+           ) line
+           where line.rule = finding.rule and line."table" = finding."table" and line.decision <> finding.decision;
            update mor_import.findings finding set decision = line.decision
            from (select distinct on (rule, "table", id) * from mor_import.decisions order by rule, "table", id, line desc) line
            where line.id = finding.id::text and line.rule = finding.rule and line."table" = finding."table""#,

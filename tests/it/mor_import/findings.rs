@@ -226,6 +226,28 @@ async fn invalid_data_is_imported_as_decided() {
     assert_eq!(output.code, 0, "{output:?}");
 }
 
+/// Findings that the report only counts have one line for a column, with the id `*`.
+#[tokio::test]
+async fn counted_findings_are_decided_by_their_line() {
+    let import = Import::new(PLANTED).await;
+    let decisions = import.file("decisions.tsv");
+    let lines =
+        "zero_date\tcards\t*\t2 cells of the column first_use\t\tquarantine\nzero_date\tcards\t*\t\t\tdefault\n";
+    std::fs::write(&decisions, format!("{DECISIONS}{lines}")).unwrap();
+    import.import_ok(&["--decisions", decisions.to_str().unwrap()]);
+    let server = import.server().await;
+    server
+        .assert_rows("select count(*) from cards where id in (202, 203) and quarantined_at is not null", &["2"])
+        .await;
+    server.assert_rows("select count(*) from card_stock where card_id = 203", &["0"]).await;
+    server.close().await;
+
+    std::fs::write(&decisions, format!("{DECISIONS}zero_date\tpayments\t*\t\t\tundecided\n")).unwrap();
+    let other = Import::new(PLANTED).await;
+    let output = other.import(&["--decisions", decisions.to_str().unwrap()]);
+    assert!(output.code == 1 && output.stdout.contains("2 findings need a decision"), "{output:?}");
+}
+
 #[tokio::test]
 async fn decisions_that_are_not_possible_are_refused() {
     let import = Import::new(PLANTED).await;
