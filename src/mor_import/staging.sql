@@ -25,7 +25,7 @@ create table mor_import.staging (fingerprint text not null, tables text[] not nu
 create unlogged table mor_import.called_cards (id bigint not null);
 
 -- Whether a text is a date that exists, with or without a time.
-create function mor_import.is_date(text) returns boolean language sql immutable return
+create function mor_import.is_date(text) returns boolean language sql immutable parallel safe return
     case
         when $1 !~ '^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])( ([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9])?$' then false
         when $1 < '0001' then false
@@ -36,7 +36,7 @@ create function mor_import.is_date(text) returns boolean language sql immutable 
 
 -- A PIN, password, key or number of a voucher as the report shows it: equal ones have equal digests within a run, and the salt is lost with the schema.
 create table mor_import.salt as select gen_random_uuid()::text as salt;
-create function mor_import.digest(secret text) returns text language sql stable return
+create function mor_import.digest(secret text) returns text language sql stable parallel safe return
     left(encode(sha256(convert_to((select salt from mor_import.salt) || secret, 'UTF8')), 'hex'), 12);
 
 -- A text whose bytes in MySQL's latin1 (Windows-1252) are UTF-8: as that text. Another text as it is.

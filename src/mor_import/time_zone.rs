@@ -69,9 +69,9 @@ impl TimeZone {
         });
         // PostgreSQL reads an ambiguous time as the later one, and moves a skipped one forward.
         format!(
-            "create function mor_import.to_local(timestamp) returns timestamp language sql immutable return {local};
-             create function mor_import.later_reading(timestamp) returns timestamp language sql immutable return {later};
-             create function mor_import.to_utc(timestamp) returns timestamp language sql immutable
+            "create function mor_import.to_local(timestamp) returns timestamp language sql immutable parallel safe return {local};
+             create function mor_import.later_reading(timestamp) returns timestamp language sql immutable parallel safe return {later};
+             create function mor_import.to_utc(timestamp) returns timestamp language sql immutable parallel safe
                  return case {hour} {half_hour} else mor_import.later_reading($1) end;"
         )
     }
