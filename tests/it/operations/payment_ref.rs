@@ -2,6 +2,8 @@
 //! payments of cards, without and with the setting `payment_ref_unique`.
 
 use axum::http::StatusCode;
+use mortise::back_office::void::{Void, VoidOutcome};
+use mortise::store::change_log::Author;
 
 use super::card_by_cli_update::{insert_fixtures, send};
 use crate::harness::{FIXTURE_SQL, Reply, Server, hash, postgres, server, server_on_database, server_with_settings};
@@ -126,6 +128,13 @@ async fn unique_reference_is_the_idempotency_key() {
     server.execute("delete from idempotency_keys").await;
     assert_used(&sell(&server, "payment_ref=r1").await);
     server.assert_rows(REFERENCES, &["sale|6|r1"]).await;
+    // A void does not free it.
+    let mut transaction = server.pool.begin().await.unwrap();
+    let void = Void { card_id: 6, reason: "a test", used: false, refund: None };
+    let author = Author::Command { operator: "ann".to_owned() };
+    assert!(matches!(void.run(&mut transaction, &author).await.unwrap(), VoidOutcome::Voided { .. }));
+    transaction.commit().await.unwrap();
+    assert_used(&sell(&server, "payment_ref=r1").await);
     server.assert_rows("select count(*) from idempotency_keys", &["0"]).await;
 }
 

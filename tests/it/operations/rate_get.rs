@@ -233,3 +233,11 @@ async fn takes_one_round_trip() {
         assert_eq!(proxy.min_round_trips(&server, get).await, 1, "{form}");
     }
 }
+
+/// The hash of `hash-parameters.md`.
+#[tokio::test]
+async fn published_hash_is_accepted() {
+    let server = rates_server("documented").await;
+    let form = "u=admin&username=user_admin&prefix=370&hash=79e75e75f9cd6821e7b661250a45294b4579f262";
+    assert_eq!(outcome(&server.post(GET, form).await), "User was not found");
+}

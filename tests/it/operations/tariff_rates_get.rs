@@ -345,4 +345,12 @@ async fn published_hashes_are_accepted() {
         let reply = server.get(&format!("/billing/api/get_tariff?u=admin&test=1&{query}&hash={hash}")).await;
         assert_rates_error(&reply, "No tariff found");
     }
+    for (query, hash) in [
+        ("user_id=2&tariff_id=6", "5c78a24810a49911deb2b88c76d96b5de183e899"),
+        ("tariff_id=04", "9a9d292176f7b8adb10d0d037732446bae1ef4dd"),
+        ("tariff_id=4abc", "e5e9fa1ba31ecd1ae84f75caaa474f3a663f05f4"),
+    ] {
+        let reply = server.get(&format!("/billing/api/get_tariff?u=admin&test=1&{query}&hash={hash}")).await;
+        assert!(reply.body.contains("<page>") && !reply.body.contains("Incorrect hash"), "{query}: {}", reply.body);
+    }
 }

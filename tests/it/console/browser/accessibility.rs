@@ -4,7 +4,7 @@ use mortise::console::access::Role;
 use mortise::db::seed;
 use sha2::{Digest, Sha256};
 
-use super::{Browser, VIEWS, View};
+use super::{Browser, ENTER, VIEWS, View};
 use crate::console::routes::{Kind, TABLE};
 use crate::console::{ConsoleServer, console};
 use crate::harness::{postgres, server_without_jobs};
@@ -75,6 +75,76 @@ async fn pages_have_no_faults_of_accessibility() {
     }
     browser.goto("/no-such-page").await;
     check_page(&browser, "error", &mut findings).await;
+    assert!(findings.is_empty(), "{} findings:\n{}", findings.len(), findings.join("\n"));
+    browser.close().await;
+}
+
+/// The pages that answer a form: results, secrets that are shown once, and refusals.
+#[tokio::test]
+async fn pages_that_follow_a_form_have_no_faults_of_accessibility() {
+    let browser = Browser::open(console().await).await;
+    super::add_sales(&browser.console).await;
+    browser.log_in(Role::Admin).await;
+    browser.console.server.execute("update cards set serial = 'S1' where id in (2, 3)").await;
+    browser.console.server.execute("update console_accounts set can_reveal_pins = true").await;
+    let directory = tempfile::tempdir().unwrap();
+    let [cards, payments] = ["cards.csv", "payments.csv"].map(|name| directory.path().join(name));
+    std::fs::write(&cards, "number,pin,balance\n1111111001,5001,12.5\n5555555002,,12.5\n").unwrap();
+    std::fs::write(&payments, "reference,amount,currency\nX9,1,USD\n").unwrap();
+    let mut findings = Vec::new();
+
+    browser.click("#quick-search").await;
+    browser.type_keys(&format!("S1{ENTER}")).await;
+    browser.assert_contains("1111111001").await;
+    check_page(&browser, "found-cards", &mut findings).await;
+
+    browser.goto("/cards/2").await;
+    browser.click_text("Show the PIN").await;
+    browser.fill_open_code().await;
+    browser.click("details[open] button.danger").await;
+    browser.wait_for_path("/cards/2/pin").await;
+    check_page(&browser, "card-pin", &mut findings).await;
+
+    browser.goto("/account").await;
+    browser.click_text("Replace the recovery codes").await;
+    browser.fill_open_code().await;
+    browser.click_text("Replace the codes").await;
+    browser.wait_for_path("/account/recovery-codes").await;
+    check_page(&browser, "recovery-codes", &mut findings).await;
+
+    browser.goto("/users").await;
+    browser.click_text("Create a reseller that can sell at once").await;
+    browser.fill_open("name", "new shop").await;
+    browser.fill_open_code().await;
+    browser.click_text("Create the reseller").await;
+    browser.wait_for_path("/users/resellers").await;
+    check_page(&browser, "secrets", &mut findings).await;
+
+    browser.goto("/users/hash").await;
+    browser.fill("url", "http://shop.test/billing/api/card_from_group_sell?u=accountant&id=6&hash=00").await;
+    browser.click_text("Explain").await;
+    browser.assert_contains("Result").await;
+    check_page(&browser, "hash-explained", &mut findings).await;
+
+    browser.goto("/batches/import").await;
+    browser.choose("group", "6").await;
+    browser.click("input[value='check']").await;
+    browser.choose_file("file", &cards).await;
+    browser.click_text("Send the file").await;
+    browser.assert_contains("number: a card has it already").await;
+    check_page(&browser, "refused-import", &mut findings).await;
+
+    browser.goto("/sales/reconciliation").await;
+    browser.choose_file("file", &payments).await;
+    browser.click_text("Compare").await;
+    browser.assert_contains("The list and the payments differ.").await;
+    check_page(&browser, "compared-list", &mut findings).await;
+
+    browser.goto("/groups/6/edit").await;
+    browser.set_value("name", "hidden").await;
+    browser.click_text("Save").await;
+    browser.assert_contains("Name: another group has it.").await;
+    check_page(&browser, "refused-group", &mut findings).await;
     assert!(findings.is_empty(), "{} findings:\n{}", findings.len(), findings.join("\n"));
     browser.close().await;
 }

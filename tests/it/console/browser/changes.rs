@@ -1,14 +1,14 @@
-//! Changes done by clicking, then checked in the database.
+//! Tasks done with a mouse, without JavaScript, and with the keyboard alone, then checked in the database.
 
 use mortise::console::access::Role;
 
-use super::{Browser, add_sales};
+use super::{Browser, ENTER, Means, add_sales};
 use crate::console::console;
 
 /// Searches a card by its number and opens its page.
 async fn open_card(browser: &Browser, number: &str) {
-    browser.click("#quick-search").await;
-    browser.type_keys(&format!("{number}\u{e007}")).await;
+    browser.focus("#quick-search").await;
+    browser.type_keys(&format!("{number}{ENTER}")).await;
     browser.wait_for_path("/cards/").await;
 }
 
@@ -30,31 +30,8 @@ async fn void_card(browser: &Browser) {
     assert!(who[0].contains("admin 0"), "{who:?}");
 }
 
-#[tokio::test]
-async fn an_admin_voids_a_card() {
-    let browser = Browser::open(console().await).await;
-    add_sales(&browser.console).await;
-    browser.log_in(Role::Admin).await;
-    void_card(&browser).await;
-    browser.close().await;
-}
-
-#[tokio::test]
-async fn an_admin_voids_a_card_without_scripts() {
-    let browser = Browser::open(console().await).await;
-    add_sales(&browser.console).await;
-    browser.switch_scripts_off().await;
-    browser.log_in(Role::Admin).await;
-    void_card(&browser).await;
-    browser.close().await;
-}
-
-#[tokio::test]
-async fn an_admin_replaces_a_card() {
-    let browser = Browser::open(console().await).await;
-    add_sales(&browser.console).await;
-    browser.log_in(Role::Admin).await;
-    open_card(&browser, "1111111002").await;
+async fn replace_card(browser: &Browser) {
+    open_card(browser, "1111111002").await;
     browser.click_text("Replace the card").await;
     browser.fill_open("reason", "the PIN was published").await;
     browser.fill_open("to", "1111111003").await;
@@ -63,13 +40,9 @@ async fn an_admin_replaces_a_card() {
     browser.wait_for_path("/cards/1").await;
     let cards = "select id, balance > 0, retired_at is not null from cards where id in (1, 3) order by id";
     browser.console.server.assert_rows(cards, &["1|true|false", "3|false|true"]).await;
-    browser.close().await;
 }
 
-#[tokio::test]
-async fn an_admin_imports_cards() {
-    let browser = Browser::open(console().await).await;
-    browser.log_in(Role::Admin).await;
+async fn import_cards(browser: &Browser) {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("cards.csv");
     std::fs::write(&file, "number,pin,balance\n5555555001,5001,12.5\n5555555002,5002,12.5\n").unwrap();
@@ -86,17 +59,12 @@ async fn an_admin_imports_cards() {
         browser.assert_contains(message).await;
     }
     browser.console.server.assert_rows(cards, &["5555555001|5001|true|0", "5555555002|5002|true|0"]).await;
-    browser.close().await;
 }
 
-#[tokio::test]
-async fn an_admin_compares_a_list_of_a_provider() {
-    let browser = Browser::open(console().await).await;
-    add_sales(&browser.console).await;
+async fn compare_list(browser: &Browser) {
     browser.console.server.execute("update payments set reference = 'R' || id").await;
     let listed =
         browser.console.server.rows("select reference, amount + tax, currency from payments order by id").await;
-    browser.log_in(Role::Admin).await;
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("list.csv");
     let list = format!("reference,amount,currency\n{}\nX9,1,USD\n", listed[0].replace('|', ","));
@@ -109,6 +77,53 @@ async fn an_admin_compares_a_list_of_a_provider() {
     browser.click_text("Compare").await;
     browser.assert_contains("The list and the payments differ.").await;
     browser.assert_contains("Matched 1 Missing here 1 Missing in the list 1 Different amounts 0").await;
-    browser.console.server.assert_rows("select count(*) from payments", &["2"]).await;
+    let payments = "select count(*) from payments where kind = 'sale'";
+    browser.console.server.assert_rows(payments, &["2"]).await;
+}
+
+async fn block_card(browser: &Browser) {
+    open_card(browser, "1111111003").await;
+    browser.click_text("Block").await;
+    browser.fill_open("reason", "the PIN was published").await;
+    browser.click_text("Block the card").await;
+    browser.assert_contains("The card is blocked").await;
+    browser.console.server.assert_rows("select withheld from cards where id = 1", &["blocked"]).await;
+}
+
+async fn correct_mail(browser: &Browser) {
+    browser.goto("/mail?state=failed").await;
+    browser.click_text("Correct the address").await;
+    browser.fill_open("address", "anna@shop.test").await;
+    browser.click("details[open] button").await;
+    browser.assert_contains("is sent to anna@shop.test now").await;
+    browser.console.server.assert_rows("select address from email_outbox", &["anna@shop.test"]).await;
+}
+
+/// Does all tasks, one after the other.
+async fn do_tasks(means: Means) {
+    let browser = Browser::open_with(console().await, means).await;
+    add_sales(&browser.console).await;
+    browser.log_in(Role::Admin).await;
+    compare_list(&browser).await;
+    correct_mail(&browser).await;
+    void_card(&browser).await;
+    replace_card(&browser).await;
+    block_card(&browser).await;
+    import_cards(&browser).await;
     browser.close().await;
+}
+
+#[tokio::test]
+async fn tasks_are_done_with_a_mouse() {
+    do_tasks(Means::Mouse).await;
+}
+
+#[tokio::test]
+async fn tasks_are_done_without_scripts() {
+    do_tasks(Means::MouseWithoutScripts).await;
+}
+
+#[tokio::test]
+async fn tasks_are_done_with_the_keyboard_alone() {
+    do_tasks(Means::Keyboard).await;
 }

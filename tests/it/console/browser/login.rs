@@ -2,12 +2,9 @@
 
 use mortise::console::access::Role;
 
-use super::Browser;
+use super::{Browser, ENTER, TAB};
 use crate::console::{PASSWORD, code_of_step, console, current_code};
 use crate::harness::with_timeout;
-
-const TAB: &str = "\u{e004}";
-const ENTER: &str = "\u{e007}";
 
 #[tokio::test]
 async fn an_operator_logs_in_and_out() {
@@ -55,7 +52,7 @@ async fn too_many_wrong_passwords_lock_out() {
     browser.close().await;
 }
 
-/// Keys alone log in, find a card and open an action.
+/// Keys alone log in and find a card.
 #[tokio::test]
 async fn the_keyboard_is_enough() {
     let browser = Browser::open(console().await).await;

@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use fantoccini::Locator;
+use fantoccini::actions::{InputSource, KeyAction, KeyActions};
 use fantoccini::elements::Element;
+use fantoccini::key::Key;
 use mortise::console::access::Role;
 use mortise::server::listener;
 use serde_json::{Value, json};
@@ -26,11 +28,28 @@ use crate::harness::with_timeout;
 /// How long a page may take after a click.
 const WAIT_MAX: Duration = Duration::from_secs(30);
 
+/// Keys.
+const TAB: &str = "\u{e004}";
+const ENTER: &str = "\u{e007}";
+/// More than a page has elements that can have the focus.
+const FOCUS_STOPS_MAX: usize = 150;
+
 /// A browser, and the console that it shows.
 pub struct Browser {
     pub console: ConsoleServer,
     session: Session,
     address: SocketAddr,
+    has_mouse: bool,
+}
+
+/// How a task is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Means {
+    Mouse,
+    /// With a mouse, without JavaScript.
+    MouseWithoutScripts,
+    /// The keyboard alone, except to choose a file and an entry of a list: dialogs of the operating system.
+    Keyboard,
 }
 
 /// The size and the colours of a page.
@@ -69,8 +88,19 @@ impl Browser {
         let address = listener.local_addr().unwrap();
         let (router, config) = (console.router.clone(), console.server.config.clone());
         tokio::spawn(async move { listener::serve(listener, router, &config, 100, CancellationToken::new()).await });
-        let browser = Self { console, session: start_browser().await, address };
+        let browser = Self { console, session: start_browser().await, address, has_mouse: true };
         browser.set_view(VIEWS[2]).await;
+        browser
+    }
+
+    /// Starts a browser that does tasks by these means.
+    pub async fn open_with(console: ConsoleServer, means: Means) -> Self {
+        let mut browser = Self::open(console).await;
+        match means {
+            Means::Mouse => {}
+            Means::MouseWithoutScripts => browser.switch_scripts_off().await,
+            Means::Keyboard => browser.has_mouse = false,
+        }
         browser
     }
 
@@ -138,16 +168,53 @@ impl Browser {
         panic!("no {locator:?} on {}:\n{}", self.path().await, self.text().await);
     }
 
+    /// Presses Tab until the element has the focus, and the arrow key among radio buttons: only one of them is a stop.
+    async fn move_focus_to(&self, element: &Element) {
+        let element = serde_json::to_value(element).unwrap();
+        let state = "const [wanted, focus] = [arguments[0], document.activeElement];
+            const isGroup = wanted.type === 'radio' && focus.type === 'radio' && wanted.name === focus.name
+                && wanted.form === focus.form;
+            return wanted === focus ? 'reached' : isGroup ? 'group' : 'elsewhere'";
+        for _ in 0..FOCUS_STOPS_MAX {
+            let state = self.session.client.execute(state, vec![element.clone()]);
+            match with_timeout("the focus", state).await.unwrap().as_str().unwrap() {
+                "reached" => return,
+                "group" => self.press(Key::Down).await,
+                _ => self.press(Key::Tab).await,
+            }
+        }
+        panic!("the keyboard does not reach {element} on {}:\n{}", self.path().await, self.text().await);
+    }
+
+    /// Clicks an element, or presses the key that does the same.
+    async fn activate(&self, element: Element) {
+        if self.has_mouse {
+            return with_timeout("a click", element.click()).await.unwrap();
+        }
+        self.move_focus_to(&element).await;
+        let is_box = matches!(element.attr("type").await.unwrap().as_deref(), Some("radio" | "checkbox"));
+        self.press(if is_box { Key::Space } else { Key::Enter }).await;
+    }
+
+    /// Types into a field, in place of its text: the Tab key selects it.
+    async fn type_into(&self, field: Element, value: &str) {
+        match self.has_mouse {
+            true => with_timeout("a field", field.clear()).await.unwrap(),
+            false => self.move_focus_to(&field).await,
+        }
+        with_timeout("typing", field.send_keys(value)).await.unwrap();
+    }
+
     /// Types into the first displayed field with this name.
     pub async fn fill(&self, name: &str, value: &str) {
         let field = self.find(Locator::Css(&format!("main [name=\"{name}\"]"))).await;
-        with_timeout("typing", field.send_keys(value)).await.unwrap();
+        self.type_into(field, value).await;
     }
 
     /// Types into a field of the details that are open.
     pub async fn fill_open(&self, name: &str, value: &str) {
         let field = self.find(Locator::Css(&format!("details[open] [name=\"{name}\"]"))).await;
-        with_timeout("typing", field.send_keys(value)).await.unwrap();
+        self.type_into(field, value).await;
     }
 
     /// Types a code that was not used yet into the details that are open.
@@ -174,17 +241,24 @@ impl Browser {
         with_timeout("choosing", field.select_by_value(value)).await.unwrap();
     }
 
+    /// Gives the first displayed element with the selector the focus.
+    pub async fn focus(&self, selector: &str) {
+        let element = self.find(Locator::Css(selector)).await;
+        match self.has_mouse {
+            true => with_timeout(selector, element.click()).await.unwrap(),
+            false => self.move_focus_to(&element).await,
+        }
+    }
+
     /// Clicks the first displayed element with the selector.
     pub async fn click(&self, selector: &str) {
-        let element = self.find(Locator::Css(selector)).await;
-        with_timeout(selector, element.click()).await.unwrap();
+        self.activate(self.find(Locator::Css(selector)).await).await;
     }
 
     /// Clicks the button, link or summary with exactly this text.
     pub async fn click_text(&self, text: &str) {
         let path = format!("//*[self::button or self::a or self::summary][normalize-space()={text:?}]");
-        let element = self.find(Locator::XPath(&path)).await;
-        with_timeout(text, element.click()).await.unwrap();
+        self.activate(self.find(Locator::XPath(&path)).await).await;
     }
 
     /// Types into several fields, by their names.
@@ -198,6 +272,13 @@ impl Browser {
     pub async fn type_keys(&self, keys: &str) {
         let element = with_timeout("the focus", self.session.client.active_element()).await.unwrap();
         with_timeout("typing", element.send_keys(keys)).await.unwrap();
+    }
+
+    /// Presses a key. Unlike [`type_keys`](Self::type_keys), it is no input of a field for files.
+    async fn press(&self, key: Key) {
+        let value = char::from(key);
+        let keys = KeyActions::new("keyboard".to_owned()).then(KeyAction::Down { value }).then(KeyAction::Up { value });
+        with_timeout("a key", self.session.client.perform_actions(keys)).await.unwrap();
     }
 
     /// Runs a script in the page.

@@ -3,8 +3,8 @@
 use super::Operator;
 use crate::harness::ledger;
 
-const CARD_COLUMNS: &str = "select number, balance, sold, callerid, first_use::date, name, language, user_id, retired_at is not null as retired
-    from cards";
+const CARD_COLUMNS: &str = "select number, balance, sold, callerid, first_use::date, name, language, user_id, retired_at is not null as retired,
+    daily_charge_paid_till::date from cards";
 
 #[tokio::test]
 async fn new_card_gets_exactly_the_old_one_s_balance() {
@@ -30,8 +30,8 @@ async fn new_card_gets_exactly_the_old_one_s_balance() {
         .assert_rows(
             &format!("{CARD_COLUMNS} where id in (2, 6) order by id"),
             &[
-                "1111111001|0.000000000000000|0|∅|2026-11-03|Anna|lt|2|true",
-                "0000000042|7.084033613445393|1|777|2026-11-03|Anna|lt|2|false",
+                "1111111001|0.000000000000000|0|∅|2026-11-03|Anna|lt|2|true|2026-11-04",
+                "0000000042|7.084033613445393|1|777|2026-11-03|Anna|lt|2|false|2026-11-04",
             ],
         )
         .await;
@@ -117,6 +117,9 @@ async fn voucher_of_the_new_card_is_redeemed() {
     operator.server.assert_rows("select use_date is not null as used from vouchers where id = 1", &["true"]).await;
     let action = "select target_id, data, data2 from actions where action = 'Disable_Voucher_when_Card_is_used'";
     operator.server.assert_rows(action, &["1|900001|9"]).await;
+    // A void does not undo it.
+    operator.run_ok(&["card", "void", "900001", "--reason", "x"]);
+    operator.server.assert_rows("select use_date is not null as used from vouchers where id = 1", &["true"]).await;
 }
 
 /// A void of a card that replaces another one refunds the sale of the first.
