@@ -5,7 +5,8 @@ use axum::response::{IntoResponse, Response};
 
 use crate::back_office::BackOfficeError;
 
-/// The reason for which the console refuses a request. Nothing was changed then, except as `is_outcome_unknown` says.
+/// The reason for which the console refuses a request. Nothing was changed then, except with
+/// [`OutcomeUnknown`](Self::OutcomeUnknown).
 #[derive(Debug, thiserror::Error)]
 pub enum ConsoleError {
     /// The page, or what it shows, does not exist or belongs to another owner.
@@ -43,7 +44,10 @@ pub enum ConsoleError {
         "The file is larger than {0} MiB. Split it, or use a command on the machine of the server: docs/commands.md."
     )]
     TooLarge(usize),
-    /// The database failed, or the outcome of a change is unknown. The log has the error.
+    /// The change may have been made: the commit has failed, or the page that follows it cannot be shown.
+    #[error("{0}")]
+    OutcomeUnknown(Box<Self>),
+    /// The database failed. The log has the error.
     #[error("The database does not answer. Try again in a minute.")]
     Database(#[from] sqlx::Error),
     /// A template is wrong. The log has the error.
@@ -64,6 +68,11 @@ pub struct ErrorText {
 }
 
 impl ConsoleError {
+    /// The database has ended the change, because others hold a lock for too long.
+    pub(super) fn database_busy() -> Self {
+        Self::Busy("The database is busy. Try again in a minute.".to_owned())
+    }
+
     fn status(&self) -> StatusCode {
         match self {
             Self::NotFound(_) => StatusCode::NOT_FOUND,
@@ -77,20 +86,7 @@ impl ConsoleError {
             Self::Database(error) if is_bad_value(error) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Database(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Template(_) | Self::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
-        }
-    }
-
-    /// Whether a change may have been made: the connection was lost, perhaps after the commit, or the page that follows
-    /// cannot be shown.
-    fn is_outcome_unknown(&self) -> bool {
-        match self {
-            // An error that the database reports ends the transaction, unless it is about the connection (08, 57P).
-            Self::Database(sqlx::Error::Database(error)) => {
-                error.code().is_none_or(|code| code.starts_with("08") || code.starts_with("57P"))
-            }
-            Self::Database(sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed) => false,
-            Self::Database(_) | Self::Template(_) | Self::Failed(_) => true,
-            _ => false,
+            Self::OutcomeUnknown(error) => error.status(),
         }
     }
 }
@@ -123,8 +119,12 @@ fn is_bad_value(error: &sqlx::Error) -> bool {
 
 impl IntoResponse for ConsoleError {
     fn into_response(self) -> Response {
-        let mut message = self.to_string();
-        match &self {
+        let (error, is_outcome_unknown) = match self {
+            Self::OutcomeUnknown(error) => (*error, true),
+            error => (error, false),
+        };
+        let mut message = error.to_string();
+        match &error {
             Self::Database(error) if is_bad_value(error) => {
                 message = "A value has a character or a size that the database does not accept.".to_owned();
             }
@@ -133,8 +133,8 @@ impl IntoResponse for ConsoleError {
             Self::Failed(error) => tracing::error!(%error, "failure in the console"),
             _ => {}
         }
-        let mut response = self.status().into_response();
-        response.extensions_mut().insert(ErrorText { message, is_outcome_unknown: self.is_outcome_unknown() });
+        let mut response = error.status().into_response();
+        response.extensions_mut().insert(ErrorText { message, is_outcome_unknown });
         response
     }
 }

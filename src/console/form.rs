@@ -209,7 +209,7 @@ impl<T> Form<T> {
         let Self { fields, session, once, .. } = self;
         let (done, secret) = change(&mut transaction, &session.author(), &session, fields).await?;
         finish(transaction, &done, &once).await?;
-        show(&session, secret)
+        show(&session, secret).map_err(|error| ConsoleError::OutcomeUnknown(Box::new(error)))
     }
 
     /// Checks what the sender has entered again, for a form that changes nothing, such as an export.
@@ -299,8 +299,7 @@ async fn finish(mut transaction: PgTransaction<'static>, done: &Done, once: &str
     )
     .execute(&mut *transaction)
     .await?;
-    transaction.commit().await?;
-    Ok(())
+    transaction.commit().await.map_err(|error| ConsoleError::OutcomeUnknown(Box::new(error.into())))
 }
 
 /// Shows the page, with the message of the form.

@@ -147,15 +147,17 @@ impl Owner {
         Ok(Self { id: user.id, username: user.username })
     }
 
-    /// Returns the first 10,000 owners, by their ids.
+    /// Returns the first 10,000 owners, by their ids; or the only one, with the id `only`.
     ///
     /// # Errors
     ///
     /// Database errors.
-    pub async fn all(connection: &mut PgConnection) -> sqlx::Result<Vec<Self>> {
+    pub async fn list(connection: &mut PgConnection, only: Option<i32>) -> sqlx::Result<Vec<Self>> {
         sqlx::query_as!(
             Owner,
-            "select id, username from users where usertype in ('admin', 'reseller') order by id limit 10000"
+            "select id, username from users
+             where usertype in ('admin', 'reseller') and ($1::integer is null or id = $1) order by id limit 10000",
+            only
         )
         .fetch_all(connection)
         .await

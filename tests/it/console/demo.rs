@@ -133,3 +133,14 @@ async fn the_start_is_refused_without_console_url() {
         assert!(messages.contains("it must look like https://console.example.com"), "{url}: {messages}");
     }
 }
+
+/// A template of the operator that cannot be read stops the start, which names it.
+#[tokio::test]
+async fn the_start_is_refused_with_an_invalid_template() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("login.html"), "{% if %}").unwrap();
+    let templates = directory.path().to_str().unwrap();
+    let settings = [("console_listen", "127.0.0.1:0"), ("console_templates", templates)];
+    let messages = refused_start(&[], &settings).await;
+    assert!(messages.contains("console_templates: the template login.html is invalid"), "{messages}");
+}

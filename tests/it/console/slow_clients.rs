@@ -9,7 +9,7 @@ use axum::http::Request;
 use futures_util::{StreamExt, stream};
 use mortise::console::access::Role;
 
-use super::{PASSWORD, console, console_with_settings};
+use super::{ConsoleServer, PASSWORD, Page, console, console_with_settings};
 use crate::harness::program::Program;
 use crate::harness::{FIXTURE_SQL, postgres};
 
@@ -74,13 +74,11 @@ async fn the_console_has_a_limit_of_connections() {
     program.stop();
 }
 
-/// The connection to the database was lost: the page does not say that nothing was changed.
-#[tokio::test]
-async fn an_unknown_outcome_is_named() {
-    let console = console().await;
+/// Changes the password while `lock` is held, and loses the connection that waits for it.
+async fn change_password_and_lose(console: &ConsoleServer, lock: &'static str) -> Page {
     let support = console.log_in(Role::Support).await;
     let mut transaction = console.server.pool.begin().await.unwrap();
-    sqlx::query("select id from console_accounts for update").execute(&mut *transaction).await.unwrap();
+    sqlx::query(lock).execute(&mut *transaction).await.unwrap();
     let new = "another password, quite long";
     let fields = [("old_password", PASSWORD), ("password", new), ("repeated", new)];
     let lose = async {
@@ -89,9 +87,31 @@ async fn an_unknown_outcome_is_named() {
     };
     let (page, ()) = tokio::join!(support.post("/account/password", &fields), lose);
     assert_eq!(page.status, 503);
+    transaction.rollback().await.unwrap();
+    page
+}
+
+/// The connection to the database was lost during the commit: the page does not say that nothing was changed.
+#[tokio::test]
+async fn an_unknown_outcome_is_named() {
+    let console = console().await;
+    // The commit waits for a lock.
+    let hold = "create function hold() returns trigger language plpgsql as 'begin perform pg_advisory_xact_lock(7); return null; end';
+        create constraint trigger hold after update on console_submissions deferrable initially deferred
+            for each row execute function hold()";
+    console.server.execute(hold).await;
+    let page = change_password_and_lose(&console, "select pg_advisory_xact_lock(7)").await;
     page.assert_contains("It is not known whether the change was made. Look before you repeat it");
     page.assert_lacks("Nothing was changed");
-    transaction.rollback().await.unwrap();
+}
+
+/// The connection was lost before the commit.
+#[tokio::test]
+async fn an_interrupted_change_is_not_made() {
+    let console = console().await;
+    let page = change_password_and_lose(&console, "select id from console_accounts for update").await;
+    page.assert_contains("Nothing was changed");
+    page.assert_lacks("It is not known");
 }
 
 /// The change was made, but a template of the operator cannot show the page that follows.

@@ -17,6 +17,7 @@ use crate::console::pages::groups::{GroupChoice, OwnGroup};
 use crate::console::render::{PageResult, to_value};
 use crate::console::session::Session;
 use crate::dialect::TEXT_LEN_MAX;
+use crate::error::ApiError;
 use crate::input;
 
 /// Characters in MOR's column `cards.language`.
@@ -118,6 +119,7 @@ fn explain(error: GenerationError) -> ConsoleError {
             "There are not enough numbers of {length} digits above the first one. Enter a lower first number."
         )),
         GenerationError::BackOffice(error) => error.into(),
+        GenerationError::Api(ApiError::Unavailable) => ConsoleError::database_busy(),
         GenerationError::Api(_) => ConsoleError::Failed(error.to_string()),
     }
 }

@@ -266,7 +266,8 @@ pub(super) fn explain(error: ApiError) -> ConsoleError {
             "Digits of a PIN: a number from 1 to 30.".to_owned()
         }
         ApiError::NumberLengthOutOfRange => "Digits of a card number: a number from 1 to 30.".to_owned(),
-        ApiError::TransactionFailed => "An amount is too large.".to_owned(),
+        ApiError::TransactionFailed => "An amount is too large, or the taxes are -100 % or less.".to_owned(),
+        ApiError::Unavailable => return ConsoleError::database_busy(),
         error => return ConsoleError::Failed(format!("card group: {error:?}")),
     })
 }

@@ -59,10 +59,7 @@ pub(super) async fn show_statement(
     session: Session,
     Query(mut fields): Query<Fields>,
 ) -> PageResult {
-    let mut owners = Owner::all(&mut *console.pool.acquire().await?).await?;
-    if let Some(own_id) = session.owner_id() {
-        owners.retain(|owner| owner.id() == own_id);
-    }
+    let owners = Owner::list(&mut *console.pool.acquire().await?, session.owner_id()).await?;
     let owner = match fields.user.trim() {
         // A reseller has no choice.
         "" => owners.first().filter(|_| session.owner_id().is_some()),
