@@ -1,14 +1,19 @@
 //! An import that is cut off at any moment leaves the tables of Mortise empty, or complete; started again, it completes
 //! with the same result.
 
-use std::io::BufRead;
+use std::io::{BufRead, BufReader, Write};
+use std::process::Stdio;
 
-use sqlx::AssertSqlSafe;
+use rustix::process::{Pid, Signal, kill_process};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions};
 
 use super::generator::{AGES, Generated};
 use super::{BASICS, Import, X7_SCHEMA};
-use crate::harness::postgres;
-use crate::operator::commands::url;
+use crate::harness::mariadb::{self, Mor};
+use crate::harness::process::create_data_dir;
+use crate::harness::{postgres, with_timeout};
+use crate::operator::commands::{command, run_command, url};
 
 const STEPS: [&str; 5] = ["inspect", "stage", "validate", "build", "verify"];
 const CUTS: [Cut; 3] = [Cut::Program, Cut::PostgresConnection, Cut::MySqlConnection];
@@ -105,6 +110,47 @@ async fn an_import_that_is_cut_off_at_random_moments_has_the_same_result() {
     println!("{} imports ended before the cut; staged rows used again: {is_reused}", results.len());
     let output = import.run(&["reconcile", &import.mor.url()]);
     assert_eq!(output.code, 0, "{output:?}");
+}
+
+/// The process of PostgreSQL that serves the import is killed: PostgreSQL restarts, and empties the unlogged tables
+/// that have the staged rows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_of_postgres_loses_nothing() {
+    let mor = Mor::new(&[X7_SCHEMA, BASICS].concat()).await;
+    let data = create_data_dir();
+    let import = |options: &[&str]| {
+        let mut command = command(&[&["import", &mor.url(), "--time-zone", "UTC"], options].concat());
+        command.env_remove("DATABASE_URL").env("MORTISE_DATA_DIR", data.path());
+        command
+    };
+    let mut child = import(&["--json"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    writeln!(child.stdin.take().unwrap(), "{}", mariadb::PASSWORD).unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("\"step\":\"inspect\"")));
+    let password = std::fs::read_to_string(data.path().join("password")).unwrap();
+    let options = PgConnectOptions::new_without_pgpass().socket(data.path().join("run")).username("mortise");
+    let options = options.database("mortise").password(password.trim()).disable_statement_logging();
+    // The import waits for this lock when it builds the tables.
+    let mut connection = options.connect().await.unwrap();
+    sqlx::raw_sql("begin; lock table cards in access share mode").execute(&mut connection).await.unwrap();
+    let waiting =
+        "select pid from pg_stat_activity where application_name = 'mortise import' and wait_event_type = 'Lock'";
+    let find = async {
+        loop {
+            if let Some(pid) = sqlx::query_scalar(waiting).fetch_optional(&mut connection).await.unwrap() {
+                return pid;
+            }
+        }
+    };
+    let pid: i32 = with_timeout("the import that waits", find).await;
+    kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+    assert_ne!(child.wait().unwrap().code(), Some(0));
+
+    let output = run_command(import(&[]), mariadb::PASSWORD);
+    assert!(output.code == 0 && output.stdout.contains("every row and every checksum agrees"), "{output:?}");
+    assert!(!output.stderr.contains("are used again"), "{output:?}");
+    let again = run_command(import(&[]), mariadb::PASSWORD);
+    assert!(again.code == 0 && again.stdout.contains("Nothing has changed since the import"), "{again:?}");
 }
 
 /// The staging was complete when the program was killed.

@@ -313,6 +313,8 @@ async fn replies_are_zip_files_without_test() {
             // Bit 3 of the flags: sizes follow the data. The sizes of the header are in its ZIP64 field, and unknown.
             assert_eq!(reply.bytes[6] & 8, 8);
             assert_eq!(u16::from_le_bytes([reply.bytes[8], reply.bytes[9]]), 8);
+            let number_at = |at: usize| u16::from_le_bytes([reply.bytes[at], reply.bytes[at + 1]]);
+            assert_eq!((number_at(4), number_at(30 + name.len())), (45, 1), "version 4.5 and the ZIP64 field");
         }
     }
     let text = list(&server, "admin", "tariff_id=20&test=1").await;
