@@ -27,14 +27,18 @@ const ROUND_DURATION: Duration = Duration::from_secs(3);
 /// The time between two pages, of all accounts together: ten accounts that open a page every ten seconds.
 const PAGE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Requests each page beside sales. Then sells without and beside accounts that request a page each second.
+/// Requests each page beside sales. Then sells without and beside accounts that request a page each
+/// second, and then a report.
 pub async fn measure(environment: &BenchEnvironment, size: BenchSize, report: &mut Report) {
     eprintln!("creating {} cards for the console", size.console_cards);
     insert_fixtures(environment, size.console_cards / 10).await;
     let server = environment.start_server(&[("console_listen", "127.0.0.1:0")]);
     let pages = find_pages(environment, size.console_cards / 10).await;
     measure_pages(environment, size, &server, &pages, report).await;
-    measure_sales_beside_pages(environment, size, &server, &pages, report).await;
+    let (reports, daily): (Vec<_>, Vec<_>) = pages.into_iter().partition(|page| page.name.contains("of a year"));
+    for (name, pages) in [("console page", daily), ("report of a year", reports)] {
+        measure_sales_beside_pages(environment, size, &server, (name, &pages), report).await;
+    }
 }
 
 /// A page of the console, with the request for it.
@@ -199,7 +203,7 @@ async fn measure_sales_beside_pages(
     environment: &BenchEnvironment,
     size: BenchSize,
     server: &ServerProcess,
-    pages: &[Page],
+    (name, pages): (&str, &[Page]),
     report: &mut Report,
 ) {
     let sell = async || {
@@ -232,7 +236,7 @@ async fn measure_sales_beside_pages(
     }
     let [alone, beside] = loads;
     report.add(
-        Measurement::new("sales beside a page of the console each second", beside.requests_per_second(), "sales/s")
+        Measurement::new(format!("sales beside a {name} each second"), beside.requests_per_second(), "sales/s")
             .with_latency(beside.percentile(0.5), beside.percentile(0.99))
             .with_baseline("sales without them", alone.requests_per_second())
             .with_goal(Goal::RatioAtLeast(0.97)),

@@ -109,14 +109,19 @@ impl BenchEnvironment {
         sqlx::raw_sql(AssertSqlSafe(statements.to_owned())).execute(&self.pool).await.unwrap();
     }
 
-    /// Starts a server process on the database.
-    pub fn start_server(&self, settings: &[(&str, &str)]) -> ServerProcess {
+    /// The program `mortise`, for the database.
+    pub fn command(&self) -> Command {
         let socket = self.connect_options.get_socket().unwrap().display().to_string();
         let url = format!("postgres://mortise:{}@localhost/mortise?host={socket}", self.password);
         let mut command = Command::new(env!("CARGO_BIN_EXE_mortise"));
         // For the file with the address of the server.
-        command.env("DATABASE_URL", url).env("MORTISE_DATA_DIR", self.scratch_dir().join("data"));
-        ServerProcess::start(&mut command, settings)
+        command.env("DATABASE_URL", url).env("MORTISE_DATA_DIR", self.scratch_dir().join("data")).current_dir("/");
+        command
+    }
+
+    /// Starts a server process on the database.
+    pub fn start_server(&self, settings: &[(&str, &str)]) -> ServerProcess {
+        ServerProcess::start(&mut self.command(), settings)
     }
 
     /// A directory for temporary files.
@@ -171,10 +176,7 @@ impl ServerProcess {
 
     /// Memory of the process in megabytes, by the field of `/proc/PID/status`: current (`VmRSS`) or peak (`VmHWM`).
     pub fn memory_mb(&self, field: &str) -> f64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
-        let line = status.lines().find(|line| line.starts_with(field));
-        line.and_then(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok())
-            .map_or(f64::NAN, |kilobytes| kilobytes / 1024.0)
+        memory_mb(&self.child, field)
     }
 
     /// Stops the server by SIGTERM and waits for its exit.
@@ -190,4 +192,17 @@ impl Drop for ServerProcess {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The peak of a process's memory so far.
+pub fn peak_memory_mb(child: &Child) -> f64 {
+    memory_mb(child, "VmHWM")
+}
+
+/// A field of `/proc/PID/status` in megabytes.
+fn memory_mb(child: &Child, field: &str) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with(field));
+    line.and_then(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok())
+        .map_or(f64::NAN, |kilobytes| kilobytes / 1024.0)
 }

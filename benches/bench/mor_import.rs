@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use mortise::managed_postgres::ManagedPostgres;
 use sqlx::{AssertSqlSafe, PgPool};
 
+use crate::fixtures::peak_memory_mb;
 use crate::report::{Goal, Measurement, Report};
 
 const MOR_TABLES: &str = include_str!("../../tests/it/mor_import/mor_x7.sql");
@@ -146,14 +147,6 @@ fn import(mariadb: &MariaDb, database: &str) -> Imported {
         verify: (end - verify).as_secs_f64(),
         memory_mb,
     }
-}
-
-/// The peak of a process's memory so far.
-fn peak_memory_mb(child: &Child) -> f64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
-    let line = status.lines().find(|line| line.starts_with("VmHWM"));
-    line.and_then(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok())
-        .map_or(0.0, |kilobytes| kilobytes / 1024.0)
 }
 
 /// A directory that the operating system user of PostgreSQL can enter.
