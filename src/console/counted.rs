@@ -26,9 +26,9 @@ use crate::back_office::selection::StateCount;
 
 /// How long a page waits.
 const WAIT: Duration = Duration::from_millis(50);
-/// A result is used again for this multiple of the time that it took: counting again costs at most two percent of a
+/// A result is used again for this multiple of the time that it took: counting again costs at most one percent of a
 /// core, and what is counted at once is always current.
-const REUSE_FACTOR: u32 = 50;
+const REUSE_FACTOR: u32 = 100;
 /// Maximum number of stored results of a kind.
 const ENTRIES_MAX: usize = 64;
 /// Maximum number of statements that count at the same time. Others wait.

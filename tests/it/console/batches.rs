@@ -395,7 +395,7 @@ async fn a_batch_is_counted_in_the_background() {
     // Too many cards.
     counts.forget(|_| true);
     let slow = async || {
-        // The result is used again for fifty times as long.
+        // The result is used again for a hundred times as long.
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         Ok(None)
     };

@@ -29,7 +29,7 @@ const TABLES: [&str; 8] =
     ["cards", "payments", "actions", "ccorders", "cclineitems", "change_log", "email_outbox", "vouchers"];
 
 /// Parts of a statement, its values, and the index conditions that its plan must have.
-const LOOKUPS: [(&[&str], &[&str], &[&str]); 18] = [
+const LOOKUPS: [(&[&str], &[&str], &[&str]); 17] = [
     (
         &["select id as \"id!\" from cards", "where number = $1", "limit $2"],
         &["'1000042'", "100", "null"],
@@ -75,7 +75,7 @@ const LOOKUPS: [(&[&str], &[&str], &[&str]); 18] = [
     ),
     (
         &["-- Reads what has happened to a card, the latest first"],
-        &["1042", "6", "'1000042'", "51", "null", "null", "null", "false"],
+        &["1042", "6", "'1000042'", "51", "null", "null", "null", "null"],
         &[
             "using payments_user_date_added on payments",
             "using actions_target on actions",
@@ -91,11 +91,6 @@ const LOOKUPS: [(&[&str], &[&str], &[&str]); 18] = [
         &["and not exists (select from payments refund"],
         &["array[1042, 1043]"],
         &["using payments_user_date_added on payments", "using payments_reverses on payments"],
-    ),
-    (
-        &["as replaced_by,", "as replaces"],
-        &["1042"],
-        &["using payments_replaces_card_unique on payments", "using payments_sale_card_unique on payments"],
     ),
     (&["with recursive chain (id)"], &["1042"], &["using payments_sale_card_unique on payments"]),
     (
@@ -122,7 +117,11 @@ const LOOKUPS: [(&[&str], &[&str], &[&str]); 18] = [
     (
         &["coalesce(replacing.number"],
         &["1042"],
-        &["using change_log_target on change_log", "using payments_replaces_card_unique on payments p"],
+        &[
+            "using change_log_target on change_log",
+            "using payments_sale_card_unique on payments",
+            "using payments_replaces_card_unique on payments p",
+        ],
     ),
 ];
 
