@@ -39,7 +39,7 @@ pub fn code_at(secret: &[u8], step: u64) -> Option<String> {
     Some(format!("{:06}", (u32::from_be_bytes(bytes) & 0x7fff_ffff) % 1_000_000))
 }
 
-/// Returns the step whose code this is, at most [`STEPS_AROUND`] from `now_step`. `None`: the code is wrong.
+/// Returns the step whose code this is, at most one step from `now_step`. `None`: the code is wrong.
 /// Spaces in the code are ignored.
 pub fn matching_step(secret: &[u8], code: &str, now_step: u64) -> Option<u64> {
     let code: String = code.chars().filter(|char| !char.is_whitespace()).collect();

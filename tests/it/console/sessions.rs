@@ -295,7 +295,7 @@ async fn a_session_ends_after_12_hours() {
     move_back(&console, "created_at", 1).await;
     assert!(!is_open(&client).await);
     console.server.assert_rows("select count(*) from console_sessions", &["1"]).await;
-    session::delete_ended(&mut *console.server.pool.acquire().await.unwrap()).await.unwrap();
+    session::delete_ended(&mut console.server.pool.acquire().await.unwrap()).await.unwrap();
     console.server.assert_rows("select count(*) from console_sessions", &["0"]).await;
 }
 
