@@ -92,8 +92,10 @@ fn main() {
                 only = Some(section.unwrap_or_else(|_| panic!("--only takes one of {}", Section::VARIANTS.join(", "))));
             }
             "--mor-cards" => size.mor_cards = arguments.next().and_then(|cards| cards.parse().ok()).unwrap(),
+            "--console-cards" => size.console_cards = arguments.next().and_then(|cards| cards.parse().ok()).unwrap(),
             other => panic!(
-                "unknown option {other}; the options are --quick, --only SECTION, --mor-cards COUNT and --json FILE"
+                "unknown option {other}; the options are --quick, --only SECTION, --mor-cards COUNT, \
+                 --console-cards COUNT and --json FILE"
             ),
         }
     }
