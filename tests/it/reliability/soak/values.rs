@@ -113,7 +113,7 @@ pub fn parameters(operation: &str) -> &'static [(&'static str, ValueKind)] {
     }
 }
 
-const BOUNDARIES: &[&str] = &[
+pub const BOUNDARIES: &[&str] = &[
     "0",
     "-0",
     "1",
@@ -146,7 +146,7 @@ const BOUNDARIES: &[&str] = &[
     "1,5",
 ];
 
-const HOSTILE: &[&str] = &[
+pub const HOSTILE: &[&str] = &[
     "",
     " ",
     "'",
