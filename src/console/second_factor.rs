@@ -55,7 +55,8 @@ impl Account {
         author: &Author,
     ) -> sqlx::Result<()> {
         sqlx::query!(
-            "update console_accounts set totp_secret = $2, totp_last_step = null, totp_pending = null, totp_pending_at = null, totp_pending_session_id = null
+            "update console_accounts set totp_secret = $2, totp_last_step = null,
+                 totp_pending = null, totp_pending_at = null, totp_pending_session_id = null
              where id = $1",
             self.id,
             secret

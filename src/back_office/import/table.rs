@@ -11,9 +11,10 @@ use crate::store::bulk_create::Group;
 /// Cards that one statement creates.
 const BATCH_CARDS: i64 = 20_000;
 
+/// Numbers and PINs have the collation of those of cards: with another one, the indexes of `cards` cannot be used.
 const CREATE_TABLE: &str = "
     create temporary table card_import_lines (
-        line bigint primary key, number text collate \"C\" not null, pin text collate \"C\" not null, balance numeric not null,
+        line bigint primary key, number text not null, pin text not null, balance numeric not null,
         batch_number text not null, serial text, language text not null, name text not null
     ) on commit drop";
 const INSERT_LINES: &str = "
@@ -104,7 +105,9 @@ pub(super) async fn check(
     }
     outcome.refused.sort_by_key(|refused| refused.line);
     outcome.refused.truncate(REFUSED_LINES_MAX);
-    let ends = sqlx::query("select min(number) as first, max(number) as last from card_import_lines");
+    let ends = sqlx::query(
+        r#"select min(number collate "C") as first, max(number collate "C") as last from card_import_lines"#,
+    );
     let ends = ends.fetch_one(connection).await?;
     (outcome.first, outcome.last) = (ends.try_get("first")?, ends.try_get("last")?);
     Ok(())

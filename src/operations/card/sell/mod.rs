@@ -29,9 +29,9 @@ use crate::store::bulk_create::reset_lock_timeout;
 use crate::store::stock::is_card_already_paid;
 use crate::xml::XmlReply;
 
-/// How long the reply waits to a sale that the database refuses, if it ran alone. A client that repeats such a sale at
-/// once made the other sales 42 % slower, and 3 % with the delay: a refused statement costs as much as that of several
-/// sales in a batch.
+/// The delay of the reply to a sale that the database has refused and that ran alone. Without it, a client that repeats
+/// such a sale makes the other sales 42 % slower, with it 3 %: a refused statement costs as much as a statement that
+/// makes several sales.
 const REFUSED_SALE_DELAY: Duration = Duration::from_millis(10);
 
 /// The operation's description and handler. Hashed: `email`, `id` and `quantity`, and the other sent parameters of the

@@ -3,6 +3,8 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
+use mortise::back_office::import::CardImport;
+use mortise::store::change_log::Author;
 use tempfile::TempDir;
 
 use super::{CommandOutput, Operator, command, run_command};
@@ -284,4 +286,36 @@ async fn line_numbers_are_right_for_all_line_breaks() {
             ],
         );
     }
+}
+
+/// Each number and PIN is looked up by its index, also before the cards are analyzed.
+#[tokio::test]
+async fn cards_are_looked_up_by_indexes() {
+    let Operator { server, .. } = Operator::new().await;
+    server
+        .execute(
+            "alter table cards set (autovacuum_enabled = off);
+             insert into cardgroups (id, name, number_length, pin_length) values (400, 'twelve', 12, 12);
+             insert into cards (cardgroup_id, number, pin)
+             select 400, (100000000000 + i)::text, (200000000000 + i)::text from generate_series(1, 20000) i",
+        )
+        .await;
+    let mut file = "number,pin,balance\n".to_owned();
+    for line in 1..=50 {
+        writeln!(file, "{},{},1", 300_000_000_000_u64 + line, 400_000_000_000_u64 + line).unwrap();
+    }
+    let import = CardImport {
+        source: file.as_bytes(),
+        group: 400,
+        is_dry_run: true,
+        batch_number: String::new(),
+        lines_max: None,
+        hides_used: false,
+    };
+    let mut transaction = server.pool.begin().await.unwrap();
+    let author = Author::Command { operator: "ann".to_owned() };
+    assert!(import.run(&mut transaction, &author, |_| {}).await.unwrap().is_accepted());
+    let read = "select seq_tup_read + idx_tup_fetch from pg_stat_xact_user_tables where relname = 'cards'";
+    let rows: i64 = sqlx::query_scalar(read).fetch_one(&mut *transaction).await.unwrap();
+    assert!(rows < 100, "{rows} cards were read");
 }
