@@ -1,15 +1,68 @@
-//! The measurements of `tariff_retail_import`.
+//! The measurements of `tariff_retail_import` and of `mortise cards import`.
 
 use std::fmt::Write;
-use std::time::Instant;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use crate::BenchSize;
-use crate::fixtures::{BenchEnvironment, ServerProcess};
+use crate::fixtures::{BenchEnvironment, ServerProcess, UNSOLD_GROUP_ID, peak_memory_mb};
 use crate::load::{self, request_hash};
 use crate::report::{Goal, Measurement, Report};
 
-/// Imports a tariff with a rate for each of many destination groups, into a new tariff and then again.
+/// The group of imported cards.
+const CARD_GROUP_ID: u32 = 301;
+
 pub async fn measure(environment: &BenchEnvironment, size: BenchSize, report: &mut Report) {
+    measure_tariffs(environment, size, report).await;
+    measure_cards(environment, size.created_cards, report).await;
+}
+
+/// Imports a file with this number of cards.
+async fn measure_cards(environment: &BenchEnvironment, cards: u32, report: &mut Report) {
+    environment
+        .execute(&format!(
+            "insert into cardgroups (id, name, price, tax_id, tell_balance_in_currency, number_length, pin_length)
+             values ({CARD_GROUP_ID}, 'imported', 8.4, 1, 'USD', 12, 15)"
+        ))
+        .await;
+    let file = environment.scratch_dir().join("cards.csv");
+    let mut lines = "number,pin,balance,serial\n".to_owned();
+    for number in 1..=u64::from(cards) {
+        let _ = writeln!(lines, "{},{:015},8.4,S-{number}", 700_000_000_000 + number, number * 982_451_653);
+    }
+    std::fs::write(&file, lines).unwrap();
+    let mut bare_insert = time_bare_card_insert(environment, cards).await / 2.0;
+    let mut command = environment.command();
+    command.args(["cards", "import", "--group", &CARD_GROUP_ID.to_string()]).arg(&file);
+    let start = Instant::now();
+    let mut child = command.stdout(Stdio::null()).spawn().unwrap();
+    let mut memory = 0.0_f64;
+    let status = loop {
+        memory = memory.max(peak_memory_mb(&child));
+        match child.try_wait().unwrap() {
+            Some(status) => break status,
+            None => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    };
+    let seconds = start.elapsed().as_secs_f64();
+    assert!(status.success());
+    bare_insert += time_bare_card_insert(environment, cards).await / 2.0;
+    report.add(
+        Measurement::new(format!("mortise cards import, {cards} cards"), seconds, "s")
+            .with_baseline("bare INSERT … SELECT", bare_insert),
+    );
+    report.add(Measurement::new("memory of this command", memory, "MB").with_goal(Goal::AtMost(64.0)));
+}
+
+/// The duration of one INSERT … SELECT of the same number of cards, in seconds.
+async fn time_bare_card_insert(environment: &BenchEnvironment, cards: u32) -> f64 {
+    let start = Instant::now();
+    environment.add_cards(UNSOLD_GROUP_ID, cards).await;
+    start.elapsed().as_secs_f64()
+}
+
+/// Imports a tariff with a rate for each of many destination groups, into a new tariff and then again.
+async fn measure_tariffs(environment: &BenchEnvironment, size: BenchSize, report: &mut Report) {
     let rates = size.imported_rates;
     environment
         .execute(&format!(
