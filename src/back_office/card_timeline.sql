@@ -3,8 +3,7 @@
 -- "offset 0" makes the planner look up the rows of each payment, voucher or order; it could read those of all.
 --
 -- $1 the card's id, $2 its group, $3 its number, $4 number of rows, $5 $6 $7 the position: microseconds since 1970, part and id
--- $8 for a reseller, the name of the account (null: all is shown): without the names of operators and of other accounts, and without
--- vouchers, which can belong to other cards of the number
+-- $8 for a reseller: without vouchers, which can belong to other cards of the number
 select to_char(at, 'YYYY-MM-DD HH24:MI:SS') as "at!", (extract(epoch from at) * 1000000)::bigint as "microseconds!",
     part as "part!", id as "id!", author, event as "event!: Json<Event>"
 from (
@@ -36,13 +35,13 @@ from (
             from vouchers v, lateral (
                 select * from actions where target_type = 'Voucher' and target_id = v.id offset 0
             ) of_voucher
-            where v.number = $3::text and $8::text is null
+            where v.number = $3::text and not $8::boolean
         ) a left join users u on u.id = a.user_id
     )
     union all
     (
-        select c.at, 3, c.id, case when c.user_id is null and c.who <> $8::text then 'operator' else c.who || coalesce(' (' || c.operator || ')', '') end,
-            jsonb_build_object('change', jsonb_build_object('before', c.before, 'after', c.after))
+        select c.at, 3, c.id, c.who, jsonb_build_object('change', jsonb_build_object(
+            'before', c.before, 'after', c.after, 'user_id', c.user_id, 'operator', c.operator))
         from (
             select * from change_log where what = 'card' and target_id = $1
             union all

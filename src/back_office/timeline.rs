@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use sqlx::PgConnection;
 use sqlx::types::Json;
 
+use super::changes::hide_author;
 use super::details::CardRow;
 
 /// Number of entries of a page of the list.
@@ -66,9 +67,22 @@ struct Row {
 #[serde(rename_all = "snake_case")]
 enum Event {
     Payment(Payment),
-    Action { action: String, details: String },
-    Change { before: Option<Map<String, Value>>, after: Option<Map<String, Value>> },
-    Mail { id: Option<i64>, address: String, error: Option<String>, state: Option<String> },
+    Action {
+        action: String,
+        details: String,
+    },
+    Change {
+        before: Option<Map<String, Value>>,
+        after: Option<Map<String, Value>>,
+        user_id: Option<i32>,
+        operator: Option<String>,
+    },
+    Mail {
+        id: Option<i64>,
+        address: String,
+        error: Option<String>,
+        state: Option<String>,
+    },
 }
 
 #[derive(Debug, Deserialize)]
@@ -108,14 +122,20 @@ pub async fn load(
         before.map(|position| position.microseconds),
         before.map(|position| position.part),
         before.map(|position| position.id),
-        reseller
+        reseller.is_some()
     );
     let mut rows = rows.fetch_all(connection).await?;
     let has_earlier = rows.len() > ENTRIES_MAX;
     rows.truncate(ENTRIES_MAX);
     let last = rows.last().filter(|_| has_earlier);
     let earlier = last.map(|row| format!("{}_{}_{}", row.microseconds, row.part, row.id));
-    let entries = rows.into_iter().map(|Row { at, author, event: Json(event), .. }| {
+    let entries = rows.into_iter().map(|Row { at, mut author, event: Json(mut event), .. }| {
+        if let (Event::Change { user_id, operator, .. }, Some(who)) = (&mut event, &mut author) {
+            if let Some(account) = reseller {
+                hide_author(who, operator, *user_id, account);
+            }
+            who.extend(operator.iter().map(|operator| format!(" ({operator})")));
+        }
         let (kind, text) = event.describe();
         TimelineEntry { at, kind, text, author }
     });
@@ -127,7 +147,7 @@ impl Event {
         match self {
             Self::Payment(payment) => ("payment", payment.describe()),
             Self::Action { action, details } => ("action", describe_action(action, details)),
-            Self::Change { before, after } => {
+            Self::Change { before, after, .. } => {
                 let [before, after] = [before, after].map(|fields| fields.clone().unwrap_or_default());
                 ("change", describe_change(&before, &after))
             }

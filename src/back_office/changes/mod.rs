@@ -63,6 +63,15 @@ pub struct FoundChange {
     pub fields: Json<Vec<FieldTexts>>,
 }
 
+/// Hides from a reseller, whose account is `account`, who made a change: neither users of the operating system nor
+/// other accounts are named. API users are.
+pub fn hide_author(who: &mut String, operator: &mut Option<String>, user_id: Option<i32>, account: &str) {
+    *operator = None;
+    if user_id.is_none() && who != account {
+        "operator".clone_into(who);
+    }
+}
+
 /// What the values `$1` to `$7` of the statements have. `of_target.sql` reads the fields by their names.
 #[derive(Debug, Clone, Serialize)]
 struct Matching {

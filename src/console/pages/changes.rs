@@ -7,7 +7,7 @@ use minijinja::context;
 use serde::{Deserialize, Serialize};
 
 use super::{next_of, rows_to_read};
-use crate::back_office::changes::{ChangeFilter, DAYS_DEFAULT, Export, FoundChange, Search};
+use crate::back_office::changes::{ChangeFilter, DAYS_DEFAULT, Export, FoundChange, Search, hide_author};
 use crate::console::Console;
 use crate::console::access::{Access, Role};
 use crate::console::download::send_file;
@@ -126,11 +126,7 @@ impl ShownChange {
         let role = session.account.role;
         let is_admin = role == Role::Admin;
         if role == Role::Reseller {
-            // A reseller sees neither users of the operating system nor other accounts.
-            change.operator = None;
-            if change.user_id.is_none() && change.who != session.account.name {
-                change.who = "operator".to_owned();
-            }
+            hide_author(&mut change.who, &mut change.operator, change.user_id, &session.account.name);
         }
         let what = change.what.as_str();
         let unit = |name: &str| {

@@ -75,7 +75,7 @@ const LOOKUPS: [(&[&str], &[&str], &[&str]); 17] = [
     ),
     (
         &["-- Reads what has happened to a card, the latest first"],
-        &["1042", "6", "'1000042'", "51", "null", "null", "null", "null"],
+        &["1042", "6", "'1000042'", "51", "null", "null", "null", "false"],
         &[
             "using payments_user_date_added on payments",
             "using actions_target on actions",
