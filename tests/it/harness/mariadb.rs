@@ -196,6 +196,8 @@ impl MariaDb {
             .arg(format!("--port={port}"))
             .arg(format!("--socket={}", directory.join("socket").display()))
             .arg(format!("--pid-file={}", directory.join("pid").display()))
+            // A server that starts deletes the temporary tables of all servers with the same directory.
+            .arg(format!("--tmpdir={}", directory.display()))
             .args(tls_arguments(&directory, has_tls))
             // The data is not needed after the tests.
             .args(["--innodb-flush-log-at-trx-commit=0", "--innodb-doublewrite=0", "--innodb-buffer-pool-size=64M"])

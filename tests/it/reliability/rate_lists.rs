@@ -116,14 +116,9 @@ async fn lost_database_cuts_the_reply() {
         let (status, mut body) = start_body(&server, test).await;
         assert_eq!(status, StatusCode::OK);
         with_timeout("the head", body.next()).await.unwrap().unwrap();
-        wait_for_snapshot(&server, true).await;
-        server
-            .execute(
-                "select pg_terminate_backend(pid) from pg_stat_activity
-                 where datname = current_database() and application_name = 'mortise'
-                     and coalesce(backend_xmin, backend_xid) is not null",
-            )
-            .await;
+        // Until a session is terminated: planning has a snapshot of its own, and no snapshot is open after it.
+        let terminate = format!("select pg_terminate_backend(pid)::text from ({SNAPSHOTS}) session");
+        server.wait_for_rows(&terminate, |terminated| !terminated.is_empty()).await;
         let rest: Result<Vec<_>, _> = with_timeout("the end of the reply", body.try_collect()).await;
         assert!(rest.is_err(), "{test}");
         // Otherwise the next round could see the snapshot of the process that ends here.
