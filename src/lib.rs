@@ -26,6 +26,7 @@ pub mod money;
 pub mod mor_import;
 pub mod number;
 pub mod operations;
+pub mod pin;
 pub mod sales;
 pub mod server;
 pub mod spool;

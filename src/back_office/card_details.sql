@@ -1,5 +1,6 @@
 -- Reads a card with its group, owner and distributor. $1 the card's id
-select c.id, c.number, c.pin, c.serial, c.batch_number, c.cardgroup_id, g.name as cardgroup, g.price as "cardgroup_price: Money",
+select c.id, c.number, length(nullif(btrim(c.pin), '')) as pin_length, c.serial, c.batch_number,
+    c.cardgroup_id, g.name as cardgroup, g.price as "cardgroup_price: Money",
     coalesce(c.owner_id, 0) as "owner_id!", owner.username as "owner?", card_state(c) as "state!",
     coalesce(c.balance, 0) as "balance!: Money", c.sold = 1 as "sold!", c.hidden <> 0 as "hidden!", c.withheld,
     c.retired_at is not null as "retired!", c.callerid, c.language, c.name,

@@ -8,6 +8,7 @@ use sqlx::PgConnection;
 
 use super::BackOfficeError;
 use crate::number;
+use crate::pin::Pin;
 use crate::store::change_log::{Author, Change, Target, What};
 
 /// Maximum number of cards that a search returns.
@@ -27,7 +28,7 @@ pub enum CardKey {
     /// The card number.
     Number(String),
     /// The PIN.
-    Pin(String),
+    Pin(Pin),
     /// The caller id of the card.
     CallerId(String),
     /// The address to which the card was sent; letter case is ignored.
@@ -91,7 +92,7 @@ impl CardKey {
         let digits: String = text.chars().filter(|char| ![' ', '-'].contains(char)).collect();
         let grouped = Some(digits).filter(|digits| digits != text && number::is_digits(digits));
         for text in [Some(text.to_owned()), grouped].into_iter().flatten() {
-            keys.extend([Self::Number(text.clone()), Self::Pin(text.clone()), Self::CallerId(text)]);
+            keys.extend([Self::Number(text.clone()), Self::Pin(text.as_str().into()), Self::CallerId(text)]);
         }
         keys
     }
@@ -149,7 +150,7 @@ impl CardKey {
                         where pin <> '' and pin = $1 and (hidden <> 0 or quarantined_at is not null)
                             and ($3::integer is null or coalesce(owner_id, 0) = $3)
                         limit $2)"#,
-                    pin.trim(),
+                    pin.expose().trim(),
                     READ_ROWS_MAX,
                     owner_id
                 )

@@ -1,6 +1,6 @@
 //! Accounts of the console: the table `console_accounts`. API users and their passwords do not open the console.
 
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use serde_json::json;
 use sqlx::PgConnection;
 
@@ -21,7 +21,7 @@ pub struct Account {
     pub is_demo: bool,
     pub password_argon2: SecretString,
     /// The secret of the second factor, once its first code was correct.
-    pub totp_secret: Option<Vec<u8>>,
+    pub totp_secret: Option<SecretSlice<u8>>,
     pub is_blocked: bool,
 }
 
@@ -42,7 +42,7 @@ impl AccountRow {
     fn read(self) -> sqlx::Result<Account> {
         let Self { id, name, user_id, can_reveal_pins, is_demo, totp_secret, is_blocked, .. } = self;
         let role = self.role.parse().map_err(|error| sqlx::Error::Decode(format!("role: {error}").into()))?;
-        let password_argon2 = self.password_argon2.into();
+        let (password_argon2, totp_secret) = (self.password_argon2.into(), totp_secret.map(SecretSlice::from));
         Ok(Account { id, name, role, user_id, can_reveal_pins, is_demo, password_argon2, totp_secret, is_blocked })
     }
 }

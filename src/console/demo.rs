@@ -10,6 +10,7 @@ use axum::extract::{Query, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Redirect};
 use minijinja::context;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
@@ -53,7 +54,7 @@ struct DemoLink {
 #[derive(Debug, Deserialize)]
 pub(super) struct DemoFields {
     #[serde(default)]
-    key: String,
+    key: SecretString,
 }
 
 impl Console {
@@ -132,8 +133,8 @@ async fn ensure_account(connection: &mut PgConnection) -> Result<(), ConsoleErro
 /// `GET /demo?key=…`: a page whose button opens the console. A program that fetches links in advance does not spend it.
 pub(super) async fn get_demo(State(console): State<Arc<Console>>, Query(fields): Query<DemoFields>) -> PageResult {
     console.demand_demo()?;
-    let is_valid = console.check_demo_key(&fields.key, false);
-    console.render_public("demo.html", context! { is_valid, key => fields.key, password => PASSWORD })
+    let is_valid = console.check_demo_key(fields.key.expose_secret(), false);
+    console.render_public("demo.html", context! { is_valid, key => fields.key.expose_secret(), password => PASSWORD })
 }
 
 /// `POST /demo`: opens a session.
@@ -144,7 +145,7 @@ pub(super) async fn post_demo(
     PublicForm(fields): PublicForm<DemoFields>,
 ) -> PageResult {
     console.demand_demo()?;
-    if !console.check_demo_key(&fields.key, true) {
+    if !console.check_demo_key(fields.key.expose_secret(), true) {
         return console.render_public("demo.html", context! { is_valid => false, key => "", password => PASSWORD });
     }
     let mut connection = console.pool.acquire().await?;

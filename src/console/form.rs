@@ -6,6 +6,7 @@ use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::response::{IntoResponse, Redirect, Response};
 use bigdecimal::BigDecimal;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use sqlx::{PgConnection, PgTransaction};
@@ -13,7 +14,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::Console;
 use super::attempts::Attempt;
-use super::error::ConsoleError;
+use super::error::{ConsoleError, sentence};
 use super::session::Session;
 use crate::auth::passwords;
 use crate::store::change_log::Author;
@@ -22,13 +23,13 @@ use crate::store::change_log::Author;
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Envelope {
     #[serde(default)]
-    token: String,
+    token: SecretString,
     /// The form's id: 32 hexadecimal digits.
     #[serde(default)]
     once: String,
     /// The password, or the code of the second factor.
     #[serde(default)]
-    confirm: String,
+    confirm: SecretString,
 }
 
 /// A form of the session, with its fields.
@@ -40,7 +41,7 @@ pub struct Form<T> {
     pub session: Session,
     once: String,
     /// A code of the second factor, or the password.
-    confirm: String,
+    confirm: SecretString,
     demanded: Demanded,
 }
 
@@ -143,7 +144,8 @@ impl<T> Form<T> {
     /// Checks the token and the id.
     pub(super) fn new(session: Session, envelope: Envelope, fields: T) -> Result<Self, ConsoleError> {
         let Envelope { token, once, confirm } = envelope;
-        let is_own: bool = subtle::ConstantTimeEq::ct_eq(token.as_bytes(), session.form_token.as_bytes()).into();
+        let [sent, own] = [&token, &session.form_token].map(|token| token.expose_secret().as_bytes());
+        let is_own: bool = subtle::ConstantTimeEq::ct_eq(sent, own).into();
         let is_id = once.len() == 32 && once.bytes().all(|byte| byte.is_ascii_hexdigit());
         if !is_own || !is_id {
             return Err(ConsoleError::ForeignForm);
@@ -157,14 +159,14 @@ impl<T> Form<T> {
     }
 
     /// Demands that this is the account's password, also if the account has a second factor.
-    pub fn demand_password(mut self, password: String) -> Self {
+    pub fn demand_password(mut self, password: SecretString) -> Self {
         self.confirm = password;
         self.demanded = Demanded::Password;
         self
     }
 
     /// Demands that this is the first code of the second factor that the session sets up.
-    pub fn demand_first_code(mut self, code: String) -> Self {
+    pub fn demand_first_code(mut self, code: SecretString) -> Self {
         self.confirm = code;
         self.demanded = Demanded::NewFactor;
         self
@@ -236,16 +238,17 @@ impl<T> Form<T> {
 
     async fn check_confirmation(&self, console: &Console, mut attempt: Attempt<'_>) -> Result<(), ConsoleError> {
         let account = &self.session.account;
+        let entered = self.confirm.expose_secret();
         let (is_correct, message) = match self.demanded {
             Demanded::NewFactor => (
-                attempt.check_first_code(&console.pool, &self.session, &self.confirm).await?,
+                attempt.check_first_code(&console.pool, &self.session, entered).await?,
                 "The code is wrong, or the 15 minutes are over. Check the clock of your phone, or start again.",
             ),
             Demanded::Factor if account.totp_secret.is_some() => (
-                attempt.check_code(&console.pool, account, &self.confirm).await?,
+                attempt.check_code(&console.pool, account, entered).await?,
                 "The code is wrong, or it was used already. Wait for the next one.",
             ),
-            _ => (attempt.check_password(Some(account), &self.confirm).await?, "The password is wrong."),
+            _ => (attempt.check_password(Some(account), entered).await?, "The password is wrong."),
         };
         if is_correct { Ok(()) } else { Err(ConsoleError::Refused(message.to_owned())) }
     }
@@ -319,13 +322,30 @@ pub(super) async fn load_message(console: &Console, account_id: i64, once: &str)
 }
 
 impl Console {
-    /// Hashes a new password of an account.
+    /// Checks a new password of an account or an API user, and hashes it.
+    ///
+    /// # Errors
+    ///
+    /// [`ConsoleError::Refused`], [`ConsoleError::Failed`].
+    pub async fn hash_new_password(
+        &self,
+        password: SecretString,
+        repeated: &SecretString,
+    ) -> Result<String, ConsoleError> {
+        if password.expose_secret() != repeated.expose_secret() {
+            return Err(ConsoleError::Refused("The two new passwords differ.".to_owned()));
+        }
+        passwords::check_new(password.expose_secret()).map_err(|message| ConsoleError::Refused(sentence(&message)))?;
+        self.hash_password(password).await
+    }
+
+    /// Hashes a password.
     ///
     /// # Errors
     ///
     /// [`ConsoleError::Failed`].
-    pub async fn hash_password(&self, password: String) -> Result<String, ConsoleError> {
-        let hash = tokio::task::spawn_blocking(move || passwords::hash_argon2(&password)).await;
+    pub async fn hash_password(&self, password: SecretString) -> Result<String, ConsoleError> {
+        let hash = tokio::task::spawn_blocking(move || passwords::hash_argon2(password.expose_secret())).await;
         hash.ok().flatten().ok_or_else(|| ConsoleError::Failed("cannot hash the password".to_owned()))
     }
 }

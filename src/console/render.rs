@@ -7,6 +7,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior, Value, context};
+use secrecy::ExposeSecret;
 use serde::Serialize;
 
 use super::Console;
@@ -150,7 +151,7 @@ impl Console {
             can_reveal_pins => session.may_reveal_pins(),
             is_read_only => account.role == Role::ReadOnly,
             has_second_factor => account.totp_secret.is_some(),
-            form_token => session.form_token.as_str(),
+            form_token => session.form_token.expose_secret(),
             message => session.message.as_deref(),
             navigation => to_value(navigation),
         };

@@ -1,5 +1,6 @@
 //! The second factor of accounts, and their recovery codes: what is accepted, and what replaces it.
 
+use secrecy::ExposeSecret;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
@@ -101,7 +102,7 @@ impl Account {
     /// Database errors.
     pub async fn spend_code(&self, connection: &mut PgConnection, code: &str) -> sqlx::Result<Option<SpentCode>> {
         let Some(secret) = &self.totp_secret else { return Ok(None) };
-        if let Some(step) = totp::matching_step(secret, code, current_step(&mut *connection).await?) {
+        if let Some(step) = totp::matching_step(secret.expose_secret(), code, current_step(&mut *connection).await?) {
             return Ok(spend_step(connection, self.id, step).await?.then_some(SpentCode::SecondFactor));
         }
         let deleted = sqlx::query!(

@@ -7,7 +7,7 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use axum_extra::extract::cookie::{Cookie, CookieJar, SameSite};
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
 
@@ -30,7 +30,7 @@ pub struct Session {
     /// The client's address.
     pub client: IpAddr,
     /// Each form has this token. It is derived from the secret, so that another session's token does not match.
-    pub form_token: String,
+    pub form_token: SecretString,
     /// The path of the request.
     pub path: String,
     /// The text about the change that the previous form made.
@@ -104,7 +104,7 @@ pub async fn start(
         client.to_string(),
         browser,
         account.password_argon2.expose_secret(),
-        account.totp_secret.as_deref()
+        account.totp_secret.as_ref().map(|secret| secret.expose_secret())
     );
     if started.execute(&mut *connection).await?.rows_affected() == 0 {
         return Ok(None);
@@ -176,7 +176,7 @@ pub async fn load(
     }
     let account = accounts::load(&mut connection, found.account_id).await?;
     let Some(account) = account.filter(|account| console.admits(account)) else { return Ok(None) };
-    let form_token = hex::encode(Sha256::digest(format!("form {secret}")));
+    let form_token = hex::encode(Sha256::digest(format!("form {secret}"))).into();
     Ok(Some(Session { id: found.id, account, client, form_token, path: String::new(), message: None }))
 }
 

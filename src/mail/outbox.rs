@@ -6,6 +6,7 @@ use std::time::Duration;
 use sqlx::PgPool;
 
 use crate::money::Money;
+use crate::pin::Pin;
 
 /// Delays in seconds after the first failed attempt, the second, and so on. The last one applies to all later attempts.
 const RETRY_DELAYS_S: [i32; 5] = [60, 300, 900, 3600, 7200];
@@ -30,7 +31,8 @@ pub(super) struct ClaimedMail {
 pub(super) struct MailedCard {
     pub group: String,
     pub number: String,
-    pub pin: String,
+    /// Blank if the card has no PIN.
+    pub pin: Pin,
     pub balance: Money,
 }
 
@@ -74,7 +76,7 @@ pub(super) async fn claim(pool: &PgPool, owner: i32, lease: Duration) -> sqlx::R
 /// were voided. `None`: a card of the e-mail no longer exists.
 pub(super) async fn fetch_cards(pool: &PgPool, id: i64) -> sqlx::Result<Option<Vec<MailedCard>>> {
     let rows = sqlx::query!(
-        r#"select g.name as "group?", coalesce(c.number, '') as "number!", coalesce(c.pin, '') as "pin!",
+        r#"select g.name as "group?", coalesce(c.number, '') as "number!", coalesce(c.pin, '') as "pin!: Pin",
                sold.balance as "balance!: Money"
            from email_outbox o
            cross join unnest(o.card_ids, o.balances) with ordinality sold (card_id, balance, ordinal)

@@ -65,7 +65,7 @@ impl DeliveryError {
 
     /// Replaces the reason if it contains a PIN: a mail server may quote the message in its reply.
     pub fn redact_pins(mut self, cards: &[MailedCard]) -> Self {
-        if cards.iter().any(|card| !card.pin.is_empty() && self.reason.contains(&card.pin)) {
+        if cards.iter().any(|card| !card.pin.is_blank() && self.reason.contains(card.pin.expose())) {
             self.reason = "the mail server refused the message; its reply contains a PIN and is not shown".into();
         }
         self

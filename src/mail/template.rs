@@ -114,7 +114,7 @@ impl Templates {
     ) -> Result<Message, String> {
         let card_variables = |card: &MailedCard| {
             let (balance, exact) = (card.balance.to_fixed_string(digits), card.balance.to_plain_string());
-            build_card_variables([&card.group, &card.number, &card.pin, &balance, &exact])
+            build_card_variables([&card.group, &card.number, card.pin.expose(), &balance, &exact])
         };
         let cards = cards.iter().map(card_variables).collect();
         let variables = build_variables(claimed.address.trim(), &claimed.currency, cards);

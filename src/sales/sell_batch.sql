@@ -82,6 +82,6 @@ with admitted as materialized (
     group by key, fingerprint
     order by key collate "C"
 )
-select order_number as "order_number!", id as "id!", number as "number!", pin, balance as "balance!: Money"
+select order_number as "order_number!", id as "id!", number as "number!", pin as "pin: Pin", balance as "balance!: Money"
 from assigned
 order by order_number, position

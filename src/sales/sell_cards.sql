@@ -45,4 +45,4 @@ with picked as materialized (
         select 'card_sell_over_api', 'Card', id, '', '', null where $7
     ) row
 )
-select 1::bigint as "order_number!", id as "id!", number as "number!", pin, multiply_rounded(balance, $6) as "balance!: Money" from sale
+select 1::bigint as "order_number!", id as "id!", number as "number!", pin as "pin: Pin", multiply_rounded(balance, $6) as "balance!: Money" from sale

@@ -65,4 +65,4 @@ with picked as materialized (
     where (select set_config('lock_timeout', '100ms', true) where $7 is not null) is not null
     having count(*) > 0
 )
-select 1::bigint as "order_number!", id as "id!", number as "number!", pin, amount as "balance!: Money" from sale
+select 1::bigint as "order_number!", id as "id!", number as "number!", pin as "pin: Pin", amount as "balance!: Money" from sale

@@ -9,6 +9,7 @@ use sqlx::types::Json;
 use super::order::{SaleOrder, SaleTerms};
 use crate::mail::OutboxEntry;
 use crate::money::Money;
+use crate::pin::Pin;
 
 /// A sold card, as the reply contains it.
 #[derive(Debug, Serialize, Deserialize)]
@@ -16,7 +17,7 @@ pub struct SoldCard {
     /// The card number.
     pub number: String,
     /// The PIN, if the card has one.
-    pub pin: Option<String>,
+    pub pin: Option<Pin>,
     /// The balance, multiplied by the display rate.
     pub balance: Money,
 }
@@ -31,7 +32,7 @@ pub struct SoldCardRow {
     /// The card number.
     pub number: String,
     /// The PIN, if the card has one.
-    pub pin: Option<String>,
+    pub pin: Option<Pin>,
     /// The balance, multiplied by the display rate.
     pub balance: Money,
 }

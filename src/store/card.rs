@@ -6,6 +6,7 @@ use bigdecimal::BigDecimal;
 use sqlx::PgConnection;
 
 use crate::money::Money;
+use crate::pin::Pin;
 
 /// A locked card, and the values of its group that operations need.
 #[derive(Debug, Clone)]
@@ -16,7 +17,7 @@ pub struct LockedCard {
     pub owner_id: i32,
     pub sold: bool,
     pub callerid: Option<String>,
-    pub pin: Option<String>,
+    pub pin: Option<Pin>,
     pub balance: BigDecimal,
     /// Whether the group is not hidden.
     pub group_visible: bool,
@@ -37,11 +38,12 @@ pub struct LockedCard {
 pub async fn lock_matching(
     connection: &mut PgConnection,
     callerid: &str,
-    pin: Option<&str>,
+    pin: Option<&Pin>,
 ) -> sqlx::Result<Vec<LockedCard>> {
     sqlx::query_as!(
         LockedCard,
-        r#"select c.id, c.cardgroup_id, coalesce(c.owner_id, 0) as "owner_id!", c.sold = 1 as "sold!", c.callerid, c.pin,
+        r#"select c.id, c.cardgroup_id, coalesce(c.owner_id, 0) as "owner_id!", c.sold = 1 as "sold!", c.callerid,
+               c.pin as "pin: Pin",
                coalesce(c.balance, 0) as "balance!", g.hidden = 0 as "group_visible!",
                case
                    when length(c.number) is distinct from g.number_length then 'Bad number length should be: ' || g.number_length
@@ -59,7 +61,7 @@ pub async fn lock_matching(
            order by c.number collate "C", c.id
            for no key update of c"#,
         callerid,
-        pin
+        pin.map(Pin::expose)
     )
     .fetch_all(connection)
     .await

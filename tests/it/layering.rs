@@ -56,6 +56,7 @@ const LAYERS: [(&str, &[&str]); 6] = [
             "input",
             "money",
             "number",
+            "pin",
             "spool",
             "telemetry",
             "xml",

@@ -9,6 +9,7 @@ use sqlx::PgConnection;
 use super::BackOfficeError;
 use super::void_and_exchange::VoidAndExchange;
 use crate::money::Money;
+use crate::pin::Pin;
 use crate::store::change_log::{Author, Change, Target, What};
 
 /// Maximum number of rows of the history.
@@ -38,9 +39,9 @@ pub struct CardDetails {
 pub struct CardRow {
     pub id: i64,
     pub number: Option<String>,
-    /// Not part of the JSON: [`reveal_pin`] writes a row of the change log.
+    /// The number of characters of the PIN. `None`: the card has no PIN. Not part of the JSON.
     #[serde(skip)]
-    pub pin: Option<String>,
+    pub pin_length: Option<i32>,
     pub serial: Option<String>,
     pub batch_number: Option<String>,
     pub cardgroup_id: i32,
@@ -238,13 +239,13 @@ impl PaymentOfCard {
     }
 }
 
-/// A PIN that was shown.
+/// A PIN to show.
 #[derive(Debug)]
 pub struct RevealedPin {
     /// The card number.
     pub number: String,
     /// `None`: the card has no PIN.
-    pub pin: Option<String>,
+    pub pin: Option<Pin>,
 }
 
 /// Returns the PIN of a card, and writes a row of the change log.
@@ -259,12 +260,12 @@ pub async fn reveal_pin(
 ) -> Result<RevealedPin, BackOfficeError> {
     let card = sqlx::query_as!(
         RevealedPin,
-        r#"select coalesce(number, '') as "number!", pin from cards where id = $1"#,
+        r#"select coalesce(number, '') as "number!", pin as "pin: Pin" from cards where id = $1"#,
         card_id
     );
     let card = card.fetch_optional(&mut *connection).await?.ok_or_else(|| BackOfficeError::no_card(card_id))?;
     let target = Target::Row { id: card_id, name: &card.number };
     let after = Some(json!({ "pin_shown": true }).to_string());
     Change { what: What::Card, target, before: None, after }.record(connection, author).await?;
-    Ok(RevealedPin { pin: card.pin.filter(|pin| !pin.trim().is_empty()), ..card })
+    Ok(RevealedPin { pin: card.pin.filter(|pin| !pin.is_blank()), ..card })
 }

@@ -47,7 +47,7 @@ pub(super) fn describe(card: &CardRow, payments: &[PaymentOfCard], void_and_exch
     if card.sold && card.balance == Money::zero() {
         parts.push("its balance is 0".to_owned());
     }
-    if card.pin.as_deref().unwrap_or_default().trim().is_empty() {
+    if card.pin_length.is_none() {
         parts.push("it has no PIN".to_owned());
     }
     if is_usable(card) {
@@ -59,8 +59,7 @@ pub(super) fn describe(card: &CardRow, payments: &[PaymentOfCard], void_and_exch
 /// Whether a caller can use the card: it is sold and valid, and has a balance and a PIN.
 fn is_usable(card: &CardRow) -> bool {
     let is_valid = card.begins_on.is_none() && card.expired_on.is_none() && card.expired_after_use_on.is_none();
-    let has_pin = card.pin.as_deref().is_some_and(|pin| !pin.trim().is_empty());
-    card.state == "sold" && is_valid && has_pin && card.balance > Money::zero()
+    card.state == "sold" && is_valid && card.pin_length.is_some() && card.balance > Money::zero()
 }
 
 fn describe_retirement(card: &CardRow, void_and_exchange: &VoidAndExchange) -> String {

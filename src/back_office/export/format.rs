@@ -10,6 +10,7 @@ use minijinja::Value;
 use super::sheet::{SheetTemplate, card_variables};
 use super::{BackOfficeError, ExportedCard};
 use crate::input;
+use crate::pin::Pin;
 
 /// The header line of a CSV file. It is written even if no card follows.
 const HEADINGS: [&str; 12] = [
@@ -188,7 +189,7 @@ fn without_formulas(card: ExportedCard) -> ExportedCard {
     let guard = |text: Option<String>| text.map(|text| guard_formula(&text).into_owned());
     ExportedCard {
         number: guard(card.number),
-        pin: guard(card.pin),
+        pin: card.pin.map(|pin| Pin::from(guard_formula(pin.expose()).into_owned())),
         batch_number: guard(card.batch_number),
         language: guard(card.language),
         name: guard(card.name),

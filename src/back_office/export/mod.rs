@@ -15,6 +15,7 @@ pub use self::format::{ExportError, Format, guard_formula};
 use super::BackOfficeError;
 use super::selection::{CardSelection, SelectedCards};
 use crate::money::Money;
+use crate::pin::Pin;
 use crate::store::change_log::{Author, Change, Target, What};
 use crate::store::pages::{BEGIN_NEXT_PAGE, BEGIN_UNNUMBERED, PAGE_ROWS};
 
@@ -23,7 +24,7 @@ use crate::store::pages::{BEGIN_NEXT_PAGE, BEGIN_UNNUMBERED, PAGE_ROWS};
 #[expect(missing_docs, reason = "MOR's column names")]
 pub struct ExportedCard {
     pub number: Option<String>,
-    pub pin: Option<String>,
+    pub pin: Option<Pin>,
     /// In the system's currency, without tax.
     pub balance: Money,
     pub sold: i16,
@@ -116,8 +117,8 @@ impl CardExport {
         // `between`, because with an equality the planner could take the index of numbers, which has all groups' cards.
         let cards = sqlx::query_as!(
             ExportedCard,
-            r#"select number, pin, coalesce(balance, 0) as "balance!: Money", sold, batch_number, language, name, callerid, id,
-                   serial, to_char(first_use, 'YYYY-MM-DD HH24:MI:SS') as first_use,
+            r#"select number, pin as "pin: Pin", coalesce(balance, 0) as "balance!: Money", sold, batch_number, language,
+                   name, callerid, id, serial, to_char(first_use, 'YYYY-MM-DD HH24:MI:SS') as first_use,
                    to_char(daily_charge_paid_till, 'YYYY-MM-DD HH24:MI:SS') as daily_charge_paid_till
                from cards c
                where hidden = 0 and quarantined_at is null and (not $2 or is_in_stock(c)) and ($3::text is null or batch_number = $3)

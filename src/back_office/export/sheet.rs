@@ -3,6 +3,7 @@
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value};
 
 use super::{ExportError, ExportedCard};
+use crate::pin::Pin;
 
 const NAME: &str = "card_sheet.html";
 const BUILT_IN: &str = include_str!("../../../templates/card_sheet.html");
@@ -24,7 +25,7 @@ pub(super) fn card_variables(group: &str, card: &ExportedCard) -> Value {
     Value::from_pairs([
         ("group", Value::from(group)),
         ("number", text(&card.number)),
-        ("pin", text(&card.pin)),
+        ("pin", Value::from(card.pin.as_ref().map_or("", Pin::expose))),
         ("balance", card.balance.to_fixed_string(BALANCE_DECIMALS).into()),
         ("exact_balance", card.balance.to_plain_string().into()),
         ("serial", text(&card.serial)),

@@ -6,6 +6,7 @@ use csv::StringRecord;
 use crate::input;
 use crate::money::AMOUNT_MAX_EXCLUSIVE;
 use crate::number;
+use crate::pin::Pin;
 use crate::store::bulk_create::Group;
 
 /// The columns, as the header names them. The first three are required.
@@ -57,7 +58,7 @@ impl Header {
 #[derive(Debug)]
 pub(super) struct CardLine {
     pub(super) number: String,
-    pub(super) pin: String,
+    pub(super) pin: Pin,
     /// In the system's currency, without tax.
     pub(super) balance: BigDecimal,
     pub(super) batch_number: String,
@@ -103,7 +104,7 @@ impl CardLine {
         check_digits("pin", pin, group.pin_length)?;
         Ok(Self {
             number: number.to_owned(),
-            pin: pin.to_owned(),
+            pin: pin.into(),
             balance: parse_balance(balance)?,
             batch_number: if batch_number.is_empty() { default_batch } else { batch_number }.to_owned(),
             serial: Some(serial.to_owned()).filter(|serial| !serial.is_empty()),

@@ -67,7 +67,7 @@ pub(super) async fn insert_lines(connection: &mut PgConnection, batch: Vec<(u64,
     sqlx::query(INSERT_LINES)
         .bind(lines)
         .bind(column(|card| &card.number))
-        .bind(column(|card| &card.pin))
+        .bind(column(|card| card.pin.expose()))
         .bind(balances)
         .bind(column(|card| &card.batch_number))
         .bind(serials)

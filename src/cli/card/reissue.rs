@@ -47,7 +47,7 @@ pub(super) async fn run(options: &Options, config: &Config) -> Result<Report, Co
         }
         match pin {
             Some(pin) => {
-                text += &format!("\nIts PIN is {pin}.");
+                text += &format!("\nIts PIN is {}.", pin.expose());
                 json["new_card"]["pin"] = json!(pin);
             }
             None => text += &format!("\nIts PIN: `mortise card show {number} --show-pin`."),

@@ -8,6 +8,7 @@ use crate::back_office::lookup::{CardKey, FoundCards, find_cards};
 use crate::cli::database::with_database;
 use crate::cli::{CommandError, Report, author, secret};
 use crate::config::Config;
+use crate::pin::Pin;
 
 /// What is known about the card.
 #[derive(Debug, Args)]
@@ -58,7 +59,7 @@ impl KeyOptions {
         ];
         match texts.into_iter().flatten().next() {
             Some(key) => Ok(key),
-            None if *pin => Ok(CardKey::Pin(secret::read_existing("PIN")?)),
+            None if *pin => Ok(CardKey::Pin(secret::read_existing("PIN")?.into())),
             None => Err(CommandError::Usage("name the card".to_owned())),
         }
     }
@@ -81,7 +82,7 @@ pub(super) async fn run(options: &Options, config: &Config) -> Result<Report, Co
         if let Some(pin) = &pin {
             json["card"]["pin"] = json!(pin);
         }
-        Ok(Report::new(format_details(&details, pin.as_deref()), json))
+        Ok(Report::new(format_details(&details, pin.as_ref()), json))
     })
     .await
 }
@@ -102,9 +103,9 @@ fn list(found: &FoundCards) -> Report {
     }
 }
 
-fn format_details(details: &CardDetails, shown_pin: Option<&str>) -> String {
+fn format_details(details: &CardDetails, shown_pin: Option<&Pin>) -> String {
     let CardDetails { verdict, card, payments, mails, history, void_and_exchange: _ } = details;
-    let masked_pin = card.pin.as_deref().map(|pin| "*".repeat(pin.chars().count()));
+    let masked_pin = card.pin_length.map(|length| "*".repeat(usize::try_from(length).unwrap_or(0)));
     let group = format!("{} {}", card.cardgroup_id, card.cardgroup);
     let validity = match (&card.valid_from, &card.valid_till) {
         (None, None) => None,
@@ -114,7 +115,7 @@ fn format_details(details: &CardDetails, shown_pin: Option<&str>) -> String {
         ("number", card.number.clone()),
         ("state", Some(verdict.clone())),
         ("balance", Some(card.balance.to_plain_string())),
-        ("PIN", shown_pin.map(str::to_owned).or(masked_pin)),
+        ("PIN", shown_pin.map(|pin| pin.expose().to_owned()).or(masked_pin)),
         ("id", Some(card.id.to_string())),
         ("group", Some(group)),
         ("owner", card.owner.clone()),

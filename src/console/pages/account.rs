@@ -6,10 +6,10 @@ use axum::extract::{Path, State};
 use minijinja::{Value, context};
 use qrcode::render::svg;
 use qrcode::{EcLevel, QrCode};
+use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::auth::passwords;
 use crate::console::access::Access;
 use crate::console::error::ConsoleError;
 use crate::console::form::{ConfirmedForm, Done, Form, NoFields};
@@ -62,9 +62,9 @@ async fn show(State(console): State<Arc<Console>>, session: Session) -> PageResu
 
 #[derive(Debug, Deserialize)]
 struct PasswordFields {
-    old_password: String,
-    password: String,
-    repeated: String,
+    old_password: SecretString,
+    password: SecretString,
+    repeated: SecretString,
 }
 
 /// Stores the new password, and ends the other sessions of the account.
@@ -72,11 +72,7 @@ async fn change_password(State(console): State<Arc<Console>>, form: Form<Passwor
     let old_password = form.fields.old_password.clone();
     form.demand_password(old_password)
         .carry_out(&console, async |connection, author, session, fields| {
-            if fields.password != fields.repeated {
-                return Err(ConsoleError::Refused("The two new passwords differ.".to_owned()));
-            }
-            passwords::check_new(&fields.password).map_err(|message| ConsoleError::Refused(format!("{message}.")))?;
-            let hash = console.hash_password(fields.password).await?;
+            let hash = console.hash_new_password(fields.password, &fields.repeated).await?;
             session.account.set_password(connection, &hash, Some(session.id), author).await?;
             Ok(Done::new("/account", "The password was changed. Your other sessions have ended."))
         })
@@ -136,7 +132,7 @@ async fn start_enrollment(
 
 #[derive(Debug, Deserialize)]
 struct CodeFields {
-    code: String,
+    code: SecretString,
 }
 
 /// Accepts the first code, and shows the recovery codes once.
@@ -146,7 +142,15 @@ async fn enroll(State(console): State<Arc<Console>>, form: Form<CodeFields>) -> 
     let result = form.demand_first_code(code).carry_out_and_show(
         &console,
         async |connection, author, session, fields| {
-            if !second_factor::enroll(&mut *connection, &session.account, session.id, &fields.code, author).await? {
+            if !second_factor::enroll(
+                &mut *connection,
+                &session.account,
+                session.id,
+                fields.code.expose_secret(),
+                author,
+            )
+            .await?
+            {
                 // Another request has enrolled it.
                 return Err(ConsoleError::Refused("The code is wrong, or it was used already.".to_owned()));
             }
@@ -156,7 +160,7 @@ async fn enroll(State(console): State<Arc<Console>>, form: Form<CodeFields>) -> 
         |session, codes| {
             let mut session = session.clone();
             // From now on the navigation has all pages.
-            session.account.totp_secret = Some(Vec::new());
+            session.account.totp_secret = Some(Vec::new().into());
             page_console.render(&session, "codes.html", context! { codes })
         },
     );

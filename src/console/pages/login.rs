@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Redirect};
 use axum_extra::extract::cookie::CookieJar;
 use minijinja::context;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use crate::console::Console;
@@ -30,10 +31,10 @@ pub(super) fn routes() -> Vec<Route> {
 #[derive(Debug, Deserialize)]
 struct Fields {
     name: String,
-    password: String,
+    password: SecretString,
     /// The code of the second factor, for accounts that have one.
     #[serde(default)]
-    code: String,
+    code: SecretString,
     /// The page to show then.
     #[serde(default)]
     next: String,
@@ -78,10 +79,12 @@ async fn log_in(
 ) -> PageResult {
     let mut attempt = console.attempts.begin(client, &name).await?;
     let account = accounts::find(&mut *console.pool.acquire().await?, &name).await?;
-    let is_password = attempt.check_password(account.as_ref(), &password).await?;
+    let is_password = attempt.check_password(account.as_ref(), password.expose_secret()).await?;
     let account = account.filter(|account| is_password && console.admits(account));
     let is_complete = match &account {
-        Some(account) if account.totp_secret.is_some() => attempt.check_code(&console.pool, account, &code).await?,
+        Some(account) if account.totp_secret.is_some() => {
+            attempt.check_code(&console.pool, account, code.expose_secret()).await?
+        }
         account => account.is_some(),
     };
     drop(attempt);

@@ -15,6 +15,7 @@ use crate::http::context::{Access, CallContext, Operation};
 use crate::money::Money;
 use crate::number;
 use crate::operations::spec::{OperationSpec, ParamType, Parameter, ReplyType};
+use crate::pin::Pin;
 use crate::store::pages::{
     self, BEGIN_NEXT_PAGE, BEGIN_UNNUMBERED, LIST_DURATION_MAX, ListConnections, PAGE_ROWS, PageReader,
 };
@@ -201,7 +202,7 @@ struct Card {
     id: i64,
     number: Option<String>,
     name: Option<String>,
-    pin: Option<String>,
+    pin: Option<Pin>,
     batch_number: Option<String>,
     callerid: Option<String>,
     balance: Money,
@@ -321,7 +322,7 @@ fn write_card(list: &mut Element<'_>, card: &Card, shows_pins: bool) {
         item.optional_text("card_number", card.number.as_deref());
         item.optional_text("card_name", card.name.as_deref());
         if shows_pins {
-            item.optional_text("card_pin", card.pin.as_deref());
+            item.optional_text("card_pin", card.pin.as_ref().map(Pin::expose));
         }
         item.optional_text("card_batch_number", card.batch_number.as_deref());
         item.optional_text("card_callerid", card.callerid.as_deref());

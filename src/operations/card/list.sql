@@ -4,7 +4,7 @@
 -- PostgreSQL plans the statement for each execution, and removes the conditions that do not apply. For this it must
 -- know the values during planning, so they are read with ->>: it does not call jsonb_to_record before the execution.
 select
-    c.cardgroup_id, c.id, c.number, c.name, c.pin, c.batch_number, c.callerid,
+    c.cardgroup_id, c.id, c.number, c.name, c.pin as "pin: Pin", c.batch_number, c.callerid,
     coalesce(c.balance, 0) as "balance!: Money",
     coalesce(c.min_balance, 0) as "min_balance!: Money",
     coalesce(to_char(c.first_use, 'YYYY-MM-DD HH24:MI:SS'), '') as "first_use!",

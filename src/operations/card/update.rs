@@ -17,6 +17,7 @@ use crate::http::params::Params;
 use crate::idempotency::Idempotency;
 use crate::number;
 use crate::operations::spec::{OperationSpec, ParamType, Parameter, ReplyType};
+use crate::pin::Pin;
 use crate::store;
 use crate::store::change_log::{Author, RowChange, What};
 use crate::xml::XmlReply;
@@ -183,7 +184,7 @@ struct Input {
     name: Option<String>,
     batch_number: Option<String>,
     language: Option<String>,
-    pin: Option<String>,
+    pin: Option<Pin>,
     callerid: Option<String>,
     min_balance: Option<BigDecimal>,
     /// Seconds since 1970.
@@ -242,7 +243,7 @@ impl Input {
             name,
             batch_number,
             language: params.non_blank("language").map(|language| language.chars().take(LANGUAGE_LEN_MAX).collect()),
-            pin: pin.map(str::to_owned),
+            pin: pin.map(Pin::from),
             callerid,
             min_balance: read_min_balance(call)?,
             daily_charge_paid_till: read_unix_time(call, "daily_charge_paid_till")?,

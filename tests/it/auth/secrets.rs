@@ -12,6 +12,8 @@ use axum::http::{Method, Request};
 use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
+use mortise::back_office::lookup::CardKey;
+use mortise::store::card::LockedCard;
 
 use crate::harness::program::Program;
 use crate::harness::secrets::Secrets;
@@ -208,4 +210,25 @@ fn first_start_logs_no_password_and_no_key() {
         let postgres_log = std::fs::read_to_string(data.path().join("mortise/postgres.log")).unwrap();
         assert!(!postgres_log.contains(secret), "{postgres_log}");
     }
+}
+
+/// A type with a PIN cannot print it by its `Debug` output.
+#[test]
+fn debug_output_has_no_pin() {
+    let found = LockedCard {
+        id: 101,
+        cardgroup_id: 6,
+        owner_id: 0,
+        sold: false,
+        callerid: None,
+        pin: Some(PIN.into()),
+        balance: 5.into(),
+        group_visible: true,
+        validation_error: None,
+        usable: true,
+        group_rate: 1.into(),
+        tax_rate: 0.into(),
+    };
+    let outputs = [format!("{found:?}"), format!("{:#?}", CardKey::Pin(PIN.into()))];
+    assert!(outputs.iter().all(|output| !output.contains(PIN) && output.contains("[REDACTED]")), "{outputs:?}");
 }

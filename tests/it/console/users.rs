@@ -82,7 +82,7 @@ async fn added_user_can_sell() {
         (fields("x ", PASSWORD, PASSWORD), "The name cannot be used: it has the invisible character"),
         (fields("ADMIN", PASSWORD, PASSWORD), "The user \"admin\" already exists (id 0)"),
         (fields("clerk", "too short", "too short"), "The password has fewer than 12 characters."),
-        (fields("clerk", PASSWORD, "another password"), "The two passwords differ."),
+        (fields("clerk", PASSWORD, "another password"), "The two new passwords differ."),
     ] {
         let page = admin.post("/users", &form).await;
         assert_eq!(page.status, StatusCode::UNPROCESSABLE_ENTITY, "{text}");

@@ -22,6 +22,7 @@ use crate::console::error::ConsoleError;
 use crate::console::form::{ConfirmedForm, Done, Form, NoFields};
 use crate::console::render::PageResult;
 use crate::money::Money;
+use crate::pin::Pin;
 
 fn card_path(id: i64) -> String {
     format!("/cards/{id}")
@@ -286,6 +287,7 @@ pub(super) async fn reveal_pin(
             Ok((Done::new(card_path(id), message), revealed))
         },
         |session, RevealedPin { number, pin }| {
+            let pin = pin.as_ref().map(Pin::expose);
             page_console.render(session, "card_pin.html", context! { id, number, pin })
         },
     );

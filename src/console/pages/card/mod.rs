@@ -64,9 +64,9 @@ async fn show(
         Role::Support => Some(limit::load_left(&console, &mut connection, id).await?),
         Role::Admin | Role::Reseller | Role::ReadOnly => None,
     };
-    let pin_chars = details.card.pin.as_deref().map(|pin| pin.trim().chars().count());
     let values = context! {
-        currency, tax_percent, pin_chars,
+        currency, tax_percent,
+        pin_length => details.card.pin_length,
         sees_groups => Access::GROUPS.allows(session.account.role),
         left_today => left_today.map(|left| Money::from(left.max(BigDecimal::from(0))).to_plain_string()),
         is_first_page => before.is_none(),

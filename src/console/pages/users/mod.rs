@@ -13,14 +13,13 @@ use strum::VariantArray;
 
 use super::{next_of, rows_to_read};
 use crate::accounts::UserType;
-use crate::auth::passwords;
 use crate::back_office::resellers::{self, NewReseller};
 use crate::back_office::rights::RightRow;
 use crate::back_office::users::{self, ListedUser, NewUser, PasswordHashes, UserFilter};
 use crate::back_office::{keys, rights};
 use crate::console::Console;
 use crate::console::access::Access;
-use crate::console::error::{ConsoleError, sentence};
+use crate::console::error::ConsoleError;
 use crate::console::form::{ConfirmedForm, Done, Form};
 use crate::console::render::{PageResult, to_value};
 use crate::console::route::Route;
@@ -112,14 +111,14 @@ struct NewUserFields {
     owner: String,
     #[serde(default)]
     group: String,
-    password: String,
-    repeated: String,
+    password: SecretString,
+    repeated: SecretString,
 }
 
 async fn add(State(console): State<Arc<Console>>, form: Form<NewUserFields>) -> PageResult {
     form.carry_out(&console, async |connection, author, _, fields| {
         let name = check_name(&fields.name)?;
-        let hashes = hash_password(&console, fields.password, &fields.repeated).await?;
+        let hashes = PasswordHashes::of_argon2(console.hash_new_password(fields.password, &fields.repeated).await?);
         let optional = |text: &'_ str| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
         let (owner, group) = (optional(&fields.owner), optional(&fields.group));
         let new = NewUser {
@@ -153,7 +152,7 @@ async fn create_reseller(
         async |connection, author, _, fields| {
             let name = check_name(&fields.name)?;
             let (password, key) = (keys::generate()?, keys::generate()?);
-            let hash = console.hash_password(password.expose_secret().to_owned()).await?;
+            let hash = console.hash_password(password.clone()).await?;
             let group = Some(fields.group.trim()).filter(|group| !group.is_empty());
             let new = NewReseller { name: &name, password_argon2: &hash, key: &key, permission_group: group };
             let created = resellers::create(connection, &new, author).await?;
@@ -191,13 +190,4 @@ fn show_secrets(console: &Console, session: &Session, secrets: &Secrets) -> Page
 fn check_name(name: &str) -> Result<String, ConsoleError> {
     input::parse_user_name(name)
         .map_err(|message| ConsoleError::Refused(format!("The name cannot be used: {message}.")))
-}
-
-/// Checks a new password, and hashes it. No SHA-1 hash is stored.
-async fn hash_password(console: &Console, password: String, repeated: &str) -> Result<PasswordHashes, ConsoleError> {
-    if password != repeated {
-        return Err(ConsoleError::Refused("The two passwords differ.".to_owned()));
-    }
-    passwords::check_new(&password).map_err(|message| ConsoleError::Refused(sentence(&message)))?;
-    Ok(PasswordHashes::of_argon2(console.hash_password(password).await?))
 }

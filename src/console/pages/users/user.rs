@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use axum::extract::{Path, State};
 use minijinja::context;
+use secrecy::SecretString;
 use serde::Deserialize;
 
-use super::{Secrets, group_names, hash_password, show_secrets};
-use crate::back_office::users::{self, UserRow};
+use super::{Secrets, group_names, show_secrets};
+use crate::back_office::users::{self, PasswordHashes, UserRow};
 use crate::back_office::{keys, refusals, rights};
 use crate::console::Console;
 use crate::console::error::{ConsoleError, sentence};
@@ -66,8 +67,8 @@ async fn set_blocked(console: &Console, id: i32, blocked: bool, form: Form<NoFie
 
 #[derive(Debug, Deserialize)]
 pub(super) struct PasswordFields {
-    password: String,
-    repeated: String,
+    password: SecretString,
+    repeated: SecretString,
 }
 
 pub(super) async fn set_password(
@@ -76,7 +77,7 @@ pub(super) async fn set_password(
     ConfirmedForm(form): ConfirmedForm<PasswordFields>,
 ) -> PageResult {
     form.carry_out(&console, async |connection, author, _, PasswordFields { password, repeated }| {
-        let hashes = hash_password(&console, password, &repeated).await?;
+        let hashes = PasswordHashes::of_argon2(console.hash_new_password(password, &repeated).await?);
         let user = users::lock(&mut *connection, id).await?;
         users::set_password(connection, &user, &hashes, author).await?;
         Ok(Done::new(path(&user), format!("The password of {} was set.", user.username)))

@@ -48,7 +48,7 @@ impl Lookup {
         let dialect = context.call.dialect();
         let match_partial = dialect.matches_partial_callerids() || context.call.state.config.match_partial_callerids;
         let device = find_device(connection, &input.callerid, match_partial).await?;
-        let cards = store::card::lock_matching(connection, &input.callerid, input.pin.as_deref()).await?;
+        let cards = store::card::lock_matching(connection, &input.callerid, input.pin.as_ref()).await?;
         let card = cards.iter().find(|card| card.callerid.as_deref() == Some(&input.callerid)).cloned();
         let callerid_owner = match (device, card) {
             (Some(device), _) => CallerIdOwner::Device(device),

@@ -25,6 +25,7 @@ use crate::idempotency::Idempotency;
 use crate::money::Money;
 use crate::number;
 use crate::operations::spec::{OperationSpec, PAYMENT_REFERENCE_PARAMETER, ParamType, Parameter, ReplyType};
+use crate::pin::Pin;
 use crate::sales::statement::{CardSale, sell_cards};
 use crate::store;
 use crate::store::card::Conversion;
@@ -161,7 +162,7 @@ struct Input {
     callerid: String,
     /// The caller id as it was sent; the reply contains it.
     callerid_raw: String,
-    pin: Option<String>,
+    pin: Option<Pin>,
     /// Taxes included; 0 if there is a PIN. `None`: the text that was sent is not an amount.
     amount: Option<BigDecimal>,
     /// The id of the named group, -1 if it is out of range. `None`: no group is named.
@@ -180,7 +181,7 @@ impl Input {
             Some(group) if blank_is_unknown => Some(group),
             _ => params.non_blank("cardgroup_id").or(params.non_blank("cardgroup")),
         };
-        let pin = params.non_blank("pin").map(|pin| pin.trim_end_matches(' ').to_owned());
+        let pin = params.non_blank("pin").map(|pin| Pin::from(pin.trim_end_matches(' ')));
         let amount = match params.non_blank("amount") {
             Some(text) if pin.is_none() => call.dialect().parse_amount(text),
             _ => Some(BigDecimal::from(0)),
@@ -223,7 +224,7 @@ impl ActionResult {
         match self {
             Self::Card(id) => {
                 let card = sqlx::query!(
-                    r#"select c.id, c.cardgroup_id, c.pin, c.number,
+                    r#"select c.id, c.cardgroup_id, c.pin as "pin: Pin", c.number,
                            coalesce(c.balance, 0) * $2::numeric as "balance!: Money", coalesce(c.balance, 0) * $2::numeric * (1 + effective_tax_rate(g.tax_id, g.owner_id)) as "with_vat!: Money"
                        from cards c join cardgroups g on g.id = c.cardgroup_id where c.id = $1"#,
                     id,
@@ -270,7 +271,7 @@ enum Reply {
         balance: String,
         balance_with_vat: String,
         callerid: String,
-        pin: Option<String>,
+        pin: Option<Pin>,
         number: Option<String>,
     },
     User {
@@ -294,7 +295,7 @@ fn render_reply(wrapped: bool, reply: &Reply) -> XmlReply {
                         card.text("balance_with_vat", balance_with_vat);
                     }
                     card.text("callerid", callerid);
-                    card.optional_text("pin", pin.as_deref());
+                    card.optional_text("pin", pin.as_ref().map(Pin::expose));
                     card.optional_text("number", number.as_deref());
                 });
             }

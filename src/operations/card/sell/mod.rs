@@ -19,6 +19,7 @@ use crate::http::context::{Access, CallContext, Operation};
 use crate::idempotency::{ChangeOutcome, Idempotency};
 use crate::mail::OutboxEntry;
 use crate::operations::spec::{OperationSpec, PAYMENT_REFERENCE_PARAMETER, ParamType, Parameter, ReplyType};
+use crate::pin::Pin;
 use crate::sales::order::SaleOrder;
 use crate::sales::statement::{CardSale, SoldCard, sell_cards, sell_next, write_order_rows};
 use crate::store;
@@ -268,7 +269,7 @@ fn render_reply(reply: Reply) -> XmlReply {
             for sold_card in &reply.cards {
                 match sold_card {
                     Some(sold_card) => cards.element("card", |card| {
-                        card.optional_text("pin", sold_card.pin.as_deref());
+                        card.optional_text("pin", sold_card.pin.as_ref().map(Pin::expose));
                         card.text("number", &sold_card.number);
                         card.text("balance_without_vat", sold_card.balance.to_plain_string());
                         card.text("currency", &reply.currency);
