@@ -121,8 +121,8 @@ impl Reconciliation {
         let (starts_at, ends_at, from, to) = match days {
             Some(_) => (Some(starts_at), Some(ends_at), Some(from), Some(to)),
             None => {
-                let times = sqlx::query_as(include_str!("reconciliation_times.sql")).bind(&time_zone).bind(owner_id);
-                times.fetch_one(&mut *transaction).await?
+                let times = sqlx::query_as(include_str!("reconciliation_times.sql"));
+                times.bind(&time_zone).bind(user_id).bind(owner_id).fetch_one(&mut *transaction).await?
             }
         };
         sqlx::query(include_str!("reconciliation.sql"))

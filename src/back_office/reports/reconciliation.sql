@@ -1,6 +1,6 @@
 -- Compares the list (`listed`) with the payments that have a reference, into `compared`. The payments of the times $1 to
--- $2 (UTC, exclusive end; null: none) must be in the list. $3: only those of this API user (null: of all).
--- $4: payments of other owners are ignored (null: none are).
+-- $2 (UTC, exclusive end; null: none) must be in the list. Ignored are the payments of
+-- other API users than $3 (null: of none), which may have the same references, and of other owners than $4 (null: of none).
 -- "offset 0" makes the planner look up the payments of each reference; it could read all payments.
 --
 -- A refund can be outside of these times: the sum of all payments of a reference agrees, or the sum of those within.
@@ -23,14 +23,15 @@ with theirs as materialized (
 ), paid as (
     select p.reference, p.currency, p.amount, p.tax, p.tax_included, p.date_added
     from wanted w, lateral (select * from payments where reference = w.reference offset 0) p
-    where p.kind in ('sale', 'top_up', 'refill', 'refund') and ($4 is null or p.owner_id = $4)
+    where p.kind in ('sale', 'top_up', 'refill', 'refund') and ($3 is null or p.caller_id = $3)
+        and ($4 is null or p.owner_id = $4)
     union all
     select p.reference, r.currency, r.amount, r.tax, r.tax_included, r.date_added
     from wanted w,
         lateral (select * from payments where reference = w.reference offset 0) p,
         lateral (select * from payments where reverses = p.id offset 0) r
     where p.kind in ('sale', 'top_up', 'refill') and r.kind = 'refund' and r.reference is null
-        and ($4 is null or p.owner_id = $4)
+        and ($3 is null or p.caller_id = $3) and ($4 is null or p.owner_id = $4)
 ), ours as (
     select reference, upper(currency) as currency, sum(gross) as gross, sum(gross) filter (where is_within) as gross_within
     from paid, lateral (

@@ -111,7 +111,7 @@ async fn comparison_of_a_list_finds_payments_by_indexes() {
     const COMPARISON: &str = include_str!("../../../src/back_office/reports/reconciliation.sql");
     with_statistics_of_each_age(async |server| {
         for (statement, values, conditions) in [
-            (TIMES, "'UTC', null", &["payments_reference"][..]),
+            (TIMES, "'UTC', null, null", &["payments_reference"][..]),
             (
                 COMPARISON,
                 "'2026-10-20 00:00:00', '2026-10-21 00:00:00', null, null",

@@ -547,6 +547,32 @@ async fn list_of_one_shop_is_compared_with_its_payments() {
     assert!(help.contains("that of the first payment that the list names") && !help.contains("this month"), "{help}");
 }
 
+/// Two shops use the same reference.
+#[tokio::test]
+async fn payments_of_another_shop_are_not_compared() {
+    let lists = Files::new(PAYMENTS).await;
+    lists
+        .operator
+        .server
+        .execute(
+            "insert into payments (id, kind, date_added, amount, tax, currency, reference, caller_id) values
+                 (801, 'sale', '2026-11-05', 10, 0, 'USD', '1001', 2),
+                 (802, 'sale', '2026-11-05', 10, 0, 'USD', '1001', 4),
+                 (803, 'sale', '2026-10-01', 10, 0, 'USD', '1002', 4)",
+        )
+        .await;
+    let user = lists.operator.server.rows("select username from users where id = 2").await;
+    let compare = |list: &str| {
+        let output = reconcile(&lists, list, &["--user", &user[0], "--json"]);
+        (output.code, serde_json::from_str::<Value>(&output.stdout).unwrap())
+    };
+    let (code, json) = compare("reference,amount,currency\n1001,10,USD\n");
+    assert_eq!((code, &json["summary"]["matched"]), (0, &1.into()), "{json}");
+    let (code, json) = compare("reference,amount,currency\n1001,10,USD\n1002,10,USD\n");
+    assert_eq!(code, 1);
+    assert_eq!(lines(&json["differences"], &["result", "reference"]), ["missing_here 1002"]);
+}
+
 #[tokio::test]
 async fn what_the_buyer_paid_is_compared_wherever_the_tax_is() {
     let lists = Files::new(PAYMENTS).await;
