@@ -222,8 +222,8 @@ pub async fn retry(connection: &mut PgConnection, retry: &Retry<'_>, author: &Au
 /// are not sent.
 async fn lock_cards(connection: &mut PgConnection, mail_ids: &[i64]) -> sqlx::Result<()> {
     sqlx::query!(
-        "select id from cards where id = any (array(select unnest(card_ids) from email_outbox where id = any ($1)))
-         order by id for no key update",
+        r#"select id from cards where id = any (array(select unnest(card_ids) from email_outbox where id = any ($1)))
+           order by number collate "C", id for no key update"#,
         mail_ids
     )
     .fetch_all(connection)

@@ -23,6 +23,9 @@ pub struct QuarantinedCard {
     pub balance: Money,
     /// MOR's flag.
     pub sold: bool,
+    /// Deleted in MOR.
+    pub hidden: bool,
+    pub withheld: Option<String>,
     pub first_use: Option<String>,
     /// The rules of the import that put it aside.
     pub rules: Option<String>,
@@ -37,7 +40,7 @@ pub async fn list_quarantined(connection: &mut PgConnection) -> sqlx::Result<Vec
     sqlx::query_as!(
         QuarantinedCard,
         r#"select id, number, cardgroup_id, coalesce(balance, 0) as "balance!: Money", sold = 1 as "sold!",
-               to_char(first_use, 'YYYY-MM-DD HH24:MI:SS') as first_use,
+               hidden <> 0 as "hidden!", withheld, to_char(first_use, 'YYYY-MM-DD HH24:MI:SS') as first_use,
                (select string_agg(distinct rule, ', ' order by rule) from import_findings
                 where "table" = 'cards' and import_findings.id = c.id) as rules
            from cards c
@@ -52,9 +55,9 @@ pub async fn list_quarantined(connection: &mut PgConnection) -> sqlx::Result<Vec
 #[derive(Debug, Clone, Copy, PartialEq, Eq, EnumString, IntoStaticStr, VariantNames)]
 #[strum(serialize_all = "snake_case")]
 pub enum Settlement {
-    /// Sold and usable.
+    /// Sold and usable, also if MOR has deleted it.
     Sold,
-    /// In stock again.
+    /// In stock again, also if MOR has deleted it or the import has reserved it.
     Free,
     /// Never used or sold again; its balance is given up.
     Retired,
@@ -110,8 +113,11 @@ impl Settle<'_> {
     }
 
     async fn settle_as_free(&self, connection: &mut PgConnection) -> Result<(), BackOfficeError> {
-        let looks_used = sqlx::query_scalar!(
-            r#"select c.sold = 1 or has_calls(c) or coalesce(c.callerid, '') <> ''
+        let card = sqlx::query!(
+            r#"select coalesce(c.withheld = 'reserved', false)
+                   and (length(btrim(c.number)) = g.number_length and length(btrim(c.pin)) = g.pin_length) is not true
+                   as "unsellable!",
+                   c.sold = 1 or has_calls(c) or coalesce(c.callerid, '') <> ''
                    or c.balance is distinct from coalesce(g.price, 0)
                    or exists (
                        select from import_findings
@@ -125,12 +131,20 @@ impl Settle<'_> {
                from cards c join cardgroups g on g.id = c.cardgroup_id where c.id = $1"#,
             self.card_id
         );
-        if looks_used.fetch_one(&mut *connection).await? && !self.used {
+        let card = card.fetch_one(&mut *connection).await?;
+        if card.unsellable {
+            return Err(BackOfficeError::refused(
+                "the card has no number or no PIN as its card group demands: retire it",
+            ));
+        }
+        if card.used && !self.used {
             let message = format!("the card {} looks used: settle it as sold or retired, or say --used", self.card_id);
             return Err(BackOfficeError::Refused(message));
         }
         let settled = sqlx::query_scalar!(
-            r#"update cards c set sold = 0, callerid = null, quarantined_at = null where id = $1 returning has_sale_payment(c) as "paid!""#,
+            r#"update cards c set sold = 0, callerid = null, hidden = 0, withheld = nullif(withheld, 'reserved'),
+                   quarantined_at = null
+               where id = $1 returning has_sale_payment(c) as "paid!""#,
             self.card_id
         );
         let paid = settled.fetch_one(connection).await.map_err(taken)?;
@@ -139,11 +153,15 @@ impl Settle<'_> {
 }
 
 async fn settle_as_sold(connection: &mut PgConnection, id: i64) -> Result<(), BackOfficeError> {
-    sqlx::query!("update cards set sold = 1, active = 1, quarantined_at = null where id = $1", id)
-        .execute(connection)
-        .await
-        .map(drop)
-        .map_err(taken)
+    sqlx::query!(
+        "update cards set sold = 1, active = 1, hidden = 0, withheld = nullif(withheld, 'reserved'), quarantined_at = null
+         where id = $1",
+        id
+    )
+    .execute(connection)
+    .await
+    .map(drop)
+    .map_err(taken)
 }
 
 /// A retired card stays in quarantine: so it can keep a number and a PIN that another card has too.

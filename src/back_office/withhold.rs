@@ -100,7 +100,7 @@ pub async fn block_cards(
 /// Cards that a distributor gets.
 #[derive(Debug)]
 pub struct Assignment<'a> {
-    /// The cards. Only those in stock are given.
+    /// The cards. Only those in stock are given, and none of another distributor.
     pub selection: &'a CardSelection,
     /// The user id of the distributor.
     pub distributor_id: i32,
@@ -144,7 +144,8 @@ impl Assignment<'_> {
             r#"with selected as materialized (
                    select id from cards c
                    where is_selected(c, $1, $2, $3, $4)
-                       and is_in_stock(c) and not has_sale_payment(c) and (not $6 or user_id is distinct from $5)
+                       and is_in_stock(c) and not has_sale_payment(c) and coalesce(user_id, -1) in (-1, $5)
+                       and (not $6 or user_id is distinct from $5)
                    order by number collate "C", id
                    limit $7
                    for no key update
@@ -167,7 +168,9 @@ impl Assignment<'_> {
         let changed = changed.fetch_all(&mut *connection).await?;
         let given: i64 = changed.iter().map(|cards| cards.cards).sum();
         if count.is_some_and(|count| given < count) {
-            return Err(BackOfficeError::Refused(format!("only {given} of the selected cards are in stock")));
+            return Err(BackOfficeError::Refused(format!(
+                "only {given} of the selected cards can be given: the others are not in stock, or have another distributor"
+            )));
         }
         let change = json!({
             "distributor": distributor_id,
@@ -188,8 +191,9 @@ pub struct Released {
     pub used: i64,
 }
 
-/// Takes the selected unsold cards back from their distributors, or from one of them: they are in stock again. Used
-/// cards are left out, because an assigned card can be used.
+/// Takes the selected unsold cards back from their distributors, or from one of them: they are in stock again, unless
+/// they are blocked. Used cards are left out, because an assigned card can be used. A card that the import has reserved
+/// for its distributor is taken back too, but not one whose number or PIN cannot be sold.
 ///
 /// # Errors
 ///
@@ -213,10 +217,14 @@ pub async fn release_cards(
                where is_selected(c, $1, $2, $3, $4)
                    and sold = 0 and retired_at is null and ($5::integer is null or user_id = $5)
                    and (user_id <> -1 or withheld = 'assigned' or unblocked_as = 'assigned')
+                   and ('reserved' not in (coalesce(withheld, ''), coalesce(unblocked_as, '')) or exists (
+                       select from cardgroups g
+                       where g.id = c.cardgroup_id and length(btrim(c.number)) = g.number_length
+                           and length(btrim(c.pin)) = g.pin_length))
                order by number collate "C", id
                for no key update
            ), changed as (
-               update cards set user_id = -1, withheld = nullif(withheld, 'assigned'), unblocked_as = nullif(unblocked_as, 'assigned')
+               update cards set user_id = -1, withheld = case when withheld = 'blocked' then withheld end, unblocked_as = null
                where id = any (array(select id from selected where not used))
                returning id, number
            )

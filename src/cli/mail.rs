@@ -144,7 +144,7 @@ async fn test(address: &str, user: Option<&str>, config: &Config) -> Result<Repo
 impl From<TestError> for CommandError {
     fn from(error: TestError) -> Self {
         match error {
-            TestError::Database(error) => Self::Sql(error),
+            TestError::Database(error) => error.into(),
             TestError::InvalidAddress(_) => Self::Usage(error.to_string()),
             error => Self::Failed(error.to_string()),
         }

@@ -78,7 +78,7 @@ pub enum CommandError {
     #[error("{0}")]
     DatabaseUnavailable(String),
     #[error("database error: {0}")]
-    Sql(#[from] sqlx::Error),
+    Sql(sqlx::Error),
 }
 
 impl CommandError {
@@ -107,6 +107,21 @@ impl CommandError {
     }
 }
 
+/// Codes of errors that end a transaction because of another session: a lock timeout, a deadlock, a conflict.
+const CONFLICTS: [&str; 3] = ["55P03", "40P01", "40001"];
+
+impl From<sqlx::Error> for CommandError {
+    fn from(error: sqlx::Error) -> Self {
+        let code = error.as_database_error().and_then(|error| error.code());
+        match code.is_some_and(|code| CONFLICTS.contains(&&*code)) {
+            true => Self::Failed(format!(
+                "another session changes the same data: this change was rolled back, run the command again ({error})"
+            )),
+            false => Self::Sql(error),
+        }
+    }
+}
+
 /// Code that operations and commands share returns errors with messages for clients.
 impl From<ApiError> for CommandError {
     fn from(error: ApiError) -> Self {
@@ -124,7 +139,7 @@ impl From<BackOfficeError> for CommandError {
         match error {
             BackOfficeError::NotFound(message) => Self::NotFound(message),
             BackOfficeError::Refused(message) => Self::Failed(message),
-            BackOfficeError::Database(error) => Self::Sql(error),
+            BackOfficeError::Database(error) => error.into(),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use crate::back_office::settle::list_quarantined;
+use crate::back_office::settle::{QuarantinedCard, list_quarantined};
 use crate::cli::database::{begin_read_only, with_database};
 use crate::cli::{CommandError, Report};
 use crate::config::Config;
@@ -30,7 +30,13 @@ pub(super) async fn run(_: &Options, config: &Config) -> Result<Report, CommandE
             card.balance.to_plain_string(),
             if card.sold { "yes" } else { "" }.to_owned(),
             card.first_use.clone().unwrap_or_default(),
-            card.rules.clone().unwrap_or_default(),
+            why(card),
         ]
     }))
+}
+
+/// The rules of the import, and what else keeps the card from being used or sold.
+fn why(card: &QuarantinedCard) -> String {
+    let deleted = card.hidden.then_some("deleted in MOR");
+    [card.rules.as_deref(), deleted, card.withheld.as_deref()].into_iter().flatten().collect::<Vec<_>>().join(", ")
 }

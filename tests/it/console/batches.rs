@@ -189,7 +189,10 @@ async fn a_part_of_a_batch_is_changed() {
     console.server.assert_rows(STATES, &states(["1||-1", "2|assigned|2", "3||-1", "4||-1"])).await;
     let changes = console.server.rows(CHANGES).await;
     for (fields, words) in [
-        (give("3"), "Only 2 of the selected cards are in stock."),
+        (
+            give("3"),
+            "Only 2 of the selected cards can be given: the others are not in stock, or have another distributor.",
+        ),
         (give("0"), "Number of cards: a whole number of at least 1."),
         (give("x"), "Number of cards: a whole number"),
         (part("1111111001", ""), "Enter both numbers, or none"),

@@ -133,3 +133,44 @@ async fn unused_card_without_counters_or_price_is_free() {
         .await;
     assert_eq!(operator.run_ok(&settle("2", "free")), "The card 2 is settled as free.\n");
 }
+
+/// The import can quarantine a card that is deleted or reserved too.
+#[tokio::test]
+async fn deleted_and_reserved_cards_become_usable_or_free() {
+    let operator = Operator::new().await;
+    operator.server.execute(QUARANTINE).await;
+    operator
+        .server
+        .execute(
+            "update cards set hidden = 1 where id in (3, 4);
+             update cards set withheld = 'reserved', user_id = 2 where id in (2, 4)",
+        )
+        .await;
+    let list = operator.run_ok(&["cards", "list", "--quarantined"]);
+    assert!(list.contains(" duplicate_pin, deleted in MOR, reserved\n"), "{list}");
+    operator.run_ok(&settle("4", "sold"));
+    operator.run_ok(&settle("2", "free"));
+    operator.run_ok(&[&settle("3", "free")[..], &["--used"]].concat());
+    operator
+        .server
+        .assert_rows(
+            "select c.id, card_state(c), s.card_id is not null as in_stock
+             from cards c left join card_stock s on s.card_id = c.id where c.id in (2, 3, 4) order by c.id",
+            &["2|free|true", "3|free|true", "4|sold|false"],
+        )
+        .await;
+}
+
+/// A card that was reserved because it has no PIN, or one of another length, does not come into stock.
+#[tokio::test]
+async fn card_without_a_pin_of_its_group_is_retired() {
+    let operator = Operator::new().await;
+    operator.server.execute(QUARANTINE).await;
+    for pin in ["null", "''", "'12345678901'"] {
+        let change = format!("update cards set withheld = 'reserved', pin = {pin} where id = 2");
+        operator.server.execute(&change).await;
+        let expected = "the card has no number or no PIN as its card group demands: retire it";
+        operator.assert_error(&settle("2", "free"), 1, expected);
+    }
+    operator.run_ok(&settle("2", "retired"));
+}

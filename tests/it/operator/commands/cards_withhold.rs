@@ -211,3 +211,52 @@ async fn assigned_card_without_a_distributor_is_released() {
     operator.run_ok(&["cards", "unblock", "--group", "6", "--yes"]);
     operator.server.assert_rows(STOCK, &["1", "2", "3", "6"]).await;
 }
+
+/// The import has reserved a card for its distributor.
+#[tokio::test]
+async fn reserved_card_of_a_distributor_is_released() {
+    let operator = Operator::new().await;
+    operator
+        .server
+        .execute(
+            "update cards set withheld = 'reserved', user_id = 2 where id in (1, 2);
+             update cards set pin = '12345678901' where id = 1",
+        )
+        .await;
+    operator.run_ok(&["card", "block", "1111111001"]);
+    let release = ["cards", "release", "--group", "6", "--distributor", "user", "--yes"];
+    // The PIN of the card 1 cannot be sold.
+    assert!(operator.run_ok(&release).starts_with("Cards released: 1.\n"));
+    operator.server.assert_rows(WITHHELD, &["1|reserved|2", "2|blocked|-1"]).await;
+    operator.run_ok(&["card", "unblock", "1111111001"]);
+    operator.server.assert_rows(STOCK, &["2", "3", "6"]).await;
+}
+
+#[tokio::test]
+async fn cards_of_another_distributor_are_not_given() {
+    let operator = Operator::new().await;
+    operator.server.execute("update users set usertype = 'user' where username = 'accountant'").await;
+    let assign = |user, options: &[&'static str]| {
+        let arguments = ["cards", "assign", "--group", "6", "--distributor", user, "--yes"];
+        operator.run_ok(&[&arguments[..], options].concat())
+    };
+    assert!(assign("user", &["--keep-in-stock"]).starts_with("Cards assigned to user: 4.\n"));
+    assert_eq!(assign("accountant", &[]), "Cards assigned to accountant: 0.\n");
+    // The own ones can be withheld too.
+    assert!(assign("user", &[]).starts_with("Cards assigned to user: 4.\n"));
+}
+
+/// A card that another session has locked for longer than the lock timeout: the command failed, not the database.
+#[tokio::test]
+async fn lock_timeout_asks_for_another_try() {
+    let operator = Operator::new().await;
+    let mut lock = operator.server.pool.begin().await.unwrap();
+    sqlx::raw_sql("select from cards where id = 2 for update").execute(&mut *lock).await.unwrap();
+    let mut block = command(&["card", "block", "1111111001"]);
+    block.env("DATABASE_URL", &operator.url).env("MORTISE_DATABASE_ACQUIRE_TIMEOUT_MS", "100");
+    let output = tokio::task::spawn_blocking(|| run_command(block, "")).await.unwrap();
+    let expected = "another session changes the same data: this change was rolled back, run the command again";
+    assert!(output.code == 1 && output.stderr.contains(expected), "{output:?}");
+    lock.rollback().await.unwrap();
+    operator.run_ok(&["card", "block", "1111111001"]);
+}
