@@ -38,13 +38,13 @@ pub async fn build(
     }
     let triggers = disable_triggers(target, &tables).await?;
     for table in &inspection.tables {
-        if table.name == "cards" {
-            insert_orphan_groups(target).await?;
-        }
         insert_rows(target, table, history).await?;
-        if table.name == "cards" {
-            mark_shared_numbers(target).await?;
+        match table.name {
+            "cardgroups" => insert_orphan_groups(target).await?,
+            "cards" => mark_shared_numbers(target).await?,
+            _ => {}
         }
+        // After all rows: the ids of the added groups follow MOR's.
         reset_sequence(target, table).await?;
     }
     // In reverse: a foreign key needs the key that it refers to.

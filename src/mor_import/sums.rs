@@ -95,7 +95,7 @@ pub async fn compare(
                 source::quote(table.name)
             );
             for row in source.rows(&sql).await? {
-                add(&mut there, row.into_iter().map(Option::unwrap_or_default));
+                add(&mut there, row.into_iter().map(Option::unwrap_or_default))?;
             }
         }
         there
@@ -137,7 +137,9 @@ pub async fn compare(
         let sql = format!("select array[{key}, {}] from {rows} group by {key}", values.join(", "));
         let rows: Vec<Vec<String>> = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(target).await?;
         let mut here = BTreeMap::new();
-        rows.into_iter().for_each(|row| add(&mut here, row.into_iter()));
+        for row in rows {
+            add(&mut here, row.into_iter())?;
+        }
         here
     };
     let sums = std::iter::once("rows").chain(money.iter().copied()).chain(counted.iter().map(|(name, _)| *name));
@@ -167,15 +169,18 @@ fn coalesced(condition: &str) -> String {
 /// The sums of each key, in the order of their names.
 type SumsByKey = BTreeMap<String, Vec<BigDecimal>>;
 
-/// Adds a row, a key and its sums, to the sums of the same key.
-fn add(sums: &mut SumsByKey, mut row: impl Iterator<Item = String>) {
+/// Adds a row, a key and its sums, to the sums of the same key. Refuses a sum that is no number.
+fn add(sums: &mut SumsByKey, mut row: impl Iterator<Item = String>) -> Result<(), ImportError> {
     let entry = sums.entry(row.next().unwrap_or_default()).or_default();
-    for (index, value) in row.map(|value| value.parse().unwrap_or_default()).enumerate() {
+    for (index, text) in row.enumerate() {
+        let value: BigDecimal =
+            text.parse().map_err(|_| ImportError::refused(format!("the sum {text:?} is no number")))?;
         match entry.get_mut(index) {
             Some(sum) => *sum += &value,
             None => entry.push(value),
         }
     }
+    Ok(())
 }
 
 /// `names`: what each sum is, and what MOR's value is.

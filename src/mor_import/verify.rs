@@ -48,7 +48,10 @@ pub async fn verify(
         for range in differing_ranges(&source_sums, &target_sums) {
             if differences.len() < LISTED_MAX {
                 let changed_in = imported.as_ref().map(|imported| side(range, imported, &source_sums, &target_sums));
-                let found = compare_range(source, target, &compared, run, range).await?;
+                let mut found = compare_range(source, target, &compared, run, range).await?;
+                if found.is_empty() {
+                    found.push(range_difference(table.name, range));
+                }
                 differences.extend(found.into_iter().map(|difference| Difference { changed_in, ..difference }));
             }
         }
@@ -61,6 +64,13 @@ pub async fn verify(
         return Err(ImportError::refused("MOR's database has no rows: nothing was compared"));
     }
     Ok(verification)
+}
+
+/// The difference of a range whose checksums differ, although no row does.
+fn range_difference(table: &str, range: i64) -> Difference {
+    let (first, last) = (range * RANGE_LEN, (range + 1) * RANGE_LEN - 1);
+    let text = format!("the checksums of the rows with the ids {first} to {last}, or near them, differ");
+    Difference { table: table.to_owned(), id: None, column: None, text, changed_in: None }
 }
 
 /// On which side a range of ids has changed since it was equal on both.
@@ -123,7 +133,8 @@ async fn count_rows(
         Some(condition) => {
             let sql = format!("select count(*) from {} where not ({condition})", source::quote(table.name));
             let count = source.row(&sql).await?.into_iter().next().flatten();
-            count.and_then(|count| count.parse().ok()).unwrap_or_default()
+            let count = count.and_then(|count| count.parse().ok());
+            count.ok_or_else(|| ImportError::refused(format!("MySQL did not count the old rows of {}", table.name)))?
         }
     };
     let left_out = table.left_out_rows() + old_rows;

@@ -188,6 +188,8 @@ async fn invalid_data_is_imported_as_decided() {
              where cards.id in (411, 412) group by g.id",
             &["Imported orphans 3|3|1|2"],
         ),
+        // The group of the orphans has the next id of MOR.
+        ("select nextval('cardgroups_id_seq') > max(id) as next from cardgroups", &["true"]),
         ("select id, name from cardgroups where id < 10 order by id", &["7|Ten", "8|Ten (8)", "9|Free"]),
         (
             "select id, name, last_update_date from tariffs order by id",

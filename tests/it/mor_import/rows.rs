@@ -91,7 +91,9 @@ async fn the_schema_is_intact_and_the_comparison_can_be_repeated() {
     // A change on either side is named.
     import.mor.execute("update payments set amount = 11 where id = 12; delete from vouchers").await;
     let server = import.server().await;
-    server.execute("update cards set name = 'changed' where id = 104").await;
+    // A row that no range contains changes the checksum of the nearest one.
+    let negative = "insert into currencies (id, name, exchange_rate) values (-5, 'NEG', 1)";
+    server.execute(&format!("update cards set name = 'changed' where id = 104; {negative}")).await;
     server.close().await;
     let output = import.run(&["reconcile", &import.mor.url()]);
     assert_eq!(output.code, 1, "{output:?}");
@@ -100,6 +102,7 @@ async fn the_schema_is_intact_and_the_comparison_can_be_repeated() {
         "DIFFERENCE payments: manual, EUR, 2014: amount: 11.000000000000000 in MOR, -5.000000000000000 in Mortise",
         "DIFFERENCE cards 104 name: \"\" in MOR, \"changed\" in Mortise",
         "DIFFERENCE vouchers 51: the row is in Mortise only",
+        "DIFFERENCE currencies: the checksums of the rows with the ids 0 to 1023, or near them, differ",
     ] {
         assert!(output.stdout.contains(difference), "{difference}: {}", output.stdout);
     }
