@@ -30,8 +30,7 @@ pub enum HashRule {
 /// Names in `PARAM_ORDER` that are not hashed.
 pub type Excluded = &'static [&'static str];
 
-/// The hashed parameters of a request, in order.
-#[derive(Debug)]
+/// The hashed parameters of a request, in order. Without `Debug`: they can have PINs.
 pub struct SignedParams<'a> {
     values: Vec<(&'static str, &'a str)>,
     /// Whether the rule is [`HashRule::Legacy`], which leaves the amount unsigned.

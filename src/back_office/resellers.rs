@@ -13,8 +13,7 @@ const PERMISSION_GROUP_DEFAULT: &str = "Resellers";
 const RIGHT: &str = "calling_cards";
 const RIGHT_EDIT: i16 = 2;
 
-/// A reseller to create.
-#[derive(Debug)]
+/// A reseller to create. Without `Debug`: it has the hash of the password.
 pub struct NewReseller<'a> {
     /// The login name.
     pub name: &'a str,

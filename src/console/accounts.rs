@@ -4,7 +4,10 @@ use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use serde_json::json;
 use sqlx::PgConnection;
 
+use super::Console;
 use super::access::Role;
+use super::error::{ConsoleError, sentence};
+use crate::auth::passwords;
 use crate::store::change_log::{Author, Change, Target, What};
 
 /// An account.
@@ -83,8 +86,7 @@ pub async fn load(connection: &mut PgConnection, id: i64) -> sqlx::Result<Option
     row.fetch_optional(connection).await?.map(AccountRow::read).transpose()
 }
 
-/// A new account.
-#[derive(Debug)]
+/// A new account. Without `Debug`: it has secrets.
 #[expect(missing_docs, reason = "as in `Account`")]
 pub struct NewAccount<'a> {
     pub name: &'a str,
@@ -222,4 +224,33 @@ pub async fn end_sessions(connection: &mut PgConnection, account_id: i64, kept: 
     .execute(connection)
     .await?;
     Ok(())
+}
+
+impl Console {
+    /// Checks a new password of an account or an API user, and hashes it.
+    ///
+    /// # Errors
+    ///
+    /// [`ConsoleError::Refused`], [`ConsoleError::Failed`].
+    pub async fn hash_new_password(
+        &self,
+        password: SecretString,
+        repeated: &SecretString,
+    ) -> Result<String, ConsoleError> {
+        if password.expose_secret() != repeated.expose_secret() {
+            return Err(ConsoleError::Refused("The two new passwords differ.".to_owned()));
+        }
+        passwords::check_new(password.expose_secret()).map_err(|message| ConsoleError::Refused(sentence(&message)))?;
+        self.hash_password(password).await
+    }
+
+    /// Hashes a password.
+    ///
+    /// # Errors
+    ///
+    /// [`ConsoleError::Failed`].
+    pub async fn hash_password(&self, password: SecretString) -> Result<String, ConsoleError> {
+        let hash = tokio::task::spawn_blocking(move || passwords::hash_argon2(password.expose_secret())).await;
+        hash.ok().flatten().ok_or_else(|| ConsoleError::Failed("cannot hash the password".to_owned()))
+    }
 }

@@ -50,6 +50,8 @@ pub(super) struct Attempts {
     of_accounts: AttemptLimiter,
     /// What could be guesses of PINs, for each account.
     guesses: AttemptLimiter,
+    /// For each account, one guess at a time: concurrent ones would exceed the limit.
+    of_guesses: KeyedSemaphores<String>,
     of_clients: KeyedSemaphores<IpNet>,
     queue: Arc<Semaphore>,
     running: Arc<Semaphore>,
@@ -76,6 +78,7 @@ impl Attempts {
             limiter: AttemptLimiter::new(failures_max, lockout),
             of_accounts: AttemptLimiter::new(ACCOUNT_FAILURES_MAX, lockout),
             guesses: AttemptLimiter::new(GUESSES_MAX, GUESSES_S),
+            of_guesses: KeyedSemaphores::new(1),
             of_clients: KeyedSemaphores::new(1),
             queue: Arc::new(Semaphore::new(QUEUE_MAX)),
             running: Arc::new(Semaphore::new(1)),
@@ -104,15 +107,17 @@ impl Attempts {
         Ok(Attempt { attempts: self, client, name, permits: Some((of_client, running)) })
     }
 
-    /// Refuses a search or a file that could guess PINs, after too many of them.
+    /// Waits until a search or a file that could guess PINs may run: no other one of the account runs until the permit
+    /// is dropped.
     ///
     /// # Errors
     ///
-    /// [`ConsoleError::TooManyGuesses`].
-    pub fn check_guesses(&self, account: &str) -> Result<(), ConsoleError> {
+    /// [`ConsoleError::TooManyGuesses`] after too many of them.
+    pub async fn begin_guess(&self, account: &str) -> Result<OwnedSemaphorePermit, ConsoleError> {
+        let permit = self.of_guesses.acquire(account.to_owned()).await;
         match self.guesses.check(AttemptKind::Pin, ANY_CLIENT, account, Instant::now()) {
             Err(ApiError::TooManyAttempts(seconds)) => Err(ConsoleError::TooManyGuesses(seconds)),
-            _ => Ok(()),
+            _ => Ok(permit),
         }
     }
 

@@ -14,9 +14,8 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::Console;
 use super::attempts::Attempt;
-use super::error::{ConsoleError, sentence};
+use super::error::ConsoleError;
 use super::session::Session;
-use crate::auth::passwords;
 use crate::store::change_log::Author;
 
 /// The fields that every form has.
@@ -214,6 +213,33 @@ impl<T> Form<T> {
         show(&session, secret).map_err(|error| ConsoleError::OutcomeUnknown(Box::new(error)))
     }
 
+    /// Like [`carry_out`](Self::carry_out), for work that changes nothing in the database and can take long, such as an
+    /// e-mail: it has no transaction. The second request of a double click waits for the first one, and does not repeat
+    /// the work. After a crash between the work and its record, the form can be sent again.
+    ///
+    /// # Errors
+    ///
+    /// What `work` returns, and database errors.
+    pub async fn carry_out_without_transaction(
+        self,
+        console: &Console,
+        work: impl AsyncFnOnce(T) -> Result<Done, ConsoleError>,
+    ) -> Result<Response, ConsoleError> {
+        let Self { fields, session, once, .. } = self;
+        let _permit = console.forms.acquire(once.clone()).await;
+        let account_id = session.account.id;
+        if let Some(location) = find_location(&mut *console.pool.acquire().await?, account_id, &once).await? {
+            return Ok(redirect(&location, &once));
+        }
+        let done = work(fields).await?;
+        let mut transaction = console.pool.begin().await?;
+        if !claim(&mut transaction, account_id, &once).await? {
+            return Err(ConsoleError::ForeignForm);
+        }
+        finish(transaction, &done, &once).await?;
+        Ok(redirect(&done.location, &once))
+    }
+
     /// Checks what the sender has entered again, for a form that changes nothing, such as an export.
     ///
     /// # Errors
@@ -261,23 +287,14 @@ impl<T> Form<T> {
         // Before the transaction: at most one form holds a connection while it waits for another one.
         let attempt = self.begin_attempt(console).await?;
         let mut transaction = console.pool.begin().await?;
-        let claimed = sqlx::query!(
-            "insert into console_submissions (id, account_id) values ($1, $2) on conflict do nothing",
-            once,
-            session.account.id
-        );
-        if claimed.execute(&mut *transaction).await?.rows_affected() == 1 {
+        if claim(&mut transaction, session.account.id, once).await? {
             if let Some(attempt) = attempt {
                 self.check_confirmation(console, attempt).await?;
             }
             return Ok(Begun::New(transaction, permit));
         }
-        let location = sqlx::query_scalar!(
-            "select location from console_submissions where id = $1 and account_id = $2",
-            once,
-            session.account.id
-        );
-        let location = location.fetch_optional(&mut *transaction).await?.ok_or(ConsoleError::ForeignForm)?;
+        let location = find_location(&mut transaction, session.account.id, once).await?;
+        let location = location.ok_or(ConsoleError::ForeignForm)?;
         Ok(Begun::CarriedOut(redirect(&location, once)))
     }
 }
@@ -288,6 +305,26 @@ enum Begun {
     New(PgTransaction<'static>, OwnedSemaphorePermit),
     /// With the page that follows.
     CarriedOut(Response),
+}
+
+/// Claims the id of a form. `false`: it was claimed before.
+async fn claim(connection: &mut PgConnection, account_id: i64, once: &str) -> sqlx::Result<bool> {
+    let claimed = sqlx::query!(
+        "insert into console_submissions (id, account_id) values ($1, $2) on conflict do nothing",
+        once,
+        account_id
+    );
+    Ok(claimed.execute(connection).await?.rows_affected() == 1)
+}
+
+/// Returns the page that follows a form that the account has sent before.
+async fn find_location(connection: &mut PgConnection, account_id: i64, once: &str) -> sqlx::Result<Option<String>> {
+    let location = sqlx::query_scalar!(
+        "select location from console_submissions where id = $1 and account_id = $2",
+        once,
+        account_id
+    );
+    location.fetch_optional(connection).await
 }
 
 async fn finish(mut transaction: PgTransaction<'static>, done: &Done, once: &str) -> Result<(), ConsoleError> {
@@ -319,33 +356,4 @@ pub(super) async fn load_message(console: &Console, account_id: i64, once: &str)
         account_id
     );
     message.fetch_optional(&console.pool).await
-}
-
-impl Console {
-    /// Checks a new password of an account or an API user, and hashes it.
-    ///
-    /// # Errors
-    ///
-    /// [`ConsoleError::Refused`], [`ConsoleError::Failed`].
-    pub async fn hash_new_password(
-        &self,
-        password: SecretString,
-        repeated: &SecretString,
-    ) -> Result<String, ConsoleError> {
-        if password.expose_secret() != repeated.expose_secret() {
-            return Err(ConsoleError::Refused("The two new passwords differ.".to_owned()));
-        }
-        passwords::check_new(password.expose_secret()).map_err(|message| ConsoleError::Refused(sentence(&message)))?;
-        self.hash_password(password).await
-    }
-
-    /// Hashes a password.
-    ///
-    /// # Errors
-    ///
-    /// [`ConsoleError::Failed`].
-    pub async fn hash_password(&self, password: SecretString) -> Result<String, ConsoleError> {
-        let hash = tokio::task::spawn_blocking(move || passwords::hash_argon2(password.expose_secret())).await;
-        hash.ok().flatten().ok_or_else(|| ConsoleError::Failed("cannot hash the password".to_owned()))
-    }
 }

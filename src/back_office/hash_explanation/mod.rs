@@ -20,8 +20,8 @@ use crate::http::params::{self, Params};
 use crate::http::path::routed_path;
 use crate::operations::{self, OPERATIONS};
 
-/// The explanation of a request's hash.
-#[derive(Debug, Default, Serialize)]
+/// The explanation of a request's hash. Without `Debug`: the hashed text can have PINs.
+#[derive(Default, Serialize)]
 pub struct Explanation {
     /// Whether the server accepts the hash, or does not check it.
     pub valid: bool,
@@ -56,8 +56,8 @@ impl Explanation {
     }
 }
 
-/// A request that a client sent.
-#[derive(Debug, Clone, Copy)]
+/// A request that a client sent. Without `Debug`: it can have a password and PINs.
+#[derive(Clone, Copy)]
 pub struct SentRequest<'a> {
     /// The URL, or its path and query.
     pub url: &'a str,

@@ -30,7 +30,7 @@ pub(super) fn routes() -> Vec<Route> {
         Route::post("/mail/retry", Access::ADMIN_SUPPORT, retry_all),
         Route::post("/mail/{id}/retry", Access::ADMIN_SUPPORT, retry),
         Route::post("/mail/{id}/correct", Access::ADMIN_SUPPORT, correct),
-        Route::post("/mail/test", Access::ADMIN, send_test),
+        Route::post("/mail/test", Access::ADMIN_SUPPORT, send_test),
     ]
 }
 
@@ -115,23 +115,26 @@ struct TestFields {
     owner: String,
 }
 
-/// Sends the e-mail before the transaction of the form, which must not hold a connection for that long.
+/// Sends the e-mail, without a transaction: the mail server can take long.
 async fn send_test(State(console): State<Arc<Console>>, form: Form<TestFields>) -> PageResult {
-    let TestFields { address, owner } = &form.fields;
-    let owner = match owner.trim() {
-        "" => ADMIN_ID,
-        name => users::find(&mut *console.pool.acquire().await?, name).await?.settings_owner()?,
-    };
-    let address = address.trim();
-    let send = console.app.mail.send_test(&console.app.accounts, owner, address);
-    let sent = tokio::time::timeout(TEST_TIMEOUT, send).await.map_err(|_| {
-        let seconds = TEST_TIMEOUT.as_secs();
-        ConsoleError::Refused(format!("The mail server did not accept the e-mail within {seconds} seconds."))
-    })?;
-    let sent = sent.map_err(|error| match error {
-        TestError::Database(error) => ConsoleError::Database(error),
-        error => ConsoleError::Refused(format!("{error}.")),
-    })?;
-    let message = format!("{}:{} accepted the test e-mail from {} to {address}.", sent.server, sent.port, sent.sender);
-    form.carry_out(&console, async |_, _, _, _| Ok(Done::new("/mail", message))).await
+    form.carry_out_without_transaction(&console, async |TestFields { address, owner }| {
+        let owner = match owner.trim() {
+            "" => ADMIN_ID,
+            name => users::find(&mut *console.pool.acquire().await?, name).await?.settings_owner()?,
+        };
+        let address = address.trim();
+        let send = console.app.mail.send_test(&console.app.accounts, owner, address);
+        let sent = tokio::time::timeout(TEST_TIMEOUT, send).await.map_err(|_| {
+            let seconds = TEST_TIMEOUT.as_secs();
+            ConsoleError::Refused(format!("The mail server did not accept the e-mail within {seconds} seconds."))
+        })?;
+        let sent = sent.map_err(|error| match error {
+            TestError::Database(error) => ConsoleError::Database(error),
+            error => ConsoleError::Refused(format!("{error}.")),
+        })?;
+        let message =
+            format!("{}:{} accepted the test e-mail from {} to {address}.", sent.server, sent.port, sent.sender);
+        Ok(Done::new("/mail", message))
+    })
+    .await
 }

@@ -24,7 +24,8 @@ async fn show(State(console): State<Arc<Console>>, session: Session) -> PageResu
     console.render(&session, "search.html", context! {})
 }
 
-#[derive(Debug, Deserialize)]
+/// Without `Debug`: the text can be a PIN.
+#[derive(Deserialize)]
 struct SearchFields {
     #[serde(default)]
     q: String,
@@ -47,9 +48,10 @@ async fn search(State(console): State<Arc<Console>>, Form { fields, session, .. 
         return console.render(&session, "search.html", context! {});
     }
     let is_guess = keys.iter().any(|key| matches!(key, CardKey::Pin(_)));
-    if is_guess {
-        console.attempts.check_guesses(&session.account.name)?;
-    }
+    let _guess = match is_guess {
+        true => Some(console.attempts.begin_guess(&session.account.name).await?),
+        false => None,
+    };
     let mut connection = console.pool.acquire().await?;
     let found = lookup::search(&mut connection, &keys, session.owner_id()).await?;
     if is_guess && found.cards.is_empty() {

@@ -125,7 +125,8 @@ async fn check_owner(connection: &mut PgConnection, owner: i32) -> Result<String
     name.ok_or_else(|| ConsoleError::NotFound(format!("The user with the id {owner} has no settings.")))
 }
 
-#[derive(Debug, Deserialize)]
+/// Without `Debug`: the value can be a password.
+#[derive(Deserialize)]
 struct ChangeFields {
     owner: i32,
     value: String,

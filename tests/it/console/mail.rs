@@ -3,7 +3,7 @@
 use axum::http::StatusCode;
 use mortise::console::access::Role;
 
-use super::{ConsoleServer, console, console_with_settings};
+use super::{ConsoleServer, console, console_with_settings, random_id};
 use crate::harness::smtp::MailServer;
 use crate::harness::with_timeout;
 use crate::mail::settings_sql;
@@ -42,11 +42,11 @@ async fn mails_are_listed_by_state_without_pins() {
     sent.assert_contains("done@x.test reseller 1");
     for page in [waiting, failed, sent] {
         page.assert_secret("9876543");
-        page.assert_lacks("Send a test e-mail");
     }
     let reader = console.log_in(Role::ReadOnly).await;
     let page = reader.get("/mail").await;
     page.assert_contains("slow@x.test");
+    page.assert_lacks("Send a test e-mail");
     page.assert_lacks("Send now");
 }
 
@@ -146,7 +146,7 @@ async fn address_is_corrected_once() {
 }
 
 #[tokio::test]
-async fn test_mail_is_sent_by_admins_only() {
+async fn test_mail_is_sent_once() {
     let (console, mail) = office().await;
     let admin = console.log_in(Role::Admin).await;
     let page = admin.submit("/mail/test", &[("address", "me@x.test"), ("owner", "")]).await;
@@ -163,11 +163,20 @@ async fn test_mail_is_sent_by_admins_only() {
         page.assert_contains(text);
     }
     let support = console.log_in(Role::Support).await;
-    assert_eq!(support.post("/mail/test", &[("address", "me@x.test")]).await.status, StatusCode::FORBIDDEN);
+    assert!(!support.get("/mail").await.body.contains("href=\"/settings"));
+    // A double click.
+    let once = random_id();
+    let fields = [("token", support.token.as_str()), ("once", &once), ("address", "you@x.test")];
+    let (first, second) =
+        tokio::join!(support.post_plain("/mail/test", &fields), support.post_plain("/mail/test", &fields));
+    assert_eq!((first.status, second.status), (StatusCode::SEE_OTHER, StatusCode::SEE_OTHER));
+    assert_eq!(first.location, second.location);
+    support.get(first.location.as_deref().unwrap()).await.assert_contains("accepted the test e-mail from Card Shop");
+    assert_eq!(mail.wait_for_mails(2).await[1].to, "you@x.test");
     let reader = console.log_in(Role::ReadOnly).await;
     assert_eq!(reader.post("/mail/1/retry", &[]).await.status, StatusCode::FORBIDDEN);
     assert_eq!(console.log_in_reseller(3).await.get("/mail").await.status, StatusCode::FORBIDDEN);
-    assert_eq!(mail.received_mails().len(), 1);
+    assert_eq!(mail.received_mails().len(), 2);
 }
 
 /// With fresh statistics and without, a page of a long outbox reads an index in its order, or the few rows that wait.

@@ -93,7 +93,7 @@ pub const TABLE: &[Entry] = &[
     form("/logout", "arso"),
     page("/mail", "aso"),
     form("/mail/retry", "as"),
-    form("/mail/test", "a"),
+    form("/mail/test", "as"),
     form("/mail/{id}/correct", "as"),
     form("/mail/{id}/retry", "as"),
     page("/sales", "arso"),

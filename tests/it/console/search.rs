@@ -164,6 +164,17 @@ async fn searches_that_find_nothing_are_limited() {
 }
 
 #[tokio::test]
+async fn concurrent_searches_do_not_exceed_the_limit() {
+    let console = console().await;
+    let support = console.log_in(Role::Support).await;
+    let texts: Vec<String> = (0..150).map(|index| format!("9999{index}")).collect();
+    let pages = futures_util::future::join_all(texts.iter().map(|text| search(&support, text))).await;
+    let found_nothing = pages.iter().filter(|page| page.status == StatusCode::OK).count();
+    let refused = pages.iter().filter(|page| page.status == StatusCode::TOO_MANY_REQUESTS).count();
+    assert_eq!((found_nothing, refused), (100, 50));
+}
+
+#[tokio::test]
 async fn a_card_that_its_pin_has_found_is_recorded() {
     let console = console().await;
     let changes = "select who, target_id, target_name, after from change_log where what = 'card' order by id";

@@ -56,9 +56,10 @@ pub(super) async fn import(State(console): State<Arc<Console>>, upload: Upload<I
     let (account, group) = (form.session.account.name.clone(), form.fields.group);
     // A reseller must not find out the numbers and PINs of other owners' cards.
     let hides_used = form.session.owner_id().is_some();
-    if hides_used {
-        console.attempts.check_guesses(&account)?;
-    }
+    let _guess = match hides_used {
+        true => Some(console.attempts.begin_guess(&account).await?),
+        false => None,
+    };
     let lines_max = Some(console.app.config.max_new_cards.get());
     let page_console = console.clone();
     let imported = form.carry_out_and_show(

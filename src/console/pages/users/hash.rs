@@ -17,7 +17,8 @@ pub(super) async fn show(State(console): State<Arc<Console>>, session: Session) 
     console.render(&session, "hash.html", context! { explanation => None::<()> })
 }
 
-#[derive(Debug, Deserialize)]
+/// Without `Debug`: the request can have a password and PINs.
+#[derive(Deserialize)]
 pub(super) struct RequestFields {
     /// The URL, or its path and query.
     url: String,
