@@ -60,6 +60,19 @@ struct AttemptCount {
     expires_at: Option<Instant>,
 }
 
+/// The attempts of a client for a user name are refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LockedOut {
+    /// The remaining time in seconds.
+    pub seconds: u32,
+}
+
+impl From<LockedOut> for ApiError {
+    fn from(LockedOut { seconds }: LockedOut) -> Self {
+        Self::TooManyAttempts(seconds)
+    }
+}
+
 impl AttemptLimiter {
     /// Allows `failed_attempts_max` failures (0: any number) within `lockout_s` seconds, then refuses for `lockout_s`
     /// seconds.
@@ -78,8 +91,8 @@ impl AttemptLimiter {
     ///
     /// # Errors
     ///
-    /// [`ApiError::TooManyAttempts`] with the remaining seconds of the lockout.
-    pub fn check(&self, kind: AttemptKind, client: IpAddr, user: &str, now: Instant) -> Result<(), ApiError> {
+    /// [`LockedOut`] during a lockout.
+    pub fn check(&self, kind: AttemptKind, client: IpAddr, user: &str, now: Instant) -> Result<(), LockedOut> {
         let key_hash = self.key_hash(kind, client, user);
         let count =
             self.lock_set(key_hash).and_then(|set| set.iter().find(|count| count.key_hash == key_hash).copied());
@@ -87,7 +100,7 @@ impl AttemptLimiter {
         let lockout_end = lockout_end.and_then(|count| count.expires_at).unwrap_or(now);
         match lockout_end.saturating_duration_since(now).as_millis().div_ceil(1000) {
             0 => Ok(()),
-            seconds => Err(ApiError::TooManyAttempts(u32::try_from(seconds).unwrap_or(u32::MAX))),
+            seconds => Err(LockedOut { seconds: u32::try_from(seconds).unwrap_or(u32::MAX) }),
         }
     }
 

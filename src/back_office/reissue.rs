@@ -190,7 +190,7 @@ impl Reissue<'_> {
         .execute(&mut *connection)
         .await?;
         retire(&mut *connection, self.card_id).await?;
-        // The old card has given the caller id back: a caller id belongs to one card.
+        // After the old card has lost it: a caller id belongs to one card.
         sqlx::query!("update cards set callerid = nullif($2::text, '') where id = $1", new.id, old.callerid)
             .execute(&mut *connection)
             .await?;

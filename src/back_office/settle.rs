@@ -27,7 +27,7 @@ pub struct QuarantinedCard {
     pub hidden: bool,
     pub withheld: Option<String>,
     pub first_use: Option<String>,
-    /// The rules of the import that put it aside.
+    /// The rules of the import that quarantined it.
     pub rules: Option<String>,
 }
 

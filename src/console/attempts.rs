@@ -15,10 +15,9 @@ use super::accounts::Account;
 use super::error::ConsoleError;
 use super::second_factor::{self, SpentCode};
 use super::session::Session;
-use crate::auth::attempt_limiter::{AttemptKind, AttemptLimiter};
+use crate::auth::attempt_limiter::{AttemptKind, AttemptLimiter, LockedOut};
 use crate::auth::passwords;
 use crate::config::Config;
-use crate::error::ApiError;
 use crate::http::client_addr::client_network;
 use crate::locks::KeyedSemaphores;
 
@@ -116,8 +115,8 @@ impl Attempts {
     pub async fn begin_guess(&self, account: &str) -> Result<OwnedSemaphorePermit, ConsoleError> {
         let permit = self.of_guesses.acquire(account.to_owned()).await;
         match self.guesses.check(AttemptKind::Pin, ANY_CLIENT, account, Instant::now()) {
-            Err(ApiError::TooManyAttempts(seconds)) => Err(ConsoleError::TooManyGuesses(seconds)),
-            _ => Ok(permit),
+            Ok(()) => Ok(permit),
+            Err(LockedOut { seconds }) => Err(ConsoleError::TooManyGuesses(seconds)),
         }
     }
 
@@ -138,9 +137,9 @@ impl Attempts {
             (&self.of_accounts, AttemptKind::Console, ANY_CLIENT),
         ];
         for (limiter, kind, client) in counters {
-            if let Err(ApiError::TooManyAttempts(seconds)) = limiter.check(kind, client, name, Instant::now()) {
-                return Err(ConsoleError::TooManyAttempts(seconds));
-            }
+            limiter
+                .check(kind, client, name, Instant::now())
+                .map_err(|LockedOut { seconds }| ConsoleError::TooManyAttempts(seconds))?;
         }
         Ok(())
     }

@@ -168,7 +168,7 @@ impl CallContext {
     /// Refuses a client with too many failed attempts for this user. Call it directly before each comparison: many
     /// requests may have passed an earlier check and then waited for the database.
     pub fn check_attempt_limit(&self, kind: AttemptKind) -> Result<(), ApiError> {
-        self.state.attempts.check(kind, self.client, self.username(), Instant::now())
+        Ok(self.state.attempts.check(kind, self.client, self.username(), Instant::now())?)
     }
 
     /// Records a failed attempt of the client for this user. Logs the one that reaches the limit.

@@ -11,7 +11,8 @@ use crate::error::{ApiError, ErrorBody};
 /// wait for them.
 const SHORT_LEN_MAX: usize = 64 * 1024;
 
-/// The content of a stored reply. It is rendered again for each replay.
+/// The content of a stored reply. It is rendered again for each replay. `sell_one.sql` and `sell_batch.sql` write the
+/// same JSON for sales, with the fields of the reply and of `SoldCard`.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum StoredReply<T> {
     Done(T),

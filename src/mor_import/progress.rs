@@ -1,6 +1,6 @@
-//! What an import tells while it runs.
+//! The progress of an import.
 
-/// What an import tells while it runs.
+/// An event that an import reports while it runs.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 #[expect(missing_docs, reason = "self-explanatory names")]

@@ -37,6 +37,7 @@ with picked as materialized (
         cardgroup_id, owner_id, tax_rate, case when disable_voucher = 1 then number end as voucher_number,
         now() at time zone 'utc' as now
     from picked
+    -- None, if fewer than $6 were picked.
     where (select true from picked offset $6 - 1 limit 1)
 ), marked as (
     update cards set sold = 1, active = 1 where id = any (array(select id from sale))
@@ -62,6 +63,7 @@ with picked as materialized (
         json_build_object('Done', json_build_object('currency', $4::text, 'cards',
             json_agg(json_build_object('number', number, 'pin', pin, 'balance', amount::text))))
     from sale
+    -- Sets the timeout before the row is inserted: the condition is evaluated first.
     where (select set_config('lock_timeout', '100ms', true) where $7 is not null) is not null
     having count(*) > 0
 )

@@ -61,7 +61,7 @@ pub(super) async fn start(
         };
         // On standard output, so that no log contains the link. A pipe that its reader does not read blocks the thread.
         tokio::task::spawn_blocking(move || {
-            // A reader that has closed the pipe does not want the link.
+            // The pipe can be closed.
             _ = std::io::stdout().write_all(line.as_bytes());
         });
     }

@@ -135,9 +135,9 @@ impl Drop for RequestPermit {
     }
 }
 
-/// A bounded queue of requests, for work of which only a few may run at once. A request that waits holds no
-/// [`RequestPermit`], and the number of those that wait is limited, in total and for each client. So a client that
-/// sends more of this work than is done delays no other work, and other clients still find a place.
+/// A bounded queue of requests, for work of which only a few may run at once. The [`RequestPermit`] of a request does
+/// not count while the request waits, and the number of those that wait is limited, in total and for each client. So a
+/// client that sends more of this work than is done delays no other work, and other clients still find a place.
 #[derive(Debug)]
 pub struct WaitQueue {
     /// Its name in the log and in the metrics.

@@ -1,4 +1,4 @@
-//! SQL shared by the two operations that assign caller ids to cards.
+//! SQL of operations and commands that assign caller ids to cards.
 
 use sqlx::PgConnection;
 

@@ -28,7 +28,7 @@ pub enum Author {
 }
 
 impl Author {
-    /// Returns the id of the API user. `None`: a command.
+    /// Returns the id of the API user. `None`: a command or the console.
     pub fn user_id(&self) -> Option<i32> {
         match self {
             Self::User { id, .. } => Some(*id),

@@ -75,7 +75,7 @@ pub struct VoidTerms {
     pub refunds: Vec<RefundRow>,
 }
 
-/// What a [`Void`] does not say, although the card demands it.
+/// A choice that the void of the card requires and a [`Void`] lacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MissingChoice {
     /// The card was used: [`Void::used`] and [`Void::refund`] must be set.
@@ -94,7 +94,7 @@ impl VoidTerms {
         Ok(Card::load(connection, card_id).await?.terms())
     }
 
-    /// What the void of the card must say, and does not.
+    /// Returns the choice that the void of the card requires and these values lack.
     pub fn missing_choice(&self, used: bool, refund: Option<&Refund>) -> Option<MissingChoice> {
         if self.used && !(used && refund.is_some()) {
             Some(MissingChoice::Used)

@@ -50,7 +50,7 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        // Without a runtime, at the end of the process, the connection is closed without a farewell.
+        // Without a runtime, at the end of the process, the connection is closed without a Terminate message.
         let (Some(live), Ok(runtime)) = (self.live.take(), Handle::try_current()) else { return };
         let shared = self.shared.clone();
         match self.is_closed_on_drop {

@@ -1,5 +1,5 @@
 //! The world of the demo: two shops and a reseller with six weeks of sales until the first start, refunds, a reissue,
-//! e-mails, batches and changes. A newcomer sees what Mortise does. All but PINs and keys follows from the time.
+//! e-mails, batches and changes. All but PINs and keys follows from the time.
 //!
 //! The rows are those that sales, commands and pages write. The ids and numbers of the published examples stay free.
 

@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::http::{Request, StatusCode};
-use mortise::auth::attempt_limiter::{AttemptKind, AttemptLimiter};
-use mortise::error::ApiError;
+use mortise::auth::attempt_limiter::{AttemptKind, AttemptLimiter, LockedOut};
 
 use crate::harness::{Reply, Server, hash, server_with_settings};
 
@@ -207,7 +206,7 @@ fn spellings_of_a_user_name_share_the_counter() {
     let (client, now) = (address("192.0.2.1"), Instant::now());
     limiter.record_failure(AttemptKind::Login, client, "ADMIN ", now);
     assert!(limiter.record_failure(AttemptKind::Login, client, "adm\u{130}n", now));
-    assert_eq!(limiter.check(AttemptKind::Login, client, "admin", now), Err(ApiError::TooManyAttempts(60)));
+    assert_eq!(limiter.check(AttemptKind::Login, client, "admin", now), Err(LockedOut { seconds: 60 }));
 }
 
 #[test]
@@ -221,8 +220,8 @@ fn lockout_expires() {
     assert!(!limiter.record_failure(AttemptKind::Login, client, "admin", later(61)));
     assert_eq!(check(61), Ok(()));
     assert!(limiter.record_failure(AttemptKind::Login, client, "admin", later(100)));
-    assert_eq!(check(101), Err(ApiError::TooManyAttempts(59)));
-    assert_eq!(check(159), Err(ApiError::TooManyAttempts(1)));
+    assert_eq!(check(101), Err(LockedOut { seconds: 59 }));
+    assert_eq!(check(159), Err(LockedOut { seconds: 1 }));
     assert_eq!(check(161), Ok(()));
     // After the lockout, counting starts again at 0.
     assert!(!limiter.record_failure(AttemptKind::Login, client, "admin", later(161)));
