@@ -48,7 +48,7 @@ const TRANSPORT_SECURITY: HeaderValue = HeaderValue::from_static("max-age=315360
 /// Returns all routes.
 pub fn routes() -> Vec<Route> {
     let mut routes = vec![
-        Route::get("/", Access::Public, async || Redirect::to("/dashboard")),
+        Route::get("/", Access::ALL, async || Redirect::to("/dashboard")),
         Route::get("/assets/{file}", Access::Public, assets::get_asset),
         Route::get("/demo", Access::Public, demo::get_demo),
         Route::post("/demo", Access::Public, demo::post_demo),
@@ -188,7 +188,7 @@ fn login_path(uri: &Uri) -> String {
     let query: Vec<_> = query.into_iter().filter(|(name, _)| !["auto", "done"].contains(&name.as_str())).collect();
     let query = serde_urlencoded::to_string(query).unwrap_or_default();
     let next = if query.is_empty() { uri.path().to_owned() } else { format!("{}?{query}", uri.path()) };
-    if next == "/dashboard" {
+    if ["/", "/dashboard"].contains(&next.as_str()) {
         return "/login".to_owned();
     }
     format!("/login?{}", serde_urlencoded::to_string([("next", next)]).unwrap_or_default())

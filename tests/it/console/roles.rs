@@ -76,7 +76,7 @@ async fn without_a_session_there_is_only_the_login() {
         assert_eq!(page.header("set-cookie"), None, "{}", route.path);
     }
     let page = client.get("/").await;
-    assert_eq!(page.location.as_deref(), Some("/dashboard"));
+    assert_eq!(page.location.as_deref(), Some("/login"));
 }
 
 #[tokio::test]

@@ -46,7 +46,7 @@ const fn public(path: &'static str, kind: Kind) -> Entry {
 
 /// The routes, in the order of their paths.
 pub const TABLE: &[Entry] = &[
-    public("/", Kind::Page),
+    page("/", "arso"),
     page("/account", "arso"),
     form("/account/password", "arso"),
     confirmed("/account/recovery-codes", "arso", &[]),
