@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use mortise::managed_postgres::ManagedPostgres;
+use mortise::managed_postgres::{ManagedPostgres, STOP_TIMEOUT};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, PgPool};
 
@@ -131,7 +131,7 @@ impl BenchEnvironment {
 
     pub async fn stop(self) {
         self.pool.close().await;
-        self.managed.stop().await;
+        self.managed.stop(STOP_TIMEOUT).await;
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use mortise::managed_postgres::ManagedPostgres;
+use mortise::managed_postgres::{ManagedPostgres, STOP_TIMEOUT};
 use sqlx::{AssertSqlSafe, PgPool};
 
 use crate::fixtures::peak_memory_mb;
@@ -77,7 +77,7 @@ pub async fn measure(cards: u32, report: &mut Report) {
     let bare = target.pgloader(&mariadb, "bare");
     let live = target.pgloader(&mariadb, "public");
     target.assert_loaded(cards).await;
-    target.managed.stop().await;
+    target.managed.stop(STOP_TIMEOUT).await;
 
     let alone = import(&mariadb, "mor_cards");
     let all = import(&mariadb, "mor_all");

@@ -12,8 +12,8 @@ use super::CommandError;
 use crate::back_office::backup::ClientEnvironment;
 use crate::config::Config;
 use crate::db::{self, DatabaseError, session};
-use crate::managed_postgres::ManagedPostgres;
 use crate::managed_postgres::error::ManagedPostgresError;
+use crate::managed_postgres::{ManagedPostgres, STOP_TIMEOUT};
 use crate::server;
 use crate::store::pages::BEGIN_READ_ONLY;
 
@@ -76,7 +76,7 @@ pub async fn with_new_or_existing<T>(
             })
             .await;
             wait_for_other_clients(&managed).await;
-            managed.stop().await;
+            managed.stop(STOP_TIMEOUT).await;
             result
         }
     }

@@ -50,8 +50,13 @@ const STALE_PROCESS_TIMEOUT: Duration = Duration::from_secs(4);
 const HINT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Lines of PostgreSQL's log in the error of a failed start.
 const START_ERROR_LINES_MAX: usize = 5;
-/// If PostgreSQL takes longer than this to start or stop, a message is logged.
+/// If PostgreSQL takes longer than this to start, a message is logged.
 const SLOW_THRESHOLD: Duration = Duration::from_secs(60);
+/// If PostgreSQL takes longer than this to stop, it is stopped without a checkpoint. PostgreSQL 15 does not end a stop
+/// that begins while it recovers from the crash of one of its processes.
+pub const STOP_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the stop without a checkpoint may take. PostgreSQL kills its processes after 5 s.
+const IMMEDIATE_STOP_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Returns the default data directory, for an empty `data_dir`, as documented in `config/mortise.toml`.
 pub fn default_data_dir() -> PathBuf {
@@ -195,6 +200,10 @@ impl ManagedPostgres {
             if last_warning_at.elapsed() > SLOW_THRESHOLD {
                 tracing::warn!(%error, "PostgreSQL not ready, waiting: it may be recovering from a crash");
                 last_warning_at = Instant::now();
+                // A Mortise that was killed meanwhile has begun the stop.
+                if let Some(pid) = self.running_pid().filter(|_| is_shutting_down(&error)) {
+                    send_signal(pid, Signal::QUIT);
+                }
             }
             tokio::time::sleep(POLL_INTERVAL).await;
         }
@@ -251,26 +260,35 @@ impl ManagedPostgres {
         }
     }
 
-    /// Stops PostgreSQL, started or adopted. Open transactions are rolled back; committed data is on disk.
-    pub async fn stop(self) {
+    /// Stops PostgreSQL, started or adopted. Open transactions are rolled back; committed data is on disk. After
+    /// `timeout`, it is stopped without a checkpoint: its next start recovers.
+    pub async fn stop(self, timeout: Duration) {
         // A PostgreSQL that was just started may not have written postmaster.pid yet.
         let child_pid = self.child.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(Pid::from_child);
         let running_child_pid = child_pid.filter(|_| !self.child_has_exited());
         let Some(pid) = running_child_pid.or_else(|| self.running_pid()) else { return };
-        if let Err(error) = kill_process(pid, Signal::INT) {
-            tracing::error!(%error, "PostgreSQL stop failed");
-        }
-        let signalled_at = Instant::now();
-        while !self.child_has_exited() || self.running_pid().is_some() {
-            if signalled_at.elapsed() > SLOW_THRESHOLD {
+        send_signal(pid, Signal::INT);
+        if !self.exits_within(timeout).await {
+            tracing::error!("PostgreSQL stop timeout, stopping it without a checkpoint: its next start recovers");
+            send_signal(pid, Signal::QUIT);
+            if !self.exits_within(IMMEDIATE_STOP_TIMEOUT).await {
                 tracing::error!("PostgreSQL stop timeout, no longer waiting");
                 return;
             }
-            tokio::time::sleep(POLL_INTERVAL).await;
         }
         if self.socket_dir.starts_with("/tmp") {
             let _ = fs::remove_dir(&self.socket_dir);
         }
+    }
+
+    /// Whether PostgreSQL exits within this time.
+    async fn exits_within(&self, limit: Duration) -> bool {
+        let exit = async {
+            while !self.child_has_exited() || self.running_pid().is_some() {
+                tokio::time::sleep(POLL_INTERVAL).await;
+            }
+        };
+        tokio::time::timeout(limit, exit).await.is_ok()
     }
 
     fn running_pid(&self) -> Option<Pid> {
@@ -307,6 +325,17 @@ impl ManagedPostgres {
         }
         ManagedPostgresError::StartFailed { log: self.log_path(), log_tail }
     }
+}
+
+fn send_signal(pid: Pid, signal: Signal) {
+    if let Err(error) = kill_process(pid, signal) {
+        tracing::error!(%error, "PostgreSQL stop failed");
+    }
+}
+
+/// Whether PostgreSQL refuses connections because it stops.
+fn is_shutting_down(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|error| error.message().contains("shutting down"))
 }
 
 fn build_connect_options(socket: &Path, role: &str, password: &str, database: &str) -> PgConnectOptions {

@@ -38,7 +38,7 @@ use crate::locks::Locks;
 use crate::mail::{MailError, Mailer};
 use crate::managed_postgres::address::PublishedAddress;
 use crate::managed_postgres::error::ManagedPostgresError;
-use crate::managed_postgres::{ManagedPostgres, default_data_dir};
+use crate::managed_postgres::{ManagedPostgres, STOP_TIMEOUT, default_data_dir};
 use crate::sales::batcher::SaleBatcher;
 use crate::server::limits::{LoadLimiter, RefusalLog, WaitQueue};
 use crate::spool;
@@ -100,7 +100,7 @@ pub async fn serve(config: Config, demo: bool) -> Result<(), ServerError> {
         None => Ok(()),
     };
     // Also after an error: the local PostgreSQL must not outlive the server.
-    managed.stop().await;
+    managed.stop(STOP_TIMEOUT).await;
     result
 }
 

@@ -142,7 +142,8 @@ pub async fn audit_balance_change(
     Ok(())
 }
 
-/// Retires a card, for example after its balance was moved to another card: it has balance 0, is never sold again, and has no caller id.
+/// Retires a card, for example after its balance was moved to another card: it has balance 0, is never sold again, and
+/// has no caller id.
 pub async fn retire(connection: &mut PgConnection, card_id: i64) -> sqlx::Result<()> {
     sqlx::query!(
         "update cards set balance = 0, sold = 0, callerid = null, retired_at = now() at time zone 'utc' where id = $1",

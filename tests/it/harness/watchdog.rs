@@ -3,6 +3,7 @@
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
+use std::io::{Write, stderr};
 use std::sync::{LazyLock, Mutex};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
@@ -51,7 +52,8 @@ fn end_hanging_test(timeout: Duration) {
         thread::sleep(Duration::from_secs(1));
         let tests = TESTS.lock().unwrap();
         if let Some((name, _)) = tests.values().find(|(_, started_at)| started_at.elapsed() > timeout) {
-            eprintln!("the test {name} hangs: it has not ended after {} s", timeout.as_secs());
+            // Not by a macro: the output of this thread is that of the test that has started it, which is captured.
+            _ = writeln!(stderr(), "the test {name} hangs: it has not ended after {} s", timeout.as_secs());
             std::process::exit(101);
         }
     }

@@ -8,16 +8,17 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use mortise::managed_postgres::ManagedPostgres;
 use mortise::managed_postgres::error::ManagedPostgresError;
 use mortise::managed_postgres::installation;
 use mortise::managed_postgres::os_user::OsUser;
-use rustix::process::{Signal, kill_process, test_kill_process};
+use mortise::managed_postgres::{ManagedPostgres, STOP_TIMEOUT};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use sqlx::ConnectOptions;
 
-use crate::harness::postgres;
 use crate::harness::process::{create_data_dir, installation_env, postmaster_pid, serve_command, start};
+use crate::harness::{postgres, with_timeout};
 
 fn card_numbers(reply: &str) -> Vec<&str> {
     reply.split("<number>").skip(1).map(|rest| rest.split('<').next().unwrap()).collect()
@@ -276,4 +277,27 @@ fn unknown_setting_is_reported_in_one_line() {
     assert!(!output.status.success());
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(stderr, "mortise: unknown setting MORTISE_PORT: config/mortise.toml lists all of them\n");
+}
+
+/// PostgreSQL does not end its stop, because one of its processes does not. It is stopped without a checkpoint.
+#[tokio::test]
+async fn postgres_that_does_not_stop_loses_nothing() {
+    let data = create_data_dir();
+    let managed = ManagedPostgres::prepare(data.path()).await.unwrap();
+    managed.start().await.unwrap();
+    let mut connection = managed.connect_options().connect().await.unwrap();
+    sqlx::raw_sql("create table kept as select 1 as id").execute(&mut connection).await.unwrap();
+    let checkpointer = "select pid from pg_stat_activity where backend_type = 'checkpointer'";
+    let checkpointer: i32 = sqlx::query_scalar(checkpointer).fetch_one(&mut connection).await.unwrap();
+    kill_process(Pid::from_raw(checkpointer).unwrap(), Signal::STOP).unwrap();
+    let postmaster = postmaster_pid(data.path()).unwrap();
+    with_timeout("the stop", managed.stop(Duration::from_millis(1))).await;
+    assert!(test_kill_process(postmaster).is_err());
+
+    let managed = ManagedPostgres::prepare(data.path()).await.unwrap();
+    with_timeout("the start", managed.start()).await.unwrap();
+    let mut connection = managed.connect_options().connect().await.unwrap();
+    let kept: i32 = sqlx::query_scalar("select id from kept").fetch_one(&mut connection).await.unwrap();
+    assert_eq!(kept, 1);
+    managed.stop(STOP_TIMEOUT).await;
 }
