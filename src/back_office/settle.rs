@@ -134,7 +134,7 @@ impl Settle<'_> {
         let card = card.fetch_one(&mut *connection).await?;
         if card.unsellable {
             return Err(BackOfficeError::refused(
-                "the card has no number or no PIN as its card group demands: retire it",
+                "the number or the PIN of the card does not have the length of its card group: settle the card as retired",
             ));
         }
         if card.used && !self.used {

@@ -215,7 +215,7 @@ impl<T> Form<T> {
 
     /// Like [`carry_out`](Self::carry_out), for work that changes nothing in the database and can take long, such as an
     /// e-mail: it has no transaction. The second request of a double click waits for the first one, and does not repeat
-    /// the work. After a crash between the work and its record, the form can be sent again.
+    /// the work. After a crash between the work and its record, the form can be sent again, and repeats the work.
     ///
     /// # Errors
     ///

@@ -30,13 +30,13 @@ pub(super) async fn run(_: &Options, config: &Config) -> Result<Report, CommandE
             card.balance.to_plain_string(),
             if card.sold { "yes" } else { "" }.to_owned(),
             card.first_use.clone().unwrap_or_default(),
-            why(card),
+            reasons(card),
         ]
     }))
 }
 
 /// The rules of the import, and what else keeps the card from being used or sold.
-fn why(card: &QuarantinedCard) -> String {
+fn reasons(card: &QuarantinedCard) -> String {
     let deleted = card.hidden.then_some("deleted in MOR");
     [card.rules.as_deref(), deleted, card.withheld.as_deref()].into_iter().flatten().collect::<Vec<_>>().join(", ")
 }

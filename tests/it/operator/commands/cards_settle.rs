@@ -169,7 +169,8 @@ async fn card_without_a_pin_of_its_group_is_retired() {
     for pin in ["null", "''", "'12345678901'"] {
         let change = format!("update cards set withheld = 'reserved', pin = {pin} where id = 2");
         operator.server.execute(&change).await;
-        let expected = "the card has no number or no PIN as its card group demands: retire it";
+        let expected =
+            "the number or the PIN of the card does not have the length of its card group: settle the card as retired";
         operator.assert_error(&settle("2", "free"), 1, expected);
     }
     operator.run_ok(&settle("2", "retired"));
