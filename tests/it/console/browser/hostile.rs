@@ -2,7 +2,7 @@
 
 use mortise::console::access::Role;
 
-use super::Browser;
+use super::{Browser, ENTER};
 use crate::console::console;
 use crate::console::routes::{Kind, TABLE};
 
@@ -63,7 +63,7 @@ async fn text_of_clients_never_runs() {
     assert!(!shown.contains(&(7919 * 7919).to_string()), "a text of a client was used as a template");
     browser.click("#quick-search").await;
     browser.type_keys(TEXT).await;
-    browser.type_keys("\u{e007}").await;
+    browser.type_keys(ENTER).await;
     browser.wait_for_path("/search").await;
     let found = browser.run(FIND).await;
     assert!(found[0] != "run" && found[1] == 0, "{found}");

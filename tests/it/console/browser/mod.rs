@@ -186,14 +186,41 @@ impl Browser {
         panic!("the keyboard does not reach {element} on {}:\n{}", self.path().await, self.text().await);
     }
 
-    /// Clicks an element, or presses the key that does the same.
+    /// Clicks an element, or presses the key that does the same. Waits for the page to which a link or a form leads.
     async fn activate(&self, element: Element) {
+        let leads_to_page = "return arguments[0].matches('a[href], button:not([type=button])')";
+        let argument = serde_json::to_value(&element).unwrap();
+        let leads_to_page = self.session.client.execute(leads_to_page, vec![argument]);
+        if with_timeout("an element", leads_to_page).await.unwrap() == true {
+            self.follow(self.activate_in_place(element)).await;
+        } else {
+            self.activate_in_place(element).await;
+        }
+    }
+
+    async fn activate_in_place(&self, element: Element) {
         if self.has_mouse {
             return with_timeout("a click", element.click()).await.unwrap();
         }
         self.move_focus_to(&element).await;
         let is_box = matches!(element.attr("type").await.unwrap().as_deref(), Some("radio" | "checkbox"));
         self.press(if is_box { Key::Space } else { Key::Enter }).await;
+    }
+
+    /// Does what leads to another page, and waits until that page is loaded. The driver can return before the browser
+    /// begins to load the page: the next command would meet the page before.
+    async fn follow(&self, act: impl Future<Output = ()>) {
+        let state = "return [performance.timeOrigin, document.readyState]";
+        let before = self.run(state).await;
+        act.await;
+        let started = Instant::now();
+        loop {
+            let state = self.run(state).await;
+            if state[0] != before[0] && state[1] == "complete" {
+                return;
+            }
+            assert!(started.elapsed() < WAIT_MAX, "no page follows {}:\n{}", self.path().await, self.text().await);
+        }
     }
 
     /// Types into a field, in place of its text: the Tab key selects it.
@@ -268,8 +295,16 @@ impl Browser {
         }
     }
 
-    /// Types keys into the element that has the focus.
+    /// Types keys into the element that has the focus. Waits for the page to which the Enter key leads.
     pub async fn type_keys(&self, keys: &str) {
+        if keys.ends_with(ENTER) {
+            self.follow(self.type_keys_in_place(keys)).await;
+        } else {
+            self.type_keys_in_place(keys).await;
+        }
+    }
+
+    async fn type_keys_in_place(&self, keys: &str) {
         let element = with_timeout("the focus", self.session.client.active_element()).await.unwrap();
         with_timeout("typing", element.send_keys(keys)).await.unwrap();
     }
