@@ -114,8 +114,7 @@ impl Settle<'_> {
 
     async fn settle_as_free(&self, connection: &mut PgConnection) -> Result<(), BackOfficeError> {
         let card = sqlx::query!(
-            r#"select coalesce(c.withheld = 'reserved', false)
-                   and (length(btrim(c.number)) = g.number_length and length(btrim(c.pin)) = g.pin_length) is not true
+            r#"select coalesce(c.withheld = 'reserved', false) and not is_sellable(c, g.pin_length, g.number_length)
                    as "unsellable!",
                    c.sold = 1 or has_calls(c) or coalesce(c.callerid, '') <> ''
                    or c.balance is distinct from coalesce(g.price, 0)
@@ -134,7 +133,8 @@ impl Settle<'_> {
         let card = card.fetch_one(&mut *connection).await?;
         if card.unsellable {
             return Err(BackOfficeError::refused(
-                "the number or the PIN of the card does not have the length of its card group: settle the card as retired",
+                "the length of the number or the PIN is not that of the card group, or the minimal balance is below 0: \
+                 settle the card as retired",
             ));
         }
         if card.used && !self.used {

@@ -193,7 +193,7 @@ pub struct Released {
 
 /// Takes the selected unsold cards back from their distributors, or from one of them: they are in stock again, unless
 /// they are blocked. Used cards are left out, because an assigned card can be used. A card that the import has reserved
-/// for its distributor is taken back too, but not one whose number or PIN cannot be sold.
+/// for its distributor is taken back too, but not one that MOR cannot sell, by its number, PIN or minimal balance.
 ///
 /// # Errors
 ///
@@ -219,8 +219,7 @@ pub async fn release_cards(
                    and (user_id <> -1 or withheld = 'assigned' or unblocked_as = 'assigned')
                    and ('reserved' not in (coalesce(withheld, ''), coalesce(unblocked_as, '')) or exists (
                        select from cardgroups g
-                       where g.id = c.cardgroup_id and length(btrim(c.number)) = g.number_length
-                           and length(btrim(c.pin)) = g.pin_length))
+                       where g.id = c.cardgroup_id and is_sellable(c, g.pin_length, g.number_length)))
                order by number collate "C", id
                for no key update
            ), changed as (

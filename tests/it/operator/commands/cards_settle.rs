@@ -161,17 +161,21 @@ async fn deleted_and_reserved_cards_become_usable_or_free() {
         .await;
 }
 
-/// A card that was reserved because it has no PIN, or one of another length, does not come into stock.
+/// A reserved card that MOR cannot sell does not come into stock.
 #[tokio::test]
-async fn card_without_a_pin_of_its_group_is_retired() {
+async fn card_that_cannot_be_sold_is_retired() {
     let operator = Operator::new().await;
     operator.server.execute(QUARANTINE).await;
-    for pin in ["null", "''", "'12345678901'"] {
-        let change = format!("update cards set withheld = 'reserved', pin = {pin} where id = 2");
-        operator.server.execute(&change).await;
-        let expected =
-            "the number or the PIN of the card does not have the length of its card group: settle the card as retired";
+    operator.server.execute("create table intact as select * from cards where id = 2").await;
+    for change in ["pin = null", "pin = ''", "pin = '12345678901'", "pin = '    '", "number = '1 '", "min_balance = -1"]
+    {
+        operator.server.execute(&format!("update cards set withheld = 'reserved', {change} where id = 2")).await;
+        let expected = "the length of the number or the PIN is not that of the card group, or the minimal balance is below 0: \
+            settle the card as retired";
         operator.assert_error(&settle("2", "free"), 1, expected);
+        let restore = "update cards c set number = i.number, pin = i.pin, min_balance = i.min_balance
+            from intact i where i.id = c.id";
+        operator.server.execute(restore).await;
     }
     operator.run_ok(&settle("2", "retired"));
 }
