@@ -120,8 +120,10 @@ impl Drop for QueuedSale {
 /// The outcome of a queued sale.
 #[derive(Debug)]
 pub enum BatchOutcome {
-    /// The cards; empty if fewer than ordered were free, or the order's key is known.
+    /// The cards: at least one.
     Sold(Vec<SoldCard>),
+    /// Nothing was changed: fewer cards than ordered were free, or the order's key is known.
+    NothingSold,
     /// Nothing was changed, possibly because of another sale of the batch: the sale must be made alone.
     RetryAlone,
     /// No connection was available, or the connection was lost.
@@ -335,8 +337,8 @@ fn distribute(rows: Vec<SoldCardRow>, batch: Vec<QueueEntry>) {
     let mut rows = rows.into_iter().peekable();
     for (order_number, entry) in (1..).zip(batch) {
         let own = std::iter::from_fn(|| rows.next_if(|row| row.order_number == order_number));
-        let cards = own.map(SoldCard::from).collect();
-        entry.reply(BatchOutcome::Sold(cards));
+        let cards: Vec<SoldCard> = own.map(SoldCard::from).collect();
+        entry.reply(if cards.is_empty() { BatchOutcome::NothingSold } else { BatchOutcome::Sold(cards) });
     }
 }
 

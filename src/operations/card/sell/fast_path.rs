@@ -7,7 +7,7 @@ use crate::error::{ApiError, is_lock_timeout};
 use crate::idempotency::key::is_duplicate_key;
 use crate::sales::batcher::{BatchOutcome, Dispatch};
 use crate::sales::order::SaleOrder;
-use crate::sales::statement::{OrderRows, SoldCard, sell_next, write_order_rows};
+use crate::sales::statement::{OrderRows, SoldCard, SoldCardRow, sell_next, write_order_rows};
 use crate::store::bulk_create::reset_lock_timeout;
 use crate::store::stock::is_card_already_paid;
 
@@ -18,15 +18,15 @@ const REFUSED_SALE_DELAY: Duration = Duration::from_millis(10);
 
 impl SaleContext<'_> {
     /// Sells the next free cards: in a statement of its own, or in a batch with other sales. That is one round trip,
-    /// except with order rows. The statement skips cards that are locked by other transactions. An empty result means
-    /// that nothing was changed and that [`Self::sell_in_transaction`] must handle the request: it names a card number,
-    /// an inactive currency or too many cards, fewer cards can be sold than requested, a card has a sale payment
-    /// although it is in stock, the idempotency key already exists, or the payment reference is the key.
-    pub(super) async fn sell_fast_path(&self) -> Result<Vec<SoldCard>, ApiError> {
+    /// except with order rows. The statement skips cards that are locked by other transactions. `None`: nothing was
+    /// changed, and [`Self::sell_in_transaction`] must handle the request. It names a card number, an inactive currency
+    /// or too many cards, fewer cards can be sold than requested, a card has a sale payment although it is in stock,
+    /// the idempotency key already exists, or the payment reference is the key.
+    pub(super) async fn sell_fast_path(&self) -> Result<Option<Vec<SoldCard>>, ApiError> {
         let Self { call, payment, idempotency, .. } = *self;
-        let (Some(payment), Some(order)) = (payment, self.order()) else { return Ok(Vec::new()) };
+        let (Some(payment), Some(order)) = (payment, self.order()) else { return Ok(None) };
         if idempotency.is_keyed_by_reference() {
-            return Ok(Vec::new());
+            return Ok(None);
         }
         // A batch writes no order rows.
         let is_batched =
@@ -40,7 +40,8 @@ impl SaleContext<'_> {
             None if is_batched => match call.state.batcher.submit(&order) {
                 Dispatch::Immediate(_permit) => self.sell_alone(&order).await,
                 Dispatch::Queued(queued_sale) => match queued_sale.wait_for_outcome().await {
-                    BatchOutcome::Sold(cards) => return Ok(cards),
+                    BatchOutcome::Sold(cards) => return Ok(Some(cards)),
+                    BatchOutcome::NothingSold => return Ok(None),
                     BatchOutcome::RetryAlone => {
                         let _permit = call.acquire_unbatched_sale(order.terms.user_id, order.quantity).await?;
                         self.sell_alone(&order).await
@@ -60,24 +61,28 @@ impl SaleContext<'_> {
         sold
     }
 
-    async fn sell_alone(&self, order: &SaleOrder) -> Result<Vec<SoldCard>, ApiError> {
+    async fn sell_alone(&self, order: &SaleOrder) -> Result<Option<Vec<SoldCard>>, ApiError> {
         let mut connection = self.call.state.pool.acquire().await?;
         match self.call.state.pool.limit_commit(sell_next(&mut connection, &[order])).await {
             Ok(cards) => {
                 connection.release_clean();
-                Ok(cards.into_iter().map(SoldCard::from).collect())
+                Ok(sold_cards(cards))
             }
-            Err(error) if self.needs_transaction(&error, order) => Ok(Vec::new()),
+            Err(error) if self.needs_transaction(&error, order) => Ok(None),
             Err(error) => Err(self.idempotency.with_retry_hint(ApiError::from_commit_error(error))),
         }
     }
 
     /// Sells the cards and writes the order rows, in one transaction.
-    async fn sell_with_order_rows(&self, order: &SaleOrder, order_rows: &OrderRows) -> Result<Vec<SoldCard>, ApiError> {
+    async fn sell_with_order_rows(
+        &self,
+        order: &SaleOrder,
+        order_rows: &OrderRows,
+    ) -> Result<Option<Vec<SoldCard>>, ApiError> {
         let mut transaction = self.call.state.pool.begin().await?;
         let cards = match sell_next(&mut transaction, &[order]).await {
             Ok(cards) => cards,
-            Err(error) if self.needs_transaction(&error, order) => return Ok(Vec::new()),
+            Err(error) if self.needs_transaction(&error, order) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
         if !cards.is_empty() {
@@ -90,7 +95,7 @@ impl SaleContext<'_> {
             let committed = transaction.commit().await.map_err(ApiError::from_commit_error);
             committed.map_err(|error| self.idempotency.with_retry_hint(error))?;
         }
-        Ok(cards.into_iter().map(SoldCard::from).collect())
+        Ok(sold_cards(cards))
     }
 
     /// Whether a statement failed because another server used the order's key at the same time, or a card in stock has
@@ -116,4 +121,9 @@ impl SaleContext<'_> {
             terms: payment.terms.clone(),
         })
     }
+}
+
+/// Returns the cards that a statement sold. `None`: it sold none.
+fn sold_cards(rows: Vec<SoldCardRow>) -> Option<Vec<SoldCard>> {
+    (!rows.is_empty()).then(|| rows.into_iter().map(SoldCard::from).collect())
 }

@@ -81,8 +81,7 @@ async fn handle(call: &CallContext, caller: &Caller) -> Result<XmlReply, ApiErro
     let payment = Payment::choose(call, caller, &currencies, &input, email);
     let context = SaleContext { call, caller, input: &input, payment: payment.as_ref(), idempotency: &idempotency };
 
-    let cards = context.sell_fast_path().await?;
-    if !cards.is_empty() {
+    if let Some(cards) = context.sell_fast_path().await? {
         context.after_commit(cards.len());
         let currency = payment.as_ref().map(|payment| payment.terms.currency.clone()).unwrap_or_default();
         return Ok(render_reply(Reply { currency, cards: cards.into_iter().map(Some).collect() }));
