@@ -27,6 +27,7 @@ pub mod route;
 pub mod router;
 pub mod second_factor;
 pub mod session;
+mod submission;
 pub mod totp;
 pub mod upload;
 

@@ -26,7 +26,7 @@ use super::access::Access;
 use super::error::{ConsoleError, ErrorText};
 use super::route::Route;
 use super::session::{self, Session};
-use super::{Console, assets, demo, form, pages};
+use super::{Console, assets, demo, pages, submission};
 use crate::http::client_addr;
 
 /// Maximum length of a form in bytes. Uploads have limits of their own.
@@ -168,7 +168,7 @@ async fn admit(
     let is_form = request.method() == Method::POST;
     request.uri().path().clone_into(&mut session.path);
     if let Some(once) = parameters.done {
-        session.message = form::load_message(&console, session.account.id, &once).await.unwrap_or_default();
+        session.message = submission::load_message(&console, session.account.id, &once).await.unwrap_or_default();
     }
     if session.must_enroll() && !session.path.starts_with(ENROLL_PATH) && session.path != "/logout" {
         return Redirect::to(ENROLL_PATH).into_response();

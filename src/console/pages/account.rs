@@ -12,10 +12,11 @@ use serde_json::json;
 
 use crate::console::access::Access;
 use crate::console::error::ConsoleError;
-use crate::console::form::{ConfirmedForm, Done, Form, NoFields};
+use crate::console::form::{ConfirmedForm, Form, NoFields};
 use crate::console::render::{PageResult, to_value};
 use crate::console::route::Route;
 use crate::console::session::Session;
+use crate::console::submission::Done;
 use crate::console::{Console, second_factor, totp};
 
 pub(super) fn routes() -> Vec<Route> {

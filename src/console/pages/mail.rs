@@ -13,10 +13,11 @@ use crate::back_office::users::{self, ADMIN_ID};
 use crate::console::Console;
 use crate::console::access::{Access, Role};
 use crate::console::error::ConsoleError;
-use crate::console::form::{Done, Form, NoFields};
+use crate::console::form::{Form, NoFields};
 use crate::console::render::{PageResult, to_value};
 use crate::console::route::Route;
 use crate::console::session::Session;
+use crate::console::submission::Done;
 use crate::mail::TestError;
 
 /// E-mails on a page.

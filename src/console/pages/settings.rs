@@ -12,10 +12,11 @@ use crate::back_office::users::{self, ADMIN_ID};
 use crate::console::Console;
 use crate::console::access::Access;
 use crate::console::error::ConsoleError;
-use crate::console::form::{Done, Form};
+use crate::console::form::Form;
 use crate::console::render::{PageResult, to_value};
 use crate::console::route::Route;
 use crate::console::session::Session;
+use crate::console::submission::Done;
 use crate::{input, number};
 
 pub(super) fn routes() -> Vec<Route> {

@@ -11,9 +11,10 @@ use crate::back_office::selection::SelectedCards;
 use crate::back_office::withhold::{Assignment, Released, block_cards, release_cards};
 use crate::console::Console;
 use crate::console::error::ConsoleError;
-use crate::console::form::{Done, Form};
+use crate::console::form::Form;
 use crate::console::pages::groups::{NumberFields, OwnGroup};
 use crate::console::render::PageResult;
+use crate::console::submission::Done;
 
 /// The batch, and which of its cards.
 #[derive(Debug, Deserialize)]

@@ -12,10 +12,10 @@ use super::{GroupQuery, refuse_hidden};
 use crate::back_office::import::{CardImport, ImportOutcome};
 use crate::console::Console;
 use crate::console::error::ConsoleError;
-use crate::console::form::Done;
 use crate::console::pages::groups::{GroupChoice, OwnGroup};
 use crate::console::render::{PageResult, to_value};
 use crate::console::session::Session;
+use crate::console::submission::Done;
 use crate::console::upload::{UPLOAD_BYTES_MAX, Upload};
 use crate::dialect::TEXT_LEN_MAX;
 

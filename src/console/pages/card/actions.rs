@@ -19,8 +19,9 @@ use crate::back_office::{parse_reason, withhold};
 use crate::console::Console;
 use crate::console::access::Role;
 use crate::console::error::ConsoleError;
-use crate::console::form::{ConfirmedForm, Done, Form, NoFields};
+use crate::console::form::{ConfirmedForm, Form, NoFields};
 use crate::console::render::PageResult;
+use crate::console::submission::Done;
 use crate::money::Money;
 use crate::pin::Pin;
 

@@ -20,10 +20,11 @@ use crate::back_office::{keys, rights};
 use crate::console::Console;
 use crate::console::access::Access;
 use crate::console::error::ConsoleError;
-use crate::console::form::{ConfirmedForm, Done, Form};
+use crate::console::form::{ConfirmedForm, Form};
 use crate::console::render::{PageResult, to_value};
 use crate::console::route::Route;
 use crate::console::session::Session;
+use crate::console::submission::Done;
 use crate::input;
 
 /// Users on a page.

@@ -12,9 +12,10 @@ use crate::back_office::users::{self, PasswordHashes, UserRow};
 use crate::back_office::{keys, refusals, rights};
 use crate::console::Console;
 use crate::console::error::{ConsoleError, sentence};
-use crate::console::form::{ConfirmedForm, Done, Form, NoFields};
+use crate::console::form::{ConfirmedForm, Form, NoFields};
 use crate::console::render::{PageResult, to_value};
 use crate::console::session::Session;
+use crate::console::submission::Done;
 
 pub(super) async fn show(State(console): State<Arc<Console>>, session: Session, Path(id): Path<i32>) -> PageResult {
     let user = users::load_details(&console.pool, id).await?;
