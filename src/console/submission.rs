@@ -179,14 +179,21 @@ async fn claim(connection: &mut PgConnection, account_id: i64, once: &str) -> sq
     Ok(claimed.execute(connection).await?.rows_affected() == 1)
 }
 
-/// Returns the page that follows a form that the account has sent before.
-async fn find_location(connection: &mut PgConnection, account_id: i64, once: &str) -> sqlx::Result<Option<String>> {
-    let location = sqlx::query_scalar!(
-        "select location from console_submissions where id = $1 and account_id = $2",
-        once,
-        account_id
-    );
-    location.fetch_optional(connection).await
+/// Returns the page that follows a form that was carried out before.
+///
+/// # Errors
+///
+/// [`ConsoleError::ForeignForm`] if another account has sent it; database errors.
+async fn find_location(
+    connection: &mut PgConnection,
+    account_id: i64,
+    once: &str,
+) -> Result<Option<String>, ConsoleError> {
+    let submission = sqlx::query!("select account_id, location from console_submissions where id = $1", once);
+    match submission.fetch_optional(connection).await? {
+        Some(submission) if submission.account_id != account_id => Err(ConsoleError::ForeignForm),
+        submission => Ok(submission.map(|submission| submission.location)),
+    }
 }
 
 async fn finish(mut transaction: PgTransaction<'static>, done: &Done, once: &str) -> Result<(), ConsoleError> {

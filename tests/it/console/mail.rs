@@ -173,6 +173,9 @@ async fn test_mail_is_sent_once() {
     assert_eq!(first.location, second.location);
     support.get(first.location.as_deref().unwrap()).await.assert_contains("accepted the test e-mail from Card Shop");
     assert_eq!(mail.wait_for_mails(2).await[1].to, "you@x.test");
+    // The id of another account's form sends nothing.
+    let fields = [("token", admin.token.as_str()), ("once", &once), ("address", "they@x.test")];
+    assert_eq!(admin.post_plain("/mail/test", &fields).await.status, StatusCode::FORBIDDEN);
     let reader = console.log_in(Role::ReadOnly).await;
     assert_eq!(reader.post("/mail/1/retry", &[]).await.status, StatusCode::FORBIDDEN);
     assert_eq!(console.log_in_reseller(3).await.get("/mail").await.status, StatusCode::FORBIDDEN);
