@@ -10,6 +10,7 @@ use sqlx::{AssertSqlSafe, PgConnection};
 use crate::mor_import::card_states;
 use crate::mor_import::checksum::{ComparedTable, Difference};
 use crate::mor_import::error::ImportError;
+use crate::mor_import::inspect::Column;
 use crate::mor_import::source::{self, Source};
 use crate::mor_import::time_zone::TimeZone;
 
@@ -55,17 +56,56 @@ pub async fn compare(
     run_id: i64,
 ) -> Result<Vec<Difference>, ImportError> {
     let Some(sums) = SUMS.iter().find(|sums| sums.table == table.name) else { return Ok(Vec::new()) };
-    let columns: Vec<_> = table.columns.iter().filter(|column| sums.uses(&column.target.name)).collect();
-    let has = |name: &str| columns.iter().any(|column| column.target.name == name);
-    let present = |names: &[&'static str]| names.iter().copied().filter(|&name| has(name)).collect::<Vec<_>>();
-    let (keys, money) = (present(sums.key), present(sums.money));
-    let counted: Vec<_> =
-        sums.counted.iter().filter(|(_, condition)| has(condition.split(' ').next().unwrap_or_default())).collect();
+    let comparison = Comparison::new(sums, table);
+    let mut there = comparison.source_sums(source).await?;
+    let rows = comparison.target_rows(zone, run_id);
+    comparison.move_cards(&mut there, target, &rows, run_id).await?;
+    let here = comparison.target_sums(target, &rows).await?;
+    Ok(differences(table.name, &comparison.names(), there, here))
+}
 
-    let states: &[&str] = if table.name == "cards" { &card_states::STATES } else { &[] };
+/// The sums of a table over the columns that MOR has. Each method returns or changes the values of a key in one order:
+/// the number of rows, `money`, `counted`, `states`.
+struct Comparison<'a> {
+    table: &'a ComparedTable<'a>,
+    columns: Vec<&'a Column>,
+    key: Vec<&'static str>,
+    money: Vec<&'static str>,
+    counted: Vec<(&'static str, &'static str)>,
+    /// The states of cards; none for another table.
+    states: &'static [&'static str],
+    /// The condition of a free card.
+    is_free: String,
+}
 
-    let mut there = {
-        let cells: Vec<String> = columns
+impl<'a> Comparison<'a> {
+    fn new(sums: &'static Sums, table: &'a ComparedTable<'a>) -> Self {
+        let columns: Vec<_> = table.columns.iter().copied().filter(|column| sums.uses(&column.target.name)).collect();
+        let has = |column: &str| columns.iter().any(|compared| compared.target.name == column);
+        let present = |names: &[&'static str]| -> Vec<_> { names.iter().copied().filter(|name| has(name)).collect() };
+        let is_present = |condition: &str| has(condition.split(' ').next().unwrap_or_default());
+        Self {
+            key: present(sums.key),
+            money: present(sums.money),
+            counted: sums.counted.iter().copied().filter(|(_, condition)| is_present(condition)).collect(),
+            states: if table.name == "cards" { &card_states::STATES } else { &[] },
+            is_free: card_states::is_free(has),
+            table,
+            columns,
+        }
+    }
+
+    /// What each sum is, and what MOR's value is.
+    fn names(&self) -> Vec<(&'static str, &'static str)> {
+        let counted = self.counted.iter().map(|(name, _)| *name);
+        let sums = std::iter::once("rows").chain(self.money.iter().copied()).chain(counted);
+        sums.map(|name| (name, "in MOR")).chain(self.states.iter().map(|state| (*state, "expected"))).collect()
+    }
+
+    /// Returns MOR's sums. Of the states of cards they have only the free ones.
+    async fn source_sums(&self, source: &mut Source) -> Result<SumsByKey, ImportError> {
+        let cells: Vec<String> = self
+            .columns
             .iter()
             .map(|column| {
                 let cell = ComparedTable::source_cell(column);
@@ -73,79 +113,94 @@ pub async fn compare(
             })
             .collect();
         // Grouped by bytes: the collation of a column could put different texts into one group.
-        let key: Vec<String> = keys.iter().map(|name| format!("hex(coalesce({}, char(30)))", prefix(name))).collect();
+        let key = self.key(|column| format!("hex(coalesce({column}, char(30)))"));
         let mut values = vec!["count(*)".to_owned()];
-        values.extend(
-            money
-                .iter()
-                .map(|name| format!("cast(coalesce(sum(cast({name} as decimal(30, 15))), 0) as decimal(60, 15))")),
-        );
-        values.extend(counted.iter().map(|(_, condition)| format!("coalesce(sum({}), 0)", coalesced(condition))));
-        values.extend(states.iter().map(|state| match *state {
-            card_states::FREE => format!("coalesce(sum({}), 0)", card_states::is_free(has)),
+        let decimal = |name| format!("cast(coalesce(sum(cast({name} as decimal(30, 15))), 0) as decimal(60, 15))");
+        values.extend(self.money.iter().map(decimal));
+        values.extend(self.counted.iter().map(|(_, condition)| format!("coalesce(sum({}), 0)", coalesced(condition))));
+        values.extend(self.states.iter().map(|state| match *state {
+            card_states::FREE => format!("coalesce(sum({}), 0)", self.is_free),
             _ => "0".to_owned(),
         }));
-        let key = format!("concat_ws(' ', 'sum'{})", key.iter().map(|key| format!(", {key}")).collect::<String>());
-        let mut there = BTreeMap::new();
-        for condition in table.source_conditions() {
+        let mut sums = SumsByKey::new();
+        for condition in self.table.source_conditions() {
             let sql = format!(
                 "select {key}, {} from (select {} from {} where {condition}) as live group by 1",
                 values.join(", "),
                 cells.join(", "),
-                source::quote(table.name)
+                source::quote(self.table.name)
             );
             for row in source.rows(&sql).await? {
-                add(&mut there, row.into_iter().map(Option::unwrap_or_default))?;
+                add(&mut sums, row.into_iter().map(Option::unwrap_or_default))?;
             }
         }
-        there
-    };
-    let here = {
-        let mut cells: Vec<String> = columns
-            .iter()
-            .map(|column| format!("nullif({}, chr(30)) as \"{}\"", table.target_cell(column, zone), column.target.name))
-            .collect();
-        if !states.is_empty() {
+        Ok(sums)
+    }
+
+    /// Returns the imported rows as PostgreSQL reads them: a subquery with the texts of the columns, for cards also the
+    /// id and the state.
+    fn target_rows(&self, zone: &TimeZone, run_id: i64) -> String {
+        let cell = |column: &&Column| {
+            format!("nullif({}, chr(30)) as \"{}\"", self.table.target_cell(column, zone), column.target.name)
+        };
+        let mut cells: Vec<String> = self.columns.iter().map(cell).collect();
+        if !self.states.is_empty() {
             cells.push(format!("live.id, {} as state", card_states::STATE));
         }
-        let key: Vec<String> = keys
-            .iter()
-            .map(|name| format!("upper(encode(convert_to(coalesce({}, chr(30)), 'UTF8'), 'hex'))", prefix(name)))
-            .collect();
+        format!("(select {} from {}) row", cells.join(", "), self.table.target_rows(run_id))
+    }
+
+    /// Returns the sums of the imported rows.
+    async fn target_sums(&self, target: &mut PgConnection, rows: &str) -> Result<SumsByKey, ImportError> {
         let mut values = vec!["count(*)::text".to_owned()];
-        values.extend(money.iter().map(|name| format!("round(coalesce(sum({name}::numeric), 0), 15)::text")));
-        values.extend(
-            counted.iter().map(|(_, condition)| format!("coalesce(sum(({})::integer), 0)::text", coalesced(condition))),
-        );
-        values.extend(states.iter().map(|state| format!("coalesce(sum((state = '{state}')::integer), 0)::text")));
-        let key = format!("concat_ws(' ', 'sum'{})", key.iter().map(|key| format!(", {key}")).collect::<String>());
-        let rows = format!("(select {} from {}) row", cells.join(", "), table.target_rows(run_id));
-        if !states.is_empty() {
-            let first = 1 + money.len() + counted.len();
-            for moved in card_states::moved_by_findings(target, &key, &card_states::is_free(has), &rows, run_id).await?
-            {
-                for (state, cards) in [(card_states::FREE, -moved.from_free), (moved.state.as_str(), moved.cards)] {
-                    let index = states.iter().position(|name| *name == state).map(|position| first + position);
-                    if let Some(sum) =
-                        there.get_mut(&moved.key).zip(index).and_then(|(sums, index)| sums.get_mut(index))
-                    {
-                        *sum += BigDecimal::from(cards);
-                    }
+        values.extend(self.money.iter().map(|name| format!("round(coalesce(sum({name}::numeric), 0), 15)::text")));
+        let counted = |condition: &str| format!("coalesce(sum(({condition})::integer), 0)::text");
+        values.extend(self.counted.iter().map(|(_, condition)| counted(&coalesced(condition))));
+        values.extend(self.states.iter().map(|state| counted(&format!("state = '{state}'"))));
+        let key = self.target_key();
+        let sql = format!("select array[{key}, {}] from {rows} group by {key}", values.join(", "));
+        let rows: Vec<Vec<String>> = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(target).await?;
+        let mut sums = SumsByKey::new();
+        for row in rows {
+            add(&mut sums, row.into_iter())?;
+        }
+        Ok(sums)
+    }
+
+    /// Moves the cards that findings have put into another state, in MOR's sums.
+    async fn move_cards(
+        &self,
+        sums: &mut SumsByKey,
+        target: &mut PgConnection,
+        rows: &str,
+        run_id: i64,
+    ) -> Result<(), ImportError> {
+        if self.states.is_empty() {
+            return Ok(());
+        }
+        let first = 1 + self.money.len() + self.counted.len();
+        let moved = card_states::moved_by_findings(target, &self.target_key(), &self.is_free, rows, run_id).await?;
+        for moved in moved {
+            for (state, cards) in [(card_states::FREE, -moved.from_free), (moved.state.as_str(), moved.cards)] {
+                let index = self.states.iter().position(|name| *name == state).map(|position| first + position);
+                let sums = sums.get_mut(&moved.key).zip(index);
+                if let Some(sum) = sums.and_then(|(sums, index)| sums.get_mut(index)) {
+                    *sum += BigDecimal::from(cards);
                 }
             }
         }
-        let sql = format!("select array[{key}, {}] from {rows} group by {key}", values.join(", "));
-        let rows: Vec<Vec<String>> = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(target).await?;
-        let mut here = BTreeMap::new();
-        for row in rows {
-            add(&mut here, row.into_iter())?;
-        }
-        here
-    };
-    let sums = std::iter::once("rows").chain(money.iter().copied()).chain(counted.iter().map(|(name, _)| *name));
-    let names: Vec<(&str, &str)> =
-        sums.map(|name| (name, "in MOR")).chain(states.iter().map(|state| (*state, "expected"))).collect();
-    Ok(differences(table.name, &names, there, here))
+        Ok(())
+    }
+
+    fn target_key(&self) -> String {
+        self.key(|column| format!("upper(encode(convert_to(coalesce({column}, chr(30)), 'UTF8'), 'hex'))"))
+    }
+
+    /// Returns the key as an expression of both databases: a word, and each column as `encode` writes it.
+    fn key(&self, encode: impl Fn(&str) -> String) -> String {
+        let columns: String = self.key.iter().map(|name| format!(", {}", encode(&prefix(name)))).collect();
+        format!("concat_ws(' ', 'sum'{columns})")
+    }
 }
 
 impl Sums {
