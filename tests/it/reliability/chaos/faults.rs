@@ -136,8 +136,16 @@ impl Fault {
 /// it.
 async fn hold_lock(environment: &TestEnvironment, clients: &Clients, unanswered: usize, lock: &'static str) {
     let mut connection = environment.connect().await;
-    let mut transaction = connection.begin().await.unwrap();
-    sqlx::raw_sql(lock).execute(&mut *transaction).await.unwrap();
+    let transaction = loop {
+        let mut transaction = connection.begin().await.unwrap();
+        match sqlx::raw_sql(lock).execute(&mut *transaction).await {
+            Ok(_) => break transaction,
+            // The lock of several tables can meet a transaction that has locked them in another order.
+            Err(error) if error.as_database_error().and_then(|error| error.code()).as_deref() == Some("40P01") => {}
+            Err(error) => panic!("{lock}: {error}"),
+        }
+        transaction.rollback().await.unwrap();
+    };
     let _ = tokio::time::timeout(Duration::from_secs(5), clients.wait_for_unanswered(unanswered)).await;
     transaction.rollback().await.unwrap();
 }
