@@ -305,6 +305,24 @@ async fn unbatched_sales_of_a_caller_wait_for_a_permit() {
     }
 }
 
+/// Sales that wait for locked cards occupy only the connections of their caller's permits.
+#[tokio::test]
+async fn sales_of_locked_cards_wait_for_a_permit() {
+    let server = server_with_one_permit().await;
+    let mut transaction = server.pool.begin().await.unwrap();
+    sqlx::query("select from cards where cardgroup_id = 11 for update").execute(&mut *transaction).await.unwrap();
+    let waiting = "mortise_requests_waiting{queue=\"locks\"} 2\n";
+    let release = async {
+        with_timeout("two sales to wait", async { while !server.metrics().await.contains(waiting) {} }).await;
+        transaction.rollback().await.unwrap();
+    };
+    let sales = async { tokio::join!(buy(&server, 11, 1, ""), buy(&server, 11, 1, ""), buy(&server, 11, 1, "")) };
+    let ((first, second, third), ()) = tokio::join!(sales, release);
+    for reply in [first, second, third] {
+        assert_eq!(reply.element_texts("number").len(), 1, "{}", reply.body);
+    }
+}
+
 #[tokio::test]
 async fn sales_in_different_currencies_are_not_batched() {
     let server = server_with_one_permit().await;

@@ -159,18 +159,16 @@ struct SaleContext<'a> {
 }
 
 impl SaleContext<'_> {
-    /// Waits for a permit if the sale was not on the fast path: it names a card number, or its payment reference is its
-    /// key. The other sales have had one before, and here they may wait for cards that concurrent sales have locked.
+    /// Waits for a permit of the caller. The transaction can wait for cards that other transactions have locked:
+    /// without the permit, the sales of one caller could occupy all connections meanwhile.
     async fn acquire_transaction_permit(&self) -> Result<Option<OwnedSemaphorePermit>, ApiError> {
         let quantity = match self.input.selector {
-            CardSelector::Number(_) => Some(1),
-            CardSelector::Next(quantity) if self.idempotency.is_keyed_by_reference() => Some(quantity),
-            _ => None,
+            CardSelector::Number(_) => 1,
+            CardSelector::Next(quantity) => quantity,
+            // Refused without a lock.
+            CardSelector::NoCard | CardSelector::InvalidQuantity => return Ok(None),
         };
-        match quantity {
-            Some(quantity) => self.call.acquire_unbatched_sale(self.caller.id(), quantity).await.map(Some),
-            None => Ok(None),
-        }
+        self.call.acquire_unbatched_sale(self.caller.id(), quantity).await.map(Some)
     }
 
     /// Handles all other sales in one transaction, with the checks in the order of the contract. It waits for
