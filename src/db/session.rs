@@ -60,7 +60,7 @@ const SETTINGS: [(&str, &str); 31] = [
     ("enable_indexonlyscan", "on"),
     ("enable_tidscan", "on"),
     ("enable_nestloop", "on"),
-    ("enable_material", "on"),
+    ("enable_material", "off"),
     ("enable_memoize", "on"),
     ("enable_hashagg", "on"),
     ("enable_incremental_sort", "on"),

@@ -60,29 +60,46 @@ async fn with_statistics_of_each_age(check: impl AsyncFn(&Server)) {
     check(&server).await;
 }
 
+async fn assert_sale_reads_free_cards_only(server: &Server) {
+    for (parts, values) in SALES {
+        let plan = server.query_plan(parts, "force_generic_plan", values).await;
+        assert!(plan.contains("using card_stock_pkey on card_stock"), "{plan}");
+        // Card groups and cards are looked up by id.
+        assert!(!plan.split("CTE sale").next().unwrap().contains("Join Filter"), "{plan}");
+        // Cards are locked in the order of the index, without collecting and sorting them first.
+        let pick = plan.split("LockRows").nth(1).unwrap().split("CTE sale").next().unwrap();
+        assert!(!pick.contains("Sort"), "{plan}");
+        assert!(pick.contains("using cards_pkey on cards c"), "{plan}");
+        assert!(pick.contains("Index Cond: (id = s.card_id)"), "{plan}");
+        // Each key is looked up: the seller's stored keys are not all read into a hash table.
+        let key_lookup = "Index Cond: ((user_id = $3) AND (operation = 'card_from_group_sell'::text) AND (key = ";
+        assert!(plan.contains(key_lookup), "{plan}");
+        assert!(!plan.contains("hashed SubPlan"), "{plan}");
+        for table in ["cards", "card_stock", "payments"] {
+            assert!(!plan.contains(&format!("Seq Scan on {table}")), "{table}: {plan}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn sale_reads_free_cards_only() {
-    with_statistics_of_each_age(async |server| {
-        for (parts, values) in SALES {
-            let plan = server.query_plan(parts, "force_generic_plan", values).await;
-            assert!(plan.contains("using card_stock_pkey on card_stock"), "{plan}");
-            assert!(plan.contains("using cards_pkey on cards"), "{plan}");
-            // Card groups are looked up by id.
-            assert!(!plan.split("CTE sale").next().unwrap().contains("Join Filter"), "{plan}");
-            // Cards are locked in the order of the index, without collecting and sorting them first.
-            let pick = plan.split("LockRows").nth(1).unwrap().split("CTE sale").next().unwrap();
-            assert!(!pick.contains("Sort"), "{plan}");
-            assert!(pick.contains("using cards_pkey on cards c"), "{plan}");
-            // Each key is looked up: the seller's stored keys are not all read into a hash table.
-            let key_lookup = "Index Cond: ((user_id = $3) AND (operation = 'card_from_group_sell'::text) AND (key = ";
-            assert!(plan.contains(key_lookup), "{plan}");
-            assert!(!plan.contains("hashed SubPlan"), "{plan}");
-            for table in ["cards", "card_stock", "payments"] {
-                assert!(!plan.contains(&format!("Seq Scan on {table}")), "{table}: {plan}");
-            }
-        }
-    })
-    .await;
+    with_statistics_of_each_age(assert_sale_reads_free_cards_only).await;
+}
+
+/// Most cards are unsold, as in the demo.
+#[tokio::test]
+async fn sale_from_a_new_stock_reads_free_cards_only() {
+    let server = server().await;
+    server
+        .execute(
+            "insert into cards (id, cardgroup_id, number, pin, balance, sold)
+             select 1000 + i, case when i <= 10000 then 6 when i % 7 < 4 then 11 else 9 end, (4000000 + i)::text,
+                 (40000000 + i)::text, 7, case when i > 11500 then 1 else 0 end
+             from generate_series(1, 14700) i;
+             analyze",
+        )
+        .await;
+    assert_sale_reads_free_cards_only(&server).await;
 }
 
 #[tokio::test]

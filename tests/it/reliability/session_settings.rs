@@ -36,7 +36,7 @@ const BAD_DEFAULTS: [(&str, &str); 29] = [
     ("enable_indexonlyscan", "off"),
     ("enable_tidscan", "off"),
     ("enable_nestloop", "off"),
-    ("enable_material", "off"),
+    ("enable_material", "on"),
     ("enable_memoize", "off"),
 ];
 
