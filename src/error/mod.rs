@@ -45,6 +45,8 @@ pub enum ApiError {
     CommitUnknownRetryable,
     /// A request with the same idempotency key is in progress.
     RequestInProgress,
+    /// The request was carried out before, but the reply that is stored for its idempotency key cannot be read.
+    StoredReplyUnreadable,
     /// The idempotency key was used before with other parameters.
     KeyReused,
     /// The payment reference was used before: `payment_ref_unique` allows it once.
@@ -213,7 +215,9 @@ impl ApiError {
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
             Self::TooManyAttempts(_) => StatusCode::TOO_MANY_REQUESTS,
-            Self::Unavailable | Self::CommitUnknown | Self::CommitUnknownRetryable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unavailable | Self::CommitUnknown | Self::CommitUnknownRetryable | Self::StoredReplyUnreadable => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::RequestInProgress | Self::PaymentReferenceUsed => StatusCode::CONFLICT,
             Self::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
             _ => StatusCode::OK,
@@ -278,6 +282,7 @@ impl ApiError {
                 (Status, "The database was lost during the request: send it again with the same idempotency key")
             }
             Self::RequestInProgress => (Status, "A request with this idempotency key is being carried out"),
+            Self::StoredReplyUnreadable => (Status, "The request was carried out before, but its reply cannot be read"),
             Self::KeyReused => (Status, "The idempotency key was sent with other parameters before"),
             Self::PaymentReferenceUsed => (Status, "Payment reference already used"),
             Self::Replayed(body) => return body.clone(),

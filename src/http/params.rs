@@ -247,7 +247,12 @@ pub fn percent_decoded(text: &[u8]) -> Result<Cow<'_, str>, ApiError> {
     String::from_utf8(percent_decode(text).collect()).map(Cow::Owned).map_err(|_| NOT_UTF8)
 }
 
-/// Returns the text fields of a multipart form. Files are skipped.
+/// The name of a parameter whose value is no text: an array, an object or a file. A form sends an array by this name.
+fn unreadable(name: &str) -> String {
+    format!("{name}[]")
+}
+
+/// Returns the text fields of a multipart form. A file counts as a parameter with another name, [`unreadable`].
 async fn parse_multipart(
     content_type: &str,
     body: Bytes,
@@ -258,12 +263,15 @@ async fn parse_multipart(
     let mut form = multer::Multipart::new(stream::iter([Ok::<_, Infallible>(body)]), boundary);
     let mut fields = Vec::new();
     while let Some(field) = form.next_field().await.map_err(|_| MALFORMED)? {
-        let name = field.name().filter(|_| field.file_name().is_none()).map(str::to_owned);
+        let (name, is_file) = (field.name().map(str::to_owned), field.file_name().is_some());
         let bytes = field.bytes().await.map_err(|_| MALFORMED)?;
-        if let Some(name) = name {
-            let text =
-                String::from_utf8(bytes.into()).map_err(|_| ApiError::BadRequest("Parameters are not valid UTF-8"))?;
-            fields.push((name, text));
+        match name {
+            Some(name) if is_file => fields.push((unreadable(&name), String::new())),
+            Some(name) => {
+                let text = String::from_utf8(bytes.into());
+                fields.push((name, text.map_err(|_| ApiError::BadRequest("Parameters are not valid UTF-8"))?));
+            }
+            None => {}
         }
         if fields.len() > max_parameters {
             break;
@@ -272,17 +280,19 @@ async fn parse_multipart(
     Ok(fields)
 }
 
-/// Returns the members of a JSON object. Numbers and booleans become text; null, arrays and objects are skipped.
+/// Returns the members of a JSON object. Numbers and booleans become text; null is skipped. An array or an object
+/// counts as a parameter with another name, [`unreadable`].
 fn parse_json(body: &[u8]) -> Result<Vec<(String, String)>, ApiError> {
     use serde_json::Value;
     let Ok(Value::Object(object)) = serde_json::from_slice(body) else {
         return Err(ApiError::BadRequest("JSON body is malformed: it must be an object"));
     };
-    let text = |value| match value {
-        Value::String(text) => Some(text),
-        Value::Number(number) => Some(number.to_string()),
-        Value::Bool(boolean) => Some(boolean.to_string()),
-        Value::Null | Value::Array(_) | Value::Object(_) => None,
+    let field = |(name, value): (String, Value)| match value {
+        Value::String(text) => Some((name, text)),
+        Value::Number(number) => Some((name, number.to_string())),
+        Value::Bool(boolean) => Some((name, boolean.to_string())),
+        Value::Array(_) | Value::Object(_) => Some((unreadable(&name), String::new())),
+        Value::Null => None,
     };
-    Ok(object.into_iter().filter_map(|(name, value)| Some((name, text(value)?))).collect())
+    Ok(object.into_iter().filter_map(field).collect())
 }

@@ -7,13 +7,14 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::error::ApiError;
 use crate::http::document::Document;
 use crate::http::params::Params;
-use crate::operations::spec::{OperationSpec, PAYMENT_REFERENCE_PARAMETER};
+use crate::operations::spec::{OperationSpec, PAYMENT_REFERENCE_PARAMETER, Presence};
 
 /// The header with the key.
 const KEY_HEADER: &str = "idempotency-key";
 /// The parameter with the key, for clients that cannot set headers.
 const KEY_PARAM: &str = "request_id";
 const KEY_LEN_MAX: usize = 255;
+const NO_TEXT: ApiError = ApiError::BadRequest("A parameter is an array, an object or a file instead of a text");
 const MALFORMED_KEY: ApiError = ApiError::BadRequest("Idempotency key must be 1 to 255 printable characters");
 /// Parameters that are not part of the fingerprint. Nothing derived from a password is stored.
 const UNFINGERPRINTED_PARAMS: [&str; 3] = [KEY_PARAM, "hash", "p"];
@@ -54,13 +55,24 @@ pub(super) fn read_key(headers: &HeaderMap, params: &Params) -> Result<Option<St
     key.map(|key| if is_valid(key) { Ok(key.to_owned()) } else { Err(MALFORMED_KEY) }).transpose()
 }
 
+/// Refuses an optional parameter that is an array, an object or a file. Taken as not sent, it would change something
+/// else than the client wants: without `number` another card is sold, without a key a retry sells twice.
+pub(super) fn check_readable(spec: &OperationSpec, params: &Params) -> Result<(), ApiError> {
+    let unreadable = params.names().filter_map(|name| name.split_once('[')).any(|(name, _)| {
+        let mut parameters = spec.all_parameters().filter(|parameter| parameter.presence != Presence::Required);
+        parameters.any(|parameter| parameter.name == name)
+    });
+    if unreadable { Err(NO_TEXT) } else { Ok(()) }
+}
+
 /// Reads the payment reference of a request for an operation that has this parameter.
 pub(super) fn read_reference(spec: &OperationSpec, params: &Params) -> Result<Option<String>, ApiError> {
     let name = PAYMENT_REFERENCE_PARAMETER.name;
     if !spec.parameters().any(|parameter| parameter.name == name) {
         return Ok(None);
     }
-    let reference = params.raw(name);
+    // Without the spaces around it: a list of payments to compare with has none.
+    let reference = params.raw(name).map(str::trim);
     reference.map(|text| if is_valid(text) { Ok(text.to_owned()) } else { Err(MALFORMED_REFERENCE) }).transpose()
 }
 

@@ -17,7 +17,7 @@ use crate::xml::XmlReply;
 pub mod key;
 mod stored_reply;
 
-use self::key::{IdempotencyKey, fingerprint, read_key, read_reference, reference_key};
+use self::key::{IdempotencyKey, check_readable, fingerprint, read_key, read_reference, reference_key};
 use self::stored_reply::StoredReply;
 
 /// A request that changes data, with its idempotency key if it has one.
@@ -34,9 +34,10 @@ impl<'a> Idempotency<'a> {
     ///
     /// # Errors
     ///
-    /// [`ApiError::BadRequest`] for a malformed key or reference, [`ApiError::RequestInProgress`] if the earlier
-    /// request takes longer.
+    /// [`ApiError::BadRequest`] for a malformed key or reference, and for an optional parameter that is no text;
+    /// [`ApiError::RequestInProgress`] if the earlier request takes longer.
     pub async fn new(call: &'a CallContext, caller: &Caller) -> Result<Self, ApiError> {
+        check_readable(&call.operation.spec, &call.params)?;
         let reference = read_reference(&call.operation.spec, &call.params)?;
         let (key, is_reference) = match (read_key(&call.headers, &call.params)?, &reference) {
             (Some(key), _) => (key, false),
@@ -110,13 +111,17 @@ impl<'a> Idempotency<'a> {
                 self.check_reference_unused(key, &mut transaction).await?;
             }
             let mut output = execute(&mut transaction, &input).await?;
+            let mut is_reply_stored = false;
             if let Some(key) = &self.key {
-                match key.is_reference && !self.is_reference_used(key, &mut transaction).await? {
-                    true => release_claim(&mut transaction, key).await?,
-                    false => output = store_output(&mut transaction, key, output).await?,
+                is_reply_stored = !key.is_reference || self.is_reference_used(key, &mut transaction).await?;
+                match is_reply_stored {
+                    true => output = store_output(&mut transaction, key, output).await?,
+                    false => release_claim(&mut transaction, key).await?,
                 }
             }
-            transaction.commit().await.map_err(ApiError::from_commit_error)?;
+            let committed = transaction.commit().await.map_err(ApiError::from_commit_error);
+            // Without a stored reply, a retry would be another request.
+            committed.map_err(|error| if is_reply_stored { self.with_retry_hint(error) } else { error })?;
             Ok(output)
         };
         let Some(key) = &self.key else { return change.await.map(ChangeOutcome::Done) };
@@ -126,9 +131,9 @@ impl<'a> Idempotency<'a> {
                 Ok(output) => return Ok(ChangeOutcome::Done(output)),
                 // Another server had claimed the key, and may have stored a reply by now.
                 Err(ApiError::RequestInProgress) => stored_reply = self.load_reply(key).await?,
-                Err(error) if key.is_reference => return Err(self.with_retry_hint(error)),
+                Err(error) if key.is_reference => return Err(error),
                 Err(error) => match error.storable_body(self.call.dialect()) {
-                    None => return Err(self.with_retry_hint(error)),
+                    None => return Err(error),
                     // If a reply is stored already, another server carried out the request, which may have caused the
                     // error.
                     Some(body) if self.store_error(key, &body).await? => return Err(error),
@@ -233,7 +238,7 @@ impl<'a> Idempotency<'a> {
         }
         stored_reply::from_text(row.reply).await.map(Some).map_err(|error| {
             tracing::error!(%error, operation = key.operation, "stored idempotent reply is corrupt");
-            ApiError::TransactionFailed
+            ApiError::StoredReplyUnreadable
         })
     }
 

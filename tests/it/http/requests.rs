@@ -274,6 +274,39 @@ async fn members_of_a_json_object_are_parameters() {
     post_body(&server, json, "").await.assert_status_error("Bad login");
 }
 
+/// Optional parameters of changes that are no text: without them, another card would be sold, or a retry would sell
+/// twice.
+#[tokio::test]
+async fn optional_parameters_that_are_no_text_are_refused() {
+    let server = server().await;
+    let hash = hash("6", "secret");
+    let form = "application/x-www-form-urlencoded";
+    let multipart = |head: &str| {
+        let part =
+            |head: &str, value: &str| format!("--X\r\nContent-Disposition: form-data; {head}\r\n\r\n{value}\r\n");
+        let fields = [("name=\"u\"", "admin"), ("name=\"id\"", "6"), ("name=\"hash\"", &*hash), (head, "42")];
+        fields.map(|(head, value)| part(head, value)).concat() + "--X--\r\n"
+    };
+    let json = |member: &str| format!(r#"{{"u": "admin", "id": 6, "hash": "{hash}", {member}}}"#);
+    let requests = [
+        (form, format!("u=admin&id=6&hash={hash}&number[]=42")),
+        (form, format!("u=admin&id=6&hash={hash}&number=42&request_id%5Ba%5D=k")),
+        ("application/json", json(r#""number": ["42"]"#)),
+        ("application/json", json(r#""request_id": {"a": "k"}"#)),
+        ("application/json", json(r#""payment_ref": []"#)),
+        ("multipart/form-data; boundary=X", multipart("name=\"number\"; filename=\"n.txt\"")),
+    ];
+    for (content_type, body) in requests {
+        let reply = post_body(&server, content_type, body.clone()).await;
+        assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{body}: {}", reply.body);
+        reply.assert_status_error("A parameter is an array, an object or a file instead of a text");
+    }
+    server.assert_rows("select count(*) from payments", &["0"]).await;
+    // A parameter that the operation does not read.
+    let sold = post_body(&server, "application/json", json(r#""shop": {"name": "a"}, "cart": [1]"#)).await;
+    assert_eq!(sold.element_texts("number"), ["0000000042"], "{}", sold.body);
+}
+
 #[tokio::test]
 async fn unreadable_requests_are_refused_and_change_nothing() {
     let server = server_with_settings(&[("max_parameters", "50"), ("max_body", "1000")]).await;

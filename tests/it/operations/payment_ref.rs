@@ -6,7 +6,11 @@ use mortise::back_office::void::{Void, VoidOutcome};
 use mortise::store::change_log::Author;
 
 use super::card_by_cli_update::{insert_fixtures, send};
-use crate::harness::{FIXTURE_SQL, Reply, Server, hash, postgres, server, server_on_database, server_with_settings};
+use crate::harness::proxy::FaultProxy;
+use crate::harness::{
+    FIXTURE_SQL, Reply, Server, hash, postgres, server, server_on_database, server_with_connect_options,
+    server_with_settings,
+};
 
 const REFERENCES: &str = "select kind, user_id, reference from payments order by id";
 const UNIQUE: [(&str, &str); 1] = [("payment_ref_unique", "true")];
@@ -96,13 +100,16 @@ async fn batched_sales_have_their_own_references() {
 #[tokio::test]
 async fn malformed_reference_is_refused() {
     let server = server().await;
-    for reference in ["", &"x".repeat(256), "a%09b", "%00"] {
+    for reference in ["", "%20", &"x".repeat(256), "a%09b", "%00"] {
         let reply = sell(&server, &format!("payment_ref={reference}")).await;
         assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{reference:?}: {}", reply.body);
     }
+    // Spaces around it are not stored: the shop's list to compare with has none.
+    sell(&server, "payment_ref=%20r0%20").await;
+    server.assert_rows(REFERENCES, &["sale|6|r0"]).await;
     let longest = "é".repeat(255);
     sell(&server, &format!("payment_ref={longest}")).await;
-    server.assert_rows(REFERENCES, &[&format!("sale|6|{longest}")]).await;
+    server.assert_rows(REFERENCES, &["sale|6|r0", &format!("sale|2|{longest}")]).await;
     // Other operations ignore it.
     let list = server.post("calling_cards_get", &format!("u=admin&payment_ref=&hash={}", hash("", "secret"))).await;
     assert_eq!(list.status, StatusCode::OK);
@@ -168,6 +175,31 @@ async fn reply_without_payment_is_not_kept() {
     assert_eq!(moved.element_texts("id"), ["4"], "{}", moved.body);
     server.assert_rows("select key from idempotency_keys", &["payment_ref\tr1"]).await;
     assert_eq!(send(&server, "callerid=3701111&amount=3&payment_ref=r2").await.element_texts("id"), ["4"]);
+}
+
+/// A payment reference keeps the reply of a payment only. After a transfer, which writes none, no reply says that the
+/// request can be sent again.
+#[tokio::test]
+async fn transfer_with_a_reference_is_not_said_to_be_repeatable() {
+    for (form, retry_after) in
+        [("callerid=3701111&pin=1001&payment_ref=r1", None), ("callerid=3701111&amount=5&payment_ref=r1", Some("1"))]
+    {
+        let proxy = FaultProxy::new().await;
+        let database = postgres::create_database(FIXTURE_SQL).await;
+        let settings = [("cache", "on"), ("payment_ref_unique", "true")];
+        let server = server_with_connect_options(proxy.connect_options(&database), &settings).await;
+        insert_fixtures(&server).await;
+        // Fills the cache with users and settings.
+        send(&server, "callerid=3701111").await;
+        proxy.cut_after_command("COMMIT");
+        let lost = send(&server, form).await;
+        assert_eq!(
+            (lost.status, lost.header("retry-after")),
+            (StatusCode::SERVICE_UNAVAILABLE, retry_after),
+            "{}",
+            lost.body
+        );
+    }
 }
 
 /// With an e-mail, a number, and several cards: each reply can be repeated.

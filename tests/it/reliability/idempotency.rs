@@ -360,3 +360,16 @@ async fn stored_replies_of_earlier_versions_are_replayed() {
         assert!(reply.body.contains(body), "{}", reply.body);
     }
 }
+
+/// A reply that another version has stored and this one cannot read: the request is not carried out again, and no
+/// refusal invites the client to send it with another key.
+#[tokio::test]
+async fn unreadable_stored_reply_says_that_the_request_was_carried_out() {
+    let server = server().await;
+    sell(&server, "k", 6).await;
+    server.execute(r#"update idempotency_keys set reply = '{"Done": {"unknown": 1}}'"#).await;
+    let reply = sell(&server, "k", 6).await;
+    assert_eq!((reply.status, reply.header("retry-after")), (StatusCode::SERVICE_UNAVAILABLE, None), "{}", reply.body);
+    reply.assert_status_error("The request was carried out before, but its reply cannot be read");
+    server.assert_rows("select count(*) from payments", &["1"]).await;
+}
