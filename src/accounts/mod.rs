@@ -152,7 +152,7 @@ impl AccountCache {
     async fn read_user(&self, name: &str) -> sqlx::Result<Option<User>> {
         let mut connection = self.pool.acquire().await?;
         let row = sqlx::query!(
-            r#"select id, usertype, coalesce(owner_id, 0) as "owner_id!", blocked = 1 or hidden = 1 as "blocked!",
+            r#"select id, usertype, coalesce(owner_id, 0) as "owner_id!", blocked = 1 or coalesce(hidden, 0) = 1 as "blocked!",
                    password, password_argon2, currency_id,
                    array(select fold_case(r.name) from acc_group_rights g join acc_rights r on r.id = g.acc_right_id
                          where g.acc_group_id = users.acc_group_id order by g.id desc) as "rights!",

@@ -127,7 +127,8 @@ impl Assignment<'_> {
             let is_allowed = sqlx::query_scalar!(
                 r#"select exists (
                        select from users u join cardgroups g on coalesce(g.owner_id, 0) = coalesce(u.owner_id, 0)
-                       where u.id = $1 and g.id = $2 and u.usertype = 'user' and u.hidden = 0 and u.id <> 0) as "allowed!""#,
+                       where u.id = $1 and g.id = $2 and u.usertype = 'user' and coalesce(u.hidden, 0) = 0
+                           and u.id <> 0) as "allowed!""#,
                 distributor_id,
                 cards.group
             );

@@ -47,7 +47,7 @@ pub async fn list(executor: impl PgExecutor<'_>, filter: &UserFilter<'_>) -> sql
     sqlx::query_as!(
         ListedUser,
         r#"select u.id, u.username, u.usertype as "type", owner.username as "owner?", g.name as "rights?",
-               u.blocked = 1 or u.hidden = 1 as "blocked!", coalesce(u.hidden, 0) = 1 as "is_hidden!",
+               u.blocked = 1 or coalesce(u.hidden, 0) = 1 as "blocked!", coalesce(u.hidden, 0) = 1 as "is_hidden!",
                case when u.password_argon2 is not null and u.password <> '' then 'both'
                    when u.password_argon2 is not null then 'argon2id'
                    when u.password <> '' then 'sha1' else 'none' end as "password!",

@@ -107,7 +107,7 @@ pub(super) async fn release(State(console): State<Arc<Console>>, form: Form<Batc
 async fn find_distributor(connection: &mut PgConnection, group: &OwnGroup, name: &str) -> Result<i32, ConsoleError> {
     let id = sqlx::query_scalar!(
         "select id from users
-         where fold_case(rtrim(username)) = fold_case(rtrim($1)) and coalesce(owner_id, 0) = $2 and hidden = 0
+         where fold_case(rtrim(username)) = fold_case(rtrim($1)) and coalesce(owner_id, 0) = $2 and coalesce(hidden, 0) = 0
          order by id limit 1",
         name.trim(),
         group.owner_id()

@@ -129,6 +129,7 @@ async fn blocked_user_is_refused_until_unblocked() {
 #[tokio::test]
 async fn users_are_listed_as_table_and_json() {
     let operator = Operator::new().await;
+    operator.server.execute("update users set hidden = null where id = 3").await;
     operator.server.execute("update users set blocked = 1, username = E'ev\\033[2Jil' where id = 2").await;
     assert_eq!(
         operator.run_ok(&["user", "list", "--type", "reseller"]),
