@@ -1,5 +1,7 @@
 //! The outbox: which e-mails to buyers wait or have failed, and why; new attempts, and corrected addresses.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::{PgConnection, PgPool};
@@ -194,8 +196,9 @@ pub async fn retry(connection: &mut PgConnection, retry: &Retry<'_>, author: &Au
         Retry::Failed => (retry_failed(&mut *connection).await?, None),
         Retry::Ids { ids, sent_too } => {
             lock_cards(&mut *connection, ids).await?;
-            for id in *ids {
-                let mail = lock(&mut *connection, *id).await?;
+            // In the order of the ids, so that two operators do not block each other.
+            for id in ids.iter().copied().collect::<BTreeSet<i64>>() {
+                let mail = lock(&mut *connection, id).await?;
                 if mail.is_sent && !sent_too {
                     return Err(BackOfficeError::refused(format!("the e-mail {id} was sent")));
                 }

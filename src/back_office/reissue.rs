@@ -181,7 +181,7 @@ impl Reissue<'_> {
         sqlx::query!(
             "update cards new set balance = $3::numeric, sold = 1, active = 1, first_use = old.first_use,
                  daily_charge_paid_till = old.daily_charge_paid_till, name = old.name, language = old.language,
-                 user_id = old.user_id
+                 user_id = old.user_id, owner_id = old.owner_id
              from cards old where new.id = $1 and old.id = $2",
             new.id,
             self.card_id,

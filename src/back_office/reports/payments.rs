@@ -12,7 +12,7 @@ use crate::money::Money;
 
 /// The plan is for the values of the filter, and takes the order of the index of dates: the planner may sort only the
 /// payments of the same time.
-const BEGIN: &str = "begin read only; set local plan_cache_mode = force_custom_plan";
+const BEGIN: &str = "begin isolation level repeatable read read only; set local plan_cache_mode = force_custom_plan";
 /// Payments that one statement reads. If the filter selects few of them, the next statement continues behind them.
 const PAYMENTS_READ: i64 = 10_000;
 
@@ -133,7 +133,7 @@ impl PaymentList {
                 let next = rows.last().map(|row| Position { date: row.exact_date.clone(), id: row.id });
                 return Ok(Page { rows, next });
             }
-            // Where the statement ended. Payments that were committed since then are newer.
+            // Where the statement ended, in the same snapshot.
             let end = sqlx::query!(
                 r#"select count(*) as "count!", to_char(min(date_added), 'YYYY-MM-DD HH24:MI:SS.US') as date,
                        (array_agg(id order by date_added, id))[1] as id

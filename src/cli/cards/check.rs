@@ -69,12 +69,16 @@ async fn find_differences(pool: &PgPool) -> sqlx::Result<Vec<StockDifference>> {
     .await
 }
 
-/// Rechecks the cards: each is locked first, as in a sale. What another transaction has changed meanwhile counts.
+/// Rechecks the cards. They are locked first, in the order of all card locks: what another transaction has changed
+/// meanwhile counts.
 async fn repair(pool: &PgPool, differences: &[StockDifference]) -> sqlx::Result<()> {
     let mut ids: Vec<i64> = differences.iter().map(|difference| difference.card_id).collect();
     ids.dedup();
     // The rows of cards that do not exist any more, or are in another group, are found by reading the whole stock.
     let mut transaction = pool.begin_with("begin; set local enable_seqscan = on; set local enable_sort = on").await?;
+    sqlx::query!(r#"select id from cards where id = any ($1) order by number collate "C", id for no key update"#, &ids)
+        .fetch_all(&mut *transaction)
+        .await?;
     recheck_stock(&mut transaction, &ids).await?;
     sqlx::query!(
         "delete from card_stock s

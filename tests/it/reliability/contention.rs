@@ -7,7 +7,9 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 
-use crate::harness::{Reply, Server, hash, ledger, server_with_settings, with_timeout};
+use sqlx::AssertSqlSafe;
+
+use crate::harness::{Reply, Server, hash, ledger, server, server_with_settings, with_timeout};
 
 /// Cards of the group that all buyers share, and of the group that each buyer has for itself.
 const SHARED_CARDS: usize = 1000;
@@ -124,6 +126,27 @@ async fn concurrent_single_card_sales_sell_each_card_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn concurrent_multi_card_sales_sell_each_card_once() {
     sell_all_cards(&server_with_settings(&SETTINGS).await, 40, &[1, 2, 3, 4, 5, 6, 7]).await;
+}
+
+/// A card that gets another number or group while a sale waits for it is not sold by its old number.
+#[tokio::test]
+async fn card_is_not_sold_by_a_number_that_it_had() {
+    for change in ["number = '1111111999'", "cardgroup_id = 7", "quarantined_at = now()"] {
+        let server = server().await;
+        let mut transaction = server.pool.begin().await.unwrap();
+        let update = format!("update cards set {change} where number = '1111111003'");
+        sqlx::query(AssertSqlSafe(update)).execute(&mut *transaction).await.unwrap();
+        let sale = {
+            let server = server.clone();
+            tokio::spawn(async move {
+                server.post_signed("card_from_group_sell", "u=admin&id=6&number=1111111003", "6").await
+            })
+        };
+        with_timeout("the sale to wait for the card", server.wait_for_lock_waiter()).await;
+        transaction.commit().await.unwrap();
+        sale.await.unwrap().assert_page_error("Free cards was not found");
+        server.assert_rows("select count(*) from payments", &["0"]).await;
+    }
 }
 
 /// Buyers that all order the same card by its number: one gets it, the others get an error.

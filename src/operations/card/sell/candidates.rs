@@ -16,7 +16,9 @@ pub(super) struct Candidate {
 }
 
 /// Locks the group's card whose number has this value. Leading zeros are ignored; numbers have at most 255 digits.
-/// Each number is looked up on its own: for a list of numbers, the planner could read the whole group.
+/// Each number is looked up on its own: for a list of numbers, the planner could read the whole group. The outer
+/// conditions are checked again after a wait for the lock: the card can have another number or group then. "+ 0" makes
+/// the planner look up the card by its id; otherwise it reads an index of all cards in use.
 pub(super) async fn lock_by_number(
     connection: &mut PgConnection,
     group: i32,
@@ -26,7 +28,8 @@ pub(super) async fn lock_by_number(
         Candidate,
         r#"select c.id, c.sold = 1 or has_sale_payment(c) as "sold!", is_sellable(c, g.pin_length, g.number_length) as "sellable!"
            from cards c join cardgroups g on g.id = c.cardgroup_id
-           where c.hidden = 0 and c.retired_at is null and c.withheld is null and c.id = (
+           where c.hidden + 0 = 0 and c.retired_at is null and c.withheld is null and c.quarantined_at is null
+               and c.cardgroup_id + 0 = $1 and ltrim(c.number, '0') = ltrim($2, '0') and c.id = (
                select min(found.id)
                from generate_series(length($2), greatest(length($2), 255)) length, lateral (
                    select id from cards

@@ -4,7 +4,7 @@ use super::Operator;
 use crate::harness::ledger;
 
 const CARD_COLUMNS: &str = "select number, balance, sold, callerid, first_use::date, name, language, user_id, retired_at is not null as retired,
-    daily_charge_paid_till::date from cards";
+    daily_charge_paid_till::date, owner_id from cards";
 
 #[tokio::test]
 async fn new_card_gets_exactly_the_old_one_s_balance() {
@@ -16,7 +16,8 @@ async fn new_card_gets_exactly_the_old_one_s_balance() {
         .execute(
             "update cards set balance = balance - 3.000000000000007, callerid = '777', first_use = '2026-11-03', name = 'Anna',
                  language = 'lt', user_id = 2, daily_charge_paid_till = '2026-11-04' where id = 2;
-             update payments set balance_change = -3.000000000000007",
+             update payments set balance_change = -3.000000000000007;
+             update cards set owner_id = 3 where id = 6",
         )
         .await;
     let reissue = ["card", "reissue", "1111111001", "--reason", "scratched"];
@@ -30,8 +31,8 @@ async fn new_card_gets_exactly_the_old_one_s_balance() {
         .assert_rows(
             &format!("{CARD_COLUMNS} where id in (2, 6) order by id"),
             &[
-                "1111111001|0.000000000000000|0|∅|2026-11-03|Anna|lt|2|true|2026-11-04",
-                "0000000042|7.084033613445393|1|777|2026-11-03|Anna|lt|2|false|2026-11-04",
+                "1111111001|0.000000000000000|0|∅|2026-11-03|Anna|lt|2|true|2026-11-04|0",
+                "0000000042|7.084033613445393|1|777|2026-11-03|Anna|lt|2|false|2026-11-04|0",
             ],
         )
         .await;
