@@ -10,6 +10,7 @@ use mortise::cli::{self, CommandError, Report};
 use mortise::config::{Config, ConfigError, Layers, Override};
 use mortise::server::{self, ServerError};
 use mortise::telemetry::{log, log_writer};
+use tokio::runtime::Runtime;
 
 /// A request makes dozens of small allocations; the system's allocator takes a third longer for them.
 #[global_allocator]
@@ -174,7 +175,11 @@ fn main() -> ExitCode {
     let Cli { command, global } = Cli::parse();
     let result = match command {
         Command::Serve { demo } => serve(&global, demo).map(|()| ExitCode::SUCCESS),
-        command => run(&command, &global).and_then(|report| Ok(report.print(global.json)?)),
+        command => run(&command, &global).and_then(|report| {
+            report.print(global.json).map_err(|error| {
+                CommandError::Failed(format!("the command was carried out, but its output is lost: {error}"))
+            })
+        }),
     };
     let exit_code = result.unwrap_or_else(|error| {
         log_writer::print_error(&error);
@@ -212,8 +217,15 @@ fn serve(global: &GlobalOptions, demo: bool) -> Result<(), CommandError> {
 }
 
 fn run(command: &Command, global: &GlobalOptions) -> Result<Report, CommandError> {
-    let layers = global.read_layers();
     let runtime = build_runtime()?;
+    let result = run_in(&runtime, command, global);
+    // Without waiting for blocking calls: a signal can end the command while it waits for an answer.
+    runtime.shutdown_background();
+    result
+}
+
+fn run_in(runtime: &Runtime, command: &Command, global: &GlobalOptions) -> Result<Report, CommandError> {
+    let layers = global.read_layers();
     if let Command::Doctor = command {
         log::init_for_command();
         return Ok(runtime.block_on(cli::doctor::run(layers, global.listen.is_some())));
@@ -255,7 +267,7 @@ async fn run_on_database(command: &Command, config: &Config, as_json: bool) -> R
     }
 }
 
-fn build_runtime() -> std::io::Result<tokio::runtime::Runtime> {
+fn build_runtime() -> std::io::Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()
 }
 

@@ -50,7 +50,7 @@ pub(super) async fn assign(options: &AssignOptions, config: &Config) -> Result<R
         let selected = describe_counts(&counts);
         let question =
             format!("Give the free cards of {} to {}: {selected}?", selection.describe(), distributor.username);
-        confirm(&question, options.yes)?;
+        confirm(&question, options.yes).await?;
         let mut transaction = pool.begin().await?;
         let keep_in_stock = options.keep_in_stock;
         let assignment =
@@ -76,7 +76,7 @@ pub(super) async fn release(options: &ReleaseOptions, config: &Config) -> Result
         transaction.rollback().await?;
         let selected = describe_counts(&counts);
         let question = format!("Take the unsold, unused cards of {} back: {selected}?", selection.describe());
-        confirm(&question, options.yes)?;
+        confirm(&question, options.yes).await?;
         let mut transaction = pool.begin().await?;
         let Released { changed, used } = release_cards(&mut transaction, &selection, distributor, &author()).await?;
         transaction.commit().await?;

@@ -28,7 +28,7 @@ pub(super) async fn run(options: &Options, block: bool, config: &Config) -> Resu
         let counts = selection.count(&mut transaction).await?;
         transaction.rollback().await?;
         let verb = if block { "Block" } else { "Unblock" };
-        confirm(&format!("{verb} {}: {}?", selection.describe(), describe_counts(&counts)), options.yes)?;
+        confirm(&format!("{verb} {}: {}?", selection.describe(), describe_counts(&counts)), options.yes).await?;
         let mut transaction = pool.begin().await?;
         let changed = block_cards(&mut transaction, &selection, block, &author()).await?;
         transaction.commit().await?;

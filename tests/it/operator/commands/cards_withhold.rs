@@ -1,6 +1,12 @@
 //! `mortise card block`, `mortise cards block`, `assign` and `release`, and the opposite ones.
 
+use std::process::Stdio;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::AsyncReadExt;
+
 use super::{Operator, command, run_command};
+use crate::harness::with_timeout;
 
 const STOCK: &str = "select card_id from card_stock where cardgroup_id = 6 order by card_id";
 const WITHHELD: &str =
@@ -18,6 +24,31 @@ async fn card_is_blocked_and_unblocked() {
     operator.server.assert_rows(STOCK, &["1", "2", "3", "6"]).await;
     operator.server.assert_rows("select count(*) from change_log", &["2"]).await;
     operator.assert_error(&["card", "block", "1111110999"], 1, "the card is deleted, retired or quarantined");
+}
+
+/// A signal ends a command that waits for an answer.
+#[tokio::test]
+async fn question_is_interrupted_by_a_signal() {
+    let operator = Operator::new().await;
+    for signal in [Signal::INT, Signal::TERM] {
+        let mut block = tokio::process::Command::from(command(&["cards", "block", "--group", "6"]));
+        block.env("DATABASE_URL", &operator.url).kill_on_drop(true).stdin(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = block.spawn().unwrap();
+        let _open = child.stdin.take();
+        let mut stderr = child.stderr.take().unwrap();
+        let mut text = String::new();
+        while !text.contains("[y/N] ") {
+            let byte = with_timeout("the question", stderr.read_u8()).await.unwrap();
+            text.push(char::from(byte));
+        }
+        let pid = Pid::from_raw(child.id().unwrap().try_into().unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
+        let status = with_timeout("the end of the command", child.wait()).await.unwrap();
+        with_timeout("the message", stderr.read_to_string(&mut text)).await.unwrap();
+        assert_eq!(status.code(), Some(1), "{text}");
+        assert!(text.contains("interrupted"), "{text}");
+    }
+    operator.server.assert_rows("select count(*) from cards where withheld is not null", &["0"]).await;
 }
 
 /// A stolen batch: the operator sees the counts first.
@@ -89,6 +120,7 @@ async fn wrong_selections_are_refused() {
         (&["--batch", "unknown"][..], 3, "there is no card in batch unknown"),
         (&["--batch", ""], 3, "there is no card in batch"),
         (&["--from", "1", "--till", "22"], 2, "1 to 22 is no range of numbers"),
+        (&["--from", "3", "--till", "2"], 2, "the first is greater than the last"),
         (&["--from", "22", "--till", "11"], 2, "no range of numbers"),
         (&["--from", "1111111000"], 2, "--till"),
         (&[], 2, "name a batch, a card group, or a range of numbers"),
