@@ -28,6 +28,10 @@ pub fn generate() -> Result<SecretString, BackOfficeError> {
 /// Why a key was not replaced.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplaceError {
+    /// The previous key is valid until this time (UTC). Only one previous key is valid: the clients that still use it
+    /// would be refused at once.
+    #[error("the previous key is valid until {0} UTC: end it first with `mortise key end` if no client uses it")]
+    PreviousValid(String),
     /// The time for which the old key stays valid does not fit into the database.
     #[error("the time for which the old key stays valid is too long")]
     TooLong,
@@ -52,6 +56,11 @@ pub async fn replace(
     let keep_s = i64::try_from(keep.as_secs()).map_err(|_| ReplaceError::TooLong)?;
     // Two concurrent changes would both store the same key as the previous one.
     sqlx::query!("lock table conflines in share row exclusive mode").execute(&mut *connection).await?;
+    if keep_s > 0
+        && let Some(until) = find_valid_previous(&mut *connection, owner).await?
+    {
+        return Err(ReplaceError::PreviousValid(until));
+    }
     let until = set_previous(&mut *connection, owner, keep_s).await?;
     sqlx::query!(
         "with changed as (
@@ -66,6 +75,17 @@ pub async fn replace(
     let event = json!({ "key": "replaced", "previous_key_valid_until": until });
     record_event(connection, owner, &event, author).await?;
     Ok(until)
+}
+
+/// Returns the time (UTC) until which the previous key is valid, if it is.
+async fn find_valid_previous(connection: &mut PgConnection, owner: i32) -> sqlx::Result<Option<String>> {
+    let until = sqlx::query_scalar!(
+        r#"select value2 as "until!" from conflines
+           where owner_id = $1 and name = 'API_Secret_Key_Previous' and value <> '' and value2 > to_char(now() at time zone 'utc', 'YYYY-MM-DD HH24:MI:SS')
+           order by id limit 1"#,
+        owner
+    );
+    until.fetch_optional(connection).await
 }
 
 /// Stores the current key as the previous key for `keep_s` seconds, and deletes the stored previous key. 0 stores none.

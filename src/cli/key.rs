@@ -5,10 +5,12 @@ use std::time::Duration;
 use clap::Subcommand;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
+use sqlx::PgConnection;
 
 use super::database::with_transaction;
-use super::{CommandError, Report, author, find_settings_owner_id, secret};
+use super::{ADMIN_ID, CommandError, Report, author, find_settings_owner_id, secret};
 use crate::back_office::keys::{self, ReplaceError};
+use crate::back_office::users;
 use crate::config::Config;
 
 /// Subcommands of `mortise key`.
@@ -64,7 +66,7 @@ pub async fn run(command: &Command, config: &Config) -> Result<Report, CommandEr
         }
         Command::End { user } => {
             with_transaction(config, async |connection| {
-                let owner = find_settings_owner_id(&mut *connection, user.as_deref()).await?;
+                let owner = find_key_owner(&mut *connection, user.as_deref()).await?;
                 Ok(keys::end_previous(connection, owner, &author()).await?)
             })
             .await?;
@@ -90,11 +92,32 @@ async fn replace(
     config: &Config,
 ) -> Result<Option<String>, CommandError> {
     with_transaction(config, async |connection| {
-        let owner = find_settings_owner_id(&mut *connection, user).await?;
+        let owner = find_key_owner(&mut *connection, user).await?;
         keys::replace(connection, owner, key, keep, &author()).await.map_err(|error| match error {
             ReplaceError::TooLong => CommandError::Usage("--keep is too long".to_owned()),
+            error @ ReplaceError::PreviousValid(_) => {
+                CommandError::Failed(format!("{error}, or use --keep 0s after a leak"))
+            }
             ReplaceError::Database(error) => error.into(),
         })
     })
     .await
+}
+
+/// Returns the user id whose key is changed. A user whose requests the key of another one signs is refused: the change
+/// would concern all users of that key.
+async fn find_key_owner(connection: &mut PgConnection, user: Option<&str>) -> Result<i32, CommandError> {
+    let Some(name) = user else { return Ok(ADMIN_ID) };
+    let user = users::find(connection, name).await?;
+    match user.settings_owner()? {
+        owner if owner == user.id => Ok(owner),
+        ADMIN_ID => Err(CommandError::Failed(format!(
+            "{} has no key of its own: the admin's key signs its requests. Leave out --user to change that one",
+            user.username
+        ))),
+        owner => Err(CommandError::Failed(format!(
+            "{} has no key of its own: the key of the user with the id {owner} signs its requests",
+            user.username
+        ))),
+    }
 }

@@ -1,6 +1,8 @@
 //! `mortise key`.
 
-use super::{ADMITTED, Operator};
+use std::process::Stdio;
+
+use super::{ADMITTED, Operator, command};
 
 const SOLD_OUT: &str = "Cardgroup was not found";
 
@@ -15,6 +17,8 @@ async fn rotation_keeps_the_previous_key_valid() {
     for key in [key, "secret"] {
         operator.attempt_sale("admin", key).await.assert_page_error(ADMITTED);
     }
+    // Another rotation would end the key that the clients still use.
+    operator.assert_error(&["key", "rotate"], 1, "end it first with `mortise key end` if no client uses it");
     let in_a_week =
         "select value2::timestamp - (now() at time zone 'utc') between '6 days 23:59' and '7 days' as in_a_week
                      from conflines where name = 'API_Secret_Key_Previous'";
@@ -88,4 +92,25 @@ async fn reseller_has_its_own_key() {
         "the user customer has no settings: the settings of the owner (user id 3) apply",
     );
     operator.assert_error(&["key", "rotate", "--user", "unknown"], 3, "there is no user \"unknown\"");
+    // The admin's key signs the requests of many users.
+    for command in [&["key", "rotate"][..], &["key", "end"], &["key", "set"]] {
+        let output = operator.run_with_input("other\n", &[command, &["--user", "accountant"]].concat());
+        assert_eq!(output.code, 1, "{output:?}");
+        assert!(output.stderr.contains("accountant has no key of its own: the admin's key"), "{output:?}");
+    }
+    operator.attempt_sale("admin", "secret").await.assert_page_error(ADMITTED);
+    assert_eq!(operator.run_ok(&["key", "show", "--yes", "--user", "accountant"]), "secret\n");
+}
+
+/// The message says that the change was made.
+#[tokio::test]
+async fn output_that_cannot_be_written_is_reported() {
+    let operator = Operator::new().await;
+    let mut rotate = command(&["key", "rotate"]);
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = rotate.env("DATABASE_URL", &operator.url).stdout(full).stderr(Stdio::piped()).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("the command was carried out, but its output is lost: No space left"), "{stderr}");
+    assert_ne!(operator.run_ok(&["key", "show", "--yes"]), "secret\n");
 }
