@@ -38,7 +38,11 @@ impl Header {
         let mut positions = [None; COLUMNS.len()];
         for (position, name) in names.iter().enumerate() {
             let column = COLUMNS.iter().position(|column| column == name);
-            let column = column.ok_or_else(|| format!("the column {name:?} is unknown: {}", expected()))?;
+            let column = column.ok_or_else(|| match name.chars().any(|char| char.is_ascii_digit()) {
+                // Perhaps the PIN of a card: the file has no header.
+                true => format!("the first line names no columns: {}", expected()),
+                false => format!("the column {name:?} is unknown: {}", expected()),
+            })?;
             if positions[column].replace(position).is_some() {
                 return Err(format!("the column {name} is there twice"));
             }

@@ -34,6 +34,11 @@ impl<Source> LineBreaks<Source> {
     pub(super) fn new(source: Source, unfinished: UnfinishedLine) -> Self {
         Self { source, unfinished, last: None, has_ended: false }
     }
+
+    /// Whether the end of the source was read.
+    pub(super) fn has_ended(&self) -> bool {
+        self.has_ended
+    }
 }
 
 impl<Source: Read> Read for LineBreaks<Source> {

@@ -122,6 +122,9 @@ impl<Source: Read> CardImport<Source> {
         let group = Group::find(&mut *connection, group.into(), None).await?.ok_or_else(|| group_not_found(group))?;
         table::create(&mut *connection).await?;
         let mut outcome = self.read_lines(&mut *connection, &group, &mut progress).await?;
+        if outcome.lines == 0 {
+            return Err(BackOfficeError::refused("the file has no line with a card"));
+        }
         progress(Progress::Checking);
         if !is_dry_run {
             bulk_create::lock_bulk_create(&mut *connection).await?;
@@ -162,7 +165,10 @@ impl<Source: Read> CardImport<Source> {
             let result = csv.read_record(&mut record);
             // The position after the record. That before it can be of a blank line, which the reader passes over.
             let broken: u64 = record.iter().flat_map(str::bytes).map(|byte| u64::from(byte == b'\n')).sum();
-            let line = csv.position().line().saturating_sub(1 + broken);
+            // The field with a quotation mark that is not closed has the rest of the file.
+            let has_rest = record.iter().next_back().is_some_and(|field| field.ends_with('\n'));
+            let is_unclosed = csv.get_ref().has_ended() && has_rest;
+            let line = csv.position().line().saturating_sub(broken + u64::from(!is_unclosed));
             unfinished.finish();
             match result {
                 Ok(true) => {
@@ -173,6 +179,7 @@ impl<Source: Read> CardImport<Source> {
                         )));
                     }
                     match CardLine::read(&record, &header, group, &self.batch_number) {
+                        _ if is_unclosed => outcome.refuse(line, "a quotation mark is not closed"),
                         Ok(card) => batch.push((line, card)),
                         Err(reason) => outcome.refuse(line, reason),
                     }
