@@ -11,6 +11,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 
+use crate::dialect::TEXT_LEN_MAX;
+
 /// In bytes; larger than any settings file, template or list of certificates.
 const FILE_LEN_MAX: u64 = 1024 * 1024;
 /// A file that is a pipe, or is on a file server, may never end.
@@ -131,6 +133,18 @@ fn is_invisible(char: char) -> bool {
 pub fn parse_user_name(text: &str) -> Result<String, String> {
     if text.is_empty() || text.chars().count() > USER_NAME_LEN_MAX {
         return Err("a name has 1 to 255 characters".to_owned());
+    }
+    parse_name(text)
+}
+
+/// Reads a text of at most 255 characters without invisible ones, as MOR's columns store it.
+///
+/// # Errors
+///
+/// If it is too long, or has invisible characters.
+pub fn parse_column_text(text: &str) -> Result<String, String> {
+    if text.chars().count() > TEXT_LEN_MAX {
+        return Err(format!("it has more than {TEXT_LEN_MAX} characters"));
     }
     parse_name(text)
 }

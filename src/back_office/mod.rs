@@ -62,12 +62,18 @@ impl BackOfficeError {
     }
 }
 
+/// Maximum number of characters of a reason: it is shown in lists and on pages.
+const REASON_LEN_MAX: usize = 1_000;
+
 /// Reads the text that says why a change is made.
 ///
 /// # Errors
 ///
-/// If it is blank or has invisible characters.
+/// If it is blank or too long, or has invisible characters.
 pub fn parse_reason(text: &str) -> Result<String, String> {
+    if text.chars().count() > REASON_LEN_MAX {
+        return Err(format!("it has more than {REASON_LEN_MAX} characters"));
+    }
     let text = crate::input::parse_name(text)?;
     if text.trim().is_empty() { Err("say why".to_owned()) } else { Ok(text) }
 }

@@ -26,7 +26,7 @@ pub enum Command {
         #[arg(value_parser = parse_rate)]
         rate: BigDecimal,
         /// The full name
-        #[arg(long, value_name = "NAME", default_value = "", value_parser = input::parse_name)]
+        #[arg(long, value_name = "NAME", default_value = "", value_parser = input::parse_column_text)]
         full_name: String,
     },
     /// Change the rate of a currency, or enable or disable it

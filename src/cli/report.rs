@@ -75,13 +75,17 @@ impl Report {
     }
 }
 
+/// A longer text does not widen its column, so that one row does not fill the screen with spaces.
+const COLUMN_WIDTH_MAX: usize = 100;
+
 /// Formats rows in aligned columns. Control characters become U+FFFD: a terminal could execute them.
 pub fn format_table(headings: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     let sanitize = |cell: String| cell.replace(char::is_control, "\u{fffd}");
     let headings = headings.iter().map(|heading| (*heading).to_owned()).collect::<Vec<_>>();
     let rows: Vec<Vec<String>> =
         std::iter::once(headings).chain(rows.map(|row| row.into_iter().map(sanitize).collect())).collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let width =
+        |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0).min(COLUMN_WIDTH_MAX);
     let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
     let format_row = |row: &Vec<String>| {
         let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));

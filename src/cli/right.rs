@@ -16,7 +16,7 @@ pub enum Command {
     /// Set a right of a permission group
     Set {
         /// The permission group
-        #[arg(value_parser = input::parse_name)]
+        #[arg(value_parser = input::parse_column_text)]
         group: String,
         /// The right, as in `mortise right list`
         right: String,

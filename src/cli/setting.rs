@@ -25,10 +25,10 @@ pub enum Command {
     /// Change a setting; every server applies it within a second
     Set {
         /// The setting's name
-        #[arg(value_parser = input::parse_name)]
+        #[arg(value_parser = input::parse_column_text)]
         name: String,
         /// The value; switches accept on and off. Omit a password: type it, or send it on standard input
-        #[arg(value_parser = input::parse_name)]
+        #[arg(value_parser = input::parse_column_text)]
         value: Option<String>,
         /// The reseller whose setting it is [default: the admin]
         #[arg(long, value_name = "RESELLER")]

@@ -26,10 +26,10 @@ pub struct Options {
     #[arg(long, value_name = "AMOUNT", value_parser = parse_amount)]
     balance: Option<BigDecimal>,
     /// The batch number of the cards
-    #[arg(long, value_name = "TEXT", default_value = "", value_parser = input::parse_name)]
+    #[arg(long, value_name = "TEXT", default_value = "", value_parser = input::parse_column_text)]
     batch_number: String,
     /// The language of the cards' announcements
-    #[arg(long, default_value = "en", value_parser = input::parse_name)]
+    #[arg(long, default_value = "en", value_parser = input::parse_column_text)]
     language: String,
 }
 

@@ -108,7 +108,7 @@ pub(super) fn read_text(label: &str, text: &str, len_max: usize) -> Result<Strin
     if text.is_empty() || text.chars().count() > len_max {
         return Err(format!("{label}: 1 to {len_max} characters."));
     }
-    input::parse_name(text).map_err(|message| format!("{label}: {message}."))
+    input::parse_column_text(text).map_err(|message| format!("{label}: {message}."))
 }
 
 fn explain(error: GenerationError) -> ConsoleError {

@@ -47,6 +47,19 @@ async fn audit_rows_are_filtered() {
     operator.assert_error(&["audit", "--since", "yesterday"], 2, "invalid value 'yesterday'");
 }
 
+/// A text that is longer than a formatted column can be.
+#[tokio::test]
+async fn very_long_text_is_printed() {
+    let operator = Operator::new().await;
+    operator
+        .server
+        .execute("insert into actions (user_id, action, target_type) values (6, repeat('x', 70000), 'Card')")
+        .await;
+    let output = operator.run_ok(&["audit"]);
+    let row = output.lines().last().unwrap();
+    assert!(row.len() < 71_000 && row.ends_with("x  Card"), "{} characters", row.len());
+}
+
 #[tokio::test]
 async fn control_characters_do_not_break_lines() {
     let operator = Operator::new().await;

@@ -57,6 +57,9 @@ async fn generation_is_all_or_nothing() {
     operator.assert_error(&generate(&["6", "--quantity", "2000"]), 1, "a fifth of all PINs of 4 digits");
     operator.assert_error(&generate(&["8", "--quantity", "1"]), 3, "there is no card group 8");
     operator.assert_error(&generate(&["6", "--quantity", "0"]), 2, "--quantity");
+    let long: &'static str = "b".repeat(256).leak();
+    let message = "it has more than 255 characters";
+    operator.assert_error(&generate(&["6", "--quantity", "1", "--batch-number", long]), 2, message);
     operator.assert_error(
         &generate(&["6", "--quantity", "1", "--from", "12"]),
         2,
