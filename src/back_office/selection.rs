@@ -71,10 +71,12 @@ impl CardSelection {
         numbers: Option<(String, String)>,
     ) -> Result<Self, BackOfficeError> {
         if let Some((first, last)) = &numbers {
-            let is_range =
-                number::is_digits(first) && number::is_digits(last) && first.len() == last.len() && first <= last;
-            if !is_range {
+            if !number::is_digits(first) || !number::is_digits(last) || first.len() != last.len() {
                 let message = format!("{first} to {last} is no range of numbers: both have the same number of digits");
+                return Err(BackOfficeError::Refused(message));
+            }
+            if first > last {
+                let message = format!("{first} to {last} is no range of numbers: the first is greater than the last");
                 return Err(BackOfficeError::Refused(message));
             }
         }
@@ -191,7 +193,7 @@ impl CardSelection {
 
 /// The error of a card group that does not exist.
 pub fn group_not_found(id: i32) -> BackOfficeError {
-    BackOfficeError::NotFound(format!("there is no card group {id}: `mortise group list` shows all"))
+    BackOfficeError::NotFound(format!("there is no card group {id}, or it is hidden: `mortise group list` shows all"))
 }
 
 /// Whether a statement was canceled, for example because it has reached its time limit.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use indicatif::HumanBytes;
 use serde_json::json;
 
 use super::database::{client_environment, with_any_schema};
@@ -30,9 +31,9 @@ pub async fn run(options: &Options, config: &Config) -> Result<Report, CommandEr
         let not_recorded =
             record.err().map(|error| format!("\nIts time was not recorded for `mortise doctor`: {error}"));
         let text = format!(
-            "{} has {} MiB: {}.\n{}{}",
+            "{} has {}: {}.\n{}{}",
             options.file.display(),
-            bytes >> 20,
+            HumanBytes(bytes),
             describe_rows(&outcome),
             describe_checks(&outcome),
             not_recorded.unwrap_or_default()

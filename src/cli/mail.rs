@@ -103,7 +103,9 @@ async fn retry(retry: &Retry<'_>, config: &Config) -> Result<Report, CommandErro
         })
     })
     .await?;
-    let text = format!("E-mails to send now: {count}. A running server sends them within a second.");
+    let text = format!(
+        "E-mails to send now: {count}. A running server sends them within a second, if Email_Sending_Enabled is on."
+    );
     Ok(Report::new(text, json!({ "retried": count })))
 }
 

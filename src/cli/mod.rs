@@ -86,7 +86,9 @@ impl CommandError {
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::Failed(_) | Self::Interrupted | Self::Io(_) => 1,
-            Self::Usage(_) | Self::Config(_) => 2,
+            Self::Usage(_)
+            | Self::Config(_)
+            | Self::Database(DatabaseError::InvalidUrl | DatabaseError::InvalidVariable(_)) => 2,
             Self::NotFound(_) => 3,
             // Data exceptions (22…) and constraint violations (23…): the value is wrong, the database is reachable.
             Self::Sql(sqlx::Error::Database(error))

@@ -58,14 +58,15 @@ pub const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the stop without a checkpoint may take. PostgreSQL kills its processes after 5 s.
 const IMMEDIATE_STOP_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Returns the default data directory, for an empty `data_dir`, as documented in `config/mortise.toml`.
+/// Returns the default data directory, for an empty `data_dir`, as documented in `config/mortise.toml`. Without the
+/// variable `HOME` it is below the home directory that the operating system knows, and never a temporary directory.
 pub fn default_data_dir() -> PathBuf {
     if rustix::process::geteuid().is_root() {
         return "/var/lib/mortise".into();
     }
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let home_data = || variable("HOME").unwrap_or_else(std::env::temp_dir).join(".local/share");
-    variable("XDG_DATA_HOME").unwrap_or_else(home_data).join("mortise")
+    let home = || std::env::home_dir().filter(|home| home.is_absolute()).unwrap_or_else(|| "/".into());
+    variable("XDG_DATA_HOME").unwrap_or_else(|| home().join(".local/share")).join("mortise")
 }
 
 /// Returns the command line options of the managed PostgreSQL: no network, and no secrets in its log.

@@ -13,8 +13,9 @@ pub struct SaleOrder {
     pub group_id: i32,
     /// The number of cards. The order gets this many or none.
     pub quantity: u32,
-    /// The idempotency key under which the reply is stored, if one was sent. The order holds the key's lock until its
-    /// statement ends, even if the client disconnects: a repeated request waits for the outcome.
+    /// The idempotency key under which the reply is stored, if one was sent. A queued order holds the key's lock until
+    /// its statement ends, even if the client disconnects: a repeated request waits for the outcome. An order that runs
+    /// alone ends with its request; the database then lets a repeated request wait.
     pub key: Option<Arc<IdempotencyKey>>,
     /// The client's reference, for the payments.
     pub reference: Option<String>,

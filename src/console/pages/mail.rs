@@ -70,7 +70,9 @@ async fn retry_all(State(console): State<Arc<Console>>, form: Form<RetryFields>)
             }
         };
         let count = mails::retry(connection, &which, author).await?;
-        let message = format!("E-mails to send now: {count}. The server sends them within a second.");
+        let message = format!(
+            "E-mails to send now: {count}. The server sends them within a second, if Email_Sending_Enabled is on."
+        );
         Ok(Done::new(format!("/mail?state={}", state.name()), message))
     })
     .await

@@ -129,6 +129,11 @@ async fn unprivileged_user_can_run_the_server() {
     let server = start(user_command);
     assert_eq!(card_numbers(&server.buy_cards().await).len(), 2);
     assert!(postmaster_pid(&data.path().join("mortise")).is_some());
+    // Without HOME, the data do not go to a directory that is deleted at the next start of the machine.
+    let mut homeless = Command::new(&program);
+    homeless.args(["group", "list"]).env_clear().current_dir("/").uid(os_user.uid()).gid(os_user.gid());
+    let stderr = String::from_utf8(homeless.output().unwrap().stderr).unwrap();
+    assert!(stderr.contains("no database in /") && !stderr.contains("/tmp"), "{stderr}");
     // Commands that root runs work with the running server.
     let mut list = Command::new(env!("CARGO_BIN_EXE_mortise"));
     let list = list

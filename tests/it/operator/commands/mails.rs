@@ -71,7 +71,7 @@ async fn stuck_mails_are_listed_with_their_reason_and_sent_again() {
     office.mail.clear_script();
     assert_eq!(
         office.run_ok(&["retry", "2"]),
-        "E-mails to send now: 1. A running server sends them within a second.\n"
+        "E-mails to send now: 1. A running server sends them within a second, if Email_Sending_Enabled is on.\n"
     );
     with_timeout("the failed e-mail", office.mail.wait_for_mails(2)).await;
     let failed_is_sent = "select from email_outbox where id = 2 and sent_at is not null";

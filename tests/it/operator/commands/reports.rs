@@ -462,6 +462,10 @@ async fn days_that_were_compared_are_printed() {
     assert_eq!((&json["from"], &json["to"]), (&json!("2026-11-01 12:00:00"), &json!("2026-11-02 10:00:00")));
     let output = reconcile(&lists, "reference,amount,currency\nunknown,1,USD\n", &[]);
     assert_eq!((output.code, first_line(&output).as_str()), (1, "The list names no payment."));
+    // Of an empty list nothing was compared; with days, it can be right.
+    let output = reconcile(&lists, "reference,amount,currency\n", &[]);
+    assert_eq!((output.code, first_line(&output).as_str()), (1, "The list names no payment."));
+    assert_eq!(reconcile(&lists, "reference,amount,currency\n", &["--month", "2020-01"]).code, 0);
     let output = reconcile(&lists, list, &["--time-zone", "+02"]);
     assert!(output.code == 1 && output.stderr.contains("\"+02\" is no time zone"), "{output:?}");
 }

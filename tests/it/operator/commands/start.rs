@@ -227,6 +227,13 @@ async fn pooler_that_drops_session_settings_is_refused() {
 }
 
 #[tokio::test]
+async fn invalid_url_is_exit_code_2() {
+    let output = run(&["user", "list"], &[("DATABASE_URL", "mysql://u:hunter2@127.0.0.1/db")]);
+    assert!(output.code == 2 && output.stderr.starts_with("mortise: database_url is invalid"), "{output:?}");
+    assert!(!output.stderr.contains("hunter2"));
+}
+
+#[tokio::test]
 async fn unreachable_database_is_exit_code_4() {
     let output = run(&["user", "list"], &[("DATABASE_URL", "postgres://u:hunter2@127.0.0.1:1/db")]);
     assert!(output.code == 4 && output.stderr.starts_with("mortise: cannot reach the database"), "{output:?}");
