@@ -162,7 +162,15 @@ impl CallContext {
     pub async fn acquire_unbatched_sale(&self, user_id: i32, quantity: u32) -> Result<OwnedSemaphorePermit, ApiError> {
         let max_wait = self.state.config.database_acquire_timeout;
         let permit = self.wait(max_wait, self.state.batcher.acquire_unbatched(user_id, quantity)).await?;
-        permit.flatten().ok_or(ApiError::Unavailable)
+        permit.ok_or(ApiError::Unavailable)
+    }
+
+    /// Waits for a permit to wait for the locked cards of a group, up to `database_acquire_timeout`. Errors as for
+    /// [`lock_callerid`](Self::lock_callerid).
+    pub async fn acquire_wait_for_cards(&self, user_id: i32, group: i32) -> Result<OwnedSemaphorePermit, ApiError> {
+        let max_wait = self.state.config.database_acquire_timeout;
+        let permit = self.wait(max_wait, self.state.batcher.acquire_wait_for_cards(user_id, group)).await?;
+        permit.ok_or(ApiError::Unavailable)
     }
 
     /// Refuses a client with too many failed attempts for this user. Call it directly before each comparison: many

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::oneshot::{self, Receiver, Sender};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::order::SaleOrder;
@@ -19,6 +19,7 @@ use super::statement::{SoldCard, SoldCardRow, sell_next};
 use crate::db::pool::Pool;
 use crate::error::{ApiError, is_lock_timeout};
 use crate::idempotency::key::is_duplicate_key;
+use crate::locks::KeyedSemaphores;
 use crate::store::stock::is_card_already_paid;
 
 /// Maximum number of cards that one statement sells: all clients of the batch wait until it ends.
@@ -41,8 +42,8 @@ struct Shared {
     sale_concurrency: usize,
     max_wait: Duration,
     queues: Mutex<Queues>,
-    /// By the caller's id, and whether the sale is too large for a batch: permits of sales that bypass the batches.
-    unbatched_permits: Mutex<HashMap<(i32, bool), Arc<Semaphore>>>,
+    /// Permits of sales that bypass the batches.
+    unbatched_permits: KeyedSemaphores<Unbatched>,
 }
 
 #[derive(Debug, Default)]
@@ -60,6 +61,16 @@ struct Queues {
 enum Isolated {
     Group(i32, i32),
     Key(i32, String),
+}
+
+/// Sales outside batches that share permits. The first field is the caller's id.
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum Unbatched {
+    Small(i32),
+    /// Too large for a batch.
+    Large(i32),
+    /// With the group.
+    WaitingForCards(i32, i32),
 }
 
 #[derive(Debug, Default)]
@@ -139,7 +150,7 @@ impl SaleBatcher {
             sale_concurrency,
             max_wait,
             queues: Mutex::default(),
-            unbatched_permits: Mutex::default(),
+            unbatched_permits: KeyedSemaphores::new(sale_concurrency),
         }))
     }
 
@@ -179,13 +190,16 @@ impl SaleBatcher {
 
     /// Waits for a permit to sell this many cards outside batches. Each caller has as many as it may run statements at
     /// once, so that such sales leave connections and processors to the others. Large sales have permits of their own.
-    pub async fn acquire_unbatched(&self, user_id: i32, quantity: u32) -> Option<OwnedSemaphorePermit> {
-        let key = (user_id, quantity > ORDER_CARDS_MAX);
-        let permits = {
-            let mut by_user = self.0.unbatched_permits.lock().unwrap_or_else(PoisonError::into_inner);
-            by_user.entry(key).or_insert_with(|| Arc::new(Semaphore::new(self.0.sale_concurrency))).clone()
-        };
-        permits.acquire_owned().await.ok()
+    pub async fn acquire_unbatched(&self, user_id: i32, quantity: u32) -> OwnedSemaphorePermit {
+        let is_large = quantity > ORDER_CARDS_MAX;
+        let sale = if is_large { Unbatched::Large(user_id) } else { Unbatched::Small(user_id) };
+        self.0.unbatched_permits.acquire(sale).await
+    }
+
+    /// Waits for a permit to wait for the locked cards of a group. Each caller has as many for each group as for sales
+    /// outside batches: the caller's other sales, and those of other groups, do not wait for them.
+    pub async fn acquire_wait_for_cards(&self, user_id: i32, group_id: i32) -> OwnedSemaphorePermit {
+        self.0.unbatched_permits.acquire(Unbatched::WaitingForCards(user_id, group_id)).await
     }
 
     /// Submits an order.

@@ -305,7 +305,8 @@ async fn unbatched_sales_of_a_caller_wait_for_a_permit() {
     }
 }
 
-/// Sales that wait for locked cards occupy only the connections of their caller's permits.
+/// Sales that wait for locked cards occupy only the connections of their caller's permits. The caller's other sales do
+/// not wait for them.
 #[tokio::test]
 async fn sales_of_locked_cards_wait_for_a_permit() {
     let server = server_with_one_permit().await;
@@ -314,6 +315,11 @@ async fn sales_of_locked_cards_wait_for_a_permit() {
     let waiting = "mortise_requests_waiting{queue=\"locks\"} 2\n";
     let release = async {
         with_timeout("two sales to wait", async { while !server.metrics().await.contains(waiting) {} }).await;
+        let by_number = with_timeout("a sale by number", buy(&server, 6, 1, "&number=42")).await;
+        assert_eq!(by_number.element_texts("number"), ["0000000042"], "{}", by_number.body);
+        let sold = with_timeout("a sale", buy(&server, 6, 1, "")).await;
+        assert_eq!(sold.element_texts("number"), ["1111111001"], "{}", sold.body);
+        with_timeout("a refusal", buy(&server, 99, 1, "")).await.assert_page_error("Cardgroup was not found");
         transaction.rollback().await.unwrap();
     };
     let sales = async { tokio::join!(buy(&server, 11, 1, ""), buy(&server, 11, 1, ""), buy(&server, 11, 1, "")) };

@@ -162,13 +162,17 @@ impl SaleContext<'_> {
     /// Waits for a permit of the caller. The transaction can wait for cards that other transactions have locked:
     /// without the permit, the sales of one caller could occupy all connections meanwhile.
     async fn acquire_transaction_permit(&self) -> Result<Option<OwnedSemaphorePermit>, ApiError> {
-        let quantity = match self.input.selector {
-            CardSelector::Number(_) => 1,
-            CardSelector::Next(quantity) => quantity,
-            // Refused without a lock.
+        let (call, user_id) = (self.call, self.caller.id());
+        let permit = match self.input.selector {
+            CardSelector::Number(_) => call.acquire_unbatched_sale(user_id, 1).await?,
+            CardSelector::Next(quantity) if self.idempotency.is_keyed_by_reference() => {
+                call.acquire_unbatched_sale(user_id, quantity).await?
+            }
+            CardSelector::Next(_) => call.acquire_wait_for_cards(user_id, self.input.group).await?,
+            // Refused before a card is locked.
             CardSelector::NoCard | CardSelector::InvalidQuantity => return Ok(None),
         };
-        self.call.acquire_unbatched_sale(self.caller.id(), quantity).await.map(Some)
+        Ok(Some(permit))
     }
 
     /// Handles all other sales in one transaction, with the checks in the order of the contract. It waits for
