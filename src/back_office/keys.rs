@@ -30,7 +30,7 @@ pub fn generate() -> Result<SecretString, BackOfficeError> {
 pub enum ReplaceError {
     /// The previous key is valid until this time (UTC). Only one previous key is valid: the clients that still use it
     /// would be refused at once.
-    #[error("the previous key is valid until {0} UTC: end it first with `mortise key end` if no client uses it")]
+    #[error("the previous key is valid until {0} UTC, and another new key would end it at once")]
     PreviousValid(String),
     /// The time for which the old key stays valid does not fit into the database.
     #[error("the time for which the old key stays valid is too long")]
@@ -79,13 +79,22 @@ pub async fn replace(
 
 /// Returns the time (UTC) until which the previous key is valid, if it is.
 async fn find_valid_previous(connection: &mut PgConnection, owner: i32) -> sqlx::Result<Option<String>> {
-    let until = sqlx::query_scalar!(
-        r#"select value2 as "until!" from conflines
-           where owner_id = $1 and name = 'API_Secret_Key_Previous' and value <> '' and value2 > to_char(now() at time zone 'utc', 'YYYY-MM-DD HH24:MI:SS')
-           order by id limit 1"#,
+    let key = sqlx::query!(
+        r#"select coalesce(value2, '') as "until!", extract(epoch from now())::bigint as "now!" from conflines
+           where owner_id = $1 and name = 'API_Secret_Key_Previous' and value <> '' order by id limit 1"#,
         owner
     );
-    until.fetch_optional(connection).await
+    let key = key.fetch_optional(connection).await?;
+    Ok(key.filter(|key| remaining_seconds(&key.until, key.now) > Some(0)).map(|key| key.until))
+}
+
+/// Returns the seconds until a previous key expires, negative after that; `None` if its time is invalid.
+///
+/// `until`: the text in the database. `now`: the time of the database, in seconds since 1970.
+pub fn remaining_seconds(until: &str, now: i64) -> Option<i64> {
+    let until = humantime::parse_rfc3339_weak(until.trim()).ok()?;
+    let until = until.duration_since(std::time::SystemTime::UNIX_EPOCH).ok()?.as_secs();
+    Some(i64::try_from(until).ok()? - now)
 }
 
 /// Stores the current key as the previous key for `keep_s` seconds, and deletes the stored previous key. 0 stores none.

@@ -96,7 +96,11 @@ async fn replace(
         keys::replace(connection, owner, key, keep, &author()).await.map_err(|error| match error {
             ReplaceError::TooLong => CommandError::Usage("--keep is too long".to_owned()),
             error @ ReplaceError::PreviousValid(_) => {
-                CommandError::Failed(format!("{error}, or use --keep 0s after a leak"))
+                let option = user.map(|name| format!(" --user {name:?}")).unwrap_or_default();
+                CommandError::Failed(format!(
+                    "{error}. If no client uses it, end it with `mortise key end{option}`; after a leak use --keep 0s. \
+                     `mortise key show --yes{option}` prints the present key"
+                ))
             }
             ReplaceError::Database(error) => error.into(),
         })
@@ -111,12 +115,8 @@ async fn find_key_owner(connection: &mut PgConnection, user: Option<&str>) -> Re
     let user = users::find(connection, name).await?;
     match user.settings_owner()? {
         owner if owner == user.id => Ok(owner),
-        ADMIN_ID => Err(CommandError::Failed(format!(
+        _ => Err(CommandError::Failed(format!(
             "{} has no key of its own: the admin's key signs its requests. Leave out --user to change that one",
-            user.username
-        ))),
-        owner => Err(CommandError::Failed(format!(
-            "{} has no key of its own: the key of the user with the id {owner} signs its requests",
             user.username
         ))),
     }

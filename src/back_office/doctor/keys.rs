@@ -3,6 +3,7 @@
 use sqlx::{PgConnection, PgPool};
 
 use super::{Check, join_limited};
+use crate::back_office::keys;
 use crate::db::seed;
 use crate::number;
 
@@ -30,9 +31,7 @@ impl ApiSettingRow {
 
     /// Returns the seconds until a previous key expires, negative after that; `None` if its time is invalid.
     fn remaining_seconds(&self) -> Option<i64> {
-        let until = humantime::parse_rfc3339_weak(self.value2.trim()).ok()?;
-        let until = until.duration_since(std::time::SystemTime::UNIX_EPOCH).ok()?.as_secs();
-        Some(i64::try_from(until).ok()? - self.now)
+        keys::remaining_seconds(&self.value2, self.now)
     }
 }
 

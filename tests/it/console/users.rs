@@ -207,6 +207,10 @@ async fn key_is_rotated_and_shown_once() {
         page.assert_secret(&key);
     }
     assert!(![stored, changes, log.text()].iter().any(|text| text.contains(&key)));
+    // Another new key would end the previous one, which clients still use.
+    let refused = admin.post_confirmed("/users/0/key", &[]).await;
+    assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY);
+    refused.assert_contains("If no client uses it, end the previous key first.");
     let ended = admin.submit("/users/0/key/end", &[]).await;
     ended.assert_contains("No previous key is valid.");
     sell("secret").await.assert_status_error("Incorrect hash");

@@ -125,6 +125,10 @@ pub(super) async fn rotate_key(
             let until = keys::replace(connection, owner, &key, keys::KEEP_DEFAULT, author).await;
             let until = until.map_err(|error| match error {
                 keys::ReplaceError::Database(error) => ConsoleError::Database(error),
+                keys::ReplaceError::PreviousValid(_) => ConsoleError::Refused(format!(
+                    "{} If no client uses it, end the previous key first.",
+                    sentence(&error.to_string())
+                )),
                 error => ConsoleError::Refused(sentence(&error.to_string())),
             })?;
             let previous =

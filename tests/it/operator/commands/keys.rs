@@ -18,7 +18,7 @@ async fn rotation_keeps_the_previous_key_valid() {
         operator.attempt_sale("admin", key).await.assert_page_error(ADMITTED);
     }
     // Another rotation would end the key that the clients still use.
-    operator.assert_error(&["key", "rotate"], 1, "end it first with `mortise key end` if no client uses it");
+    operator.assert_error(&["key", "rotate"], 1, "end it with `mortise key end`; after a leak use --keep 0s");
     let in_a_week =
         "select value2::timestamp - (now() at time zone 'utc') between '6 days 23:59' and '7 days' as in_a_week
                      from conflines where name = 'API_Secret_Key_Previous'";
@@ -84,7 +84,18 @@ async fn reseller_has_its_own_key() {
         operator.attempt_sale("reseller", key).await.assert_page_error(SOLD_OUT);
     }
     operator.attempt_sale("admin", &key).await.assert_status_error("Incorrect hash");
+    let rotate = ["key", "rotate", "--user", "reseller"];
+    operator.assert_error(&rotate, 1, "end it with `mortise key end --user \"reseller\"`");
     operator.run_ok(&["key", "end", "--user", "reseller"]);
+    // A previous key of an earlier time, also in another form of a time, does not prevent a rotation.
+    for until in ["2020-01-01T00:00:00Z", "never"] {
+        let sql = format!(
+            "insert into conflines (owner_id, name, value, value2) values (3, 'API_Secret_Key_Previous', 'x', '{until}')"
+        );
+        operator.server.execute(&sql).await;
+        operator.run_ok(&[&rotate[..], &["--keep", "1h"]].concat());
+        operator.run_ok(&["key", "end", "--user", "reseller"]);
+    }
     operator.attempt_sale("reseller", "reskey").await.assert_status_error("Incorrect hash");
     operator.assert_error(
         &["key", "rotate", "--user", "customer"],
