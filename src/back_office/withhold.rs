@@ -226,11 +226,11 @@ pub async fn release_cards(
            ), changed as (
                update cards set user_id = -1, withheld = case when withheld = 'blocked' then withheld end, unblocked_as = null
                where id = any (array(select id from selected where not used))
-               returning id, number
            )
-           select g.id as "group!", g.name as "name!", count(changed.id) as "cards!", min(changed.number collate "C") as first,
-               max(changed.number collate "C") as last, count(*) filter (where used) as "used!"
-           from selected join cardgroups g on g.id = selected.cardgroup_id left join changed on changed.id = selected.id
+           select g.id as "group!", g.name as "name!", count(*) filter (where not used) as "cards!",
+               min(selected.number collate "C") filter (where not used) as first,
+               max(selected.number collate "C") filter (where not used) as last, count(*) filter (where used) as "used!"
+           from selected join cardgroups g on g.id = selected.cardgroup_id
            group by g.id, length(selected.number) order by g.id, length(selected.number)"#,
         selection.group,
         selection.batch_number,
