@@ -39,8 +39,8 @@ impl Header {
         for (position, name) in names.iter().enumerate() {
             let column = COLUMNS.iter().position(|column| column == name);
             let column = column.ok_or_else(|| match name.chars().any(|char| char.is_ascii_digit()) {
-                // Perhaps the PIN of a card: the file has no header.
-                true => format!("the first line names no columns: {}", expected()),
+                // Not shown, because it can be the PIN of a card: the file has no header.
+                true => format!("field {} of the first line names no column: {}", position + 1, expected()),
                 false => format!("the column {name:?} is unknown: {}", expected()),
             })?;
             if positions[column].replace(position).is_some() {

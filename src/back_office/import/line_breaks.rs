@@ -28,22 +28,25 @@ pub(super) struct LineBreaks<Source> {
     /// The last byte that the source has returned.
     last: Option<u8>,
     has_ended: bool,
+    /// Whether the reader has also asked for more than the LF that was added.
+    is_exhausted: bool,
 }
 
 impl<Source> LineBreaks<Source> {
     pub(super) fn new(source: Source, unfinished: UnfinishedLine) -> Self {
-        Self { source, unfinished, last: None, has_ended: false }
+        Self { source, unfinished, last: None, has_ended: false, is_exhausted: false }
     }
 
-    /// Whether the end of the source was read.
-    pub(super) fn has_ended(&self) -> bool {
-        self.has_ended
+    /// Whether the reader has asked for more than there is.
+    pub(super) fn is_exhausted(&self) -> bool {
+        self.is_exhausted
     }
 }
 
 impl<Source: Read> Read for LineBreaks<Source> {
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
         if buffer.is_empty() || self.has_ended {
+            self.is_exhausted = self.has_ended;
             return Ok(0);
         }
         loop {
@@ -54,6 +57,7 @@ impl<Source: Read> Read for LineBreaks<Source> {
                 if is_missing {
                     buffer[0] = b'\n';
                 }
+                self.is_exhausted = !is_missing;
                 return Ok(usize::from(is_missing));
             }
             let mut written = 0;

@@ -167,7 +167,7 @@ impl<Source: Read> CardImport<Source> {
             let broken: u64 = record.iter().flat_map(str::bytes).map(|byte| u64::from(byte == b'\n')).sum();
             // The field with a quotation mark that is not closed has the rest of the file.
             let has_rest = record.iter().next_back().is_some_and(|field| field.ends_with('\n'));
-            let is_unclosed = csv.get_ref().has_ended() && has_rest;
+            let is_unclosed = csv.get_ref().is_exhausted() && has_rest;
             let line = csv.position().line().saturating_sub(broken + u64::from(!is_unclosed));
             unfinished.finish();
             match result {

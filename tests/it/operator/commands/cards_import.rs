@@ -158,7 +158,7 @@ async fn wrong_files_are_refused() {
         (b"number,pin\n".to_vec(), "the column balance is missing"),
         (b"number,pin,balance,price\n".to_vec(), "the column \"price\" is unknown"),
         (b"number,pin,balance,pin\n".to_vec(), "the column pin is there twice"),
-        (b"0000000007,0007,8.40\n".to_vec(), "the first line names no columns: the first line must be"),
+        (b"0000000007,0007,8.40\n".to_vec(), "field 1 of the first line names no column: the first line must be"),
         (b"number,pin,balance\n\n".to_vec(), "the file has no line with a card"),
     ] {
         let output = operator.import(&content, &[]);
@@ -174,9 +174,14 @@ async fn wrong_files_are_refused() {
         let expected = format!("line {line}: a quotation mark is not closed\n");
         assert!(output.code == 1 && output.stdout.starts_with(&expected), "{content:?}: {output:?}");
     }
-    let closed = b"number,pin,balance,serial\n0000000007,0007,8.40,\"a\n\"\n0000000008,0008,8.40,b\n";
-    let output = operator.import(closed, &["--dry-run"]);
-    assert!(output.stdout.ends_with("The import would create 2 cards.\n"), "{output:?}");
+    for closed in [
+        "number,pin,balance,serial\n0000000007,0007,8.40,\"a\n\"\n0000000008,0008,8.40,b\n",
+        "number,pin,balance,serial\n0000000008,0008,8.40,b\n0000000007,0007,8.40,\"a\n\"\n",
+        "number,pin,balance,serial\n0000000008,0008,8.40,b\n0000000007,0007,8.40,\"a\n\"",
+    ] {
+        let output = operator.import(closed.as_bytes(), &["--dry-run"]);
+        assert!(output.stdout.ends_with("The import would create 2 cards.\n"), "{closed:?}: {output:?}");
+    }
     operator.assert_error(&["cards", "import", "/no/file", "--group", "6"], 1, "cannot read /no/file");
     let file = CsvFile::new("number,pin,balance\n");
     operator.assert_error(&["cards", "import", file.path(), "--group", "99"], 3, "there is no card group 99");
