@@ -176,9 +176,11 @@ fn main() -> ExitCode {
     let result = match command {
         Command::Serve { demo } => serve(&global, demo).map(|()| ExitCode::SUCCESS),
         command => run(&command, &global).and_then(|report| {
-            report.print(global.json).map_err(|error| {
-                CommandError::Failed(format!("the command was carried out, but its output is lost: {error}"))
-            })
+            let lost = match report.is_success() {
+                true => "the command was carried out, but its output is lost",
+                false => "the output of the command is lost",
+            };
+            report.print(global.json).map_err(|error| CommandError::Failed(format!("{lost}: {error}")))
         }),
     };
     let exit_code = result.unwrap_or_else(|error| {

@@ -47,6 +47,11 @@ impl Report {
         Self { note: Some(note), ..self }
     }
 
+    /// Whether the exit code is 0.
+    pub fn is_success(&self) -> bool {
+        self.is_success
+    }
+
     /// Makes the exit code 1 unless `is_success`: the result is negative, or a problem was found.
     pub fn fail_unless(self, is_success: bool) -> Self {
         Self { is_success, ..self }

@@ -45,7 +45,7 @@ pub enum ApiError {
     CommitUnknownRetryable,
     /// A request with the same idempotency key is in progress.
     RequestInProgress,
-    /// The request was carried out before, but the reply that is stored for its idempotency key cannot be read.
+    /// The reply that is stored for the idempotency key cannot be read: the request was carried out or refused before.
     StoredReplyUnreadable,
     /// The idempotency key was used before with other parameters.
     KeyReused,
@@ -282,7 +282,9 @@ impl ApiError {
                 (Status, "The database was lost during the request: send it again with the same idempotency key")
             }
             Self::RequestInProgress => (Status, "A request with this idempotency key is being carried out"),
-            Self::StoredReplyUnreadable => (Status, "The request was carried out before, but its reply cannot be read"),
+            Self::StoredReplyUnreadable => {
+                (Status, "The stored reply cannot be read: the request was carried out or refused before")
+            }
             Self::KeyReused => (Status, "The idempotency key was sent with other parameters before"),
             Self::PaymentReferenceUsed => (Status, "Payment reference already used"),
             Self::Replayed(body) => return body.clone(),

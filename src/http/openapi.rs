@@ -44,7 +44,11 @@ const BODY_CONTENT_TYPES: [&str; 3] = ["application/x-www-form-urlencoded", "mul
 /// The responses to requests that are refused outside of an operation: status, reason, example (for 500: the reply
 /// after a panic).
 const ERROR_RESPONSES: [(&str, &str, Option<ApiError>); 11] = [
-    ("400", "The request cannot be parsed.", Some(ApiError::BadRequest("Parameters are not valid UTF-8"))),
+    (
+        "400",
+        "The request cannot be parsed, or a parameter is no text.",
+        Some(ApiError::BadRequest("Parameters are not valid UTF-8")),
+    ),
     ("405", "The method is not GET, POST or HEAD.", Some(ApiError::MethodNotAllowed)),
     ("408", "The body did not arrive in time.", Some(ApiError::BodyTimeout)),
     ("409", "A request with the same idempotency key is in progress.", Some(ApiError::RequestInProgress)),
@@ -54,7 +58,7 @@ const ERROR_RESPONSES: [(&str, &str, Option<ApiError>); 11] = [
     ("429", "Too many wrong hashes, passwords or PINs from this address.", Some(ApiError::TooManyAttempts(60))),
     ("431", "Too many headers, or the headers are too large.", None),
     ("500", "Internal server error.", Some(ApiError::TransactionFailed)),
-    ("503", "The database is unreachable, or too many requests run at the same time.", Some(ApiError::Unavailable)),
+    ("503", "The database failed, or too many requests run at the same time.", Some(ApiError::Unavailable)),
 ];
 
 /// The statuses that only requests with an idempotency key can get.

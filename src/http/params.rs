@@ -248,7 +248,7 @@ pub fn percent_decoded(text: &[u8]) -> Result<Cow<'_, str>, ApiError> {
 }
 
 /// The name of a parameter whose value is no text: an array, an object or a file. A form sends an array by this name.
-fn unreadable(name: &str) -> String {
+pub(super) fn unreadable(name: &str) -> String {
     format!("{name}[]")
 }
 

@@ -59,7 +59,8 @@ pub const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 const IMMEDIATE_STOP_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Returns the default data directory, for an empty `data_dir`, as documented in `config/mortise.toml`. Without the
-/// variable `HOME` it is below the home directory that the operating system knows, and never a temporary directory.
+/// variable `HOME` it is below the home directory that the operating system knows; with an empty or relative one below
+/// `/`, which other users than root cannot write. It is never a temporary directory.
 pub fn default_data_dir() -> PathBuf {
     if rustix::process::geteuid().is_root() {
         return "/var/lib/mortise".into();

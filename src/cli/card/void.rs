@@ -33,7 +33,13 @@ pub(super) async fn run(options: &Options, config: &Config) -> Result<Report, Co
         transaction.commit().await?;
         let number = card.number.unwrap_or_default();
         let text = match &outcome {
-            VoidOutcome::AlreadyVoided { voided_on } => format!("The card {number} was voided on {voided_on}."),
+            VoidOutcome::AlreadyVoided { voided_on } => {
+                let hint = match refund {
+                    Some(_) => format!("\n--refund has no effect now: `mortise card show {number}` shows the refunds."),
+                    None => String::new(),
+                };
+                format!("The card {number} was voided on {voided_on}.{hint}")
+            }
             VoidOutcome::Voided { refunds, balance_removed, mails } => {
                 let balance = balance_removed.to_plain_string();
                 let mut lines = vec![format!("The card {number} is void. The balance {balance} was removed.")];

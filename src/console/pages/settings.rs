@@ -153,7 +153,7 @@ async fn change(State(console): State<Arc<Console>>, Path(name): Path<String>, f
 /// Checks a value as the command does, and returns it as it is stored.
 fn check_value(info: &SettingInfo, value: &str) -> Result<String, ConsoleError> {
     let refused = |message: String| ConsoleError::Refused(format!("{message}."));
-    input::parse_name(value).map_err(|message| refused(format!("{} cannot be used: {message}", info.name)))?;
+    input::parse_column_text(value).map_err(|message| refused(format!("{} cannot be used: {message}", info.name)))?;
     if settings::is_secret(info.name) && value.is_empty() {
         return Err(refused(format!("{} is empty: type the new one", info.name)));
     }

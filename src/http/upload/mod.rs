@@ -21,7 +21,7 @@ use crate::auth::caller::Caller;
 use crate::error::ApiError;
 use crate::http::context::CallContext;
 use crate::http::document::{DocumentWriter, FormSplitter};
-use crate::http::params::BodyFormat;
+use crate::http::params::{BodyFormat, unreadable};
 use crate::http::request::{RequestPermits, drain_oversized, is_encoded, log_ignored_body};
 use crate::spool;
 use crate::state::AppState;
@@ -247,7 +247,11 @@ impl Memory {
         while let Some(mut field) = form.next_field().await.map_err(multipart_error)? {
             unparsed_bytes.store(0, Ordering::Relaxed);
             let is_document = field.name() == Some(name);
-            let field_name = field.name().filter(|_| field.file_name().is_none()).map(str::to_owned);
+            let is_file = field.file_name().is_some();
+            if is_file && !is_document {
+                fields.extend(field.name().map(|name| (unreadable(name), String::new())));
+            }
+            let field_name = field.name().filter(|_| !is_file).map(str::to_owned);
             if is_document {
                 document = Some(DocumentWriter::new(self.state.temp_dir.clone()));
             }

@@ -99,6 +99,8 @@ async fn void_undoes_the_sale() {
     assert_refused(&wrong, "The code is wrong");
     let page = admin.post_confirmed("/cards/2/void", &[("reason", " "), ("refund", "full")]).await;
     assert_refused(&page, "The reason is missing or invalid: say why.");
+    let page = admin.post_confirmed("/cards/2/void", &[("reason", &*"x".repeat(1_001)), ("refund", "full")]).await;
+    assert_refused(&page, "The reason is missing or invalid: it has more than 1000 characters.");
     let page =
         admin.post_confirmed("/cards/2/void", &[("reason", "x"), ("refund", "amount"), ("amount", "8,40")]).await;
     assert_refused(&page, "Choose what is refunded: everything, nothing, or an amount such as 8.40.");

@@ -31,6 +31,9 @@ async fn differences_are_listed() {
     let page = compare(&admin, &[&DAYS[..], &[("user", "user")]].concat(), list).await;
     page.assert_contains("The list and the payments agree.");
     page.assert_contains("Matched 1 Missing here 0 Missing in the list 0 Different amounts 0");
+    // Without days, an empty list is compared with nothing.
+    let page = compare(&admin, &[], "reference,amount,currency\n").await;
+    page.assert_contains("The list names no payment: nothing was compared.");
     // Nothing was stored.
     console.server.assert_rows("select count(*) from payments", &["8"]).await;
 }

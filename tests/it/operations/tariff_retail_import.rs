@@ -462,6 +462,15 @@ async fn document_in_every_kind_of_body() {
         let request = request.header("content-type", "multipart/form-data; boundary=b").body(body.into());
         assert_eq!(send(request).await.body, expected.body);
     }
+    // A file that is not the document does not count as a parameter that was not sent.
+    let body = format!(
+        "--b\r\ncontent-disposition: form-data; name=\"request_id\"; filename=\"k.txt\"\r\n\r\nk\r\n\
+         --b\r\ncontent-disposition: form-data; name=\"xml\"; filename=\"t.xml\"\r\n\r\n{document}\r\n--b--\r\n"
+    );
+    let request = Request::post(&uri).header("content-type", "multipart/form-data; boundary=b").body(body.into());
+    let reply = send(request).await;
+    assert_eq!(reply.status, 400, "{}", reply.body);
+    reply.assert_status_error("A parameter is an array, an object or a file instead of a text");
     for (body, message) in [
         ("xml=%zz", "Parameters have a malformed % escape"),
         ("xml=%4", "Parameters have a malformed % escape"),

@@ -364,12 +364,12 @@ async fn stored_replies_of_earlier_versions_are_replayed() {
 /// A reply that another version has stored and this one cannot read: the request is not carried out again, and no
 /// refusal invites the client to send it with another key.
 #[tokio::test]
-async fn unreadable_stored_reply_says_that_the_request_was_carried_out() {
+async fn unreadable_stored_reply_is_no_refusal() {
     let server = server().await;
     sell(&server, "k", 6).await;
     server.execute(r#"update idempotency_keys set reply = '{"Done": {"unknown": 1}}'"#).await;
     let reply = sell(&server, "k", 6).await;
     assert_eq!((reply.status, reply.header("retry-after")), (StatusCode::SERVICE_UNAVAILABLE, None), "{}", reply.body);
-    reply.assert_status_error("The request was carried out before, but its reply cannot be read");
+    reply.assert_status_error("The stored reply cannot be read: the request was carried out or refused before");
     server.assert_rows("select count(*) from payments", &["1"]).await;
 }

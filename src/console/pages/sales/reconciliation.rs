@@ -32,6 +32,8 @@ pub(super) struct Fields {
 struct Compared {
     summary: Summary,
     is_equal: bool,
+    /// Without days and without a payment in the list, nothing was compared.
+    is_empty: bool,
     differences: Vec<Difference>,
     /// The number of differences that are not shown.
     more: i64,
@@ -69,8 +71,8 @@ pub(super) async fn compare(State(console): State<Arc<Console>>, upload: Upload<
 
 async fn collect(mut reconciliation: Reconciliation) -> Result<Compared, ConsoleError> {
     let summary = reconciliation.summarize().await?;
-    // Of an empty list without days, nothing was compared.
-    let is_equal = summary.is_equal() && reconciliation.span.from.is_some();
+    let is_empty = summary.is_equal() && reconciliation.span.from.is_none();
+    let is_equal = summary.is_equal() && !is_empty;
     let mut differences = Vec::new();
     let keep = |difference| {
         if differences.len() < DIFFERENCES_MAX {
@@ -81,7 +83,7 @@ async fn collect(mut reconciliation: Reconciliation) -> Result<Compared, Console
     reconciliation.for_each_difference(keep).await?;
     let count = summary.missing_here + summary.missing_in_list + summary.different;
     let more = count - i64::try_from(differences.len()).unwrap_or(count);
-    Ok(Compared { is_equal, summary, differences, more })
+    Ok(Compared { is_equal, is_empty, summary, differences, more })
 }
 
 async fn render(

@@ -128,7 +128,13 @@ async fn nothing_is_refunded_if_so_chosen() {
     operator.server.assert_rows(PAYMENTS, &[SALE, write_off]).await;
     ledger::assert_holds(&operator.server, &before).await;
     let again = operator.run_ok(&["card", "void", "1111111001", "--reason", "stolen"]);
-    assert!(again.starts_with("The card 1111111001 was voided on "), "{again}");
+    assert!(again.starts_with("The card 1111111001 was voided on ") && again.lines().count() == 1, "{again}");
+    let again = operator.run_ok(&["card", "void", "1111111001", "--reason", "stolen", "--refund", "full"]);
+    assert!(
+        again.ends_with("\n--refund has no effect now: `mortise card show 1111111001` shows the refunds.\n"),
+        "{again}"
+    );
+    operator.server.assert_rows("select count(*) from payments where kind = 'refund'", &["0"]).await;
 }
 
 /// The payment of a card that MOR sold is not known.
