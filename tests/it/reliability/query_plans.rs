@@ -92,9 +92,11 @@ async fn sale_from_a_new_stock_reads_free_cards_only() {
     let server = server().await;
     server
         .execute(
-            "insert into cards (id, cardgroup_id, number, pin, balance, sold)
-             select 1000 + i, case when i <= 10000 then 6 when i % 7 < 4 then 11 else 9 end, (4000000 + i)::text,
-                 (40000000 + i)::text, 7, case when i > 11500 then 1 else 0 end
+            "insert into cardgroups (id, owner_id, name, number_length, pin_length)
+             select 1000 + i, 0, 'group ' || i, 7, 8 from generate_series(1, 6) i;
+             insert into cards (id, cardgroup_id, number, pin, balance, sold)
+             select 1000 + i, case when i <= 10000 then 6 else 1001 + i % 6 end, (4000000 + i)::text,
+                 (40000000 + i)::text, 7, case when i > 11400 then 1 else 0 end
              from generate_series(1, 14700) i;
              analyze",
         )
