@@ -108,16 +108,10 @@ async fn replace(
     .await
 }
 
-/// Returns the user id whose key is changed. A user whose requests the key of another one signs is refused: the change
-/// would concern all users of that key.
+/// Returns the id of the user whose key is changed: by default the admin.
 async fn find_key_owner(connection: &mut PgConnection, user: Option<&str>) -> Result<i32, CommandError> {
-    let Some(name) = user else { return Ok(ADMIN_ID) };
-    let user = users::find(connection, name).await?;
-    match user.settings_owner()? {
-        owner if owner == user.id => Ok(owner),
-        _ => Err(CommandError::Failed(format!(
-            "{} has no key of its own: the admin's key signs its requests. Leave out --user to change that one",
-            user.username
-        ))),
+    match user {
+        Some(name) => Ok(users::find(connection, name).await?.key_owner()?),
+        None => Ok(ADMIN_ID),
     }
 }

@@ -43,9 +43,9 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// Whether nothing differs.
-    pub fn is_equal(&self) -> bool {
-        self.missing_here + self.missing_in_list + self.different == 0
+    /// Whether something was compared, and nothing differs.
+    pub fn is_equal(&self, span: &Span) -> bool {
+        self.missing_here + self.missing_in_list + self.different == 0 && !span.is_empty()
     }
 }
 
@@ -86,6 +86,13 @@ pub struct Reconciliation {
     transaction: Transaction<'static, Postgres>,
     /// The payments that must be in the list.
     pub span: Span,
+}
+
+impl Span {
+    /// Whether no payment must be in the list: it names none, and no days are given.
+    pub fn is_empty(&self) -> bool {
+        self.from.is_none()
+    }
 }
 
 impl Reconciliation {

@@ -34,6 +34,21 @@ impl UserRow {
             ))),
         }
     }
+
+    /// Returns the id of a user who has a key of its own: the admin or a reseller.
+    ///
+    /// # Errors
+    ///
+    /// [`BackOfficeError::Refused`] for other users: a change of the key would concern all users of its owner.
+    pub fn key_owner(&self) -> Result<i32, BackOfficeError> {
+        match self.settings_owner()? {
+            owner if owner == self.id => Ok(owner),
+            owner => Err(BackOfficeError::Refused(format!(
+                "the user {} has no key of its own: the key of the user with the id {owner} signs its requests",
+                self.username
+            ))),
+        }
+    }
 }
 
 /// Finds a user by name as the server does: ignores letter case and trailing spaces, takes the lowest id.

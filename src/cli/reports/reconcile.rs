@@ -59,8 +59,7 @@ pub(super) async fn run(options: &Options, config: &Config) -> Result<Report, Co
     })
     .await?;
     output.map(OutputFile::finish).transpose()?;
-    // Of an empty list without days, nothing was compared.
-    let is_equal = summary.is_equal() && span.from.is_some();
+    let is_equal = summary.is_equal(&span);
     let text = format!("{}\n{}", format_span(&span), format_text(&summary, &printed, options));
     let Span { from, to, time_zone, .. } = span;
     let json = json!({ "from": from, "to": to, "time_zone": time_zone, "summary": summary, "differences": printed,

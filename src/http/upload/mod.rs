@@ -248,10 +248,7 @@ impl Memory {
             unparsed_bytes.store(0, Ordering::Relaxed);
             let is_document = field.name() == Some(name);
             let is_file = field.file_name().is_some();
-            if is_file && !is_document {
-                fields.extend(field.name().map(|name| (unreadable(name), String::new())));
-            }
-            let field_name = field.name().filter(|_| !is_file).map(str::to_owned);
+            let field_name = field.name().map(|name| if is_file { unreadable(name) } else { name.to_owned() });
             if is_document {
                 document = Some(DocumentWriter::new(self.state.temp_dir.clone()));
             }
@@ -261,7 +258,7 @@ impl Memory {
                 for part in chunk.chunks(TIMED_BYTES) {
                     match document.as_mut().filter(|_| is_document) {
                         Some(document) => document.push(part)?,
-                        None if field_name.is_some() => value.extend_from_slice(part),
+                        None if !is_file && field_name.is_some() => value.extend_from_slice(part),
                         None => {}
                     }
                     self.make_room(fields_len + value.len(), &mut document).await?;

@@ -223,9 +223,10 @@ async fn key_is_rotated_and_shown_once() {
         )
         .await;
     // Only on the page of its owner.
-    for (id, text) in
-        [(6, "accountant has no key: the key of the user with the id 0"), (11, "The user customer has no settings")]
-    {
+    for (id, text) in [
+        (6, "The user accountant has no key of its own: the key of the user with the id 0"),
+        (11, "The user customer has no settings"),
+    ] {
         let page = admin.post_confirmed(&format!("/users/{id}/key"), &[]).await;
         assert_eq!(page.status, StatusCode::UNPROCESSABLE_ENTITY);
         page.assert_contains(text);

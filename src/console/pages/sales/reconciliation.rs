@@ -71,8 +71,7 @@ pub(super) async fn compare(State(console): State<Arc<Console>>, upload: Upload<
 
 async fn collect(mut reconciliation: Reconciliation) -> Result<Compared, ConsoleError> {
     let summary = reconciliation.summarize().await?;
-    let is_empty = summary.is_equal() && reconciliation.span.from.is_none();
-    let is_equal = summary.is_equal() && !is_empty;
+    let is_equal = summary.is_equal(&reconciliation.span);
     let mut differences = Vec::new();
     let keep = |difference| {
         if differences.len() < DIFFERENCES_MAX {
@@ -83,6 +82,7 @@ async fn collect(mut reconciliation: Reconciliation) -> Result<Compared, Console
     reconciliation.for_each_difference(keep).await?;
     let count = summary.missing_here + summary.missing_in_list + summary.different;
     let more = count - i64::try_from(differences.len()).unwrap_or(count);
+    let is_empty = count == 0 && reconciliation.span.is_empty();
     Ok(Compared { is_equal, is_empty, summary, differences, more })
 }
 

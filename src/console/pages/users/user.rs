@@ -120,7 +120,7 @@ pub(super) async fn rotate_key(
         &console,
         async |connection, author, _, NoFields {}| {
             let user = users::lock(&mut *connection, id).await?;
-            let owner = key_owner(&user)?;
+            let owner = user.key_owner()?;
             let key = keys::generate()?;
             let until = keys::replace(connection, owner, &key, keys::KEEP_DEFAULT, author).await;
             let until = until.map_err(|error| match error {
@@ -151,21 +151,10 @@ pub(super) async fn end_previous_key(
 ) -> PageResult {
     form.carry_out(&console, async |connection, author, _, NoFields {}| {
         let user = users::lock(&mut *connection, id).await?;
-        keys::end_previous(connection, key_owner(&user)?, author).await?;
+        keys::end_previous(connection, user.key_owner()?, author).await?;
         Ok(Done::new(path(&user), "No previous key is valid."))
     })
     .await
-}
-
-/// Returns the user as the owner of a key. The key of another owner is changed on that owner's page.
-fn key_owner(user: &UserRow) -> Result<i32, ConsoleError> {
-    match user.settings_owner()? {
-        owner if owner == user.id => Ok(owner),
-        owner => Err(ConsoleError::Refused(format!(
-            "{} has no key: the key of the user with the id {owner} signs its requests.",
-            user.username
-        ))),
-    }
 }
 
 fn path(user: &UserRow) -> String {
